@@ -1,0 +1,58 @@
+# make serve | make test | make help
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# The first Python of a supported version on PATH; override with `make PYTHON=/path/to/python setup`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+    $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PORT ?= 3000
+export BENTOML_DO_NOT_TRACK ?= True
+
+.PHONY: help setup serve test test-fast lint types bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 on PATH: install one, or name it with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch goes first and by its exact pin: on a machine that offers a CPU build beside the index, pip then takes it
+# and leaves it alone.
+$(VENV)/.installed: $(VENV)/.created requirements.txt pyproject.toml
+	@echo "Installing the pinned requirements into $(VENV): about a minute, plus the download of torch"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+setup: $(VENV)/.installed ## Create .venv with the pinned requirements and the project
+
+serve: setup ## Serve the configured model (the embedded one by default) on port $(PORT)
+	$(BIN)/bentoml serve --port $(PORT)
+
+test: $(VENV)/.installed-test ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment (which takes minutes)
+	$(BIN)/python -m pytest -m "not bento"
+
+lint: $(VENV)/.installed-test ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test ## mypy, strict
+	$(BIN)/mypy
+
+bench: setup ## Measure the server's overhead, saturation and the cache (about ten minutes)
+	$(BIN)/python -m benchmarks.run
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info
