@@ -1,0 +1,326 @@
+"""The settings tree: one YAML, each leaf overridable from the environment, checked before any weights load.
+
+`CACHE_DIT_SERVING_CONFIG` names a file in `configs/` (default `embedded`) or gives a path;
+`CACHE_DIT_SERVING__MODEL__PATH=...` overrides one leaf.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cache_dit_serving.errors import ConfigError
+
+CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"
+OVERRIDE_PREFIX = "CACHE_DIT_SERVING__"
+DEFAULT_CONFIG = "embedded"
+
+# src/cache_dit_serving/config.py -> the bundle's root, in a checkout and in a built Bento alike.
+BUNDLE_ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = BUNDLE_ROOT / "configs"
+
+
+class Section(BaseModel):
+    """A part of the tree: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelSettings(Section):
+    """Which pipeline to load, and how."""
+
+    path: str = Field(
+        "embedded",
+        min_length=1,
+        description="`embedded` (the small model in the bundle), a folder saved by `save_pretrained`, or a hub id.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    variant: str | None = Field(None, description="Weights variant to load, for example `fp16`.")
+    pipeline_class: str | None = Field(
+        None, description="Name of a diffusers pipeline class, where the folder's own should not decide."
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field("bfloat16", description="Data type of the weights.")
+    device: str | None = Field(
+        None, description="`cuda`, `cuda:1`, `cpu` ...; left out: the accelerator if there is one, else the CPU."
+    )
+    cpu_threads: int | None = Field(None, ge=1, description="Threads that one operation may use on the CPU.")
+
+
+class CacheSettings(Section):
+    """cache-dit's cache: the keys of `cache_config` in `cache_dit.load_configs` (cache-dit 1.5.3), checked here
+    because cache-dit drops unknown keys and fails on the string "DBPrune".
+
+    See cache-dit's user guide for DBCache and DBPrune, and arXiv:2503.06923 for TaylorSeer.
+    """
+
+    cache_type: Literal["DBCache", "DBPrune"] = "DBCache"
+    Fn_compute_blocks: int = Field(8, ge=1, description="First n blocks, always computed; their residual decides.")
+    Bn_compute_blocks: int = Field(0, ge=0, description="Last n blocks, always computed, to correct the reused part.")
+    residual_diff_threshold: float = Field(0.08, ge=0, description="Reuse below this relative L1 difference.")
+    max_accumulated_residual_diff_threshold: float | None = Field(None, gt=0)
+    max_warmup_steps: int = Field(8, ge=0, description="First steps, always computed.")
+    warmup_interval: int = Field(1, ge=1)
+    max_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often; -1: no limit.")
+    max_continuous_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often in a row; -1: no limit.")
+    enable_separate_cfg: bool | None = Field(
+        None, description="Whether guidance takes a second forward pass; left out: what each request makes of it."
+    )
+    cfg_compute_first: bool = False
+    cfg_diff_compute_separate: bool = True
+    num_inference_steps: int | None = Field(
+        None, ge=1, description="Accepted because cache-dit's files hold it; each request's own number takes its place."
+    )
+    steps_computation_mask: Literal["slow", "medium", "fast", "ultra"] | tuple[Literal[0, 1], ...] | None = Field(
+        None, description="1 computes the step, 0 may reuse; or a policy's name, fitted to each request's steps."
+    )
+    steps_computation_policy: Literal["dynamic", "static"] = "dynamic"
+    force_refresh_step_hint: int | None = Field(None, ge=1)
+    force_refresh_step_policy: Literal["once", "repeat"] = "once"
+
+    enable_dynamic_prune_threshold: bool = False
+    max_dynamic_prune_threshold: float | None = Field(None, gt=0)
+    dynamic_prune_threshold_relax_ratio: float = Field(1.25, gt=0)
+    non_prune_block_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    force_reduce_calibrator_vram: bool = False
+
+    enable_taylorseer: bool = False
+    enable_encoder_taylorseer: bool = False
+    taylorseer_cache_type: Literal["residual", "hidden_states"] = "residual"
+    taylorseer_order: int = Field(1, ge=1, le=4)
+    enable_foca: bool = False
+    enable_encoder_foca: bool = False
+    enable_dmd: bool = False
+    enable_encoder_dmd: bool | None = None
+    calibrator_cache_type: Literal["residual", "hidden_states"] = "residual"
+    dmd_history: int = Field(6, ge=2)
+    dmd_rank: int = Field(0, ge=0)
+    dmd_ridge: float = Field(1e-8, ge=0)
+    dmd_svd_precision: Literal["low", "medium", "high"] = "medium"
+
+    @field_validator("cache_type", mode="before")
+    @classmethod
+    def _cache_type_by_any_of_its_names(cls, value: object) -> object:
+        # The spellings cache_dit.caching.cache_types.cache_type accepts.
+        names = {"DBCACHE": "DBCache", "DB_CACHE": "DBCache", "DB": "DBCache", "DUAL_BLOCK_CACHE": "DBCache"}
+        names |= {"DBPRUNE": "DBPrune", "DB_PRUNE": "DBPrune", "DBP": "DBPrune", "DYNAMIC_BLOCK_PRUNE": "DBPrune"}
+        return names.get(value.upper(), value) if isinstance(value, str) else value
+
+    @field_validator("steps_computation_mask", mode="before")
+    @classmethod
+    def _mask_from_json_list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _no_setting_without_effect(self) -> Self:
+        calibrators = [name for name in ("taylorseer", "foca", "dmd") if getattr(self, f"enable_{name}")]
+        if len(calibrators) > 1:
+            raise ValueError(f"only one calibrator can be enabled, not {' and '.join(calibrators)}")
+        needs = {
+            "enable_taylorseer": ("enable_encoder_taylorseer", "taylorseer_cache_type", "taylorseer_order"),
+            "enable_foca": ("enable_encoder_foca",),
+            "enable_dmd": ("enable_encoder_dmd", "dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision"),
+        }
+        for switch, dependants in needs.items():
+            idle = [name for name in dependants if name in self.model_fields_set]
+            if idle and not getattr(self, switch):
+                raise ValueError(f"{', '.join(idle)} has no effect without {switch}: true")
+        prune_only = [name for name in PRUNE_FIELDS if name in self.model_fields_set]
+        if prune_only and self.cache_type != "DBPrune":
+            raise ValueError(f"{', '.join(prune_only)} has no effect without cache_type: DBPrune")
+        if self.cfg_compute_first and self.cfg_diff_compute_separate:
+            raise ValueError("cfg_compute_first: true needs cfg_diff_compute_separate: false")
+        return self
+
+
+PRUNE_FIELDS = (
+    "enable_dynamic_prune_threshold",
+    "max_dynamic_prune_threshold",
+    "dynamic_prune_threshold_relax_ratio",
+    "non_prune_block_ids",
+    "force_reduce_calibrator_vram",
+)
+
+
+class RequestDefaults(Section):
+    """What a request that leaves a field out gets; left out here too, the pipeline's own default holds."""
+
+    width: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1)
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance_scale: float | None = Field(None, ge=0)
+    true_cfg_scale: float | None = Field(None, ge=0)
+    negative_prompt: str | None = None
+    pipeline_arguments: dict[str, bool | int | float | str] = Field(
+        default_factory=dict,
+        description="Further arguments of every pipeline call, for example max_sequence_length; checked at load.",
+    )
+
+
+class Limits(Section):
+    """What one request, and all of them together, may ask of the server."""
+
+    max_queue: int = Field(32, ge=1, description="Generations that may wait; the next one gets 429.")
+    max_prompt_characters: int = Field(10_000, ge=1)
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body.")
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, description="The only widths and heights (px) the model draws well; left out: every multiple it takes."
+    )
+    min_side: int = Field(64, ge=1, description="Least width and height, px.")
+    max_side: int = Field(4096, ge=1, description="Greatest width and height, px.")
+    max_num_inference_steps: int = Field(200, ge=1)
+    max_num_images: int = Field(8, ge=1)
+    max_pixel_steps: int = Field(
+        419_430_400,
+        ge=1,
+        description="Bound on width x height x num_inference_steps x num_images (default: 1024 x 1024 x 100 x 4).",
+    )
+
+
+class OutputSettings(Section):
+    """Where pictures go that a request wants as a file or a URL."""
+
+    root: Path = Field(Path("outputs"), description="Folder that holds every output; relative to where it is served.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        description="Prefix of output URLs, where clients reach the server by another name than their Host header.",
+    )
+
+
+class ServerSettings(Section):
+    workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    cache: CacheSettings | None = Field(None, description="Left out: no cache.")
+    attention_backend: str | None = Field(None, description="A cache-dit attention backend; left out: the native one.")
+    defaults: RequestDefaults = Field(default_factory=RequestDefaults)
+    limits: Limits = Field(default_factory=Limits)
+    outputs: OutputSettings = Field(default_factory=OutputSettings)
+    server: ServerSettings = Field(default_factory=ServerSettings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cache_dit_section_names(cls, data: object) -> object:
+        """A file written for `cache_dit.load_configs` calls the section `cache_config`."""
+        if isinstance(data, dict) and "cache_config" in data and "cache" not in data:
+            data = dict(data)
+            data["cache"] = data.pop("cache_config")
+        return data
+
+
+def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that `environ` asks for.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with its nearest neighbour) or a wrong value.
+    """
+    file = config_file(environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
+    overridden = apply_overrides(tree, environ)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        source = f"{file}" + (f" with {', '.join(overridden)} from the environment" if overridden else "")
+        raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def config_file(name: str) -> Path:
+    """The file for a name in `configs/` or a path.
+
+    Raises:
+        ConfigError: neither exists; the message lists the names there are.
+    """
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"configuration file {name} does not exist")
+        return path
+    path = CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"no configuration named {name!r}; there are: {', '.join(config_names())}")
+    return path
+
+
+def config_names() -> list[str]:
+    """The names that `CACHE_DIT_SERVING_CONFIG` accepts."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """Set the leaves that `CACHE_DIT_SERVING__SECTION__KEY` variables name; returns those variables' names.
+
+    Section names are matched in lower case, keys as the section spells them (`CACHE__FN_COMPUTE_BLOCKS` sets
+    `Fn_compute_blocks`). A value that starts like a YAML list or mapping, or is `null`, is read as YAML; any other is
+    text, which its field converts.
+    """
+    names = sorted(name for name in environ if name.startswith(OVERRIDE_PREFIX))
+    for name in names:
+        *sections, leaf = name.removeprefix(OVERRIDE_PREFIX).split("__")
+        node, model = tree, typing.cast("type[BaseModel] | None", Settings)
+        for section in sections:
+            key = _spelling(section, model)
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            node, model = node[key], _section_model(model, key)
+        text = environ[name]
+        try:
+            node[_spelling(leaf, model)] = yaml.safe_load(text) if text[:1] in "[{" or text == "null" else text
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{name} is not valid YAML: {error}") from error
+    return names
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings, each with its dotted key, and the nearest known key for an unknown one."""
+    findings = []
+    for detail in error.errors(include_url=False, include_context=False):
+        keys = [str(part) for part in detail["loc"]]
+        dotted = ".".join(keys)
+        if detail["type"] == "extra_forbidden":
+            known = _known_keys(keys[:-1])
+            nearest = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+            hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known keys: {', '.join(known)}"
+            findings.append(f"unknown key '{dotted}'{hint}")
+        else:
+            findings.append(f"'{dotted}': {detail['msg'].removeprefix('Value error, ')}")
+    return "; ".join(findings)
+
+
+def _section_model(model: type[BaseModel] | None, key: str) -> type[BaseModel] | None:
+    """The model of a nested section, also where the field may be null."""
+    if model is None or key not in model.model_fields:
+        return None
+    annotation = model.model_fields[key].annotation
+    candidates = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _spelling(name: str, model: type[BaseModel] | None) -> str:
+    """A key as its section spells it, from a variable's name (which is in capitals)."""
+    known = {key.lower(): key for key in model.model_fields} if model else {}
+    return known.get(name.lower(), name.lower())
+
+
+def _known_keys(sections: list[str]) -> list[str]:
+    model: type[BaseModel] | None = Settings
+    for section in sections:
+        model = _section_model(model, section)
+    return list(model.model_fields) if model else []

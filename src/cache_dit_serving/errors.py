@@ -1,0 +1,121 @@
+"""The exception tree, and the one shape in which every error leaves the server.
+
+A :class:`ServingError` carries only text written for the caller. Whatever else goes wrong becomes an
+:class:`InternalError`, whose details stay in the log under the request id.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+
+class ServingError(Exception):
+    """An error with an HTTP face. Subclasses fix `status` (the HTTP status), `type` and `code`."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in whole seconds, at least one, where the error says when to come back."""
+        if self.retry_after_s is None:
+            return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The contract's error shape: `{"error": {message, type, code, param}, "request_id"}`."""
+        return {
+            "error": {"message": self.message, "type": self.type, "code": self.code, "param": self.param},
+            "request_id": request_id,
+        }
+
+
+class InvalidRequest(ServingError):
+    """The caller's fault; `param` names the field, the message says what was wrong and what would be right."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class NotFound(ServingError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class MethodNotAllowed(ServingError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(ServingError):
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+
+class UnsupportedMediaType(ServingError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class QueueFull(ServingError):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class ClientGone(ServingError):
+    """The client closed the connection; nobody reads this answer, but the access log shows the status."""
+
+    status = 499
+    type = "invalid_request_error"
+    code = "client_gone"
+
+
+class InternalError(ServingError):
+    status = 500
+
+    def __init__(self, message: str = "The server failed on this request; its log has the details.") -> None:
+        super().__init__(message)
+
+
+class NotReady(ServingError):
+    """The server cannot generate now: it is loading, failed to load, or is shutting down (`code` says which)."""
+
+    status = 503
+    type = "server_error"
+    code = "not_ready"
+
+
+class DeadlineExceeded(ServingError):
+    status = 504
+    type = "server_error"
+    code = "deadline_exceeded"
+
+
+class LoadError(Exception):
+    """The model cannot be loaded as configured. The message is for the caller too: it holds no path of the server."""
+
+
+class ConfigError(Exception):
+    """The configuration is not valid. The message names the key and the remedy; it is for the operator."""
