@@ -1,0 +1,286 @@
+"""From a request to a pipeline call: one pure function, and everything it refuses."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from cache_dit_serving.config import Limits, RequestDefaults, Settings
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.pipeline.traits import PipelineTraits
+from cache_dit_serving.schemas import MAX_SEED, GenerateRequest
+
+RANDOM_SEEDS = 2**32
+# Fields of a request that go to the pipeline under the same name, where it takes them.
+PIPELINE_FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "true_cfg_scale",
+    "sigmas",
+)
+# Fields that the server honours itself, whatever the pipeline.
+SERVER_FIELDS = (
+    "seed",
+    "num_images",
+    "include_stats",
+    "output_format",
+    "output_dir",
+    "image_format",
+    "image_quality",
+)
+FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class GenerationCall:
+    """A request that can run: what reaches the queue."""
+
+    arguments: dict[str, Any]
+    """Of the pipeline's call, but for the generator, the callback and the output type."""
+    seeds: tuple[int, ...]
+    num_inference_steps: int
+    separate_cfg: bool
+    """Whether each step takes a second forward pass, for guidance."""
+    pixel_steps: int
+    """width x height x steps x images: what the rate of the server is measured in."""
+
+    def parameters(self, seed: int) -> dict[str, Any]:
+        """What draws the image of `seed` again when it is asked for alone; stored in its PNG."""
+        return {**self.arguments, "seed": seed}
+
+
+def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -> GenerationCall:
+    """The call that answers `request` on a pipeline with these traits.
+
+    Raises:
+        InvalidRequest: a field the pipeline cannot honour, a value out of bounds, or two fields that contradict.
+    """
+    defaults, limits = settings.defaults, settings.limits
+    arguments: dict[str, Any] = {"prompt": _prompt(request, limits)}
+    for name, side in _size(request, traits, settings).items():
+        if traits.takes(name):
+            arguments[name] = side
+    steps = _steps(request, traits, settings)
+    arguments |= steps.arguments
+    arguments |= _guidance(request, traits, defaults)
+    arguments |= defaults.pipeline_arguments
+    width, height = arguments.get("width", 0), arguments.get("height", 0)
+    seeds = _seeds(request, limits)
+    pixel_steps = max(1, width * height) * steps.count * len(seeds)
+    if pixel_steps > limits.max_pixel_steps:
+        raise InvalidRequest(
+            f"width x height x num_inference_steps x num_images is {pixel_steps:,}; this server takes at most "
+            f"{limits.max_pixel_steps:,} in one request: ask for fewer images or steps, or a smaller size",
+            param="num_images" if len(seeds) > 1 else "num_inference_steps",
+            code="request_too_large",
+        )
+    _check_output(request)
+    return GenerationCall(
+        arguments=arguments,
+        seeds=seeds,
+        num_inference_steps=steps.count,
+        separate_cfg=separate_cfg(arguments, traits),
+        pixel_steps=pixel_steps,
+    )
+
+
+def accepted_fields(traits: PipelineTraits) -> list[str]:
+    """The fields of a request that a pipeline with these traits honours."""
+    fields = [name for name in PIPELINE_FIELDS if traits.takes(name)]
+    if not traits.honours_guidance_scale:
+        fields = [name for name in fields if name != "guidance_scale"]
+    return fields + list(SERVER_FIELDS)
+
+
+def separate_cfg(arguments: dict[str, Any], traits: PipelineTraits) -> bool:
+    """Whether a call makes two forward passes a step, so that the cache must pair them.
+
+    Pipelines with `true_cfg_scale` do so when it is above 1 and there is a negative prompt; other families that
+    separate the passes do so unless guidance is off.
+    """
+    if traits.takes("true_cfg_scale"):
+        scale = arguments.get("true_cfg_scale")
+        return scale is not None and scale > 1 and arguments.get("negative_prompt") is not None
+    scale = arguments.get("guidance_scale")
+    return traits.separate_cfg and (scale is None or scale > 1)
+
+
+def _prompt(request: GenerateRequest, limits: Limits) -> str:
+    for name in ("prompt", "negative_prompt"):
+        text = getattr(request, name) or ""
+        if len(text) > limits.max_prompt_characters:
+            raise InvalidRequest(
+                f"{name} has {len(text):,} characters; this server takes at most {limits.max_prompt_characters:,}",
+                param=name,
+                code="too_long",
+            )
+    if not request.prompt.strip():
+        raise InvalidRequest("prompt is empty; say what to draw", param="prompt")
+    return request.prompt
+
+
+def _size(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -> dict[str, int]:
+    sides = {}
+    for name in ("width", "height"):
+        asked: int | None = getattr(request, name)
+        if asked is not None and not traits.takes(name):
+            raise _not_honoured(name, traits)
+        side = asked or getattr(settings.defaults, name) or traits.default_side
+        if side is None:
+            continue  # the pipeline decides
+        if asked is not None and not _takes_side(side, traits, settings.limits):
+            raise InvalidRequest(
+                f"{name} {side} is not a size this model takes; it takes {sizes_in_words(traits, settings.limits)}",
+                param=name,
+            )
+        sides[name] = side
+    return sides
+
+
+def _takes_side(side: int, traits: PipelineTraits, limits: Limits) -> bool:
+    if limits.sizes is not None:
+        return side in limits.sizes
+    return limits.min_side <= side <= limits.max_side and side % traits.size_multiple == 0
+
+
+def sizes_in_words(traits: PipelineTraits, limits: Limits) -> str:
+    if limits.sizes is not None:
+        return ", ".join(str(side) for side in limits.sizes)
+    return f"multiples of {traits.size_multiple} from {limits.min_side} to {limits.max_side}"
+
+
+@dataclass(frozen=True)
+class _Steps:
+    count: int
+    arguments: dict[str, Any]
+
+
+def _steps(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -> _Steps:
+    """How many steps run: given sigmas decide, and must agree with a given number."""
+    for name in ("num_inference_steps", "sigmas"):
+        if getattr(request, name) is not None and not traits.takes(name):
+            raise _not_honoured(name, traits)
+    asked = request.num_inference_steps
+    if request.sigmas is not None:
+        if asked is not None and asked != len(request.sigmas):
+            raise InvalidRequest(
+                f"sigmas holds {len(request.sigmas)} noise levels but num_inference_steps is {asked}; "
+                "leave one of them out or make them agree",
+                param="sigmas",
+            )
+        if any(later >= earlier for earlier, later in zip(request.sigmas, request.sigmas[1:], strict=False)):
+            raise InvalidRequest("sigmas must decrease from each noise level to the next", param="sigmas")
+        asked = len(request.sigmas)
+    count = asked or settings.defaults.num_inference_steps or traits.default_num_inference_steps
+    if count > settings.limits.max_num_inference_steps:
+        raise InvalidRequest(
+            f"{count:,} steps are more than the {settings.limits.max_num_inference_steps:,} this server takes",
+            param="num_inference_steps" if request.sigmas is None else "sigmas",
+        )
+    _check_mask(count, settings)
+    arguments: dict[str, Any] = {"num_inference_steps": count} if traits.takes("num_inference_steps") else {}
+    if request.sigmas is not None:
+        arguments["sigmas"] = list(request.sigmas)
+    return _Steps(count, arguments)
+
+
+def _check_mask(count: int, settings: Settings) -> None:
+    """A computation mask that the configuration fixes must fit the request's steps."""
+    mask = settings.cache.steps_computation_mask if settings.cache else None
+    if isinstance(mask, tuple) and len(mask) != count:
+        raise InvalidRequest(
+            f"this server's step mask is for {len(mask)} steps; ask for num_inference_steps {len(mask)}",
+            param="num_inference_steps",
+        )
+    # cache_dit.steps_mask (1.5.3) fits its policies to 4, 6 and every number from 8.
+    if isinstance(mask, str) and count < 8 and count not in (4, 6):
+        raise InvalidRequest(
+            f"this server's step mask ({mask}) cannot be fitted to {count} steps; ask for 4, 6, or 8 and more",
+            param="num_inference_steps",
+        )
+
+
+def _guidance(request: GenerateRequest, traits: PipelineTraits, defaults: RequestDefaults) -> dict[str, Any]:
+    """Guidance arguments, none of which the pipeline would silently ignore."""
+    if request.guidance_scale is not None and not traits.honours_guidance_scale:
+        detail = " (its weights have no guidance embedding)" if traits.takes("guidance_scale") else ""
+        raise _not_honoured("guidance_scale", traits, detail)
+    for name in ("true_cfg_scale", "negative_prompt"):
+        if getattr(request, name) is not None and not traits.takes(name):
+            raise _not_honoured(name, traits)
+    arguments: dict[str, Any] = {}
+    for name in ("guidance_scale", "true_cfg_scale", "negative_prompt"):
+        asked = getattr(request, name)
+        value = asked if asked is not None else getattr(defaults, name)
+        if value is not None and traits.takes(name):
+            arguments[name] = value
+    if traits.takes("true_cfg_scale"):
+        scale = arguments.get("true_cfg_scale") or 0.0
+        if request.negative_prompt is not None and scale <= 1:
+            raise InvalidRequest(
+                "negative_prompt has no effect on this model without true_cfg_scale above 1; send both",
+                param="negative_prompt",
+            )
+        if request.true_cfg_scale is not None and scale > 1 and "negative_prompt" not in arguments:
+            raise InvalidRequest(
+                "true_cfg_scale above 1 has no effect on this model without negative_prompt; send both "
+                '("negative_prompt": " " for none in particular)',
+                param="true_cfg_scale",
+            )
+    elif request.negative_prompt is not None and traits.honours_guidance_scale:
+        scale = arguments.get("guidance_scale")
+        if scale is not None and scale <= 1:
+            raise InvalidRequest(
+                "negative_prompt has no effect with guidance_scale at or below 1; raise guidance_scale",
+                param="negative_prompt",
+            )
+    return arguments
+
+
+def _seeds(request: GenerateRequest, limits: Limits) -> tuple[int, ...]:
+    count = request.num_images or 1
+    if count > limits.max_num_images:
+        raise InvalidRequest(
+            f"num_images is {count:,}; this server draws at most {limits.max_num_images} in one request",
+            param="num_images",
+        )
+    first = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
+    if first + count - 1 > MAX_SEED:
+        raise InvalidRequest(f"seed + num_images - 1 must not pass {MAX_SEED}", param="seed")
+    return tuple(range(first, first + count))
+
+
+def _check_output(request: GenerateRequest) -> None:
+    if request.image_quality is not None and (request.image_format or "png") == "png":
+        raise InvalidRequest(
+            'image_quality has no effect on png, which is lossless; send "image_format": "jpeg" or "webp" with it',
+            param="image_quality",
+        )
+    if request.output_dir is None:
+        return
+    if (request.output_format or "base64") == "base64":
+        raise InvalidRequest(
+            'output_dir has no effect with output_format base64; send "output_format": "path" or "url" with it',
+            param="output_dir",
+        )
+    if not all(FOLDER.fullmatch(part) for part in request.output_dir.split("/")):
+        raise InvalidRequest(
+            "output_dir must be a folder relative to the server's output folder: names of letters, digits, "
+            "'.', '_' and '-', with '/' between them, none beginning with '.'",
+            param="output_dir",
+        )
+
+
+def _not_honoured(name: str, traits: PipelineTraits, detail: str = "") -> InvalidRequest:
+    return InvalidRequest(
+        f"{traits.pipeline_class} as loaded does not take {name}{detail}; it takes: "
+        f"{', '.join(accepted_fields(traits))}",
+        param=name,
+        code="unsupported_field",
+    )

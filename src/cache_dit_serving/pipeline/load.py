@@ -1,0 +1,126 @@
+"""Weights to a pipeline on its device: where the model lies, which class loads it, and what cannot be served."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+from cache_dit_serving.config import ModelSettings, RequestDefaults
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.arguments import PIPELINE_FIELDS
+from cache_dit_serving.pipeline.traits import TEXT_TO_IMAGE, PipelineTraits
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "embedded" / "emoji-flux"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Arguments of a pipeline's call that requests or the server itself set.
+RESERVED_ARGUMENTS = frozenset(
+    (
+        *PIPELINE_FIELDS,
+        *("generator", "latents", "output_type", "return_dict", "num_images_per_prompt"),
+        *("callback", "callback_on_step_end"),
+    )
+)
+
+
+def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> DiffusionPipeline:
+    """The pipeline on its device, in evaluation, without progress bars.
+
+    Raises:
+        LoadError: the model is not there, is not a pipeline, or does not fit the device.
+    """
+    if settings.cpu_threads:
+        torch.set_num_threads(settings.cpu_threads)
+    device = choose_device(settings.device)
+    location = locate(settings.path)
+    cls = pipeline_class(settings.pipeline_class)
+    dtype = getattr(torch, settings.dtype)
+    progress(f"loading the weights of {settings.path} as {settings.dtype}")
+    options = {"revision": settings.revision, "variant": settings.variant}
+    try:
+        pipe = cls.from_pretrained(location, dtype=dtype, **{k: v for k, v in options.items() if v is not None})
+        progress(f"moving {type(pipe).__name__} to {device}")
+        pipe.to(device)
+    except torch.OutOfMemoryError as error:
+        raise LoadError(f"the model does not fit into the memory of {device}") from error
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        # The library's text names paths and hosts: it goes to the log, not to callers.
+        logger.exception("loading %s failed", settings.path)
+        raise LoadError("the model's files could not be loaded; the server's log has the details") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device by name, or the accelerator if there is one, else the CPU.
+
+    Raises:
+        LoadError: torch knows no such device, or it is not there.
+    """
+    if name is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise LoadError(f"device {name!r} is not available here") from error
+    return device
+
+
+def locate(path: str) -> str:
+    """What `from_pretrained` takes: a local folder, or a hub id.
+
+    Raises:
+        LoadError: neither; the remedy names what a folder must hold.
+    """
+    if path == EMBEDDED:
+        return str(EMBEDDED_FOLDER)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        index = folder / "model_index.json"
+        if not index.is_file():
+            raise LoadError("the model's folder has no model_index.json: it must be one saved by save_pretrained")
+        try:
+            json.loads(index.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise LoadError("the model's model_index.json is not valid JSON") from error
+        return str(folder)
+    if HUB_ID.fullmatch(path):
+        return path
+    raise LoadError("the model's path is neither a folder on the server nor a hub id like owner/name")
+
+
+def pipeline_class(name: str | None) -> type[DiffusionPipeline]:
+    """The class that loads the model: the one named, or whichever the model itself names."""
+    if name is None:
+        return DiffusionPipeline
+    cls: object = getattr(diffusers, name, None)
+    if isinstance(cls, type) and issubclass(cls, DiffusionPipeline):
+        return cast("type[DiffusionPipeline]", cls)
+    raise LoadError(f"diffusers {diffusers.__version__} has no pipeline class {name!r}")
+
+
+def check_servable(traits: PipelineTraits, defaults: RequestDefaults) -> None:
+    """Refuse a pipeline whose task this server has no requests for, and configured arguments it does not take.
+
+    Raises:
+        LoadError: naming the task, or the argument and what would be right.
+    """
+    if traits.task != TEXT_TO_IMAGE:
+        raise LoadError(f"{traits.pipeline_class} is for {traits.task}; this version serves {TEXT_TO_IMAGE}")
+    for name in defaults.pipeline_arguments:
+        if name in RESERVED_ARGUMENTS:
+            raise LoadError(f"defaults.pipeline_arguments: {name} is set by requests or the server, not there")
+        if not traits.takes(name):
+            raise LoadError(f"defaults.pipeline_arguments: {traits.pipeline_class} does not take {name!r}")

@@ -1,0 +1,280 @@
+"""One pipeline on one device: load it, run a generation image by image, say what it is.
+
+A runner belongs to one thread (`jobs.worker`): neither diffusers' pipelines nor cache-dit's contexts are re-entrant.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cache_dit_serving.config import Settings
+from cache_dit_serving.errors import InternalError, LoadError, ServingError
+from cache_dit_serving.pipeline.arguments import GenerationCall, accepted_fields, plan
+from cache_dit_serving.pipeline.evidence import off_report
+from cache_dit_serving.pipeline.traits import PipelineTraits, traits_of
+from cache_dit_serving.schemas import BlockListStats, CacheReport, GenerateRequest, ModelInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    from diffusers import DiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+OnStep = Callable[[int], None]
+"""Called after each denoising step with the number done; may raise to stop the generation between two steps."""
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One image as the pipeline left it."""
+
+    pixels: np.ndarray[Any, Any]
+    """(height, width, 3) floats in [0, 1]."""
+    seed: int
+    cache: CacheReport
+    stats: list[BlockListStats]
+    encode_prompt_s: float
+    denoise_s: float
+    decode_s: float
+
+
+class Runner(Protocol):
+    """What the worker needs of whatever runs generations."""
+
+    traits: PipelineTraits
+
+    def draw(self, call: GenerationCall, seed: int, on_step: OnStep) -> DrawnImage: ...
+
+    def flush_cache(self) -> int: ...
+
+    def describe(self) -> ModelInfo: ...
+
+
+class PipelineRunner:
+    """A diffusers pipeline in this process, with or without cache-dit."""
+
+    def __init__(self, settings: Settings, progress: Callable[[str], None]) -> None:
+        """Load, accelerate and warm up, telling `progress` what it is at.
+
+        Raises:
+            LoadError: what stands in the way, without paths or library texts.
+        """
+        progress("importing torch, diffusers and cache-dit")
+        quiet_libraries()
+        # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
+        from cache_dit_serving.pipeline import attention, cache, load
+
+        self.settings = settings
+        self._pipe: DiffusionPipeline = load.load_pipeline(settings.model, progress)
+        self.traits = traits_of(self._pipe, separate_cfg=cache.has_separate_cfg(self._pipe))
+        load.check_servable(self.traits, settings.defaults)
+        self.device = self._pipe.device
+        self.attention_backend = settings.attention_backend or attention.NATIVE
+        attention.set_backend(self._pipe, self.attention_backend, self.device.type)
+        self._cache: cache.InstalledCache | None = None
+        if settings.cache is not None:
+            progress(f"installing the cache ({settings.cache.cache_type})")
+            self._cache = cache.InstalledCache(self._pipe, settings.cache)
+        self._first_forward: float | None = None
+        self._held_bytes = 0
+        for denoiser in _denoisers(self._pipe):
+            denoiser.register_forward_pre_hook(self._note_first_forward)
+        progress("warming up with one generation")
+        self._warm_up()
+
+    def draw(self, call: GenerationCall, seed: int, on_step: OnStep) -> DrawnImage:
+        """One image: the picture of `seed`, whatever ran before.
+
+        Raises:
+            InternalError: the picture holds values that are not numbers.
+            Exception: whatever `on_step` raises, and what the pipeline does; the next call is not affected.
+        """
+        import torch
+
+        if self._cache is not None:
+            self._cache.prepare(call.num_inference_steps, call.separate_cfg)
+        self._first_forward = None
+        denoised = time.perf_counter()
+
+        def after_step(done: int) -> None:
+            nonlocal denoised
+            if done >= call.num_inference_steps:
+                # Kernels run behind Python: the last step ends when the device is done with it.
+                if self.device.type != "cpu":
+                    torch.accelerator.synchronize(self.device)
+                denoised = time.perf_counter()
+            on_step(done)
+
+        started = time.perf_counter()
+        with self._steps_reported(after_step) as callback:
+            output = self._pipe(
+                **call.arguments,
+                **callback,
+                # On the CPU, so that a seed means the same noise on every device.
+                generator=torch.Generator("cpu").manual_seed(seed),
+                output_type="np",
+            )
+        finished = time.perf_counter()
+        first_forward = self._first_forward or started
+        report, stats = (
+            self._cache.report(call.num_inference_steps)
+            if self._cache is not None
+            else (off_report(call.num_inference_steps), [])
+        )
+        self._held_bytes = self._cache.held_bytes() if self._cache is not None else 0
+        return DrawnImage(
+            pixels=output.images[0],
+            seed=seed,
+            cache=report,
+            stats=stats,
+            encode_prompt_s=first_forward - started,
+            denoise_s=denoised - first_forward,
+            decode_s=finished - denoised,
+        )
+
+    def flush_cache(self) -> int:
+        """Free the activations that the last generation left behind; returns bytes."""
+        freed = self._cache.flush() if self._cache is not None else 0
+        self._held_bytes = 0
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+        return freed
+
+    def describe(self) -> ModelInfo:
+        """The model, its versions and what it holds. Reads nothing that a running generation changes."""
+        from importlib.metadata import version
+
+        settings = self.settings
+        return ModelInfo(
+            model=_public_name(settings.model.path),
+            pipeline_class=self.traits.pipeline_class,
+            tasks=[self.traits.task],
+            dtype=settings.model.dtype,
+            device=str(self.device),
+            versions={name: version(name) for name in ("bentoml", "cache-dit", "diffusers", "torch", "transformers")},
+            accepted_fields=accepted_fields(self.traits),
+            defaults=self._effective_defaults(),
+            limits={**settings.limits.model_dump(mode="json"), "size_multiple": self.traits.size_multiple},
+            attention_backend=self.attention_backend,
+            cache=None
+            if self._cache is None
+            else {
+                "settings": self._cache.settings.model_dump(mode="json", exclude_none=True),
+                "blocks": self._cache.blocks,
+            },
+            memory=self._memory(),
+        )
+
+    def _warm_up(self) -> None:
+        """One generation with the defaults, so that what cannot run is known before the server says ready."""
+        try:
+            call = plan(GenerateRequest(prompt="warm-up", seed=0), self.traits, self.settings)
+            image = self.draw(call, call.seeds[0], lambda done: None)
+        except ServingError as error:
+            raise LoadError(f"the warm-up generation failed: {error.message}") from error
+        if image.cache.enabled and not image.cache.engaged:
+            logger.warning("the cache did not engage with the defaults: %s", image.cache.reason)
+
+    @contextmanager
+    def _steps_reported(self, after_step: OnStep) -> Iterator[dict[str, Any]]:
+        """Have `after_step` called after each step; yields the arguments that the pipeline's call needs for it."""
+        if self.traits.takes("callback_on_step_end"):
+
+            def callback(pipe: object, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+                after_step(index + 1)
+                return tensors
+
+            yield {"callback_on_step_end": callback}
+            return
+        # Pipelines without a callback (PixArt, HunyuanVideo 1.5 ...) still step their scheduler once for each step.
+        # Counting the transformer's forward passes instead would depend on how a family batches its guidance.
+        scheduler = self._pipe.scheduler
+        step, done = scheduler.step, 0
+
+        def counted_step(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            result = step(*args, **kwargs)
+            done += 1
+            after_step(done)
+            return result
+
+        scheduler.step = counted_step
+        try:
+            yield {}
+        finally:
+            del scheduler.step
+
+    def _note_first_forward(self, module: object, args: object) -> None:
+        if self._first_forward is None:
+            self._first_forward = time.perf_counter()
+
+    def _effective_defaults(self) -> dict[str, Any]:
+        """What a request that holds only a prompt gets."""
+        call = plan(GenerateRequest(prompt="-", seed=0), self.traits, self.settings)
+        return {name: value for name, value in call.arguments.items() if name != "prompt"}
+
+    def _memory(self) -> dict[str, int]:
+        memory = {"process_resident_bytes": resident_bytes()}
+        if self._cache is not None:
+            memory["cached_activation_bytes"] = self._held_bytes
+        if self.device.type == "cuda":
+            import torch
+
+            free, total = torch.cuda.mem_get_info(self.device)
+            memory |= {
+                "device_total_bytes": total,
+                "device_free_bytes": free,
+                "device_allocated_bytes": torch.cuda.memory_allocated(self.device),
+                "device_peak_allocated_bytes": torch.cuda.max_memory_allocated(self.device),
+            }
+        return memory
+
+
+def quiet_libraries() -> None:
+    """Keep the log to what an operator acts on. Before the imports: cache-dit 1.5.3 reads its level only then."""
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process, in bytes; 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+def check_finite(pixels: np.ndarray[Any, Any]) -> None:
+    """Refuse a picture with values that are not numbers: encoded, it would look like a black one.
+
+    Raises:
+        InternalError: always in that case.
+    """
+    import numpy as np
+
+    if not np.isfinite(pixels).all():
+        raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")
+
+
+def _denoisers(pipe: DiffusionPipeline) -> list[Any]:
+    """The networks that run once or twice a step."""
+    return [
+        module
+        for name, module in pipe.components.items()
+        if module is not None and name.startswith(("transformer", "unet", "prior"))
+    ]
+
+
+def _public_name(path: str) -> str:
+    """The model's name without where on the server it lies."""
+    return path if path == "embedded" or not Path(path).exists() else Path(path).name

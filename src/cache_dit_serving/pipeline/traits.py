@@ -1,0 +1,87 @@
+"""What a loaded pipeline can do, read from its class and signature, never from its path."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+TEXT_TO_IMAGE = "text-to-image"
+
+
+@dataclass(frozen=True)
+class PipelineTraits:
+    """What requests need to know of a pipeline."""
+
+    pipeline_class: str
+    task: str
+    parameters: frozenset[str]
+    """Names that the pipeline's call takes."""
+    size_multiple: int
+    """Width and height must be multiples of this, in pixels."""
+    default_side: int | None
+    """The pipeline's own width and height, in pixels, where it has them."""
+    default_num_inference_steps: int
+    honours_guidance_scale: bool
+    separate_cfg: bool
+    """Whether the family runs guidance as a second forward pass (cache-dit's `enable_separate_cfg` default)."""
+
+    def takes(self, parameter: str) -> bool:
+        return parameter in self.parameters
+
+
+def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> PipelineTraits:
+    """Read the traits of a pipeline of any diffusers 0.42 class."""
+    signature = inspect.signature(type(pipe).__call__).parameters
+    steps = signature.get("num_inference_steps")
+    transformer = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
+    config: Mapping[str, Any] = getattr(transformer, "config", None) or {}
+    multiple = _size_multiple(pipe, config)
+    sample_size = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
+    scale = int(getattr(pipe, "vae_scale_factor", 1))
+    return PipelineTraits(
+        pipeline_class=type(pipe).__name__,
+        task=task_of(signature),
+        parameters=frozenset(signature) - {"self", "args", "kwargs"},
+        size_multiple=multiple,
+        default_side=sample_size * scale if isinstance(sample_size, int) else None,
+        default_num_inference_steps=steps.default if steps and isinstance(steps.default, int) else 50,
+        # Flux and Qwen take guidance_scale for their guidance-distilled weights and ignore it with any other.
+        honours_guidance_scale="guidance_scale" in signature and config.get("guidance_embeds", True) is not False,
+        separate_cfg=separate_cfg,
+    )
+
+
+def task_of(signature: Mapping[str, inspect.Parameter]) -> str:
+    """The task by what the call takes; the order of the rules matters, the first that fits wins."""
+    if "num_waveforms_per_prompt" in signature:
+        return "text-to-audio"
+    if {"num_frames", "num_videos_per_prompt", "video"} & signature.keys():
+        if "video" in signature:
+            return "video-to-video"
+        image = signature.get("image")
+        return "image-to-video" if image and image.default is inspect.Parameter.empty else "text-to-video"
+    if "class_labels" in signature:
+        return "class-conditional"
+    rules = (("mask_image", "inpaint"), ("control_image", "control"), ("strength", "img2img"))
+    for parameter, task in rules:
+        if parameter in signature:
+            return task
+    for parameter in ("image", "images", "input_images"):
+        if parameter in signature:
+            required = signature[parameter].default is inspect.Parameter.empty
+            # FLUX.2's pipeline and its like edit when given pictures and draw from text when not.
+            return "image-edit" if required else TEXT_TO_IMAGE
+    return TEXT_TO_IMAGE if "prompt" in signature else "unconditional"
+
+
+def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:
+    """Pixels per latent, times the latents per token where the transformer packs them."""
+    scale = int(getattr(pipe, "vae_scale_factor", 8))
+    patch = config.get("patch_size", 1)
+    packed = 2 if hasattr(pipe, "_pack_latents") else 1
+    return scale * max(patch if isinstance(patch, int) else 1, packed)
