@@ -1,0 +1,349 @@
+"""The one thread that owns the pipeline, and the bounded queue in front of it.
+
+Every door of the server enters here. The thread loads the model, then runs one generation at a time; between two of
+them it does what must not overlap with any (flushing the cache). Encoding happens on other threads while the next
+picture is denoised.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from cache_dit_serving.errors import ClientGone, InternalError, LoadError, NotReady, QueueFull, ServingError
+from cache_dit_serving.jobs.metrics import PIPELINE_BUSY_SECONDS
+from cache_dit_serving.pipeline.arguments import GenerationCall
+from cache_dit_serving.pipeline.runner import DrawnImage, Runner
+from cache_dit_serving.schemas import QueueReport
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+State = Literal["loading", "ready", "failed", "draining"]
+
+# Share of the newest generation in the measured rate: follows a change of load within a few requests.
+RATE_WEIGHT = 0.3
+ENCODER_THREADS = 2
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """One finished picture, as its encoder left it."""
+
+    drawn: DrawnImage
+    content: bytes
+    encode_s: float
+
+
+Encode = Callable[[DrawnImage], EncodedImage]
+
+
+@dataclass(eq=False)
+class Generation:
+    """A request on its way through the queue. Written by the pipeline's thread, read by any."""
+
+    id: str
+    call: GenerationCall
+    encode: Encode
+    submitted: float = field(default_factory=time.time)
+    started: float | None = None
+    finished: float | None = None
+    step: int = 0
+    """Denoising steps done, over all images."""
+    result: Future[list[EncodedImage]] = field(default_factory=Future)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def steps(self) -> int:
+        return self.call.num_inference_steps * len(self.call.seeds)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+
+class PipelineWorker:
+    """Loads a runner on a thread of its own and runs generations on it, in order of admission."""
+
+    def __init__(
+        self,
+        load: Callable[[Callable[[str], None]], Runner],
+        *,
+        max_queue: int,
+        on_ready: Callable[[Runner], None] = lambda runner: None,
+    ) -> None:
+        self._load = load
+        self._max_queue = max_queue
+        self._on_ready = on_ready
+        self._changed = threading.Condition()
+        self._waiting: deque[Generation] = deque()
+        self._actions: deque[Callable[[Runner], None]] = deque()
+        self._running: Generation | None = None
+        self._runner: Runner | None = None
+        self._state: State = "loading"
+        self._reason: str | None = "starting"
+        self._seconds_per_pixel_step: float | None = None
+        self._stopping = False
+        self._encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
+
+    def start(self) -> None:
+        """Begin loading; returns at once."""
+        self._thread.start()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def reason(self) -> str | None:
+        """What it is doing while loading; what went wrong where it failed."""
+        return self._reason
+
+    def runner(self) -> Runner:
+        """The loaded runner, whose description and traits any thread may read.
+
+        Raises:
+            NotReady: it is loading, failed to load, or the server is shutting down.
+        """
+        if self._runner is None or self._state != "ready":
+            raise self._not_ready()
+        return self._runner
+
+    def queue(self) -> QueueReport:
+        """The queue as it is now."""
+        running = self._running
+        return QueueReport(
+            waiting=len(self._waiting),
+            running=running is not None,
+            step=running.step if running else 0,
+            steps=running.steps if running else 0,
+        )
+
+    def submit(self, generation: Generation) -> None:
+        """Admit a generation to the end of the queue.
+
+        Raises:
+            QueueFull: with the time after which there should be room, from the measured rate.
+            NotReady: it is loading, failed to load, or the server is shutting down.
+        """
+        with self._changed:
+            if self._state != "ready":
+                raise self._not_ready()
+            if len(self._waiting) >= self._max_queue:
+                raise QueueFull(
+                    f"{len(self._waiting)} generations are waiting, as many as this server lets wait; come back later",
+                    retry_after_s=self._seconds_until_room(),
+                )
+            self._waiting.append(generation)
+            self._changed.notify()
+
+    def position(self, generation: Generation) -> int | None:
+        """0 while it runs, 1 and more while it waits, None once it is done."""
+        with self._changed:
+            if generation is self._running:
+                return 0
+            return self._waiting.index(generation) + 1 if generation in self._waiting else None
+
+    def cancel(self, generation: Generation) -> None:
+        """Take it from the queue, or stop it after the step it is at. Does nothing to one that is done."""
+        with self._changed:
+            generation._cancelled.set()
+            if generation in self._waiting:
+                self._waiting.remove(generation)
+                generation.result.set_exception(_gone())
+
+    def between_generations(self, action: Callable[[Runner], T]) -> Future[T]:
+        """Run `action` on the pipeline's thread as soon as no generation runs.
+
+        Raises:
+            NotReady: it is loading, failed to load, or the server is shutting down.
+        """
+        future: Future[T] = Future()
+
+        def run(runner: Runner) -> None:
+            try:
+                future.set_result(action(runner))
+            except Exception as error:
+                logger.exception("an action on the pipeline failed")
+                future.set_exception(error)
+
+        with self._changed:
+            if self._state != "ready":
+                raise self._not_ready()
+            self._actions.append(run)
+            self._changed.notify()
+        return future
+
+    def drain(self) -> None:
+        """Let the running generation end; refuse those that wait and all that come."""
+        with self._changed:
+            if self._state == "draining":
+                return
+            self._state, self._reason = "draining", "the server is shutting down"
+            refused, self._waiting = self._waiting, deque()
+            self._stopping = True
+            self._changed.notify()
+        for generation in refused:
+            generation.result.set_exception(self._not_ready())
+        logger.info(
+            "draining: %s, %d waiting refused",
+            "one generation runs to its end" if self._running else "idle",
+            len(refused),
+        )
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until the thread has ended, after :meth:`drain`."""
+        self._thread.join(timeout_s)
+        self._encoders.shutdown(wait=True)
+
+    def _run(self) -> None:
+        if not self._load_runner():
+            return
+        runner = self._runner
+        assert runner is not None
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._actions or self._waiting)
+                action = self._actions.popleft() if self._actions else None
+                if action is None:
+                    if not self._waiting:
+                        return
+                    self._running = self._waiting.popleft()
+            if action is not None:
+                action(runner)
+                continue
+            generation = self._running
+            assert generation is not None
+            self._generate(runner, generation)
+            with self._changed:
+                self._running = None
+
+    def _load_runner(self) -> bool:
+        began = time.perf_counter()
+
+        def progress(what: str) -> None:
+            logger.info("%s (%.1f s)", what, time.perf_counter() - began)
+            with self._changed:
+                if self._state == "loading":
+                    self._reason = what
+
+        try:
+            self._runner = self._load(progress)
+        except LoadError as error:
+            self._fail(str(error))
+            return False
+        except Exception:
+            # Whatever it was, it must not end the process: the supervisor would start it again for ever.
+            logger.exception("loading failed")
+            self._fail("the model could not be loaded; the server's log has the details")
+            return False
+        with self._changed:
+            if self._state != "loading":
+                return False
+            self._state, self._reason = "ready", None
+        logger.info("ready after %.1f s", time.perf_counter() - began)
+        self._on_ready(self._runner)
+        return True
+
+    def _fail(self, reason: str) -> None:
+        logger.error("loading failed: %s", reason)
+        with self._changed:
+            self._state, self._reason = "failed", reason
+
+    def _generate(self, runner: Runner, generation: Generation) -> None:
+        began = time.perf_counter()
+        generation.started = time.time()
+        try:
+            encoding = [
+                self._encoders.submit(generation.encode, self._draw(runner, generation, index))
+                for index in range(len(generation.call.seeds))
+            ]
+        except ServingError as error:
+            generation.finished = time.time()
+            logger.info("%s stopped: %s", generation.id, error.message)
+            generation.result.set_exception(error)
+            return
+        except Exception:
+            generation.finished = time.time()
+            logger.exception("%s failed", generation.id)
+            generation.result.set_exception(InternalError())
+            return
+        finally:
+            busy = time.perf_counter() - began
+            PIPELINE_BUSY_SECONDS.inc(busy)
+        generation.finished = time.time()
+        self._learn_rate(busy / generation.call.pixel_steps)
+        _when_all_done(encoding, generation.result)
+
+    def _draw(self, runner: Runner, generation: Generation, index: int) -> DrawnImage:
+        before = generation.call.num_inference_steps * index
+
+        def on_step(done: int) -> None:
+            generation.step = before + min(done, generation.call.num_inference_steps)
+            if generation.cancelled:
+                raise _gone()
+
+        if generation.cancelled:
+            raise _gone()
+        return runner.draw(generation.call, generation.call.seeds[index], on_step)
+
+    def _learn_rate(self, seconds_per_pixel_step: float) -> None:
+        known = self._seconds_per_pixel_step
+        self._seconds_per_pixel_step = (
+            seconds_per_pixel_step
+            if known is None
+            else (1 - RATE_WEIGHT) * known + RATE_WEIGHT * seconds_per_pixel_step
+        )
+
+    def _seconds_until_room(self) -> float:
+        """Until the running generation ends and the next leaves the queue; one second while nothing is measured."""
+        running = self._running
+        if running is None or self._seconds_per_pixel_step is None:
+            return 1.0
+        left = 1 - running.step / max(1, running.steps)
+        return left * running.call.pixel_steps * self._seconds_per_pixel_step
+
+    def _not_ready(self) -> NotReady:
+        messages = {
+            "loading": f"the model is loading: {self._reason}",
+            "failed": f"the model failed to load: {self._reason}",
+            "draining": "the server is shutting down",
+            "ready": "the server is ready",
+        }
+        # A failed load does not mend itself: no time to come back after.
+        retry_after_s = {"loading": 5.0, "draining": 10.0}.get(self._state)
+        return NotReady(messages[self._state], code=self._state, retry_after_s=retry_after_s)
+
+
+def _gone() -> ClientGone:
+    return ClientGone("the client closed the connection; the generation was stopped")
+
+
+def _when_all_done(parts: list[Future[EncodedImage]], whole: Future[list[EncodedImage]]) -> None:
+    """Resolve `whole` with the results of `parts` in their order, or with the first failure among them."""
+    left = len(parts)
+    lock = threading.Lock()
+
+    def one_done(_: Future[EncodedImage]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            if left:
+                return
+        try:
+            whole.set_result([part.result() for part in parts])
+        except ServingError as error:
+            whole.set_exception(error)
+        except Exception:
+            logger.exception("encoding failed")
+            whole.set_exception(InternalError())
+
+    for part in parts:
+        part.add_done_callback(one_done)

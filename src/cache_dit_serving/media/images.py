@@ -1,0 +1,39 @@
+"""Pictures to bytes: PNG with the request in its text chunk, JPEG, WebP."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+DEFAULT_QUALITY = 90
+TEXT_KEY = "parameters"
+"""PNG text chunk that holds what draws the picture again, as JSON."""
+
+
+def encode_image(
+    pixels: np.ndarray[Any, Any], image_format: ImageFormat, quality: int | None, parameters: dict[str, Any]
+) -> bytes:
+    """Encode a picture.
+
+    Args:
+        pixels: (height, width, 3) floats in [0, 1].
+        image_format: PNG is lossless; the others take `quality` (1 to 100).
+        parameters: what drew it; goes into a PNG, so that equal requests give equal files.
+    """
+    # As diffusers' own VaeImageProcessor.numpy_to_pil rounds.
+    image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    buffer = io.BytesIO()
+    if image_format == "png":
+        text = PngInfo()
+        text.add_itxt(TEXT_KEY, json.dumps(parameters, ensure_ascii=False, sort_keys=True))
+        # Level 1 is several times faster than the default and a few per cent larger.
+        image.save(buffer, "PNG", pnginfo=text, compress_level=1)
+    else:
+        image.save(buffer, image_format.upper(), quality=quality or DEFAULT_QUALITY)
+    return buffer.getvalue()
