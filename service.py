@@ -1,0 +1,88 @@
+"""The service: a diffusion transformer under cache-dit, behind BentoML.
+
+`bentoml serve` runs it; `CACHE_DIT_SERVING_CONFIG` names a file in configs/ or gives a path. What happens inside lives
+in src/cache_dit_serving: api/ (HTTP), jobs/ (the queue and its one worker), pipeline/ (torch), media/ (bytes).
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bentoml
+
+# In a Bento the sources lie beside this file and are not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
+
+from cache_dit_serving.api.envelope import Envelope, answers_errors
+from cache_dit_serving.api.lifecycle import announce, configure_logging, drain_on_signals
+from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.api.routes import mounted_routes
+from cache_dit_serving.config import load_settings
+from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.schemas import FlushResponse, GenerateRequest, GenerateResponse, HealthResponse, ModelInfo
+
+SETTINGS = load_settings()
+# BentoML cuts requests off after 60 s unless told; the queue's bound and the limits of a request hold instead.
+A_DAY_S = 86_400
+
+
+@bentoml.service(
+    name="cache_dit_serving",
+    resources={"gpu": 1},
+    workers=SETTINGS.server.workers,
+    traffic={"timeout": A_DAY_S},
+)
+@bentoml.asgi_app(mounted_routes(lambda: CacheDiTServing), path="/")
+class CacheDiTServing:
+    """Diffusion transformers accelerated by cache-dit."""
+
+    def __init__(self) -> None:
+        configure_logging(SETTINGS.server.log_level)
+        self.worker = PipelineWorker(
+            partial(PipelineRunner, SETTINGS),
+            max_queue=SETTINGS.limits.max_queue,
+            on_ready=lambda runner: announce(runner, CacheDiTServing.url),
+        )
+        self.api = NativeApi(SETTINGS, self.worker)
+        drain_on_signals(self.worker)
+        # Loads on the worker's thread, so that /livez and /health answer meanwhile.
+        self.worker.start()
+
+    async def __is_ready__(self) -> bool:
+        return self.worker.state == "ready"
+
+    @bentoml.api(input_spec=GenerateRequest, output_spec=GenerateResponse)
+    @answers_errors
+    async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse:
+        """Draw pictures from a prompt."""
+        return await self.api.generate(GenerateRequest(**fields), ctx.request)
+
+    @bentoml.api(output_spec=HealthResponse)
+    @answers_errors
+    async def health(self, ctx: bentoml.Context) -> HealthResponse:
+        """Whether the server can generate, and why not."""
+        return self.api.health()
+
+    @bentoml.api(output_spec=ModelInfo)
+    @answers_errors
+    async def model_info(self, ctx: bentoml.Context) -> ModelInfo:
+        """The loaded model and what it takes."""
+        return self.api.model_info()
+
+    @bentoml.api(output_spec=FlushResponse)
+    @answers_errors
+    async def flush_cache(self, ctx: bentoml.Context) -> FlushResponse:
+        """Free the cached activations."""
+        return await self.api.flush_cache()
+
+    @bentoml.on_shutdown
+    def shutdown(self) -> None:
+        self.worker.drain()
+        self.worker.join(timeout_s=A_DAY_S)
+
+
+CacheDiTServing.add_asgi_middleware(Envelope, max_body_bytes=SETTINGS.limits.max_body_bytes)

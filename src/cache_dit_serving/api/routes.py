@@ -1,0 +1,62 @@
+"""Routes beside the `@bentoml.api` methods, which are POST only: the old server's GETs, the docs, the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import bentoml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from cache_dit_serving.api.docs import SWAGGER_PAGE, openapi_document
+from cache_dit_serving.api.envelope import error_response, request_id_of
+from cache_dit_serving.api.native import OUTPUTS_ROUTE, NativeApi
+from cache_dit_serving.errors import ServingError
+
+
+def mounted_routes(service: Callable[[], bentoml.Service[Any]]) -> Starlette:
+    """An app to mount at "/"; its handlers reach the service's NativeApi once there is one.
+
+    Args:
+        service: the BentoML service, which does not exist yet when this app is mounted on its class.
+    """
+
+    async def health(request: Request) -> Response:
+        return JSONResponse(_api().health().model_dump(mode="json"))
+
+    async def get_model_info(request: Request) -> Response:
+        return JSONResponse(_api().model_info().model_dump(mode="json"))
+
+    async def outputs(request: Request) -> Response:
+        path, media_type = _api().outputs.find(request.path_params["path"])
+        return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(SWAGGER_PAGE)
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(openapi_document(service().openapi_spec.asdict()))
+
+    async def serving_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServingError)
+        return error_response(error, request_id_of(request.scope))
+
+    return Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/get_model_info", get_model_info),
+            Route(OUTPUTS_ROUTE + "/{path:path}", outputs),
+            Route("/docs", docs),
+            Route("/openapi.json", openapi),
+        ],
+        exception_handlers={ServingError: serving_error},
+    )
+
+
+def _api() -> NativeApi:
+    api = bentoml.get_current_service().api
+    assert isinstance(api, NativeApi)
+    return api

@@ -1,0 +1,148 @@
+"""The launcher for people coming from cache_dit.serve: `python -m cache_dit_serving.serve --model-path ... --cache`.
+
+Its flags set the settings tree by its environment variables, then `bentoml serve` takes over this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cache_dit_serving.config import (
+    BUNDLE_ROOT,
+    CONFIG_VARIABLE,
+    OVERRIDE_PREFIX,
+    config_names,
+    load_settings,
+)
+from cache_dit_serving.errors import ConfigError
+
+# Configuration that knows nothing of a model: every default is the pipeline's own.
+GENERIC_CONFIG = "generic"
+
+DESCRIPTION = """\
+Serve a diffusion transformer with BentoML, accelerated by cache-dit.
+
+  examples:
+    python -m cache_dit_serving.serve --config embedded --port 3000     the small model in the bundle, no GPU needed
+    python -m cache_dit_serving.serve --model-path Qwen/Qwen-Image --cache
+    python -m cache_dit_serving.serve --model-path Qwen/Qwen-Image --cache --rdt 0.15 --Fn 8
+    python -m cache_dit_serving.serve --config qwen-image                settings for the model from configs/
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags, each naming the setting it fills."""
+    result = argparse.ArgumentParser(
+        prog="cache-dit-serving serve", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    model = result.add_argument_group("model")
+    model.add_argument("--model-path", metavar="PATH_OR_ID", help="a folder saved by save_pretrained, or a hub id")
+    model.add_argument(
+        "--config", metavar="NAME_OR_PATH", help=f"settings to start from: {', '.join(config_names())}, or a YAML file"
+    )
+    model.add_argument("--device", help="cuda, cuda:1, cpu ...; left out: the accelerator if there is one")
+    model.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of the weights (default: bfloat16, or the config's)",
+    )
+    model.add_argument("--attn", metavar="BACKEND", help="attention backend: native, flash, _native_cudnn, sage ...")
+
+    cache = result.add_argument_group("cache", "DBCache settings; without --cache there is no cache, or the config's")
+    cache.add_argument("--cache", action="store_true", help="enable DBCache")
+    cache.add_argument("--Fn", type=int, help="first n blocks, always computed (default: 8)")
+    cache.add_argument("--Bn", type=int, help="last n blocks, always computed (default: 0)")
+    cache.add_argument("--rdt", type=float, help="residual difference threshold (default: 0.08)")
+    cache.add_argument("--max-warmup-steps", "--w", type=int, help="steps always computed first (default: 8)")
+    cache.add_argument("--warmup-interval", "--wi", type=int, help="interval within the warm-up (default: 1)")
+    cache.add_argument("--max-cached-steps", "--mc", type=int, help="-1: no limit (default)")
+    cache.add_argument("--max-continuous-cached-steps", "--mcc", type=int, help="in a row; -1: no limit (default)")
+    cache.add_argument("--taylorseer", action="store_true", default=None, help="enable the TaylorSeer calibrator")
+    cache.add_argument("--taylorseer-order", "-order", type=int, help="order of TaylorSeer (default: 1)")
+
+    server = result.add_argument_group("server")
+    server.add_argument("--host", default="0.0.0.0", help="default: %(default)s")
+    server.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    server.add_argument("--workers", type=int, help="worker processes, each with the model (default: 1)")
+    return result
+
+
+# Flag -> leaf of the settings tree.
+LEAVES = {
+    "model_path": "model.path",
+    "device": "model.device",
+    "dtype": "model.dtype",
+    "attn": "attention_backend",
+    "Fn": "cache.Fn_compute_blocks",
+    "Bn": "cache.Bn_compute_blocks",
+    "rdt": "cache.residual_diff_threshold",
+    "max_warmup_steps": "cache.max_warmup_steps",
+    "warmup_interval": "cache.warmup_interval",
+    "max_cached_steps": "cache.max_cached_steps",
+    "max_continuous_cached_steps": "cache.max_continuous_cached_steps",
+    "taylorseer": "cache.enable_taylorseer",
+    "taylorseer_order": "cache.taylorseer_order",
+    "workers": "server.workers",
+}
+
+
+def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment that makes the settings tree what the flags say, on top of `environ`.
+
+    Raises:
+        ConfigError: there is no model to serve, or a cache flag without a cache to set.
+    """
+    config = flags.config or (GENERIC_CONFIG if flags.model_path else environ.get(CONFIG_VARIABLE))
+    if config is None:
+        raise ConfigError(
+            "say what to serve: --model-path with a folder or hub id, "
+            f"or --config with one of {', '.join(config_names())}"
+        )
+    result = {**environ, CONFIG_VARIABLE: config}
+    given = {leaf: getattr(flags, flag) for flag, leaf in LEAVES.items() if getattr(flags, flag) is not None}
+    cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
+    if cache_flags and not flags.cache and load_settings(result).cache is None:
+        raise ConfigError(f"{', '.join(cache_flags)} would have no effect without --cache")
+    if flags.cache and not cache_flags and load_settings(result).cache is None:
+        result[f"{OVERRIDE_PREFIX}CACHE"] = "{}"
+    for leaf, value in given.items():
+        name = OVERRIDE_PREFIX + leaf.upper().replace(".", "__")
+        result[name] = value if isinstance(value, str) else json.dumps(value)
+    return result
+
+
+def command(flags: argparse.Namespace) -> list[str]:
+    """The `bentoml serve` that takes over."""
+    target = str(BUNDLE_ROOT)
+    return [
+        *(sys.executable, "-m", "bentoml", "serve", "service:CacheDiTServing", "--working-dir", target),
+        *("--host", flags.host, "--port", str(flags.port)),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the settings, then become `bentoml serve`. Returns only on a mistake, with exit status 2."""
+    flags = parser().parse_args(arguments)
+    if not Path(BUNDLE_ROOT, "service.py").is_file():
+        print(
+            "error: service.py is not beside src/: install the project editable from its checkout (make setup)",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        environ = environment_of(flags, os.environ)
+        load_settings(environ)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    words = command(flags)
+    os.execve(words[0], words, environ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
