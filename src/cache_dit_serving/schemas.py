@@ -102,7 +102,8 @@ class GenerateResponse(BaseModel):
     timings: Timings
     request_id: str
     cache: CacheReport
-    stats: list[ImageStats] | None = Field(None, description="One per image, where include_stats asked for it.")
+    # Not null when not asked for: BentoML 1.4's client cannot read a null where the schema has a list.
+    stats: list[ImageStats] = Field([], description="One per image, where include_stats asked for it.")
 
 
 class QueueReport(BaseModel):

@@ -62,9 +62,8 @@ def openapi_document(bento_document: dict[str, Any]) -> dict[str, Any]:
         schemas[model.__name__] = schema
     paths = document["paths"]
     for path, errors in API_ERRORS.items():
-        responses = paths[path]["post"]["responses"]
-        document_responses = {status: body for status, body in responses.items() if not status.startswith(("4", "5"))}
-        paths[path]["post"]["responses"] = document_responses | _error_responses(errors)
+        responses = {str(status): body for status, body in paths[path]["post"]["responses"].items()}
+        paths[path]["post"]["responses"] = {"200": responses["200"]} | _error_responses(errors)
     paths["/health"]["get"] = _get("Whether the server can generate, and why not.", HealthResponse, (NotReady,))
     paths["/get_model_info"] = {"get": _get("The loaded model and what it takes.", ModelInfo, (NotReady,))}
     paths["/outputs/{path}"] = {

@@ -58,7 +58,7 @@ class Envelope:
         answer = _Answer(send, request_id)
         try:
             self._check_headers(headers, scope["method"])
-            await self.app(scope, self._counted(receive), answer.send)
+            await self.app(scope, self._counted(receive, answer), answer.send)
         except ServingError as error:
             if answer.begun:
                 raise
@@ -76,7 +76,7 @@ class Envelope:
                 f"the body is {media_type or 'of no stated type'}; send JSON with Content-Type: application/json"
             )
 
-    def _counted(self, receive: Receive) -> Receive:
+    def _counted(self, receive: Receive, answer: _Answer) -> Receive:
         received = 0
 
         async def counted() -> Message:
@@ -84,7 +84,9 @@ class Envelope:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:
-                raise self._too_large()
+                # BentoML catches whatever its endpoint raises and answers 500: this is what must be said instead.
+                answer.instead = self._too_large()
+                raise answer.instead
             return message
 
         return counted
@@ -102,6 +104,8 @@ class _Answer:
         self._error_start: Message | None = None
         self._error_body = b""
         self.begun = False
+        self.instead: ServingError | None = None
+        """Said in place of whatever error comes."""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -118,7 +122,10 @@ class _Answer:
         await self._send(message)
 
     async def _send_error(self, start: Message) -> None:
-        body = _contract_body(start["status"], self._error_body, self._request_id)
+        if self.instead is not None:
+            start, body = {**start, "status": self.instead.status}, self.instead.body(self._request_id)
+        else:
+            body = _contract_body(start["status"], self._error_body, self._request_id)
         content = json.dumps(body, ensure_ascii=False).encode()
         headers = MutableHeaders(raw=list(start.get("headers", [])))
         headers["content-type"] = "application/json"

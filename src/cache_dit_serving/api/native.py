@@ -158,7 +158,7 @@ def _response(
         cache=merge_reports([image.cache for image in drawn]),
         stats=[ImageStats(seed=image.seed, block_lists=image.stats) for image in drawn]
         if request.include_stats
-        else None,
+        else [],
     )
 
 

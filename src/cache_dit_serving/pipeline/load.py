@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import diffusers
 import torch
@@ -107,7 +106,7 @@ def pipeline_class(name: str | None) -> type[DiffusionPipeline]:
         return DiffusionPipeline
     cls: object = getattr(diffusers, name, None)
     if isinstance(cls, type) and issubclass(cls, DiffusionPipeline):
-        return cast("type[DiffusionPipeline]", cls)
+        return cls
     raise LoadError(f"diffusers {diffusers.__version__} has no pipeline class {name!r}")
 
 

@@ -179,6 +179,7 @@ class PipelineRunner:
         try:
             call = plan(GenerateRequest(prompt="warm-up", seed=0), self.traits, self.settings)
             image = self.draw(call, call.seeds[0], lambda done: None)
+            check_finite(image.pixels)
         except ServingError as error:
             raise LoadError(f"the warm-up generation failed: {error.message}") from error
         if image.cache.enabled and not image.cache.engaged:

@@ -1,0 +1,76 @@
+"""Small pipelines with random weights, saved as real folders: families that the embedded model is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+
+
+def save_pixart(folder: Path) -> Path:
+    """A PixArt-Sigma of 4 blocks: its call takes no step callback, and guidance is batched into one pass."""
+    import torch
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    torch.manual_seed(0)
+    transformer = PixArtTransformer2DModel(
+        sample_size=8,
+        num_layers=4,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        caption_channels=96,
+        in_channels=4,
+        cross_attention_dim=24,
+        out_channels=8,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    pipe: Any = PixArtSigmaPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer_2"),
+        text_encoder=T5EncoderModel.from_pretrained(EMBEDDED_FOLDER / "text_encoder_2", dtype=torch.float32),
+        vae=vae,
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(),
+    )
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def save_flux_with_guidance(folder: Path) -> Path:
+    """The embedded model with a (random) guidance embedding, as guidance-distilled FLUX.1-dev has one."""
+    import torch
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    pipe: Any = FluxPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    config = {**pipe.transformer.config, "guidance_embeds": True}
+    transformer = FluxTransformer2DModel.from_config(config)
+    transformer.load_state_dict(pipe.transformer.state_dict(), strict=False)
+    pipe.transformer = transformer
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def save_flux_of_nan(folder: Path) -> Path:
+    """The embedded model with weights that are not numbers, as a wrong dtype makes them."""
+    import torch
+    from diffusers import FluxPipeline
+
+    pipe: Any = FluxPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    torch.nn.init.constant_(pipe.transformer.proj_out.weight, float("nan"))
+    pipe.save_pretrained(folder)
+    return folder

@@ -1,0 +1,143 @@
+"""From a request to a call: what each field becomes, and what is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cache_dit_serving.config import CacheSettings, Limits, RequestDefaults, Settings
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.pipeline.arguments import plan
+from cache_dit_serving.pipeline.traits import PipelineTraits
+from cache_dit_serving.schemas import MAX_SEED, GenerateRequest
+
+FLUX = PipelineTraits(
+    pipeline_class="FluxPipeline",
+    task="text-to-image",
+    parameters=frozenset(
+        "prompt negative_prompt true_cfg_scale height width num_inference_steps sigmas guidance_scale "  # noqa: SIM905
+        "max_sequence_length callback_on_step_end".split()
+    ),
+    size_multiple=16,
+    default_side=1024,
+    default_num_inference_steps=28,
+    honours_guidance_scale=True,
+    separate_cfg=False,
+)
+WAN_LIKE = PipelineTraits(
+    pipeline_class="CogView4Pipeline",
+    task="text-to-image",
+    parameters=frozenset({"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale"}),
+    size_multiple=16,
+    default_side=1024,
+    default_num_inference_steps=50,
+    honours_guidance_scale=True,
+    separate_cfg=True,
+)
+
+
+def request(**fields: Any) -> GenerateRequest:
+    return GenerateRequest(**{"prompt": "a cat", **fields})
+
+
+def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipelines() -> None:
+    settings = Settings(defaults=RequestDefaults(width=512, guidance_scale=3.5, pipeline_arguments={"a": 1}))
+    call = plan(request(), FLUX, settings)
+    assert call.arguments == {
+        "prompt": "a cat",
+        "width": 512,
+        "height": 1024,
+        "num_inference_steps": 28,
+        "guidance_scale": 3.5,
+        "a": 1,
+    }
+
+
+def test_images_take_consecutive_seeds() -> None:
+    assert plan(request(seed=5, num_images=3), FLUX, Settings()).seeds == (5, 6, 7)
+
+
+def test_a_seed_is_drawn_when_none_is_given() -> None:
+    assert plan(request(), FLUX, Settings()).seeds != plan(request(), FLUX, Settings()).seeds
+
+
+def test_sigmas_decide_the_number_of_steps() -> None:
+    call = plan(request(sigmas=[1.0, 0.6, 0.2]), FLUX, Settings())
+    assert call.num_inference_steps == 3
+    assert call.arguments["sigmas"] == [1.0, 0.6, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("traits", "fields", "separate"),
+    [
+        (FLUX, {}, False),
+        (FLUX, {"true_cfg_scale": 3.0, "negative_prompt": "blur"}, True),
+        (FLUX, {"true_cfg_scale": 1.0}, False),
+        (WAN_LIKE, {}, True),
+        (WAN_LIKE, {"guidance_scale": 5.0}, True),
+        (WAN_LIKE, {"guidance_scale": 1.0}, False),
+    ],
+)
+def test_the_cache_pairs_passes_only_where_guidance_makes_two(
+    traits: PipelineTraits, fields: dict[str, Any], separate: bool
+) -> None:
+    assert plan(request(**fields), traits, Settings()).separate_cfg is separate
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"prompt": "  "}, "prompt", "empty"),
+        ({"prompt": "x" * 10_001}, "prompt", "at most 10,000"),
+        ({"width": 63}, "width", "multiples of 16 from 64 to 4096"),
+        ({"width": 97}, "width", "multiples of 16"),
+        ({"height": 100_000}, "height", "multiples of 16"),
+        ({"num_inference_steps": 1_000_000}, "num_inference_steps", "more than the 200"),
+        ({"num_images": 1000}, "num_images", "at most 8"),
+        ({"num_images": 8, "num_inference_steps": 100}, "num_images", "at most 419,430,400"),
+        ({"seed": MAX_SEED, "num_images": 2}, "seed", "must not pass"),
+        ({"negative_prompt": "blur"}, "negative_prompt", "true_cfg_scale above 1"),
+        ({"true_cfg_scale": 3.0}, "true_cfg_scale", "negative_prompt"),
+        ({"sigmas": [1.0, 0.5], "num_inference_steps": 3}, "sigmas", "agree"),
+        ({"sigmas": [0.5, 1.0]}, "sigmas", "decrease"),
+        ({"image_quality": 80}, "image_quality", "lossless"),
+        ({"output_dir": "a"}, "output_dir", "path"),
+        ({"output_dir": "../a", "output_format": "path"}, "output_dir", "relative"),
+        ({"output_dir": "/tmp", "output_format": "path"}, "output_dir", "relative"),
+        ({"output_dir": "a//b", "output_format": "url"}, "output_dir", "relative"),
+    ],
+)
+def test_a_bad_field_is_named_with_what_would_be_right(fields: dict[str, Any], param: str, words: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        plan(request(**fields), FLUX, Settings())
+    assert raised.value.param == param
+    assert words in raised.value.message
+
+
+def test_a_field_the_pipeline_does_not_take_is_refused_by_name() -> None:
+    with pytest.raises(InvalidRequest, match="CogView4Pipeline as loaded does not take true_cfg_scale") as raised:
+        plan(request(true_cfg_scale=2.0), WAN_LIKE, Settings())
+    assert raised.value.code == "unsupported_field"
+
+
+def test_a_negative_prompt_without_guidance_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="raise guidance_scale"):
+        plan(request(negative_prompt="blur", guidance_scale=1.0), WAN_LIKE, Settings())
+
+
+def test_configured_sizes_replace_the_rule() -> None:
+    settings = Settings(limits=Limits(sizes=(96, 112)), defaults=RequestDefaults(width=96, height=96))
+    assert plan(request(width=112), FLUX, settings).arguments["width"] == 112
+    with pytest.raises(InvalidRequest, match="it takes 96, 112"):
+        plan(request(width=128), FLUX, settings)
+
+
+def test_steps_that_a_configured_mask_does_not_fit_are_refused() -> None:
+    fixed = Settings(cache=CacheSettings(steps_computation_mask=(1, 0, 1, 0)))
+    assert plan(request(num_inference_steps=4), FLUX, fixed).num_inference_steps == 4
+    with pytest.raises(InvalidRequest, match="for 4 steps"):
+        plan(request(num_inference_steps=5), FLUX, fixed)
+    named = Settings(cache=CacheSettings(steps_computation_mask="fast"))
+    with pytest.raises(InvalidRequest, match="cannot be fitted to 5 steps"):
+        plan(request(num_inference_steps=5), FLUX, named)

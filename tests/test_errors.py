@@ -1,0 +1,169 @@
+"""Bad input over real HTTP: a clear 4xx in the one shape, and a server as good as before."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import Server
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(autouse=True)
+def _as_good_as_before(server: Server) -> Iterator[None]:
+    expected = server.generate(seed=1, num_inference_steps=4).json()["images"]
+    yield
+    assert server.generate(seed=1, num_inference_steps=4).json()["images"] == expected
+
+
+def check(response: requests.Response, status: int, param: str | None, *words: str) -> None:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body.keys() == {"error", "request_id"}
+    assert body["error"].keys() == {"message", "type", "code", "param"}
+    assert body["error"]["param"] == param
+    for word in words:
+        assert word in body["error"]["message"]
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    for leak in ("Traceback", "/src/", ".py", "site-packages", "pydantic"):
+        assert leak not in response.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"prompt": " \n"}, "prompt", "empty"),
+        ({"prompt": "x" * 100_000}, "prompt", "at most 10,000"),
+        ({"prompt": 7}, "prompt", "valid string"),
+        ({"prompt": None}, "prompt", "valid string"),
+        ({"prompt": ["a"]}, "prompt", "valid string"),
+        ({"width": 0}, "width", "greater than or equal to 1"),
+        ({"width": 63}, "width", "80, 96, 112"),
+        ({"width": 97}, "width", "80, 96, 112"),
+        ({"height": 100_000}, "height", "80, 96, 112"),
+        ({"width": "96"}, "width", "valid integer"),
+        ({"width": 96.5}, "width", "valid integer"),
+        ({"width": True}, "width", "valid integer"),
+        ({"num_inference_steps": 0}, "num_inference_steps", "greater than or equal to 1"),
+        ({"num_inference_steps": 10**6}, "num_inference_steps", "more than the 100"),
+        ({"num_images": 0}, "num_images", "greater than or equal to 1"),
+        ({"num_images": 1000}, "num_images", "at most 8"),
+        ({"num_images": 8, "num_inference_steps": 100, "width": 112}, "num_images", "in one request"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"seed": 2**53}, "seed", "less than or equal to"),
+        ({"seed": 2**200}, "seed", "less than or equal to"),
+        ({"seed": 1.5}, "seed", "valid integer"),
+        ({"guidance_scale": 3.5}, "guidance_scale", "no guidance embedding"),
+        ({"true_cfg_scale": "high"}, "true_cfg_scale", "valid number"),
+        ({"negative_prompt": "x"}, "negative_prompt", "true_cfg_scale"),
+        ({"sigmas": []}, "sigmas", "at least 1"),
+        ({"sigmas": [1.0, "a"]}, "sigmas.1", "valid number"),
+        ({"image_format": "gif"}, "image_format", "'png', 'jpeg' or 'webp'"),
+        ({"image_quality": 101, "image_format": "jpeg"}, "image_quality", "less than or equal to 100"),
+        ({"output_format": "path", "output_dir": "../../etc"}, "output_dir", "relative"),
+        ({"output_format": "path", "output_dir": "/etc"}, "output_dir", "relative"),
+        ({"output_format": "path", "output_dir": "a/../../b"}, "output_dir", "relative"),
+        ({"output_format": "path", "output_dir": "a\x00b"}, "output_dir", "relative"),
+        ({"steps": 4}, "steps", "not a field"),
+        ({"image_urls": ["http://localhost/"]}, "image_urls", "not a field"),
+    ],
+)
+def test_a_bad_field_is_named(server: Server, fields: dict[str, Any], param: str, words: str) -> None:
+    check(server.generate(**fields), 400, param, words)
+
+
+def test_a_missing_prompt_is_named(server: Server) -> None:
+    check(server.post("/generate", json={}), 400, "prompt", "missing")
+    check(server.post("/generate"), 400, "prompt", "missing")
+
+
+def test_several_mistakes_are_all_named(server: Server) -> None:
+    check(server.generate(width=0, seed=-1), 400, "width", "width", "seed")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"prompt": "a', "not valid JSON"),
+        (b"not json", "not valid JSON"),
+        (b'{"prompt": "\xff\xfe"}', "not valid JSON"),
+        (b'{"prompt": "\\ud800"}', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_a_body_that_is_not_json_is_refused(server: Server, body: bytes, words: str) -> None:
+    check(server.post("/generate", data=body, headers=JSON), 400, None, words)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"text"', b"null", b"7"])
+def test_json_that_is_no_object_is_refused(server: Server, body: bytes) -> None:
+    check(server.post("/generate", data=body, headers=JSON), 400, None)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(server: Server, number: str) -> None:
+    body = f'{{"prompt": "a cat", "negative_prompt": "x", "true_cfg_scale": {number}}}'
+    check(server.post("/generate", data=body, headers=JSON), 400, "true_cfg_scale", "true_cfg_scale")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml"],
+)
+def test_another_content_type_is_refused(server: Server, content_type: str) -> None:
+    response = server.post("/generate", data=b'{"prompt": "a"}', headers={"Content-Type": content_type})
+    check(response, 415, None, "application/json")
+
+
+def test_pickles_are_refused(server: Server) -> None:
+    headers = {"Content-Type": "application/vnd.bentoml+pickle"}
+    check(server.post("/generate", data=b"\x80\x04N.", headers=headers), 415, None, "application/json")
+
+
+def test_a_body_of_50_mb_is_refused_by_its_stated_length(server: Server) -> None:
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+    connection.putrequest("POST", "/generate")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(50 * 2**20))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 413
+    assert json.loads(response.read())["error"]["code"] == "body_too_large"
+    connection.close()
+
+
+def test_a_body_of_50_mb_in_chunks_is_refused_before_it_is_read_whole(server: Server) -> None:
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'{"prompt": "'
+        for _ in range(800):
+            sent += 1
+            yield b"x" * 65_536
+
+    try:
+        check(requests.post(f"{server.url}/generate", data=chunks(), headers=JSON, timeout=20), 413, None, "bytes")
+    except requests.ConnectionError:
+        # The server answered and closed while the client was still sending.
+        assert sent < 800
+
+
+def test_unknown_routes_and_methods_have_the_same_shape(server: Server) -> None:
+    check(server.get("/nowhere"), 404, None, "/docs")
+    check(server.get("/generate"), 405, None, "/docs")
+    check(server.session.delete(f"{server.url}/health"), 405, None, "/docs")
+
+
+def test_a_request_id_of_the_callers_is_kept_if_it_is_one(server: Server) -> None:
+    response = server.post("/generate", json={}, headers={"X-Request-ID": "order-7"})
+    assert response.json()["request_id"] == "order-7"
+    response = server.post("/generate", json={}, headers={"X-Request-ID": "a b\tc" * 50})
+    assert response.json()["request_id"] != "a b\tc" * 50

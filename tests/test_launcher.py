@@ -1,0 +1,129 @@
+"""The launcher: the old server's flags set the settings tree, and it serves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache_dit_serving.config import Settings, load_settings
+from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from cache_dit_serving.serve import command, environment_of, parser
+from tests.conftest import ready, serving
+
+
+def settings_of(*flags: str) -> Settings:
+    return load_settings(environment_of(parser().parse_args(flags), {}))
+
+
+def test_the_old_servers_first_example() -> None:
+    settings = settings_of("--model-path", "Qwen/Qwen-Image", "--cache")
+    assert settings.model.path == "Qwen/Qwen-Image"
+    assert settings.model.dtype == "bfloat16"
+    assert settings.cache is not None
+    assert (settings.cache.Fn_compute_blocks, settings.cache.residual_diff_threshold) == (8, 0.08)
+
+
+def test_without_the_cache_flag_there_is_no_cache() -> None:
+    assert settings_of("--model-path", "Qwen/Qwen-Image").cache is None
+
+
+def test_host_and_port_are_the_old_servers() -> None:
+    words = command(parser().parse_args(["--model-path", "x/y"]))
+    assert words[-4:] == ["--host", "0.0.0.0", "--port", "8000"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "leaf", "value"),
+    [
+        (["--Fn", "2"], "Fn_compute_blocks", 2),
+        (["--Bn", "1"], "Bn_compute_blocks", 1),
+        (["--rdt", "0.15"], "residual_diff_threshold", 0.15),
+        (["--max-warmup-steps", "4"], "max_warmup_steps", 4),
+        (["--w", "4"], "max_warmup_steps", 4),
+        (["--warmup-interval", "2"], "warmup_interval", 2),
+        (["--wi", "2"], "warmup_interval", 2),
+        (["--max-cached-steps", "9"], "max_cached_steps", 9),
+        (["--mc", "9"], "max_cached_steps", 9),
+        (["--max-continuous-cached-steps", "3"], "max_continuous_cached_steps", 3),
+        (["--mcc", "3"], "max_continuous_cached_steps", 3),
+        (["--taylorseer"], "enable_taylorseer", True),
+        (["--taylorseer", "--taylorseer-order", "2"], "taylorseer_order", 2),
+        (["--taylorseer", "-order", "2"], "taylorseer_order", 2),
+    ],
+)
+def test_every_cache_flag_and_alias_sets_its_leaf(flags: list[str], leaf: str, value: object) -> None:
+    cache = settings_of("--model-path", "x/y", "--cache", *flags).cache
+    assert getattr(cache, leaf) == value
+
+
+def test_model_and_server_flags_set_their_leaves() -> None:
+    settings = settings_of(
+        *("--model-path", "m", "--device", "cpu", "--dtype", "float32", "--attn", "native", "--workers", "2")
+    )
+    assert (settings.model.device, settings.model.dtype, settings.server.workers) == ("cpu", "float32", 2)
+    assert settings.attention_backend == "native"
+
+
+def test_flags_go_on_top_of_a_named_configuration() -> None:
+    settings = settings_of("--config", "embedded", "--rdt", "0.4")
+    assert settings.model.path == "embedded"
+    assert settings.cache is not None
+    assert (settings.cache.Fn_compute_blocks, settings.cache.residual_diff_threshold) == (1, 0.4)
+
+
+def test_a_cache_flag_without_a_cache_is_refused() -> None:
+    with pytest.raises(ConfigError, match="residual_diff_threshold would have no effect without --cache"):
+        settings_of("--model-path", "x/y", "--rdt", "0.1")
+
+
+def test_a_model_must_be_named() -> None:
+    with pytest.raises(ConfigError, match="--model-path"):
+        settings_of()
+
+
+def test_mistakes_end_with_status_2_and_no_traceback() -> None:
+    words = [sys.executable, "-m", "cache_dit_serving.serve", "--config", "embeded"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there are: embedded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_lists_configurations_and_flags() -> None:
+    models = subprocess.run(
+        [Path(sys.executable).with_name("cache-dit-serving"), "models"], capture_output=True, text=True, check=True
+    )
+    assert "qwen-image" in models.stdout
+    helped = subprocess.run(
+        [sys.executable, "-m", "cache_dit_serving.serve", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--max-continuous-cached-steps" in helped.stdout
+    for later in ("--quantize", "--compile", "--parallel"):
+        assert later not in helped.stdout
+
+
+def test_a_folder_is_served_with_the_cache_from_the_command_line(tmp_path: Path) -> None:
+    folder = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "my-model")
+    words = [sys.executable, "-m", "cache_dit_serving.serve", "--model-path", str(folder), "--host", "127.0.0.1"]
+    flags = ["--dtype", "float32", "--device", "cpu", "--cache", "--Fn", "1", "--w", "4", "--rdt", "0.3"]
+    with serving(
+        tmp_path / "server",
+        [*words, *flags],
+        cwd=tmp_path,
+        CACHE_DIT_SERVING__MODEL__CPU_THREADS="1",
+        CACHE_DIT_SERVING__DEFAULTS__WIDTH="96",
+        CACHE_DIT_SERVING__DEFAULTS__HEIGHT="96",
+        CACHE_DIT_SERVING__DEFAULTS__PIPELINE_ARGUMENTS="{max_sequence_length: 32}",
+    ) as server:
+        server.wait_for(ready)
+        answer = server.generate(num_inference_steps=12).json()
+        assert answer["cache"]["engaged"]
+        assert answer["cache"]["settings"]["max_warmup_steps"] == 4
+        info = server.get("/get_model_info").json()
+        assert info["model"] == "my-model"
+        assert str(tmp_path) not in str(info)

@@ -1,0 +1,186 @@
+"""A server's life over real processes: loading, busy, clients that leave, failing loads, SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import Server, ready, serving
+
+LONG = {"num_inference_steps": 100, "num_images": 8}
+"""A generation of several seconds."""
+
+
+@pytest.fixture(scope="module")
+def small_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that lets two generations wait, and draws without a cache so that a generation lasts."""
+    with serving(
+        tmp_path_factory.mktemp("small"), CACHE_DIT_SERVING__LIMITS__MAX_QUEUE="2", CACHE_DIT_SERVING__CACHE="null"
+    ) as server:
+        server.wait_for(ready)
+        yield server
+
+
+def start(server: Server, **fields: object) -> Future[requests.Response]:
+    """A generation in the background, on a connection of its own."""
+    future: Future[requests.Response] = Future()
+
+    def run() -> None:
+        try:
+            body = {"prompt": "a cat", **fields}
+            future.set_result(requests.post(f"{server.url}/generate", json=body, timeout=120))
+        except requests.RequestException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def leave(server: Server, **fields: object) -> socket.socket:
+    """A generation on a bare connection, to be closed in the middle."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    body = json.dumps({"prompt": "a cat", **fields}).encode()
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    )
+    connection.sendall(head.encode() + b"\r\n" + body)
+    return connection
+
+
+def queue_of(server: Server) -> dict[str, int]:
+    queue: dict[str, int] = server.get("/health").json()["queue"]
+    return queue
+
+
+def idle(server: Server) -> bool:
+    queue = queue_of(server)
+    return not queue["running"] and queue["waiting"] == 0
+
+
+def test_a_full_queue_answers_429_with_the_time_to_come_back(small_queue: Server) -> None:
+    running = start(small_queue, **LONG)
+    small_queue.wait_for(lambda server: queue_of(server)["step"] > 10)
+    waiting = [start(small_queue, num_inference_steps=2, seed=seed) for seed in (1, 2)]
+    small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 2)
+    refused = small_queue.generate(num_inference_steps=2)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "queue_full"
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert [future.result(60).status_code for future in (running, *waiting)] == [200, 200, 200]
+    assert small_queue.generate(num_inference_steps=2).status_code == 200
+
+
+def test_health_info_and_metrics_answer_while_the_pipeline_is_busy(small_queue: Server) -> None:
+    running = start(small_queue, **LONG)
+    small_queue.wait_for(lambda server: queue_of(server)["running"] == 1)
+    for path in ("/livez", "/readyz", "/health", "/get_model_info", "/metrics", "/docs"):
+        assert small_queue.get(path, timeout=5).status_code == 200
+    flushed = small_queue.post("/flush_cache", timeout=60)  # waits its turn
+    assert flushed.status_code == 200
+    assert not queue_of(small_queue)["running"]
+    assert running.result(60).status_code == 200
+
+
+def test_a_generation_stops_between_steps_when_its_client_has_gone(small_queue: Server) -> None:
+    expected = small_queue.generate(seed=1, num_inference_steps=4).json()["images"]
+    connection = leave(small_queue, **LONG)
+    small_queue.wait_for(lambda server: queue_of(server)["step"] > 5)
+    connection.close()
+    began = time.monotonic()
+    small_queue.wait_for(idle, timeout_s=5)
+    assert time.monotonic() - began < 3, "the generation ran on"
+    assert small_queue.generate(seed=1, num_inference_steps=4).json()["images"] == expected
+
+
+def test_a_waiting_generation_leaves_the_queue_when_its_client_has_gone(small_queue: Server) -> None:
+    running = start(small_queue, **LONG)
+    small_queue.wait_for(lambda server: queue_of(server)["running"] == 1)
+    connection = leave(small_queue, **LONG)
+    small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 1)
+    connection.close()
+    small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 0, timeout_s=5)
+    assert not running.done()
+    assert running.result(60).status_code == 200
+
+
+def test_concurrent_requests_get_the_pictures_they_get_alone(server: Server) -> None:
+    cases = [{"seed": seed, "num_inference_steps": 4 + seed, "width": (80, 96, 112)[seed % 3]} for seed in range(8)]
+    alone = [server.generate(**case).json()["images"] for case in cases]
+    with ThreadPoolExecutor(8) as pool:
+        body = {"prompt": "a red apple on a blue background"}
+        together = list(pool.map(lambda case: requests.post(f"{server.url}/generate", json=body | case).json(), cases))
+    assert [answer["images"] for answer in together] == alone
+
+
+def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.wait_for(lambda server: server.get("/livez").status_code == 200)
+        health = server.get("/health", timeout=5)
+        assert health.status_code == 503
+        assert health.json()["error"]["code"] == "loading"
+        assert "Retry-After" in health.headers
+        assert server.get("/readyz").status_code == 503
+        assert server.generate().json()["error"]["code"] == "loading"
+        assert server.post("/flush_cache").status_code == 503
+        assert server.get("/get_model_info").status_code == 503
+        server.wait_for(ready)
+        server.wait_for(lambda server: "curl" in server.log(), timeout_s=5)
+        log = server.log()
+        for words in ("importing torch", "loading the weights", "warming up", f"{server.url.rpartition(':')[2]}/docs"):
+            assert words in log
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"CACHE_DIT_SERVING__MODEL__PATH": "/no/such/folder"}, "neither a folder on the server nor a hub id"),
+        ({"CACHE_DIT_SERVING__CACHE__FN_COMPUTE_BLOCKS": "100"}, "more than the 12 blocks"),
+    ],
+)
+def test_a_failed_load_is_visible_and_does_not_start_over(
+    tmp_path: Path, variables: dict[str, str], reason: str
+) -> None:
+    with serving(tmp_path, **variables) as server:
+        server.wait_for(lambda server: server.get("/health").json()["error"]["code"] == "failed")
+        time.sleep(1)
+        answer = server.generate()
+        assert answer.status_code == 503
+        assert reason in answer.json()["error"]["message"]
+        assert "/no/such" not in answer.text
+        assert "Retry-After" not in answer.headers
+        assert server.get("/readyz").status_code == 503
+        assert server.get("/livez").status_code == 200
+        assert server.log().count("importing torch") == 1
+
+
+def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:
+    with serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_QUEU="3") as server:
+        assert server.process.wait(60) != 0
+        assert "did you mean 'max_queue'?" in server.log()
+
+
+def test_sigterm_finishes_what_runs_and_refuses_the_rest(tmp_path: Path) -> None:
+    with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null") as server:
+        server.wait_for(ready)
+        running = start(server, **LONG)
+        server.wait_for(lambda server: queue_of(server)["step"] > 5)
+        waiting = start(server, num_inference_steps=4)
+        server.wait_for(lambda server: queue_of(server)["waiting"] == 1)
+        server.process.send_signal(signal.SIGTERM)
+        refused = waiting.result(10)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert not running.done()
+        # The connection that was open before the signal still gets answers: here, a refusal.
+        assert running.result(60).status_code == 200
+        assert len(running.result().json()["images"]) == 8
+        assert server.process.wait(30) == 0

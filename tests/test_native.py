@@ -1,0 +1,201 @@
+"""The native routes over real HTTP: what a client of the old server, of BentoML or of curl gets."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Server
+
+
+def picture(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
+
+
+def test_a_prompt_becomes_a_picture_with_its_seed_times_and_evidence(server: Server) -> None:
+    response = server.generate(seed=7)
+    assert response.status_code == 200
+    answer = response.json()
+    image = picture(answer["images"][0])
+    assert (image.format, image.size, image.mode) == ("PNG", (96, 96), "RGB")
+    pixels = np.asarray(image, dtype=float)
+    assert pixels[4:12, 4:12].mean(axis=(0, 1)).argmax() == 2, "the background is not blue"
+    assert pixels[44:60, 40:56].mean(axis=(0, 1)).argmax() == 0, "the apple is not red"
+    assert answer["seeds"] == [7]
+    assert answer["request_id"] == response.headers["X-Request-ID"]
+    assert answer["stats"] == []
+    cache = answer["cache"]
+    assert cache["enabled"]
+    assert cache["engaged"]
+    assert cache["reason"] is None
+    assert cache["steps"] == cache["executed_steps"] == cache["cached_steps"] + cache["computed_steps"] == 28
+    start, end = (datetime.fromisoformat(answer[f"inference_{which}_time"]) for which in ("start", "end"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", answer["inference_start_time"])
+    assert (end - start).total_seconds() == pytest.approx(answer["time_cost"], abs=0.002)
+    timings = answer["timings"]
+    parts = timings["encode_prompt"] + timings["denoise"] + timings["decode"]
+    assert 0 < parts <= answer["time_cost"] + 0.01
+    assert all(seconds >= 0 for seconds in timings.values())
+
+
+def test_equal_requests_give_equal_files_and_a_seed_comes_back_when_none_was_sent(server: Server) -> None:
+    first = server.generate().json()
+    again = server.generate(seed=first["seeds"][0]).json()
+    assert again["images"] == first["images"]
+    assert server.generate().json()["seeds"] != first["seeds"]
+
+
+def test_each_of_several_images_is_the_picture_of_its_seed_alone(server: Server) -> None:
+    together = server.generate(seed=20, num_images=3, num_inference_steps=12).json()
+    assert together["seeds"] == [20, 21, 22]
+    alone = [server.generate(seed=seed, num_inference_steps=12).json()["images"][0] for seed in together["seeds"]]
+    assert together["images"] == alone
+    assert len(set(alone)) == 3
+    assert together["cache"]["steps"] == 36
+
+
+def test_stats_hold_each_steps_difference_for_each_image(server: Server) -> None:
+    answer = server.generate(seed=1, num_images=2, include_stats=True).json()
+    assert [image["seed"] for image in answer["stats"]] == [1, 2]
+    record = answer["stats"][0]["block_lists"][0]
+    assert (record["transformer"], record["block_list"]) == ("transformer", "transformer_blocks")
+    assert set(map(str, record["cached_steps"])) <= set(record["diffs"])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_pictures_come_in_the_format_asked_for(server: Server, name: str, kind: str) -> None:
+    answer = server.generate(image_format=name, num_inference_steps=4).json()
+    assert picture(answer["images"][0]).format == kind
+
+
+def test_quality_decides_the_size_of_a_jpeg(server: Server) -> None:
+    low, high = (
+        len(
+            server.generate(seed=1, image_format="jpeg", image_quality=quality, num_inference_steps=4).json()["images"][
+                0
+            ]
+        )
+        for quality in (20, 95)
+    )
+    assert low < high
+
+
+def test_a_png_holds_what_draws_it_again(server: Server) -> None:
+    answer = server.generate(seed=11, num_images=2, num_inference_steps=6, width=80).json()
+    image = picture(answer["images"][1])
+    image.load()
+    parameters = json.loads(image.text["parameters"])  # type: ignore[attr-defined]
+    assert parameters["prompt"] == "a red apple on a blue background"
+    again = server.post(
+        "/generate", json={key: parameters[key] for key in ("prompt", "width", "height", "num_inference_steps", "seed")}
+    ).json()
+    assert again["images"] == [answer["images"][1]]
+
+
+def test_a_path_lies_under_the_servers_root(server: Server) -> None:
+    answer = server.generate(output_format="path", output_dir="a/b", image_format="webp", num_inference_steps=4).json()
+    path = Path(answer["images"][0])
+    assert path.is_relative_to(server.outputs / "a" / "b")
+    assert Image.open(path).size == (96, 96)
+    assert not [file for file in server.outputs.rglob("*") if file.name.startswith(".partial")]
+
+
+def test_a_url_serves_the_file(server: Server) -> None:
+    answer = server.generate(output_format="url", num_images=2, seed=3, num_inference_steps=4).json()
+    inline = server.generate(num_images=2, seed=3, num_inference_steps=4).json()
+    for url, expected in zip(answer["images"], inline["images"], strict=True):
+        assert url.startswith(server.url + "/outputs/")
+        response = server.session.get(url)
+        assert response.headers["Content-Type"] == "image/png"
+        assert response.content == base64.b64decode(expected)
+
+
+@pytest.mark.parametrize(
+    "path", ["none.png", "..%2f..%2fetc%2fpasswd", "%2fetc%2fpasswd", "a%00.png", ".partial-x.png"]
+)
+def test_nothing_outside_the_root_is_served(server: Server, path: str) -> None:
+    response = server.get(f"/outputs/{path}")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "not_found"
+
+
+def test_a_link_out_of_the_root_is_not_followed(server: Server, tmp_path: Path) -> None:
+    server.outputs.mkdir(parents=True, exist_ok=True)
+    (server.outputs / "link").symlink_to(tmp_path)
+    (tmp_path / "secret.png").write_bytes(b"x")
+    assert server.get("/outputs/link/secret.png").status_code == 404
+    response = server.generate(output_format="path", output_dir="link", num_inference_steps=4)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "output_dir")
+    assert [file.name for file in tmp_path.iterdir()] == ["secret.png"]
+
+
+def test_the_bentoml_client_takes_flat_arguments(server: Server) -> None:
+    with bentoml.SyncHTTPClient(server.url) as client:
+        answer: Any = client.generate(prompt="a panda on a pink background", seed=2, num_inference_steps=8)
+        images = answer["images"] if isinstance(answer, dict) else answer.images
+        assert picture(images[0]).size == (96, 96)
+        health: Any = client.health()
+        assert (health["status"] if isinstance(health, dict) else health.status) == "ready"
+
+
+def test_health_and_model_info_answer_both_methods_alike(server: Server) -> None:
+    assert server.get("/health").json() == server.post("/health").json()
+    assert server.get("/health").json()["status"] == "ready"
+    info, posted = server.get("/get_model_info").json(), server.post("/model_info", json={}).json()
+    for answer in (info, posted):
+        answer.pop("memory")
+    assert info == posted
+    assert info["pipeline_class"] == "FluxPipeline"
+    assert info["tasks"] == ["text-to-image"]
+    assert info["defaults"]["width"] == 96
+    assert info["cache"]["blocks"] == {"FluxTransformer2DModel.transformer_blocks": 12}
+    assert "prompt" in info["accepted_fields"]
+
+
+def test_flush_frees_the_cached_activations(server: Server) -> None:
+    before = server.generate(seed=5).json()["images"]
+    held = server.get("/get_model_info").json()["memory"]["cached_activation_bytes"]
+    assert held > 0
+    answer = server.post("/flush_cache").json()
+    assert (answer["success"], answer["freed_bytes"]) == (True, held)
+    assert server.get("/get_model_info").json()["memory"]["cached_activation_bytes"] == 0
+    assert server.post("/flush_cache", json={}).json()["freed_bytes"] == 0
+    assert server.generate(seed=5).json()["images"] == before
+
+
+def test_the_docs_describe_every_route_without_third_party_scripts(server: Server) -> None:
+    page = server.get("/docs").text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert sources
+    for source in sources:
+        assert not source.startswith(("http", "//"))
+        assert server.get("/" + source).status_code == 200
+    document = server.get("/openapi.json").json()
+    routes = {f"{method} {path}" for path, methods in document["paths"].items() for method in methods}
+    ours = {"post /generate", "get /health", "post /health", "get /get_model_info", "post /model_info"}
+    assert ours | {"post /flush_cache", "get /outputs/{path}", "get /livez", "get /readyz", "get /metrics"} <= routes
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references <= document["components"]["schemas"].keys()
+    assert document["paths"]["/generate"]["post"]["responses"].keys() >= {"200", "400", "413", "415", "429", "503"}
+
+
+def test_metrics_count_the_pipelines_busy_seconds(server: Server) -> None:
+    def busy() -> float:
+        found = re.search(
+            r"^cache_dit_serving_pipeline_busy_seconds_total\S* (\S+)$", server.get("/metrics").text, re.M
+        )
+        return float(found.group(1)) if found else 0.0
+
+    before = busy()
+    cost = server.generate().json()["time_cost"]
+    assert busy() - before == pytest.approx(cost, abs=0.05)

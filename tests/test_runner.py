@@ -1,0 +1,234 @@
+"""One pipeline in this process: pictures by seed, the cache on each request, what cannot be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache_dit_serving.config import CacheSettings, Limits, ModelSettings, RequestDefaults, Settings, load_settings
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.arguments import plan
+from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
+from cache_dit_serving.schemas import GenerateRequest
+from tests.pipelines import save_flux_of_nan, save_flux_with_guidance, save_pixart
+
+EMBEDDED = load_settings({})
+STEPS = 14
+UNCACHED = EMBEDDED.model_copy(update={"cache": None})
+
+
+def with_cache(**fields: Any) -> Settings:
+    return EMBEDDED.model_copy(update={"cache": CacheSettings(**fields)})
+
+
+def load(settings: Settings) -> PipelineRunner:
+    return PipelineRunner(settings, lambda what: None)
+
+
+def draw(runner: PipelineRunner, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> DrawnImage:
+    defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
+    call = plan(GenerateRequest.model_validate(defaults | fields), runner.traits, runner.settings)
+    return runner.draw(call, call.seeds[0], on_step)
+
+
+def test_the_embedded_model_draws_a_red_apple_on_blue() -> None:
+    pixels = draw(load(EMBEDDED), num_inference_steps=28).pixels
+    assert pixels.shape == (96, 96, 3)
+    corner, centre = pixels[4:12, 4:12].mean(axis=(0, 1)), pixels[44:60, 40:56].mean(axis=(0, 1))
+    assert corner.argmax() == 2, f"the background is not blue: {corner}"
+    assert centre.argmax() == 0, f"the apple is not red: {centre}"
+
+
+def test_a_seed_is_one_picture_whatever_ran_before() -> None:
+    runner = load(EMBEDDED)
+    first = draw(runner).pixels
+    draw(runner, seed=9, width=80, num_inference_steps=28)
+    draw(runner, true_cfg_scale=3.0, negative_prompt="a cat", num_inference_steps=20)
+    assert np.array_equal(draw(runner).pixels, first)
+    assert not np.array_equal(draw(runner, seed=4).pixels, first)
+
+
+def test_a_stopped_generation_leaves_nothing_behind() -> None:
+    runner = load(EMBEDDED)
+    expected = draw(runner).pixels
+
+    class Stop(Exception):
+        pass
+
+    def stop_at_ten(done: int) -> None:
+        if done == 10:
+            raise Stop
+
+    with pytest.raises(Stop):
+        draw(runner, stop_at_ten)
+    assert np.array_equal(draw(runner).pixels, expected)
+
+
+def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
+    import torch
+    from diffusers import FluxPipeline
+
+    from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+
+    load(EMBEDDED)  # a cached pipeline of the same class in the same process must not reach the bare one
+    bare: Any = FluxPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    expected = bare(
+        prompt="a red apple on a blue background",
+        width=96,
+        height=96,
+        num_inference_steps=STEPS,
+        max_sequence_length=32,
+        generator=torch.Generator("cpu").manual_seed(3),
+        output_type="np",
+    ).images[0]
+    image = draw(load(UNCACHED))
+    assert np.array_equal(image.pixels, expected)
+    assert (image.cache.enabled, image.cache.reason) == (False, "off")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4},
+        {"Fn_compute_blocks": 2, "Bn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4},
+        {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4, "enable_taylorseer": True},
+        {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4, "enable_foca": True},
+        {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 6, "enable_dmd": True},
+        {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4, "cache_type": "DBPrune"},
+        {"Fn_compute_blocks": 1, "steps_computation_mask": "fast", "steps_computation_policy": "static"},
+        {"Fn_compute_blocks": 1, "steps_computation_mask": [1, 1, 1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1]},
+    ],
+    ids=["dbcache", "fnbn", "taylorseer", "foca", "dmd", "dbprune", "mask-name", "mask-list"],
+)
+def test_every_kind_of_cache_engages_and_repeats_itself(settings: dict[str, Any]) -> None:
+    configured = with_cache(**settings)
+    if "steps_computation_mask" in settings:  # a list of 14 fits 14 steps, the warm-up's included
+        configured = configured.model_copy(
+            update={"defaults": configured.defaults.model_copy(update={"num_inference_steps": STEPS})}
+        )
+    runner = load(configured)
+    image = draw(runner)
+    assert image.cache.engaged
+    assert image.cache.executed_steps == STEPS
+    assert 0 < image.cache.cached_steps < STEPS
+    assert image.cache.computed_steps == STEPS - image.cache.cached_steps
+    assert np.array_equal(draw(runner).pixels, image.pixels)
+    assert not np.array_equal(draw(load(UNCACHED)).pixels, image.pixels)
+
+
+def test_guidance_with_a_second_pass_is_paired_request_by_request() -> None:
+    runner = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
+    plain = draw(runner)
+    guided = draw(runner, true_cfg_scale=3.0, negative_prompt="a cat")
+    assert (plain.cache.executed_steps, guided.cache.executed_steps) == (STEPS, STEPS)
+    assert plain.stats[0].cfg_diffs == {}
+    assert set(guided.stats[0].cfg_diffs) == set(guided.stats[0].diffs) != set()
+    assert np.array_equal(draw(runner).pixels, plain.pixels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "reason"),
+    [
+        ({"max_warmup_steps": 8}, 8, "8 steps are no more than the 8 of the warm-up"),
+        ({"max_warmup_steps": 2, "residual_diff_threshold": 1e-4}, STEPS, "every residual difference is above"),
+        ({"max_cached_steps": 0}, STEPS, "the settings allow no cached step"),
+    ],
+)
+def test_a_cache_that_did_not_engage_says_why(settings: dict[str, Any], steps: int, reason: str) -> None:
+    image = draw(load(with_cache(Fn_compute_blocks=1, **settings)), num_inference_steps=steps)
+    assert not image.cache.engaged
+    assert reason in (image.cache.reason or "")
+
+
+def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
+    runner = load(EMBEDDED)
+    expected = draw(runner).pixels
+    held = runner.describe().memory["cached_activation_bytes"]
+    # The residual of 12 blocks over 36 image and 32 text tokens, and what decided on it: at least one of each in fp32.
+    assert held >= 36 * 128 * 4
+    assert runner.flush_cache() == held
+    assert runner.describe().memory["cached_activation_bytes"] == 0
+    assert runner.flush_cache() == 0
+    assert np.array_equal(draw(runner).pixels, expected)
+
+
+def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -> None:
+    runner = load(
+        Settings(
+            model=ModelSettings(path=str(save_pixart(tmp_path)), dtype="float32"),
+            cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
+            defaults=RequestDefaults(
+                width=64, height=64, num_inference_steps=6, pipeline_arguments={"use_resolution_binning": False}
+            ),
+        )
+    )
+    assert not runner.traits.takes("callback_on_step_end")
+    steps: list[int] = []
+    image = draw(runner, steps.append, num_inference_steps=6)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert image.cache.executed_steps == 6
+
+    def stop(done: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        draw(runner, stop, num_inference_steps=6)
+    assert np.array_equal(draw(runner, num_inference_steps=6).pixels, image.pixels)
+
+
+def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) -> None:
+    assert "guidance_scale" not in load(EMBEDDED).describe().accepted_fields
+    guided = Settings(
+        model=ModelSettings(path=str(save_flux_with_guidance(tmp_path)), dtype="float32"), defaults=EMBEDDED.defaults
+    )
+    runner = load(guided)
+    assert "guidance_scale" in runner.describe().accepted_fields
+    weak, strong = (draw(runner, guidance_scale=scale).pixels for scale in (1.0, 9.0))
+    assert not np.array_equal(weak, strong)
+
+
+@pytest.mark.parametrize(
+    ("model", "cache", "defaults", "words"),
+    [
+        ({"path": "/nowhere/at/all"}, None, {}, "neither a folder"),
+        ({"path": "tests"}, None, {}, "no model_index.json"),
+        ({"device": "cuda"}, None, {}, "'cuda' is not available"),
+        ({"device": "nonsense"}, None, {}, "'nonsense' is not available"),
+        ({"pipeline_class": "NoSuchPipeline"}, None, {}, "no pipeline class 'NoSuchPipeline'"),
+        ({"pipeline_class": "FluxImg2ImgPipeline"}, None, {}, "is for img2img"),
+        ({}, {"Fn_compute_blocks": 13}, {}, "more than the 12 blocks of FluxTransformer2DModel.transformer_blocks"),
+        ({}, {"Fn_compute_blocks": 8, "Bn_compute_blocks": 5}, {}, "more than the 12 blocks"),
+        ({}, None, {"pipeline_arguments": {"no_such_argument": 1}}, "does not take 'no_such_argument'"),
+        ({}, None, {"pipeline_arguments": {"generator": 1}}, "set by requests or the server"),
+        ({}, None, {"num_inference_steps": 500}, "more than the 100"),
+    ],
+)
+def test_what_cannot_be_served_is_said_at_load(
+    model: dict[str, Any], cache: dict[str, Any] | None, defaults: dict[str, Any], words: str
+) -> None:
+    settings = Settings(
+        model=EMBEDDED.model.model_copy(update=model),
+        cache=CacheSettings(**cache) if cache else None,
+        defaults=EMBEDDED.defaults.model_copy(update=defaults),
+        limits=Limits(max_num_inference_steps=100),
+    )
+    with pytest.raises(LoadError, match=words):
+        load(settings)
+
+
+def test_an_attention_backend_that_cannot_run_is_refused_with_those_that_can() -> None:
+    for name in ("flash", "_npu_fia", "nonsense"):
+        with pytest.raises(LoadError, match="usable here: native"):
+            load(EMBEDDED.model_copy(update={"attention_backend": name}))
+
+
+def test_weights_that_draw_no_numbers_fail_the_load(tmp_path: Path) -> None:
+    settings = EMBEDDED.model_copy(
+        update={"model": ModelSettings(path=str(save_flux_of_nan(tmp_path)), dtype="float32")}
+    )
+    with pytest.raises(LoadError, match="not numbers"):
+        load(settings)
