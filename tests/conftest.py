@@ -59,21 +59,29 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, command: list[str] | None = None, cwd: Path = ROOT, **environ: str) -> Iterator[Server]:
+def serving(
+    folder: Path,
+    command: list[str] | None = None,
+    *,
+    cwd: Path = ROOT,
+    environ: dict[str, str] | None = None,
+    **variables: str,
+) -> Iterator[Server]:
     """`bentoml serve` (or `command`) with these variables, ended by SIGTERM; ready or not when it is yielded."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     outputs, log_file = folder / "outputs", folder / "server.log"
     words = command or [sys.executable, "-m", "bentoml", "serve", "service:CacheDiTServing", "--host", "127.0.0.1"]
-    variables = {
+    complete = {
         **{name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")},
         "BENTOML_DO_NOT_TRACK": "True",
         "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(outputs),
-        **environ,
+        **(environ or {}),
+        **variables,
     }
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*words, "--port", str(port)], cwd=cwd, env=variables, stdout=log, stderr=log, start_new_session=True
+            [*words, "--port", str(port)], cwd=cwd, env=complete, stdout=log, stderr=log, start_new_session=True
         )
     try:
         yield Server(process, f"http://127.0.0.1:{port}", log_file, outputs)

@@ -150,7 +150,7 @@ def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path)
 def test_a_failed_load_is_visible_and_does_not_start_over(
     tmp_path: Path, variables: dict[str, str], reason: str
 ) -> None:
-    with serving(tmp_path, **variables) as server:
+    with serving(tmp_path, environ=variables) as server:
         server.wait_for(lambda server: server.get("/health").json()["error"]["code"] == "failed")
         time.sleep(1)
         answer = server.generate()

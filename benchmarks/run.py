@@ -1,0 +1,129 @@
+"""Run every benchmark and write docs/benchmarks.md: `make bench`, about ten minutes on two quiet cores."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import cache, serving
+from cache_dit_serving.config import BUNDLE_ROOT, load_settings
+
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks.md"
+
+TEXT = """\
+# Benchmarks
+
+Written by `make bench` ({date}). Every ratio is of measurements taken side by side in one run.
+
+{machine}
+
+## What serving adds
+
+The embedded model with `configs/embedded.yaml`; one client; a direct call of the same pipeline and `POST /generate` in
+turn, {overhead.requests} of each.
+
+| | measured | goal |
+|---|---|---|
+| direct call, median | {overhead.direct_s:.4f} s | |
+| `POST /generate`, median | {overhead.served_s:.4f} s | |
+| ratio of the medians | {overhead.ratio:.3f} | at most 1.03 |
+| CPU of everything but the pipeline's thread, per request | {overhead.http_cpu_ms:.1f} ms | |
+
+## Saturation
+
+{saturation.clients} clients at once, {saturation.pictures} pictures in all; the bare loop runs half before, half after.
+
+| | measured | goal |
+|---|---|---|
+| share of time the pipeline's thread is busy | {busy:.1f} % | at least 97 % |
+| pictures per minute, served | {saturation.served_per_minute:.1f} | at least the bare loop's |
+| pictures per minute, bare loop | {saturation.direct_per_minute:.1f} | |
+
+## Start and memory
+
+| | measured | goal |
+|---|---|---|
+| from `bentoml serve` to ready, {starts} starts, warm disk | {ready} | within 20 s |
+| resident memory of the worker when ready | {memory.ready_mb:.0f} MB | |
+| after 40 requests of mixed sizes and step counts | {memory.after_40_mb:.0f} MB | |
+| after 200 | {memory.after_200_mb:.0f} MB | flat |
+
+## The cache on the embedded model
+
+{prompts} prompts, one seed each, {steps} steps at 96 x 96, against the uncached pipeline ({uncached:.3f} s): medians of
+the times, means of the qualities. Below the cached settings stands what fewer steps without a cache give.
+
+| setting | s | speed-up | cached steps | PSNR, dB | SSIM | worst SSIM |
+|---|---|---|---|---|---|---|
+{rows}
+
+**On this model fewer steps beat caching at equal time.** Its trajectories are nearly straight, so a step left out costs
+little. The table shows that the cache works and what it costs, not that it is the best choice here. Other models
+differ: measure yours with the fewer-steps baseline beside the cache.
+"""
+
+
+def main() -> None:
+    """Measure, print and write the page."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--page", type=Path, default=PAGE, help="file to write (default: %(default)s)")
+    page: Path = arguments.parse_args().page
+    logging.getLogger("cache_dit_serving").setLevel(logging.WARNING)
+    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
+    settings = load_settings()
+    bare = serving.BarePipeline(settings)
+    starts = []
+    for _ in range(2):
+        with serving.server() as running:
+            starts.append(running.ready_s)
+    with serving.server() as running:
+        starts.append(running.ready_s)
+        overhead = serving.overhead(bare, running)
+        saturation = serving.saturation(bare, running)
+    with serving.server() as running:
+        memory = serving.memory(running)
+    uncached, rows = cache.measure(settings)
+    text = TEXT.format(
+        date=datetime.now(UTC).date().isoformat(),
+        machine=machine(),
+        overhead=overhead,
+        saturation=saturation,
+        busy=saturation.busy_share * 100,
+        starts=len(starts),
+        ready=", ".join(f"{seconds:.1f} s" for seconds in starts),
+        memory=memory,
+        prompts=len(cache.PROMPTS),
+        steps=cache.STEPS,
+        uncached=uncached,
+        rows="\n".join(
+            f"| {row.name} | {row.seconds:.3f} | {row.speedup:.2f} | {row.cached_steps:.1f} "
+            f"| {row.psnr:.1f} | {row.ssim:.3f} | {row.worst_ssim:.3f} |"
+            for row in rows
+        ),
+    )
+    page.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def machine() -> str:
+    """The hardware and versions that the figures hold for."""
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "cache-dit", "bentoml"))
+    return f"Hardware: {os.cpu_count()} cores ({cpu}), no GPU. Python {platform.python_version()}, {versions}."
+
+
+def _lines(path: str) -> list[str]:
+    file = Path(path)
+    return file.read_text().splitlines() if file.exists() else []
+
+
+if __name__ == "__main__":
+    main()

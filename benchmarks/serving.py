@@ -1,0 +1,217 @@
+"""What serving adds to the pipeline: time and CPU of a request, saturation, time to ready, memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+
+from cache_dit_serving.config import BUNDLE_ROOT, Settings
+from cache_dit_serving.pipeline.cache import cache_dit_configs
+from cache_dit_serving.pipeline.load import load_pipeline
+
+PROMPT = "a red apple on a blue background"
+
+
+class BarePipeline:
+    """diffusers and cache-dit as a script uses them: the same settings, a PIL image out."""
+
+    def __init__(self, settings: Settings) -> None:
+        import cache_dit
+
+        self._settings = settings
+        self._pipe = load_pipeline(settings.model, lambda what: None)
+        if settings.cache is not None:
+            config, calibrator = cache_dit_configs(settings.cache)
+            cache_dit.enable_cache(self._pipe, cache_config=config, calibrator_config=calibrator)
+
+    def draw(self, seed: int) -> None:
+        import torch
+
+        defaults = self._settings.defaults
+        self._pipe(
+            prompt=PROMPT,
+            width=defaults.width,
+            height=defaults.height,
+            num_inference_steps=defaults.num_inference_steps,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            **defaults.pipeline_arguments,
+        )
+
+    def draw_each(self, seeds: range) -> None:
+        for seed in seeds:
+            self.draw(seed)
+
+
+@dataclass
+class RunningServer:
+    url: str
+    process: subprocess.Popen[bytes]
+    ready_s: float
+
+    def worker(self) -> psutil.Process:
+        """The process that holds the pipeline: the one with the most memory."""
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return max(children, key=lambda child: child.memory_info().rss)
+
+    def busy_s(self) -> float:
+        text = requests.get(f"{self.url}/metrics").text
+        found = re.search(r"^cache_dit_serving_pipeline_busy_seconds_total\S* (\S+)$", text, re.M)
+        return float(found.group(1)) if found else 0.0
+
+
+@contextmanager
+def server() -> Iterator[RunningServer]:
+    """`bentoml serve` as a user starts it, ready; `ready_s` from the command to the first 200 of /readyz."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = Path(tempfile.mkdtemp()) / "server.log"
+    began = time.perf_counter()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)],
+            cwd=BUNDLE_ROOT,
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"BENTOML_DO_NOT_TRACK": "True"},
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                if requests.get(f"{url}/readyz", timeout=5).status_code == 200:
+                    break
+            except requests.ConnectionError:
+                pass
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended:\n{log.read_text()}")
+            time.sleep(0.02)
+        yield RunningServer(url, process, time.perf_counter() - began)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@dataclass(frozen=True)
+class Overhead:
+    direct_s: float
+    served_s: float
+    ratio: float
+    http_cpu_ms: float
+    requests: int
+
+
+def overhead(bare: BarePipeline, running: RunningServer, pairs: int = 100) -> Overhead:
+    """Direct call and POST /generate in turn, the same seed each; the ratio is that of the medians.
+
+    The CPU of the HTTP layer is that of every thread of the worker but the busiest, which is the pipeline's.
+    """
+    session = requests.Session()
+    direct, served = [], []
+    for seed in range(3):
+        bare.draw(seed)
+        _post(session, running, seed)
+    before = _cpu_by_thread(running)
+    for seed in range(pairs):
+        direct.append(_timed(partial(bare.draw, seed)))
+        served.append(_timed(partial(_post, session, running, seed)))
+    after = _cpu_by_thread(running)
+    spent = sorted(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
+    return Overhead(
+        direct_s=statistics.median(direct),
+        served_s=statistics.median(served),
+        ratio=statistics.median(served) / statistics.median(direct),
+        http_cpu_ms=sum(spent[:-1]) / pairs * 1000,
+        requests=pairs,
+    )
+
+
+@dataclass(frozen=True)
+class Saturation:
+    clients: int
+    pictures: int
+    busy_share: float
+    served_per_minute: float
+    direct_per_minute: float
+
+
+def saturation(bare: BarePipeline, running: RunningServer, clients: int = 8, each: int = 25) -> Saturation:
+    """`clients` at once against a bare loop, half of which runs before and half after."""
+    loop = max(10, clients * each // 4)
+    direct_s = _timed(lambda: bare.draw_each(range(loop)))
+
+    def client(number: int) -> None:
+        with requests.Session() as session:
+            for index in range(each):
+                _post(session, running, number * each + index)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    busy, began = running.busy_s(), time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall = time.perf_counter() - began
+    share = (running.busy_s() - busy) / wall
+    direct_s += _timed(lambda: bare.draw_each(range(loop)))
+    return Saturation(
+        clients=clients,
+        pictures=clients * each,
+        busy_share=share,
+        served_per_minute=clients * each / wall * 60,
+        direct_per_minute=2 * loop / direct_s * 60,
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    ready_mb: float
+    after_40_mb: float
+    after_200_mb: float
+
+
+def memory(running: RunningServer) -> Memory:
+    """Resident memory of the worker over 200 requests of mixed sizes and step counts."""
+    session, worker = requests.Session(), running.worker()
+    readings = [_resident_mb(worker)]
+    for index in range(200):
+        size = {"width": (80, 96, 112)[index % 3], "height": (80, 96, 112)[index // 3 % 3]}
+        _post(session, running, index, num_inference_steps=4 + index % 25, **size)
+        readings.append(_resident_mb(worker))
+    return Memory(readings[0], readings[40], readings[200])
+
+
+def _post(session: requests.Session, running: RunningServer, seed: int, **fields: Any) -> None:
+    response = session.post(f"{running.url}/generate", json={"prompt": PROMPT, "seed": seed, **fields})
+    response.raise_for_status()
+
+
+def _timed(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def _cpu_by_thread(running: RunningServer) -> dict[int, float]:
+    return {thread.id: thread.user_time + thread.system_time for thread in running.worker().threads()}
+
+
+def _resident_mb(process: psutil.Process) -> float:
+    return float(process.memory_info().rss) / 2**20

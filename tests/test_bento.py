@@ -1,0 +1,74 @@
+"""The packed Bento: built, installed from its own requirements in a clean environment, served from the store."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT, ready, serving
+
+pytestmark = pytest.mark.bento
+
+
+@pytest.fixture(scope="module")
+def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bentoml build` from the repository's root into a store of its own; the Bento's folder."""
+    store = tmp_path_factory.mktemp("store")
+    tools = Path(sys.executable).parent
+    environ = os.environ | {
+        "BENTOML_HOME": str(store),
+        "BENTOML_DO_NOT_TRACK": "True",
+        # bentoml build installs uv into the running environment unless it finds one.
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+    }
+    subprocess.run([sys.executable, "-m", "bentoml", "build"], cwd=ROOT, env=environ, check=True, capture_output=True)
+    (packed,) = store.glob("bentos/cache_dit_serving/*/bento.yaml")
+    return packed.parent
+
+
+def test_it_holds_the_service_its_sources_and_configurations_and_nothing_else(bento: Path) -> None:
+    def files_below(folder: Path) -> set[str]:
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    expected = {
+        name
+        for name in tracked.stdout.splitlines()
+        if name.startswith(("configs/", "src/cache_dit_serving/")) and (ROOT / name).is_file()
+    }
+    # BentoML adds the bentofile and keeps the README one level up.
+    assert files_below(bento / "src") == expected | {"service.py", "requirements.txt", "LICENSE", "bentofile.yaml"}
+    assert (bento / "README.md").is_file()
+
+
+def test_it_serves_from_the_store_in_an_environment_of_its_own_requirements(bento: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    python = environment / "bin" / "python"
+    requirements = bento / "env" / "python" / "requirements.txt"
+    torch = next(line for line in requirements.read_text().splitlines() if line.startswith("torch=="))
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    # torch by its exact pin first: see the Makefile.
+    for what in ([torch], ["-r", str(requirements)]):
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True, cwd=tmp_path)
+    store = bento.parents[2]
+    with serving(
+        tmp_path / "server",
+        [str(python), "-m", "bentoml", "serve", "cache_dit_serving:latest", "--host", "127.0.0.1"],
+        cwd=tmp_path,
+        BENTOML_HOME=str(store),
+        PYTHONPATH="",
+    ) as server:
+        server.wait_for(ready)
+        answer = server.generate(seed=7).json()
+        image = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
+        assert image.size == (96, 96)
+        assert answer["cache"]["engaged"]
