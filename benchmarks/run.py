@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import cache, serving
 from cache_dit_serving.config import BUNDLE_ROOT, load_settings
+from cache_dit_serving.pipeline.runner import quiet_libraries
 
 PAGE = BUNDLE_ROOT / "docs" / "benchmarks.md"
 
@@ -74,7 +75,7 @@ def main() -> None:
     arguments.add_argument("--page", type=Path, default=PAGE, help="file to write (default: %(default)s)")
     page: Path = arguments.parse_args().page
     logging.getLogger("cache_dit_serving").setLevel(logging.WARNING)
-    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
+    quiet_libraries()
     settings = load_settings()
     bare = serving.BarePipeline(settings)
     starts = []

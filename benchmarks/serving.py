@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import re
 import signal
@@ -109,6 +111,21 @@ def server() -> Iterator[RunningServer]:
         process.wait(60)
 
 
+class Client:
+    """One connection, kept open; the standard library's, so that the client adds little of its own."""
+
+    def __init__(self, running: RunningServer) -> None:
+        self._connection = http.client.HTTPConnection(running.url.removeprefix("http://"))
+
+    def generate(self, seed: int, **fields: Any) -> None:
+        body = json.dumps({"prompt": PROMPT, "seed": seed, **fields})
+        self._connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
+        response = self._connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise RuntimeError(answer.decode())
+
+
 @dataclass(frozen=True)
 class Overhead:
     direct_s: float
@@ -123,15 +140,15 @@ def overhead(bare: BarePipeline, running: RunningServer, pairs: int = 100) -> Ov
 
     The CPU of the HTTP layer is that of every thread of the worker but the busiest, which is the pipeline's.
     """
-    session = requests.Session()
+    session = Client(running)
     direct, served = [], []
     for seed in range(3):
         bare.draw(seed)
-        _post(session, running, seed)
+        session.generate(seed)
     before = _cpu_by_thread(running)
     for seed in range(pairs):
         direct.append(_timed(partial(bare.draw, seed)))
-        served.append(_timed(partial(_post, session, running, seed)))
+        served.append(_timed(partial(session.generate, seed)))
     after = _cpu_by_thread(running)
     spent = sorted(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
     return Overhead(
@@ -158,9 +175,9 @@ def saturation(bare: BarePipeline, running: RunningServer, clients: int = 8, eac
     direct_s = _timed(lambda: bare.draw_each(range(loop)))
 
     def client(number: int) -> None:
-        with requests.Session() as session:
-            for index in range(each):
-                _post(session, running, number * each + index)
+        session = Client(running)
+        for index in range(each):
+            session.generate(number * each + index)
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     busy, began = running.busy_s(), time.perf_counter()
@@ -189,18 +206,13 @@ class Memory:
 
 def memory(running: RunningServer) -> Memory:
     """Resident memory of the worker over 200 requests of mixed sizes and step counts."""
-    session, worker = requests.Session(), running.worker()
+    session, worker = Client(running), running.worker()
     readings = [_resident_mb(worker)]
     for index in range(200):
         size = {"width": (80, 96, 112)[index % 3], "height": (80, 96, 112)[index // 3 % 3]}
-        _post(session, running, index, num_inference_steps=4 + index % 25, **size)
+        session.generate(index, num_inference_steps=4 + index % 25, **size)
         readings.append(_resident_mb(worker))
     return Memory(readings[0], readings[40], readings[200])
-
-
-def _post(session: requests.Session, running: RunningServer, seed: int, **fields: Any) -> None:
-    response = session.post(f"{running.url}/generate", json={"prompt": PROMPT, "seed": seed, **fields})
-    response.raise_for_status()
 
 
 def _timed(action: Callable[[], object]) -> float:

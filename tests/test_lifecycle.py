@@ -113,6 +113,15 @@ def test_a_waiting_generation_leaves_the_queue_when_its_client_has_gone(small_qu
     assert running.result(60).status_code == 200
 
 
+def test_a_request_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    with serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_REQUEST_S="1.5") as server:
+        server.wait_for(ready)
+        answer = server.generate(**LONG)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+        server.wait_for(idle, timeout_s=2)
+        assert server.generate(num_inference_steps=4).status_code == 200
+
+
 def test_concurrent_requests_get_the_pictures_they_get_alone(server: Server) -> None:
     cases = [{"seed": seed, "num_inference_steps": 4 + seed, "width": (80, 96, 112)[seed % 3]} for seed in range(8)]
     alone = [server.generate(**case).json()["images"] for case in cases]

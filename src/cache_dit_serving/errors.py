@@ -99,6 +99,13 @@ class InternalError(ServingError):
         super().__init__(message)
 
 
+class OutOfMemory(InternalError):
+    code = "out_of_memory"
+
+    def __init__(self) -> None:
+        super().__init__("The device ran out of memory on this request; ask for a smaller size.")
+
+
 class NotReady(ServingError):
     """The server cannot generate now: it is loading, failed to load, or is shutting down (`code` says which)."""
 

@@ -11,6 +11,7 @@ from cache_dit_serving import __version__
 from cache_dit_serving.errors import (
     BodyTooLarge,
     ClientGone,
+    DeadlineExceeded,
     InternalError,
     InvalidRequest,
     NotFound,
@@ -40,7 +41,7 @@ SCHEMA_REF = "#/components/schemas/{model}"
 BODY_ERRORS: tuple[type[ServingError], ...] = (InvalidRequest, BodyTooLarge, UnsupportedMediaType)
 # Statuses that each method can answer beside 200.
 API_ERRORS: dict[str, tuple[type[ServingError], ...]] = {
-    "/generate": (*BODY_ERRORS, QueueFull, ClientGone, InternalError, NotReady),
+    "/generate": (*BODY_ERRORS, QueueFull, ClientGone, InternalError, NotReady, DeadlineExceeded),
     "/health": (NotReady,),
     "/model_info": (NotReady,),
     "/flush_cache": (NotReady,),

@@ -207,7 +207,7 @@ def _error_for(status: int) -> ServingError:
         return MethodNotAllowed("this route does not take this method; GET /docs lists those it takes")
     if status == 415:
         return UnsupportedMediaType("the body's type is not one this route takes; send application/json")
-    if status in (503, 504):
+    if status == 503:
         return NotReady("the server cannot answer now; GET /health says why")
     if status >= 500:
         return InternalError()

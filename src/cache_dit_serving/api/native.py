@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from cache_dit_serving.api.envelope import request_id_of
 from cache_dit_serving.config import Settings
-from cache_dit_serving.errors import ClientGone
+from cache_dit_serving.errors import ClientGone, DeadlineExceeded
 from cache_dit_serving.jobs.worker import EncodedImage, Generation, PipelineWorker
 from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.outputs import OutputFolder
@@ -44,7 +44,7 @@ class NativeApi:
         """Plan, queue, wait (no longer than the client does), answer.
 
         Raises:
-            ServingError: InvalidRequest, QueueFull, NotReady, ClientGone or InternalError.
+            ServingError: InvalidRequest, QueueFull, NotReady, ClientGone, DeadlineExceeded or InternalError.
         """
         request_id = request_id_of(http.scope)
         runner = self.worker.runner()
@@ -52,7 +52,8 @@ class NativeApi:
         generation = Generation(request_id, call, lambda drawn: _encode(drawn, call, request))
         self.worker.submit(generation)
         images = await self._result(generation, http)
-        delivered = await asyncio.to_thread(self._deliver, images, request, generation, http)
+        inline = [image.base64 for image in images if image.base64 is not None]
+        delivered = inline or await asyncio.to_thread(self._save, images, request, generation, http)
         return _response(generation, images, delivered, request)
 
     def health(self) -> HealthResponse:
@@ -83,28 +84,28 @@ class NativeApi:
         return FlushResponse(success=True, message=message, freed_bytes=freed)
 
     async def _result(self, generation: Generation, http: Request) -> list[EncodedImage]:
-        """The generation's images, unless the client goes first: then it stops between two steps."""
+        """The generation's images; it stops between two steps when the client goes or the time is up first."""
         result = asyncio.wrap_future(generation.result)
+        # Nobody may be there any more when it fails: asyncio would log that as forgotten.
+        result.add_done_callback(lambda done: done.cancelled() or done.exception())
         gone = asyncio.ensure_future(_disconnected(http))
         either: set[asyncio.Future[Any]] = {result, gone}
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not result.done():
-                self.worker.cancel(generation)
+            limit_s = self.settings.limits.max_request_s
+            await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if result.done():
+                return result.result()
+            if gone.done():
                 raise ClientGone("the client closed the connection; the generation was stopped")
-            return result.result()
-        except asyncio.CancelledError:
-            self.worker.cancel(generation)
-            raise
+            raise DeadlineExceeded(f"the generation was stopped: not done within the {limit_s:g} s of this server")
         finally:
+            self.worker.cancel(generation)
             gone.cancel()
 
-    def _deliver(
+    def _save(
         self, images: list[EncodedImage], request: GenerateRequest, generation: Generation, http: Request
     ) -> list[str]:
-        """The images in the form that the request wants them."""
-        if (request.output_format or "base64") == "base64":
-            return [base64.b64encode(image.content).decode("ascii") for image in images]
+        """Write the images, once all are done; their paths or URLs."""
         extension = request.image_format or "png"
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         paths = [
@@ -131,7 +132,9 @@ def _encode(drawn: DrawnImage, call: GenerationCall, request: GenerateRequest) -
     content = encode_image(
         drawn.pixels, request.image_format or "png", request.image_quality, call.parameters(drawn.seed)
     )
-    return EncodedImage(drawn, content, time.perf_counter() - began)
+    inline = (request.output_format or "base64") == "base64"
+    text = base64.b64encode(content).decode("ascii") if inline else None
+    return EncodedImage(drawn, content, text, time.perf_counter() - began)
 
 
 def _response(

@@ -38,6 +38,8 @@ class EncodedImage:
 
     drawn: DrawnImage
     content: bytes
+    base64: str | None
+    """The content as text, where the answer wants it so."""
     encode_s: float
 
 
@@ -141,6 +143,8 @@ class PipelineWorker:
                     f"{len(self._waiting)} generations are waiting, as many as this server lets wait; come back later",
                     retry_after_s=self._seconds_until_room(),
                 )
+            # From here only this thread's work resolves it: whoever waits on it may go, but not cancel it.
+            generation.result.set_running_or_notify_cancel()
             self._waiting.append(generation)
             self._changed.notify()
 
@@ -166,6 +170,7 @@ class PipelineWorker:
             NotReady: it is loading, failed to load, or the server is shutting down.
         """
         future: Future[T] = Future()
+        future.set_running_or_notify_cancel()
 
         def run(runner: Runner) -> None:
             try:
@@ -323,7 +328,7 @@ class PipelineWorker:
 
 
 def _gone() -> ClientGone:
-    return ClientGone("the client closed the connection; the generation was stopped")
+    return ClientGone("nobody waits for this generation any more; it was stopped")
 
 
 def _when_all_done(parts: list[Future[EncodedImage]], whole: Future[list[EncodedImage]]) -> None:
