@@ -30,6 +30,8 @@ State = Literal["loading", "ready", "failed", "draining"]
 # Share of the newest generation in the measured rate: follows a change of load within a few requests.
 RATE_WEIGHT = 0.3
 ENCODER_THREADS = 2
+# A generation that lasts says in the log how far it is, this often.
+PROGRESS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -284,14 +286,20 @@ class PipelineWorker:
             busy = time.perf_counter() - began
             PIPELINE_BUSY_SECONDS.inc(busy)
         generation.finished = time.time()
+        logger.info("%s done: %d image(s), %d steps, %.2f s", generation.id, len(encoding), generation.steps, busy)
         self._learn_rate(busy / generation.call.pixel_steps)
         _when_all_done(encoding, generation.result)
 
     def _draw(self, runner: Runner, generation: Generation, index: int) -> DrawnImage:
         before = generation.call.num_inference_steps * index
+        told = time.monotonic()
 
         def on_step(done: int) -> None:
+            nonlocal told
             generation.step = before + min(done, generation.call.num_inference_steps)
+            if time.monotonic() - told > PROGRESS_S:
+                told = time.monotonic()
+                logger.info("%s at step %d of %d", generation.id, generation.step, generation.steps)
             if generation.cancelled:
                 raise _gone()
 

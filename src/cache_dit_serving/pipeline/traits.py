@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 TEXT_TO_IMAGE = "text-to-image"
+USUAL_SIDE = 1024
+"""Pixels; what text-to-image pipelines fall back to that name no size of their own (Z-Image)."""
+LEAST_MULTIPLE = 16
+"""Pixels; every family of diffusers 0.42 takes it, or a multiple of it."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,13 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
     multiple = _size_multiple(pipe, config)
     sample_size = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
     scale = int(getattr(pipe, "vae_scale_factor", 1))
+    sized = {"width", "height"} <= signature.keys()
     return PipelineTraits(
         pipeline_class=type(pipe).__name__,
         task=task_of(signature),
         parameters=frozenset(signature) - {"self", "args", "kwargs"},
         size_multiple=multiple,
-        default_side=sample_size * scale if isinstance(sample_size, int) else None,
+        default_side=sample_size * scale if isinstance(sample_size, int) else USUAL_SIDE if sized else None,
         default_num_inference_steps=steps.default if steps and isinstance(steps.default, int) else 50,
         # Flux and Qwen take guidance_scale for their guidance-distilled weights and ignore it with any other.
         honours_guidance_scale="guidance_scale" in signature and config.get("guidance_embeds", True) is not False,
@@ -80,8 +85,8 @@ def task_of(signature: Mapping[str, inspect.Parameter]) -> str:
 
 
 def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:
-    """Pixels per latent, times the latents per token where the transformer packs them."""
+    """Pixels per latent, times the latents per token; families that hide the latter (Z-Image) take 16."""
     scale = int(getattr(pipe, "vae_scale_factor", 8))
     patch = config.get("patch_size", 1)
     packed = 2 if hasattr(pipe, "_pack_latents") else 1
-    return scale * max(patch if isinstance(patch, int) else 1, packed)
+    return max(LEAST_MULTIPLE, scale * max(patch if isinstance(patch, int) else 1, packed))

@@ -1,0 +1,156 @@
+"""The queue and its one thread, over the real embedded pipeline in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from cache_dit_serving.config import load_settings
+from cache_dit_serving.errors import ClientGone, NotReady, QueueFull
+from cache_dit_serving.jobs.worker import EncodedImage, Generation, PipelineWorker
+from cache_dit_serving.pipeline.arguments import plan
+from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
+from cache_dit_serving.schemas import GenerateRequest
+
+SETTINGS = load_settings({})
+
+
+def encode(drawn: DrawnImage) -> EncodedImage:
+    return EncodedImage(drawn, drawn.pixels.tobytes(), None, 0.0)
+
+
+def generation(worker: PipelineWorker, name: str, **fields: object) -> Generation:
+    request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 20} | fields)
+    return Generation(name, plan(request, worker.runner().traits, SETTINGS), encode)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def worker() -> Iterator[PipelineWorker]:
+    running = PipelineWorker(lambda progress: PipelineRunner(SETTINGS, progress), max_queue=3)
+    running.start()
+    wait_until(lambda: running.state == "ready")
+    yield running
+    running.drain()
+    running.join(30)
+
+
+def test_generations_run_in_order_and_know_their_position(worker: PipelineWorker) -> None:
+    order: list[str] = []
+    generations = [generation(worker, name, num_images=3) for name in ("a", "b", "c")]
+    for each in generations:
+        each.result.add_done_callback(lambda done, name=each.id: order.append(name))  # type: ignore[misc]
+        worker.submit(each)
+    wait_until(lambda: generations[0].step > 0)
+    assert [worker.position(each) for each in generations] == [0, 1, 2]
+    for each in generations:
+        assert len(each.result.result(60)) == 3
+        assert each.step == each.steps == 60
+    assert order == ["a", "b", "c"]
+    assert worker.position(generations[0]) is None
+
+
+def test_a_full_queue_refuses_with_a_time_from_the_measured_rate(worker: PipelineWorker) -> None:
+    first = generation(worker, "first", num_images=8, num_inference_steps=100)
+    took = generation(worker, "measured")
+    worker.submit(took)
+    took.result.result(60)
+    worker.submit(first)
+    wait_until(lambda: first.step > 0)
+    waiting = [generation(worker, f"waiting-{index}") for index in range(3)]
+    for each in waiting:
+        worker.submit(each)
+    with pytest.raises(QueueFull) as raised:
+        worker.submit(generation(worker, "refused"))
+    assert took.started is not None
+    assert took.finished is not None
+    expected = (took.finished - took.started) * first.call.pixel_steps / took.call.pixel_steps
+    assert raised.value.retry_after_s == pytest.approx(expected, rel=0.5)
+    for each in (first, *waiting):
+        worker.cancel(each)
+
+
+def test_cancelling_takes_a_waiting_generation_out_and_stops_a_running_one(worker: PipelineWorker) -> None:
+    expected = generation(worker, "expected")
+    worker.submit(expected)
+    expected.result.result(60)
+    running, waiting, last = (generation(worker, name, num_images=8) for name in ("running", "waiting", "last"))
+    for each in (running, waiting, last):
+        worker.submit(each)
+    worker.cancel(waiting)
+    with pytest.raises(ClientGone):
+        waiting.result.result(1)
+    wait_until(lambda: running.step > 3)
+    worker.cancel(running)
+    with pytest.raises(ClientGone):
+        running.result.result(5)
+    assert running.step < running.steps
+    assert waiting.started is None
+    first_of_last = last.result.result(60)[0].drawn.pixels
+    assert np.array_equal(first_of_last, expected.result.result()[0].drawn.pixels)
+
+
+def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker) -> None:
+    def broken(drawn: DrawnImage) -> EncodedImage:
+        raise RuntimeError("secret detail")
+
+    bad = generation(worker, "bad")
+    bad.encode = broken
+    good = generation(worker, "good")
+    worker.submit(bad)
+    worker.submit(good)
+    with pytest.raises(Exception, match="log has the details"):
+        bad.result.result(30)
+    assert len(good.result.result(30)) == 1
+
+
+def test_an_action_waits_for_the_running_generation_and_goes_before_those_that_wait(worker: PipelineWorker) -> None:
+    running, waiting = generation(worker, "running", num_images=3), generation(worker, "waiting")
+    worker.submit(running)
+    worker.submit(waiting)
+    wait_until(lambda: running.step > 0)
+    seen = worker.between_generations(lambda runner: (running.finished, waiting.started))
+    finished, started = seen.result(30)
+    assert finished is not None
+    assert started is None
+    with pytest.raises(ZeroDivisionError):
+        worker.between_generations(lambda runner: 1 // 0).result(30)
+    assert len(waiting.result.result(30)) == 1
+
+
+def test_draining_lets_the_running_one_end_and_refuses_the_rest(worker: PipelineWorker) -> None:
+    running, waiting = generation(worker, "running", num_images=3), generation(worker, "waiting")
+    worker.submit(running)
+    worker.submit(waiting)
+    wait_until(lambda: running.step > 0)
+    worker.drain()
+    with pytest.raises(NotReady, match="shutting down"):
+        waiting.result.result(1)
+    with pytest.raises(NotReady):
+        worker.submit(waiting)
+    assert len(running.result.result(60)) == 3
+
+
+def test_draining_while_loading_ends_without_becoming_ready() -> None:
+    proceed = threading.Event()
+
+    def slow(progress: Callable[[str], None]) -> PipelineRunner:
+        proceed.wait(10)
+        return PipelineRunner(SETTINGS, progress)
+
+    worker = PipelineWorker(slow, max_queue=1)
+    worker.start()
+    worker.drain()
+    proceed.set()
+    worker.join(30)
+    assert worker.state == "draining"
