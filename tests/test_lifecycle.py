@@ -193,3 +193,11 @@ def test_sigterm_finishes_what_runs_and_refuses_the_rest(tmp_path: Path) -> None
         assert running.result(60).status_code == 200
         assert len(running.result().json()["images"]) == 8
         assert server.process.wait(30) == 0
+
+
+def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.wait_for(lambda server: server.get("/livez").status_code == 200)
+        assert server.get("/health").json()["error"]["code"] == "loading"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0

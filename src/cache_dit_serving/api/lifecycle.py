@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+import threading
 from types import FrameType
 
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -57,7 +58,8 @@ def drain_on_signals(worker: PipelineWorker) -> None:
         previous = signal.getsignal(number)
 
         def handle(signum: int, frame: FrameType | None, previous: object = previous) -> None:
-            worker.drain()
+            # On a thread of its own: the handler interrupts the event loop anywhere, even inside the worker's own lock.
+            threading.Thread(target=worker.drain, name="drain").start()
             if callable(previous):
                 previous(signum, frame)
             elif previous == signal.SIG_DFL:

@@ -206,8 +206,9 @@ class PipelineWorker:
         )
 
     def join(self, timeout_s: float | None = None) -> None:
-        """Wait until the thread has ended, after :meth:`drain`."""
-        self._thread.join(timeout_s)
+        """After :meth:`drain`, wait until the running generation has ended; a load that is under way is left behind."""
+        if self._runner is not None:
+            self._thread.join(timeout_s)
         self._encoders.shutdown(wait=True)
 
     def _run(self) -> None:
@@ -219,18 +220,17 @@ class PipelineWorker:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._actions or self._waiting)
                 action = self._actions.popleft() if self._actions else None
-                if action is None:
-                    if not self._waiting:
-                        return
-                    self._running = self._waiting.popleft()
+                if action is None and not self._waiting:
+                    return
+                generation = self._running = self._waiting.popleft() if action is None else None
             if action is not None:
                 action(runner)
-                continue
-            generation = self._running
-            assert generation is not None
-            self._generate(runner, generation)
+            elif generation is not None:
+                self._generate(runner, generation)
             with self._changed:
                 self._running = None
+            # Or the last request's pictures would stay in memory until the next one comes.
+            del generation
 
     def _load_runner(self) -> bool:
         began = time.perf_counter()
@@ -256,7 +256,10 @@ class PipelineWorker:
                 return False
             self._state, self._reason = "ready", None
         logger.info("ready after %.1f s", time.perf_counter() - began)
-        self._on_ready(self._runner)
+        try:
+            self._on_ready(self._runner)
+        except Exception:
+            logger.exception("what should follow on ready failed")
         return True
 
     def _fail(self, reason: str) -> None:
