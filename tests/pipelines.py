@@ -74,3 +74,34 @@ def save_flux_of_nan(folder: Path) -> Path:
     torch.nn.init.constant_(pipe.transformer.proj_out.weight, float("nan"))
     pipe.save_pretrained(folder)
     return folder
+
+
+def save_chroma(folder: Path) -> Path:
+    """A Chroma of 2 + 2 blocks: guidance by `guidance_scale` in a second forward pass, which the cache must pair."""
+    import torch
+    from diffusers import AutoencoderKL, ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    torch.manual_seed(0)
+    transformer = ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=96,
+        axes_dims_rope=(4, 14, 14),
+        approximator_num_channels=8,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    pipe: Any = ChromaPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer_2"),
+        text_encoder=T5EncoderModel.from_pretrained(EMBEDDED_FOLDER / "text_encoder_2", dtype=torch.float32),
+        vae=AutoencoderKL.from_pretrained(EMBEDDED_FOLDER / "vae", dtype=torch.float32),
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    pipe.save_pretrained(folder)
+    return folder

@@ -14,7 +14,7 @@ from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.arguments import plan
 from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
 from cache_dit_serving.schemas import GenerateRequest
-from tests.pipelines import save_flux_of_nan, save_flux_with_guidance, save_pixart
+from tests.pipelines import save_chroma, save_flux_of_nan, save_flux_with_guidance, save_pixart
 
 EMBEDDED = load_settings({})
 STEPS = 14
@@ -178,6 +178,20 @@ def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -
     with pytest.raises(InterruptedError):
         draw(runner, stop, num_inference_steps=6)
     assert np.array_equal(draw(runner, num_inference_steps=6).pixels, image.pixels)
+
+
+def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: Path) -> None:
+    runner = load(
+        Settings(
+            model=ModelSettings(path=str(save_chroma(tmp_path)), dtype="float32"),
+            cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
+            defaults=RequestDefaults(width=64, height=64, num_inference_steps=6),
+        )
+    )
+    for scale, passes in ((4.0, 2), (1.0, 1), (4.0, 2)):
+        image = draw(runner, guidance_scale=scale, num_inference_steps=6)
+        assert image.cache.executed_steps == 6
+        assert bool(image.stats[0].cfg_diffs) == (passes == 2)
 
 
 def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) -> None:
