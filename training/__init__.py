@@ -1,0 +1,1 @@
+"""How the embedded emoji-flux model was made: data, latents, autoencoder, text encoders, transformer, export."""
