@@ -17,7 +17,7 @@ import bentoml
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from cache_dit_serving.api.envelope import Envelope, answers_errors
-from cache_dit_serving.api.lifecycle import announce, configure_logging, drain_on_signals
+from cache_dit_serving.api.lifecycle import announce, configure_logging, drain_on_signals, end_process
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.routes import mounted_routes
 from cache_dit_serving.config import load_settings
@@ -83,7 +83,8 @@ class CacheDiTServing:
     @bentoml.on_shutdown
     def shutdown(self) -> None:
         self.worker.drain()
-        self.worker.join(timeout_s=TIMEOUT_S)
+        if not self.worker.join(timeout_s=TIMEOUT_S):
+            end_process()
 
 
 CacheDiTServing.add_asgi_middleware(Envelope, max_body_bytes=SETTINGS.limits.max_body_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,9 +24,15 @@ FLUX = PipelineTraits(
     size_multiple=16,
     default_side=1024,
     default_num_inference_steps=28,
+    default_guidance_scale=3.5,
+    default_true_cfg_scale=1.0,
+    guides_above=1.0,
     honours_guidance_scale=True,
     separate_cfg=False,
+    flow_matching=True,
+    least_num_inference_steps=1,
 )
+QWEN = replace(FLUX, pipeline_class="QwenImagePipeline", default_true_cfg_scale=4.0, least_num_inference_steps=2)
 WAN_LIKE = PipelineTraits(
     pipeline_class="CogView4Pipeline",
     task="text-to-image",
@@ -32,9 +40,16 @@ WAN_LIKE = PipelineTraits(
     size_multiple=16,
     default_side=1024,
     default_num_inference_steps=50,
+    default_guidance_scale=5.0,
+    default_true_cfg_scale=None,
+    guides_above=1.0,
     honours_guidance_scale=True,
     separate_cfg=True,
+    flow_matching=True,
+    least_num_inference_steps=1,
 )
+KREA_LIKE = replace(WAN_LIKE, pipeline_class="Krea2Pipeline", guides_above=0.0)
+DISTILLED = replace(WAN_LIKE, pipeline_class="Flux2KleinPipeline", guides_above=math.inf)
 
 
 def request(**fields: Any) -> GenerateRequest:
@@ -74,6 +89,12 @@ def test_sigmas_decide_the_number_of_steps() -> None:
         (FLUX, {}, False),
         (FLUX, {"true_cfg_scale": 3.0, "negative_prompt": "blur"}, True),
         (FLUX, {"true_cfg_scale": 1.0}, False),
+        (QWEN, {}, False),
+        (QWEN, {"negative_prompt": " "}, True),
+        (QWEN, {"negative_prompt": "blur", "true_cfg_scale": 3.0}, True),
+        (KREA_LIKE, {"guidance_scale": 0.8}, True),
+        (KREA_LIKE, {"guidance_scale": 0.0}, False),
+        (DISTILLED, {"guidance_scale": 4.0}, False),
         (WAN_LIKE, {}, True),
         (WAN_LIKE, {"guidance_scale": 5.0}, True),
         (WAN_LIKE, {"guidance_scale": 1.0}, False),
@@ -101,6 +122,8 @@ def test_the_cache_pairs_passes_only_where_guidance_makes_two(
         ({"true_cfg_scale": 3.0}, "true_cfg_scale", "negative_prompt"),
         ({"sigmas": [1.0, 0.5], "num_inference_steps": 3}, "sigmas", "agree"),
         ({"sigmas": [0.5, 1.0]}, "sigmas", "decrease"),
+        ({"sigmas": [1e308]}, "sigmas", "at most at 1"),
+        ({"sigmas": [1.0, 0.0]}, "sigmas", "above 0"),
         ({"image_quality": 80}, "image_quality", "lossless"),
         ({"output_dir": "a"}, "output_dir", "path"),
         ({"output_dir": "../a", "output_format": "path"}, "output_dir", "relative"),
@@ -122,8 +145,19 @@ def test_a_field_the_pipeline_does_not_take_is_refused_by_name() -> None:
 
 
 def test_a_negative_prompt_without_guidance_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="raise guidance_scale"):
+    with pytest.raises(InvalidRequest, match="guidance_scale above 1"):
         plan(request(negative_prompt="blur", guidance_scale=1.0), WAN_LIKE, Settings())
+    with pytest.raises(InvalidRequest, match="never guides"):
+        plan(request(negative_prompt="blur"), DISTILLED, Settings())
+
+
+def test_an_empty_negative_prompt_asks_for_nothing() -> None:
+    assert not plan(request(negative_prompt=""), FLUX, Settings()).separate_cfg
+
+
+def test_a_scheduler_that_cannot_do_one_step_is_not_asked_to() -> None:
+    with pytest.raises(InvalidRequest, match="at least 2 steps"):
+        plan(request(num_inference_steps=1), QWEN, Settings())
 
 
 def test_configured_sizes_replace_the_rule() -> None:

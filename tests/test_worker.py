@@ -100,6 +100,36 @@ def test_cancelling_takes_a_waiting_generation_out_and_stops_a_running_one(worke
     assert np.array_equal(first_of_last, expected.result.result()[0].drawn.pixels)
 
 
+def test_pictures_are_encoded_off_the_pipelines_thread(worker: PipelineWorker) -> None:
+    threads: list[str] = []
+
+    def noting(drawn: DrawnImage) -> EncodedImage:
+        threads.append(threading.current_thread().name)
+        return encode(drawn)
+
+    noted = generation(worker, "noted")
+    noted.encode = noting
+    worker.submit(noted)
+    noted.result.result(30)
+    assert threads[0].startswith("encode")
+
+
+def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker: PipelineWorker) -> None:
+    class Broken(Generation):
+        @property
+        def steps(self) -> int:  # read on the thread, outside what guards a generation
+            raise RuntimeError("broken")
+
+    good = generation(worker, "good")
+    bad = Broken("bad", good.call, encode)
+    worker.submit(bad)
+    worker.submit(good)
+    for each in (bad, good):
+        with pytest.raises(NotReady, match="stopped working"):
+            each.result.result(30)
+    assert worker.state == "failed"
+
+
 def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker) -> None:
     def broken(drawn: DrawnImage) -> EncodedImage:
         raise RuntimeError("secret detail")
@@ -151,6 +181,7 @@ def test_draining_while_loading_ends_without_becoming_ready() -> None:
     worker = PipelineWorker(slow, max_queue=1)
     worker.start()
     worker.drain()
+    assert not worker.join(), "it waited for the load"
     proceed.set()
-    worker.join(30)
+    wait_until(worker.join)
     assert worker.state == "draining"

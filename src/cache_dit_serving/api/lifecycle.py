@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -47,6 +48,13 @@ def announce(runner: Runner, url: str | None) -> None:
         base,
         body,
     )
+
+
+def end_process() -> None:
+    """End at once, with status 0: the interpreter cannot finish in order while a thread still loads weights."""
+    logger.info("ending while the model loads")
+    logging.shutdown()
+    os._exit(0)
 
 
 def drain_on_signals(worker: PipelineWorker) -> None:

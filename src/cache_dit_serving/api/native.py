@@ -49,11 +49,13 @@ class NativeApi:
         request_id = request_id_of(http.scope)
         runner = self.worker.runner()
         call = plan(request, runner.traits, self.settings)
+        if _wants_files(request):
+            self.outputs.folder(request.output_dir)  # what is wrong with it should be known before the work is done
         generation = Generation(request_id, call, lambda drawn: _encode(drawn, call, request))
         self.worker.submit(generation)
         images = await self._result(generation, http)
         inline = [image.base64 for image in images if image.base64 is not None]
-        delivered = inline or await asyncio.to_thread(self._save, images, request, generation, http)
+        delivered = inline or await asyncio.to_thread(self._save, images, request, http)
         return _response(generation, images, delivered, request)
 
     def health(self) -> HealthResponse:
@@ -102,22 +104,18 @@ class NativeApi:
             self.worker.cancel(generation)
             gone.cancel()
 
-    def _save(
-        self, images: list[EncodedImage], request: GenerateRequest, generation: Generation, http: Request
-    ) -> list[str]:
+    def _save(self, images: list[EncodedImage], request: GenerateRequest, http: Request) -> list[str]:
         """Write the images, once all are done; their paths or URLs."""
         extension = request.image_format or "png"
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        paths = [
-            self.outputs.save(
-                image.content, name=f"{stamp}-{generation.id[:12]}-{index}.{extension}", folder=request.output_dir
-            )
-            for index, image in enumerate(images)
-        ]
+        paths = [self.outputs.save(image.content, folder=request.output_dir, extension=extension) for image in images]
         if request.output_format == "path":
             return [str(path) for path in paths]
         base = (self.settings.outputs.public_url or str(http.base_url)).rstrip("/")
         return [f"{base}{OUTPUTS_ROUTE}/{path.relative_to(self.outputs.root).as_posix()}" for path in paths]
+
+
+def _wants_files(request: GenerateRequest) -> bool:
+    return (request.output_format or "base64") != "base64"
 
 
 async def _disconnected(http: Request) -> None:
@@ -132,8 +130,7 @@ def _encode(drawn: DrawnImage, call: GenerationCall, request: GenerateRequest) -
     content = encode_image(
         drawn.pixels, request.image_format or "png", request.image_quality, call.parameters(drawn.seed)
     )
-    inline = (request.output_format or "base64") == "base64"
-    text = base64.b64encode(content).decode("ascii") if inline else None
+    text = None if _wants_files(request) else base64.b64encode(content).decode("ascii")
     return EncodedImage(drawn, content, text, time.perf_counter() - began)
 
 

@@ -205,17 +205,32 @@ class PipelineWorker:
             len(refused),
         )
 
-    def join(self, timeout_s: float | None = None) -> None:
-        """After :meth:`drain`, wait until the running generation has ended; a load that is under way is left behind."""
-        if self._runner is not None:
-            self._thread.join(timeout_s)
+    def join(self, timeout_s: float | None = None) -> bool:
+        """After :meth:`drain`, wait until the running generation has ended. False if the thread still loads then."""
+        self._thread.join(timeout_s if self._runner is not None else 0)
         self._encoders.shutdown(wait=True)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         if not self._load_runner():
             return
         runner = self._runner
         assert runner is not None
+        try:
+            self._serve(runner)
+        except Exception:
+            # Nothing should come here; if something does, a server that says ready must not let requests wait for ever.
+            logger.exception("the pipeline's thread failed")
+            self._fail("the pipeline stopped working; the server's log has the details")
+            with self._changed:
+                left = [*self._waiting, *([self._running] if self._running else [])]
+                self._waiting.clear()
+                self._running = None
+            for generation in left:
+                if not generation.result.done():
+                    generation.result.set_exception(self._not_ready())
+
+    def _serve(self, runner: Runner) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._actions or self._waiting)
@@ -251,6 +266,7 @@ class PipelineWorker:
             logger.exception("loading failed")
             self._fail("the model could not be loaded; the server's log has the details")
             return False
+        self._seconds_per_pixel_step = self._runner.seconds_per_pixel_step
         with self._changed:
             if self._state != "loading":
                 return False
@@ -263,7 +279,7 @@ class PipelineWorker:
         return True
 
     def _fail(self, reason: str) -> None:
-        logger.error("loading failed: %s", reason)
+        logger.error("failed: %s", reason)
         with self._changed:
             self._state, self._reason = "failed", reason
 
@@ -329,7 +345,7 @@ class PipelineWorker:
     def _not_ready(self) -> NotReady:
         messages = {
             "loading": f"the model is loading: {self._reason}",
-            "failed": f"the model failed to load: {self._reason}",
+            "failed": f"the model cannot be served: {self._reason}",
             "draining": "the server is shutting down",
             "ready": "the server is ready",
         }

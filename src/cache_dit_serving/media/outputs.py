@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
@@ -20,18 +22,38 @@ class OutputFolder:
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
 
-    def save(self, content: bytes, *, name: str, folder: str | None) -> Path:
-        """Write a file under `folder` (relative to the root); returns its path.
+    def folder(self, name: str | None) -> Path:
+        """The folder of that name below the root, made if it is not there; None is the root.
 
         Raises:
-            InvalidRequest: the folder leads out of the root, by a link or otherwise.
+            InvalidRequest: it leads out of the root by a link, or is a file.
             InternalError: it cannot be written.
         """
-        directory = self.root / (folder or "")
+        directory = self.root / (name or "")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self._check_inside(directory)
+            if not directory.resolve().is_relative_to(self.root.resolve()):
+                raise InvalidRequest("output_dir leads out of the server's output folder", param="output_dir")
+            if any(part.is_file() for part in (directory, *directory.parents)):
+                raise InvalidRequest("output_dir names a file, not a folder", param="output_dir")
             directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(directory, os.W_OK):
+                raise PermissionError(f"{directory} is not writable")
+        except OSError as error:
+            raise self._unwritable() from error
+        return directory
+
+    def save(self, content: bytes, *, folder: str | None, extension: str) -> Path:
+        """Write a file of a new name under `folder`; returns its path.
+
+        The name is random: one that a caller could choose or guess would let requests reach each other's pictures.
+
+        Raises:
+            InvalidRequest, InternalError: as :meth:`folder`.
+        """
+        directory = self.folder(folder)
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(12)}.{extension}"
+        try:
             descriptor, partial = tempfile.mkstemp(dir=directory, prefix=".partial-")
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -42,11 +64,8 @@ class OutputFolder:
             except BaseException:
                 os.unlink(partial)
                 raise
-        except (FileExistsError, NotADirectoryError) as error:
-            raise InvalidRequest("output_dir names a file, not a folder", param="output_dir") from error
         except OSError as error:
-            logger.exception("output could not be written under %s", self.root)
-            raise InternalError("The output could not be written; the server's log has the details.") from error
+            raise self._unwritable() from error
         return directory / name
 
     def find(self, relative: str) -> tuple[Path, str]:
@@ -55,15 +74,17 @@ class OutputFolder:
         Raises:
             NotFound: there is none, or the path leads out of the root.
         """
-        if "\0" in relative:
-            raise NotFound("there is no such output")
         path = self.root / relative
         media_type = MEDIA_TYPES.get(path.suffix.removeprefix("."))
         hidden = any(part.startswith(".") for part in Path(relative).parts)
-        if media_type is None or hidden or not path.resolve().is_relative_to(self.root.resolve()) or not path.is_file():
+        try:
+            there = path.resolve().is_relative_to(self.root.resolve()) and path.is_file()
+        except (OSError, ValueError):  # a name too long, or with a NUL
+            there = False
+        if media_type is None or hidden or not there:
             raise NotFound("there is no such output")
         return path, media_type
 
-    def _check_inside(self, directory: Path) -> None:
-        if not directory.resolve().is_relative_to(self.root.resolve()):
-            raise InvalidRequest("output_dir leads out of the server's output folder", param="output_dir")
+    def _unwritable(self) -> InternalError:
+        logger.exception("outputs cannot be written under %s", self.root)
+        return InternalError("The output folder cannot be written; the server's log has the details.")

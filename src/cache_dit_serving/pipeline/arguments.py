@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from dataclasses import dataclass
@@ -105,10 +106,10 @@ def separate_cfg(arguments: dict[str, Any], traits: PipelineTraits) -> bool:
     separate the passes do so unless guidance is off.
     """
     if traits.takes("true_cfg_scale"):
-        scale = arguments.get("true_cfg_scale")
-        return scale is not None and scale > 1 and arguments.get("negative_prompt") is not None
-    scale = arguments.get("guidance_scale")
-    return traits.separate_cfg and (scale is None or scale > 1)
+        scale = arguments.get("true_cfg_scale", traits.default_true_cfg_scale) or 0.0
+        return scale > 1 and arguments.get("negative_prompt") is not None
+    scale = arguments.get("guidance_scale", traits.default_guidance_scale)
+    return traits.separate_cfg and (scale is None or scale > traits.guides_above)
 
 
 def _prompt(request: GenerateRequest, limits: Limits) -> str:
@@ -176,11 +177,18 @@ def _steps(request: GenerateRequest, traits: PipelineTraits, settings: Settings)
             )
         if any(later >= earlier for earlier, later in zip(request.sigmas, request.sigmas[1:], strict=False)):
             raise InvalidRequest("sigmas must decrease from each noise level to the next", param="sigmas")
+        if traits.flow_matching and not (request.sigmas[0] <= 1 and request.sigmas[-1] > 0):
+            raise InvalidRequest("sigmas of this model lie above 0 and at most at 1", param="sigmas")
         asked = len(request.sigmas)
     count = asked or settings.defaults.num_inference_steps or traits.default_num_inference_steps
     if count > settings.limits.max_num_inference_steps:
         raise InvalidRequest(
             f"{count:,} steps are more than the {settings.limits.max_num_inference_steps:,} this server takes",
+            param="num_inference_steps" if request.sigmas is None else "sigmas",
+        )
+    if count < traits.least_num_inference_steps:
+        raise InvalidRequest(
+            f"this model's scheduler needs at least {traits.least_num_inference_steps} steps",
             param="num_inference_steps" if request.sigmas is None else "sigmas",
         )
     _check_mask(count, settings)
@@ -221,8 +229,8 @@ def _guidance(request: GenerateRequest, traits: PipelineTraits, defaults: Reques
         if value is not None and traits.takes(name):
             arguments[name] = value
     if traits.takes("true_cfg_scale"):
-        scale = arguments.get("true_cfg_scale") or 0.0
-        if request.negative_prompt is not None and scale <= 1:
+        scale = arguments.get("true_cfg_scale", traits.default_true_cfg_scale) or 0.0
+        if request.negative_prompt and scale <= 1:
             raise InvalidRequest(
                 "negative_prompt has no effect on this model without true_cfg_scale above 1; send both",
                 param="negative_prompt",
@@ -233,11 +241,14 @@ def _guidance(request: GenerateRequest, traits: PipelineTraits, defaults: Reques
                 '("negative_prompt": " " for none in particular)',
                 param="true_cfg_scale",
             )
-    elif request.negative_prompt is not None and traits.honours_guidance_scale:
-        scale = arguments.get("guidance_scale")
-        if scale is not None and scale <= 1:
+    elif request.negative_prompt:
+        scale = arguments.get("guidance_scale", traits.default_guidance_scale)
+        if math.isinf(traits.guides_above):
+            raise _not_honoured("negative_prompt", traits, " (it never guides)")
+        if scale is not None and scale <= traits.guides_above:
             raise InvalidRequest(
-                "negative_prompt has no effect with guidance_scale at or below 1; raise guidance_scale",
+                f"negative_prompt has no effect with guidance_scale {scale:g}; "
+                f"send a guidance_scale above {traits.guides_above:g} with it",
                 param="negative_prompt",
             )
     return arguments

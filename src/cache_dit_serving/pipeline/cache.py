@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,6 @@ from cache_dit_serving.schemas import BlockListStats, CacheReport
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-logger = logging.getLogger(__name__)
 
 
 def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
@@ -79,8 +76,6 @@ class InstalledCache:
             residual_diff=diff_quantiles(diffs),
             settings=self.settings.model_dump(mode="json", exclude_defaults=True),
         )
-        if executed != num_inference_steps:
-            logger.error("cache pairing: %d steps ran, cache-dit counted %d", num_inference_steps, executed)
         return report, stats
 
     def held_bytes(self) -> int:

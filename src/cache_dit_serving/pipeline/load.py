@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "embedded" / "emoji-flux"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Arguments of a pipeline's call that requests or the server itself set.
 RESERVED_ARGUMENTS = frozenset(
     (
@@ -44,7 +44,7 @@ def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> D
     location = locate(settings.path)
     cls = pipeline_class(settings.pipeline_class)
     dtype = getattr(torch, settings.dtype)
-    progress(f"loading the weights of {settings.path} as {settings.dtype}")
+    progress(f"loading the weights of {public_name(settings.path)} as {settings.dtype}")
     options = {"revision": settings.revision, "variant": settings.variant}
     try:
         pipe = cls.from_pretrained(location, dtype=dtype, **{k: v for k, v in options.items() if v is not None})
@@ -98,6 +98,11 @@ def locate(path: str) -> str:
     if HUB_ID.fullmatch(path):
         return path
     raise LoadError("the model's path is neither a folder on the server nor a hub id like owner/name")
+
+
+def public_name(path: str) -> str:
+    """The model's name without where on the server it lies."""
+    return path if path == EMBEDDED or HUB_ID.fullmatch(path) else Path(path).name
 
 
 def pipeline_class(name: str | None) -> type[DiffusionPipeline]:

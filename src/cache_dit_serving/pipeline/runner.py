@@ -5,12 +5,14 @@ A runner belongs to one thread (`jobs.worker`): neither diffusers' pipelines nor
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -49,6 +51,8 @@ class Runner(Protocol):
     """What the worker needs of whatever runs generations."""
 
     traits: PipelineTraits
+    seconds_per_pixel_step: float
+    """As the warm-up measured it."""
 
     def draw(self, call: GenerationCall, seed: int, on_step: OnStep) -> DrawnImage: ...
 
@@ -72,6 +76,7 @@ class PipelineRunner:
         from cache_dit_serving.pipeline import attention, cache, load
 
         self.settings = settings
+        self._name = load.public_name(settings.model.path)
         self._pipe: DiffusionPipeline = load.load_pipeline(settings.model, progress)
         self.traits = traits_of(self._pipe, separate_cfg=cache.has_separate_cfg(self._pipe))
         load.check_servable(self.traits, settings.defaults)
@@ -83,24 +88,42 @@ class PipelineRunner:
             progress(f"installing the cache ({settings.cache.cache_type})")
             self._cache = cache.InstalledCache(self._pipe, settings.cache)
         self._first_forward: float | None = None
+        self._forward_passes = 0
         self._held_bytes = 0
         for denoiser in _denoisers(self._pipe):
-            denoiser.register_forward_pre_hook(self._note_first_forward)
+            denoiser.register_forward_pre_hook(self._note_forward)
         progress("warming up with one generation")
         self._warm_up()
 
     def draw(self, call: GenerationCall, seed: int, on_step: OnStep) -> DrawnImage:
         """One image: the picture of `seed`, whatever ran before.
 
+        Should the pipeline make another number of forward passes a step than the plan says, the cache has paired the
+        wrong ones and the picture is wrong: it is drawn again with the passes that were counted.
+
         Raises:
             OutOfMemory: on the device; what the cache held is freed.
+            InternalError: the cache cannot be paired with what the pipeline does.
             Exception: whatever `on_step` raises, and what the pipeline does; the next call is not affected.
         """
+        image = self._draw_once(call, seed, on_step)
+        if image.cache.executed_steps == call.num_inference_steps:
+            return image
+        separate_cfg = self._forward_passes > call.num_inference_steps
+        logger.warning("%d forward passes in %d steps: drawn again", self._forward_passes, call.num_inference_steps)
+        image = self._draw_once(replace(call, separate_cfg=separate_cfg), seed, on_step)
+        if image.cache.executed_steps != call.num_inference_steps:
+            raise InternalError("The cache cannot be paired with this model's forward passes; turn it off.")
+        self.traits = replace(self.traits, separate_cfg=separate_cfg)
+        return image
+
+    def _draw_once(self, call: GenerationCall, seed: int, on_step: OnStep) -> DrawnImage:
         import torch
 
         if self._cache is not None:
             self._cache.prepare(call.num_inference_steps, call.separate_cfg)
         self._first_forward = None
+        self._forward_passes = 0
         denoised = time.perf_counter()
 
         def after_step(done: int) -> None:
@@ -123,10 +146,13 @@ class PipelineRunner:
                     generator=torch.Generator("cpu").manual_seed(seed),
                     output_type="np",
                 )
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError:
             logger.exception("out of memory at %d pixel-steps", call.pixel_steps)
+            output = None
+        if output is None:
+            # Outside the handler: while the exception lives, so do the tensors of every frame it passed.
             self.flush_cache()
-            raise OutOfMemory from error
+            raise OutOfMemory
         finished = time.perf_counter()
         first_forward = self._first_forward or started
         report, stats = (
@@ -141,7 +167,7 @@ class PipelineRunner:
             cache=report,
             stats=stats,
             encode_prompt_s=first_forward - started,
-            denoise_s=denoised - first_forward,
+            denoise_s=max(0.0, denoised - first_forward),
             decode_s=finished - denoised,
         )
 
@@ -157,16 +183,14 @@ class PipelineRunner:
 
     def describe(self) -> ModelInfo:
         """The model, its versions and what it holds. Reads nothing that a running generation changes."""
-        from importlib.metadata import version
-
         settings = self.settings
         return ModelInfo(
-            model=_public_name(settings.model.path),
+            model=self._name,
             pipeline_class=self.traits.pipeline_class,
             tasks=[self.traits.task],
             dtype=settings.model.dtype,
             device=str(self.device),
-            versions={name: version(name) for name in ("bentoml", "cache-dit", "diffusers", "torch", "transformers")},
+            versions=library_versions(),
             accepted_fields=accepted_fields(self.traits),
             defaults=self._effective_defaults(),
             limits={**settings.limits.model_dump(mode="json"), "size_multiple": self.traits.size_multiple},
@@ -184,7 +208,9 @@ class PipelineRunner:
         """One generation with the defaults, so that what cannot run is known before the server says ready."""
         try:
             call = plan(GenerateRequest(prompt="warm-up", seed=0), self.traits, self.settings)
+            began = time.perf_counter()
             image = self.draw(call, call.seeds[0], lambda done: None)
+            self.seconds_per_pixel_step = (time.perf_counter() - began) / call.pixel_steps
             check_finite(image.pixels)
         except ServingError as error:
             raise LoadError(f"the warm-up generation failed: {error.message}") from error
@@ -220,7 +246,8 @@ class PipelineRunner:
         finally:
             del scheduler.step
 
-    def _note_first_forward(self, module: object, args: object) -> None:
+    def _note_forward(self, module: object, args: object) -> None:
+        self._forward_passes += 1
         if self._first_forward is None:
             self._first_forward = time.perf_counter()
 
@@ -255,6 +282,11 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+@functools.cache
+def library_versions() -> dict[str, str]:
+    return {name: version(name) for name in ("bentoml", "cache-dit", "diffusers", "torch", "transformers")}
+
+
 def resident_bytes() -> int:
     """Resident memory of this process, in bytes; 0 where the system does not tell."""
     statm = Path("/proc/self/statm")
@@ -280,8 +312,3 @@ def _denoisers(pipe: DiffusionPipeline) -> list[Any]:
         for name, module in pipe.components.items()
         if module is not None and name.startswith(("transformer", "unet", "prior"))
     ]
-
-
-def _public_name(path: str) -> str:
-    """The model's name without where on the server it lies."""
-    return path if path == "embedded" or not Path(path).exists() else Path(path).name

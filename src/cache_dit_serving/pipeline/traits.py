@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,17 @@ class PipelineTraits:
     default_side: int | None
     """The pipeline's own width and height, in pixels, where it has them."""
     default_num_inference_steps: int
+    default_guidance_scale: float | None
+    default_true_cfg_scale: float | None
+    guides_above: float
+    """The guidance_scale above which the pipeline predicts twice; infinite for weights that never do."""
     honours_guidance_scale: bool
     separate_cfg: bool
-    """Whether the family runs guidance as a second forward pass (cache-dit's `enable_separate_cfg` default)."""
+    """Whether the family makes the second prediction in a forward pass of its own: cache-dit's default for it, until
+    a count of the passes says otherwise."""
+    flow_matching: bool
+    """Whether its noise levels (sigmas) lie in (0, 1]."""
+    least_num_inference_steps: int
 
     def takes(self, parameter: str) -> bool:
         return parameter in self.parameters
@@ -44,21 +53,54 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
     steps = signature.get("num_inference_steps")
     transformer = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     config: Mapping[str, Any] = getattr(transformer, "config", None) or {}
-    multiple = _size_multiple(pipe, config)
+    scheduler = getattr(pipe, "scheduler", None)
+    parameters = frozenset(signature) - {"self", "args", "kwargs"}
+    set_timesteps = getattr(scheduler, "set_timesteps", None)
+    if set_timesteps is None or "sigmas" not in inspect.signature(set_timesteps).parameters:
+        parameters -= {"sigmas"}  # the call takes them, and raises (PixArt with its own scheduler)
+    guidance_scale = _default(signature, "guidance_scale")
     sample_size = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
     scale = int(getattr(pipe, "vae_scale_factor", 1))
     sized = {"width", "height"} <= signature.keys()
     return PipelineTraits(
         pipeline_class=type(pipe).__name__,
         task=task_of(signature),
-        parameters=frozenset(signature) - {"self", "args", "kwargs"},
-        size_multiple=multiple,
+        parameters=parameters,
+        size_multiple=_size_multiple(pipe, config),
         default_side=sample_size * scale if isinstance(sample_size, int) else USUAL_SIDE if sized else None,
         default_num_inference_steps=steps.default if steps and isinstance(steps.default, int) else 50,
-        # Flux and Qwen take guidance_scale for their guidance-distilled weights and ignore it with any other.
-        honours_guidance_scale="guidance_scale" in signature and config.get("guidance_embeds", True) is not False,
+        default_guidance_scale=guidance_scale,
+        default_true_cfg_scale=_default(signature, "true_cfg_scale"),
+        guides_above=_guides_above(pipe),
+        # Families with true_cfg_scale (Flux, Qwen) only embed guidance_scale, and ignore it without an embedding.
+        honours_guidance_scale="guidance_scale" in signature
+        and not ("true_cfg_scale" in signature and config.get("guidance_embeds", True) is False),
         separate_cfg=separate_cfg,
+        flow_matching=type(scheduler).__name__.startswith("FlowMatch"),
+        # With a terminal shift (Qwen) the one sigma of a single step is divided by zero.
+        least_num_inference_steps=2 if getattr(getattr(scheduler, "config", None), "shift_terminal", None) else 1,
     )
+
+
+def _default(signature: Mapping[str, inspect.Parameter], name: str) -> float | None:
+    default = signature[name].default if name in signature else None
+    return float(default) if isinstance(default, int | float) else None
+
+
+def _guides_above(pipe: DiffusionPipeline) -> float:
+    """Ask the pipeline's own property, as its call does, at scales on both sides of the two thresholds there are."""
+    if not hasattr(type(pipe), "do_classifier_free_guidance"):
+        return 1.0
+    try:
+        for scale, threshold in ((0.5, 0.0), (1.5, 1.0)):
+            pipe._guidance_scale = scale
+            if pipe.do_classifier_free_guidance:
+                return threshold
+    except (AttributeError, TypeError):
+        return 1.0  # it depends on more than the scale
+    finally:
+        del pipe._guidance_scale
+    return math.inf
 
 
 def task_of(signature: Mapping[str, inspect.Parameter]) -> str:
