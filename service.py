@@ -26,8 +26,7 @@ from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.schemas import FlushResponse, GenerateRequest, GenerateResponse, HealthResponse, ModelInfo
 
 SETTINGS = load_settings()
-# BentoML cuts requests off after 60 s unless told. Its cut must come after ours, which has the contract's shape,
-# but not long after, because BentoML 1.4 keeps a timer of every request for that time.
+# BentoML, and BentoCloud before it, cut requests off after 60 s unless told: later than ours, which says why.
 TIMEOUT_S = SETTINGS.limits.max_request_s + 60
 
 
@@ -87,4 +86,6 @@ class CacheDiTServing:
             end_process()
 
 
-CacheDiTServing.add_asgi_middleware(Envelope, max_body_bytes=SETTINGS.limits.max_body_bytes)
+CacheDiTServing.add_asgi_middleware(
+    Envelope, max_body_bytes=SETTINGS.limits.max_body_bytes, max_body_s=SETTINGS.limits.max_body_s
+)

@@ -69,6 +69,7 @@ def test_a_cache_dit_file_pastes_in(tmp_path: Path) -> None:
         ("cache: {enable_taylorseer: true, enable_dmd: true}", "only one calibrator"),
         ("cache: {non_prune_block_ids: [0]}", "no effect without cache_type: DBPrune"),
         ("limits: {max_queue: 0}", "'limits.max_queue'"),
+        ("limits: {sizes: []}", "'limits.sizes'"),
         ("[1, 2]", "must hold a mapping"),
         ("model: {path: ", "cannot be read as YAML"),
     ],
@@ -77,6 +78,23 @@ def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, text: str, message: 
     with pytest.raises(ConfigError) as raised:
         load_settings(write(tmp_path / "c.yaml", text))
     assert message in str(raised.value)
+
+
+def test_a_cache_dit_file_can_be_overridden(tmp_path: Path) -> None:
+    environ = write(tmp_path / "c.yaml", "cache_config: {max_warmup_steps: 4}")
+    cache = load_settings(environ | {"CACHE_DIT_SERVING__CACHE__FN_COMPUTE_BLOCKS": "2"}).cache
+    assert cache is not None
+    assert (cache.max_warmup_steps, cache.Fn_compute_blocks) == (4, 2)
+
+
+def test_a_pipeline_argument_from_the_environment_keeps_its_type() -> None:
+    environ = {"CACHE_DIT_SERVING__DEFAULTS__PIPELINE_ARGUMENTS__MAX_SEQUENCE_LENGTH": "64"}
+    assert load_settings(environ).defaults.pipeline_arguments == {"max_sequence_length": 64}
+
+
+def test_a_variable_with_one_underscore_too_few_is_named() -> None:
+    with pytest.raises(ConfigError, match="two underscores"):
+        load_settings({"CACHE_DIT_SERVING_MODEL__PATH": "x"})
 
 
 def test_an_unknown_override_is_named(tmp_path: Path) -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
-from tests.conftest import Server
+from cache_dit_serving.api.envelope import drop_bentoml_timeout
+from tests.conftest import Server, ready, serving
 
 JSON = {"Content-Type": "application/json"}
 
@@ -154,6 +161,49 @@ def test_a_body_of_50_mb_in_chunks_is_refused_before_it_is_read_whole(server: Se
     except requests.ConnectionError:
         # The server answered and closed while the client was still sending.
         assert sent < 800
+
+
+def test_an_output_folder_that_is_a_file_is_refused_before_the_work(server: Server) -> None:
+    server.outputs.mkdir(parents=True, exist_ok=True)
+    (server.outputs / "taken").touch()
+    response = server.generate(output_format="path", output_dir="taken/below", num_inference_steps=100, num_images=8)
+    check(response, 400, "output_dir", "a file")
+    assert response.elapsed.total_seconds() < 1
+
+
+def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
+    with serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_BODY_S="1") as server:
+        server.wait_for(ready)
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+        connection.putrequest("POST", "/generate")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b'{"prom')
+        response = connection.getresponse()
+        assert response.status == 408
+        assert json.loads(response.read())["error"]["code"] == "body_too_slow"
+
+
+def test_a_failure_of_the_servers_is_in_its_log_under_the_request_id(tmp_path: Path) -> None:
+    (tmp_path / "outputs").touch()  # the folder cannot be made
+    with serving(tmp_path) as server:
+        server.wait_for(ready)
+        response = server.generate(output_format="path")
+        check(response, 500, None, "output folder")
+        assert str(tmp_path) not in response.text
+        server.wait_for(lambda server: f"{response.json()['request_id']} POST /generate answered 500" in server.log())
+
+
+def test_no_timer_of_bentomls_outlives_its_request() -> None:
+    timeout = Middleware(TimeoutMiddleware, timeout=60)
+    app = Starlette(middleware=[Middleware(GZipMiddleware), timeout, Middleware(CORSMiddleware)])
+    app.middleware_stack = app.build_middleware_stack()
+    drop_bentoml_timeout(app)
+    layers, layer = [], app.middleware_stack
+    while layer := getattr(layer, "app", None):  # type: ignore[assignment]
+        layers.append(type(layer))
+    assert TimeoutMiddleware not in layers
+    assert [kind for kind in layers if kind in (GZipMiddleware, CORSMiddleware)] == [GZipMiddleware, CORSMiddleware]
 
 
 def test_unknown_routes_and_methods_have_the_same_shape(server: Server) -> None:

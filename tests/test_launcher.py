@@ -76,6 +76,24 @@ def test_flags_go_on_top_of_a_named_configuration() -> None:
     assert (settings.cache.Fn_compute_blocks, settings.cache.residual_diff_threshold) == (1, 0.4)
 
 
+def test_what_is_relative_is_relative_to_where_the_launcher_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "my.yaml").write_text("model: {path: x/y}")
+    environ = environment_of(parser().parse_args(["--config", "my.yaml", "--model-path", "./model"]), {})
+    monkeypatch.chdir("/")
+    settings = load_settings(environ)
+    assert settings.model.path == str(tmp_path / "model")
+    assert settings.outputs.root == tmp_path / "outputs"
+
+
+def test_a_device_of_choice_is_not_hidden_by_bentoml() -> None:
+    flags = parser().parse_args(["--model-path", "x/y", "--device", "cuda:1"])
+    assert environment_of(flags, {})["BENTOML_DISABLE_GPU_ALLOCATION"] == "1"
+
+
 def test_a_cache_flag_without_a_cache_is_refused() -> None:
     with pytest.raises(ConfigError, match="residual_diff_threshold would have no effect without --cache"):
         settings_of("--model-path", "x/y", "--rdt", "0.1")

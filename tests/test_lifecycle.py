@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import requests
+from PIL import Image
 
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.conftest import Server, ready, serving
 
 LONG = {"num_inference_steps": 100, "num_images": 8}
@@ -132,7 +136,14 @@ def test_concurrent_requests_get_the_pictures_they_get_alone(server: Server) -> 
 
 
 def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "secret-customer" / "model")
+    with serving(tmp_path, CACHE_DIT_SERVING__MODEL__PATH=str(model)) as server:
+        told: set[str] = set()
+
+        def loaded(server: Server) -> bool:
+            told.add(server.get("/health").text)
+            return ready(server)
+
         server.wait_for(lambda server: server.get("/livez").status_code == 200)
         health = server.get("/health", timeout=5)
         assert health.status_code == 503
@@ -142,9 +153,15 @@ def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path)
         assert server.generate().json()["error"]["code"] == "loading"
         assert server.post("/flush_cache").status_code == 503
         assert server.get("/get_model_info").status_code == 503
-        server.wait_for(ready)
+        server.wait_for(loaded)
+        assert any("loading the weights of model" in text for text in told)
+        assert "secret-customer" not in "".join(told) + server.get("/get_model_info").text
         server.wait_for(lambda server: "curl" in server.log(), timeout_s=5)
         log = server.log()
+        command = log[log.index("curl") :].partition("\n\n")[0]
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
+        with Image.open(tmp_path / "apple.png") as picture:
+            assert picture.size == (96, 96)
         for words in ("importing torch", "loading the weights", "warming up", f"{server.url.rpartition(':')[2]}/docs"):
             assert words in log
 

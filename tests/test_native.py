@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import bentoml
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from tests.conftest import Server
@@ -110,6 +113,30 @@ def test_a_path_lies_under_the_servers_root(server: Server) -> None:
     assert not [file for file in server.outputs.rglob("*") if file.name.startswith(".partial")]
 
 
+def test_requests_with_ids_alike_get_files_of_their_own(server: Server) -> None:
+    def path(number: int) -> str:
+        body = {"prompt": "a cat", "seed": number, "num_inference_steps": 4, "output_format": "path"}
+        answer = requests.post(f"{server.url}/generate", json=body, headers={"X-Request-ID": "order-000000000"})
+        return str(answer.json()["images"][0])
+
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(path, range(4)))
+    assert len(set(paths)) == 4
+    assert len({Path(file).read_bytes() for file in paths}) == 4
+
+
+def test_the_old_servers_examples_work_at_the_models_own_size(server: Server) -> None:
+    body = {"prompt": "A beautiful sunset over the ocean", "width": 96, "height": 96, "num_inference_steps": 50}
+    words = ["curl", "-s", "-X", "POST", f"{server.url}/generate", "-H", "Content-Type: application/json"]
+    done = subprocess.run([*words, "-d", json.dumps(body)], capture_output=True, check=True)
+    assert picture(json.loads(done.stdout)["images"][0]).size == (96, 96)
+    response = requests.post(f"{server.url}/generate", json={"prompt": "A cute cat", "width": 96, "height": 96})
+    assert picture(response.json()["images"][0]).size == (96, 96)
+    refused = requests.post(f"{server.url}/generate", json={"prompt": "A cute cat", "width": 1024, "height": 1024})
+    assert refused.status_code == 400
+    assert "80, 96, 112" in refused.json()["error"]["message"]
+
+
 def test_a_url_serves_the_file(server: Server) -> None:
     answer = server.generate(output_format="url", num_images=2, seed=3, num_inference_steps=4).json()
     inline = server.generate(num_images=2, seed=3, num_inference_steps=4).json()
@@ -121,7 +148,7 @@ def test_a_url_serves_the_file(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["none.png", "..%2f..%2fetc%2fpasswd", "%2fetc%2fpasswd", "a%00.png", ".partial-x.png"]
+    "path", ["none.png", "..%2f..%2fetc%2fpasswd", "%2fetc%2fpasswd", "a%00.png", ".partial-x.png", "a" * 300 + ".png"]
 )
 def test_nothing_outside_the_root_is_served(server: Server, path: str) -> None:
     response = server.get(f"/outputs/{path}")

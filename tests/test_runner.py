@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ def draw(runner: PipelineRunner, on_step: Callable[[int], None] = lambda done: N
     defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
     call = plan(GenerateRequest.model_validate(defaults | fields), runner.traits, runner.settings)
     return runner.draw(call, call.seeds[0], on_step)
+
+
+def held_tensors(runner: PipelineRunner) -> list[Any]:
+    contexts = runner._pipe._context_manager._cached_context_manager
+    return [value for context in contexts.values() for value in context.buffers.values() if hasattr(value, "shape")]
 
 
 def test_the_embedded_model_draws_a_red_apple_on_blue() -> None:
@@ -150,7 +157,10 @@ def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
     held = runner.describe().memory["cached_activation_bytes"]
     # The residual of 12 blocks over 36 image and 32 text tokens, and what decided on it: at least one of each in fp32.
     assert held >= 36 * 128 * 4
+    tensors = [weakref.ref(tensor) for tensor in held_tensors(runner)]
+    assert tensors
     assert runner.flush_cache() == held
+    assert not [tensor for tensor in tensors if tensor() is not None], "still held by something"
     assert runner.describe().memory["cached_activation_bytes"] == 0
     assert runner.flush_cache() == 0
     assert np.array_equal(draw(runner).pixels, expected)
@@ -178,6 +188,25 @@ def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -
     with pytest.raises(InterruptedError):
         draw(runner, stop, num_inference_steps=6)
     assert np.array_equal(draw(runner, num_inference_steps=6).pixels, image.pixels)
+
+
+def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
+    runner = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
+    cases: list[dict[str, Any]] = [{}, {"true_cfg_scale": 3.0, "negative_prompt": "a cat"}]
+    for fields in cases:
+        expected = draw(runner, **fields)
+        request = GenerateRequest.model_validate(
+            {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
+        )
+        call = plan(request, runner.traits, runner.settings)
+        image = runner.draw(replace(call, separate_cfg=not call.separate_cfg), 3, lambda done: None)
+        assert image.cache.executed_steps == STEPS
+        assert np.array_equal(image.pixels, expected.pixels)
+
+
+def test_a_pairing_that_the_configuration_forces_wrong_fails_the_load() -> None:
+    with pytest.raises(LoadError, match="cannot be paired"):
+        load(with_cache(Fn_compute_blocks=1, enable_separate_cfg=True))
 
 
 def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: Path) -> None:

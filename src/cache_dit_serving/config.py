@@ -171,8 +171,11 @@ class Limits(Section):
     max_request_s: float = Field(1800, gt=0, description="Seconds from admission after which a request gets 504.")
     max_prompt_characters: int = Field(10_000, ge=1)
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body.")
+    max_body_s: float = Field(30, gt=0, description="Seconds within which a request's body must arrive.")
     sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        None, description="The only widths and heights (px) the model draws well; left out: every multiple it takes."
+        None,
+        min_length=1,
+        description="The only widths and heights (px) the model draws well; left out: every multiple it takes.",
     )
     min_side: int = Field(64, ge=1, description="Least width and height, px.")
     max_side: int = Field(4096, ge=1, description="Greatest width and height, px.")
@@ -212,15 +215,6 @@ class Settings(Section):
     outputs: OutputSettings = Field(default_factory=OutputSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _cache_dit_section_names(cls, data: object) -> object:
-        """A file written for `cache_dit.load_configs` calls the section `cache_config`."""
-        if isinstance(data, dict) and "cache_config" in data and "cache" not in data:
-            data = dict(data)
-            data["cache"] = data.pop("cache_config")
-        return data
-
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings that `environ` asks for.
@@ -235,6 +229,9 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
+    if "cache_config" in tree and "cache" not in tree:
+        # A file written for cache_dit.load_configs calls the section so.
+        tree["cache"] = tree.pop("cache_config")
     overridden = apply_overrides(tree, environ)
     try:
         return Settings.model_validate(tree)
@@ -272,7 +269,11 @@ def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[st
     `Fn_compute_blocks`). A value that starts like a YAML list or mapping, or is `null`, is read as YAML; any other is
     text, which its field converts.
     """
-    names = sorted(name for name in environ if name.startswith(OVERRIDE_PREFIX))
+    names = sorted(name for name in environ if name.startswith(CONFIG_VARIABLE.removesuffix("CONFIG")))
+    names = [name for name in names if name != CONFIG_VARIABLE]
+    for name in names:
+        if not name.startswith(OVERRIDE_PREFIX):
+            raise ConfigError(f"{name} is no setting; settings begin with {OVERRIDE_PREFIX} (two underscores)")
     for name in names:
         *sections, leaf = name.removeprefix(OVERRIDE_PREFIX).split("__")
         node, model = tree, typing.cast("type[BaseModel] | None", Settings)
@@ -283,7 +284,9 @@ def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[st
             node, model = node[key], _section_model(model, key)
         text = environ[name]
         try:
-            node[_spelling(leaf, model)] = yaml.safe_load(text) if text[:1] in "[{" or text == "null" else text
+            # Below a free mapping (pipeline_arguments) no field converts the text: YAML decides there.
+            as_yaml = text[:1] in "[{" or text == "null" or model is None
+            node[_spelling(leaf, model)] = yaml.safe_load(text) if as_yaml else text
         except yaml.YAMLError as error:
             raise ConfigError(f"{name} is not valid YAML: {error}") from error
     return names

@@ -72,6 +72,12 @@ class BodyTooLarge(ServingError):
     code = "body_too_large"
 
 
+class BodyTooSlow(ServingError):
+    status = 408
+    type = "invalid_request_error"
+    code = "body_too_slow"
+
+
 class UnsupportedMediaType(ServingError):
     status = 415
     type = "invalid_request_error"

@@ -103,7 +103,15 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
             "say what to serve: --model-path with a folder or hub id, "
             f"or --config with one of {', '.join(config_names())}"
         )
+    if Path(config).is_file():
+        config = str(Path(config).absolute())
+    # bentoml serve runs in the bundle's folder: what is relative to this one must be made absolute.
     result = {**environ, CONFIG_VARIABLE: config}
+    if flags.model_path and Path(flags.model_path).expanduser().is_dir():
+        flags.model_path = str(Path(flags.model_path).expanduser().absolute())
+    if flags.device:
+        # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
+        result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
     given = {leaf: getattr(flags, flag) for flag, leaf in LEAVES.items() if getattr(flags, flag) is not None}
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
     if cache_flags and not flags.cache and load_settings(result).cache is None:
@@ -113,6 +121,8 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     for leaf, value in given.items():
         name = OVERRIDE_PREFIX + leaf.upper().replace(".", "__")
         result[name] = value if isinstance(value, str) else json.dumps(value)
+    root = load_settings(result).outputs.root
+    result[f"{OVERRIDE_PREFIX}OUTPUTS__ROOT"] = str(root.expanduser().absolute())
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -11,12 +12,16 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import bentoml
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache_dit_serving.errors import (
     BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -43,12 +48,15 @@ R = TypeVar("R")
 class Envelope:
     """ASGI middleware around the whole service."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_body_s: float) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.max_body_s = max_body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                drop_bentoml_timeout(scope["app"])
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -63,6 +71,9 @@ class Envelope:
             if answer.begun:
                 raise
             await error_response(error, request_id)(scope, receive, send)
+        if answer.status >= 500:
+            # The line that leads from a caller's request id to the traceback above it.
+            logger.error("%s %s %s answered %d", request_id, scope["method"], scope["path"], answer.status)
 
     def _check_headers(self, headers: Headers, method: str) -> None:
         length = headers.get("content-length", "0")
@@ -77,16 +88,27 @@ class Envelope:
             )
 
     def _counted(self, receive: Receive, answer: _Answer) -> Receive:
-        received = 0
+        received, complete = 0, False
+        end = asyncio.get_running_loop().time() + self.max_body_s
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:
+                return await receive()
+            # BentoML catches whatever its endpoint raises and answers 500: `instead` is what must be said.
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                answer.instead = BodyTooSlow(f"the body was not there after {self.max_body_s:g} s; send it at once")
+                raise answer.instead from None
+            if message["type"] == "http.disconnect":
+                answer.instead = ClientGone("the client closed the connection before its request was there")
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:
-                # BentoML catches whatever its endpoint raises and answers 500: this is what must be said instead.
                 answer.instead = self._too_large()
                 raise answer.instead
+            complete = not message.get("more_body", False)
             return message
 
         return counted
@@ -104,12 +126,14 @@ class _Answer:
         self._error_start: Message | None = None
         self._error_body = b""
         self.begun = False
+        self.status = 200
         self.instead: ServingError | None = None
         """Said in place of whatever error comes."""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            if message["status"] >= 400:
+            self.status = message["status"]
+            if self.status >= 400:
                 self._error_start = message
                 return
             MutableHeaders(scope=message)[REQUEST_ID_HEADER] = self._request_id
@@ -127,6 +151,7 @@ class _Answer:
         else:
             body = _contract_body(start["status"], self._error_body, self._request_id)
         content = json.dumps(body, ensure_ascii=False).encode()
+        self.status = start["status"]
         headers = MutableHeaders(raw=list(start.get("headers", [])))
         headers["content-type"] = "application/json"
         headers["content-length"] = str(len(content))
@@ -134,6 +159,19 @@ class _Answer:
         self.begun = True
         await self._send({**start, "headers": headers.raw})
         await self._send({"type": "http.response.body", "body": content})
+
+
+def drop_bentoml_timeout(app: Starlette) -> None:
+    """Take BentoML's TimeoutMiddleware out of the chain around `app`; `limits.max_request_s` does its work.
+
+    BentoML 1.4.39 keeps a timer of every request, with all that the request's context holds (5 KB and more), until the
+    time-out is over, not until the answer is out; and it cannot be configured away.
+    """
+    layer: Any = app.middleware_stack
+    while inner := getattr(layer, "app", None):
+        if isinstance(inner, TimeoutMiddleware):
+            layer.app = inner.app
+        layer = inner
 
 
 def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R | JSONResponse]]:
