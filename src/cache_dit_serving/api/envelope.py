@@ -71,7 +71,7 @@ class Envelope:
             if answer.begun:
                 raise
             await error_response(error, request_id)(scope, receive, send)
-        if answer.status >= 500:
+        if answer.status == 500:
             # The line that leads from a caller's request id to the traceback above it.
             logger.error("%s %s %s answered %d", request_id, scope["method"], scope["path"], answer.status)
 

@@ -8,7 +8,7 @@ from typing import Any
 import bentoml
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from cache_dit_serving.api.docs import SWAGGER_PAGE, openapi_document
@@ -37,6 +37,10 @@ def mounted_routes(service: Callable[[], bentoml.Service[Any]]) -> Starlette:
     async def docs(request: Request) -> Response:
         return HTMLResponse(SWAGGER_PAGE)
 
+    async def index(request: Request) -> Response:
+        # BentoML's own page loads a third party's script.
+        return RedirectResponse("docs")
+
     async def openapi(request: Request) -> Response:
         return JSONResponse(openapi_document(service().openapi_spec.asdict()))
 
@@ -49,6 +53,7 @@ def mounted_routes(service: Callable[[], bentoml.Service[Any]]) -> Starlette:
             Route("/health", health),
             Route("/get_model_info", get_model_info),
             Route(OUTPUTS_ROUTE + "/{path:path}", outputs),
+            Route("/", index),
             Route("/docs", docs),
             Route("/openapi.json", openapi),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ class InstalledCache:
         self.settings = settings
         self.blocks = block_lists(pipe)
         check_blocks(settings, self.blocks)
+        # It would warn that the transformer is patched already: block_lists asked for the adapter, which patches it.
+        logging.getLogger("cache_dit.caching.patch_functors.functor_base").setLevel(logging.ERROR)
         # cache-dit 1.5.3 patches the pipeline's class: a class of its own keeps every other pipeline as it was.
         cls = type(pipe)
         pipe.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__})
