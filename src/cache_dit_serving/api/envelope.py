@@ -71,9 +71,10 @@ class Envelope:
             if answer.begun:
                 raise
             await error_response(error, request_id)(scope, receive, send)
-        if answer.status == 500:
-            # The line that leads from a caller's request id to the traceback above it.
-            logger.error("%s %s %s answered %d", request_id, scope["method"], scope["path"], answer.status)
+        finally:
+            if answer.status == 500:
+                # The line that leads from a caller's request id to the traceback beside it.
+                logger.error("%s %s %s answered %d", request_id, scope["method"], scope["path"], answer.status)
 
     def _check_headers(self, headers: Headers, method: str) -> None:
         length = headers.get("content-length", "0")
