@@ -14,12 +14,19 @@ import pytest
 from cache_dit_serving.config import CacheSettings, Limits, ModelSettings, RequestDefaults, Settings, load_settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.arguments import plan
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
 from cache_dit_serving.schemas import GenerateRequest
 from tests.pipelines import save_chroma, save_flux_of_nan, save_flux_with_guidance, save_pixart
 
 EMBEDDED = load_settings({})
 STEPS = 14
+PIXART = Settings(
+    cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
+    defaults=RequestDefaults(
+        width=64, height=64, num_inference_steps=6, pipeline_arguments={"use_resolution_binning": False}
+    ),
+)
 UNCACHED = EMBEDDED.model_copy(update={"cache": None})
 
 
@@ -78,8 +85,6 @@ def test_a_stopped_generation_leaves_nothing_behind() -> None:
 def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
     import torch
     from diffusers import FluxPipeline
-
-    from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 
     load(EMBEDDED)  # a cached pipeline of the same class in the same process must not reach the bare one
     bare: Any = FluxPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
@@ -167,15 +172,7 @@ def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
 
 
 def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -> None:
-    runner = load(
-        Settings(
-            model=ModelSettings(path=str(save_pixart(tmp_path)), dtype="float32"),
-            cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
-            defaults=RequestDefaults(
-                width=64, height=64, num_inference_steps=6, pipeline_arguments={"use_resolution_binning": False}
-            ),
-        )
-    )
+    runner = load(PIXART.model_copy(update={"model": ModelSettings(path=str(save_pixart(tmp_path)), dtype="float32")}))
     assert not runner.traits.takes("callback_on_step_end")
     steps: list[int] = []
     image = draw(runner, steps.append, num_inference_steps=6)
@@ -202,6 +199,19 @@ def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
         image = runner.draw(replace(call, separate_cfg=not call.separate_cfg), 3, lambda done: None)
         assert image.cache.executed_steps == STEPS
         assert np.array_equal(image.pixels, expected.pixels)
+
+
+def test_a_scheduler_that_evaluates_twice_is_not_taken_for_two_passes(tmp_path: Path) -> None:
+    from diffusers import HeunDiscreteScheduler
+
+    folder = save_pixart(tmp_path)
+    HeunDiscreteScheduler().save_pretrained(folder / "scheduler")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("DPMSolverMultistepScheduler", "HeunDiscreteScheduler"))
+    runner = load(PIXART.model_copy(update={"model": ModelSettings(path=str(folder), dtype="float32")}))
+    image = draw(runner, num_inference_steps=10)
+    assert image.cache.steps == image.cache.executed_steps == 19
+    assert image.stats[0].cfg_diffs == {}
 
 
 def test_a_pairing_that_the_configuration_forces_wrong_fails_the_load() -> None:

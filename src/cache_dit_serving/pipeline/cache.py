@@ -66,7 +66,7 @@ class InstalledCache:
         """What the cache did in the call that just ended."""
         stats = [self._block_list_stats(context) for context in self._contexts()]
         cached_steps = sum(len(steps) for steps in _cached_steps(stats).values())
-        executed = self._executed_steps()
+        executed = self.executed_steps()
         diffs = [diff for record in stats for diff in _diffs(record) if not diff < 0.0]
         report = CacheReport(
             enabled=True,
@@ -100,7 +100,7 @@ class InstalledCache:
     def _contexts(self) -> list[Any]:
         return list(self._manager._cached_context_manager.values())
 
-    def _executed_steps(self) -> int:
+    def executed_steps(self) -> int:
         """Denoising steps as cache-dit counted them, in one block list of each transformer."""
         executed: dict[str, int] = {}
         for context in self._contexts():

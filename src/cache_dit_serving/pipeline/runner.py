@@ -107,12 +107,12 @@ class PipelineRunner:
             Exception: whatever `on_step` raises, and what the pipeline does; the next call is not affected.
         """
         image = self._draw_once(call, seed, on_step)
-        if image.cache.executed_steps == call.num_inference_steps:
+        if image.cache.executed_steps == image.cache.steps:
             return image
         separate_cfg = self._forward_passes > call.num_inference_steps
         logger.warning("%d forward passes in %d steps: drawn again", self._forward_passes, call.num_inference_steps)
         image = self._draw_once(replace(call, separate_cfg=separate_cfg), seed, on_step)
-        if image.cache.executed_steps != call.num_inference_steps:
+        if image.cache.executed_steps != image.cache.steps:
             raise InternalError("The cache cannot be paired with this model's forward passes; turn it off.")
         self.traits = replace(self.traits, separate_cfg=separate_cfg)
         return image
@@ -155,11 +155,8 @@ class PipelineRunner:
             raise OutOfMemory
         finished = time.perf_counter()
         first_forward = self._first_forward or started
-        report, stats = (
-            self._cache.report(call.num_inference_steps)
-            if self._cache is not None
-            else (off_report(call.num_inference_steps), [])
-        )
+        steps = self._steps_run(call)
+        report, stats = self._cache.report(steps) if self._cache is not None else (off_report(steps), [])
         self._held_bytes = self._cache.held_bytes() if self._cache is not None else 0
         return DrawnImage(
             pixels=output.images[0],
@@ -245,6 +242,13 @@ class PipelineRunner:
             yield {}
         finally:
             del scheduler.step
+
+    def _steps_run(self, call: GenerationCall) -> int:
+        """Steps of the call that just ended: those asked for, or as many as its scheduler made of them (Heun's method
+        evaluates nearly twice as often), whichever the cache saw."""
+        scheduled = len(getattr(self._pipe.scheduler, "timesteps", ()))
+        seen = self._cache.executed_steps() if self._cache is not None else scheduled
+        return scheduled if scheduled and seen == scheduled else call.num_inference_steps
 
     def _note_forward(self, module: object, args: object) -> None:
         self._forward_passes += 1
