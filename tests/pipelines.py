@@ -8,11 +8,21 @@ from typing import Any
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 
 
+def t5() -> dict[str, Any]:
+    """The embedded model's T5, as the keywords that pipelines with T5 alone take it by."""
+    import torch
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    return {
+        "tokenizer": AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer_2"),
+        "text_encoder": T5EncoderModel.from_pretrained(EMBEDDED_FOLDER / "text_encoder_2", dtype=torch.float32),
+    }
+
+
 def save_pixart(folder: Path) -> Path:
     """A PixArt-Sigma of 4 blocks: its call takes no step callback, and guidance is batched into one pass."""
     import torch
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
-    from transformers import AutoTokenizer, T5EncoderModel
 
     torch.manual_seed(0)
     transformer = PixArtTransformer2DModel(
@@ -40,8 +50,7 @@ def save_pixart(folder: Path) -> Path:
         norm_num_groups=4,
     )
     pipe: Any = PixArtSigmaPipeline(
-        tokenizer=AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer_2"),
-        text_encoder=T5EncoderModel.from_pretrained(EMBEDDED_FOLDER / "text_encoder_2", dtype=torch.float32),
+        **t5(),
         vae=vae,
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(),
@@ -80,7 +89,6 @@ def save_chroma(folder: Path) -> Path:
     """A Chroma of 2 + 2 blocks: guidance by `guidance_scale` in a second forward pass, which the cache must pair."""
     import torch
     from diffusers import AutoencoderKL, ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
-    from transformers import AutoTokenizer, T5EncoderModel
 
     torch.manual_seed(0)
     transformer = ChromaTransformer2DModel(
@@ -97,8 +105,7 @@ def save_chroma(folder: Path) -> Path:
         approximator_layers=1,
     )
     pipe: Any = ChromaPipeline(
-        tokenizer=AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer_2"),
-        text_encoder=T5EncoderModel.from_pretrained(EMBEDDED_FOLDER / "text_encoder_2", dtype=torch.float32),
+        **t5(),
         vae=AutoencoderKL.from_pretrained(EMBEDDED_FOLDER / "vae", dtype=torch.float32),
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(),

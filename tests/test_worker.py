@@ -35,6 +35,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def one_running_one_waiting(worker: PipelineWorker) -> tuple[Generation, Generation]:
+    running, waiting = generation(worker, "running", num_images=3), generation(worker, "waiting")
+    worker.submit(running)
+    worker.submit(waiting)
+    wait_until(lambda: running.step > 0)
+    return running, waiting
+
+
 @pytest.fixture
 def worker() -> Iterator[PipelineWorker]:
     running = PipelineWorker(lambda progress: PipelineRunner(SETTINGS, progress), max_queue=3)
@@ -146,10 +154,7 @@ def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker) -> None
 
 
 def test_an_action_waits_for_the_running_generation_and_goes_before_those_that_wait(worker: PipelineWorker) -> None:
-    running, waiting = generation(worker, "running", num_images=3), generation(worker, "waiting")
-    worker.submit(running)
-    worker.submit(waiting)
-    wait_until(lambda: running.step > 0)
+    running, waiting = one_running_one_waiting(worker)
     seen = worker.between_generations(lambda runner: (running.finished, waiting.started))
     finished, started = seen.result(30)
     assert finished is not None
@@ -160,10 +165,7 @@ def test_an_action_waits_for_the_running_generation_and_goes_before_those_that_w
 
 
 def test_draining_lets_the_running_one_end_and_refuses_the_rest(worker: PipelineWorker) -> None:
-    running, waiting = generation(worker, "running", num_images=3), generation(worker, "waiting")
-    worker.submit(running)
-    worker.submit(waiting)
-    wait_until(lambda: running.step > 0)
+    running, waiting = one_running_one_waiting(worker)
     worker.drain()
     with pytest.raises(NotReady, match="shutting down"):
         waiting.result.result(1)

@@ -37,6 +37,16 @@ class GenerateRequest(BaseModel):
     image_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="png (default), jpeg or webp.")
     image_quality: int | None = Field(None, ge=1, le=100, description="Of jpeg and webp (default 90).")
 
+    @property
+    def wants_files(self) -> bool:
+        """Whether the answer holds paths or URLs instead of the pictures."""
+        return self.output_format in ("path", "url")
+
+    @property
+    def encoding(self) -> Literal["png", "jpeg", "webp"]:
+        """`image_format`, or what stands for it when it is left out."""
+        return self.image_format or "png"
+
 
 class Timings(BaseModel):
     """Seconds by stage, summed over the images of the request."""

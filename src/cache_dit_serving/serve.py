@@ -95,7 +95,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     """The environment that makes the settings tree what the flags say, on top of `environ`.
 
     Raises:
-        ConfigError: there is no model to serve, or a cache flag without a cache to set.
+        ConfigError: there is no model to serve, a cache flag without a cache to set, or settings that are not valid.
     """
     config = flags.config or (GENERIC_CONFIG if flags.model_path else environ.get(CONFIG_VARIABLE))
     if config is None:
@@ -107,12 +107,12 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
         config = str(Path(config).absolute())
     # bentoml serve runs in the bundle's folder: what is relative to this one must be made absolute.
     result = {**environ, CONFIG_VARIABLE: config}
-    if flags.model_path and Path(flags.model_path).expanduser().is_dir():
-        flags.model_path = str(Path(flags.model_path).expanduser().absolute())
     if flags.device:
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
     given = {leaf: getattr(flags, flag) for flag, leaf in LEAVES.items() if getattr(flags, flag) is not None}
+    if flags.model_path and (folder := Path(flags.model_path).expanduser()).is_dir():
+        given["model.path"] = str(folder.absolute())
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
     if cache_flags and not flags.cache and load_settings(result).cache is None:
         raise ConfigError(f"{', '.join(cache_flags)} would have no effect without --cache")
@@ -146,7 +146,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         environ = environment_of(flags, os.environ)
-        load_settings(environ)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -49,13 +50,15 @@ class NativeApi:
         request_id = request_id_of(http.scope)
         runner = self.worker.runner()
         call = plan(request, runner.traits, self.settings)
-        if _wants_files(request):
-            self.outputs.folder(request.output_dir)  # what is wrong with it should be known before the work is done
+        # What is wrong with the folder should be known before the work is done.
+        folder = self.outputs.folder(request.output_dir) if request.wants_files else None
         generation = Generation(request_id, call, lambda drawn: _encode(drawn, call, request))
         self.worker.submit(generation)
         images = await self._result(generation, http)
-        inline = [image.base64 for image in images if image.base64 is not None]
-        delivered = inline or await asyncio.to_thread(self._save, images, request, http)
+        if folder is not None:
+            delivered = await asyncio.to_thread(self._save, images, folder, request, http)
+        else:
+            delivered = [image.base64 for image in images if image.base64 is not None]
         return _response(generation, images, delivered, request)
 
     def health(self) -> HealthResponse:
@@ -104,18 +107,13 @@ class NativeApi:
             self.worker.cancel(generation)
             gone.cancel()
 
-    def _save(self, images: list[EncodedImage], request: GenerateRequest, http: Request) -> list[str]:
+    def _save(self, images: list[EncodedImage], folder: Path, request: GenerateRequest, http: Request) -> list[str]:
         """Write the images, once all are done; their paths or URLs."""
-        extension = request.image_format or "png"
-        paths = [self.outputs.save(image.content, folder=request.output_dir, extension=extension) for image in images]
+        paths = [self.outputs.save(image.content, folder, extension=request.encoding) for image in images]
         if request.output_format == "path":
             return [str(path) for path in paths]
         base = (self.settings.outputs.public_url or str(http.base_url)).rstrip("/")
         return [f"{base}{OUTPUTS_ROUTE}/{path.relative_to(self.outputs.root).as_posix()}" for path in paths]
-
-
-def _wants_files(request: GenerateRequest) -> bool:
-    return (request.output_format or "base64") != "base64"
 
 
 async def _disconnected(http: Request) -> None:
@@ -127,10 +125,8 @@ async def _disconnected(http: Request) -> None:
 def _encode(drawn: DrawnImage, call: GenerationCall, request: GenerateRequest) -> EncodedImage:
     began = time.perf_counter()
     check_finite(drawn.pixels)
-    content = encode_image(
-        drawn.pixels, request.image_format or "png", request.image_quality, call.parameters(drawn.seed)
-    )
-    text = None if _wants_files(request) else base64.b64encode(content).decode("ascii")
+    content = encode_image(drawn.pixels, request.encoding, request.image_quality, call.parameters(drawn.seed))
+    text = None if request.wants_files else base64.b64encode(content).decode("ascii")
     return EncodedImage(drawn, content, text, time.perf_counter() - began)
 
 

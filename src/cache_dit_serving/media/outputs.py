@@ -43,30 +43,29 @@ class OutputFolder:
             raise self._unwritable() from error
         return directory
 
-    def save(self, content: bytes, *, folder: str | None, extension: str) -> Path:
-        """Write a file of a new name under `folder`; returns its path.
+    def save(self, content: bytes, folder: Path, *, extension: str) -> Path:
+        """Write a file of a new name into a folder from :meth:`folder`; returns its path.
 
         The name is random: one that a caller could choose or guess would let requests reach each other's pictures.
 
         Raises:
-            InvalidRequest, InternalError: as :meth:`folder`.
+            InternalError: it cannot be written.
         """
-        directory = self.folder(folder)
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(12)}.{extension}"
         try:
-            descriptor, partial = tempfile.mkstemp(dir=directory, prefix=".partial-")
+            descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".partial-")
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
                 # mkstemp's 0600 would keep the file from a client of another user on this machine.
                 os.chmod(partial, 0o644)
-                os.replace(partial, directory / name)
+                os.replace(partial, folder / name)
             except BaseException:
                 os.unlink(partial)
                 raise
         except OSError as error:
             raise self._unwritable() from error
-        return directory / name
+        return folder / name
 
     def find(self, relative: str) -> tuple[Path, str]:
         """An output's file and media type, by its path below the root.

@@ -63,17 +63,19 @@ def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -
         InvalidRequest: a field the pipeline cannot honour, a value out of bounds, or two fields that contradict.
     """
     defaults, limits = settings.defaults, settings.limits
+    _check_supported(request, traits)
+    count = _step_count(request, traits, settings)
     arguments: dict[str, Any] = {"prompt": _prompt(request, limits)}
-    for name, side in _size(request, traits, settings).items():
-        if traits.takes(name):
-            arguments[name] = side
-    steps = _steps(request, traits, settings)
-    arguments |= steps.arguments
+    arguments |= _size(request, traits, settings)
+    if traits.takes("num_inference_steps"):
+        arguments["num_inference_steps"] = count
+    if request.sigmas is not None:
+        arguments["sigmas"] = list(request.sigmas)
     arguments |= _guidance(request, traits, defaults)
     arguments |= defaults.pipeline_arguments
     width, height = arguments.get("width", 0), arguments.get("height", 0)
     seeds = _seeds(request, limits)
-    pixel_steps = max(1, width * height) * steps.count * len(seeds)
+    pixel_steps = max(1, width * height) * count * len(seeds)
     if pixel_steps > limits.max_pixel_steps:
         raise InvalidRequest(
             f"width x height x num_inference_steps x num_images is {pixel_steps:,}; this server takes at most "
@@ -85,7 +87,7 @@ def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -
     return GenerationCall(
         arguments=arguments,
         seeds=seeds,
-        num_inference_steps=steps.count,
+        num_inference_steps=count,
         separate_cfg=separate_cfg(arguments, traits),
         pixel_steps=pixel_steps,
     )
@@ -106,10 +108,26 @@ def separate_cfg(arguments: dict[str, Any], traits: PipelineTraits) -> bool:
     separate the passes do so unless guidance is off.
     """
     if traits.takes("true_cfg_scale"):
-        scale = arguments.get("true_cfg_scale", traits.default_true_cfg_scale) or 0.0
-        return scale > 1 and arguments.get("negative_prompt") is not None
-    scale = arguments.get("guidance_scale", traits.default_guidance_scale)
+        return _true_cfg_scale(arguments, traits) > 1 and arguments.get("negative_prompt") is not None
+    scale = _guidance_scale(arguments, traits)
     return traits.separate_cfg and (scale is None or scale > traits.guides_above)
+
+
+def _true_cfg_scale(arguments: dict[str, Any], traits: PipelineTraits) -> float:
+    return arguments.get("true_cfg_scale", traits.default_true_cfg_scale) or 0.0
+
+
+def _guidance_scale(arguments: dict[str, Any], traits: PipelineTraits) -> float | None:
+    return arguments.get("guidance_scale", traits.default_guidance_scale)
+
+
+def _check_supported(request: GenerateRequest, traits: PipelineTraits) -> None:
+    """Refuse by name what the pipeline does not take, or would take and ignore."""
+    accepted = accepted_fields(traits)
+    for name in PIPELINE_FIELDS:
+        if getattr(request, name) is not None and name not in accepted:
+            # The only field that a call can take and ignore is guidance_scale.
+            raise _not_honoured(name, traits, " (its weights have no guidance embedding)" if traits.takes(name) else "")
 
 
 def _prompt(request: GenerateRequest, limits: Limits) -> str:
@@ -128,13 +146,9 @@ def _prompt(request: GenerateRequest, limits: Limits) -> str:
 
 def _size(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -> dict[str, int]:
     sides = {}
-    for name in ("width", "height"):
+    for name in filter(traits.takes, ("width", "height")):
         asked: int | None = getattr(request, name)
-        if asked is not None and not traits.takes(name):
-            raise _not_honoured(name, traits)
         side = asked or getattr(settings.defaults, name) or traits.default_side
-        if side is None:
-            continue  # the pipeline decides
         if asked is not None and not _takes_side(side, traits, settings.limits):
             raise InvalidRequest(
                 f"{name} {side} is not a size this model takes; it takes {sizes_in_words(traits, settings.limits)}",
@@ -156,17 +170,8 @@ def sizes_in_words(traits: PipelineTraits, limits: Limits) -> str:
     return f"multiples of {traits.size_multiple} from {limits.min_side} to {limits.max_side}"
 
 
-@dataclass(frozen=True)
-class _Steps:
-    count: int
-    arguments: dict[str, Any]
-
-
-def _steps(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -> _Steps:
+def _step_count(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -> int:
     """How many steps run: given sigmas decide, and must agree with a given number."""
-    for name in ("num_inference_steps", "sigmas"):
-        if getattr(request, name) is not None and not traits.takes(name):
-            raise _not_honoured(name, traits)
     asked = request.num_inference_steps
     if request.sigmas is not None:
         if asked is not None and asked != len(request.sigmas):
@@ -181,21 +186,19 @@ def _steps(request: GenerateRequest, traits: PipelineTraits, settings: Settings)
             raise InvalidRequest("sigmas of this model lie above 0 and at most at 1", param="sigmas")
         asked = len(request.sigmas)
     count = asked or settings.defaults.num_inference_steps or traits.default_num_inference_steps
+    param = "num_inference_steps" if request.sigmas is None else "sigmas"
     if count > settings.limits.max_num_inference_steps:
         raise InvalidRequest(
             f"{count:,} steps are more than the {settings.limits.max_num_inference_steps:,} this server takes",
-            param="num_inference_steps" if request.sigmas is None else "sigmas",
+            param=param,
         )
     if count < traits.least_num_inference_steps:
         raise InvalidRequest(
             f"this model's scheduler needs at least {traits.least_num_inference_steps} steps",
-            param="num_inference_steps" if request.sigmas is None else "sigmas",
+            param=param,
         )
     _check_mask(count, settings)
-    arguments: dict[str, Any] = {"num_inference_steps": count} if traits.takes("num_inference_steps") else {}
-    if request.sigmas is not None:
-        arguments["sigmas"] = list(request.sigmas)
-    return _Steps(count, arguments)
+    return count
 
 
 def _check_mask(count: int, settings: Settings) -> None:
@@ -216,12 +219,6 @@ def _check_mask(count: int, settings: Settings) -> None:
 
 def _guidance(request: GenerateRequest, traits: PipelineTraits, defaults: RequestDefaults) -> dict[str, Any]:
     """Guidance arguments, none of which the pipeline would silently ignore."""
-    if request.guidance_scale is not None and not traits.honours_guidance_scale:
-        detail = " (its weights have no guidance embedding)" if traits.takes("guidance_scale") else ""
-        raise _not_honoured("guidance_scale", traits, detail)
-    for name in ("true_cfg_scale", "negative_prompt"):
-        if getattr(request, name) is not None and not traits.takes(name):
-            raise _not_honoured(name, traits)
     arguments: dict[str, Any] = {}
     for name in ("guidance_scale", "true_cfg_scale", "negative_prompt"):
         asked = getattr(request, name)
@@ -229,20 +226,20 @@ def _guidance(request: GenerateRequest, traits: PipelineTraits, defaults: Reques
         if value is not None and traits.takes(name):
             arguments[name] = value
     if traits.takes("true_cfg_scale"):
-        scale = arguments.get("true_cfg_scale", traits.default_true_cfg_scale) or 0.0
-        if request.negative_prompt and scale <= 1:
+        true_cfg_scale = _true_cfg_scale(arguments, traits)
+        if request.negative_prompt and true_cfg_scale <= 1:
             raise InvalidRequest(
                 "negative_prompt has no effect on this model without true_cfg_scale above 1; send both",
                 param="negative_prompt",
             )
-        if request.true_cfg_scale is not None and scale > 1 and "negative_prompt" not in arguments:
+        if request.true_cfg_scale is not None and true_cfg_scale > 1 and "negative_prompt" not in arguments:
             raise InvalidRequest(
                 "true_cfg_scale above 1 has no effect on this model without negative_prompt; send both "
                 '("negative_prompt": " " for none in particular)',
                 param="true_cfg_scale",
             )
     elif request.negative_prompt:
-        scale = arguments.get("guidance_scale", traits.default_guidance_scale)
+        scale = _guidance_scale(arguments, traits)
         if math.isinf(traits.guides_above):
             raise _not_honoured("negative_prompt", traits, " (it never guides)")
         if scale is not None and scale <= traits.guides_above:
@@ -268,14 +265,14 @@ def _seeds(request: GenerateRequest, limits: Limits) -> tuple[int, ...]:
 
 
 def _check_output(request: GenerateRequest) -> None:
-    if request.image_quality is not None and (request.image_format or "png") == "png":
+    if request.image_quality is not None and request.encoding == "png":
         raise InvalidRequest(
             'image_quality has no effect on png, which is lossless; send "image_format": "jpeg" or "webp" with it',
             param="image_quality",
         )
     if request.output_dir is None:
         return
-    if (request.output_format or "base64") == "base64":
+    if not request.wants_files:
         raise InvalidRequest(
             'output_dir has no effect with output_format base64; send "output_format": "path" or "url" with it',
             param="output_dir",

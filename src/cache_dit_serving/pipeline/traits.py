@@ -28,8 +28,8 @@ class PipelineTraits:
     """Names that the pipeline's call takes."""
     size_multiple: int
     """Width and height must be multiples of this, in pixels."""
-    default_side: int | None
-    """The pipeline's own width and height, in pixels, where it has them."""
+    default_side: int
+    """The pipeline's own width and height, in pixels, where it takes them."""
     default_num_inference_steps: int
     default_guidance_scale: float | None
     default_true_cfg_scale: float | None
@@ -58,18 +58,16 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
     set_timesteps = getattr(scheduler, "set_timesteps", None)
     if set_timesteps is None or "sigmas" not in inspect.signature(set_timesteps).parameters:
         parameters -= {"sigmas"}  # the call takes them, and raises (PixArt with its own scheduler)
-    guidance_scale = _default(signature, "guidance_scale")
     sample_size = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
     scale = int(getattr(pipe, "vae_scale_factor", 1))
-    sized = {"width", "height"} <= signature.keys()
     return PipelineTraits(
         pipeline_class=type(pipe).__name__,
         task=task_of(signature),
         parameters=parameters,
         size_multiple=_size_multiple(pipe, config),
-        default_side=sample_size * scale if isinstance(sample_size, int) else USUAL_SIDE if sized else None,
+        default_side=sample_size * scale if isinstance(sample_size, int) else USUAL_SIDE,
         default_num_inference_steps=steps.default if steps and isinstance(steps.default, int) else 50,
-        default_guidance_scale=guidance_scale,
+        default_guidance_scale=_default(signature, "guidance_scale"),
         default_true_cfg_scale=_default(signature, "true_cfg_scale"),
         guides_above=_guides_above(pipe),
         # Families with true_cfg_scale (Flux, Qwen) only embed guidance_scale, and ignore it without an embedding.
