@@ -273,6 +273,16 @@ def test_what_cannot_be_served_is_said_at_load(
         load(settings)
 
 
+def test_a_models_public_name_does_not_say_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cache_dit_serving.pipeline.load import public_name
+
+    (tmp_path / "customers" / "secret").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("customers/secret") == public_name(str(tmp_path / "customers" / "secret")) == "secret"
+    assert public_name("Qwen/Qwen-Image") == "Qwen/Qwen-Image"
+    assert public_name("embedded") == "embedded"
+
+
 def test_an_attention_backend_that_cannot_run_is_refused_with_those_that_can() -> None:
     for name in ("flash", "_npu_fia", "nonsense"):
         with pytest.raises(LoadError, match="usable here: native"):

@@ -102,7 +102,8 @@ def locate(path: str) -> str:
 
 def public_name(path: str) -> str:
     """The model's name without where on the server it lies."""
-    return path if path == EMBEDDED or HUB_ID.fullmatch(path) else Path(path).name
+    folder = Path(path).expanduser()
+    return folder.name if folder.is_dir() or not HUB_ID.fullmatch(path) else path
 
 
 def pipeline_class(name: str | None) -> type[DiffusionPipeline]:
