@@ -23,7 +23,14 @@ from cache_dit_serving.api.routes import mounted_routes
 from cache_dit_serving.config import load_settings
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.runner import PipelineRunner
-from cache_dit_serving.schemas import FlushResponse, GenerateRequest, GenerateResponse, HealthResponse, ModelInfo
+from cache_dit_serving.schemas import (
+    CompareResponse,
+    FlushResponse,
+    GenerateRequest,
+    GenerateResponse,
+    HealthResponse,
+    ModelInfo,
+)
 
 SETTINGS = load_settings()
 # BentoML, and BentoCloud before it, cut requests off after 60 s unless told: later than ours, which says why.
@@ -60,6 +67,12 @@ class CacheDiTServing:
     async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse:
         """Draw pictures from a prompt."""
         return await self.api.generate(GenerateRequest(**fields), ctx.request)
+
+    @bentoml.api(input_spec=GenerateRequest, output_spec=CompareResponse)
+    @answers_errors
+    async def compare(self, ctx: bentoml.Context, **fields: Any) -> CompareResponse:
+        """Draw one seed with the cache and without, and measure how far apart the pictures are."""
+        return await self.api.compare(GenerateRequest(**fields), ctx.request)
 
     @bentoml.api(output_spec=HealthResponse)
     @answers_errors

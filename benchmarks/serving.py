@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import os
@@ -41,7 +42,7 @@ class BarePipeline:
         self._settings = settings
         self._pipe = load_pipeline(settings.model, lambda what: None)
         if settings.cache is not None:
-            config, calibrator = cache_dit_configs(settings.cache)
+            config, calibrator = copy.deepcopy(cache_dit_configs(settings.cache))
             cache_dit.enable_cache(self._pipe, cache_config=config, calibrator_config=calibrator)
 
     def draw(self, seed: int) -> None:

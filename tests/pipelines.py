@@ -19,10 +19,23 @@ def t5() -> dict[str, Any]:
     }
 
 
+def small_vae() -> Any:
+    """4 latent channels, 8 px each."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+
+
 def save_pixart(folder: Path) -> Path:
     """A PixArt-Sigma of 4 blocks: its call takes no step callback, and guidance is batched into one pass."""
     import torch
-    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+    from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 
     torch.manual_seed(0)
     transformer = PixArtTransformer2DModel(
@@ -42,16 +55,9 @@ def save_pixart(folder: Path) -> Path:
         norm_elementwise_affine=False,
         norm_eps=1e-6,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=4,
-    )
     pipe: Any = PixArtSigmaPipeline(
         **t5(),
-        vae=vae,
+        vae=small_vae(),
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(),
     )
@@ -109,6 +115,50 @@ def save_chroma(folder: Path) -> Path:
         vae=AutoencoderKL.from_pretrained(EMBEDDED_FOLDER / "vae", dtype=torch.float32),
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def save_stable_diffusion(folder: Path) -> Path:
+    """A Stable Diffusion with a UNet of 2 levels: text to image, and no transformer that cache-dit could cache."""
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_FOLDER / "tokenizer")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=37,
+            num_attention_heads=4,
+            num_hidden_layers=2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=12,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        norm_num_groups=4,
+    )
+    pipe: Any = StableDiffusionPipeline(
+        vae=small_vae(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
     )
     pipe.save_pretrained(folder)
     return folder

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from cache_dit_serving.config import CacheSettings, Limits, RequestDefaults, Settings
+from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.config import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.pipeline.arguments import plan
+from cache_dit_serving.pipeline.arguments import GenerationCall, plan
 from cache_dit_serving.pipeline.traits import PipelineTraits
 from cache_dit_serving.schemas import MAX_SEED, GenerateRequest
+from cache_dit_serving.speeds import CacheSupport, SpeedLadder
 
 FLUX = PipelineTraits(
     pipeline_class="FluxPipeline",
@@ -56,9 +58,19 @@ def request(**fields: Any) -> GenerateRequest:
     return GenerateRequest(**{"prompt": "a cat", **fields})
 
 
+def planned(asked: GenerateRequest, traits: PipelineTraits, settings: Settings) -> GenerationCall:
+    support = CacheSupport({"Transformer.blocks": 12}, {})
+    steps = 4 if settings.cache else traits.default_num_inference_steps
+    return plan(asked, traits, settings, SpeedLadder(settings, support, steps))
+
+
+def seeds(call: GenerationCall) -> list[int]:
+    return [drawing.seed for drawing in call.drawings]
+
+
 def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipelines() -> None:
     settings = Settings(defaults=RequestDefaults(width=512, guidance_scale=3.5, pipeline_arguments={"a": 1}))
-    call = plan(request(), FLUX, settings)
+    call = planned(request(), FLUX, settings)
     assert call.arguments == {
         "prompt": "a cat",
         "width": 512,
@@ -70,15 +82,15 @@ def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipel
 
 
 def test_images_take_consecutive_seeds() -> None:
-    assert plan(request(seed=5, num_images=3), FLUX, Settings()).seeds == (5, 6, 7)
+    assert seeds(planned(request(seed=5, num_images=3), FLUX, Settings())) == [5, 6, 7]
 
 
 def test_a_seed_is_drawn_when_none_is_given() -> None:
-    assert plan(request(), FLUX, Settings()).seeds != plan(request(), FLUX, Settings()).seeds
+    assert seeds(planned(request(), FLUX, Settings())) != seeds(planned(request(), FLUX, Settings()))
 
 
 def test_sigmas_decide_the_number_of_steps() -> None:
-    call = plan(request(sigmas=[1.0, 0.6, 0.2]), FLUX, Settings())
+    call = planned(request(sigmas=[1.0, 0.6, 0.2]), FLUX, Settings())
     assert call.num_inference_steps == 3
     assert call.arguments["sigmas"] == [1.0, 0.6, 0.2]
 
@@ -103,7 +115,7 @@ def test_sigmas_decide_the_number_of_steps() -> None:
 def test_the_cache_pairs_passes_only_where_guidance_makes_two(
     traits: PipelineTraits, fields: dict[str, Any], separate: bool
 ) -> None:
-    assert plan(request(**fields), traits, Settings()).separate_cfg is separate
+    assert planned(request(**fields), traits, Settings()).separate_cfg is separate
 
 
 @pytest.mark.parametrize(
@@ -133,45 +145,45 @@ def test_the_cache_pairs_passes_only_where_guidance_makes_two(
 )
 def test_a_bad_field_is_named_with_what_would_be_right(fields: dict[str, Any], param: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        plan(request(**fields), FLUX, Settings())
+        planned(request(**fields), FLUX, Settings())
     assert raised.value.param == param
     assert words in raised.value.message
 
 
 def test_a_field_the_pipeline_does_not_take_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="CogView4Pipeline as loaded does not take true_cfg_scale") as raised:
-        plan(request(true_cfg_scale=2.0), WAN_LIKE, Settings())
+        planned(request(true_cfg_scale=2.0), WAN_LIKE, Settings())
     assert raised.value.code == "unsupported_field"
 
 
 def test_a_negative_prompt_without_guidance_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="guidance_scale above 1"):
-        plan(request(negative_prompt="blur", guidance_scale=1.0), WAN_LIKE, Settings())
+        planned(request(negative_prompt="blur", guidance_scale=1.0), WAN_LIKE, Settings())
     with pytest.raises(InvalidRequest, match="never guides"):
-        plan(request(negative_prompt="blur"), DISTILLED, Settings())
+        planned(request(negative_prompt="blur"), DISTILLED, Settings())
 
 
 def test_an_empty_negative_prompt_asks_for_nothing() -> None:
-    assert not plan(request(negative_prompt=""), FLUX, Settings()).separate_cfg
+    assert not planned(request(negative_prompt=""), FLUX, Settings()).separate_cfg
 
 
 def test_a_scheduler_that_cannot_do_one_step_is_not_asked_to() -> None:
     with pytest.raises(InvalidRequest, match="at least 2 steps"):
-        plan(request(num_inference_steps=1), QWEN, Settings())
+        planned(request(num_inference_steps=1), QWEN, Settings())
 
 
 def test_configured_sizes_replace_the_rule() -> None:
     settings = Settings(limits=Limits(sizes=(96, 112)), defaults=RequestDefaults(width=96, height=96))
-    assert plan(request(width=112), FLUX, settings).arguments["width"] == 112
+    assert planned(request(width=112), FLUX, settings).arguments["width"] == 112
     with pytest.raises(InvalidRequest, match="it takes 96, 112"):
-        plan(request(width=128), FLUX, settings)
+        planned(request(width=128), FLUX, settings)
 
 
 def test_steps_that_a_configured_mask_does_not_fit_are_refused() -> None:
     fixed = Settings(cache=CacheSettings(steps_computation_mask=(1, 0, 1, 0)))
-    assert plan(request(num_inference_steps=4), FLUX, fixed).num_inference_steps == 4
+    assert planned(request(num_inference_steps=4), FLUX, fixed).num_inference_steps == 4
     with pytest.raises(InvalidRequest, match="for 4 steps"):
-        plan(request(num_inference_steps=5), FLUX, fixed)
+        planned(request(num_inference_steps=5), FLUX, fixed)
     named = Settings(cache=CacheSettings(steps_computation_mask="fast"))
     with pytest.raises(InvalidRequest, match="cannot be fitted to 5 steps"):
-        plan(request(num_inference_steps=5), FLUX, named)
+        planned(request(num_inference_steps=5), FLUX, named)

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache_dit_serving.config import CacheSettings, Limits, ModelSettings, RequestDefaults, Settings, load_settings
-from cache_dit_serving.errors import LoadError
+from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.config import Limits, ModelSettings, RequestDefaults, Settings, load_settings
+from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.pipeline.arguments import plan
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
 from cache_dit_serving.schemas import GenerateRequest
 from tests.pipelines import save_chroma, save_flux_of_nan, save_flux_with_guidance, save_pixart
 
-EMBEDDED = load_settings({})
+# Without the pictures that it draws at each speed when it starts.
+EMBEDDED = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
 STEPS = 14
 PIXART = Settings(
     cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
@@ -40,12 +42,12 @@ def load(settings: Settings) -> PipelineRunner:
 
 def draw(runner: PipelineRunner, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> DrawnImage:
     defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
-    call = plan(GenerateRequest.model_validate(defaults | fields), runner.traits, runner.settings)
-    return runner.draw(call, call.seeds[0], on_step)
+    call = plan(GenerateRequest.model_validate(defaults | fields), runner.traits, runner.settings, runner.speeds)
+    return runner.draw(call, call.drawings[0], on_step)
 
 
 def held_tensors(runner: PipelineRunner) -> list[Any]:
-    contexts = runner._pipe._context_manager._cached_context_manager
+    contexts = runner._cache._manager_contexts()
     return [value for context in contexts.values() for value in context.buffers.values() if hasattr(value, "shape")]
 
 
@@ -195,9 +197,11 @@ def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
         request = GenerateRequest.model_validate(
             {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
         )
-        call = plan(request, runner.traits, runner.settings)
-        image = runner.draw(replace(call, separate_cfg=not call.separate_cfg), 3, lambda done: None)
+        call = plan(request, runner.traits, runner.settings, runner.speeds)
+        wrong = replace(call, separate_cfg=not call.separate_cfg)
+        image = runner.draw(wrong, call.drawings[0], lambda done: None)
         assert image.cache.executed_steps == STEPS
+        assert (expected.cache.redrawn, image.cache.redrawn) == (0, 1)
         assert np.array_equal(image.pixels, expected.pixels)
 
 
@@ -214,9 +218,14 @@ def test_a_scheduler_that_evaluates_twice_is_not_taken_for_two_passes(tmp_path: 
     assert image.stats[0].cfg_diffs == {}
 
 
-def test_a_pairing_that_the_configuration_forces_wrong_fails_the_load() -> None:
-    with pytest.raises(LoadError, match="cannot be paired"):
-        load(with_cache(Fn_compute_blocks=1, enable_separate_cfg=True))
+def test_a_pairing_that_the_configuration_says_wrong_is_put_right_at_load(tmp_path: Path) -> None:
+    model = ModelSettings(path=str(save_pixart(tmp_path)), dtype="float32")
+    assert PIXART.cache is not None
+    cache = PIXART.cache.model_copy(update={"enable_separate_cfg": True})
+    runner = load(PIXART.model_copy(update={"model": model, "cache": cache}))
+    assert not runner.traits.separate_cfg
+    image = draw(runner, num_inference_steps=6)
+    assert (image.cache.executed_steps, image.cache.redrawn) == (6, 0)
 
 
 def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: Path) -> None:
@@ -295,3 +304,114 @@ def test_weights_that_draw_no_numbers_fail_the_load(tmp_path: Path) -> None:
     )
     with pytest.raises(LoadError, match="not numbers"):
         load(settings)
+
+
+def test_two_pipelines_of_one_class_do_not_disturb_each_other() -> None:
+    mild, strong = (
+        with_cache(Fn_compute_blocks=1, residual_diff_threshold=threshold, max_warmup_steps=2)
+        for threshold in (0.1, 0.6)
+    )
+    alone = [draw(load(settings)).pixels for settings in (mild, strong, UNCACHED)]
+    together = [load(settings) for settings in (mild, strong, UNCACHED)]
+    for _ in range(2):
+        for runner, expected in zip(together, alone, strict=True):
+            assert np.array_equal(draw(runner).pixels, expected)
+    # Nor while one is within a generation.
+    outer, inner = together[0], together[1]
+
+    def draw_another(done: int) -> None:
+        if done == 5:
+            assert np.array_equal(draw(inner).pixels, alone[1])
+
+    assert np.array_equal(draw(outer, draw_another).pixels, alone[0])
+
+
+def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
+    import torch
+    from diffusers import ChromaPipeline
+
+    folder = save_chroma(tmp_path)
+    bare: Any = ChromaPipeline.from_pretrained(folder, dtype=torch.float32)
+    arguments: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 6, "guidance_scale": 4.0}
+    generator = torch.Generator("cpu").manual_seed(3)
+    expected = bare(prompt="a cat", **arguments, generator=generator, output_type="np").images[0]
+    runner = load(
+        Settings(
+            model=ModelSettings(path=str(folder), dtype="float32"),
+            cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
+            defaults=RequestDefaults(width=64, height=64, num_inference_steps=6),
+        )
+    )
+    forward = type(runner._pipe.transformer).forward
+    for _ in range(2):
+        cached = draw(runner, prompt="a cat", **arguments)
+        assert cached.cache.engaged
+        lossless = draw(runner, prompt="a cat", speed="lossless", **arguments)
+        assert np.array_equal(lossless.pixels, expected)
+        # cache-dit gives this family's transformer and blocks another forward, and disable_cache leaves it there.
+        modules = (runner._pipe.transformer, *runner._pipe.transformer.transformer_blocks)
+        assert not [module for module in modules if "forward" in vars(module)]
+        assert type(runner._pipe.transformer).forward is forward
+
+
+def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cache_dit
+
+    expected = draw(load(UNCACHED)).pixels
+    enable_cache = cache_dit.enable_cache
+
+    def fails_half_way(pipe: Any, **settings: Any) -> None:
+        enable_cache(pipe, **settings)
+        raise AssertionError("secret detail")
+
+    monkeypatch.setattr(cache_dit, "enable_cache", fails_half_way)
+    runner = load(EMBEDDED)
+    image = draw(runner)
+    assert np.array_equal(image.pixels, expected)
+    assert (image.cache.enabled, image.cache.reason_code) == (False, "unsupported")
+    assert "could not be enabled on FluxPipeline" in (image.cache.reason or "")
+    assert (runner.describe().cache or {})["running"] is False
+    required = EMBEDDED.server.model_copy(update={"require_cache": True})
+    with pytest.raises(LoadError, match="require_cache"):
+        load(EMBEDDED.model_copy(update={"server": required}))
+
+
+def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
+
+    expected = draw(load(EMBEDDED)).pixels
+
+    def fails(*args: Any, **kwargs: Any) -> bool:
+        raise ValueError("secret detail")
+
+    monkeypatch.setattr(PrunedContextManager, "can_prune", fails)
+    runner = load(EMBEDDED)
+    assert list(runner.speeds.support.refusals) == ["DBPrune"]
+    assert np.array_equal(draw(runner).pixels, expected)
+    with pytest.raises(InvalidRequest, match="fails in the forward pass of FluxPipeline") as raised:
+        draw(runner, cache={"cache_type": "DBPrune"})
+    assert raised.value.param == "cache.cache_type"
+
+
+def test_a_difference_that_is_not_a_number_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    import torch
+
+    runner = load(EMBEDDED)
+    weight = runner._pipe.transformer.transformer_blocks[0].ff.net[2].weight
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    report = draw(runner).cache
+    assert (report.engaged, report.reason_code) == (False, "not_a_number")
+    assert report.nan_diffs > 0
+    assert report.residual_diff is None
+
+
+def test_what_changes_between_calls_is_no_more_than_needed() -> None:
+    runner = load(UNCACHED)
+    draw(runner, speed="lossless")
+    balanced = CacheSettings(Fn_compute_blocks=1)
+    other, prune = balanced.overridden({"residual_diff_threshold": 0.5}), balanced.overridden({"cache_type": "DBPrune"})
+    wanted = (None, balanced, balanced, other, prune, prune, None, None, other)
+    transitions = [runner._cache.prepare(settings, 20, separate_cfg=False) for settings in wanted]
+    expected = "none exchange none override exchange none exchange none exchange"
+    assert transitions == expected.split()

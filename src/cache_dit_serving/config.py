@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cache_dit_serving.cache_settings import CacheSettings
 from cache_dit_serving.errors import ConfigError
 
 CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"
@@ -54,101 +55,6 @@ class ModelSettings(Section):
     cpu_threads: int | None = Field(None, ge=1, description="Threads that one operation may use on the CPU.")
 
 
-class CacheSettings(Section):
-    """cache-dit's cache: the keys of `cache_config` in `cache_dit.load_configs` (cache-dit 1.5.3), checked here
-    because cache-dit drops unknown keys and fails on the string "DBPrune".
-
-    See cache-dit's user guide for DBCache and DBPrune, and arXiv:2503.06923 for TaylorSeer.
-    """
-
-    cache_type: Literal["DBCache", "DBPrune"] = "DBCache"
-    Fn_compute_blocks: int = Field(8, ge=1, description="First n blocks, always computed; their residual decides.")
-    Bn_compute_blocks: int = Field(0, ge=0, description="Last n blocks, always computed, to correct the reused part.")
-    residual_diff_threshold: float = Field(0.08, ge=0, description="Reuse below this relative L1 difference.")
-    max_accumulated_residual_diff_threshold: float | None = Field(None, gt=0)
-    max_warmup_steps: int = Field(8, ge=0, description="First steps, always computed.")
-    warmup_interval: int = Field(1, ge=1)
-    max_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often; -1: no limit.")
-    max_continuous_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often in a row; -1: no limit.")
-    enable_separate_cfg: bool | None = Field(
-        None, description="Whether guidance takes a second forward pass; left out: what each request makes of it."
-    )
-    cfg_compute_first: bool = False
-    cfg_diff_compute_separate: bool = True
-    num_inference_steps: int | None = Field(
-        None, ge=1, description="Accepted because cache-dit's files hold it; each request's own number takes its place."
-    )
-    steps_computation_mask: Literal["slow", "medium", "fast", "ultra"] | tuple[Literal[0, 1], ...] | None = Field(
-        None, description="1 computes the step, 0 may reuse; or a policy's name, fitted to each request's steps."
-    )
-    steps_computation_policy: Literal["dynamic", "static"] = "dynamic"
-    force_refresh_step_hint: int | None = Field(None, ge=1)
-    force_refresh_step_policy: Literal["once", "repeat"] = "once"
-
-    enable_dynamic_prune_threshold: bool = False
-    max_dynamic_prune_threshold: float | None = Field(None, gt=0)
-    dynamic_prune_threshold_relax_ratio: float = Field(1.25, gt=0)
-    non_prune_block_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    force_reduce_calibrator_vram: bool = False
-
-    enable_taylorseer: bool = False
-    enable_encoder_taylorseer: bool = False
-    taylorseer_cache_type: Literal["residual", "hidden_states"] = "residual"
-    taylorseer_order: int = Field(1, ge=1, le=4)
-    enable_foca: bool = False
-    enable_encoder_foca: bool = False
-    enable_dmd: bool = False
-    enable_encoder_dmd: bool | None = None
-    calibrator_cache_type: Literal["residual", "hidden_states"] = "residual"
-    dmd_history: int = Field(6, ge=2)
-    dmd_rank: int = Field(0, ge=0)
-    dmd_ridge: float = Field(1e-8, ge=0)
-    dmd_svd_precision: Literal["low", "medium", "high"] = "medium"
-
-    @field_validator("cache_type", mode="before")
-    @classmethod
-    def _cache_type_by_any_of_its_names(cls, value: object) -> object:
-        # The spellings cache_dit.caching.cache_types.cache_type accepts.
-        names = {"DBCACHE": "DBCache", "DB_CACHE": "DBCache", "DB": "DBCache", "DUAL_BLOCK_CACHE": "DBCache"}
-        names |= {"DBPRUNE": "DBPrune", "DB_PRUNE": "DBPrune", "DBP": "DBPrune", "DYNAMIC_BLOCK_PRUNE": "DBPrune"}
-        return names.get(value.upper(), value) if isinstance(value, str) else value
-
-    @field_validator("steps_computation_mask", mode="before")
-    @classmethod
-    def _mask_from_json_list(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
-
-    @model_validator(mode="after")
-    def _no_setting_without_effect(self) -> Self:
-        calibrators = [name for name in ("taylorseer", "foca", "dmd") if getattr(self, f"enable_{name}")]
-        if len(calibrators) > 1:
-            raise ValueError(f"only one calibrator can be enabled, not {' and '.join(calibrators)}")
-        needs = {
-            "enable_taylorseer": ("enable_encoder_taylorseer", "taylorseer_cache_type", "taylorseer_order"),
-            "enable_foca": ("enable_encoder_foca",),
-            "enable_dmd": ("enable_encoder_dmd", "dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision"),
-        }
-        for switch, dependants in needs.items():
-            idle = [name for name in dependants if name in self.model_fields_set]
-            if idle and not getattr(self, switch):
-                raise ValueError(f"{', '.join(idle)} has no effect without {switch}: true")
-        prune_only = [name for name in PRUNE_FIELDS if name in self.model_fields_set]
-        if prune_only and self.cache_type != "DBPrune":
-            raise ValueError(f"{', '.join(prune_only)} has no effect without cache_type: DBPrune")
-        if self.cfg_compute_first and self.cfg_diff_compute_separate:
-            raise ValueError("cfg_compute_first: true needs cfg_diff_compute_separate: false")
-        return self
-
-
-PRUNE_FIELDS = (
-    "enable_dynamic_prune_threshold",
-    "max_dynamic_prune_threshold",
-    "dynamic_prune_threshold_relax_ratio",
-    "non_prune_block_ids",
-    "force_reduce_calibrator_vram",
-)
-
-
 class RequestDefaults(Section):
     """What a request that leaves a field out gets; left out here too, the pipeline's own default holds."""
 
@@ -162,6 +68,52 @@ class RequestDefaults(Section):
         default_factory=dict,
         description="Further arguments of every pipeline call, for example max_sequence_length; checked at load.",
     )
+
+
+Speed = Literal["lossless", "high", "balanced", "fast"]
+"""From bit-identical with no cache to the most approximation."""
+
+
+class MeasuredSpeed(Section):
+    """What one speed does to this model's pictures, against the same seeds without a cache; see `measured_on`."""
+
+    settings_hash: str = Field(description="Of the settings that were measured: with any others the figures are void.")
+    num_inference_steps: int = Field(ge=1)
+    speedup: float = Field(gt=0, description="Median of uncached seconds / seconds.")
+    psnr_db: float = Field(description="Median, dB.")
+    psnr_db_worst_decile: float = Field(description="A tenth of the pictures are worse.")
+    ssim: float = Field(le=1, description="Median.")
+    ssim_worst_decile: float = Field(le=1, description="A tenth of the pictures are worse.")
+    cached_steps: float = Field(ge=0, description="Mean, of num_inference_steps.")
+
+
+class SpeedSettings(Section):
+    cache: CacheSettings | None = Field(None, description="Left out: derived from the section `cache`.")
+    measured: MeasuredSpeed | None = None
+
+
+class SpeedsSettings(Section):
+    """Named cache settings of this model. `lossless` is no cache; those left out are derived, and marked unmeasured."""
+
+    default: Speed | None = Field(
+        None, description="What a request without `speed` and `cache` gets; left out: the section `cache`."
+    )
+    ceiling: Speed | None = Field(None, description="The most approximation that a request may ask for; left out: any.")
+    warm_up: bool = Field(
+        False,
+        description="Draw one picture at each speed before ready, so that each one's rate is known from the start.",
+    )
+    measured_on: str | None = Field(None, description="Hardware, prompts, versions and date of the figures.")
+    high: SpeedSettings = SpeedSettings()
+    balanced: SpeedSettings = SpeedSettings()
+    fast: SpeedSettings = SpeedSettings()
+
+    @model_validator(mode="after")
+    def _default_within_ceiling(self) -> Self:
+        names = typing.get_args(Speed)
+        if self.default and self.ceiling and names.index(self.default) > names.index(self.ceiling):
+            raise ValueError(f"default {self.default} is above the ceiling {self.ceiling}")
+        return self
 
 
 class Limits(Section):
@@ -201,6 +153,9 @@ class OutputSettings(Section):
 
 class ServerSettings(Section):
     workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
+    require_cache: bool = Field(
+        False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
@@ -208,7 +163,10 @@ class Settings(Section):
     """The whole tree."""
 
     model: ModelSettings = Field(default_factory=ModelSettings)
-    cache: CacheSettings | None = Field(None, description="Left out: no cache.")
+    cache: CacheSettings | None = Field(
+        None, description="What a request gets that asks for nothing else; left out: no cache."
+    )
+    speeds: SpeedsSettings = Field(default_factory=SpeedsSettings)
     attention_backend: str | None = Field(None, description="A cache-dit attention backend; left out: the native one.")
     defaults: RequestDefaults = Field(default_factory=RequestDefaults)
     limits: Limits = Field(default_factory=Limits)
@@ -296,7 +254,8 @@ def explain(error: ValidationError) -> str:
     """Pydantic's findings, each with its dotted key, and the nearest known key for an unknown one."""
     findings = []
     for detail in error.errors(include_url=False, include_context=False):
-        keys = [str(part) for part in detail["loc"]]
+        # A part in brackets names the kind of a value, no key.
+        keys = [str(part) for part in detail["loc"] if not str(part).startswith("[")]
         dotted = ".".join(keys)
         if detail["type"] == "extra_forbidden":
             known = _known_keys(keys[:-1])
@@ -304,7 +263,8 @@ def explain(error: ValidationError) -> str:
             hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known keys: {', '.join(known)}"
             findings.append(f"unknown key '{dotted}'{hint}")
         else:
-            findings.append(f"'{dotted}': {detail['msg'].removeprefix('Value error, ')}")
+            message = detail["msg"].removeprefix("Value error, ")
+            findings.append(f"'{dotted}': {message}" if dotted else message)
     return "; ".join(findings)
 
 

@@ -7,6 +7,7 @@ A :class:`ServingError` carries only text written for the caller. Whatever else 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -24,12 +25,18 @@ class ServingError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
+        """
+        Args:
+            details: JSON values that stand in the answer beside `error`.
+        """
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or type(self).code
         self.retry_after_s = retry_after_s
+        self.details = dict(details or {})
 
     @property
     def headers(self) -> dict[str, str]:
@@ -43,6 +50,7 @@ class ServingError(Exception):
         return {
             "error": {"message": self.message, "type": self.type, "code": self.code, "param": self.param},
             "request_id": request_id,
+            **self.details,
         }
 
 
@@ -64,6 +72,14 @@ class MethodNotAllowed(ServingError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class CacheNotEngaged(ServingError):
+    """`cache.strict` asked for a reused step and there was none; `details` hold the evidence."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "cache_not_engaged"
 
 
 class BodyTooLarge(ServingError):

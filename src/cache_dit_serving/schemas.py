@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cache_dit_serving.cache_settings import CacheOptions, ReasonCode
+from cache_dit_serving.config import MeasuredSpeed, Speed
+
 MAX_SEED = 2**53 - 1
 """Greatest seed: the largest integer that every JSON reader keeps exact."""
 
@@ -36,6 +39,19 @@ class GenerateRequest(BaseModel):
     )
     image_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="png (default), jpeg or webp.")
     image_quality: int | None = Field(None, ge=1, le=100, description="Of jpeg and webp (default 90).")
+
+    speed: Speed | None = Field(
+        None,
+        description="How much the cache may approximate: lossless (no cache) to fast; GET /capabilities has figures.",
+    )
+    cache: CacheOptions | None = Field(
+        None, description="Cache settings of this request, laid over those of its speed or of the server."
+    )
+    deadline_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds from now; the least approximation that fits is chosen where speed and cache are left out.",
+    )
 
     @property
     def wants_files(self) -> bool:
@@ -73,13 +89,31 @@ class CacheReport(BaseModel):
 
     enabled: bool
     engaged: bool = Field(description="Whether any step reused activations.")
-    reason: str | None = Field(None, description="Why not, where it did not.")
+    reason: str | None = Field(None, description="Why not, where it did not; or what is wrong with what it did.")
+    reason_code: ReasonCode | None = Field(None, description="The same as one word.")
+    speed: str = Field(description="The speed whose settings these are; custom where they are no named speed's.")
     steps: int = Field(description="Denoising steps, over all images.")
     cached_steps: int = Field(description="Steps in which blocks were reused instead of computed.")
     computed_steps: int = Field(description="The other steps.")
     executed_steps: int = Field(description="Steps by cache-dit's own count: equal to steps, or the pairing is wrong.")
+    blocks: int = Field(
+        0, description="Runs of transformer blocks, reused or not; 0 where there is no cache to count them."
+    )
+    reused_blocks: int = Field(
+        0, description="Those of them that were reused: what the cache saved, whatever its type."
+    )
     residual_diff: DiffQuantiles | None = None
-    settings: dict[str, Any] | None = Field(None, description="Those in force, where they differ from the defaults.")
+    nan_diffs: int = Field(
+        0, description="Residual differences that are not numbers: an alarm about the model's values."
+    )
+    redrawn: int = Field(
+        0,
+        description="Images drawn twice because guidance made other forward passes than planned; the second is right.",
+    )
+    settings: dict[str, Any] | None = Field(
+        None, description="Those that had a say; as the `cache` object of a request they do the same again."
+    )
+    settings_hash: str | None = Field(None, description="Ten hexadecimal digits that name the settings.")
 
 
 class BlockListStats(BaseModel):
@@ -94,11 +128,24 @@ class BlockListStats(BaseModel):
     diffs: dict[int, float | list[float]]
     cfg_cached_steps: list[int] = Field(description="Likewise for the second pass of guidance.")
     cfg_diffs: dict[int, float | list[float]]
+    blocks: int = Field(description="Runs of its blocks without a cache, over both passes.")
+    reused_blocks: int = Field(description="Those of them that were reused.")
 
 
 class ImageStats(BaseModel):
     seed: int
     block_lists: list[BlockListStats]
+
+
+class DeadlineReport(BaseModel):
+    """How a request's deadline was met."""
+
+    deadline_s: float
+    estimate_s: float = Field(
+        description="What was promised at admission: the queue and the generation, with a margin."
+    )
+    queue_s: float = Field(description="The queue's part of it.")
+    speed: str = Field(description="The speed that was chosen, or the request's own.")
 
 
 class GenerateResponse(BaseModel):
@@ -112,8 +159,37 @@ class GenerateResponse(BaseModel):
     timings: Timings
     request_id: str
     cache: CacheReport
+    deadline: DeadlineReport | None = None
     # Not null when not asked for: BentoML 1.4's client cannot read a null where the schema has a list.
     stats: list[ImageStats] = Field([], description="One per image, where include_stats asked for it.")
+
+
+class ComparedImage(BaseModel):
+    """One side of a comparison."""
+
+    image: str = Field(description="base64 text, a path or a URL, as output_format asked.")
+    time_cost: float = Field(description="Seconds from the prompt to the picture, without the queue.")
+    denoise: float = Field(description="Seconds of them in denoising steps.")
+    cache: CacheReport
+
+
+class CompareResponse(BaseModel):
+    """One seed with the cache and without, and how far apart the pictures are."""
+
+    seed: int
+    cached: ComparedImage
+    uncached: ComparedImage
+    difference: str = Field(description="Picture of the absolute differences, the greatest drawn white.")
+    identical: bool = Field(description="Whether every pixel is the same before rounding.")
+    psnr_db: float | None = Field(description="Peak signal-to-noise ratio, dB; null for identical pictures (infinite).")
+    ssim: float = Field(
+        description="Structural similarity (Wang et al. 2004), mean over pixels and channels; 1: equal."
+    )
+    max_difference: float = Field(description="Greatest difference of a channel of a pixel, of values from 0 to 1.")
+    mean_difference: float
+    speedup: float = Field(description="Uncached seconds / cached seconds.")
+    request_id: str
+    stats: list[BlockListStats] = Field([], description="Of the cached picture, where include_stats asked for it.")
 
 
 class QueueReport(BaseModel):
@@ -142,11 +218,67 @@ class ModelInfo(BaseModel):
     defaults: dict[str, Any]
     limits: dict[str, Any]
     attention_backend: str
-    cache: dict[str, Any] | None = Field(description="The cache's settings and the blocks of each list; null: off.")
+    cache: dict[str, Any] | None = Field(
+        description="Default settings, the blocks of each list, whether it runs and why not; null: not asked for."
+    )
     parallelism: None = None
     quantization: None = None
     loras: list[str] = []
     memory: dict[str, int] = Field(description="Bytes: resident memory of the process, the device's, the cache's.")
+
+
+class SpeedCapability(BaseModel):
+    """One named speed on this server."""
+
+    name: Speed
+    allowed: bool = Field(description="Whether a request may ask for it: false above the operator's ceiling.")
+    default: bool = Field(description="Whether a request that asks for nothing gets it.")
+    settings: dict[str, Any] | None = Field(description="Its cache settings; null: no cache.")
+    settings_hash: str | None
+    measured: MeasuredSpeed | None = Field(
+        description="Figures of exactly these settings on this model; null: not measured (derived settings, for one)."
+    )
+    seconds: float | None = Field(
+        description="What a request with the defaults takes here, by what has run since the start; null: has not run."
+    )
+
+
+class CacheCapability(BaseModel):
+    """What the `cache` object of a request may hold on this model."""
+
+    supported: bool
+    reason: str | None = Field(description="Why not.")
+    types: dict[str, bool] = Field(description="Which cache types run.")
+    block_lists: dict[str, int] = Field(description="Blocks of each list that the cache spans: Fn + Bn must fit each.")
+    default: dict[str, Any] | None = Field(description="Settings of a request that names none; null: no cache.")
+    fields: dict[str, dict[str, Any]] = Field(description="JSON schema of each field, bounds as on this model.")
+
+
+class StepRate(BaseModel):
+    """How long steps of one size take here: medians over the newest pictures."""
+
+    pixels: int = Field(description="width x height")
+    forward_passes: int = Field(description="In a step: 2 where guidance takes one of its own.")
+    computed_step_s: float
+    fixed_s: float = Field(description="Encoding the prompt, decoding and encoding the picture.")
+    observations: int
+
+
+class Capabilities(BaseModel):
+    """What this server accepts, for programs."""
+
+    model: str
+    pipeline_class: str
+    tasks: list[str]
+    fields: dict[str, dict[str, Any]] = Field(
+        description="JSON schema of each accepted field of a request, bounds as here."
+    )
+    size_multiple: int = Field(description="Pixels; width and height must be multiples.")
+    limits: dict[str, Any]
+    speeds: list[SpeedCapability] = Field(description="Least approximation first.")
+    measured_on: str | None = Field(description="Hardware, prompts, versions and date of the speeds' figures.")
+    cache: CacheCapability
+    rates: list[StepRate]
 
 
 class FlushResponse(BaseModel):
@@ -167,3 +299,5 @@ class ErrorResponse(BaseModel):
 
     error: ErrorDetail
     request_id: str
+    cache: CacheReport | None = Field(None, description="The evidence, where cache.strict found nothing reused.")
+    deadline: DeadlineReport | None = Field(None, description="The best that can be promised, where no speed fits.")

@@ -118,6 +118,9 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
         raise ConfigError(f"{', '.join(cache_flags)} would have no effect without --cache")
     if flags.cache and not cache_flags and load_settings(result).cache is None:
         result[f"{OVERRIDE_PREFIX}CACHE"] = "{}"
+    if (flags.cache or cache_flags) and load_settings(result).speeds.default:
+        # The flags say what a request gets that asks for nothing.
+        result[f"{OVERRIDE_PREFIX}SPEEDS__DEFAULT"] = "null"
     for leaf, value in given.items():
         name = OVERRIDE_PREFIX + leaf.upper().replace(".", "__")
         result[name] = value if isinstance(value, str) else json.dumps(value)

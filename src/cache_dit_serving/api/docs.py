@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from cache_dit_serving import __version__
 from cache_dit_serving.errors import (
     BodyTooLarge,
+    CacheNotEngaged,
     ClientGone,
     DeadlineExceeded,
     InternalError,
@@ -20,7 +21,7 @@ from cache_dit_serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from cache_dit_serving.schemas import ErrorResponse, HealthResponse, ModelInfo
+from cache_dit_serving.schemas import Capabilities, ErrorResponse, HealthResponse, ModelInfo
 
 SWAGGER_PAGE = """<!doctype html>
 <html lang="en">
@@ -41,7 +42,8 @@ SCHEMA_REF = "#/components/schemas/{model}"
 BODY_ERRORS: tuple[type[ServingError], ...] = (InvalidRequest, BodyTooLarge, UnsupportedMediaType)
 # Statuses that each method can answer beside 200.
 API_ERRORS: dict[str, tuple[type[ServingError], ...]] = {
-    "/generate": (*BODY_ERRORS, QueueFull, ClientGone, InternalError, NotReady, DeadlineExceeded),
+    "/generate": (*BODY_ERRORS, CacheNotEngaged, QueueFull, ClientGone, InternalError, NotReady, DeadlineExceeded),
+    "/compare": (*BODY_ERRORS, CacheNotEngaged, QueueFull, ClientGone, InternalError, NotReady, DeadlineExceeded),
     "/health": (NotReady,),
     "/model_info": (NotReady,),
     "/flush_cache": (NotReady,),
@@ -57,7 +59,7 @@ def openapi_document(bento_document: dict[str, Any]) -> dict[str, Any]:
         "description": "Diffusion transformers accelerated by cache-dit. Every error has the shape of ErrorResponse.",
     }
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for model in (ErrorResponse, HealthResponse, ModelInfo):
+    for model in (Capabilities, ErrorResponse, HealthResponse, ModelInfo):
         schema = model.model_json_schema(ref_template=SCHEMA_REF, mode="serialization")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
@@ -67,6 +69,7 @@ def openapi_document(bento_document: dict[str, Any]) -> dict[str, Any]:
         paths[path]["post"]["responses"] = {"200": responses["200"]} | _error_responses(errors)
     paths["/health"]["get"] = _get("Whether the server can generate, and why not.", HealthResponse, (NotReady,))
     paths["/get_model_info"] = {"get": _get("The loaded model and what it takes.", ModelInfo, (NotReady,))}
+    paths["/capabilities"] = {"get": _get("What this server accepts, for programs.", Capabilities, (NotReady,))}
     paths["/outputs/{path}"] = {
         "get": {
             "summary": "A picture that a request wanted as a URL.",

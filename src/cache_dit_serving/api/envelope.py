@@ -223,7 +223,8 @@ def _validation_error(findings: list[Mapping[str, Any]]) -> InvalidRequest:
     """Pydantic's findings as one error: every one in the message, the first one's field as `param`."""
     sentences, fields = [], []
     for finding in findings:
-        field = ".".join(str(part) for part in finding.get("loc", ()))
+        # A part in brackets names the kind of a value, no field.
+        field = ".".join(str(part) for part in finding.get("loc", ()) if not str(part).startswith("["))
         message = FINDINGS.get(finding["type"]) or _sentence(finding["msg"])
         if finding["type"] == "json_invalid":
             field = ""

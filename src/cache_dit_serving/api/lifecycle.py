@@ -33,7 +33,8 @@ def announce(runner: Runner, url: str | None) -> None:
     base = url or "http://localhost:3000"
     body = json.dumps({"prompt": "a red apple on a blue background", "seed": 7})
     info = runner.describe()
-    cache = "with cache-dit" if info.cache else "without a cache"
+    speeds = runner.speeds
+    cache = f"speed {speeds.name_of(speeds.default)} by default ({', '.join(speeds.allowed)})"
     logger.info(
         "%s (%s) is ready on %s, %s\n\n"
         "    API docs   %s/docs\n"

@@ -6,14 +6,17 @@ import asyncio
 import base64
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 
+from cache_dit_serving.api.capabilities import capabilities_of
+from cache_dit_serving.api.compare import compared_response
+from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.envelope import request_id_of
 from cache_dit_serving.config import Settings
-from cache_dit_serving.errors import ClientGone, DeadlineExceeded
+from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InvalidRequest
+from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.worker import EncodedImage, Generation, PipelineWorker
 from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.outputs import OutputFolder
@@ -21,6 +24,9 @@ from cache_dit_serving.pipeline.arguments import GenerationCall, plan
 from cache_dit_serving.pipeline.evidence import merge_reports
 from cache_dit_serving.pipeline.runner import DrawnImage, check_finite
 from cache_dit_serving.schemas import (
+    Capabilities,
+    CompareResponse,
+    DeadlineReport,
     FlushResponse,
     GenerateRequest,
     GenerateResponse,
@@ -45,21 +51,26 @@ class NativeApi:
         """Plan, queue, wait (no longer than the client does), answer.
 
         Raises:
-            ServingError: InvalidRequest, QueueFull, NotReady, ClientGone, DeadlineExceeded or InternalError.
+            ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
+                InternalError.
         """
-        request_id = request_id_of(http.scope)
+        call, deadline = plan_within_deadline(request, self.worker, self.settings)
+        generation, images = await self._run(call, request, http)
+        delivered = await self._deliver([(image.content, request.encoding) for image in images], request, http)
+        return _response(generation, images, delivered, request, deadline)
+
+    async def compare(self, request: GenerateRequest, http: Request) -> CompareResponse:
+        """The same image with the cache and without, as one entry of the queue.
+
+        Raises:
+            ServingError: as :meth:`generate`.
+        """
+        if request.deadline_s is not None:
+            raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
         runner = self.worker.runner()
-        call = plan(request, runner.traits, self.settings)
-        # What is wrong with the folder should be known before the work is done.
-        folder = self.outputs.folder(request.output_dir) if request.wants_files else None
-        generation = Generation(request_id, call, lambda drawn: _encode(drawn, call, request))
-        self.worker.submit(generation)
-        images = await self._result(generation, http)
-        if folder is not None:
-            delivered = await asyncio.to_thread(self._save, images, folder, request, http)
-        else:
-            delivered = [image.base64 for image in images if image.base64 is not None]
-        return _response(generation, images, delivered, request)
+        call = plan(request, runner.traits, self.settings, runner.speeds).compared()
+        generation, images = await self._run(call, request, http)
+        return await compared_response(generation, images, request, lambda files: self._deliver(files, request, http))
 
     def health(self) -> HealthResponse:
         """Ready, with the queue as it is.
@@ -67,8 +78,10 @@ class NativeApi:
         Raises:
             NotReady: loading (with the stage), failed (with the reason) or draining.
         """
-        self.worker.runner()
-        return HealthResponse(status=self.worker.state, reason=self.worker.reason, queue=self.worker.queue())
+        speeds = self.worker.runner().speeds
+        without = f"serving without a cache: {speeds.support.refusal}" if speeds.wants_cache else None
+        reason = without if speeds.support.refusal else self.worker.reason
+        return HealthResponse(status=self.worker.state, reason=reason, queue=self.worker.queue())
 
     def model_info(self) -> ModelInfo:
         """The loaded model; answers while a generation runs.
@@ -77,6 +90,14 @@ class NativeApi:
             NotReady: there is no loaded model.
         """
         return self.worker.runner().describe()
+
+    def capabilities(self) -> Capabilities:
+        """What this server accepts; answers while a generation runs.
+
+        Raises:
+            NotReady: there is no loaded model.
+        """
+        return capabilities_of(self.worker.runner(), self.settings, self.worker.rates)
 
     async def flush_cache(self) -> FlushResponse:
         """Free the cached activations once no generation runs.
@@ -88,7 +109,20 @@ class NativeApi:
         message = f"freed {freed:,} bytes of cached activations" if freed else "no cached activations were held"
         return FlushResponse(success=True, message=message, freed_bytes=freed)
 
-    async def _result(self, generation: Generation, http: Request) -> list[EncodedImage]:
+    async def _run(
+        self, call: GenerationCall, request: GenerateRequest, http: Request
+    ) -> tuple[Generation, list[EncodedImage]]:
+        """Queue a call and wait for its images."""
+        if request.wants_files:
+            # What is wrong with the folder should be known before the work is done.
+            self.outputs.folder(request.output_dir)
+        generation = Generation(
+            request_id_of(http.scope), call, lambda index, drawn: _encode(drawn, call, index, request)
+        )
+        self.worker.submit(generation)
+        return generation, await self._result(generation, http, request.deadline_s)
+
+    async def _result(self, generation: Generation, http: Request, deadline_s: float | None) -> list[EncodedImage]:
         """The generation's images; it stops between two steps when the client goes or the time is up first."""
         result = asyncio.wrap_future(generation.result)
         # Nobody may be there any more when it fails: asyncio would log that as forgotten.
@@ -96,20 +130,33 @@ class NativeApi:
         gone = asyncio.ensure_future(_disconnected(http))
         either: set[asyncio.Future[Any]] = {result, gone}
         try:
-            limit_s = self.settings.limits.max_request_s
+            limit_s = min(self.settings.limits.max_request_s, deadline_s or float("inf"))
             await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
                 return result.result()
             if gone.done():
                 raise ClientGone("the client closed the connection; the generation was stopped")
-            raise DeadlineExceeded(f"the generation was stopped: not done within the {limit_s:g} s of this server")
+            whose = "its deadline_s" if limit_s == deadline_s else "this server"
+            raise DeadlineExceeded(
+                f"the generation was stopped: not done within the {limit_s:g} s of {whose}",
+                param="deadline_s" if limit_s == deadline_s else None,
+            )
         finally:
             self.worker.cancel(generation)
             gone.cancel()
+            if deadline_s is not None and not gone.done():
+                metrics.DEADLINES.labels("met" if result.done() and not result.exception() else "missed").inc()
 
-    def _save(self, images: list[EncodedImage], folder: Path, request: GenerateRequest, http: Request) -> list[str]:
-        """Write the images, once all are done; their paths or URLs."""
-        paths = [self.outputs.save(image.content, folder, extension=request.encoding) for image in images]
+    async def _deliver(self, files: list[tuple[bytes, str]], request: GenerateRequest, http: Request) -> list[str]:
+        """Pictures, each with its file extension, as `output_format` asks: base64 text, paths or URLs."""
+        if request.wants_files:
+            return await asyncio.to_thread(self._save, files, request, http)
+        return await asyncio.to_thread(lambda: [base64.b64encode(content).decode("ascii") for content, _ in files])
+
+    def _save(self, files: list[tuple[bytes, str]], request: GenerateRequest, http: Request) -> list[str]:
+        """Write the pictures, once all are done; their paths or URLs."""
+        folder = self.outputs.folder(request.output_dir)
+        paths = [self.outputs.save(content, folder, extension=extension) for content, extension in files]
         if request.output_format == "path":
             return [str(path) for path in paths]
         base = (self.settings.outputs.public_url or str(http.base_url)).rstrip("/")
@@ -122,16 +169,20 @@ async def _disconnected(http: Request) -> None:
         pass
 
 
-def _encode(drawn: DrawnImage, call: GenerationCall, request: GenerateRequest) -> EncodedImage:
+def _encode(drawn: DrawnImage, call: GenerationCall, index: int, request: GenerateRequest) -> EncodedImage:
     began = time.perf_counter()
     check_finite(drawn.pixels)
-    content = encode_image(drawn.pixels, request.encoding, request.image_quality, call.parameters(drawn.seed))
-    text = None if request.wants_files else base64.b64encode(content).decode("ascii")
-    return EncodedImage(drawn, content, text, time.perf_counter() - began)
+    parameters = call.parameters(call.drawings[index])
+    content = encode_image(drawn.pixels, request.encoding, request.image_quality, parameters)
+    return EncodedImage(drawn, content, time.perf_counter() - began)
 
 
 def _response(
-    generation: Generation, images: list[EncodedImage], delivered: list[str], request: GenerateRequest
+    generation: Generation,
+    images: list[EncodedImage],
+    delivered: list[str],
+    request: GenerateRequest,
+    deadline: DeadlineReport | None,
 ) -> GenerateResponse:
     started, finished = generation.started, generation.finished
     assert started is not None
@@ -152,6 +203,7 @@ def _response(
         ),
         request_id=generation.id,
         cache=merge_reports([image.cache for image in drawn]),
+        deadline=deadline,
         stats=[ImageStats(seed=image.seed, block_lists=image.stats) for image in drawn]
         if request.include_stats
         else [],

@@ -30,6 +30,9 @@ def mounted_routes(service: Callable[[], bentoml.Service[Any]]) -> Starlette:
     async def get_model_info(request: Request) -> Response:
         return JSONResponse(_api().model_info().model_dump(mode="json"))
 
+    async def capabilities(request: Request) -> Response:
+        return JSONResponse(_api().capabilities().model_dump(mode="json"))
+
     async def outputs(request: Request) -> Response:
         path, media_type = _api().outputs.find(request.path_params["path"])
         return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
@@ -52,6 +55,7 @@ def mounted_routes(service: Callable[[], bentoml.Service[Any]]) -> Starlette:
         routes=[
             Route("/health", health),
             Route("/get_model_info", get_model_info),
+            Route("/capabilities", capabilities),
             Route(OUTPUTS_ROUTE + "/{path:path}", outputs),
             Route("/", index),
             Route("/docs", docs),

@@ -2,9 +2,63 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+import math
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from cache_dit_serving.pipeline.runner import DrawnImage
 
 PIPELINE_BUSY_SECONDS = Counter(
     "cache_dit_serving_pipeline_busy_seconds",
     "Seconds that the pipeline's thread spent on generations; its rate is the pipeline's utilisation.",
 )
+GENERATIONS = Counter(
+    "cache_dit_serving_generations", "Generations that left the pipeline, by how they ended.", ["outcome", "speed"]
+)
+QUEUE_WAITING = Gauge(
+    "cache_dit_serving_queue_waiting", "Generations that wait for the pipeline.", multiprocess_mode="livesum"
+)
+IMAGES = Counter(
+    "cache_dit_serving_images",
+    "Images drawn, by whether the cache reused anything in them and by the code of the reason where it did not.",
+    ["engaged", "reason", "speed"],
+)
+STEPS = Counter("cache_dit_serving_steps", "Denoising steps, computed or reused from the cache.", ["kind", "speed"])
+RESIDUAL_DIFF = Histogram(
+    "cache_dit_serving_residual_diff",
+    "Relative L1 residual differences that the cache decided on; a ratio without unit.",
+    ["speed"],
+    buckets=(0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.16, 0.2, 0.24, 0.3, 0.4, 0.5, 0.7, 1.0),
+)
+NAN_DIFFS = Counter(
+    "cache_dit_serving_nan_diffs", "Residual differences that are not numbers: the model's values are broken. An alarm."
+)
+PAIRING_MISMATCHES = Counter(
+    "cache_dit_serving_pairing_mismatches",
+    "Images drawn again because guidance made other forward passes than planned.",
+)
+STAGE_SECONDS = Histogram(
+    "cache_dit_serving_stage_seconds",
+    "Seconds by stage: queue (of a generation); encode_prompt, denoise, decode, encode_output (of an image).",
+    ["stage", "speed"],
+    buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500),
+)
+DEADLINES = Counter(
+    "cache_dit_serving_deadlines", "Requests with deadline_s: met, missed, or refused at admission.", ["outcome"]
+)
+
+
+def observe_image(image: DrawnImage) -> None:
+    """Count what one image took and what the cache did to it."""
+    report = image.cache
+    speed = report.speed
+    IMAGES.labels(str(report.engaged).lower(), report.reason_code or "", speed).inc()
+    STEPS.labels("computed", speed).inc(report.computed_steps)
+    STEPS.labels("cached", speed).inc(report.cached_steps)
+    for diff in image.diffs:
+        if math.isfinite(diff):
+            RESIDUAL_DIFF.labels(speed).observe(diff)
+    NAN_DIFFS.inc(report.nan_diffs)
+    PAIRING_MISMATCHES.inc(report.redrawn)
+    for stage in ("encode_prompt", "denoise", "decode"):
+        STAGE_SECONDS.labels(stage, speed).observe(getattr(image, f"{stage}_s"))

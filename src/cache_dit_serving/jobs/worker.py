@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from cache_dit_serving.errors import ClientGone, InternalError, LoadError, NotReady, QueueFull, ServingError
-from cache_dit_serving.jobs.metrics import PIPELINE_BUSY_SECONDS
-from cache_dit_serving.pipeline.arguments import GenerationCall
+from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.pipeline.arguments import GenerationCall, not_engaged
 from cache_dit_serving.pipeline.runner import DrawnImage, Runner
 from cache_dit_serving.schemas import QueueReport
 
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 State = Literal["loading", "ready", "failed", "draining"]
 
-# Share of the newest generation in the measured rate: follows a change of load within a few requests.
-RATE_WEIGHT = 0.3
 ENCODER_THREADS = 2
 # A generation that lasts says in the log how far it is, this often.
 PROGRESS_S = 10.0
@@ -40,12 +39,11 @@ class EncodedImage:
 
     drawn: DrawnImage
     content: bytes
-    base64: str | None
-    """The content as text, where the answer wants it so."""
     encode_s: float
 
 
-Encode = Callable[[DrawnImage], EncodedImage]
+Encode = Callable[[int, DrawnImage], EncodedImage]
+"""Of an image and its place in the call."""
 
 
 @dataclass(eq=False)
@@ -65,7 +63,7 @@ class Generation:
 
     @property
     def steps(self) -> int:
-        return self.call.num_inference_steps * len(self.call.seeds)
+        return self.call.num_inference_steps * len(self.call.drawings)
 
     @property
     def cancelled(self) -> bool:
@@ -92,8 +90,8 @@ class PipelineWorker:
         self._runner: Runner | None = None
         self._state: State = "loading"
         self._reason: str | None = "starting"
-        self._seconds_per_pixel_step: float | None = None
         self._stopping = False
+        self.rates = Rates()
         self._encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
 
@@ -119,6 +117,12 @@ class PipelineWorker:
         if self._runner is None or self._state != "ready":
             raise self._not_ready()
         return self._runner
+
+    def wait_s(self) -> float:
+        """Seconds until a generation submitted now begins, by what those before it are known to take."""
+        with self._changed:
+            waiting = list(self._waiting)
+        return self._seconds_until_room() + sum(self.rates.estimate(each.call).seconds for each in waiting)
 
     def queue(self) -> QueueReport:
         """The queue as it is now."""
@@ -148,6 +152,7 @@ class PipelineWorker:
             # From here only this thread's work resolves it: whoever waits on it may go, but not cancel it.
             generation.result.set_running_or_notify_cancel()
             self._waiting.append(generation)
+            metrics.QUEUE_WAITING.set(len(self._waiting))
             self._changed.notify()
 
     def position(self, generation: Generation) -> int | None:
@@ -163,6 +168,7 @@ class PipelineWorker:
             generation._cancelled.set()
             if generation in self._waiting:
                 self._waiting.remove(generation)
+                metrics.QUEUE_WAITING.set(len(self._waiting))
                 generation.result.set_exception(_gone())
 
     def between_generations(self, action: Callable[[Runner], T]) -> Future[T]:
@@ -195,6 +201,7 @@ class PipelineWorker:
                 return
             self._state, self._reason = "draining", "the server is shutting down"
             refused, self._waiting = self._waiting, deque()
+            metrics.QUEUE_WAITING.set(0)
             self._stopping = True
             self._changed.notify()
         for generation in refused:
@@ -238,6 +245,7 @@ class PipelineWorker:
                 if action is None and not self._waiting:
                     return
                 generation = self._running = self._waiting.popleft() if action is None else None
+                metrics.QUEUE_WAITING.set(len(self._waiting))
             if action is not None:
                 action(runner)
             elif generation is not None:
@@ -266,7 +274,8 @@ class PipelineWorker:
             logger.exception("loading failed")
             self._fail("the model could not be loaded; the server's log has the details")
             return False
-        self._seconds_per_pixel_step = self._runner.seconds_per_pixel_step
+        for call, image in self._runner.warmed_up:
+            self.rates.learn(call, call.drawings[0], image)
         with self._changed:
             if self._state != "loading":
                 return False
@@ -286,28 +295,40 @@ class PipelineWorker:
     def _generate(self, runner: Runner, generation: Generation) -> None:
         began = time.perf_counter()
         generation.started = time.time()
+        speed = generation.call.cache.speed
+        metrics.STAGE_SECONDS.labels("queue", speed).observe(max(0.0, generation.started - generation.submitted))
+        outcome = "succeeded"
         try:
             encoding = [
-                self._encoders.submit(generation.encode, self._draw(runner, generation, index))
-                for index in range(len(generation.call.seeds))
+                self._encoders.submit(self._encode, generation, index, self._draw(runner, generation, index))
+                for index in range(len(generation.call.drawings))
             ]
         except ServingError as error:
+            outcome = "cancelled" if generation.cancelled else error.code
             generation.finished = time.time()
             logger.info("%s stopped: %s", generation.id, error.message)
             generation.result.set_exception(error)
             return
         except Exception:
+            outcome = "failed"
             generation.finished = time.time()
             logger.exception("%s failed", generation.id)
             generation.result.set_exception(InternalError())
             return
         finally:
             busy = time.perf_counter() - began
-            PIPELINE_BUSY_SECONDS.inc(busy)
+            metrics.PIPELINE_BUSY_SECONDS.inc(busy)
+            metrics.GENERATIONS.labels(outcome, speed).inc()
         generation.finished = time.time()
         logger.info("%s done: %d image(s), %d steps, %.2f s", generation.id, len(encoding), generation.steps, busy)
-        self._learn_rate(busy / generation.call.pixel_steps)
         _when_all_done(encoding, generation.result)
+
+    def _encode(self, generation: Generation, index: int, image: DrawnImage) -> EncodedImage:
+        encoded = generation.encode(index, image)
+        drawing = generation.call.drawings[index]
+        metrics.STAGE_SECONDS.labels("encode_output", drawing.cache.speed).observe(encoded.encode_s)
+        self.rates.learn(generation.call, drawing, image, encoded.encode_s)
+        return encoded
 
     def _draw(self, runner: Runner, generation: Generation, index: int) -> DrawnImage:
         before = generation.call.num_inference_steps * index
@@ -324,23 +345,22 @@ class PipelineWorker:
 
         if generation.cancelled:
             raise _gone()
-        return runner.draw(generation.call, generation.call.seeds[index], on_step)
-
-    def _learn_rate(self, seconds_per_pixel_step: float) -> None:
-        known = self._seconds_per_pixel_step
-        self._seconds_per_pixel_step = (
-            seconds_per_pixel_step
-            if known is None
-            else (1 - RATE_WEIGHT) * known + RATE_WEIGHT * seconds_per_pixel_step
-        )
+        drawing = generation.call.drawings[index]
+        image = runner.draw(generation.call, drawing, on_step)
+        metrics.observe_image(image)
+        if image.cache.nan_diffs:
+            logger.error("%s: residual differences that are not numbers; the model's values are broken", generation.id)
+        if drawing.cache.strict and not image.cache.engaged:
+            raise not_engaged(image.cache)
+        return image
 
     def _seconds_until_room(self) -> float:
-        """Until the running generation ends and the next leaves the queue; one second while nothing is measured."""
+        """Until the running generation ends and the next leaves the queue."""
         running = self._running
-        if running is None or self._seconds_per_pixel_step is None:
-            return 1.0
+        if running is None:
+            return 0.0
         left = 1 - running.step / max(1, running.steps)
-        return left * running.call.pixel_steps * self._seconds_per_pixel_step
+        return left * self.rates.estimate(running.call).seconds
 
     def _not_ready(self) -> NotReady:
         messages = {

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cache_dit_serving.config import Limits, RequestDefaults, Settings
-from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
+from cache_dit_serving.pipeline.evidence import unengaged_report
 from cache_dit_serving.pipeline.traits import PipelineTraits
-from cache_dit_serving.schemas import MAX_SEED, GenerateRequest
+from cache_dit_serving.schemas import MAX_SEED, CacheReport, GenerateRequest
+from cache_dit_serving.speeds import CacheChoice, SpeedLadder
 
 RANDOM_SEEDS = 2**32
 # Fields of a request that go to the pipeline under the same name, where it takes them.
@@ -34,8 +36,19 @@ SERVER_FIELDS = (
     "output_dir",
     "image_format",
     "image_quality",
+    "speed",
+    "cache",
+    "deadline_s",
 )
 FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One image of a generation."""
+
+    seed: int
+    cache: CacheChoice
 
 
 @dataclass(frozen=True)
@@ -44,23 +57,51 @@ class GenerationCall:
 
     arguments: dict[str, Any]
     """Of the pipeline's call, but for the generator, the callback and the output type."""
-    seeds: tuple[int, ...]
+    drawings: tuple[Drawing, ...]
+    """The images to draw, one after the other."""
     num_inference_steps: int
     separate_cfg: bool
     """Whether each step takes a second forward pass, for guidance."""
-    pixel_steps: int
-    """width x height x steps x images: what the rate of the server is measured in."""
+    pixels: int
+    """width x height of an image."""
 
-    def parameters(self, seed: int) -> dict[str, Any]:
-        """What draws the image of `seed` again when it is asked for alone; stored in its PNG."""
-        return {**self.arguments, "seed": seed}
+    @property
+    def cache(self) -> CacheChoice:
+        """What the cache may do to the first image: to all but those of a comparison."""
+        return self.drawings[0].cache
+
+    def parameters(self, drawing: Drawing) -> dict[str, Any]:
+        """What draws an image again when it is asked for alone; stored in its PNG."""
+        settings = drawing.cache.settings
+        cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
+        return {**self.arguments, "seed": drawing.seed, "cache": cache}
+
+    def compared(self) -> GenerationCall:
+        """The same image twice: as asked for, then without the cache.
+
+        Raises:
+            InvalidRequest: it asks for several images or for no cache, so that there is nothing to compare.
+        """
+        if len(self.drawings) > 1:
+            raise InvalidRequest("a comparison draws one image; leave num_images out", param="num_images")
+        if self.cache.settings is None:
+            raise InvalidRequest(
+                "there is nothing to compare without a cache "
+                f"({self.cache.off[1]}); send a speed other than lossless, or cache settings",
+                param="speed",
+            )
+        return replace(self, drawings=(self.drawings[0], Drawing(self.drawings[0].seed, WITHOUT_CACHE)))
 
 
-def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -> GenerationCall:
+WITHOUT_CACHE = CacheChoice(None, "lossless")
+
+
+def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings, speeds: SpeedLadder) -> GenerationCall:
     """The call that answers `request` on a pipeline with these traits.
 
     Raises:
         InvalidRequest: a field the pipeline cannot honour, a value out of bounds, or two fields that contradict.
+        CacheNotEngaged: `cache.strict`, and it is certain beforehand that no step will be reused.
     """
     defaults, limits = settings.defaults, settings.limits
     _check_supported(request, traits)
@@ -75,7 +116,8 @@ def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -
     arguments |= defaults.pipeline_arguments
     width, height = arguments.get("width", 0), arguments.get("height", 0)
     seeds = _seeds(request, limits)
-    pixel_steps = max(1, width * height) * count * len(seeds)
+    pixels = max(1, width * height)
+    pixel_steps = pixels * count * len(seeds)
     if pixel_steps > limits.max_pixel_steps:
         raise InvalidRequest(
             f"width x height x num_inference_steps x num_images is {pixel_steps:,}; this server takes at most "
@@ -84,12 +126,25 @@ def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings) -
             code="request_too_large",
         )
     _check_output(request)
+    two_passes = separate_cfg(arguments, traits)
+    choice = speeds.choose(request.speed, request.cache, num_inference_steps=count, separate_cfg=two_passes)
+    if choice.strict and choice.settings and (reason := choice.settings.cannot_engage(count)):
+        raise not_engaged(unengaged_report(choice, count, reason))
     return GenerationCall(
         arguments=arguments,
-        seeds=seeds,
+        drawings=tuple(Drawing(seed, choice) for seed in seeds),
         num_inference_steps=count,
-        separate_cfg=separate_cfg(arguments, traits),
-        pixel_steps=pixel_steps,
+        separate_cfg=two_passes,
+        pixels=pixels,
+    )
+
+
+def not_engaged(report: CacheReport) -> CacheNotEngaged:
+    """What `cache.strict` answers where the cache reused nothing."""
+    return CacheNotEngaged(
+        f"the cache reused no step: {report.reason}; loosen its settings, or leave cache.strict out",
+        param="cache.strict",
+        details={"cache": report.model_dump(mode="json")},
     )
 
 
@@ -197,24 +252,7 @@ def _step_count(request: GenerateRequest, traits: PipelineTraits, settings: Sett
             f"this model's scheduler needs at least {traits.least_num_inference_steps} steps",
             param=param,
         )
-    _check_mask(count, settings)
     return count
-
-
-def _check_mask(count: int, settings: Settings) -> None:
-    """A computation mask that the configuration fixes must fit the request's steps."""
-    mask = settings.cache.steps_computation_mask if settings.cache else None
-    if isinstance(mask, tuple) and len(mask) != count:
-        raise InvalidRequest(
-            f"this server's step mask is for {len(mask)} steps; ask for num_inference_steps {len(mask)}",
-            param="num_inference_steps",
-        )
-    # cache_dit.steps_mask (1.5.3) fits its policies to 4, 6 and every number from 8.
-    if isinstance(mask, str) and count < 8 and count not in (4, 6):
-        raise InvalidRequest(
-            f"this server's step mask ({mask}) cannot be fitted to {count} steps; ask for 4, 6, or 8 and more",
-            param="num_inference_steps",
-        )
 
 
 def _guidance(request: GenerateRequest, traits: PipelineTraits, defaults: RequestDefaults) -> dict[str, Any]:

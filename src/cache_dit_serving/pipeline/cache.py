@@ -1,25 +1,38 @@
-"""cache-dit on one loaded pipeline: install it, fit it to each request, read what it did, free what it holds."""
+"""cache-dit on one loaded pipeline: fit it to each request, read what it did, free what it holds."""
 
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import logging
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Literal
 
 import cache_dit
 import torch
-from cache_dit import BlockAdapter, CacheType
+from cache_dit import BlockAdapter, CacheType, DBCacheConfig, DBPruneConfig
 from cache_dit.caching.block_adapters import BlockAdapterRegister
+from cache_dit.caching.cache_contexts.prune_context import PrunedContext
+from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
 
-from cache_dit_serving.config import CacheSettings
-from cache_dit_serving.errors import LoadError
-from cache_dit_serving.pipeline.evidence import diff_quantiles
-from cache_dit_serving.schemas import BlockListStats, CacheReport
+from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.pipeline.evidence import Record
+from cache_dit_serving.pipeline.patch import Patch
+from cache_dit_serving.schemas import BlockListStats
+from cache_dit_serving.speeds import CacheSupport
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+Transition = Literal["none", "override", "exchange"]
+"""What a call needed: nothing new; other settings; another patch, or none, on the pipeline."""
+CONFIGS: dict[str, Callable[..., Any]] = {"DBCache": DBCacheConfig, "DBPrune": DBPruneConfig}
 
 
 def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
@@ -27,65 +40,117 @@ def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
     return BlockAdapterRegister.is_supported(pipe) and bool(BlockAdapterRegister.has_separate_cfg(pipe))
 
 
-class InstalledCache:
-    """cache-dit's DBCache or DBPrune on one pipeline.
+@dataclass
+class _Installation:
+    """cache-dit enabled once on the pipeline, as DBCache or as DBPrune."""
+
+    patch: Patch
+    manager: Any
+    """cache-dit's context manager, which holds a context for each block list of the current call."""
+    origins: dict[str, tuple[str, str]]
+    """The component and block list behind each context, whose name holds only an object's id."""
+    blocks: dict[str, int]
+    """Blocks of each context's list."""
+
+
+@dataclass
+class _Call:
+    """What the coming call needs of each new context, and what was recorded of contexts that it has left behind."""
+
+    settings: CacheSettings
+    steps: int
+    separate_cfg: bool
+    left: dict[str, list[Any]] = field(default_factory=dict)
+    """By name, contexts that a forced refresh replaced within the call."""
+
+
+class PipelineCache:
+    """cache-dit's DBCache and DBPrune on one pipeline, neither of them in force until :meth:`prepare` asks for it.
 
     Works on cache-dit 1.5.3's contexts: the pipeline's patched call asks its context manager for a fresh context per
-    block list at the start of each call. The settings of the coming call are put in there, so that requests with
-    different numbers of steps or passes never share state; and the contexts of the last call hold its record.
+    block list at the start of each call. The settings of the coming call are put in there, so nothing of one call
+    reaches the next; and the contexts of the last call hold its record.
+
+    Each type is enabled once and its patch kept. Changing between them, or to no cache at all, puts attributes back:
+    without a cache the pipeline is as it was loaded.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, settings: CacheSettings) -> None:
-        """Enable the cache.
-
-        Raises:
-            LoadError: cache-dit has no support for this class, or the settings do not fit its blocks.
-        """
+    def __init__(self, pipe: DiffusionPipeline) -> None:
+        """Enable each type once; those that cannot be are in `support.refusals`. Never raises for a pipeline's sake."""
+        self._installed: dict[str, _Installation] = {}
+        self._on: str | None = None
+        self._call: _Call | None = None
+        refusals: dict[str, str] = {}
+        blocks: dict[str, int] = {}
+        name = type(pipe).__name__
         if not BlockAdapterRegister.is_supported(pipe):
-            raise LoadError(f"cache-dit {cache_dit.__version__} does not support {type(pipe).__name__}: turn it off")
-        self.settings = settings
-        self.blocks = block_lists(pipe)
-        check_blocks(settings, self.blocks)
-        # It would warn that the transformer is patched already: block_lists asked for the adapter, which patches it.
-        logging.getLogger("cache_dit.caching.patch_functors.functor_base").setLevel(logging.ERROR)
-        # cache-dit 1.5.3 patches the pipeline's class: a class of its own keeps every other pipeline as it was.
-        cls = type(pipe)
-        pipe.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__})
-        config, calibrator = cache_dit_configs(settings)
-        cache_dit.enable_cache(pipe, cache_config=config, calibrator_config=calibrator)
-        self._manager: Any = pipe._context_manager
-        self._origins = _context_origins(pipe)
-        self._call: tuple[int, bool] | None = None
-        self._put_settings_into_each_new_context()
+            refusals = dict.fromkeys(CONFIGS, f"cache-dit {cache_dit.__version__} does not support {name}")
+        else:
+            # It would warn that the transformer is patched already: what counts the blocks has patched it.
+            logging.getLogger("cache_dit.caching.patch_functors.functor_base").setLevel(logging.ERROR)
+            for cache_type in CONFIGS:
+                try:
+                    blocks = blocks or self._blocks(pipe)
+                    self._installed[cache_type] = self._install(pipe, cache_type, blocks)
+                except Exception:
+                    logger.exception("%s could not be enabled", cache_type)
+                    refusals[cache_type] = (
+                        f"{cache_type} of cache-dit {cache_dit.__version__} could not be enabled on {name}"
+                    )
+        self.support = CacheSupport(blocks, refusals)
 
-    def prepare(self, num_inference_steps: int, separate_cfg: bool) -> None:
-        """Fit the cache to the coming call, whose every step makes two forward passes where `separate_cfg`."""
-        self._call = (num_inference_steps, separate_cfg)
+    def refuse(self, cache_type: str, reason: str) -> None:
+        """Take a type out that proved not to run."""
+        self.prepare(None, 0, separate_cfg=False)
+        self._installed.pop(cache_type, None)
+        self.support = CacheSupport(self.support.block_lists, {**self.support.refusals, cache_type: reason})
 
-    def report(self, num_inference_steps: int) -> tuple[CacheReport, list[BlockListStats]]:
-        """What the cache did in the call that just ended."""
-        stats = [self._block_list_stats(context) for context in self._contexts()]
-        cached_steps = sum(len(steps) for steps in _cached_steps(stats).values())
-        executed = self.executed_steps()
-        diffs = [diff for record in stats for diff in _diffs(record) if not diff < 0.0]
-        report = CacheReport(
-            enabled=True,
-            engaged=cached_steps > 0,
-            reason=self._reason(num_inference_steps, cached_steps, executed, diffs),
-            steps=num_inference_steps,
-            cached_steps=cached_steps,
-            computed_steps=num_inference_steps - cached_steps,
-            executed_steps=executed,
-            residual_diff=diff_quantiles(diffs),
-            settings=self.settings.model_dump(mode="json", exclude_defaults=True),
+    def prepare(self, settings: CacheSettings | None, num_inference_steps: int, *, separate_cfg: bool) -> Transition:
+        """Fit the cache to the coming call by the least transition.
+
+        Args:
+            settings: None for no cache.
+            separate_cfg: whether every step makes two forward passes.
+        """
+        wanted = None if settings is None else settings.cache_type
+        before, self._call = self._call, None
+        if settings is not None:
+            self._call = _Call(settings, num_inference_steps, separate_cfg)
+        if wanted == self._on:
+            same = before is not None and before.settings == settings
+            return "none" if wanted is None or same else "override"
+        if self._on is not None:
+            self._free()
+            self._installed[self._on].patch.take_off()
+        if wanted is not None:
+            self._installed[wanted].patch.put_on()
+        self._on = wanted
+        return "exchange"
+
+    def record(self) -> Record | None:
+        """What the cache did in the call that just ended; None without a cache."""
+        if self._call is None:
+            return None
+        return Record(
+            settings=self._call.settings,
+            executed=self.executed_steps(),
+            block_lists=[self._stats(name) for name in self._manager_contexts()],
         )
-        return report, stats
+
+    def executed_steps(self) -> dict[str, int]:
+        """Denoising steps by transformer as cache-dit counted them, in one block list of each."""
+        executed: dict[str, int] = {}
+        for name in self._manager_contexts():
+            transformer, _ = self._origin(name)
+            passes = sum(context.transformer_executed_steps for context in self._history(name))
+            executed[transformer] = math.ceil(passes / (2 if self._call and self._call.separate_cfg else 1))
+        return executed
 
     def held_bytes(self) -> int:
         """Bytes of the tensors that the contexts of the last call hold on to, each storage counted once."""
         storages = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for context in self._contexts()
+            for context in self._manager_contexts().values()
             for tensor in _tensors(vars(context), seen=set())
         }
         return sum(storages.values())
@@ -93,72 +158,107 @@ class InstalledCache:
     def flush(self) -> int:
         """Free the activations of the last call; the next call begins with none anyway. Returns the bytes freed."""
         freed = self.held_bytes()
-        self._manager.clear_contexts()
-        self._manager._current_context = None
+        self._free()
         return freed
 
-    def _contexts(self) -> list[Any]:
-        return list(self._manager._cached_context_manager.values())
+    def _free(self) -> None:
+        if self._on is not None:
+            manager = self._installed[self._on].manager
+            manager.clear_contexts()
+            manager._current_context = None
+        if self._call is not None:
+            self._call.left.clear()
 
-    def executed_steps(self) -> int:
-        """Denoising steps as cache-dit counted them, in one block list of each transformer."""
-        executed: dict[str, int] = {}
-        for context in self._contexts():
-            passes = 2 if context.cache_config.enable_separate_cfg else 1
-            transformer, _ = self._origins[context.name]
-            executed[transformer] = math.ceil(context.get_accumulated_transformer_executed_steps() / passes)
-        return sum(executed.values())
+    def _manager_contexts(self) -> dict[str, Any]:
+        return {} if self._on is None else dict(self._installed[self._on].manager._cached_context_manager)
 
-    def _block_list_stats(self, context: Any) -> BlockListStats:
-        transformer, block_list = self._origins[context.name]
-        return BlockListStats(
+    def _origin(self, context_name: str) -> tuple[str, str]:
+        assert self._on is not None
+        return self._installed[self._on].origins[context_name]
+
+    def _history(self, context_name: str) -> list[Any]:
+        """The contexts of a block list in this call, in their order: more than one after a forced refresh."""
+        left = self._call.left.get(context_name, []) if self._call else []
+        return [*left, self._manager_contexts()[context_name]]
+
+    def _stats(self, context_name: str) -> BlockListStats:
+        assert self._on is not None
+        transformer, block_list = self._origin(context_name)
+        stats = BlockListStats(
             transformer=transformer,
             block_list=block_list,
-            cached_steps=sorted(context.get_cached_steps()),
-            diffs={int(step): diff for step, diff in context.get_residual_diffs().items()},
-            cfg_cached_steps=sorted(context.get_cfg_cached_steps()),
-            cfg_diffs={int(step): diff for step, diff in context.get_cfg_residual_diffs().items()},
+            cached_steps=[],
+            diffs={},
+            cfg_cached_steps=[],
+            cfg_diffs={},
+            blocks=0,
+            reused_blocks=0,
         )
+        count = self._installed[self._on].blocks[context_name]
+        begun = 0  # a forced refresh counts its steps from 0 again
+        for context in self._history(context_name):
+            if not context.executed_steps:  # refreshed after the last step: it holds a copy of what is counted already
+                continue
+            stats.cached_steps += sorted({begun + step for step in context.cached_steps})
+            stats.cfg_cached_steps += sorted({begun + step for step in context.cfg_cached_steps})
+            stats.diffs |= {begun + int(step): diff for step, diff in context.residual_diffs.items()}
+            stats.cfg_diffs |= {begun + int(step): diff for step, diff in context.cfg_residual_diffs.items()}
+            begun += context.executed_steps
+            stats.blocks += context.transformer_executed_steps * count
+            stats.reused_blocks += _reused_blocks(context, count)
+        return stats
 
-    def _put_settings_into_each_new_context(self) -> None:
-        reset_context = self._manager.reset_context
+    def _install(self, pipe: DiffusionPipeline, cache_type: str, blocks: dict[str, int]) -> _Installation:
+        """Enable a type, its contexts filled by the settings of each call; the patch is left off."""
+        found: dict[str, Any] = {}
+
+        def enable() -> None:
+            # cache-dit 1.5.3 patches the pipeline's class: a class of its own keeps every other pipeline as it was.
+            cls = type(pipe)
+            pipe.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__})
+            cache_dit.enable_cache(pipe, cache_config=CONFIGS[cache_type](Fn_compute_blocks=1))
+            found["manager"] = pipe._context_manager
+            found["origins"] = origins = _context_origins(pipe)
+            classes = {component: type(pipe.components[component]).__name__ for component, _ in origins.values()}
+            found["blocks"] = {
+                context: blocks[f"{classes[component]}.{name}"] for context, (component, name) in origins.items()
+            }
+
+        patch = Patch(pipe, enable)
+        installation = _Installation(patch, **found)
+        self._fill_contexts(installation.manager)
+        return installation
+
+    def _blocks(self, pipe: DiffusionPipeline) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        Patch(pipe, lambda: counts.update(block_lists(pipe)))
+        return counts
+
+    def _fill_contexts(self, manager: Any) -> None:
+        """Have every context that the manager makes filled with the settings of the coming call."""
+        if isinstance(manager, PrunedContextManager):
+            # cache-dit 1.5.3 caches its answer by the number of blocks alone: Fn, Bn and non_prune_block_ids of the
+            # first call would hold for every later one.
+            uncached = inspect.unwrap(PrunedContextManager.get_non_prune_blocks_ids)
+            manager.get_non_prune_blocks_ids = MethodType(uncached, manager)
+        reset_context = manager.reset_context
 
         def reset_with_settings(context: Any, *args: Any, **kwargs: Any) -> Any:
             if self._call is not None:
-                steps, separate_cfg = self._call
-                config = copy.deepcopy(kwargs["cache_config"])
-                mask = self.settings.steps_computation_mask
-                if isinstance(mask, str):
-                    config.steps_computation_mask = cache_dit.steps_mask(total_steps=steps, mask_policy=mask)
-                if self.settings.enable_separate_cfg is None:
-                    config.enable_separate_cfg = separate_cfg
-                kwargs["cache_config"] = config
+                if not isinstance(context, str):  # a forced refresh within the call
+                    self._call.left.setdefault(context.name, []).append(context)
+                config, calibrator = cache_dit_configs(self._call.settings)
+                config = copy.deepcopy(config)
+                config.steps_computation_mask = self._call.settings.mask(self._call.steps)
+                config.enable_separate_cfg = self._call.separate_cfg
+                kwargs |= {"cache_config": config, "calibrator_config": copy.deepcopy(calibrator)}
             return reset_context(context, *args, **kwargs)
 
-        self._manager.reset_context = reset_with_settings
-
-    def _reason(self, steps: int, cached_steps: int, executed: int, diffs: list[float]) -> str | None:
-        """Why nothing was reused, or what is wrong with what was."""
-        if executed != steps:
-            return f"cache-dit counted {executed} steps where {steps} ran"
-        if any(math.isnan(diff) for diff in diffs):
-            return "a residual difference is not a number"
-        if cached_steps:
-            return None
-        settings, mask = self.settings, self.settings.steps_computation_mask
-        if isinstance(mask, tuple) and all(mask):
-            return "the step mask computes every step"
-        if settings.max_cached_steps == 0 or settings.max_continuous_cached_steps == 0:
-            return "the settings allow no cached step"
-        if settings.warmup_interval == 1 and steps <= settings.max_warmup_steps:
-            return f"{steps} steps are no more than the {settings.max_warmup_steps} of the warm-up"
-        if diffs and min(diffs) >= settings.residual_diff_threshold:
-            return f"every residual difference is above the threshold {settings.residual_diff_threshold:g}"
-        return "no step met the cache's conditions"
+        manager.reset_context = reset_with_settings
 
 
 def block_lists(pipe: DiffusionPipeline) -> dict[str, int]:
-    """Blocks of each list that the cache spans, by transformer class and list: what bounds Fn and Bn."""
+    """Blocks of each list that the cache spans, by transformer class and list. Patches some families' transformer."""
     adapter = BlockAdapter.normalize(BlockAdapterRegister.get_adapter(pipe))
     counts: dict[str, int] = {}
     for transformer, blocks, names in zip(adapter.transformer, adapter.blocks, adapter.blocks_name, strict=True):
@@ -167,25 +267,9 @@ def block_lists(pipe: DiffusionPipeline) -> dict[str, int]:
     return counts
 
 
-def check_blocks(settings: CacheSettings, blocks: dict[str, int]) -> None:
-    """Refuse Fn and Bn that a block list cannot hold: cache-dit fails on the one and computes twice on the other.
-
-    Raises:
-        LoadError: naming the list and its blocks.
-    """
-    first, last = settings.Fn_compute_blocks, settings.Bn_compute_blocks
-    for name, count in blocks.items():
-        if first + last > count:
-            raise LoadError(
-                f"cache: Fn_compute_blocks {first} + Bn_compute_blocks {last} is more than the {count} blocks of {name}"
-            )
-    beyond = [index for index in settings.non_prune_block_ids if index >= max(blocks.values())]
-    if beyond:
-        raise LoadError(f"cache: non_prune_block_ids {beyond} are beyond the {max(blocks.values())} blocks")
-
-
+@functools.lru_cache(maxsize=256)
 def cache_dit_configs(settings: CacheSettings) -> tuple[Any, Any]:
-    """The settings as cache-dit's own `(cache_config, calibrator_config)`."""
+    """The settings as cache-dit's own `(cache_config, calibrator_config)`, without the mask; not to be changed."""
     keys = settings.model_dump(exclude_none=True, exclude={"num_inference_steps", "steps_computation_mask"})
     keys["non_prune_block_ids"] = list(settings.non_prune_block_ids)
     if settings.enable_dmd and settings.enable_encoder_dmd is None:
@@ -194,13 +278,10 @@ def cache_dit_configs(settings: CacheSettings) -> tuple[Any, Any]:
     config = loaded["cache_config"]
     # cache-dit 1.5.3 leaves the type as the string it read, and then fails on it.
     config.cache_type = CacheType.DBPrune if settings.cache_type == "DBPrune" else CacheType.DBCache
-    if isinstance(settings.steps_computation_mask, tuple):
-        config.steps_computation_mask = list(settings.steps_computation_mask)
     return config, loaded["calibrator_config"]
 
 
 def _context_origins(pipe: DiffusionPipeline) -> dict[str, tuple[str, str]]:
-    """The component and block list behind each of cache-dit's contexts, whose names hold only an object's id."""
     return {
         context: (component, context.rpartition("_")[0])
         for component, module in pipe.components.items()
@@ -208,20 +289,13 @@ def _context_origins(pipe: DiffusionPipeline) -> dict[str, tuple[str, str]]:
     }
 
 
-def _cached_steps(stats: list[BlockListStats]) -> dict[str, set[int]]:
-    """Steps in which any block list of a transformer was reused, in either pass; by transformer.
-
-    Several transformers (Wan 2.2's high and low noise) share the steps of a generation out, each counting from 0.
-    """
-    steps: dict[str, set[int]] = {}
-    for record in stats:
-        steps.setdefault(record.transformer, set()).update(record.cached_steps, record.cfg_cached_steps)
-    return steps
-
-
-def _diffs(record: BlockListStats) -> Iterator[float]:
-    for diff in (*record.diffs.values(), *record.cfg_diffs.values()):
-        yield from diff if isinstance(diff, list) else (diff,)
+def _reused_blocks(context: Any, count: int) -> int:
+    """Block runs that one context left out, in a list of `count` blocks."""
+    if isinstance(context, PrunedContext):
+        return sum(context.pruned_blocks) + sum(context.cfg_pruned_blocks)
+    config = context.cache_config
+    passes = len(context.cached_steps) + len(context.cfg_cached_steps)
+    return passes * (count - config.Fn_compute_blocks - config.Bn_compute_blocks)
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:

@@ -1,48 +1,120 @@
-"""What the cache did, in numbers: reports and quantiles. Pure, and without torch."""
+"""What the cache did, in numbers and in words. Pure, and without torch."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from cache_dit_serving.schemas import CacheReport, DiffQuantiles
+from cache_dit_serving.cache_settings import CacheSettings, Reason
+from cache_dit_serving.schemas import BlockListStats, CacheReport, DiffQuantiles
+from cache_dit_serving.speeds import CacheChoice
 
 
-def off_report(num_inference_steps: int) -> CacheReport:
-    """The report of a call without a cache."""
+@dataclass(frozen=True)
+class Record:
+    """The cache's own record of one call."""
+
+    settings: CacheSettings
+    executed: Mapping[str, int]
+    """Denoising steps by transformer, as cache-dit counted them."""
+    block_lists: list[BlockListStats]
+
+    @property
+    def executed_steps(self) -> int:
+        return sum(self.executed.values())
+
+    def cached_steps(self) -> set[int]:
+        """Steps of the generation in which any block list was reused, in either pass.
+
+        Several transformers (Wan 2.2's high and low noise) share the steps of a generation out, in their order, each
+        counting from 0.
+        """
+        begun, steps = 0, set()
+        for transformer, executed in self.executed.items():
+            for record in self.block_lists:
+                if record.transformer == transformer:
+                    steps |= {begun + step for step in (*record.cached_steps, *record.cfg_cached_steps)}
+            begun += executed
+        return steps
+
+    def diffs(self) -> list[float]:
+        """Every residual difference that was compared, NaN among them; -1 (always reused) and -2 (other shape) not."""
+        return [diff for record in self.block_lists for diff in _diffs(record) if not diff < 0.0]
+
+
+def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheReport:
+    """What a caller is told of one image.
+
+    Args:
+        record: None where there was no cache.
+        steps: denoising steps that ran.
+    """
+    if record is None:
+        code, reason = choice.off
+        return CacheReport(
+            enabled=False,
+            engaged=False,
+            reason=reason,
+            reason_code=code,
+            speed=choice.speed,
+            steps=steps,
+            cached_steps=0,
+            computed_steps=steps,
+            executed_steps=steps,
+        )
+    settings, cached, diffs = record.settings, len(record.cached_steps()), record.diffs()
+    said = _reason(settings, steps, cached, diffs)
     return CacheReport(
-        enabled=False,
-        engaged=False,
-        reason="off",
-        steps=num_inference_steps,
-        cached_steps=0,
-        computed_steps=num_inference_steps,
-        executed_steps=num_inference_steps,
+        enabled=True,
+        engaged=cached > 0,
+        reason=said[1] if said else None,
+        reason_code=said[0] if said else None,
+        speed=choice.speed,
+        steps=steps,
+        cached_steps=cached,
+        computed_steps=steps - cached,
+        executed_steps=record.executed_steps,
+        blocks=sum(part.blocks for part in record.block_lists),
+        reused_blocks=sum(part.reused_blocks for part in record.block_lists),
+        residual_diff=diff_quantiles(diffs),
+        nan_diffs=sum(map(math.isnan, diffs)),
+        settings=settings.effective(),
+        settings_hash=settings.digest(),
     )
+
+
+def unengaged_report(choice: CacheChoice, steps: int, reason: Reason) -> CacheReport:
+    """The report of a request that was not run, because its settings allow no reuse in so many steps."""
+    assert choice.settings is not None
+    report = report_of(choice, Record(choice.settings, {}, []), steps)
+    return report.model_copy(update={"reason_code": reason[0], "reason": reason[1], "computed_steps": 0})
 
 
 def merge_reports(reports: list[CacheReport]) -> CacheReport:
     """The report of a request, from those of its images: steps add up, quantiles span them all."""
     first = reports[0]
+    said = next((report for report in reports if report.reason), first)
     quantiles = [report.residual_diff for report in reports if report.residual_diff is not None]
-    return CacheReport(
-        enabled=first.enabled,
-        engaged=any(report.engaged for report in reports),
-        reason=next((report.reason for report in reports if report.reason), None),
-        steps=sum(report.steps for report in reports),
-        cached_steps=sum(report.cached_steps for report in reports),
-        computed_steps=sum(report.computed_steps for report in reports),
-        executed_steps=sum(report.executed_steps for report in reports),
-        residual_diff=DiffQuantiles(
-            min=min(q.min for q in quantiles),
-            p25=statistics.median(q.p25 for q in quantiles),
-            median=statistics.median(q.median for q in quantiles),
-            p75=statistics.median(q.p75 for q in quantiles),
-            max=max(q.max for q in quantiles),
-        )
-        if quantiles
-        else None,
-        settings=first.settings,
+    summed = (
+        "steps",
+        "cached_steps",
+        "computed_steps",
+        "executed_steps",
+        "blocks",
+        "reused_blocks",
+        "nan_diffs",
+        "redrawn",
+    )
+    return first.model_copy(
+        update={
+            **{name: sum(getattr(report, name) for report in reports) for name in summed},
+            "engaged": any(report.engaged for report in reports),
+            "reason": said.reason,
+            "reason_code": said.reason_code,
+            "residual_diff": _merged(quantiles),
+        }
     )
 
 
@@ -54,3 +126,36 @@ def diff_quantiles(diffs: list[float]) -> DiffQuantiles | None:
     quarters = statistics.quantiles(numbers, n=4, method="inclusive") if len(numbers) > 1 else numbers * 3
     p25, median, p75 = (round(value, 6) for value in quarters)
     return DiffQuantiles(min=round(numbers[0], 6), p25=p25, median=median, p75=p75, max=round(numbers[-1], 6))
+
+
+def _reason(settings: CacheSettings, steps: int, cached: int, diffs: list[float]) -> Reason | None:
+    """Why nothing was reused, or what is wrong with what was."""
+    if any(math.isnan(diff) for diff in diffs):
+        return "not_a_number", "a residual difference is not a number"
+    if cached:
+        return None
+    if (certain := settings.cannot_engage(steps)) is not None:
+        return certain
+    if diffs and min(diffs) >= settings.residual_diff_threshold:
+        return "above_threshold", (
+            f"every residual difference is above the threshold {settings.residual_diff_threshold:g} "
+            f"(the least is {min(diffs):.3g})"
+        )
+    return "conditions_not_met", "no step met the cache's conditions"
+
+
+def _diffs(record: BlockListStats) -> Iterator[float]:
+    for diff in (*record.diffs.values(), *record.cfg_diffs.values()):
+        yield from diff if isinstance(diff, list) else (diff,)
+
+
+def _merged(quantiles: list[DiffQuantiles]) -> DiffQuantiles | None:
+    if not quantiles:
+        return None
+    return DiffQuantiles(
+        min=min(q.min for q in quantiles),
+        p25=statistics.median(q.p25 for q in quantiles),
+        median=statistics.median(q.median for q in quantiles),
+        p75=statistics.median(q.p75 for q in quantiles),
+        max=max(q.max for q in quantiles),
+    )

@@ -16,16 +16,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cache_dit_serving.cache_settings import CacheSettings
 from cache_dit_serving.config import Settings
 from cache_dit_serving.errors import InternalError, LoadError, OutOfMemory, ServingError
-from cache_dit_serving.pipeline.arguments import GenerationCall, accepted_fields, plan
-from cache_dit_serving.pipeline.evidence import off_report
+from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall, accepted_fields, plan
+from cache_dit_serving.pipeline.evidence import Record, report_of
 from cache_dit_serving.pipeline.traits import PipelineTraits, traits_of
 from cache_dit_serving.schemas import BlockListStats, CacheReport, GenerateRequest, ModelInfo
+from cache_dit_serving.speeds import CacheChoice, SpeedLadder
 
 if TYPE_CHECKING:
     import numpy as np
     from diffusers import DiffusionPipeline
+
+    from cache_dit_serving.pipeline.clock import StepClock
 
 logger = logging.getLogger(__name__)
 
@@ -45,16 +49,28 @@ class DrawnImage:
     encode_prompt_s: float
     denoise_s: float
     decode_s: float
+    cached_steps_s: float | None
+    """Seconds of `denoise_s` in steps that reused something; None where steps could not be told apart."""
+    diffs: list[float]
+    """Every residual difference that the cache compared, NaN among them."""
+
+    @property
+    def seconds(self) -> float:
+        """From the prompt to the picture."""
+        return self.encode_prompt_s + self.denoise_s + self.decode_s
 
 
 class Runner(Protocol):
     """What the worker needs of whatever runs generations."""
 
     traits: PipelineTraits
-    seconds_per_pixel_step: float
-    """As the warm-up measured it."""
+    speeds: SpeedLadder
+    warmed_up: list[tuple[GenerationCall, DrawnImage]]
+    """What the warm-up drew: the first measurements of how long things take."""
 
-    def draw(self, call: GenerationCall, seed: int, on_step: OnStep) -> DrawnImage: ...
+    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage: ...
+
+    def plan(self, **fields: Any) -> GenerationCall: ...
 
     def flush_cache(self) -> int: ...
 
@@ -78,24 +94,35 @@ class PipelineRunner:
         self.settings = settings
         self._name = load.public_name(settings.model.path)
         self._pipe: DiffusionPipeline = load.load_pipeline(settings.model, progress)
-        self.traits = traits_of(self._pipe, separate_cfg=cache.has_separate_cfg(self._pipe))
+        separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
+        if separate_cfg is None:
+            separate_cfg = cache.has_separate_cfg(self._pipe)
+        self.traits = traits_of(self._pipe, separate_cfg=separate_cfg)
         load.check_servable(self.traits, settings.defaults)
         self.device = self._pipe.device
         self.attention_backend = settings.attention_backend or attention.NATIVE
         attention.set_backend(self._pipe, self.attention_backend, self.device.type)
-        self._cache: cache.InstalledCache | None = None
-        if settings.cache is not None:
-            progress(f"installing the cache ({settings.cache.cache_type})")
-            self._cache = cache.InstalledCache(self._pipe, settings.cache)
+        progress("installing the cache")
+        self._cache = cache.PipelineCache(self._pipe)
         self._first_forward: float | None = None
         self._forward_passes = 0
         self._held_bytes = 0
+        self._clock: StepClock | None = None
         for denoiser in _denoisers(self._pipe):
             denoiser.register_forward_pre_hook(self._note_forward)
-        progress("warming up with one generation")
-        self._warm_up()
+        self.speeds = self._ladder()
+        for cache_type in list(cache.CONFIGS):
+            progress(f"trying the cache ({cache_type}) in a few steps")
+            self._try_cache(cache_type)
+        self.speeds = self._ladder()
+        if self.speeds.support.refusal is not None and self.speeds.wants_cache:
+            if settings.server.require_cache:
+                raise LoadError(f"{self.speeds.support.refusal}, and server.require_cache is set")
+            logger.warning("serving without a cache: %s", self.speeds.support.refusal)
+        self.warmed_up: list[tuple[GenerationCall, DrawnImage]] = []
+        self._warm_up(progress)
 
-    def draw(self, call: GenerationCall, seed: int, on_step: OnStep) -> DrawnImage:
+    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage:
         """One image: the picture of `seed`, whatever ran before.
 
         Should the pipeline make another number of forward passes a step than the plan says, the cache has paired the
@@ -106,28 +133,31 @@ class PipelineRunner:
             InternalError: the cache cannot be paired with what the pipeline does.
             Exception: whatever `on_step` raises, and what the pipeline does; the next call is not affected.
         """
-        image = self._draw_once(call, seed, on_step)
+        image = self._draw_once(call, drawing, on_step)
         if image.cache.executed_steps == image.cache.steps:
             return image
         separate_cfg = self._forward_passes > call.num_inference_steps
         logger.warning("%d forward passes in %d steps: drawn again", self._forward_passes, call.num_inference_steps)
-        image = self._draw_once(replace(call, separate_cfg=separate_cfg), seed, on_step)
+        image = self._draw_once(replace(call, separate_cfg=separate_cfg), drawing, on_step)
         if image.cache.executed_steps != image.cache.steps:
             raise InternalError("The cache cannot be paired with this model's forward passes; turn it off.")
         self.traits = replace(self.traits, separate_cfg=separate_cfg)
-        return image
+        return replace(image, cache=image.cache.model_copy(update={"redrawn": 1}))
 
-    def _draw_once(self, call: GenerationCall, seed: int, on_step: OnStep) -> DrawnImage:
+    def _draw_once(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage:
         import torch
 
-        if self._cache is not None:
-            self._cache.prepare(call.num_inference_steps, call.separate_cfg)
+        from cache_dit_serving.pipeline.clock import StepClock
+
+        self._cache.prepare(drawing.cache.settings, call.num_inference_steps, separate_cfg=call.separate_cfg)
         self._first_forward = None
         self._forward_passes = 0
+        self._clock = clock = StepClock(self.device)
         denoised = time.perf_counter()
 
         def after_step(done: int) -> None:
             nonlocal denoised
+            clock.mark()
             if done >= call.num_inference_steps:
                 # Kernels run behind Python: the last step ends when the device is done with it.
                 if self.device.type != "cpu":
@@ -143,11 +173,11 @@ class PipelineRunner:
                     **call.arguments,
                     **callback,
                     # On the CPU, so that a seed means the same noise on every device.
-                    generator=torch.Generator("cpu").manual_seed(seed),
+                    generator=torch.Generator("cpu").manual_seed(drawing.seed),
                     output_type="np",
                 )
         except torch.OutOfMemoryError:
-            logger.exception("out of memory at %d pixel-steps", call.pixel_steps)
+            logger.exception("out of memory at %d pixels", call.pixels)
             output = None
         if output is None:
             # Outside the handler: while the exception lives, so do the tensors of every frame it passed.
@@ -156,13 +186,16 @@ class PipelineRunner:
         finished = time.perf_counter()
         first_forward = self._first_forward or started
         steps = self._steps_run(call)
-        report, stats = self._cache.report(steps) if self._cache is not None else (off_report(steps), [])
-        self._held_bytes = self._cache.held_bytes() if self._cache is not None else 0
+        record = self._cache.record()
+        step_s = clock.seconds()
+        self._held_bytes = self._cache.held_bytes()
         return DrawnImage(
             pixels=output.images[0],
-            seed=seed,
-            cache=report,
-            stats=stats,
+            seed=drawing.seed,
+            cache=report_of(drawing.cache, record, steps),
+            stats=record.block_lists if record is not None else [],
+            diffs=record.diffs() if record is not None else [],
+            cached_steps_s=_cached_seconds(record, step_s, steps),
             encode_prompt_s=first_forward - started,
             denoise_s=max(0.0, denoised - first_forward),
             decode_s=finished - denoised,
@@ -170,7 +203,7 @@ class PipelineRunner:
 
     def flush_cache(self) -> int:
         """Free the activations that the last generation left behind; returns bytes."""
-        freed = self._cache.flush() if self._cache is not None else 0
+        freed = self._cache.flush()
         self._held_bytes = 0
         if self.device.type == "cuda":
             import torch
@@ -192,27 +225,61 @@ class PipelineRunner:
             defaults=self._effective_defaults(),
             limits={**settings.limits.model_dump(mode="json"), "size_multiple": self.traits.size_multiple},
             attention_backend=self.attention_backend,
-            cache=None
-            if self._cache is None
-            else {
-                "settings": self._cache.settings.model_dump(mode="json", exclude_none=True),
-                "blocks": self._cache.blocks,
-            },
+            cache=self._describe_cache(),
             memory=self._memory(),
         )
 
-    def _warm_up(self) -> None:
-        """One generation with the defaults, so that what cannot run is known before the server says ready."""
+    def plan(self, **fields: Any) -> GenerationCall:
+        """The call for a request with these fields (`prompt` and `seed` may be left out)."""
+        request = GenerateRequest.model_validate({"prompt": "-", "seed": 0} | fields)
+        return plan(request, self.traits, self.settings, self.speeds)
+
+    def _ladder(self) -> SpeedLadder:
+        steps = self.settings.defaults.num_inference_steps or self.traits.default_num_inference_steps
+        return SpeedLadder(self.settings, self._cache.support, steps)
+
+    def _try_cache(self, cache_type: str) -> None:
+        """Run a few steps that reuse what they can: some families can be enabled and then fail in their forward pass.
+
+        A type that fails is taken out, and the pipeline is as it was loaded.
+        """
+        if cache_type in self._cache.support.refusals:
+            return
+        settings = CacheSettings.model_validate(
+            {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
+        )
+        steps = max(4, self.traits.least_num_inference_steps)
+        call = self.plan(speed="lossless", num_inference_steps=min(steps, self.settings.limits.max_num_inference_steps))
         try:
-            call = plan(GenerateRequest(prompt="warm-up", seed=0), self.traits, self.settings)
-            began = time.perf_counter()
-            image = self.draw(call, call.seeds[0], lambda done: None)
-            self.seconds_per_pixel_step = (time.perf_counter() - began) / call.pixel_steps
-            check_finite(image.pixels)
-        except ServingError as error:
-            raise LoadError(f"the warm-up generation failed: {error.message}") from error
-        if image.cache.enabled and not image.cache.engaged:
-            logger.warning("the cache did not engage with the defaults: %s", image.cache.reason)
+            self.draw(call, Drawing(0, CacheChoice(settings, "custom")), lambda done: None)
+        except Exception as error:
+            logger.exception("%s fails on this pipeline", cache_type)
+            cause = "does not fit into the device's memory" if isinstance(error, OutOfMemory) else "fails"
+            self._cache.refuse(
+                cache_type,
+                f"{cache_type} of cache-dit {library_versions()['cache-dit']} {cause} in the forward pass of "
+                f"{self.traits.pipeline_class}",
+            )
+        finally:
+            self.flush_cache()
+
+    def _warm_up(self, progress: Callable[[str], None]) -> None:
+        """One generation with the defaults, so that what cannot run is known before the server says ready; and one at
+        each speed where the configuration wants their rates from the start."""
+        requests: list[dict[str, Any]] = [{}]
+        if self.settings.speeds.warm_up:
+            requests += [{"speed": speed} for speed in self.speeds.allowed]
+        for fields in requests:
+            progress(f"warming up with one generation ({fields.get('speed', 'the defaults')})")
+            try:
+                call = self.plan(**fields)
+                image = self.draw(call, call.drawings[0], lambda done: None)
+                check_finite(image.pixels)
+            except ServingError as error:
+                raise LoadError(f"the warm-up generation failed: {error.message}") from error
+            self.warmed_up.append((call, image))
+            if image.cache.enabled and not image.cache.engaged:
+                logger.warning("the cache did not engage at speed %s: %s", image.cache.speed, image.cache.reason)
 
     @contextmanager
     def _steps_reported(self, after_step: OnStep) -> Iterator[dict[str, Any]]:
@@ -247,23 +314,37 @@ class PipelineRunner:
         """Steps of the call that just ended: those asked for, or as many as its scheduler made of them (Heun's method
         evaluates nearly twice as often), whichever the cache saw."""
         scheduled = len(getattr(self._pipe.scheduler, "timesteps", ()))
-        seen = self._cache.executed_steps() if self._cache is not None else scheduled
+        executed = self._cache.executed_steps()
+        seen = sum(executed.values()) if executed else scheduled
         return scheduled if scheduled and seen == scheduled else call.num_inference_steps
 
     def _note_forward(self, module: object, args: object) -> None:
         self._forward_passes += 1
         if self._first_forward is None:
             self._first_forward = time.perf_counter()
+            if self._clock is not None:
+                self._clock.mark()
 
     def _effective_defaults(self) -> dict[str, Any]:
         """What a request that holds only a prompt gets."""
-        call = plan(GenerateRequest(prompt="-", seed=0), self.traits, self.settings)
-        return {name: value for name, value in call.arguments.items() if name != "prompt"}
+        arguments = self.plan(speed="lossless").arguments
+        return {name: value for name, value in arguments.items() if name != "prompt"}
+
+    def _describe_cache(self) -> dict[str, Any] | None:
+        """The cache as the configuration asks for it; None where it does not."""
+        default, support = self.speeds.default, self.speeds.support
+        if not self.speeds.wants_cache:
+            return None
+        return {
+            "settings": default.model_dump(mode="json", exclude_none=True) if default else None,
+            "speed": self.speeds.name_of(default),
+            "blocks": dict(support.block_lists),
+            "running": support.refusal is None,
+            "reason": support.refusal,
+        }
 
     def _memory(self) -> dict[str, int]:
-        memory = {"process_resident_bytes": resident_bytes()}
-        if self._cache is not None:
-            memory["cached_activation_bytes"] = self._held_bytes
+        memory = {"process_resident_bytes": resident_bytes(), "cached_activation_bytes": self._held_bytes}
         if self.device.type == "cuda":
             import torch
 
@@ -307,6 +388,15 @@ def check_finite(pixels: np.ndarray[Any, Any]) -> None:
 
     if not np.isfinite(pixels).all():
         raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")
+
+
+def _cached_seconds(record: Record | None, step_s: list[float], steps: int) -> float | None:
+    """Seconds in steps that reused something; None where the clock and the cache do not mean the same steps."""
+    if record is None:
+        return 0.0
+    if not len(step_s) == record.executed_steps == steps:
+        return None
+    return sum(step_s[step] for step in record.cached_steps())
 
 
 def _denoisers(pipe: DiffusionPipeline) -> list[Any]:

@@ -1,0 +1,139 @@
+"""`GET /capabilities`: what this server accepts, with the bounds of the loaded model and the operator's limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_dit_serving.cache_settings import CacheOptions
+from cache_dit_serving.config import Settings
+from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.media.images import DEFAULT_QUALITY
+from cache_dit_serving.pipeline.arguments import accepted_fields
+from cache_dit_serving.pipeline.runner import Runner
+from cache_dit_serving.schemas import CacheCapability, Capabilities, GenerateRequest, SpeedCapability
+from cache_dit_serving.speeds import CUSTOM, SpeedLadder
+
+Schema = dict[str, Any]
+
+
+def capabilities_of(runner: Runner, settings: Settings, rates: Rates) -> Capabilities:
+    """The answer for a loaded runner."""
+    info = runner.describe()
+    return Capabilities(
+        model=info.model,
+        pipeline_class=info.pipeline_class,
+        tasks=info.tasks,
+        fields=_fields(runner, settings, info.defaults),
+        size_multiple=runner.traits.size_multiple,
+        limits=settings.limits.model_dump(mode="json"),
+        speeds=_speeds(runner, rates),
+        measured_on=runner.speeds.measured_on,
+        cache=_cache(runner.speeds),
+        rates=rates.by_shape(),
+    )
+
+
+def _fields(runner: Runner, settings: Settings, defaults: dict[str, Any]) -> dict[str, Schema]:
+    limits, traits, speeds = settings.limits, runner.traits, runner.speeds
+    side: Schema = {"enum": list(limits.sizes)} if limits.sizes else {}
+    if not side:
+        side = {"minimum": limits.min_side, "maximum": limits.max_side, "multipleOf": traits.size_multiple}
+    text: Schema = {"maxLength": limits.max_prompt_characters}
+    default_speed = speeds.name_of(speeds.default)
+    bounds: dict[str, Schema] = {
+        "prompt": text,
+        "negative_prompt": text,
+        "width": side,
+        "height": side,
+        "num_inference_steps": {
+            "minimum": traits.least_num_inference_steps,
+            "maximum": limits.max_num_inference_steps,
+        },
+        "sigmas": {"minItems": traits.least_num_inference_steps, "maxItems": limits.max_num_inference_steps},
+        "num_images": {"maximum": limits.max_num_images, "default": 1},
+        "include_stats": {"default": False},
+        "output_format": {"default": "base64"},
+        "image_format": {"default": "png"},
+        "image_quality": {"default": DEFAULT_QUALITY},
+        "speed": {"enum": list(speeds.allowed)} | ({} if default_speed == CUSTOM else {"default": default_speed}),
+    }
+    properties = GenerateRequest.model_json_schema()["properties"]
+    schemas: dict[str, Schema] = {}
+    for name in accepted_fields(traits):
+        if name == "cache":
+            # Its fields stand in the section `cache`.
+            schemas[name] = {"type": "object", "description": properties[name]["description"]}
+            continue
+        schemas[name] = _without_null(properties[name]) | bounds.get(name, {})
+        if name in defaults:
+            schemas[name]["default"] = defaults[name]
+    return schemas
+
+
+def _speeds(runner: Runner, rates: Rates) -> list[SpeedCapability]:
+    speeds = runner.speeds
+    answers = []
+    for name, rung in speeds.rungs.items():
+        allowed = name in speeds.allowed
+        estimate = rates.estimate(runner.plan(speed=name)) if allowed else None
+        answers.append(
+            SpeedCapability(
+                name=name,
+                allowed=allowed,
+                default=speeds.name_of(speeds.default) == name,
+                settings=rung.settings.effective() if rung.settings else None,
+                settings_hash=rung.settings.digest() if rung.settings else None,
+                measured=rung.measured,
+                seconds=round(estimate.seconds, 4) if estimate and estimate.known else None,
+            )
+        )
+    return answers
+
+
+def _cache(speeds: SpeedLadder) -> CacheCapability:
+    support = speeds.support
+    fields: dict[str, Schema] = {}
+    if support.refusal is None:
+        document = CacheOptions.model_json_schema()
+        fields = {
+            name: _without_null(_inlined(schema, document.get("$defs", {})))
+            for name, schema in document["properties"].items()
+        }
+        least = min(support.block_lists.values())
+        for name in ("Fn_compute_blocks", "Bn_compute_blocks"):
+            fields[name]["maximum"] = least
+        base = speeds.default or speeds.rungs["balanced"].settings
+        assert base is not None
+        # What a request that leaves a field out gets is the server's, not cache-dit's.
+        for name, schema in fields.items():
+            schema.pop("default", None)
+            if name in base.effective():
+                schema["default"] = base.effective()[name]
+    return CacheCapability(
+        supported=support.refusal is None,
+        reason=support.refusal,
+        types={name: name not in support.refusals for name in ("DBCache", "DBPrune")},
+        block_lists=dict(support.block_lists),
+        default=speeds.default.effective() if speeds.default else None,
+        fields=fields,
+    )
+
+
+def _inlined(schema: Any, definitions: dict[str, Schema]) -> Any:
+    """A schema that stands by itself: what it refers to put in its place."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items()}
+
+
+def _without_null(schema: Schema) -> Schema:
+    """A field's schema without the null that stands for left out."""
+    shown = {key: value for key, value in schema.items() if key not in ("anyOf", "title") and value is not None}
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) == 1:
+        return {**choices[0], **shown}
+    return {**shown, "anyOf": choices} if choices else shown

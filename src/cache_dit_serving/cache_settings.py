@@ -1,0 +1,356 @@
+"""What cache-dit's cache may do to a picture, as one frozen value: in the configuration, in a request, in an answer.
+
+The fields are the keys of `cache_config` in `cache_dit.load_configs` (cache-dit 1.5.3), checked here because cache-dit
+drops unknown keys and fails on the string "DBPrune". See cache-dit's user guide for DBCache and DBPrune,
+arXiv:2503.06923 for TaylorSeer and arXiv:2508.16211 for FoCa.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+Mask = tuple[Literal[0, 1], ...]
+ReasonCode = Literal[
+    "off",
+    "unsupported",
+    "within_warmup",
+    "above_threshold",
+    "mask_computes_all",
+    "none_allowed",
+    "conditions_not_met",
+    "not_a_number",
+]
+Reason = tuple[ReasonCode, str]
+"""Why nothing was reused, for programs and for people."""
+CALIBRATORS: dict[str, tuple[str, ...]] = {
+    "enable_taylorseer": ("enable_encoder_taylorseer", "taylorseer_cache_type", "taylorseer_order"),
+    "enable_foca": ("enable_encoder_foca",),
+    "enable_dmd": ("enable_encoder_dmd", "dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision"),
+}
+"""The switch of each calibrator, and the fields that mean something only with it."""
+PRUNE_FIELDS = (
+    "enable_dynamic_prune_threshold",
+    "max_dynamic_prune_threshold",
+    "dynamic_prune_threshold_relax_ratio",
+    "non_prune_block_ids",
+    "force_reduce_calibrator_vram",
+)
+
+
+class MaskBins(BaseModel):
+    """A step mask by the lengths of its runs: compute the first `compute_bins[0]` steps, may reuse in the next
+    `cache_bins[0]`, and so on in turn. Cut to the request's steps, which it must cover."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    compute_bins: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    cache_bins: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+
+    @field_validator("compute_bins", "cache_bins", mode="before")
+    @classmethod
+    def _from_json_list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _every_bin_is_used(self) -> Self:
+        if len(self.compute_bins) - len(self.cache_bins) not in (0, 1):
+            raise ValueError("compute_bins holds as many lengths as cache_bins, or one more")
+        return self
+
+    def mask(self, steps: int) -> list[int]:
+        """1 for a step to compute, 0 for one that may be reused; shorter than `steps` where the bins do not cover."""
+        runs: list[int] = []
+        for index, computed in enumerate(self.compute_bins):
+            cached = self.cache_bins[index] if index < len(self.cache_bins) else 0
+            runs += [1] * computed + [0] * cached
+        return runs[:steps]
+
+
+def _kind_of_mask(value: object) -> str | None:
+    kinds = {str: "[policy]", tuple: "[list]", dict: "[bins]", MaskBins: "[bins]"}
+    return next((kind for cls, kind in kinds.items() if isinstance(value, cls)), None)
+
+
+AnyMask = Annotated[
+    Annotated[Literal["slow", "medium", "fast", "ultra"], Tag("[policy]")]
+    | Annotated[Mask, Tag("[list]")]
+    | Annotated[MaskBins, Tag("[bins]")],
+    # One kind's findings instead of all three's; the tags, in brackets, are left out of what callers read.
+    Discriminator(
+        _kind_of_mask,
+        custom_error_type="mask_type",
+        custom_error_message="should be slow, medium, fast or ultra, a list of 0 and 1, or compute_bins and cache_bins",
+    ),
+]
+
+
+class CacheFields(BaseModel):
+    """Every setting of the cache by itself; what one demands of another is checked in :class:`CacheSettings`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    cache_type: Literal["DBCache", "DBPrune"] = Field(
+        "DBCache", description="Reuse all blocks between Fn and Bn, or each."
+    )
+    Fn_compute_blocks: int = Field(8, ge=1, description="First n blocks, always computed; their residual decides.")
+    Bn_compute_blocks: int = Field(0, ge=0, description="Last n blocks, always computed, to correct the reused part.")
+    residual_diff_threshold: float = Field(
+        0.08, ge=0, description="Reuse below this relative L1 difference; 1 and more: always; 0: never."
+    )
+    max_accumulated_residual_diff_threshold: float | None = Field(
+        None, gt=0, description="Reuse until the differences add up to this."
+    )
+    max_warmup_steps: int = Field(8, ge=0, description="First steps, always computed.")
+    warmup_interval: int = Field(1, ge=1, description="Compute every n-th step of the warm-up only.")
+    max_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often; -1: no limit.")
+    max_continuous_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often in a row; -1: no limit.")
+    enable_separate_cfg: bool | None = Field(
+        None, description="Whether guidance takes a second forward pass; left out: what each request makes of it."
+    )
+    cfg_compute_first: bool = Field(False, description="Whether the guided pass comes first.")
+    cfg_diff_compute_separate: bool = Field(True, description="Whether each pass decides by a difference of its own.")
+    steps_computation_mask: AnyMask | None = Field(
+        None,
+        description="A policy's name or bins, fitted to each request's steps; or a list, 1 computes and 0 may reuse.",
+    )
+    steps_computation_policy: Literal["dynamic", "static"] = Field(
+        "dynamic", description="Whether the 0 steps of the mask ask the threshold (dynamic) or are always reused."
+    )
+    force_refresh_step_hint: int | None = Field(
+        None, ge=1, description="Begin anew after this many forward passes (two a step with separate guidance)."
+    )
+    force_refresh_step_policy: Literal["once", "repeat"] = Field("once", description="Whether to do so again.")
+
+    enable_dynamic_prune_threshold: bool = Field(
+        False, description="DBPrune: let the threshold follow the differences."
+    )
+    max_dynamic_prune_threshold: float | None = Field(
+        None, gt=0, description="Its bound; left out: twice the threshold."
+    )
+    dynamic_prune_threshold_relax_ratio: float = Field(1.25, gt=0, description="Times the mean difference of a step.")
+    non_prune_block_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field((), description="DBPrune: blocks to compute.")
+    force_reduce_calibrator_vram: bool = Field(False, description="DBPrune: compare a quarter of the values.")
+
+    enable_taylorseer: bool = Field(False, description="Extrapolate what is reused by a Taylor series.")
+    enable_encoder_taylorseer: bool = False
+    taylorseer_cache_type: Literal["residual", "hidden_states"] = "residual"
+    taylorseer_order: int = Field(1, ge=1, le=4)
+    enable_foca: bool = Field(False, description="Forecast what is reused, then calibrate it.")
+    enable_encoder_foca: bool = False
+    enable_dmd: bool = Field(False, description="Extrapolate what is reused by dynamic mode decomposition.")
+    enable_encoder_dmd: bool | None = Field(None, description="Left out: with enable_dmd.")
+    calibrator_cache_type: Literal["residual", "hidden_states"] = Field("residual", description="Of FoCa and DMD.")
+    dmd_history: int = Field(6, ge=2, le=32)
+    dmd_rank: int = Field(0, ge=0)
+    dmd_ridge: float = Field(1e-8, ge=0)
+    dmd_svd_precision: Literal["low", "medium", "high"] = "medium"
+
+    @field_validator("cache_type", mode="before")
+    @classmethod
+    def _cache_type_by_any_of_its_names(cls, value: object) -> object:
+        # The spellings cache_dit.caching.cache_types.cache_type accepts.
+        names = {"DBCACHE": "DBCache", "DB_CACHE": "DBCache", "DB": "DBCache", "DUAL_BLOCK_CACHE": "DBCache"}
+        names |= {"DBPRUNE": "DBPrune", "DB_PRUNE": "DBPrune", "DBP": "DBPrune", "DYNAMIC_BLOCK_PRUNE": "DBPrune"}
+        return names.get(value.upper(), value) if isinstance(value, str) else value
+
+    @field_validator("steps_computation_mask", "non_prune_block_ids", mode="before")
+    @classmethod
+    def _from_json_list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class CacheSettings(CacheFields):
+    """Settings that agree with each other: what one generation runs with. Immutable, comparable, hashable."""
+
+    num_inference_steps: int | None = Field(
+        None, ge=1, description="Accepted because cache-dit's files hold it; each request's own number takes its place."
+    )
+
+    @model_validator(mode="after")
+    def _no_setting_without_effect(self) -> Self:
+        on = [switch for switch in CALIBRATORS if getattr(self, switch)]
+        if len(on) > 1:
+            names = [switch.removeprefix("enable_") for switch in on]
+            raise ValueError(f"only one calibrator can be enabled, not {' and '.join(names)}")
+        for switch, dependants in CALIBRATORS.items():
+            idle = [name for name in dependants if name in self.model_fields_set]
+            if idle and not getattr(self, switch):
+                raise ValueError(f"{', '.join(idle)} has no effect without {switch}: true")
+        prune_only = [name for name in PRUNE_FIELDS if name in self.model_fields_set]
+        if prune_only and self.cache_type != "DBPrune":
+            raise ValueError(f"{', '.join(prune_only)} has no effect without cache_type: DBPrune")
+        if self.cfg_compute_first and self.cfg_diff_compute_separate:
+            raise ValueError("cfg_compute_first: true needs cfg_diff_compute_separate: false")
+        mask = self.steps_computation_mask
+        if isinstance(mask, tuple) and (not mask or not mask[0]):
+            raise ValueError("steps_computation_mask must begin with 1: there is nothing to reuse in the first step")
+        return self
+
+    def effective(self) -> dict[str, Any]:
+        """The settings that have a say, as JSON values: nothing of a calibrator that is off, nor DBPrune's for DBCache.
+
+        Given back as the `cache` object of a request they come to the same, whatever they are laid over.
+        """
+        idle = {"num_inference_steps", "enable_separate_cfg"}
+        for switch, dependants in CALIBRATORS.items():
+            if not getattr(self, switch):
+                idle |= set(dependants)
+        if not (self.enable_foca or self.enable_dmd):
+            idle.add("calibrator_cache_type")
+        if self.cache_type != "DBPrune":
+            idle |= set(PRUNE_FIELDS)
+        elif not self.enable_dynamic_prune_threshold:
+            idle |= {"max_dynamic_prune_threshold", "dynamic_prune_threshold_relax_ratio"}
+        if self.steps_computation_mask is None:
+            idle.add("steps_computation_policy")
+        if self.force_refresh_step_hint is None:
+            idle.add("force_refresh_step_policy")
+        return self.model_dump(mode="json", exclude=idle)
+
+    def digest(self) -> str:
+        """Ten hexadecimal digits that name these settings: equal for equal effects."""
+        text = json.dumps(self.effective(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def same_effect(self, other: CacheSettings | None) -> bool:
+        return other is not None and self.effective() == other.effective()
+
+    def overridden(self, given: Mapping[str, Any]) -> CacheSettings:
+        """These settings with some fields given anew.
+
+        Fields that the given ones leave without a meaning are dropped: another calibrator replaces the one there is,
+        `cache_type: DBCache` drops DBPrune's.
+
+        Raises:
+            pydantic.ValidationError: the fields contradict each other.
+        """
+        kept = {name: getattr(self, name) for name in self.model_fields_set - {"num_inference_steps"}}
+        chosen = [switch for switch in CALIBRATORS if given.get(switch)]
+        for switch, dependants in CALIBRATORS.items():
+            if given.get(switch) is False or (chosen and switch not in chosen):
+                for name in (switch, *dependants):
+                    kept.pop(name, None)
+        if given.get("cache_type") == "DBCache":
+            for name in PRUNE_FIELDS:
+                kept.pop(name, None)
+        return CacheSettings.model_validate({**kept, **given})
+
+    def mask(self, steps: int) -> list[int] | None:
+        """The step mask for a number of steps, None without one.
+
+        Raises:
+            ValueError: it cannot be fitted to that number; the message says which would do.
+        """
+        mask = self.steps_computation_mask
+        if mask is None:
+            return None
+        if isinstance(mask, MaskBins):
+            fitted = mask.mask(steps)
+            if len(fitted) < steps:
+                raise ValueError(f"its bins cover {len(fitted)} steps, not {steps}; make them longer")
+            return fitted
+        if isinstance(mask, tuple):
+            if len(mask) != steps:
+                raise ValueError(f"it is a list for {len(mask)} steps; ask for num_inference_steps {len(mask)}")
+            return list(mask)
+        # cache_dit.steps_mask (1.5.3) fits its policies to 4, 6 and every number from 8.
+        if steps < 8 and steps not in (4, 6):
+            raise ValueError(f"the policy {mask} cannot be fitted to {steps} steps; ask for 4, 6, or 8 and more")
+        import cache_dit
+
+        fitted = cache_dit.steps_mask(total_steps=steps, mask_policy=mask)
+        return [int(step) for step in fitted]
+
+    def reach(self, steps: int) -> list[float]:
+        """The residual difference up to which each of so many steps may be reused: 0 for one that is computed for
+        certain, infinite for one that is always reused."""
+        mask = self.mask(steps)
+        threshold = self.residual_diff_threshold
+        if self.cache_type == "DBPrune" and self.enable_dynamic_prune_threshold:
+            threshold = max(threshold, self.max_dynamic_prune_threshold or 2 * threshold)
+        if mask is not None:
+            # cache-dit cuts the warm-up to the mask's leading 1s, which compute by themselves.
+            reusable = math.inf if self._reuses_without_asking else threshold
+            return [0.0 if compute else reusable for compute in mask]
+        warm_up = set(range(0, self.max_warmup_steps, self.warmup_interval)) | {0}
+        return [0.0 if step in warm_up else threshold for step in range(steps)]
+
+    def cannot_engage(self, steps: int) -> Reason | None:
+        """Why no step of so many can be reused, where that is certain beforehand."""
+        if any(self.reach(steps)):
+            if not self._reuses_without_asking and 0 in (self.max_cached_steps, self.max_continuous_cached_steps):
+                return "none_allowed", "the settings allow no cached step"
+            return None
+        if self.steps_computation_mask is not None:
+            return "mask_computes_all", "the step mask computes every step"
+        if self.residual_diff_threshold == 0:
+            return "none_allowed", "a threshold of 0 allows no cached step"
+        return "within_warmup", f"{steps} steps are no more than the {max(1, self.max_warmup_steps)} of the warm-up"
+
+    def beyond(self, ceiling: CacheSettings, steps: int) -> str | None:
+        """The first setting by which these may approximate more than `ceiling` does in so many steps; None where none.
+
+        A calibrator is no such setting: it changes how a reused step is filled in, not how often one is reused.
+        """
+        if self.cache_type != ceiling.cache_type:
+            return "cache_type"  # their thresholds mean different things
+        mine, most = self._bounds(), ceiling._bounds()
+        for name, value in mine.items():
+            if value > most[name]:
+                return name
+        if any(own > allowed for own, allowed in zip(self.reach(steps), ceiling.reach(steps), strict=True)):
+            for name in ("steps_computation_policy", "steps_computation_mask", "max_warmup_steps", "warmup_interval"):
+                if getattr(self, name) != getattr(ceiling, name):
+                    return name
+            return "residual_diff_threshold"
+        return None if set(ceiling.non_prune_block_ids) <= set(self.non_prune_block_ids) else "non_prune_block_ids"
+
+    @property
+    def _reuses_without_asking(self) -> bool:
+        """Whether the mask's 0 steps are reused whatever the differences and limits say."""
+        return self.steps_computation_mask is not None and self.steps_computation_policy == "static"
+
+    def _bounds(self) -> dict[str, float]:
+        """How far each setting lets the cache go, so that a greater number always means more approximation."""
+        # A refresh begins every count anew.
+        unlimited = self._reuses_without_asking or self.force_refresh_step_hint is not None
+        return {
+            "max_accumulated_residual_diff_threshold": math.inf
+            if unlimited
+            else _limit(self.max_accumulated_residual_diff_threshold),
+            "max_cached_steps": math.inf if unlimited else _limit(self.max_cached_steps),
+            "max_continuous_cached_steps": math.inf
+            if self._reuses_without_asking
+            else _limit(self.max_continuous_cached_steps),
+            "Fn_compute_blocks": -self.Fn_compute_blocks,
+            "Bn_compute_blocks": -self.Bn_compute_blocks,
+            "cfg_diff_compute_separate": 0 if self.cfg_diff_compute_separate else 1,
+        }
+
+
+def _limit(value: float | None) -> float:
+    """A limit where None and -1 mean that there is none."""
+    return math.inf if value is None or value < 0 else value
+
+
+class CacheOptions(CacheFields):
+    """The `cache` object of a request: what it gives is laid over the speed it asks for, or the server's settings."""
+
+    model_config = ConfigDict(strict=True)
+
+    enabled: bool = Field(True, description="false: no cache for this request.")
+    strict: bool = Field(
+        False, description="Answer 409 with the evidence, not a picture, where the cache reused nothing."
+    )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that the request names."""
+        names = self.model_fields_set - {"enabled", "strict"}
+        return {name: getattr(self, name) for name in CacheFields.model_fields if name in names}

@@ -1,0 +1,54 @@
+"""How far one picture is from another: PSNR, SSIM, and a picture of the difference."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[Any]
+"""(height, width, 3) floats in [0, 1]."""
+Plane = NDArray[np.float64]
+
+SIGMA, TAPS, K1, K2 = 1.5, 11, 0.01, 0.03
+
+
+def psnr(a: Pixels, b: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB, infinite for equal pictures."""
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def ssim(a: Pixels, b: Pixels) -> float:
+    """Structural similarity, mean over pixels and channels; both sides at least 11 px.
+
+    Wang et al. 2004 (doi:10.1109/TIP.2003.819861): Gaussian window of 11 x 11 px with sigma 1.5, K1 0.01, K2 0.03.
+    """
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mean_x, mean_y = _windowed(x), _windowed(y)
+    var_x, var_y = _windowed(x * x) - mean_x**2, _windowed(y * y) - mean_y**2
+    covariance = _windowed(x * y) - mean_x * mean_y
+    c1, c2 = K1**2, K2**2
+    score = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return float(score.mean())
+
+
+def difference(a: Pixels, b: Pixels) -> Pixels:
+    """The absolute difference, scaled so that the greatest is 1; black for equal pictures."""
+    gap: Pixels = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    greatest = gap.max()
+    return gap / greatest if greatest > 0 else gap
+
+
+def _windowed(image: Plane) -> Plane:
+    """The Gaussian-weighted mean around each pixel whose window lies within the picture."""
+    offsets = np.arange(TAPS) - TAPS // 2
+    weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
+    weights /= weights.sum()
+    for _ in range(2):  # down, then across
+        span = image.shape[0] - TAPS + 1
+        rows: Plane = sum((image[tap : tap + span] * weight for tap, weight in enumerate(weights)), np.zeros(()))
+        image = rows.swapaxes(0, 1)
+    return image

@@ -1,0 +1,71 @@
+"""Whatever ran before: the picture of a request is that of a process which never saw other settings."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import ROOT, Server
+from tests.fresh import BASE, CASES, PROMPT, SEED, STEPS
+
+OFF = {"enable_taylorseer": False, "enable_foca": False, "enable_dmd": False}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("fresh")
+    subprocess.run([sys.executable, "-m", "tests.fresh", str(folder)], cwd=ROOT, check=True)
+    return {file.stem: np.load(file) for file in sorted(Path(folder).glob("*.npy"))}
+
+
+def asked(server: Server, name: str) -> dict[str, Any]:
+    settings, calibrator, arguments = CASES[name]
+    cache: dict[str, Any] = {"enabled": False}
+    if settings is not None:
+        cache = {"cache_type": "DBCache", **BASE, **OFF, **settings, **calibrator}
+    body = {"prompt": PROMPT, "seed": SEED, "num_inference_steps": STEPS, "cache": cache, **arguments}
+    response = server.post("/generate", json=body)
+    assert response.status_code == 200, f"{name}: {response.text}"
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def pixels(answer: dict[str, Any]) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))))
+
+
+def test_settings_of_earlier_requests_leave_no_trace(server: Server, fresh: dict[str, Any]) -> None:
+    names = list(CASES)
+    for seed in range(2):  # other neighbours each time
+        random.Random(seed).shuffle(names)
+        for name in names:
+            answer = asked(server, name)
+            assert np.array_equal(pixels(answer), fresh[name]), f"{name} differs in the order {names}"
+            assert answer["cache"]["executed_steps"] == answer["cache"]["steps"] == STEPS
+            assert answer["cache"]["engaged"] == (CASES[name][0] is not None)
+
+
+def test_the_cases_differ_from_each_other(fresh: dict[str, Any]) -> None:
+    # Or equal pictures above would prove nothing.
+    distinct = {picture.tobytes() for picture in fresh.values()}
+    assert len(distinct) == len(CASES)
+
+
+def test_the_settings_of_an_answer_draw_it_again(server: Server) -> None:
+    for name, (settings, _, arguments) in CASES.items():
+        if settings is None:
+            continue
+        first = asked(server, name)
+        body = {"prompt": PROMPT, "seed": SEED, "num_inference_steps": STEPS, **arguments}
+        again = server.post("/generate", json=body | {"cache": first["cache"]["settings"], "speed": "fast"}).json()
+        assert again["cache"]["settings_hash"] == first["cache"]["settings_hash"], name
+        assert np.array_equal(pixels(again), pixels(first)), name

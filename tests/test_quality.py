@@ -1,0 +1,56 @@
+"""PSNR and SSIM against values worked out by hand, and their bounds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cache_dit_serving.media.quality import difference, psnr, ssim
+
+RANDOM = np.random.default_rng(0)
+PICTURE = RANDOM.random((40, 30, 3))
+
+
+def test_equal_pictures() -> None:
+    assert math.isinf(psnr(PICTURE, PICTURE))
+    assert ssim(PICTURE, PICTURE) == pytest.approx(1)
+    assert difference(PICTURE, PICTURE).max() == 0
+
+
+def test_a_constant_shift() -> None:
+    # PSNR of a shift d is -20 log10 d; SSIM of two flat pictures is their luminance term alone.
+    flat, shifted = np.full((20, 20, 3), 0.5), np.full((20, 20, 3), 0.6)
+    assert psnr(flat, shifted) == pytest.approx(20)
+    assert ssim(flat, shifted) == pytest.approx((2 * 0.5 * 0.6 + 1e-4) / (0.25 + 0.36 + 1e-4))
+
+
+def test_ssim_falls_with_noise_and_is_negative_for_an_inverted_structure() -> None:
+    scores = [
+        ssim(PICTURE, np.clip(PICTURE + RANDOM.normal(0, sigma, PICTURE.shape), 0, 1)) for sigma in (0.02, 0.1, 0.4)
+    ]
+    assert scores == sorted(scores, reverse=True)
+    assert ssim(PICTURE, 1 - PICTURE) < 0
+
+
+def test_ssim_is_the_windowed_formula_at_one_pixel() -> None:
+    # 11 x 11 px leave a single window: Wang et al.'s formula written out with its weights.
+    a, b = PICTURE[:11, :11], RANDOM.random((11, 11, 3))
+    line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(line, line)[:, :, None] / np.outer(line, line).sum()
+    mean_a, mean_b = ((window * x).sum((0, 1)) for x in (a, b))
+    var_a, var_b = ((window * (x - mean) ** 2).sum((0, 1)) for x, mean in ((a, mean_a), (b, mean_b)))
+    both = (window * (a - mean_a) * (b - mean_b)).sum((0, 1))
+    expected = (
+        (2 * mean_a * mean_b + 1e-4) * (2 * both + 9e-4) / ((mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4))
+    )
+    assert ssim(a, b) == pytest.approx(expected.mean())
+
+
+def test_the_greatest_difference_is_drawn_white() -> None:
+    other = PICTURE.copy()
+    other[3, 4] += 0.01
+    shown = difference(PICTURE, other)
+    assert shown[3, 4] == pytest.approx([1, 1, 1])
+    assert np.count_nonzero(shown) == 3

@@ -1,0 +1,126 @@
+"""How long things take, learnt from what has run, and what it says of what has not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.jobs.rates import WINDOW, Rates
+from cache_dit_serving.pipeline.arguments import WITHOUT_CACHE, Drawing, GenerationCall
+from cache_dit_serving.pipeline.evidence import Record, report_of
+from cache_dit_serving.pipeline.runner import DrawnImage
+from cache_dit_serving.schemas import BlockListStats
+from cache_dit_serving.speeds import CacheChoice
+
+FAST = CacheChoice(CacheSettings(residual_diff_threshold=0.3, max_warmup_steps=4), "fast")
+COMPUTED_S, REUSED_S, FIXED_S = 0.1, 0.02, 0.5
+
+
+def call(
+    cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 1, separate_cfg: bool = False
+) -> GenerationCall:
+    return GenerationCall({}, (Drawing(0, cache),) * images, steps, separate_cfg, pixels)
+
+
+def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawnImage:
+    """What a machine with the rates above draws, `reused` of its steps from the cache."""
+    steps, cache = of.num_inference_steps, of.cache
+    record = None
+    if cache.settings is not None:
+        stats = BlockListStats(
+            transformer="t",
+            block_list="b",
+            cached_steps=list(range(steps - reused, steps)),
+            diffs={},
+            cfg_cached_steps=[],
+            cfg_diffs={},
+            blocks=0,
+            reused_blocks=0,
+        )
+        record = Record(cache.settings, {"t": steps}, [stats])
+    cached_s = reused * REUSED_S * slowness
+    return DrawnImage(
+        pixels=np.zeros((1, 1, 3)),
+        seed=0,
+        cache=report_of(cache, record, steps),
+        stats=[],
+        encode_prompt_s=FIXED_S / 2,
+        denoise_s=(steps - reused) * COMPUTED_S * slowness + cached_s,
+        decode_s=FIXED_S / 2,
+        cached_steps_s=cached_s,
+        diffs=[],
+    )
+
+
+def learn(rates: Rates, of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> None:
+    rates.learn(of, of.drawings[0], image(of, reused, slowness))
+
+
+def test_what_has_run_is_known() -> None:
+    rates = Rates()
+    learn(rates, call(WITHOUT_CACHE))
+    learn(rates, call(FAST), reused=12)
+    lossless, fast = rates.estimate(call(WITHOUT_CACHE)), rates.estimate(call(FAST))
+    assert lossless.known
+    assert lossless.seconds == pytest.approx(FIXED_S + 20 * COMPUTED_S)
+    assert fast.known
+    assert fast.seconds == pytest.approx(FIXED_S + 8 * COMPUTED_S + 12 * REUSED_S)
+    assert rates.estimate(call(FAST, images=3)).seconds == pytest.approx(3 * fast.seconds)
+
+
+def test_uncached_is_known_from_cached_runs_and_unseen_settings_promise_nothing() -> None:
+    rates = Rates()
+    learn(rates, call(FAST), reused=12)
+    assert rates.estimate(call(WITHOUT_CACHE)).seconds == pytest.approx(FIXED_S + 20 * COMPUTED_S)
+    unseen = CacheChoice(CacheSettings(residual_diff_threshold=0.9), "custom")
+    estimate = rates.estimate(call(unseen))
+    assert not estimate.known
+    assert estimate.seconds == pytest.approx(FIXED_S + 20 * COMPUTED_S)
+
+
+def test_a_promise_rests_on_the_fewest_steps_that_were_reused() -> None:
+    rates = Rates()
+    for reused in (12, 9, 14):
+        learn(rates, call(FAST), reused=reused)
+    assert rates.estimate(call(FAST)).seconds == pytest.approx(FIXED_S + 11 * COMPUTED_S + 9 * REUSED_S)
+
+
+def test_other_step_counts_scale_and_reuse_no_more_than_the_settings_allow() -> None:
+    rates = Rates()
+    learn(rates, call(FAST, steps=20), reused=16)
+    assert rates.estimate(call(FAST, steps=40)).seconds == pytest.approx(FIXED_S + 24 * COMPUTED_S + 16 * REUSED_S)
+    assert rates.estimate(call(FAST, steps=10)).seconds == pytest.approx(FIXED_S + 4 * COMPUTED_S + 6 * REUSED_S)
+    assert rates.estimate(call(FAST, steps=4)).seconds == pytest.approx(FIXED_S + 4 * COMPUTED_S)
+
+
+def test_other_sizes_and_passes_are_in_proportion_until_they_have_run() -> None:
+    rates = Rates()
+    learn(rates, call(WITHOUT_CACHE))
+    known = rates.estimate(call(WITHOUT_CACHE)).seconds
+    assert rates.estimate(call(WITHOUT_CACHE, pixels=4 * 9216)).seconds == pytest.approx(4 * known)
+    assert rates.estimate(call(WITHOUT_CACHE, separate_cfg=True)).seconds == pytest.approx(2 * known)
+    learn(rates, call(WITHOUT_CACHE, pixels=4 * 9216), slowness=3)
+    assert rates.estimate(call(WITHOUT_CACHE, pixels=4 * 9216)).seconds == pytest.approx(FIXED_S + 60 * COMPUTED_S)
+
+
+def test_a_change_of_load_is_followed_and_one_slow_picture_forgotten() -> None:
+    rates = Rates()
+    for _ in range(5):
+        learn(rates, call(WITHOUT_CACHE))
+    learn(rates, call(WITHOUT_CACHE), slowness=50)
+    assert rates.estimate(call(WITHOUT_CACHE)).seconds == pytest.approx(FIXED_S + 20 * COMPUTED_S)
+    for _ in range(WINDOW):
+        learn(rates, call(WITHOUT_CACHE), slowness=2)
+    assert rates.estimate(call(WITHOUT_CACHE)).seconds == pytest.approx(FIXED_S + 40 * COMPUTED_S)
+
+
+def test_steps_that_could_not_be_told_apart_teach_nothing_about_a_step() -> None:
+    rates = Rates()
+    learn(rates, call(WITHOUT_CACHE))
+    drawn = replace(image(call(FAST), reused=12), cached_steps_s=None)
+    rates.learn(call(FAST), call(FAST).drawings[0], drawn)
+    assert not rates.estimate(call(FAST)).known
+    assert [rate.observations for rate in rates.by_shape()] == [1]

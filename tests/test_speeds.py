@@ -1,0 +1,191 @@
+"""Speeds of a model and who may ask for which: the ladder, the ceiling, overrides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cache_dit_serving.cache_settings import CacheOptions, CacheSettings
+from cache_dit_serving.config import Settings
+from cache_dit_serving.errors import InvalidRequest, LoadError
+from cache_dit_serving.speeds import CacheChoice, CacheSupport, SpeedLadder
+
+SUPPORT = CacheSupport({"T.blocks": 12, "T.single_blocks": 20}, {})
+BASE = {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.2, "max_warmup_steps": 4}
+REFUSED = CacheSupport({}, dict.fromkeys(("DBCache", "DBPrune"), "cache-dit does not support X"))
+
+
+def ladder(support: CacheSupport = SUPPORT, steps: int = 28, **sections: Any) -> SpeedLadder:
+    return SpeedLadder(Settings.model_validate({"cache": BASE} | sections), support, steps)
+
+
+def choose(
+    speeds: SpeedLadder, speed: Any = None, *, steps: int = 28, separate_cfg: bool = False, **cache: Any
+) -> CacheChoice:
+    options = CacheOptions.model_validate(cache) if cache else None
+    return speeds.choose(speed, options, num_inference_steps=steps, separate_cfg=separate_cfg)
+
+
+def test_a_request_that_asks_for_nothing_gets_the_section_cache() -> None:
+    choice = choose(ladder())
+    assert choice.settings == CacheSettings.model_validate(BASE)
+    assert choice.speed == "balanced"
+    assert choose(ladder(cache=None)) == CacheChoice(None, "lossless")
+
+
+def test_a_configured_default_speed_takes_the_place_of_the_section_cache() -> None:
+    speeds = ladder(speeds={"default": "high"})
+    assert choose(speeds).speed == "high"
+    assert choose(ladder(speeds={"default": "lossless"})).settings is None
+
+
+def test_overrides_lie_over_the_speed_or_the_default() -> None:
+    speeds = ladder()
+    over_fast = choose(speeds, "fast", max_cached_steps=5).settings
+    assert over_fast is not None
+    assert (over_fast.residual_diff_threshold, over_fast.max_cached_steps) == (0.4, 5)
+    over_default = choose(speeds, Bn_compute_blocks=2)
+    assert over_default.settings == CacheSettings.model_validate(BASE | {"Bn_compute_blocks": 2})
+    assert over_default.speed == "custom"
+    over_balanced = choose(ladder(cache=None), residual_diff_threshold=0.3).settings
+    assert over_balanced is not None
+    assert (over_balanced.Fn_compute_blocks, over_balanced.max_warmup_steps) == (1, 8)
+
+
+def test_settings_that_are_a_speeds_are_called_by_its_name() -> None:
+    assert choose(ladder(), residual_diff_threshold=0.2).speed == "balanced"
+    assert choose(ladder(), residual_diff_threshold=0.1, max_continuous_cached_steps=2).speed == "high"
+
+
+def test_a_speeds_own_settings_take_the_place_of_derived_ones() -> None:
+    own = BASE | {"residual_diff_threshold": 0.33}
+    speeds = ladder(speeds={"fast": {"cache": own}})
+    assert choose(speeds, "fast").settings == CacheSettings.model_validate(own)
+    assert choose(speeds, "high").settings == choose(ladder(), "high").settings
+
+
+def test_few_step_models_get_a_warm_up_that_leaves_steps_to_reuse() -> None:
+    assert choose(ladder(cache=None, steps=9), "balanced", steps=9).settings is not None
+    settings = choose(ladder(cache=None, steps=9), "balanced", steps=9).settings
+    assert settings is not None
+    assert settings.cannot_engage(9) is None
+
+
+def test_figures_hold_only_for_the_settings_that_were_measured() -> None:
+    figures = {"num_inference_steps": 28, "speedup": 2.0, "psnr_db": 40.0, "psnr_db_worst_decile": 35.0, "ssim": 0.99}
+    figures |= {"ssim_worst_decile": 0.98, "cached_steps": 18.0}
+    digest = CacheSettings.model_validate(BASE).digest()
+    measured = {"balanced": {"measured": {**figures, "settings_hash": digest}}}
+    assert ladder(speeds=measured).rungs["balanced"].measured is not None
+    changed = BASE | {"residual_diff_threshold": 0.21}
+    assert ladder(cache=changed, speeds=measured).rungs["balanced"].measured is None
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "speed", "cache", "param"),
+    [
+        ("high", "balanced", {}, "speed"),
+        ("high", "high", {"residual_diff_threshold": 0.11}, "cache.residual_diff_threshold"),
+        (
+            "high",
+            None,
+            {"residual_diff_threshold": 0.1, "max_continuous_cached_steps": -1},
+            "cache.max_continuous_cached_steps",
+        ),
+        ("lossless", None, {"enabled": True}, "cache.enabled"),
+        (
+            "balanced",
+            None,
+            {"steps_computation_mask": "ultra", "steps_computation_policy": "static"},
+            "cache.steps_computation_policy",
+        ),
+        ("balanced", None, {"cache_type": "DBPrune"}, "cache.cache_type"),
+    ],
+)
+def test_what_is_above_the_ceiling_is_refused_with_what_is_allowed(
+    ceiling: str, speed: Any, cache: dict[str, Any], param: str
+) -> None:
+    speeds = ladder(speeds={"ceiling": ceiling, "default": "lossless"})
+    with pytest.raises(InvalidRequest, match="it takes: lossless") as raised:
+        choose(speeds, speed, **cache)
+    assert raised.value.param == param
+    assert raised.value.code == "above_ceiling"
+
+
+def test_what_is_within_the_ceiling_is_not() -> None:
+    speeds = ladder(speeds={"ceiling": "balanced"})
+    assert choose(speeds, "balanced").speed == "balanced"
+    assert choose(speeds, "high", Bn_compute_blocks=3).settings is not None
+    assert choose(speeds, enable_dmd=True).settings is not None
+
+
+def test_a_default_above_the_ceiling_fails_the_load() -> None:
+    with pytest.raises(LoadError, match=r"speeds\.ceiling"):
+        ladder(speeds={"ceiling": "high"})
+
+
+@pytest.mark.parametrize(
+    ("speed", "cache", "words", "param"),
+    [
+        (
+            "lossless",
+            {"residual_diff_threshold": 0.1},
+            "no effect with speed lossless",
+            "cache.residual_diff_threshold",
+        ),
+        ("lossless", {"strict": True}, "no effect with speed lossless", "cache.strict"),
+        ("fast", {"enabled": False}, "contradicts speed fast", "cache.enabled"),
+        (None, {"enabled": False, "strict": True}, "no effect with cache.enabled false", "cache.strict"),
+        (None, {"steps_computation_policy": "static"}, "no effect here", "cache.steps_computation_policy"),
+        (None, {"enable_encoder_foca": True}, "no effect without enable_foca", "cache.enable_encoder_foca"),
+        (None, {"Fn_compute_blocks": 13}, "more than the 12 blocks", "cache.Fn_compute_blocks"),
+        (None, {"Bn_compute_blocks": 12}, "more than the 12 blocks", "cache.Bn_compute_blocks"),
+        (
+            None,
+            {"cache_type": "DBPrune", "non_prune_block_ids": [20]},
+            "beyond the 20 blocks",
+            "cache.non_prune_block_ids",
+        ),
+        (None, {"steps_computation_mask": [1, 0]}, "num_inference_steps 2", "cache.steps_computation_mask"),
+        (None, {"enable_separate_cfg": True}, "one forward pass a step", "cache.enable_separate_cfg"),
+        (None, {"cfg_diff_compute_separate": False}, "one forward pass a step", "cache.cfg_diff_compute_separate"),
+    ],
+)
+def test_what_would_have_no_effect_or_cannot_run_is_refused(
+    speed: Any, cache: dict[str, Any], words: str, param: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words) as raised:
+        choose(ladder(), speed, **cache)
+    assert raised.value.param == param
+
+
+def test_a_refresh_must_not_part_the_passes_of_a_step() -> None:
+    assert choose(ladder(), force_refresh_step_hint=7).settings is not None
+    assert choose(ladder(), force_refresh_step_hint=8, separate_cfg=True).settings is not None
+    with pytest.raises(InvalidRequest, match="make it even"):
+        choose(ladder(), force_refresh_step_hint=7, separate_cfg=True)
+
+
+def test_without_support_only_lossless_is_offered_and_the_reason_is_said() -> None:
+    speeds = ladder(REFUSED)
+    assert speeds.allowed == ["lossless"]
+    assert choose(speeds).off == ("unsupported", "cache-dit does not support X")
+    assert choose(speeds, "lossless").off == ("off", "off")
+    for speed, cache in (("fast", {}), (None, {"enabled": True})):
+        with pytest.raises(InvalidRequest, match="does not support X"):
+            choose(speeds, speed, **cache)
+
+
+def test_a_type_that_does_not_run_is_refused_alone() -> None:
+    speeds = ladder(CacheSupport(SUPPORT.block_lists, {"DBPrune": "DBPrune fails here"}))
+    assert choose(speeds).settings is not None
+    with pytest.raises(InvalidRequest, match="DBPrune fails here"):
+        choose(speeds, cache_type="DBPrune")
+
+
+def test_settings_that_no_block_list_can_hold_fail_the_load() -> None:
+    with pytest.raises(LoadError, match=r"cache: Fn_compute_blocks 13 .* 12 blocks of T\.blocks"):
+        ladder(cache=BASE | {"Fn_compute_blocks": 13})
+    with pytest.raises(LoadError, match=r"speeds\.fast\.cache"):
+        ladder(speeds={"fast": {"cache": {"Fn_compute_blocks": 13}}})
