@@ -1,21 +1,23 @@
-"""The cache against the uncached pipeline on the embedded model, with fewer steps beside it as the honest baseline.
+"""The speeds against the uncached pipeline on the embedded model, with fewer steps beside them as the honest baseline,
+and the cost of changing settings between requests.
 
-Every setting draws the same prompts and seeds in the same process, prompt by prompt in turn, so that a change of the
-machine's speed reaches them all alike.
+Every contender draws the same prompts and seeds on the same pipeline, picture by picture in turn, so that a change of
+the machine's speed reaches them all alike.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from benchmarks.quality import Pixels, psnr, ssim
-from cache_dit_serving.config import CacheSettings, Settings
-from cache_dit_serving.pipeline.arguments import plan
-from cache_dit_serving.pipeline.runner import PipelineRunner
-from cache_dit_serving.schemas import GenerateRequest
+from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.media.quality import psnr, ssim
+from cache_dit_serving.pipeline.arguments import WITHOUT_CACHE, Drawing
+from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
+from cache_dit_serving.speeds import SPEEDS, CacheChoice, upstream_settings
 
 OBJECTS = (
     *("red apple", "banana", "strawberry", "watermelon", "carrot", "hamburger", "mushroom", "cat", "dog", "panda"),
@@ -23,79 +25,170 @@ OBJECTS = (
     *("sailboat", "house", "crown", "robot"),
 )
 COLOURS = ("blue", "white", "green", "purple", "orange", "gray", "pink", "yellow")
-PROMPTS = tuple(f"a {name} on a {COLOURS[index % len(COLOURS)]} background" for index, name in enumerate(OBJECTS))
+PROMPTS = tuple(
+    f"a {name} on a {COLOURS[(index + shift) % len(COLOURS)]} background"
+    for shift in (0, 3)
+    for index, name in enumerate(OBJECTS)
+)[:40]
+SEEDS = (0, 1)
 STEPS = 28
+FEWER_STEPS = (20, 16, 14, 12, 10, 8)
 
 
 @dataclass(frozen=True)
 class Contender:
     name: str
-    cache: CacheSettings | None = None
+    choice: CacheChoice
     steps: int = STEPS
-
-
-def cached(name: str, **fields: Any) -> Contender:
-    return Contender(name, CacheSettings(Fn_compute_blocks=1, **fields))
-
-
-CONTENDERS = (
-    cached("F1 B0 W8 R0.08", max_warmup_steps=8, residual_diff_threshold=0.08),
-    cached("F1 B0 W8 R0.24", max_warmup_steps=8, residual_diff_threshold=0.24),
-    cached("F1 B0 W4 R0.24", max_warmup_steps=4, residual_diff_threshold=0.24),
-    cached("F1 B0 W4 R0.4", max_warmup_steps=4, residual_diff_threshold=0.4),
-    cached("F1 B0 W4 R0.24, TaylorSeer 1", max_warmup_steps=4, residual_diff_threshold=0.24, enable_taylorseer=True),
-    cached("F1 B0 W2 R0.8", max_warmup_steps=2, residual_diff_threshold=0.8),
-    Contender("no cache, 20 steps", steps=20),
-    Contender("no cache, 14 steps", steps=14),
-    Contender("no cache, 10 steps", steps=10),
-)
 
 
 @dataclass(frozen=True)
 class Row:
+    """Medians over every prompt and seed; the worst decile is the tenth percentile."""
+
     name: str
+    settings: CacheSettings | None
     seconds: float
     speedup: float
     cached_steps: float
     psnr: float
+    psnr_worst_decile: float
     ssim: float
-    worst_ssim: float
+    ssim_worst_decile: float
 
 
-def measure(settings: Settings) -> tuple[float, list[Row]]:
-    """Median seconds of the uncached pipeline at 28 steps, and a row for each contender."""
-    runners = [_runner(settings, contender) for contender in (Contender("no cache"), *CONTENDERS)]
-    seconds: list[list[float]] = [[] for _ in runners]
-    qualities: list[list[tuple[float, float]]] = [[] for _ in runners]
-    cached_steps: list[list[int]] = [[] for _ in runners]
-    for seed, prompt in enumerate(PROMPTS):
-        reference: Pixels | None = None
-        for index, runner in enumerate(runners):
-            call = plan(GenerateRequest(prompt=prompt, seed=seed), runner.traits, runner.settings)
-            began = time.perf_counter()
-            image = runner.draw(call, seed, lambda done: None)
-            seconds[index].append(time.perf_counter() - began)
-            reference = image.pixels if reference is None else reference
-            qualities[index].append((psnr(image.pixels, reference), ssim(image.pixels, reference)))
-            cached_steps[index].append(image.cache.cached_steps)
-    uncached = statistics.median(seconds[0])
-    rows = [
-        Row(
-            name=contender.name,
-            seconds=statistics.median(seconds[index]),
-            speedup=statistics.median(plain / fast for plain, fast in zip(seconds[0], seconds[index], strict=True)),
-            cached_steps=statistics.mean(cached_steps[index]),
-            psnr=statistics.mean(quality[0] for quality in qualities[index]),
-            ssim=statistics.mean(quality[1] for quality in qualities[index]),
-            worst_ssim=min(quality[1] for quality in qualities[index]),
-        )
-        for index, contender in enumerate(CONTENDERS, start=1)
+@dataclass(frozen=True)
+class Quality:
+    lossless_s: float
+    rows: list[Row]
+
+
+def contenders(runner: PipelineRunner) -> list[Contender]:
+    speeds = [
+        Contender(f"`{speed}`", CacheChoice(rung.settings, speed))
+        for speed, rung in runner.speeds.rungs.items()
+        if rung.settings is not None
     ]
-    return uncached, rows
+    balanced = runner.speeds.rungs["balanced"].settings
+    assert balanced is not None
+    others = {
+        "cache-dit's command-line default": upstream_settings(STEPS),
+        "`balanced` without TaylorSeer": balanced.overridden({"enable_taylorseer": False}),
+        "`balanced` as DBPrune": balanced.overridden({"cache_type": "DBPrune"}),
+    }
+    speeds += [Contender(name, CacheChoice(settings, "custom")) for name, settings in others.items()]
+    return speeds + [Contender(f"no cache, {steps} steps", WITHOUT_CACHE, steps) for steps in FEWER_STEPS]
 
 
-def _runner(settings: Settings, contender: Contender) -> PipelineRunner:
-    defaults = settings.defaults.model_copy(update={"num_inference_steps": contender.steps})
-    return PipelineRunner(
-        settings.model_copy(update={"cache": contender.cache, "defaults": defaults}), lambda what: None
-    )
+def measure(runner: PipelineRunner) -> Quality:
+    """A row for each contender, against the uncached picture of the same prompt and seed."""
+    all_contenders = contenders(runner)
+    lossless_s: list[float] = []
+    drawn: list[list[tuple[float, float, float, float, int]]] = [[] for _ in all_contenders]
+    for prompt in PROMPTS:
+        for seed in SEEDS:
+            reference = draw(runner, prompt, seed, WITHOUT_CACHE, STEPS)
+            lossless_s.append(reference.seconds)
+            for index, contender in enumerate(all_contenders):
+                image = draw(runner, prompt, seed, contender.choice, contender.steps)
+                distance = psnr(image.pixels, reference.pixels), ssim(image.pixels, reference.pixels)
+                ratio = reference.seconds / image.seconds
+                drawn[index].append((image.seconds, ratio, *distance, image.cache.cached_steps))
+    rows = []
+    for contender, results in zip(all_contenders, drawn, strict=True):
+        seconds, ratios, psnrs, ssims, cached = (list(column) for column in zip(*results, strict=True))
+        rows.append(
+            Row(
+                name=contender.name,
+                settings=contender.choice.settings,
+                seconds=statistics.median(seconds),
+                speedup=statistics.median(ratios),
+                cached_steps=statistics.mean(cached),
+                psnr=statistics.median(psnrs),
+                psnr_worst_decile=worst_decile(psnrs),
+                ssim=statistics.median(ssims),
+                ssim_worst_decile=worst_decile(ssims),
+            )
+        )
+    return Quality(statistics.median(lossless_s), rows)
+
+
+def draw(runner: PipelineRunner, prompt: str, seed: int, choice: CacheChoice, steps: int) -> DrawnImage:
+    call = runner.plan(prompt=prompt, num_inference_steps=steps, speed="lossless")
+    return runner.draw(call, Drawing(seed, choice), lambda done: None)
+
+
+def worst_decile(values: list[float]) -> float:
+    return statistics.quantiles(values, n=10, method="inclusive")[0]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The cost of going from one setting to another: medians over many changes, in ms."""
+
+    name: str
+    prepare_ms: float
+    """Of `PipelineCache.prepare` alone."""
+    generation_ms: float
+    """What a generation takes longer after a change than after itself, over 6 steps."""
+
+
+def switching(runner: PipelineRunner, rounds: int = 60) -> list[Switch]:
+    """Prepare and draw alternating between two settings, and each by itself, in turn."""
+    balanced = runner.speeds.rungs["balanced"].settings
+    assert balanced is not None
+    pairs = {
+        "other settings (`balanced` and `fast`)": (balanced, runner.speeds.rungs["fast"].settings),
+        "another calibrator (TaylorSeer and DMD)": (balanced, balanced.overridden({"enable_dmd": True})),
+        "cache on and off": (balanced, None),
+        "DBCache and DBPrune": (balanced, balanced.overridden({"cache_type": "DBPrune"})),
+    }
+    results = []
+    for name, (first, second) in pairs.items():
+        prepare: list[float] = []
+        extra: list[float] = []
+        for _ in range(rounds):
+            for one, other in ((first, second), (second, first)):
+                _timed_draw(runner, one)
+                after_itself = _timed_draw(runner, one)
+                _timed_draw(runner, other)
+                extra.append(_timed_draw(runner, one) - after_itself)
+                began = time.perf_counter()
+                runner._cache.prepare(other, STEPS, separate_cfg=False)
+                prepare.append(time.perf_counter() - began)
+        results.append(Switch(name, statistics.median(prepare) * 1000, statistics.median(extra) * 1000))
+    return results
+
+
+def _timed_draw(runner: PipelineRunner, settings: CacheSettings | None) -> float:
+    choice = WITHOUT_CACHE if settings is None else CacheChoice(settings, "custom")
+    call = runner.plan(num_inference_steps=6, speed="lossless")
+    began = time.perf_counter()
+    runner.draw(call, Drawing(0, choice), lambda done: None)
+    return time.perf_counter() - began
+
+
+def write_figures(config: Path, quality: Quality, measured_on: str) -> None:
+    """Put the speeds' figures into a configuration: its lines `measured:` and `measured_on:`, nothing else."""
+    text = config.read_text(encoding="utf-8")
+    text = re.sub(r"^  measured_on: .*$", f'  measured_on: "{measured_on}"', text, flags=re.M)
+    rows = {row.name.strip("`"): row for row in quality.rows}
+    for speed in SPEEDS[1:]:
+        row = rows[speed]
+        assert row.settings is not None
+        figures = {
+            "settings_hash": f'"{row.settings.digest()}"',
+            "num_inference_steps": STEPS,
+            "speedup": f"{row.speedup:.2f}",
+            "psnr_db": f"{row.psnr:.1f}",
+            "psnr_db_worst_decile": f"{row.psnr_worst_decile:.1f}",
+            "ssim": f"{row.ssim:.4f}",
+            "ssim_worst_decile": f"{row.ssim_worst_decile:.4f}",
+            "cached_steps": f"{row.cached_steps:.1f}",
+        }
+        flow = ", ".join(f"{key}: {value}" for key, value in figures.items())
+        text, count = re.subn(
+            rf"^(  {speed}:\n(?:    (?!measured:).*\n)*    measured: ).*$", rf"\g<1>{{{flow}}}", text, flags=re.M
+        )
+        assert count == 1, f"{config} has no line for the figures of {speed}"
+    config.write_text(text, encoding="utf-8")
