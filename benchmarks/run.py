@@ -1,4 +1,4 @@
-"""Run every benchmark and write docs/benchmarks.md: `make bench`, about six minutes on two quiet cores."""
+"""Run every benchmark and write docs/benchmarks.md: `make bench`, about seven minutes on two quiet cores."""
 
 from __future__ import annotations
 

@@ -94,6 +94,16 @@ def test_a_device_of_choice_is_not_hidden_by_bentoml() -> None:
     assert environment_of(flags, {})["BENTOML_DISABLE_GPU_ALLOCATION"] == "1"
 
 
+def test_cache_flags_take_the_place_of_a_configured_default_speed(tmp_path: Path) -> None:
+    file = tmp_path / "fast.yaml"
+    file.write_text("speeds: {default: fast}\n")
+    assert settings_of("--config", str(file)).speeds.default == "fast"
+    flagged = settings_of("--config", str(file), "--cache", "--rdt", "0.3")
+    assert flagged.speeds.default is None
+    assert flagged.cache is not None
+    assert flagged.cache.residual_diff_threshold == 0.3
+
+
 def test_a_cache_flag_without_a_cache_is_refused() -> None:
     with pytest.raises(ConfigError, match="residual_diff_threshold would have no effect without --cache"):
         settings_of("--model-path", "x/y", "--rdt", "0.1")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
+
+from pydantic import BaseModel
 
 from cache_dit_serving.cache_settings import CacheOptions
 from cache_dit_serving.config import Settings
@@ -57,7 +60,7 @@ def _fields(runner: Runner, settings: Settings, defaults: dict[str, Any]) -> dic
         "image_quality": {"default": DEFAULT_QUALITY},
         "speed": {"enum": list(speeds.allowed)} | ({} if default_speed == CUSTOM else {"default": default_speed}),
     }
-    properties = GenerateRequest.model_json_schema()["properties"]
+    properties = _document(GenerateRequest)["properties"]
     schemas: dict[str, Schema] = {}
     for name in accepted_fields(traits):
         if name == "cache":
@@ -94,7 +97,7 @@ def _cache(speeds: SpeedLadder) -> CacheCapability:
     support = speeds.support
     fields: dict[str, Schema] = {}
     if support.refusal is None:
-        document = CacheOptions.model_json_schema()
+        document = _document(CacheOptions)
         fields = {
             name: _without_null(_inlined(schema, document.get("$defs", {})))
             for name, schema in document["properties"].items()
@@ -117,6 +120,11 @@ def _cache(speeds: SpeedLadder) -> CacheCapability:
         default=speeds.default.effective() if speeds.default else None,
         fields=fields,
     )
+
+
+@functools.cache
+def _document(model: type[BaseModel]) -> Schema:
+    return model.model_json_schema()
 
 
 def _inlined(schema: Any, definitions: dict[str, Schema]) -> Any:

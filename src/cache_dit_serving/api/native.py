@@ -133,19 +133,21 @@ class NativeApi:
             limit_s = min(self.settings.limits.max_request_s, deadline_s or float("inf"))
             await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
-                return result.result()
+                images = result.result()
+                if deadline_s is not None:
+                    metrics.DEADLINES.labels("met").inc()
+                return images
             if gone.done():
                 raise ClientGone("the client closed the connection; the generation was stopped")
-            whose = "its deadline_s" if limit_s == deadline_s else "this server"
-            raise DeadlineExceeded(
-                f"the generation was stopped: not done within the {limit_s:g} s of {whose}",
-                param="deadline_s" if limit_s == deadline_s else None,
-            )
+            if limit_s == deadline_s:
+                metrics.DEADLINES.labels("missed").inc()
+                raise DeadlineExceeded(
+                    f"the generation was stopped: not done within its deadline_s of {limit_s:g} s", param="deadline_s"
+                )
+            raise DeadlineExceeded(f"the generation was stopped: not done within the {limit_s:g} s of this server")
         finally:
             self.worker.cancel(generation)
             gone.cancel()
-            if deadline_s is not None and not gone.done():
-                metrics.DEADLINES.labels("met" if result.done() and not result.exception() else "missed").inc()
 
     async def _deliver(self, files: list[tuple[bytes, str]], request: GenerateRequest, http: Request) -> list[str]:
         """Pictures, each with its file extension, as `output_format` asks: base64 text, paths or URLs."""

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cache_dit_serving.cache_settings import CacheSettings
 from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
 from cache_dit_serving.pipeline.runner import DrawnImage
 from cache_dit_serving.schemas import StepRate
@@ -42,7 +43,8 @@ class Rates:
     def __init__(self) -> None:
         self._computed_step_s: dict[Shape, deque[float]] = {}
         self._reused_step_s: dict[str, dict[Shape, deque[float]]] = {}
-        self._reused_steps: dict[str, dict[int, deque[int]]] = {}
+        self._reused_steps: dict[tuple[str, int], dict[int, deque[int]]] = {}
+        """By settings and forward passes, then by num_inference_steps."""
         self._fixed_s: dict[Shape, deque[float]] = {}
 
     def learn(self, call: GenerationCall, drawing: Drawing, image: DrawnImage, encode_s: float = 0.0) -> None:
@@ -53,7 +55,7 @@ class Rates:
             _note(self._computed_step_s, shape, image.denoise_s / report.steps)
             return
         digest = drawing.cache.settings.digest()
-        _note(self._reused_steps.setdefault(digest, {}), report.steps, report.cached_steps)
+        _note(self._reused_steps.setdefault((digest, shape.passes), {}), report.steps, report.cached_steps)
         if image.cached_steps_s is None:
             return
         if report.computed_steps:
@@ -90,20 +92,19 @@ class Rates:
             return Estimate(fixed_s + steps * computed_s, known=True)
         digest = settings.digest()
         reused_s = _at(self._reused_step_s.get(digest, {}), shape)
-        share = self._reused_share(digest, steps, settings.reach(steps))
-        if share is None or reused_s is None:
+        reused = self._reused_at_least(settings, steps, shape.passes)
+        if reused is None or (reused and reused_s is None):
             return Estimate(fixed_s + steps * computed_s, known=False)
-        return Estimate(fixed_s + (steps - share) * computed_s + share * reused_s, known=True)
+        return Estimate(fixed_s + (steps - reused) * computed_s + reused * (reused_s or 0.0), known=True)
 
-    def _reused_share(self, digest: str, steps: int, reach: list[float]) -> float | None:
-        """Steps of so many that these settings reuse at least; scaled from the nearest number of steps that ran."""
-        counts = self._reused_steps.get(digest)
+    def _reused_at_least(self, settings: CacheSettings, steps: int, passes: int) -> float | None:
+        """Steps of so many that these settings reuse at least: as in fewer steps that ran, in proportion to more."""
+        counts = self._reused_steps.get((settings.digest(), passes))
         if not counts:
             return None
-        nearest = min(counts, key=lambda ran: abs(ran - steps))
-        may_reuse = sum(1 for threshold in reach if threshold > 0)
-        scaled = min(counts[nearest]) * (1 if nearest == steps else min(1.0, steps / nearest))
-        return min(scaled, may_reuse)
+        nearest = min(list(counts), key=lambda ran: abs(ran - steps))
+        may_reuse = sum(1 for threshold in settings.reach(steps) if threshold > 0)
+        return min(min(list(counts[nearest])) * min(1.0, steps / nearest), may_reuse)
 
 
 def _shape(call: GenerationCall) -> Shape:

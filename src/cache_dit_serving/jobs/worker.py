@@ -274,7 +274,8 @@ class PipelineWorker:
             logger.exception("loading failed")
             self._fail("the model could not be loaded; the server's log has the details")
             return False
-        for call, image in self._runner.warmed_up:
+        while self._runner.warmed_up:  # and let go of the pictures
+            call, image = self._runner.warmed_up.pop()
             self.rates.learn(call, call.drawings[0], image)
         with self._changed:
             if self._state != "loading":

@@ -26,6 +26,11 @@ def ssim(a: Pixels, b: Pixels) -> float:
 
     Wang et al. 2004 (doi:10.1109/TIP.2003.819861): Gaussian window of 11 x 11 px with sigma 1.5, K1 0.01, K2 0.03.
     """
+    # A channel at a time: large pictures take several planes of working memory each.
+    return float(np.mean([_ssim_of_plane(a[..., channel], b[..., channel]) for channel in range(a.shape[-1])]))
+
+
+def _ssim_of_plane(a: Plane, b: Plane) -> float:
     x, y = a.astype(np.float64), b.astype(np.float64)
     mean_x, mean_y = _windowed(x), _windowed(y)
     var_x, var_y = _windowed(x * x) - mean_x**2, _windowed(y * y) - mean_y**2
