@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks import cache, serving
 from cache_dit_serving.config import BUNDLE_ROOT, load_settings
-from cache_dit_serving.pipeline.runner import PipelineRunner, quiet_libraries
+from cache_dit_serving.pipeline.environment import quiet_libraries
+from cache_dit_serving.pipeline.runner import PipelineRunner
 
 PAGE = BUNDLE_ROOT / "docs" / "benchmarks.md"
 CONFIG = BUNDLE_ROOT / "configs" / "embedded.yaml"

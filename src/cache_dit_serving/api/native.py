@@ -18,11 +18,11 @@ from cache_dit_serving.config import Settings
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.worker import EncodedImage, Generation, PipelineWorker
-from cache_dit_serving.media.images import encode_image
+from cache_dit_serving.media.images import check_finite, encode_image
 from cache_dit_serving.media.outputs import OutputFolder
 from cache_dit_serving.pipeline.arguments import GenerationCall, plan
 from cache_dit_serving.pipeline.evidence import merge_reports
-from cache_dit_serving.pipeline.runner import DrawnImage, check_finite
+from cache_dit_serving.pipeline.runner import DrawnImage
 from cache_dit_serving.schemas import (
     Capabilities,
     CompareResponse,

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from cache_dit_serving.errors import InternalError
+
 ImageFormat = Literal["png", "jpeg", "webp"]
 DEFAULT_QUALITY = 90
 TEXT_KEY = "parameters"
@@ -37,3 +39,13 @@ def encode_image(
     else:
         image.save(buffer, image_format.upper(), quality=quality or DEFAULT_QUALITY)
     return buffer.getvalue()
+
+
+def check_finite(pixels: np.ndarray[Any, Any]) -> None:
+    """Refuse a picture with values that are not numbers: encoded, it would look like a black one.
+
+    Raises:
+        InternalError: always in that case.
+    """
+    if not np.isfinite(pixels).all():
+        raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")

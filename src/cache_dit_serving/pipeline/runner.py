@@ -5,25 +5,22 @@ A runner belongs to one thread (`jobs.worker`): neither diffusers' pipelines nor
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cache_dit_serving.cache_settings import CacheSettings
 from cache_dit_serving.config import Settings
-from cache_dit_serving.errors import InternalError, LoadError, OutOfMemory, ServingError
+from cache_dit_serving.errors import InternalError, LoadError, OutOfMemory
 from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall, accepted_fields, plan
+from cache_dit_serving.pipeline.environment import library_versions, memory_of, quiet_libraries
 from cache_dit_serving.pipeline.evidence import Record, report_of
 from cache_dit_serving.pipeline.traits import PipelineTraits, traits_of
+from cache_dit_serving.pipeline.warm_up import try_cache, warm_up
 from cache_dit_serving.schemas import BlockListStats, CacheReport, GenerateRequest, ModelInfo
-from cache_dit_serving.speeds import CacheChoice, SpeedLadder
+from cache_dit_serving.speeds import SpeedLadder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,16 +108,18 @@ class PipelineRunner:
         for denoiser in _denoisers(self._pipe):
             denoiser.register_forward_pre_hook(self._note_forward)
         self.speeds = self._ladder()
-        for cache_type in list(cache.CONFIGS):
-            progress(f"trying the cache ({cache_type}) in a few steps")
-            self._try_cache(cache_type)
+        for cache_type in cache.CONFIGS:
+            if cache_type not in self._cache.support.refusals:
+                progress(f"trying the cache ({cache_type}) in a few steps")
+                if (failure := try_cache(self, cache_type)) is not None:
+                    self._cache.refuse(cache_type, failure)
+                self.flush_cache()
         self.speeds = self._ladder()
         if self.speeds.support.refusal is not None and self.speeds.wants_cache:
             if settings.server.require_cache:
                 raise LoadError(f"{self.speeds.support.refusal}, and server.require_cache is set")
             logger.warning("serving without a cache: %s", self.speeds.support.refusal)
-        self.warmed_up: list[tuple[GenerationCall, DrawnImage]] = []
-        self._warm_up(progress)
+        self.warmed_up = warm_up(self, settings, progress)
 
     def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage:
         """One image: the picture of `seed`, whatever ran before.
@@ -226,7 +225,7 @@ class PipelineRunner:
             limits={**settings.limits.model_dump(mode="json"), "size_multiple": self.traits.size_multiple},
             attention_backend=self.attention_backend,
             cache=self._describe_cache(),
-            memory=self._memory(),
+            memory=memory_of(self.device) | {"cached_activation_bytes": self._held_bytes},
         )
 
     def plan(self, **fields: Any) -> GenerationCall:
@@ -237,49 +236,6 @@ class PipelineRunner:
     def _ladder(self) -> SpeedLadder:
         steps = self.settings.defaults.num_inference_steps or self.traits.default_num_inference_steps
         return SpeedLadder(self.settings, self._cache.support, steps)
-
-    def _try_cache(self, cache_type: str) -> None:
-        """Run a few steps that reuse what they can: some families can be enabled and then fail in their forward pass.
-
-        A type that fails is taken out, and the pipeline is as it was loaded.
-        """
-        if cache_type in self._cache.support.refusals:
-            return
-        settings = CacheSettings.model_validate(
-            {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
-        )
-        steps = max(4, self.traits.least_num_inference_steps)
-        call = self.plan(speed="lossless", num_inference_steps=min(steps, self.settings.limits.max_num_inference_steps))
-        try:
-            self.draw(call, Drawing(0, CacheChoice(settings, "custom")), lambda done: None)
-        except Exception as error:
-            logger.exception("%s fails on this pipeline", cache_type)
-            cause = "does not fit into the device's memory" if isinstance(error, OutOfMemory) else "fails"
-            self._cache.refuse(
-                cache_type,
-                f"{cache_type} of cache-dit {library_versions()['cache-dit']} {cause} in the forward pass of "
-                f"{self.traits.pipeline_class}",
-            )
-        finally:
-            self.flush_cache()
-
-    def _warm_up(self, progress: Callable[[str], None]) -> None:
-        """One generation with the defaults, so that what cannot run is known before the server says ready; and one at
-        each speed where the configuration wants their rates from the start."""
-        requests: list[dict[str, Any]] = [{}]
-        if self.settings.speeds.warm_up:
-            requests += [{"speed": speed} for speed in self.speeds.allowed]
-        for fields in requests:
-            progress(f"warming up with one generation ({fields.get('speed', 'the defaults')})")
-            try:
-                call = self.plan(**fields)
-                image = self.draw(call, call.drawings[0], lambda done: None)
-                check_finite(image.pixels)
-            except ServingError as error:
-                raise LoadError(f"the warm-up generation failed: {error.message}") from error
-            self.warmed_up.append((call, image))
-            if image.cache.enabled and not image.cache.engaged:
-                logger.warning("the cache did not engage at speed %s: %s", image.cache.speed, image.cache.reason)
 
     @contextmanager
     def _steps_reported(self, after_step: OnStep) -> Iterator[dict[str, Any]]:
@@ -342,52 +298,6 @@ class PipelineRunner:
             "running": support.refusal is None,
             "reason": support.refusal,
         }
-
-    def _memory(self) -> dict[str, int]:
-        memory = {"process_resident_bytes": resident_bytes(), "cached_activation_bytes": self._held_bytes}
-        if self.device.type == "cuda":
-            import torch
-
-            free, total = torch.cuda.mem_get_info(self.device)
-            memory |= {
-                "device_total_bytes": total,
-                "device_free_bytes": free,
-                "device_allocated_bytes": torch.cuda.memory_allocated(self.device),
-                "device_peak_allocated_bytes": torch.cuda.max_memory_allocated(self.device),
-            }
-        return memory
-
-
-def quiet_libraries() -> None:
-    """Keep the log to what an operator acts on. Before the imports: cache-dit 1.5.3 reads its level only then."""
-    os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
-@functools.cache
-def library_versions() -> dict[str, str]:
-    return {name: version(name) for name in ("bentoml", "cache-dit", "diffusers", "torch", "transformers")}
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process, in bytes; 0 where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
-
-
-def check_finite(pixels: np.ndarray[Any, Any]) -> None:
-    """Refuse a picture with values that are not numbers: encoded, it would look like a black one.
-
-    Raises:
-        InternalError: always in that case.
-    """
-    import numpy as np
-
-    if not np.isfinite(pixels).all():
-        raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")
 
 
 def _cached_seconds(record: Record | None, step_s: list[float], steps: int) -> float | None:
