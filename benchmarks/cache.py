@@ -15,9 +15,10 @@ from pathlib import Path
 
 from cache_dit_serving.cache_settings import CacheSettings
 from cache_dit_serving.media.quality import psnr, ssim
-from cache_dit_serving.pipeline.arguments import WITHOUT_CACHE, Drawing
+from cache_dit_serving.pipeline.arguments import Drawing
 from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
-from cache_dit_serving.speeds import SPEEDS, CacheChoice, upstream_settings
+from cache_dit_serving.schemas import GenerateRequest
+from cache_dit_serving.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice, upstream_settings
 
 OBJECTS = (
     *("red apple", "banana", "strawberry", "watermelon", "carrot", "hamburger", "mushroom", "cat", "dog", "panda"),
@@ -114,7 +115,7 @@ def measure(runner: PipelineRunner) -> Quality:
 
 
 def draw(runner: PipelineRunner, prompt: str, seed: int, choice: CacheChoice, steps: int) -> DrawnImage:
-    call = runner.plan(prompt=prompt, num_inference_steps=steps, speed="lossless")
+    call = runner.plan(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"))
     return runner.draw(call, Drawing(seed, choice), lambda done: None)
 
 
@@ -162,7 +163,7 @@ def switching(runner: PipelineRunner, rounds: int = 60) -> list[Switch]:
 
 def _timed_draw(runner: PipelineRunner, settings: CacheSettings | None) -> float:
     choice = WITHOUT_CACHE if settings is None else CacheChoice(settings, "custom")
-    call = runner.plan(num_inference_steps=6, speed="lossless")
+    call = runner.plan(GenerateRequest(prompt="-", num_inference_steps=6, speed="lossless"))
     began = time.perf_counter()
     runner.draw(call, Drawing(0, choice), lambda done: None)
     return time.perf_counter() - began

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cache_dit_serving.cache_settings import CacheOptions, CacheSettings, MaskBins
+from cache_dit_serving.ceiling import beyond as too_far
 from cache_dit_serving.speeds import derive
 
 
@@ -25,6 +26,17 @@ def settings(**fields: Any) -> CacheSettings:
         ({"non_prune_block_ids": [1]}, "no effect without cache_type: DBPrune"),
         ({"cfg_compute_first": True}, "needs cfg_diff_compute_separate: false"),
         ({"steps_computation_mask": [0, 1]}, "must begin with 1"),
+        (
+            {"cache_type": "DBPrune", "max_accumulated_residual_diff_threshold": 0.1},
+            "has no effect with cache_type: DBPrune",
+        ),
+        ({"cache_type": "DBPrune", "cfg_diff_compute_separate": False}, "does not work with cache_type: DBPrune"),
+        ({"cache_type": "DBPrune", "max_dynamic_prune_threshold": 0.01}, "unless it is above"),
+        (
+            {"cache_type": "DBPrune", "enable_dmd": True, "calibrator_cache_type": "hidden_states"},
+            "does not work with DBPrune",
+        ),
+        ({"enable_dmd": True, "dmd_history": 3}, "greater than or equal to 4"),
         ({"steps_computation_mask": {"compute_bins": [1], "cache_bins": [1, 1]}}, "or one more"),
         ({"steps_computation_mask": {"compute_bins": [0], "cache_bins": [1]}}, "greater than or equal to 1"),
     ],
@@ -108,12 +120,18 @@ def test_bins_are_cut_to_the_steps_and_must_cover_them() -> None:
         ({"residual_diff_threshold": 0}, 20, "none_allowed"),
         ({"steps_computation_mask": [1, 1, 1]}, 3, "mask_computes_all"),
         ({"steps_computation_mask": [1, 0, 1]}, 3, None),
+        (
+            {"force_refresh_step_hint": 2, "force_refresh_step_policy": "repeat", "max_warmup_steps": 2},
+            20,
+            "within_warmup",
+        ),
+        ({"force_refresh_step_hint": 3, "force_refresh_step_policy": "repeat", "max_warmup_steps": 2}, 20, None),
         ({"steps_computation_mask": [1, 0, 1], "max_cached_steps": 0}, 3, "none_allowed"),
         ({"steps_computation_mask": [1, 0], "steps_computation_policy": "static", "max_cached_steps": 0}, 2, None),
     ],
 )
 def test_what_cannot_engage_is_known_beforehand(fields: dict[str, Any], steps: int, code: str | None) -> None:
-    reason = settings(**fields).cannot_engage(steps)
+    reason = settings(**fields).cannot_engage(steps, passes=1)
     assert (reason and reason[0]) == code
 
 
@@ -133,7 +151,7 @@ def test_what_cannot_engage_is_known_beforehand(fields: dict[str, Any], steps: i
         ({"steps_computation_mask": [1] * 12 + [0] * 8}, None),
         (
             {"steps_computation_mask": [1] * 12 + [0] * 8, "steps_computation_policy": "static"},
-            "max_continuous_cached_steps",
+            "steps_computation_policy",
         ),
         ({"force_refresh_step_hint": 9, "max_cached_steps": 4}, None),
         ({"enable_taylorseer": True}, None),
@@ -142,7 +160,7 @@ def test_what_cannot_engage_is_known_beforehand(fields: dict[str, Any], steps: i
 )
 def test_a_ceiling_holds_for_every_setting(fields: dict[str, Any], beyond: str | None) -> None:
     ceiling = settings(max_continuous_cached_steps=3)
-    assert ceiling.overridden(fields).beyond(ceiling, 20) == beyond
+    assert too_far(ceiling.overridden(fields), ceiling, 20, passes=1) == beyond
 
 
 balanced = st.builds(
@@ -159,5 +177,13 @@ balanced = st.builds(
 def test_derived_speeds_approximate_more_and_more(base: CacheSettings, steps: int) -> None:
     rungs = derive(base)
     assert rungs["balanced"] == base
-    assert rungs["high"].beyond(rungs["balanced"], steps) is None
-    assert rungs["balanced"].beyond(rungs["fast"], steps) is None
+    assert too_far(rungs["high"], rungs["balanced"], steps, passes=1) is None
+    assert too_far(rungs["balanced"], rungs["fast"], steps, passes=1) is None
+
+
+def test_reach_counts_anew_after_each_refresh() -> None:
+    refreshed = settings(max_warmup_steps=2, residual_diff_threshold=0.3, force_refresh_step_hint=4)
+    assert refreshed.reach(9, passes=1) == [0, 0, 0.3, 0.3, 0, 0, 0.3, 0.3, 0.3]
+    assert refreshed.reach(5, passes=2) == [0, 0, 0, 0, 0.3], "two passes a step: after 2 steps"
+    repeated = refreshed.overridden({"force_refresh_step_policy": "repeat"})
+    assert repeated.reach(9, passes=1) == [0, 0, 0.3, 0.3, 0, 0, 0.3, 0.3, 0]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cache_dit_serving.cache_settings import CacheSettings
-from cache_dit_serving.jobs.rates import WINDOW, Rates
-from cache_dit_serving.pipeline.arguments import WITHOUT_CACHE, Drawing, GenerationCall
+from cache_dit_serving.jobs.rates import MOST_KEYS, WINDOW, Estimate, Rates
+from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
 from cache_dit_serving.pipeline.evidence import Record, report_of
 from cache_dit_serving.pipeline.runner import DrawnImage
 from cache_dit_serving.schemas import BlockListStats
-from cache_dit_serving.speeds import CacheChoice
+from cache_dit_serving.speeds import WITHOUT_CACHE, CacheChoice
 
 FAST = CacheChoice(CacheSettings(residual_diff_threshold=0.3, max_warmup_steps=4), "fast")
 COMPUTED_S, REUSED_S, FIXED_S = 0.1, 0.02, 0.5
@@ -38,9 +40,9 @@ def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawnIm
             cfg_cached_steps=[],
             cfg_diffs={},
             blocks=0,
-            reused_blocks=0,
+            reused_blocks=reused,
         )
-        record = Record(cache.settings, {"t": steps}, [stats])
+        record = Record(cache.settings, 1, {"t": steps}, [stats])
     cached_s = reused * REUSED_S * slowness
     return DrawnImage(
         pixels=np.zeros((1, 1, 3)),
@@ -52,11 +54,23 @@ def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawnIm
         decode_s=FIXED_S / 2,
         cached_steps_s=cached_s,
         diffs=[],
+        separate_cfg=of.separate_cfg,
+        transition="none",
     )
 
 
 def learn(rates: Rates, of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> None:
-    rates.learn(of, of.drawings[0], image(of, reused, slowness))
+    rates.learn(of.drawings[0], image(of, reused, slowness), of.pixels)
+
+
+def seconds(rates: Rates, of: GenerationCall) -> float:
+    estimate = rates.estimate(of).seconds
+    assert estimate is not None
+    return estimate
+
+
+def test_nothing_is_promised_of_what_nothing_like_has_run() -> None:
+    assert Rates().estimate(call(WITHOUT_CACHE)) == Estimate(None, known=False)
 
 
 def test_what_has_run_is_known() -> None:
@@ -68,7 +82,7 @@ def test_what_has_run_is_known() -> None:
     assert lossless.seconds == pytest.approx(FIXED_S + 20 * COMPUTED_S)
     assert fast.known
     assert fast.seconds == pytest.approx(FIXED_S + 8 * COMPUTED_S + 12 * REUSED_S)
-    assert rates.estimate(call(FAST, images=3)).seconds == pytest.approx(3 * fast.seconds)
+    assert seconds(rates, call(FAST, images=3)) == pytest.approx(3 * seconds(rates, call(FAST)))
 
 
 def test_uncached_is_known_from_cached_runs_and_unseen_settings_promise_nothing() -> None:
@@ -99,9 +113,10 @@ def test_other_step_counts_scale_and_reuse_no_more_than_the_settings_allow() -> 
 def test_other_sizes_and_passes_are_in_proportion_until_they_have_run() -> None:
     rates = Rates()
     learn(rates, call(WITHOUT_CACHE))
-    known = rates.estimate(call(WITHOUT_CACHE)).seconds
+    known = seconds(rates, call(WITHOUT_CACHE))
     assert rates.estimate(call(WITHOUT_CACHE, pixels=4 * 9216)).seconds == pytest.approx(4 * known)
     assert rates.estimate(call(WITHOUT_CACHE, separate_cfg=True)).seconds == pytest.approx(2 * known)
+    assert rates.estimate(call(WITHOUT_CACHE, pixels=9216 // 2)).seconds == pytest.approx(known), "never shorter"
     learn(rates, call(WITHOUT_CACHE, pixels=4 * 9216), slowness=3)
     assert rates.estimate(call(WITHOUT_CACHE, pixels=4 * 9216)).seconds == pytest.approx(FIXED_S + 60 * COMPUTED_S)
 
@@ -121,6 +136,61 @@ def test_steps_that_could_not_be_told_apart_teach_nothing_about_a_step() -> None
     rates = Rates()
     learn(rates, call(WITHOUT_CACHE))
     drawn = replace(image(call(FAST), reused=12), cached_steps_s=None)
-    rates.learn(call(FAST), call(FAST).drawings[0], drawn)
+    rates.learn(call(FAST).drawings[0], drawn, call(FAST).pixels)
     assert not rates.estimate(call(FAST)).known
     assert [rate.observations for rate in rates.by_shape()] == [1]
+
+
+def test_a_picture_teaches_about_the_passes_it_took_not_those_that_were_planned() -> None:
+    rates = Rates()
+    drawn = replace(image(call(WITHOUT_CACHE)), separate_cfg=True)
+    rates.learn(call(WITHOUT_CACHE).drawings[0], drawn, 9216)
+    assert [rate.forward_passes for rate in rates.by_shape()] == [2]
+
+
+def test_what_callers_ask_for_does_not_pile_up() -> None:
+    rates = Rates()
+    learn(rates, call(FAST), reused=12)
+    for index in range(MOST_KEYS):
+        other = CacheChoice(CacheSettings(residual_diff_threshold=0.3 + index / 1e6, max_warmup_steps=5), "custom")
+        learn(rates, call(other, pixels=9216 + index), reused=12)
+        rates.estimate(call(FAST))  # what is in use stays
+    assert len(rates.by_shape()) <= MOST_KEYS
+    assert len(list(rates._reused_steps)) <= MOST_KEYS
+    assert rates.estimate(call(FAST)).known
+
+
+def test_estimates_stand_while_other_threads_learn() -> None:
+    rates = Rates()
+    learn(rates, call(FAST), reused=12)
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def keep_estimating() -> None:
+        while not done.is_set():
+            try:
+                rates.estimate(call(FAST, steps=33))
+                rates.by_shape()
+            except RuntimeError as error:
+                failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    reader = threading.Thread(target=keep_estimating)
+    reader.start()
+    try:
+        for index in range(150):
+            learn(rates, call(FAST, steps=20 + index, pixels=9216 + index), reused=1)
+    finally:
+        done.set()
+        reader.join()
+        sys.setswitchinterval(before)
+    assert not failures
+
+
+def test_a_generation_that_was_stopped_teaches_too() -> None:
+    rates = Rates()
+    learn(rates, call(WITHOUT_CACHE))
+    for _ in range(3):
+        rates.learn_stopped(call(WITHOUT_CACHE), 5 * COMPUTED_S)
+    assert seconds(rates, call(WITHOUT_CACHE)) == pytest.approx(FIXED_S + 20 * 5 * COMPUTED_S)

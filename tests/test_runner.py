@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cache_dit_serving.cache_settings import CacheSettings
 from cache_dit_serving.config import Limits, ModelSettings, RequestDefaults, Settings, load_settings
@@ -393,7 +395,7 @@ def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.
     assert raised.value.param == "cache.cache_type"
 
 
-def test_a_difference_that_is_not_a_number_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_difference_that_is_not_a_number_is_said() -> None:
     import torch
 
     runner = load(EMBEDDED)
@@ -415,3 +417,38 @@ def test_what_changes_between_calls_is_no_more_than_needed() -> None:
     transitions = [runner._cache.prepare(settings, 20, separate_cfg=False) for settings in wanted]
     expected = "none exchange none override exchange none exchange none exchange"
     assert transitions == expected.split()
+
+
+def test_a_forced_refresh_keeps_no_activations_beyond_what_flush_frees() -> None:
+    runner = load(EMBEDDED)
+    cache = {"force_refresh_step_hint": 5, "force_refresh_step_policy": "repeat", "taylorseer_order": 2}
+    draw(runner, cache=cache, num_inference_steps=18)
+    shape = (1, 36, 128)  # of the image's hidden states: 36 tokens, 128 wide
+
+    def held() -> list[Any]:
+        gc.collect()
+        return [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.shape == shape]
+
+    assert held()
+    runner.flush_cache()
+    assert not held()
+
+
+def test_a_default_that_cannot_run_is_not_the_other_types_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
+
+    def fails(*args: Any, **kwargs: Any) -> bool:
+        raise ValueError("secret detail")
+
+    monkeypatch.setattr(PrunedContextManager, "can_prune", fails)
+    runner = load(with_cache(cache_type="DBPrune", Fn_compute_blocks=1))
+    report = draw(runner).cache
+    assert (report.enabled, report.reason_code) == (False, "unsupported")
+    assert "DBPrune" in (report.reason or "")
+    assert draw(runner, cache={"cache_type": "DBCache"}).cache.engaged
+
+
+def test_what_no_request_could_run_with_fails_the_load_with_its_reason() -> None:
+    tight = EMBEDDED.limits.model_copy(update={"max_pixel_steps": 1000})
+    with pytest.raises(LoadError, match="at most 1,000 in one request"):
+        load(EMBEDDED.model_copy(update={"limits": tight}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cache_dit_serving.cache_settings import CacheOptions, CacheSettings
 from cache_dit_serving.config import Settings
@@ -13,6 +14,7 @@ from cache_dit_serving.speeds import CacheChoice, CacheSupport, SpeedLadder
 
 SUPPORT = CacheSupport({"T.blocks": 12, "T.single_blocks": 20}, {})
 BASE = {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.2, "max_warmup_steps": 4}
+NO_PRUNE = CacheSupport(SUPPORT.block_lists, {"DBPrune": "DBPrune fails here"})
 REFUSED = CacheSupport({}, dict.fromkeys(("DBCache", "DBPrune"), "cache-dit does not support X"))
 
 
@@ -66,10 +68,9 @@ def test_a_speeds_own_settings_take_the_place_of_derived_ones() -> None:
 
 
 def test_few_step_models_get_a_warm_up_that_leaves_steps_to_reuse() -> None:
-    assert choose(ladder(cache=None, steps=9), "balanced", steps=9).settings is not None
     settings = choose(ladder(cache=None, steps=9), "balanced", steps=9).settings
     assert settings is not None
-    assert settings.cannot_engage(9) is None
+    assert settings.cannot_engage(9, passes=1) is None
 
 
 def test_figures_hold_only_for_the_settings_that_were_measured() -> None:
@@ -117,7 +118,98 @@ def test_what_is_within_the_ceiling_is_not() -> None:
     speeds = ladder(speeds={"ceiling": "balanced"})
     assert choose(speeds, "balanced").speed == "balanced"
     assert choose(speeds, "high", Bn_compute_blocks=3).settings is not None
-    assert choose(speeds, enable_dmd=True).settings is not None
+    assert choose(speeds, residual_diff_threshold=0.2, max_warmup_steps=9).settings is not None
+
+
+DYNAMIC = {"cache_type": "DBPrune", "enable_dynamic_prune_threshold": True, "max_dynamic_prune_threshold": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "cache", "param"),
+    [
+        (
+            {"force_refresh_step_hint": 7, "force_refresh_step_policy": "repeat"},
+            {"force_refresh_step_hint": None},
+            "hint",
+        ),
+        (
+            {"force_refresh_step_hint": 7, "force_refresh_step_policy": "repeat"},
+            {"force_refresh_step_hint": 20},
+            "hint",
+        ),
+        (
+            {"force_refresh_step_hint": 7, "force_refresh_step_policy": "repeat"},
+            {"force_refresh_step_policy": "once"},
+            "force_refresh_step_policy",
+        ),
+        (
+            {
+                "steps_computation_mask": {"compute_bins": [1, 27], "cache_bins": [3]},
+                "steps_computation_policy": "static",
+            },
+            {"force_refresh_step_hint": 4, "force_refresh_step_policy": "repeat"},
+            "hint",
+        ),
+        (DYNAMIC, {"dynamic_prune_threshold_relax_ratio": 3.0}, "dynamic_prune_threshold_relax_ratio"),
+        (DYNAMIC | {"enable_taylorseer": True}, {"force_reduce_calibrator_vram": True}, "force_reduce_calibrator_vram"),
+        ({"enable_taylorseer": True}, {"enable_foca": True}, "enable_foca"),
+        ({"enable_taylorseer": True}, {"enable_taylorseer": False}, "enable_taylorseer"),
+        ({"enable_taylorseer": True}, {"taylorseer_order": 4}, "enable_taylorseer"),
+    ],
+)
+def test_no_setting_leads_around_the_ceiling(ceiling: dict[str, Any], cache: dict[str, Any], param: str) -> None:
+    only = {"cache": BASE | ceiling}
+    speeds = ladder(cache=None, speeds={"ceiling": "fast", "high": only, "balanced": only, "fast": only})
+    assert choose(speeds, "fast").settings is not None
+    with pytest.raises(InvalidRequest) as raised:
+        choose(speeds, "fast", **cache)
+    assert raised.value.code == "above_ceiling"
+    assert param in (raised.value.param or "")
+
+
+def test_settings_of_a_forbidden_speed_are_refused_however_they_are_asked_for() -> None:
+    speeds = ladder(cache=None, speeds={"ceiling": "high"})
+    allowed = choose(speeds, enabled=True)
+    assert allowed.speed == "high"
+    forbidden = ladder(cache=None).rungs["balanced"].settings
+    assert forbidden is not None
+    with pytest.raises(InvalidRequest, match="the settings of balanced"):
+        choose(speeds, **forbidden.effective())
+
+
+def test_a_ceiling_whose_mask_is_for_other_steps_still_answers() -> None:
+    masked = {"Fn_compute_blocks": 1, "steps_computation_mask": {"compute_bins": [1, 27], "cache_bins": [3]}}
+    speeds = ladder(speeds={"ceiling": "fast", "default": "high", "fast": {"cache": masked}})
+    assert choose(speeds, "high", steps=40).speed == "high"
+    with pytest.raises(InvalidRequest) as raised:
+        choose(speeds, steps=40, residual_diff_threshold=0.01)
+    assert raised.value.code == "above_ceiling"
+
+
+def test_speeds_with_equal_settings_keep_the_name_that_was_asked_for() -> None:
+    speeds = ladder(speeds={"high": {"cache": BASE}})
+    assert [choose(speeds, speed).speed for speed in ("high", "balanced")] == ["high", "balanced"]
+
+
+def test_speeds_around_a_mask_that_reuses_without_asking() -> None:
+    static = {"Fn_compute_blocks": 1, "steps_computation_mask": "medium", "steps_computation_policy": "static"}
+    speeds = ladder(cache=static)
+    high, fast = speeds.rungs["high"].settings, speeds.rungs["fast"].settings
+    assert high is not None
+    assert fast is not None
+    assert high.steps_computation_policy == "dynamic"
+    assert fast.steps_computation_mask == "fast"
+    bins = {**static, "steps_computation_mask": {"compute_bins": [4, 30], "cache_bins": [3]}}
+    assert ladder(cache=bins).allowed == ["lossless", "high", "balanced"]
+    with pytest.raises(LoadError, match="give its cache"):
+        ladder(cache=bins, speeds={"default": "fast"})
+
+
+def test_effective_settings_are_accepted_again_whatever_the_request() -> None:
+    base = BASE | {"cfg_diff_compute_separate": False}
+    speeds = ladder(cache=base)
+    effective = CacheSettings.model_validate(base).effective()
+    assert choose(speeds, **effective).settings == choose(speeds).settings
 
 
 def test_a_default_above_the_ceiling_fails_the_load() -> None:
@@ -137,10 +229,29 @@ def test_a_default_above_the_ceiling_fails_the_load() -> None:
         ("lossless", {"strict": True}, "no effect with speed lossless", "cache.strict"),
         ("fast", {"enabled": False}, "contradicts speed fast", "cache.enabled"),
         (None, {"enabled": False, "strict": True}, "no effect with cache.enabled false", "cache.strict"),
-        (None, {"steps_computation_policy": "static"}, "no effect here", "cache.steps_computation_policy"),
+        (None, {"steps_computation_policy": "static"}, "no effect beside", "cache.steps_computation_policy"),
         (None, {"enable_encoder_foca": True}, "no effect without enable_foca", "cache.enable_encoder_foca"),
         (None, {"Fn_compute_blocks": 13}, "more than the 12 blocks", "cache.Fn_compute_blocks"),
         (None, {"Bn_compute_blocks": 12}, "more than the 12 blocks", "cache.Bn_compute_blocks"),
+        (
+            None,
+            {"force_refresh_step_hint": 28},
+            "no effect on a request of 28 forward passes",
+            "cache.force_refresh_step_hint",
+        ),
+        (None, {"max_warmup_steps": 5, "steps_computation_mask": "fast"}, "no effect beside", "cache.max_warmup_steps"),
+        (
+            None,
+            {"residual_diff_threshold": 1.0, "max_accumulated_residual_diff_threshold": 0.2},
+            "no effect beside",
+            "cache.max_accumulated_residual_diff_threshold",
+        ),
+        (
+            None,
+            {"cache_type": "DBPrune", "force_reduce_calibrator_vram": True},
+            "no effect",
+            "cache.force_reduce_calibrator_vram",
+        ),
         (
             None,
             {"cache_type": "DBPrune", "non_prune_block_ids": [20]},
@@ -178,10 +289,21 @@ def test_without_support_only_lossless_is_offered_and_the_reason_is_said() -> No
 
 
 def test_a_type_that_does_not_run_is_refused_alone() -> None:
-    speeds = ladder(CacheSupport(SUPPORT.block_lists, {"DBPrune": "DBPrune fails here"}))
+    speeds = ladder(NO_PRUNE)
     assert choose(speeds).settings is not None
     with pytest.raises(InvalidRequest, match="DBPrune fails here"):
         choose(speeds, cache_type="DBPrune")
+
+
+def test_settings_that_leave_no_block_to_reuse_are_refused() -> None:
+    single = CacheSupport({"T.blocks": 12}, {})
+    whole: list[dict[str, Any]] = [{"Fn_compute_blocks": 12}, {"Fn_compute_blocks": 4, "Bn_compute_blocks": 8}]
+    for cache in whole:
+        with pytest.raises(InvalidRequest, match="leaves none to reuse"):
+            choose(ladder(single), **cache)
+    with pytest.raises(InvalidRequest, match="fewer non_prune_block_ids"):
+        choose(ladder(single), cache_type="DBPrune", non_prune_block_ids=list(range(1, 12)))
+    assert choose(ladder(), Fn_compute_blocks=12).settings is not None, "the other list has 20"
 
 
 def test_settings_that_no_block_list_can_hold_fail_the_load() -> None:
@@ -189,3 +311,25 @@ def test_settings_that_no_block_list_can_hold_fail_the_load() -> None:
         ladder(cache=BASE | {"Fn_compute_blocks": 13})
     with pytest.raises(LoadError, match=r"speeds\.fast\.cache"):
         ladder(speeds={"fast": {"cache": {"Fn_compute_blocks": 13}}})
+
+
+def test_an_empty_cache_object_asks_for_nothing() -> None:
+    speeds = ladder(REFUSED)
+    empty = speeds.choose(None, CacheOptions(), num_inference_steps=28, separate_cfg=False)
+    assert empty == choose(speeds)
+    assert empty.off.code == "unsupported"
+
+
+def test_a_default_of_a_type_that_does_not_run_leaves_the_other_type_to_requests() -> None:
+    speeds = ladder(NO_PRUNE, cache=BASE | {"cache_type": "DBPrune"}, speeds={"fast": {"cache": BASE}})
+    assert choose(speeds).off == ("unsupported", "DBPrune fails here")
+    assert speeds.allowed == ["lossless", "fast"]
+    assert choose(speeds, "fast").settings == CacheSettings.model_validate(BASE)
+    assert choose(speeds, cache_type="DBCache").settings is not None
+    with pytest.raises(InvalidRequest, match="DBPrune fails here"):
+        choose(speeds, "high")
+
+
+def test_a_fact_of_the_family_is_refused_in_a_speed() -> None:
+    with pytest.raises(ValidationError, match="a fact of the family"):
+        ladder(speeds={"fast": {"cache": BASE | {"enable_separate_cfg": True}}})

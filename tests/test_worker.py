@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cache_dit_serving.config import load_settings
 from cache_dit_serving.errors import ClientGone, NotReady, QueueFull
-from cache_dit_serving.jobs.worker import EncodedImage, Generation, PipelineWorker
+from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.generation import EncodedImage, Generation
+from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.arguments import plan
 from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
 from cache_dit_serving.schemas import GenerateRequest
@@ -81,8 +85,12 @@ def test_a_full_queue_refuses_with_a_time_from_the_measured_rate(worker: Pipelin
         worker.submit(each)
     with pytest.raises(QueueFull) as raised:
         worker.submit(generation(worker, "refused"))
-    assert raised.value.retry_after_s == pytest.approx(worker.rates.estimate(first.call).seconds, rel=0.5)
-    assert worker.wait_s() > sum(worker.rates.estimate(each.call).seconds for each in waiting)
+    # The rest of the first, and no more: the others come later.
+    whole = worker.rates.estimate(first.call).seconds
+    assert whole is not None
+    assert raised.value.retry_after_s is not None
+    assert 0 < raised.value.retry_after_s <= whole
+    assert worker.wait_s() > sum(worker.rates.estimate(each.call).seconds or 0.0 for each in waiting)
     for each in (first, *waiting):
         worker.cancel(each)
 
@@ -186,3 +194,27 @@ def test_draining_while_loading_ends_without_becoming_ready() -> None:
     proceed.set()
     wait_until(worker.join)
     assert worker.state == "draining"
+
+
+def test_broken_values_and_wrong_pairings_are_counted_and_logged(
+    worker: PipelineWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    def counts() -> tuple[float, float]:
+        return metrics.NAN_DIFFS._value.get(), metrics.PAIRING_MISMATCHES._value.get()
+
+    before = counts()
+    wrong = generation(worker, "wrong")
+    wrong.call = replace(wrong.call, separate_cfg=True)
+    worker.submit(wrong)
+    assert wrong.result.result(60)[0].drawn.cache.redrawn == 1
+    assert counts() == (before[0], before[1] + 1)
+    runner: Any = worker.runner()
+    with torch.no_grad():
+        runner._pipe.transformer.transformer_blocks[0].ff.net[2].weight[0, 0] = float("nan")
+    broken = generation(worker, "broken")
+    worker.submit(broken)
+    report = broken.result.result(60)[0].drawn.cache
+    assert counts()[0] == before[0] + report.nan_diffs > before[0]
+    assert "broken: residual differences that are not numbers" in caplog.text

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import typing
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Mask = tuple[Literal[0, 1], ...]
 ReasonCode = Literal[
@@ -26,8 +28,19 @@ ReasonCode = Literal[
     "conditions_not_met",
     "not_a_number",
 ]
-Reason = tuple[ReasonCode, str]
-"""Why nothing was reused, for programs and for people."""
+CacheType = Literal["DBCache", "DBPrune"]
+CACHE_TYPES: tuple[CacheType, ...] = typing.get_args(CacheType)
+MOST_STEPS = 1000
+"""No model takes more; a bound on what a request can make the server count up to."""
+
+
+class Reason(NamedTuple):
+    """Why nothing was reused, for programs and for people."""
+
+    code: ReasonCode
+    sentence: str
+
+
 CALIBRATORS: dict[str, tuple[str, ...]] = {
     "enable_taylorseer": ("enable_encoder_taylorseer", "taylorseer_cache_type", "taylorseer_order"),
     "enable_foca": ("enable_encoder_foca",),
@@ -49,8 +62,8 @@ class MaskBins(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    compute_bins: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
-    cache_bins: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    compute_bins: tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...] = Field(min_length=1, max_length=MOST_STEPS)
+    cache_bins: tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...] = Field(min_length=1, max_length=MOST_STEPS)
 
     @field_validator("compute_bins", "cache_bins", mode="before")
     @classmethod
@@ -69,6 +82,8 @@ class MaskBins(BaseModel):
         for index, computed in enumerate(self.compute_bins):
             cached = self.cache_bins[index] if index < len(self.cache_bins) else 0
             runs += [1] * computed + [0] * cached
+            if len(runs) >= steps:
+                break
         return runs[:steps]
 
 
@@ -79,7 +94,7 @@ def _kind_of_mask(value: object) -> str | None:
 
 AnyMask = Annotated[
     Annotated[Literal["slow", "medium", "fast", "ultra"], Tag("[policy]")]
-    | Annotated[Mask, Tag("[list]")]
+    | Annotated[Mask, Field(max_length=MOST_STEPS), Tag("[list]")]
     | Annotated[MaskBins, Tag("[bins]")],
     # One kind's findings instead of all three's; the tags, in brackets, are left out of what callers read.
     Discriminator(
@@ -95,9 +110,7 @@ class CacheFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    cache_type: Literal["DBCache", "DBPrune"] = Field(
-        "DBCache", description="Reuse all blocks between Fn and Bn, or each."
-    )
+    cache_type: CacheType = Field("DBCache", description="Reuse all blocks between Fn and Bn, or each.")
     Fn_compute_blocks: int = Field(8, ge=1, description="First n blocks, always computed; their residual decides.")
     Bn_compute_blocks: int = Field(0, ge=0, description="Last n blocks, always computed, to correct the reused part.")
     residual_diff_threshold: float = Field(
@@ -106,14 +119,14 @@ class CacheFields(BaseModel):
     max_accumulated_residual_diff_threshold: float | None = Field(
         None, gt=0, description="Reuse until the differences add up to this."
     )
-    max_warmup_steps: int = Field(8, ge=0, description="First steps, always computed.")
-    warmup_interval: int = Field(1, ge=1, description="Compute every n-th step of the warm-up only.")
+    max_warmup_steps: int = Field(8, ge=0, le=MOST_STEPS, description="First steps, always computed.")
+    warmup_interval: int = Field(1, ge=1, le=MOST_STEPS, description="Compute every n-th step of the warm-up only.")
     max_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often; -1: no limit.")
     max_continuous_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often in a row; -1: no limit.")
     enable_separate_cfg: bool | None = Field(
         None, description="Whether guidance takes a second forward pass; left out: what each request makes of it."
     )
-    cfg_compute_first: bool = Field(False, description="Whether the guided pass comes first.")
+    cfg_compute_first: bool = Field(False, description="Whether the pipeline makes the guided pass first.")
     cfg_diff_compute_separate: bool = Field(True, description="Whether each pass decides by a difference of its own.")
     steps_computation_mask: AnyMask | None = Field(
         None,
@@ -134,7 +147,9 @@ class CacheFields(BaseModel):
         None, gt=0, description="Its bound; left out: twice the threshold."
     )
     dynamic_prune_threshold_relax_ratio: float = Field(1.25, gt=0, description="Times the mean difference of a step.")
-    non_prune_block_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field((), description="DBPrune: blocks to compute.")
+    non_prune_block_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), max_length=MOST_STEPS, description="DBPrune: blocks to compute."
+    )
     force_reduce_calibrator_vram: bool = Field(False, description="DBPrune: compare a quarter of the values.")
 
     enable_taylorseer: bool = Field(False, description="Extrapolate what is reused by a Taylor series.")
@@ -146,7 +161,7 @@ class CacheFields(BaseModel):
     enable_dmd: bool = Field(False, description="Extrapolate what is reused by dynamic mode decomposition.")
     enable_encoder_dmd: bool | None = Field(None, description="Left out: with enable_dmd.")
     calibrator_cache_type: Literal["residual", "hidden_states"] = Field("residual", description="Of FoCa and DMD.")
-    dmd_history: int = Field(6, ge=2, le=32)
+    dmd_history: int = Field(6, ge=4, le=32, description="Snapshots; below 4 cache-dit would fall back to TaylorSeer.")
     dmd_rank: int = Field(0, ge=0)
     dmd_ridge: float = Field(1e-8, ge=0)
     dmd_svd_precision: Literal["low", "medium", "high"] = "medium"
@@ -176,27 +191,55 @@ class CacheSettings(CacheFields):
     def _no_setting_without_effect(self) -> Self:
         on = [switch for switch in CALIBRATORS if getattr(self, switch)]
         if len(on) > 1:
-            names = [switch.removeprefix("enable_") for switch in on]
-            raise ValueError(f"only one calibrator can be enabled, not {' and '.join(names)}")
+            names = " and ".join(switch.removeprefix("enable_") for switch in on)
+            raise _contradiction(on[-1], f"only one calibrator can be enabled, not {names}")
         for switch, dependants in CALIBRATORS.items():
             idle = [name for name in dependants if name in self.model_fields_set]
             if idle and not getattr(self, switch):
-                raise ValueError(f"{', '.join(idle)} has no effect without {switch}: true")
+                raise _contradiction(idle[0], f"{', '.join(idle)} has no effect without {switch}: true")
         prune_only = [name for name in PRUNE_FIELDS if name in self.model_fields_set]
         if prune_only and self.cache_type != "DBPrune":
-            raise ValueError(f"{', '.join(prune_only)} has no effect without cache_type: DBPrune")
+            raise _contradiction(prune_only[0], f"{', '.join(prune_only)} has no effect without cache_type: DBPrune")
+        if self.cache_type == "DBPrune":
+            self._check_prune()
         if self.cfg_compute_first and self.cfg_diff_compute_separate:
-            raise ValueError("cfg_compute_first: true needs cfg_diff_compute_separate: false")
+            raise _contradiction("cfg_compute_first", "cfg_compute_first: true needs cfg_diff_compute_separate: false")
         mask = self.steps_computation_mask
         if isinstance(mask, tuple) and (not mask or not mask[0]):
-            raise ValueError("steps_computation_mask must begin with 1: there is nothing to reuse in the first step")
+            sentence = "steps_computation_mask must begin with 1: there is nothing to reuse in the first step"
+            raise _contradiction("steps_computation_mask", sentence)
         return self
+
+    def _check_prune(self) -> None:
+        """What DBPrune ignores or gets wrong in cache-dit 1.5.3."""
+        if "max_accumulated_residual_diff_threshold" in self.model_fields_set:
+            name = "max_accumulated_residual_diff_threshold"
+            raise _contradiction(name, f"{name} has no effect with cache_type: DBPrune, which adds no differences up")
+        if not self.cfg_diff_compute_separate:
+            sentence = "cfg_diff_compute_separate: false does not work with cache_type: DBPrune"
+            raise _contradiction("cfg_diff_compute_separate", sentence)
+        most = self.max_dynamic_prune_threshold
+        if most is not None and most <= self.residual_diff_threshold:
+            sentence = "max_dynamic_prune_threshold has no effect unless it is above residual_diff_threshold"
+            raise _contradiction("max_dynamic_prune_threshold", sentence)
+        # It stores the residual of the prompt's states where it then reads the states.
+        if self.enable_encoder_taylorseer and self.taylorseer_cache_type == "hidden_states":
+            sentence = "taylorseer_cache_type: hidden_states with enable_encoder_taylorseer does not work with DBPrune"
+            raise _contradiction("taylorseer_cache_type", sentence)
+        encoder = self.enable_encoder_foca or (self.enable_dmd and self.enable_encoder_dmd is not False)
+        if encoder and self.calibrator_cache_type == "hidden_states":
+            sentence = "calibrator_cache_type: hidden_states with an encoder calibrator does not work with DBPrune"
+            raise _contradiction("calibrator_cache_type", sentence)
 
     def effective(self) -> dict[str, Any]:
         """The settings that have a say, as JSON values: nothing of a calibrator that is off, nor DBPrune's for DBCache.
 
         Given back as the `cache` object of a request they come to the same, whatever they are laid over.
         """
+        return self.model_dump(mode="json", exclude=self._idle())
+
+    def _idle(self) -> set[str]:
+        """The fields without a say beside the others."""
         idle = {"num_inference_steps", "enable_separate_cfg"}
         for switch, dependants in CALIBRATORS.items():
             if not getattr(self, switch):
@@ -205,13 +248,25 @@ class CacheSettings(CacheFields):
             idle.add("calibrator_cache_type")
         if self.cache_type != "DBPrune":
             idle |= set(PRUNE_FIELDS)
-        elif not self.enable_dynamic_prune_threshold:
-            idle |= {"max_dynamic_prune_threshold", "dynamic_prune_threshold_relax_ratio"}
+        else:
+            idle.add("max_accumulated_residual_diff_threshold")
+            if not self.enable_dynamic_prune_threshold:
+                idle |= {"max_dynamic_prune_threshold", "dynamic_prune_threshold_relax_ratio"}
+            if not any(getattr(self, switch) for switch in CALIBRATORS):
+                idle.add("force_reduce_calibrator_vram")
+        if self.residual_diff_threshold >= 1:  # nothing is compared, so nothing adds up
+            idle.add("max_accumulated_residual_diff_threshold")
         if self.steps_computation_mask is None:
             idle.add("steps_computation_policy")
+        else:  # the mask's leading 1s are the warm-up
+            idle |= {"max_warmup_steps", "warmup_interval"}
+        if self.reuses_without_asking:
+            idle |= {"residual_diff_threshold", "max_accumulated_residual_diff_threshold", "max_cached_steps"}
+            idle |= {"max_continuous_cached_steps", "enable_dynamic_prune_threshold", "max_dynamic_prune_threshold"}
+            idle |= {"dynamic_prune_threshold_relax_ratio"}
         if self.force_refresh_step_hint is None:
             idle.add("force_refresh_step_policy")
-        return self.model_dump(mode="json", exclude=idle)
+        return idle
 
     def digest(self) -> str:
         """Ten hexadecimal digits that name these settings: equal for equal effects."""
@@ -238,6 +293,9 @@ class CacheSettings(CacheFields):
                     kept.pop(name, None)
         if given.get("cache_type") == "DBCache":
             for name in PRUNE_FIELDS:
+                kept.pop(name, None)
+        if given.get("cache_type") == "DBPrune":
+            for name in ("max_accumulated_residual_diff_threshold", "cfg_diff_compute_separate", "cfg_compute_first"):
                 kept.pop(name, None)
         return CacheSettings.model_validate({**kept, **given})
 
@@ -267,76 +325,72 @@ class CacheSettings(CacheFields):
         fitted = cache_dit.steps_mask(total_steps=steps, mask_policy=mask)
         return [int(step) for step in fitted]
 
-    def reach(self, steps: int) -> list[float]:
+    def reach(self, steps: int, *, passes: int) -> list[float]:
         """The residual difference up to which each of so many steps may be reused: 0 for one that is computed for
-        certain, infinite for one that is always reused."""
+        certain, infinite for one that is always reused.
+
+        Args:
+            passes: forward passes a step, 2 where guidance takes one of its own.
+        """
         mask = self.mask(steps)
         threshold = self.residual_diff_threshold
         if self.cache_type == "DBPrune" and self.enable_dynamic_prune_threshold:
             threshold = max(threshold, self.max_dynamic_prune_threshold or 2 * threshold)
-        if mask is not None:
+        if self.reuses_without_asking:
+            threshold = math.inf
+
+        def reach_of(step: int) -> float:
+            local = self._since_refresh(step, passes)
+            if local == 0:
+                return 0.0
             # cache-dit cuts the warm-up to the mask's leading 1s, which compute by themselves.
-            reusable = math.inf if self._reuses_without_asking else threshold
-            return [0.0 if compute else reusable for compute in mask]
-        warm_up = set(range(0, self.max_warmup_steps, self.warmup_interval)) | {0}
-        return [0.0 if step in warm_up else threshold for step in range(steps)]
+            computed = mask[local] if mask is not None else self._warms_up(local)
+            return 0.0 if computed else threshold
 
-    def cannot_engage(self, steps: int) -> Reason | None:
+        return [reach_of(step) for step in range(steps)]
+
+    def _since_refresh(self, step: int, passes: int) -> int:
+        """The step's number since the last forced refresh, from where mask and warm-up count anew."""
+        if self.force_refresh_step_hint is None:
+            return step
+        every = max(1, self.force_refresh_step_hint // passes)
+        if self.force_refresh_step_policy == "repeat":
+            return step % every
+        return step - every if step >= every else step
+
+    def _warms_up(self, step: int) -> bool:
+        return step < self.max_warmup_steps and step % self.warmup_interval == 0
+
+    def cannot_engage(self, steps: int, *, passes: int) -> Reason | None:
         """Why no step of so many can be reused, where that is certain beforehand."""
-        if any(self.reach(steps)):
-            if not self._reuses_without_asking and 0 in (self.max_cached_steps, self.max_continuous_cached_steps):
-                return "none_allowed", "the settings allow no cached step"
+        if any(self.reach(steps, passes=passes)):
+            if not self.reuses_without_asking and 0 in (self.max_cached_steps, self.max_continuous_cached_steps):
+                return Reason("none_allowed", "the settings allow no cached step")
             return None
-        if self.steps_computation_mask is not None:
-            return "mask_computes_all", "the step mask computes every step"
-        if self.residual_diff_threshold == 0:
-            return "none_allowed", "a threshold of 0 allows no cached step"
-        return "within_warmup", f"{steps} steps are no more than the {max(1, self.max_warmup_steps)} of the warm-up"
+        if self.steps_computation_mask is not None and self.force_refresh_step_hint is None:
+            return Reason("mask_computes_all", "the step mask computes every step")
+        if self.residual_diff_threshold == 0 and not self.reuses_without_asking:
+            return Reason("none_allowed", "a threshold of 0 allows no cached step")
+        if self.force_refresh_step_hint is not None:
+            return Reason("within_warmup", "each refresh begins a new warm-up, and no step is left between them")
+        warm_up = max(1, self.max_warmup_steps)
+        return Reason("within_warmup", f"{steps} steps are no more than the {warm_up} of the warm-up")
 
-    def beyond(self, ceiling: CacheSettings, steps: int) -> str | None:
-        """The first setting by which these may approximate more than `ceiling` does in so many steps; None where none.
-
-        A calibrator is no such setting: it changes how a reused step is filled in, not how often one is reused.
-        """
-        if self.cache_type != ceiling.cache_type:
-            return "cache_type"  # their thresholds mean different things
-        mine, most = self._bounds(), ceiling._bounds()
-        for name, value in mine.items():
-            if value > most[name]:
-                return name
-        if any(own > allowed for own, allowed in zip(self.reach(steps), ceiling.reach(steps), strict=True)):
-            for name in ("steps_computation_policy", "steps_computation_mask", "max_warmup_steps", "warmup_interval"):
-                if getattr(self, name) != getattr(ceiling, name):
-                    return name
-            return "residual_diff_threshold"
-        return None if set(ceiling.non_prune_block_ids) <= set(self.non_prune_block_ids) else "non_prune_block_ids"
+    def calibration(self) -> dict[str, Any]:
+        """The settings of the calibrator that is on; empty without one."""
+        names = {"calibrator_cache_type", "force_reduce_calibrator_vram"}
+        names |= {name for switch, dependants in CALIBRATORS.items() for name in (switch, *dependants)}
+        on = any(getattr(self, switch) for switch in CALIBRATORS)
+        return {name: value for name, value in self.effective().items() if on and name in names}
 
     @property
-    def _reuses_without_asking(self) -> bool:
+    def reuses_without_asking(self) -> bool:
         """Whether the mask's 0 steps are reused whatever the differences and limits say."""
         return self.steps_computation_mask is not None and self.steps_computation_policy == "static"
 
-    def _bounds(self) -> dict[str, float]:
-        """How far each setting lets the cache go, so that a greater number always means more approximation."""
-        # A refresh begins every count anew.
-        unlimited = self._reuses_without_asking or self.force_refresh_step_hint is not None
-        return {
-            "max_accumulated_residual_diff_threshold": math.inf
-            if unlimited
-            else _limit(self.max_accumulated_residual_diff_threshold),
-            "max_cached_steps": math.inf if unlimited else _limit(self.max_cached_steps),
-            "max_continuous_cached_steps": math.inf
-            if self._reuses_without_asking
-            else _limit(self.max_continuous_cached_steps),
-            "Fn_compute_blocks": -self.Fn_compute_blocks,
-            "Bn_compute_blocks": -self.Bn_compute_blocks,
-            "cfg_diff_compute_separate": 0 if self.cfg_diff_compute_separate else 1,
-        }
 
-
-def _limit(value: float | None) -> float:
-    """A limit where None and -1 mean that there is none."""
-    return math.inf if value is None or value < 0 else value
+def _contradiction(field: str, sentence: str) -> PydanticCustomError:
+    return PydanticCustomError("contradiction", "{sentence}", {"sentence": sentence, "field": field})
 
 
 class CacheOptions(CacheFields):

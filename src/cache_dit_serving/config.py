@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cache_dit_serving.cache_settings import CacheSettings
 from cache_dit_serving.errors import ConfigError
@@ -90,6 +90,15 @@ class MeasuredSpeed(Section):
 class SpeedSettings(Section):
     cache: CacheSettings | None = Field(None, description="Left out: derived from the section `cache`.")
     measured: MeasuredSpeed | None = None
+
+    @field_validator("cache")
+    @classmethod
+    def _no_fact_of_the_family(cls, cache: CacheSettings | None) -> CacheSettings | None:
+        if cache is not None and cache.enable_separate_cfg is not None:
+            raise ValueError(
+                "enable_separate_cfg is a fact of the family, not of a speed: it stands in the section cache"
+            )
+        return cache
 
 
 class SpeedsSettings(Section):

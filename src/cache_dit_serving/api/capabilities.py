@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cache_dit_serving.cache_settings import CacheOptions
-from cache_dit_serving.config import Settings
-from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.cache_settings import CACHE_TYPES, CacheOptions
+from cache_dit_serving.config import Settings, Speed
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.jobs.rates import Estimate, Rates
 from cache_dit_serving.media.images import DEFAULT_QUALITY
 from cache_dit_serving.pipeline.arguments import accepted_fields
 from cache_dit_serving.pipeline.runner import Runner
@@ -60,6 +61,8 @@ def _fields(runner: Runner, settings: Settings, defaults: dict[str, Any]) -> dic
         "image_quality": {"default": DEFAULT_QUALITY},
         "speed": {"enum": list(speeds.allowed)} | ({} if default_speed == CUSTOM else {"default": default_speed}),
     }
+    if traits.flow_matching:
+        bounds["sigmas"]["items"] = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
     properties = _document(GenerateRequest)["properties"]
     schemas: dict[str, Schema] = {}
     for name in accepted_fields(traits):
@@ -78,7 +81,7 @@ def _speeds(runner: Runner, rates: Rates) -> list[SpeedCapability]:
     answers = []
     for name, rung in speeds.rungs.items():
         allowed = name in speeds.allowed
-        estimate = rates.estimate(runner.plan(speed=name)) if allowed else None
+        estimate = _estimate(name, runner, rates) if allowed else None
         answers.append(
             SpeedCapability(
                 name=name,
@@ -87,10 +90,18 @@ def _speeds(runner: Runner, rates: Rates) -> list[SpeedCapability]:
                 settings=rung.settings.effective() if rung.settings else None,
                 settings_hash=rung.settings.digest() if rung.settings else None,
                 measured=rung.measured,
-                seconds=round(estimate.seconds, 4) if estimate and estimate.known else None,
+                seconds=round(estimate.seconds, 4) if estimate and estimate.known and estimate.seconds else None,
             )
         )
     return answers
+
+
+def _estimate(speed: Speed, runner: Runner, rates: Rates) -> Estimate | None:
+    """Of a request with the defaults; None where a speed's settings do not go with those."""
+    try:
+        return rates.estimate(runner.plan(GenerateRequest(prompt="-", speed=speed)))
+    except InvalidRequest:
+        return None
 
 
 def _cache(speeds: SpeedLadder) -> CacheCapability:
@@ -103,10 +114,11 @@ def _cache(speeds: SpeedLadder) -> CacheCapability:
             for name, schema in document["properties"].items()
         }
         least = min(support.block_lists.values())
-        for name in ("Fn_compute_blocks", "Bn_compute_blocks"):
-            fields[name]["maximum"] = least
-        base = speeds.default or speeds.rungs["balanced"].settings
-        assert base is not None
+        longest = max(support.block_lists.values())
+        fields["Fn_compute_blocks"]["maximum"] = min(least, longest - 1)  # one block is left to reuse
+        fields["Bn_compute_blocks"]["maximum"] = min(least - 1, longest - 2)  # and one decides
+        fields["non_prune_block_ids"]["items"]["maximum"] = longest - 1
+        base = speeds.base
         # What a request that leaves a field out gets is the server's, not cache-dit's.
         for name, schema in fields.items():
             schema.pop("default", None)
@@ -115,7 +127,7 @@ def _cache(speeds: SpeedLadder) -> CacheCapability:
     return CacheCapability(
         supported=support.refusal is None,
         reason=support.refusal,
-        types={name: name not in support.refusals for name in ("DBCache", "DBPrune")},
+        types={name: name not in support.refusals for name in CACHE_TYPES},
         block_lists=dict(support.block_lists),
         default=speeds.default.effective() if speeds.default else None,
         fields=fields,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cache_dit_serving.jobs.worker import EncodedImage, Generation
+from cache_dit_serving.jobs.generation import EncodedImage, Generation
 from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.quality import Pixels, difference, psnr, ssim
 from cache_dit_serving.schemas import ComparedImage, CompareResponse, GenerateRequest

@@ -17,10 +17,11 @@ from cache_dit_serving.api.envelope import request_id_of
 from cache_dit_serving.config import Settings
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.worker import EncodedImage, Generation, PipelineWorker
+from cache_dit_serving.jobs.generation import EncodedImage, Generation
+from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.images import check_finite, encode_image
 from cache_dit_serving.media.outputs import OutputFolder
-from cache_dit_serving.pipeline.arguments import GenerationCall, plan
+from cache_dit_serving.pipeline.arguments import GenerationCall
 from cache_dit_serving.pipeline.evidence import merge_reports
 from cache_dit_serving.pipeline.runner import DrawnImage
 from cache_dit_serving.schemas import (
@@ -54,7 +55,8 @@ class NativeApi:
             ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
                 InternalError.
         """
-        call, deadline = plan_within_deadline(request, self.worker, self.settings)
+        runner = self.worker.runner()
+        call, deadline = plan_within_deadline(request, runner, self.worker.rates, self.worker.wait_s())
         generation, images = await self._run(call, request, http)
         delivered = await self._deliver([(image.content, request.encoding) for image in images], request, http)
         return _response(generation, images, delivered, request, deadline)
@@ -67,8 +69,10 @@ class NativeApi:
         """
         if request.deadline_s is not None:
             raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
-        runner = self.worker.runner()
-        call = plan(request, runner.traits, self.settings, runner.speeds).compared()
+        call = self.worker.runner().plan(request)
+        if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
+            raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
+        call = call.compared()
         generation, images = await self._run(call, request, http)
         return await compared_response(generation, images, request, lambda files: self._deliver(files, request, http))
 
@@ -78,9 +82,8 @@ class NativeApi:
         Raises:
             NotReady: loading (with the stage), failed (with the reason) or draining.
         """
-        speeds = self.worker.runner().speeds
-        without = f"serving without a cache: {speeds.support.refusal}" if speeds.wants_cache else None
-        reason = without if speeds.support.refusal else self.worker.reason
+        unfulfilled = self.worker.runner().speeds.unfulfilled
+        reason = f"serving without a cache: {unfulfilled}" if unfulfilled else self.worker.reason
         return HealthResponse(status=self.worker.state, reason=reason, queue=self.worker.queue())
 
     def model_info(self) -> ModelInfo:

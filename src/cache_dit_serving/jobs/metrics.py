@@ -37,6 +37,11 @@ PAIRING_MISMATCHES = Counter(
     "cache_dit_serving_pairing_mismatches",
     "Images drawn again because guidance made other forward passes than planned.",
 )
+CACHE_TRANSITIONS = Counter(
+    "cache_dit_serving_cache_transitions",
+    "What the cache needed between two images: none, override (other settings), exchange (another type, on or off).",
+    ["transition"],
+)
 STAGE_SECONDS = Histogram(
     "cache_dit_serving_stage_seconds",
     "Seconds by stage: queue (of a generation); encode_prompt, denoise, decode, encode_output (of an image).",
@@ -58,6 +63,7 @@ def observe_image(image: DrawnImage) -> None:
     for diff in image.diffs:
         if math.isfinite(diff):
             RESIDUAL_DIFF.labels(speed).observe(diff)
+    CACHE_TRANSITIONS.labels(image.transition).inc()
     NAN_DIFFS.inc(report.nan_diffs)
     PAIRING_MISMATCHES.inc(report.redrawn)
     for stage in ("encode_prompt", "denoise", "decode"):

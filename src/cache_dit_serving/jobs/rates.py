@@ -5,20 +5,23 @@ each setting reuses. Written by the encoders' threads, read by any.
 from __future__ import annotations
 
 import statistics
-from collections import deque
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from cache_dit_serving.cache_settings import CacheSettings
 from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
 from cache_dit_serving.pipeline.runner import DrawnImage
 from cache_dit_serving.schemas import StepRate
 
-K = TypeVar("K")
-V = TypeVar("V")
+K = TypeVar("K", bound=Hashable)
 
 WINDOW = 20
 """Newest observations that count: follows a change of load within a few pictures, and forgets a single slow one."""
+MOST_KEYS = 512
+"""Sizes and settings that are remembered, of whatever callers ask for; the longest unused are forgotten."""
 
 
 @dataclass(frozen=True, order=True)
@@ -32,100 +35,138 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    seconds: float
+    """Seconds that a call takes once it is its turn."""
+
+    seconds: float | None
+    """None: nothing like it has run."""
     known: bool
     """Whether these very settings have run; otherwise every step is taken to be computed."""
+
+
+class Observations(Generic[K]):
+    """The newest numbers by key."""
+
+    def __init__(self) -> None:
+        self._numbers: OrderedDict[K, deque[float]] = OrderedDict()
+
+    def note(self, key: K, number: float) -> None:
+        self._numbers.setdefault(key, deque(maxlen=WINDOW)).append(number)
+        self._numbers.move_to_end(key)
+        if len(self._numbers) > MOST_KEYS:
+            self._numbers.popitem(last=False)
+
+    def of(self, key: K) -> deque[float] | None:
+        if key in self._numbers:
+            self._numbers.move_to_end(key)
+        return self._numbers.get(key)
+
+    def nearest(self, distance: Callable[[K], float | None]) -> K | None:
+        """The key with the least distance, of those that have one."""
+        distances = {key: gap for key in self._numbers if (gap := distance(key)) is not None}
+        return min(distances, key=lambda key: distances[key], default=None)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._numbers)
 
 
 class Rates:
     """Medians over the newest observations, by shape and by cache settings."""
 
     def __init__(self) -> None:
-        self._computed_step_s: dict[Shape, deque[float]] = {}
-        self._reused_step_s: dict[str, dict[Shape, deque[float]]] = {}
-        self._reused_steps: dict[tuple[str, int], dict[int, deque[int]]] = {}
-        """By settings and forward passes, then by num_inference_steps."""
-        self._fixed_s: dict[Shape, deque[float]] = {}
+        self._lock = threading.Lock()
+        self._computed_step_s: Observations[Shape] = Observations()
+        self._fixed_s: Observations[Shape] = Observations()
+        self._reused_step_s: Observations[tuple[str, Shape]] = Observations()
+        """By settings, whose calibrators take their own time."""
+        self._reused_steps: Observations[tuple[str, int, int]] = Observations()
+        """By settings, forward passes and num_inference_steps."""
 
-    def learn(self, call: GenerationCall, drawing: Drawing, image: DrawnImage, encode_s: float = 0.0) -> None:
+    def learn(self, drawing: Drawing, image: DrawnImage, pixels: int, encode_s: float = 0.0) -> None:
         """Take in one image, with the seconds that encoding it took."""
-        shape, report = _shape(call), image.cache
-        _note(self._fixed_s, shape, image.encode_prompt_s + image.decode_s + encode_s)
-        if drawing.cache.settings is None:
-            _note(self._computed_step_s, shape, image.denoise_s / report.steps)
-            return
-        digest = drawing.cache.settings.digest()
-        _note(self._reused_steps.setdefault((digest, shape.passes), {}), report.steps, report.cached_steps)
-        if image.cached_steps_s is None:
-            return
-        if report.computed_steps:
-            _note(self._computed_step_s, shape, (image.denoise_s - image.cached_steps_s) / report.computed_steps)
-        if report.cached_steps:
-            _note(self._reused_step_s.setdefault(digest, {}), shape, image.cached_steps_s / report.cached_steps)
+        shape, report, settings = Shape(pixels, 2 if image.separate_cfg else 1), image.cache, drawing.cache.settings
+        with self._lock:
+            self._fixed_s.note(shape, image.encode_prompt_s + image.decode_s + encode_s)
+            if settings is not None:
+                self._reused_steps.note((settings.digest(), shape.passes, report.steps), report.cached_steps)
+            if image.cached_steps_s is None:
+                return
+            if report.computed_steps:
+                computed_s = image.denoise_s - image.cached_steps_s
+                self._computed_step_s.note(shape, computed_s / report.computed_steps)
+            if settings is not None and report.cached_steps:
+                self._reused_step_s.note((settings.digest(), shape), image.cached_steps_s / report.cached_steps)
+
+    def learn_stopped(self, call: GenerationCall, seconds_per_step: float) -> None:
+        """Take in what a generation took that was stopped without a cache, before its time was over perhaps."""
+        with self._lock:
+            self._computed_step_s.note(Shape(call.pixels, 2 if call.separate_cfg else 1), seconds_per_step)
 
     def estimate(self, call: GenerationCall) -> Estimate:
-        """Seconds that a call will take once it is its turn; 1 s where nothing has run yet."""
-        parts = [self._image(call, drawing) for drawing in call.drawings]
-        return Estimate(sum(part.seconds for part in parts), all(part.known for part in parts))
+        with self._lock:
+            parts = [self._image(call, drawing) for drawing in call.drawings]
+        seconds = [part.seconds for part in parts if part.seconds is not None]
+        return Estimate(sum(seconds) if len(seconds) == len(parts) else None, known=all(part.known for part in parts))
 
     def by_shape(self) -> list[StepRate]:
         """What has been learnt of each size that ran."""
-        return [
-            StepRate(
-                pixels=shape.pixels,
-                forward_passes=shape.passes,
-                computed_step_s=round(statistics.median(list(seconds)), 6),
-                fixed_s=round(statistics.median(list(self._fixed_s[shape])), 6),
-                observations=len(seconds),
-            )
-            for shape, seconds in sorted(self._computed_step_s.items())
-        ]
+        with self._lock:
+            return [
+                StepRate(
+                    pixels=shape.pixels,
+                    forward_passes=shape.passes,
+                    computed_step_s=round(statistics.median(seconds), 6),
+                    fixed_s=round(statistics.median(self._fixed_s.of(shape) or [0.0]), 6),
+                    observations=len(seconds),
+                )
+                for shape in sorted(self._computed_step_s)
+                if (seconds := self._computed_step_s.of(shape))
+            ]
 
     def _image(self, call: GenerationCall, drawing: Drawing) -> Estimate:
-        shape, steps = _shape(call), call.num_inference_steps
-        computed_s = _at(self._computed_step_s, shape)
-        fixed_s = _at(self._fixed_s, shape)
+        shape, steps = Shape(call.pixels, 2 if call.separate_cfg else 1), call.num_inference_steps
+        computed_s, fixed_s = _at(self._computed_step_s, shape), _at(self._fixed_s, shape)
         if computed_s is None or fixed_s is None:
-            return Estimate(1.0, known=False)
+            return Estimate(None, known=False)
         settings = drawing.cache.settings
         if settings is None:
             return Estimate(fixed_s + steps * computed_s, known=True)
-        digest = settings.digest()
-        reused_s = _at(self._reused_step_s.get(digest, {}), shape)
         reused = self._reused_at_least(settings, steps, shape.passes)
+        reused_s = self._reused_seconds(settings.digest(), shape)
         if reused is None or (reused and reused_s is None):
             return Estimate(fixed_s + steps * computed_s, known=False)
         return Estimate(fixed_s + (steps - reused) * computed_s + reused * (reused_s or 0.0), known=True)
 
     def _reused_at_least(self, settings: CacheSettings, steps: int, passes: int) -> float | None:
         """Steps of so many that these settings reuse at least: as in fewer steps that ran, in proportion to more."""
-        counts = self._reused_steps.get((settings.digest(), passes))
-        if not counts:
+        digest = settings.digest()
+        nearest = self._reused_steps.nearest(lambda key: abs(key[2] - steps) if key[:2] == (digest, passes) else None)
+        counts = self._reused_steps.of(nearest) if nearest else None
+        if nearest is None or not counts:
             return None
-        nearest = min(list(counts), key=lambda ran: abs(ran - steps))
-        may_reuse = sum(1 for threshold in settings.reach(steps) if threshold > 0)
-        return min(min(list(counts[nearest])) * min(1.0, steps / nearest), may_reuse)
+        may_reuse = sum(1 for threshold in settings.reach(steps, passes=passes) if threshold > 0)
+        return min(min(counts) * min(1.0, steps / nearest[2]), may_reuse)
+
+    def _reused_seconds(self, digest: str, shape: Shape) -> float | None:
+        key = self._reused_step_s.nearest(lambda key: _ratio(key[1], shape) if key[0] == digest else None)
+        seconds = self._reused_step_s.of(key) if key else None
+        return statistics.median(seconds) * _factor(key[1], shape) if key and seconds else None
 
 
-def _shape(call: GenerationCall) -> Shape:
-    return Shape(call.pixels, 2 if call.separate_cfg else 1)
-
-
-def _note(observations: dict[K, deque[V]], key: K, value: V) -> None:
-    observations.setdefault(key, deque(maxlen=WINDOW)).append(value)
-
-
-def _at(observations: dict[Shape, deque[float]], shape: Shape) -> float | None:
+def _at(observations: Observations[Shape], shape: Shape) -> float | None:
     """The median for a shape; for one that has not run, that of the nearest, in proportion to pixels and passes."""
-    if not observations:
-        return None
-    if shape in observations:
-        return statistics.median(list(observations[shape]))
-    nearest = min(list(observations), key=lambda known: _ratio(known, shape))
-    factor = shape.pixels / nearest.pixels * shape.passes / nearest.passes
-    return statistics.median(list(observations[nearest])) * max(factor, 0.0)
+    nearest = observations.nearest(lambda known: _ratio(known, shape))
+    seconds = observations.of(nearest) if nearest else None
+    return statistics.median(seconds) * _factor(nearest, shape) if nearest and seconds else None
+
+
+def _factor(known: Shape, wanted: Shape) -> float:
+    """How much longer a step takes; never shorter: what does not shrink with the size is not known."""
+    return max(1.0, wanted.pixels * wanted.passes / (known.pixels * known.passes))
 
 
 def _ratio(known: Shape, wanted: Shape) -> float:
-    work, target = known.pixels * known.passes, wanted.pixels * wanted.passes
-    return max(work, target) / min(work, target)
+    """How far apart two shapes' work is; 0 for the very same shape."""
+    if known == wanted:
+        return 0.0
+    factor = wanted.pixels * wanted.passes / (known.pixels * known.passes)
+    return max(factor, 1 / factor)

@@ -13,13 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from cache_dit_serving.errors import ClientGone, InternalError, LoadError, NotReady, QueueFull, ServingError
 from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.generation import EncodedImage, Generation
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.pipeline.arguments import GenerationCall, not_engaged
+from cache_dit_serving.pipeline.arguments import not_engaged
 from cache_dit_serving.pipeline.runner import DrawnImage, Runner
 from cache_dit_serving.schemas import QueueReport
 
@@ -31,43 +31,6 @@ State = Literal["loading", "ready", "failed", "draining"]
 ENCODER_THREADS = 2
 # A generation that lasts says in the log how far it is, this often.
 PROGRESS_S = 10.0
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """One finished picture, as its encoder left it."""
-
-    drawn: DrawnImage
-    content: bytes
-    encode_s: float
-
-
-Encode = Callable[[int, DrawnImage], EncodedImage]
-"""Of an image and its place in the call."""
-
-
-@dataclass(eq=False)
-class Generation:
-    """A request on its way through the queue. Written by the pipeline's thread, read by any."""
-
-    id: str
-    call: GenerationCall
-    encode: Encode
-    submitted: float = field(default_factory=time.time)
-    started: float | None = None
-    finished: float | None = None
-    step: int = 0
-    """Denoising steps done, over all images."""
-    result: Future[list[EncodedImage]] = field(default_factory=Future)
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def steps(self) -> int:
-        return self.call.num_inference_steps * len(self.call.drawings)
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
 
 
 class PipelineWorker:
@@ -121,8 +84,8 @@ class PipelineWorker:
     def wait_s(self) -> float:
         """Seconds until a generation submitted now begins, by what those before it are known to take."""
         with self._changed:
-            waiting = list(self._waiting)
-        return self._seconds_until_room() + sum(self.rates.estimate(each.call).seconds for each in waiting)
+            waiting, until_room = list(self._waiting), self._seconds_until_room()
+        return until_room + sum(self.rates.estimate(each.call).seconds or 0.0 for each in waiting)
 
     def queue(self) -> QueueReport:
         """The queue as it is now."""
@@ -165,7 +128,7 @@ class PipelineWorker:
     def cancel(self, generation: Generation) -> None:
         """Take it from the queue, or stop it after the step it is at. Does nothing to one that is done."""
         with self._changed:
-            generation._cancelled.set()
+            generation.cancel()
             if generation in self._waiting:
                 self._waiting.remove(generation)
                 metrics.QUEUE_WAITING.set(len(self._waiting))
@@ -276,7 +239,7 @@ class PipelineWorker:
             return False
         while self._runner.warmed_up:  # and let go of the pictures
             call, image = self._runner.warmed_up.pop()
-            self.rates.learn(call, call.drawings[0], image)
+            self.rates.learn(call.drawings[0], image, call.pixels)
         with self._changed:
             if self._state != "loading":
                 return False
@@ -328,25 +291,30 @@ class PipelineWorker:
         encoded = generation.encode(index, image)
         drawing = generation.call.drawings[index]
         metrics.STAGE_SECONDS.labels("encode_output", drawing.cache.speed).observe(encoded.encode_s)
-        self.rates.learn(generation.call, drawing, image, encoded.encode_s)
+        self.rates.learn(drawing, image, generation.call.pixels, encoded.encode_s)
         return encoded
 
     def _draw(self, runner: Runner, generation: Generation, index: int) -> DrawnImage:
         before = generation.call.num_inference_steps * index
         told = time.monotonic()
+        first: float | None = None
+        drawing = generation.call.drawings[index]
 
         def on_step(done: int) -> None:
-            nonlocal told
+            nonlocal told, first
             generation.step = before + min(done, generation.call.num_inference_steps)
             if time.monotonic() - told > PROGRESS_S:
                 told = time.monotonic()
                 logger.info("%s at step %d of %d", generation.id, generation.step, generation.steps)
+            now = time.perf_counter()
+            first = first or now
             if generation.cancelled:
+                if drawing.cache.settings is None and done > 1:
+                    self.rates.learn_stopped(generation.call, (now - first) / (done - 1))
                 raise _gone()
 
         if generation.cancelled:
             raise _gone()
-        drawing = generation.call.drawings[index]
         image = runner.draw(generation.call, drawing, on_step)
         metrics.observe_image(image)
         if image.cache.nan_diffs:
@@ -360,8 +328,9 @@ class PipelineWorker:
         running = self._running
         if running is None:
             return 0.0
-        left = 1 - running.step / max(1, running.steps)
-        return left * self.rates.estimate(running.call).seconds
+        steps = max(1, running.steps)
+        left = (1 if running.cancelled else steps - running.step) / steps
+        return left * (self.rates.estimate(running.call).seconds or 1.0)
 
     def _not_ready(self) -> NotReady:
         messages = {

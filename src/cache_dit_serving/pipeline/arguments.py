@@ -10,10 +10,10 @@ from typing import Any
 
 from cache_dit_serving.config import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
-from cache_dit_serving.pipeline.evidence import unengaged_report
+from cache_dit_serving.pipeline.evidence import Record, report_of
 from cache_dit_serving.pipeline.traits import PipelineTraits
 from cache_dit_serving.schemas import MAX_SEED, CacheReport, GenerateRequest
-from cache_dit_serving.speeds import CacheChoice, SpeedLadder
+from cache_dit_serving.speeds import WITHOUT_CACHE, CacheChoice, SpeedLadder
 
 RANDOM_SEEDS = 2**32
 # Fields of a request that go to the pipeline under the same name, where it takes them.
@@ -71,10 +71,11 @@ class GenerationCall:
         return self.drawings[0].cache
 
     def parameters(self, drawing: Drawing) -> dict[str, Any]:
-        """What draws an image again when it is asked for alone; stored in its PNG."""
+        """The request that draws an image again when it is asked for alone; stored in its PNG."""
         settings = drawing.cache.settings
         cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
-        return {**self.arguments, "seed": drawing.seed, "cache": cache}
+        asked = {name: value for name, value in self.arguments.items() if name in PIPELINE_FIELDS}
+        return {**asked, "seed": drawing.seed, "cache": cache}
 
     def compared(self) -> GenerationCall:
         """The same image twice: as asked for, then without the cache.
@@ -87,13 +88,10 @@ class GenerationCall:
         if self.cache.settings is None:
             raise InvalidRequest(
                 "there is nothing to compare without a cache "
-                f"({self.cache.off[1]}); send a speed other than lossless, or cache settings",
+                f"({self.cache.off.sentence}); send a speed other than lossless, or cache settings",
                 param="speed",
             )
         return replace(self, drawings=(self.drawings[0], Drawing(self.drawings[0].seed, WITHOUT_CACHE)))
-
-
-WITHOUT_CACHE = CacheChoice(None, "lossless")
 
 
 def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings, speeds: SpeedLadder) -> GenerationCall:
@@ -128,8 +126,9 @@ def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings, s
     _check_output(request)
     two_passes = separate_cfg(arguments, traits)
     choice = speeds.choose(request.speed, request.cache, num_inference_steps=count, separate_cfg=two_passes)
-    if choice.strict and choice.settings and (reason := choice.settings.cannot_engage(count)):
-        raise not_engaged(unengaged_report(choice, count, reason))
+    passes = 2 if two_passes else 1
+    if choice.strict and choice.settings and choice.settings.cannot_engage(count, passes=passes):
+        raise not_engaged(report_of(choice, Record(choice.settings, passes, {}, []), count))
     return GenerationCall(
         arguments=arguments,
         drawings=tuple(Drawing(seed, choice) for seed in seeds),

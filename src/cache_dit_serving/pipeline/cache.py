@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cache_dit
 import torch
-from cache_dit import BlockAdapter, CacheType, DBCacheConfig, DBPruneConfig
+from cache_dit import BlockAdapter, DBCacheConfig, DBPruneConfig
 from cache_dit.caching.block_adapters import BlockAdapterRegister
 from cache_dit.caching.cache_contexts.prune_context import PrunedContext
 from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.cache_settings import CacheSettings, CacheType
 from cache_dit_serving.pipeline.evidence import Record
 from cache_dit_serving.pipeline.patch import Patch
 from cache_dit_serving.schemas import BlockListStats
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Transition = Literal["none", "override", "exchange"]
-"""What a call needed: nothing new; other settings; another patch, or none, on the pipeline."""
-CONFIGS: dict[str, Callable[..., Any]] = {"DBCache": DBCacheConfig, "DBPrune": DBPruneConfig}
+"""What a call needs beside the contexts that cache-dit makes anew for each: nothing; other settings in them; another
+patch, or none, on the pipeline."""
+CONFIGS: dict[CacheType, Callable[..., Any]] = {"DBCache": DBCacheConfig, "DBPrune": DBPruneConfig}
 
 
 def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
@@ -53,15 +54,28 @@ class _Installation:
     """Blocks of each context's list."""
 
 
+@dataclass(frozen=True)
+class _Segment:
+    """What one context recorded: of a whole call, or up to a forced refresh."""
+
+    executed_steps: int
+    forward_passes: int
+    cached_steps: tuple[int, ...]
+    diffs: dict[int, float | list[float]]
+    cfg_cached_steps: tuple[int, ...]
+    cfg_diffs: dict[int, float | list[float]]
+    reused_blocks: int
+
+
 @dataclass
 class _Call:
-    """What the coming call needs of each new context, and what was recorded of contexts that it has left behind."""
+    """What the coming call needs of each new context, and what those recorded that it has left behind."""
 
     settings: CacheSettings
     steps: int
     separate_cfg: bool
-    left: dict[str, list[Any]] = field(default_factory=dict)
-    """By name, contexts that a forced refresh replaced within the call."""
+    left: dict[str, list[_Segment]] = field(default_factory=dict)
+    """By context, up to each forced refresh. Not the contexts themselves: their calibrators hold activations."""
 
 
 class PipelineCache:
@@ -77,10 +91,10 @@ class PipelineCache:
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         """Enable each type once; those that cannot be are in `support.refusals`. Never raises for a pipeline's sake."""
-        self._installed: dict[str, _Installation] = {}
-        self._on: str | None = None
+        self._installed: dict[CacheType, _Installation] = {}
+        self._on: CacheType | None = None
         self._call: _Call | None = None
-        refusals: dict[str, str] = {}
+        refusals: dict[CacheType, str] = {}
         blocks: dict[str, int] = {}
         name = type(pipe).__name__
         if not BlockAdapterRegister.is_supported(pipe):
@@ -90,7 +104,6 @@ class PipelineCache:
             logging.getLogger("cache_dit.caching.patch_functors.functor_base").setLevel(logging.ERROR)
             for cache_type in CONFIGS:
                 try:
-                    blocks = blocks or self._blocks(pipe)
                     self._installed[cache_type] = self._install(pipe, cache_type, blocks)
                 except Exception:
                     logger.exception("%s could not be enabled", cache_type)
@@ -99,7 +112,7 @@ class PipelineCache:
                     )
         self.support = CacheSupport(blocks, refusals)
 
-    def refuse(self, cache_type: str, reason: str) -> None:
+    def refuse(self, cache_type: CacheType, reason: str) -> None:
         """Take a type out that proved not to run."""
         self.prepare(None, 0, separate_cfg=False)
         self._installed.pop(cache_type, None)
@@ -133,6 +146,7 @@ class PipelineCache:
             return None
         return Record(
             settings=self._call.settings,
+            passes=2 if self._call.separate_cfg else 1,
             executed=self.executed_steps(),
             block_lists=[self._stats(name) for name in self._manager_contexts()],
         )
@@ -142,7 +156,7 @@ class PipelineCache:
         executed: dict[str, int] = {}
         for name in self._manager_contexts():
             transformer, _ = self._origin(name)
-            passes = sum(context.transformer_executed_steps for context in self._history(name))
+            passes = sum(segment.forward_passes for segment in self._segments(name))
             executed[transformer] = math.ceil(passes / (2 if self._call and self._call.separate_cfg else 1))
         return executed
 
@@ -166,8 +180,6 @@ class PipelineCache:
             manager = self._installed[self._on].manager
             manager.clear_contexts()
             manager._current_context = None
-        if self._call is not None:
-            self._call.left.clear()
 
     def _manager_contexts(self) -> dict[str, Any]:
         return {} if self._on is None else dict(self._installed[self._on].manager._cached_context_manager)
@@ -176,10 +188,24 @@ class PipelineCache:
         assert self._on is not None
         return self._installed[self._on].origins[context_name]
 
-    def _history(self, context_name: str) -> list[Any]:
-        """The contexts of a block list in this call, in their order: more than one after a forced refresh."""
+    def _segments(self, context_name: str) -> list[_Segment]:
+        """What a block list's contexts recorded in this call, in their order: several after a forced refresh."""
         left = self._call.left.get(context_name, []) if self._call else []
-        return [*left, self._manager_contexts()[context_name]]
+        last = self._segment(self._manager_contexts()[context_name])
+        # Refreshed right after the last step, the context holds a copy of what is counted already.
+        return [*left, last] if last.executed_steps else left
+
+    def _segment(self, context: Any) -> _Segment:
+        assert self._on is not None
+        return _Segment(
+            executed_steps=context.executed_steps,
+            forward_passes=context.transformer_executed_steps,
+            cached_steps=tuple(sorted(set(context.cached_steps))),
+            diffs={int(step): diff for step, diff in context.residual_diffs.items()},
+            cfg_cached_steps=tuple(sorted(set(context.cfg_cached_steps))),
+            cfg_diffs={int(step): diff for step, diff in context.cfg_residual_diffs.items()},
+            reused_blocks=_reused_blocks(context, self._installed[self._on].blocks[context.name]),
+        )
 
     def _stats(self, context_name: str) -> BlockListStats:
         assert self._on is not None
@@ -194,25 +220,23 @@ class PipelineCache:
             blocks=0,
             reused_blocks=0,
         )
-        count = self._installed[self._on].blocks[context_name]
-        begun = 0  # a forced refresh counts its steps from 0 again
-        for context in self._history(context_name):
-            if not context.executed_steps:  # refreshed after the last step: it holds a copy of what is counted already
-                continue
-            stats.cached_steps += sorted({begun + step for step in context.cached_steps})
-            stats.cfg_cached_steps += sorted({begun + step for step in context.cfg_cached_steps})
-            stats.diffs |= {begun + int(step): diff for step, diff in context.residual_diffs.items()}
-            stats.cfg_diffs |= {begun + int(step): diff for step, diff in context.cfg_residual_diffs.items()}
-            begun += context.executed_steps
-            stats.blocks += context.transformer_executed_steps * count
-            stats.reused_blocks += _reused_blocks(context, count)
+        begun = 0  # each segment counts its steps from 0
+        for segment in self._segments(context_name):
+            stats.cached_steps += [begun + step for step in segment.cached_steps]
+            stats.cfg_cached_steps += [begun + step for step in segment.cfg_cached_steps]
+            stats.diffs |= {begun + step: diff for step, diff in segment.diffs.items()}
+            stats.cfg_diffs |= {begun + step: diff for step, diff in segment.cfg_diffs.items()}
+            stats.blocks += segment.forward_passes * self._installed[self._on].blocks[context_name]
+            stats.reused_blocks += segment.reused_blocks
+            begun += segment.executed_steps
         return stats
 
-    def _install(self, pipe: DiffusionPipeline, cache_type: str, blocks: dict[str, int]) -> _Installation:
-        """Enable a type, its contexts filled by the settings of each call; the patch is left off."""
+    def _install(self, pipe: DiffusionPipeline, cache_type: CacheType, blocks: dict[str, int]) -> _Installation:
+        """Enable a type, its contexts filled by the settings of each call; the patch is left off. Fills `blocks`."""
         found: dict[str, Any] = {}
 
         def enable() -> None:
+            blocks.update(block_lists(pipe))
             # cache-dit 1.5.3 patches the pipeline's class: a class of its own keeps every other pipeline as it was.
             cls = type(pipe)
             pipe.__class__ = type(cls.__name__, (cls,), {"__module__": cls.__module__})
@@ -229,11 +253,6 @@ class PipelineCache:
         self._fill_contexts(installation.manager)
         return installation
 
-    def _blocks(self, pipe: DiffusionPipeline) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        Patch(pipe, lambda: counts.update(block_lists(pipe)))
-        return counts
-
     def _fill_contexts(self, manager: Any) -> None:
         """Have every context that the manager makes filled with the settings of the coming call."""
         if isinstance(manager, PrunedContextManager):
@@ -246,9 +265,11 @@ class PipelineCache:
         def reset_with_settings(context: Any, *args: Any, **kwargs: Any) -> Any:
             if self._call is not None:
                 if not isinstance(context, str):  # a forced refresh within the call
-                    self._call.left.setdefault(context.name, []).append(context)
+                    self._call.left.setdefault(context.name, []).append(self._segment(context))
                 config, calibrator = cache_dit_configs(self._call.settings)
                 config = copy.deepcopy(config)
+                # It counts the warm-up out at every step.
+                config.max_warmup_steps = min(config.max_warmup_steps, self._call.steps)
                 config.steps_computation_mask = self._call.settings.mask(self._call.steps)
                 config.enable_separate_cfg = self._call.separate_cfg
                 kwargs |= {"cache_config": config, "calibrator_config": copy.deepcopy(calibrator)}
@@ -277,7 +298,7 @@ def cache_dit_configs(settings: CacheSettings) -> tuple[Any, Any]:
     loaded = cache_dit.load_configs({"cache_config": keys})
     config = loaded["cache_config"]
     # cache-dit 1.5.3 leaves the type as the string it read, and then fails on it.
-    config.cache_type = CacheType.DBPrune if settings.cache_type == "DBPrune" else CacheType.DBCache
+    config.cache_type = cache_dit.CacheType[settings.cache_type]
     return config, loaded["calibrator_config"]
 
 

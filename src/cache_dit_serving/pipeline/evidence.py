@@ -17,6 +17,8 @@ class Record:
     """The cache's own record of one call."""
 
     settings: CacheSettings
+    passes: int
+    """Forward passes a step."""
     executed: Mapping[str, int]
     """Denoising steps by transformer, as cache-dit counted them."""
     block_lists: list[BlockListStats]
@@ -34,7 +36,8 @@ class Record:
         begun, steps = 0, set()
         for transformer, executed in self.executed.items():
             for record in self.block_lists:
-                if record.transformer == transformer:
+                # A list that the settings compute whole has nothing to reuse, whatever its context says.
+                if record.transformer == transformer and record.reused_blocks:
                     steps |= {begun + step for step in (*record.cached_steps, *record.cfg_cached_steps)}
             begun += executed
         return steps
@@ -52,12 +55,11 @@ def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheRe
         steps: denoising steps that ran.
     """
     if record is None:
-        code, reason = choice.off
         return CacheReport(
             enabled=False,
             engaged=False,
-            reason=reason,
-            reason_code=code,
+            reason=choice.off.sentence,
+            reason_code=choice.off.code,
             speed=choice.speed,
             steps=steps,
             cached_steps=0,
@@ -65,12 +67,12 @@ def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheRe
             executed_steps=steps,
         )
     settings, cached, diffs = record.settings, len(record.cached_steps()), record.diffs()
-    said = _reason(settings, steps, cached, diffs)
+    said = _reason(record, steps, cached, diffs)
     return CacheReport(
         enabled=True,
         engaged=cached > 0,
-        reason=said[1] if said else None,
-        reason_code=said[0] if said else None,
+        reason=said.sentence if said else None,
+        reason_code=said.code if said else None,
         speed=choice.speed,
         steps=steps,
         cached_steps=cached,
@@ -85,17 +87,11 @@ def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheRe
     )
 
 
-def unengaged_report(choice: CacheChoice, steps: int, reason: Reason) -> CacheReport:
-    """The report of a request that was not run, because its settings allow no reuse in so many steps."""
-    assert choice.settings is not None
-    report = report_of(choice, Record(choice.settings, {}, []), steps)
-    return report.model_copy(update={"reason_code": reason[0], "reason": reason[1], "computed_steps": 0})
-
-
 def merge_reports(reports: list[CacheReport]) -> CacheReport:
-    """The report of a request, from those of its images: steps add up, quantiles span them all."""
+    """The report of a request, from those of its images: steps add up; quartiles are the medians of the images'."""
     first = reports[0]
-    said = next((report for report in reports if report.reason), first)
+    engaged = any(report.engaged for report in reports)
+    said = next((report for report in reports if report.nan_diffs or (report.reason and not engaged)), None)
     quantiles = [report.residual_diff for report in reports if report.residual_diff is not None]
     summed = (
         "steps",
@@ -110,9 +106,9 @@ def merge_reports(reports: list[CacheReport]) -> CacheReport:
     return first.model_copy(
         update={
             **{name: sum(getattr(report, name) for report in reports) for name in summed},
-            "engaged": any(report.engaged for report in reports),
-            "reason": said.reason,
-            "reason_code": said.reason_code,
+            "engaged": engaged,
+            "reason": said.reason if said else None,
+            "reason_code": said.reason_code if said else None,
             "residual_diff": _merged(quantiles),
         }
     )
@@ -128,20 +124,22 @@ def diff_quantiles(diffs: list[float]) -> DiffQuantiles | None:
     return DiffQuantiles(min=round(numbers[0], 6), p25=p25, median=median, p75=p75, max=round(numbers[-1], 6))
 
 
-def _reason(settings: CacheSettings, steps: int, cached: int, diffs: list[float]) -> Reason | None:
+def _reason(record: Record, steps: int, cached: int, diffs: list[float]) -> Reason | None:
     """Why nothing was reused, or what is wrong with what was."""
     if any(math.isnan(diff) for diff in diffs):
-        return "not_a_number", "a residual difference is not a number"
+        return Reason("not_a_number", "a residual difference is not a number")
     if cached:
         return None
-    if (certain := settings.cannot_engage(steps)) is not None:
+    settings = record.settings
+    if (certain := settings.cannot_engage(steps, passes=record.passes)) is not None:
         return certain
     if diffs and min(diffs) >= settings.residual_diff_threshold:
-        return "above_threshold", (
+        return Reason(
+            "above_threshold",
             f"every residual difference is above the threshold {settings.residual_diff_threshold:g} "
-            f"(the least is {min(diffs):.3g})"
+            f"(the least is {min(diffs):.3g})",
         )
-    return "conditions_not_met", "no step met the cache's conditions"
+    return Reason("conditions_not_met", "no step met the cache's conditions")
 
 
 def _diffs(record: BlockListStats) -> Iterator[float]:

@@ -19,6 +19,9 @@ class Patch:
     cache-dit replaces `forward` of a transformer (for some families of its blocks too), adds attributes beside it, and
     patches the pipeline's class. Taking all of that off restores the pipeline as it was loaded, which
     `cache_dit.disable_cache` does not for the families that it gives another `forward`.
+
+    What others set on the same attributes in between is not kept: accelerate's offload hooks wrap `forward` too, and
+    must be in place before, and stay.
     """
 
     def __init__(self, pipe: DiffusionPipeline, apply: Callable[[], None]) -> None:

@@ -50,6 +50,10 @@ class DrawnImage:
     """Seconds of `denoise_s` in steps that reused something; None where steps could not be told apart."""
     diffs: list[float]
     """Every residual difference that the cache compared, NaN among them."""
+    separate_cfg: bool
+    """Whether each step took a second forward pass."""
+    transition: str
+    """What the cache needed to change for it: none, override or exchange."""
 
     @property
     def seconds(self) -> float:
@@ -67,7 +71,7 @@ class Runner(Protocol):
 
     def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage: ...
 
-    def plan(self, **fields: Any) -> GenerationCall: ...
+    def plan(self, request: GenerateRequest) -> GenerationCall: ...
 
     def flush_cache(self) -> int: ...
 
@@ -115,10 +119,10 @@ class PipelineRunner:
                     self._cache.refuse(cache_type, failure)
                 self.flush_cache()
         self.speeds = self._ladder()
-        if self.speeds.support.refusal is not None and self.speeds.wants_cache:
+        if self.speeds.unfulfilled:
             if settings.server.require_cache:
-                raise LoadError(f"{self.speeds.support.refusal}, and server.require_cache is set")
-            logger.warning("serving without a cache: %s", self.speeds.support.refusal)
+                raise LoadError(f"{self.speeds.unfulfilled}, and server.require_cache is set")
+            logger.warning("serving without a cache: %s", self.speeds.unfulfilled)
         self.warmed_up = warm_up(self, settings, progress)
 
     def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage:
@@ -148,7 +152,9 @@ class PipelineRunner:
 
         from cache_dit_serving.pipeline.clock import StepClock
 
-        self._cache.prepare(drawing.cache.settings, call.num_inference_steps, separate_cfg=call.separate_cfg)
+        transition = self._cache.prepare(
+            drawing.cache.settings, call.num_inference_steps, separate_cfg=call.separate_cfg
+        )
         self._first_forward = None
         self._forward_passes = 0
         self._clock = clock = StepClock(self.device)
@@ -193,6 +199,8 @@ class PipelineRunner:
             seed=drawing.seed,
             cache=report_of(drawing.cache, record, steps),
             stats=record.block_lists if record is not None else [],
+            separate_cfg=call.separate_cfg,
+            transition=transition,
             diffs=record.diffs() if record is not None else [],
             cached_steps_s=_cached_seconds(record, step_s, steps),
             encode_prompt_s=first_forward - started,
@@ -228,9 +236,8 @@ class PipelineRunner:
             memory=memory_of(self.device) | {"cached_activation_bytes": self._held_bytes},
         )
 
-    def plan(self, **fields: Any) -> GenerationCall:
-        """The call for a request with these fields (`prompt` and `seed` may be left out)."""
-        request = GenerateRequest.model_validate({"prompt": "-", "seed": 0} | fields)
+    def plan(self, request: GenerateRequest) -> GenerationCall:
+        """The call that answers a request; raises as :func:`pipeline.arguments.plan`."""
         return plan(request, self.traits, self.settings, self.speeds)
 
     def _ladder(self) -> SpeedLadder:
@@ -283,20 +290,20 @@ class PipelineRunner:
 
     def _effective_defaults(self) -> dict[str, Any]:
         """What a request that holds only a prompt gets."""
-        arguments = self.plan(speed="lossless").arguments
+        arguments = self.plan(GenerateRequest(prompt="-", speed="lossless")).arguments
         return {name: value for name, value in arguments.items() if name != "prompt"}
 
     def _describe_cache(self) -> dict[str, Any] | None:
         """The cache as the configuration asks for it; None where it does not."""
-        default, support = self.speeds.default, self.speeds.support
-        if not self.speeds.wants_cache:
+        default, unfulfilled = self.speeds.default, self.speeds.unfulfilled
+        if default is None and unfulfilled is None:
             return None
         return {
-            "settings": default.model_dump(mode="json", exclude_none=True) if default else None,
+            "settings": default.effective() if default else None,
             "speed": self.speeds.name_of(default),
-            "blocks": dict(support.block_lists),
-            "running": support.refusal is None,
-            "reason": support.refusal,
+            "blocks": dict(self.speeds.support.block_lists),
+            "running": unfulfilled is None,
+            "reason": unfulfilled,
         }
 
 

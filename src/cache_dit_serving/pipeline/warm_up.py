@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.cache_settings import CacheSettings, CacheType
 from cache_dit_serving.config import Settings
 from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
 from cache_dit_serving.pipeline.environment import library_versions
+from cache_dit_serving.schemas import GenerateRequest
 from cache_dit_serving.speeds import CacheChoice
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 TRIAL_STEPS = 4
 
 
-def try_cache(runner: Runner, cache_type: str) -> str | None:
+def try_cache(runner: Runner, cache_type: CacheType) -> str | None:
     """Draw in a few steps that reuse what they can: some families can be enabled and then fail in their forward pass.
 
     Returns:
@@ -72,7 +73,7 @@ def warm_up(
 
 def _planned(runner: Runner, **fields: Any) -> GenerationCall:
     try:
-        return runner.plan(**fields)
+        return runner.plan(GenerateRequest.model_validate({"prompt": "warm-up", "seed": 0} | fields))
     except ServingError as error:
         raise _failed(error) from error
 

@@ -1,0 +1,53 @@
+"""A request on its way through the queue, and what comes out of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from cache_dit_serving.pipeline.arguments import GenerationCall
+from cache_dit_serving.pipeline.runner import DrawnImage
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """One finished picture, as its encoder left it."""
+
+    drawn: DrawnImage
+    content: bytes
+    encode_s: float
+
+
+Encode = Callable[[int, DrawnImage], EncodedImage]
+"""Of an image and its place in the call."""
+
+
+@dataclass(eq=False)
+class Generation:
+    """A request on its way through the queue. Written by the pipeline's thread, read by any."""
+
+    id: str
+    call: GenerationCall
+    encode: Encode
+    submitted: float = field(default_factory=time.time)
+    started: float | None = None
+    finished: float | None = None
+    step: int = 0
+    """Denoising steps done, over all images."""
+    result: Future[list[EncodedImage]] = field(default_factory=Future)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def steps(self) -> int:
+        return self.call.num_inference_steps * len(self.call.drawings)
+
+    def cancel(self) -> None:
+        """Have it stopped after the step it is at; by :class:`PipelineWorker` alone, which knows where it stands."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()

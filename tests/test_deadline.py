@@ -1,0 +1,104 @@
+"""Which speed a deadline gets, from rates that are given: no clock, no machine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cache_dit_serving.api.deadline import MARGIN, plan_within_deadline
+from cache_dit_serving.config import Settings
+from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
+from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.pipeline.arguments import GenerationCall, plan
+from cache_dit_serving.schemas import DeadlineReport, GenerateRequest
+from cache_dit_serving.speeds import SPEEDS, CacheSupport, SpeedLadder
+from tests.test_arguments import FLUX
+from tests.test_rates import image
+
+REUSED = {"lossless": 0, "high": 8, "balanced": 14, "fast": 18}
+# FIXED_S + computed and reused steps of tests.test_rates at 20 steps.
+SECONDS = {"lossless": 2.5, "high": 1.86, "balanced": 1.38, "fast": 1.06}
+
+
+class Stub:
+    """A runner without a pipeline: it only plans."""
+
+    def __init__(self, **sections: Any) -> None:
+        cache = {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.2, "max_warmup_steps": 2}
+        self.settings = Settings.model_validate({"cache": cache, "defaults": {"num_inference_steps": 20}} | sections)
+        self.speeds = SpeedLadder(self.settings, CacheSupport({"T.blocks": 12}, {}), 20)
+
+    def plan(self, request: GenerateRequest) -> GenerationCall:
+        return plan(request, FLUX, self.settings, self.speeds)
+
+    def rates(self, *speeds: str) -> Rates:
+        rates = Rates()
+        for speed in speeds or SPEEDS:
+            call = self.plan(GenerateRequest.model_validate({"prompt": "a cat", "speed": speed}))
+            rates.learn(call.drawings[0], image(call, REUSED[speed]), call.pixels)
+        return rates
+
+
+def chosen(
+    runner: Stub, deadline_s: float, rates: Rates | None = None, queue_s: float = 0.0, **fields: Any
+) -> DeadlineReport:
+    request = GenerateRequest.model_validate({"prompt": "a cat", "deadline_s": deadline_s} | fields)
+    stub: Any = SimpleNamespace(plan=runner.plan, speeds=runner.speeds)
+    call, report = plan_within_deadline(request, stub, rates or runner.rates(), queue_s)
+    assert report is not None
+    assert call.cache.speed == report.speed
+    return report
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_the_least_approximation_that_fits_is_taken(speed: str) -> None:
+    just_enough = SECONDS[speed] * MARGIN + 0.01
+    assert chosen(Stub(), just_enough).speed == speed
+    assert chosen(Stub(), just_enough).estimate_s == pytest.approx(SECONDS[speed] * MARGIN, abs=0.01)
+
+
+def test_the_queue_counts() -> None:
+    report = chosen(Stub(), SECONDS["lossless"] * MARGIN + 0.01, queue_s=1.0)
+    assert report.speed == "balanced"
+    assert report.queue_s == pytest.approx(1.0 * MARGIN)
+
+
+def test_several_images_take_several_times_as_long() -> None:
+    assert chosen(Stub(), SECONDS["fast"] * 3 * MARGIN + 0.01, num_images=3).speed == "fast"
+
+
+def test_the_ceiling_holds() -> None:
+    limited = Stub(speeds={"ceiling": "high", "default": "lossless"})
+    with pytest.raises(DeadlineExceeded) as raised:
+        chosen(limited, 1.5, limited.rates("lossless", "high"))
+    assert raised.value.details["deadline"]["speed"] == "high"
+
+
+def test_what_has_not_run_promises_nothing_and_is_named() -> None:
+    with pytest.raises(DeadlineExceeded, match="not run here yet: high, fast") as raised:
+        chosen(Stub(), 0.5, Stub().rates("lossless", "balanced"))
+    assert raised.value.code == "deadline_unattainable"
+    assert raised.value.details["deadline"]["speed"] == "balanced"
+    with pytest.raises(DeadlineExceeded) as raised:
+        chosen(Stub(), 100, Rates())
+    assert raised.value.details["deadline"] is None
+
+
+def test_a_speed_or_settings_of_the_request_are_all_that_is_tried() -> None:
+    assert chosen(Stub(), 60, speed="fast").speed == "fast"
+    assert chosen(Stub(), 60, cache={"max_cached_steps": 3}).speed == "custom"
+    with pytest.raises(DeadlineExceeded):
+        chosen(Stub(), SECONDS["high"], speed="lossless")
+
+
+def test_a_speed_that_does_not_go_with_the_request_is_passed_over() -> None:
+    masked = {"Fn_compute_blocks": 1, "steps_computation_mask": "fast"}
+    runner = Stub(speeds={"high": {"cache": masked}})
+    assert chosen(runner, 60, num_inference_steps=5).speed == "lossless"
+    five_steps = {speed: 0.5 + 5 * 0.1 for speed in ("lossless", "balanced", "fast")}
+    with pytest.raises(DeadlineExceeded):
+        chosen(runner, five_steps["lossless"] * 0.5, num_inference_steps=5)
+    with pytest.raises(InvalidRequest):
+        chosen(runner, 60, num_inference_steps=500)
