@@ -13,12 +13,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.caching.derived import upstream_settings
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.media.quality import psnr, ssim
 from cache_dit_serving.pipeline.arguments import Drawing
 from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
 from cache_dit_serving.schemas import GenerateRequest
-from cache_dit_serving.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice, upstream_settings
 
 OBJECTS = (
     *("red apple", "banana", "strawberry", "watermelon", "carrot", "hamburger", "mushroom", "cat", "dog", "panda"),

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.caching.checks import CacheSupport
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.pipeline.arguments import GenerationCall, plan
 from cache_dit_serving.pipeline.traits import PipelineTraits
 from cache_dit_serving.schemas import MAX_SEED, GenerateRequest
-from cache_dit_serving.speeds import CacheSupport, SpeedLadder
 
 FLUX = PipelineTraits(
     pipeline_class="FluxPipeline",

@@ -19,7 +19,7 @@ import requests
 import yaml
 from PIL import Image
 
-from cache_dit_serving.cache_settings import CacheOptions
+from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.schemas import GenerateRequest
 from tests.conftest import ROOT, Server, ready, serving
 from tests.pipelines import save_stable_diffusion

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cache_dit_serving.cache_settings import CacheOptions, CacheSettings
-from cache_dit_serving.ceiling import beyond as too_far
-from cache_dit_serving.speeds import derive
-from cache_dit_serving.step_masks import MaskBins
+from cache_dit_serving.caching.ceiling import beyond as too_far
+from cache_dit_serving.caching.derived import derive
+from cache_dit_serving.caching.settings import CacheOptions, CacheSettings
+from cache_dit_serving.caching.step_masks import MaskBins
 
 
 def settings(**fields: Any) -> CacheSettings:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from cache_dit_serving.api.deadline import MARGIN, plan_within_deadline
+from cache_dit_serving.caching.checks import CacheSupport
+from cache_dit_serving.caching.speeds import SPEEDS, SpeedLadder
 from cache_dit_serving.config import Settings
 from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.pipeline.arguments import GenerationCall, plan
 from cache_dit_serving.schemas import DeadlineReport, GenerateRequest
-from cache_dit_serving.speeds import SPEEDS, CacheSupport, SpeedLadder
 from tests.test_arguments import FLUX
 from tests.test_rates import image
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.jobs.rates import MOST_KEYS, WINDOW, Estimate, Rates
 from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
 from cache_dit_serving.pipeline.evidence import Record, report_of
 from cache_dit_serving.pipeline.runner import DrawnImage
 from cache_dit_serving.schemas import BlockListStats
-from cache_dit_serving.speeds import WITHOUT_CACHE, CacheChoice
 
 FAST = CacheChoice(CacheSettings(residual_diff_threshold=0.3, max_warmup_steps=4), "fast")
 COMPUTED_S, REUSED_S, FIXED_S = 0.1, 0.02, 0.5

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config import Limits, ModelSettings, RequestDefaults, Settings, load_settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.pipeline.arguments import plan

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cache_dit_serving.cache_settings import CacheOptions, CacheSettings
+from cache_dit_serving.caching.checks import CacheSupport
+from cache_dit_serving.caching.settings import CacheOptions, CacheSettings
+from cache_dit_serving.caching.speeds import CacheChoice, SpeedLadder
 from cache_dit_serving.config import Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
-from cache_dit_serving.speeds import CacheChoice, CacheSupport, SpeedLadder
 
 SUPPORT = CacheSupport({"T.blocks": 12, "T.single_blocks": 20}, {})
 BASE = {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.2, "max_warmup_steps": 4}

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.errors import ConfigError
 
 CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"

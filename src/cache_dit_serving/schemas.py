@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache_dit_serving.cache_settings import CacheOptions, ReasonCode
+from cache_dit_serving.caching.settings import CacheOptions, ReasonCode
 from cache_dit_serving.config import MeasuredSpeed, Speed
 
 MAX_SEED = 2**53 - 1

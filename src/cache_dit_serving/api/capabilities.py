@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cache_dit_serving.cache_settings import CACHE_TYPES, CacheOptions
+from cache_dit_serving.caching.settings import CACHE_TYPES, CacheOptions
+from cache_dit_serving.caching.speeds import CUSTOM, SpeedLadder
 from cache_dit_serving.config import Settings, Speed
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.rates import Estimate, Rates
@@ -15,7 +16,6 @@ from cache_dit_serving.media.images import DEFAULT_QUALITY
 from cache_dit_serving.pipeline.arguments import accepted_fields
 from cache_dit_serving.pipeline.runner import Runner
 from cache_dit_serving.schemas import CacheCapability, Capabilities, GenerateRequest, SpeedCapability
-from cache_dit_serving.speeds import CUSTOM, SpeedLadder
 
 Schema = dict[str, Any]
 

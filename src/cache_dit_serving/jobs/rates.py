@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
 from cache_dit_serving.pipeline.runner import DrawnImage
 from cache_dit_serving.schemas import StepRate

@@ -8,12 +8,12 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice, SpeedLadder
 from cache_dit_serving.config import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
 from cache_dit_serving.pipeline.evidence import Record, report_of
 from cache_dit_serving.pipeline.traits import PipelineTraits
 from cache_dit_serving.schemas import MAX_SEED, CacheReport, GenerateRequest
-from cache_dit_serving.speeds import WITHOUT_CACHE, CacheChoice, SpeedLadder
 
 RANDOM_SEEDS = 2**32
 # Fields of a request that go to the pipeline under the same name, where it takes them.

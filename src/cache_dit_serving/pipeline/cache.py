@@ -19,11 +19,11 @@ from cache_dit.caching.block_adapters import BlockAdapterRegister
 from cache_dit.caching.cache_contexts.prune_context import PrunedContext
 from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
 
-from cache_dit_serving.cache_settings import CacheSettings, CacheType
+from cache_dit_serving.caching.checks import CacheSupport
+from cache_dit_serving.caching.settings import CacheSettings, CacheType
 from cache_dit_serving.pipeline.evidence import Record
 from cache_dit_serving.pipeline.patch import Patch
 from cache_dit_serving.schemas import BlockListStats
-from cache_dit_serving.speeds import CacheSupport
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

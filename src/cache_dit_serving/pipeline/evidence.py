@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cache_dit_serving.cache_settings import CacheSettings, Reason
+from cache_dit_serving.caching.settings import CacheSettings, Reason
+from cache_dit_serving.caching.speeds import CacheChoice
 from cache_dit_serving.schemas import BlockListStats, CacheReport, DiffQuantiles
-from cache_dit_serving.speeds import CacheChoice
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config import Settings
 from cache_dit_serving.errors import InternalError, LoadError, OutOfMemory
 from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall, accepted_fields, plan
@@ -20,7 +21,6 @@ from cache_dit_serving.pipeline.evidence import Record, report_of
 from cache_dit_serving.pipeline.traits import PipelineTraits, traits_of
 from cache_dit_serving.pipeline.warm_up import try_cache, warm_up
 from cache_dit_serving.schemas import BlockListStats, CacheReport, GenerateRequest, ModelInfo
-from cache_dit_serving.speeds import SpeedLadder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from cache_dit_serving.cache_settings import CacheSettings, CacheType
+from cache_dit_serving.caching.settings import CacheSettings, CacheType
+from cache_dit_serving.caching.speeds import CacheChoice
 from cache_dit_serving.config import Settings
 from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
 from cache_dit_serving.pipeline.environment import library_versions
 from cache_dit_serving.schemas import GenerateRequest
-from cache_dit_serving.speeds import CacheChoice
 
 if TYPE_CHECKING:
     from cache_dit_serving.pipeline.runner import DrawnImage, Runner

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from cache_dit_serving.step_masks import MOST_STEPS, AnyMask, fitted
+from cache_dit_serving.caching.step_masks import MOST_STEPS, AnyMask, fitted
 
 ReasonCode = Literal[
     "off",

@@ -6,14 +6,19 @@ Pure functions of the configuration, the loaded pipeline's block lists and the r
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
-from cache_dit_serving.cache_settings import CACHE_TYPES, CALIBRATORS, CacheOptions, CacheSettings, CacheType, Reason
-from cache_dit_serving.ceiling import beyond
-from cache_dit_serving.config import MeasuredSpeed, Settings, Speed, explain
+from cache_dit_serving.caching.ceiling import beyond
+from cache_dit_serving.caching.checks import (
+    CacheSupport,
+    check_model,
+    check_nothing_without_effect,
+    check_request,
+    overridden,
+)
+from cache_dit_serving.caching.derived import derive, upstream_settings
+from cache_dit_serving.caching.settings import CALIBRATORS, CacheOptions, CacheSettings, Reason
+from cache_dit_serving.config import MeasuredSpeed, Settings, Speed
 from cache_dit_serving.errors import InvalidRequest, LoadError
 
 SPEEDS: tuple[Speed, ...] = typing.get_args(Speed)
@@ -46,21 +51,6 @@ class NamedSpeed:
 
     settings: CacheSettings | None
     measured: MeasuredSpeed | None = None
-
-
-@dataclass(frozen=True)
-class CacheSupport:
-    """What cache-dit can do on the loaded pipeline."""
-
-    block_lists: Mapping[str, int]
-    """Blocks of each list that the cache spans: what bounds Fn and Bn."""
-    refusals: Mapping[CacheType, str]
-    """Why a cache type cannot run here, by type."""
-
-    @property
-    def refusal(self) -> str | None:
-        """Why there can be no cache at all; None where any type runs."""
-        return self.refusals["DBCache"] if len(self.refusals) == len(CACHE_TYPES) else None
 
 
 class SpeedLadder:
@@ -132,7 +122,7 @@ class SpeedLadder:
         options = options or CacheOptions()
         base = self._named(speed) if speed is not None else self.default
         if not options.enabled or speed == "lossless":
-            _check_nothing_without_effect(options, speed)
+            check_nothing_without_effect(options, speed)
             return WITHOUT_CACHE
         if asks:
             if self.support.refusal is not None:
@@ -140,17 +130,17 @@ class SpeedLadder:
                     f"there is no cache on this server: {self.support.refusal}", param="cache", code="unsupported_field"
                 )
             base = base or self.base
-            settings = _overridden(base, options)
+            settings = overridden(base, options)
             changed = {name for name, value in options.given.items() if value != getattr(base, name)}
-            _check_model(settings, self.support)
-            _check_request(settings, num_inference_steps, separate_cfg, changed)
+            check_model(settings, self.support)
+            check_request(settings, num_inference_steps, separate_cfg, changed)
             if changed or speed is None:
                 self._check_ceiling(settings, num_inference_steps, passes=2 if separate_cfg else 1)
             return CacheChoice(settings, self.name_of(settings), options.strict)
         if base is None:
             off = Reason("unsupported", self.unfulfilled) if self.unfulfilled else OFF
             return CacheChoice(None, "lossless", off=off)
-        _check_request(base, num_inference_steps, separate_cfg, changed=set())
+        check_request(base, num_inference_steps, separate_cfg, changed=set())
         return CacheChoice(base, speed or self.name_of(base))
 
     def _named(self, speed: Speed) -> CacheSettings | None:
@@ -208,7 +198,7 @@ class SpeedLadder:
             if chosen is None or chosen.cache_type in self.support.refusals:
                 continue
             try:
-                _check_model(chosen, self.support)
+                check_model(chosen, self.support)
                 chosen.mask(usual_steps)
             except InvalidRequest as error:
                 raise LoadError(f"{section}: {error.message}") from error
@@ -221,150 +211,7 @@ class SpeedLadder:
                 raise LoadError(f"what a request gets by default is above speeds.ceiling: {error.message}") from error
 
 
-def upstream_settings(usual_steps: int) -> CacheSettings:
-    """The defaults of cache-dit 1.5.3's command line, the warm-up cut to a third of the steps for few-step models."""
-    return CacheSettings(
-        Fn_compute_blocks=1,
-        Bn_compute_blocks=0,
-        residual_diff_threshold=0.12,
-        max_warmup_steps=min(8, max(1, usual_steps // 3)),
-        max_continuous_cached_steps=3,
-    )
-
-
-def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
-    """Speeds around given settings, for a model that has none measured.
-
-    `high` halves the threshold and reuses at most twice in a row. `fast` doubles the threshold (below 1, where
-    cache-dit would always reuse), halves the warm-up, doubles the limit in a row and, where no calibrator is on,
-    extrapolates with TaylorSeer. A mask that reuses without asking has no threshold: there `high` asks, and `fast` is
-    the next faster policy, if the mask is one.
-    """
-    policies = ("slow", "medium", "fast", "ultra")
-    in_a_row, threshold = balanced.max_continuous_cached_steps, balanced.residual_diff_threshold
-    if balanced.reuses_without_asking:
-        speeds: dict[Speed, CacheSettings] = {
-            "high": balanced.overridden({"steps_computation_policy": "dynamic"}),
-            "balanced": balanced,
-        }
-        mask = balanced.steps_computation_mask
-        if isinstance(mask, str) and mask != policies[-1]:
-            faster = policies[policies.index(mask) + 1]
-            speeds["fast"] = balanced.overridden({"steps_computation_mask": faster})
-        return speeds
-    high = {
-        "residual_diff_threshold": threshold / 2,
-        "max_continuous_cached_steps": 2 if in_a_row < 0 else min(2, in_a_row),
-    }
-    most = balanced.max_dynamic_prune_threshold
-    fast = {
-        "residual_diff_threshold": max(threshold, min(0.95, threshold * 2)),
-        "max_warmup_steps": balanced.max_warmup_steps // 2,
-        "max_continuous_cached_steps": in_a_row if in_a_row < 0 else in_a_row * 2,
-        **({} if most is None else {"max_dynamic_prune_threshold": most * 2}),
-    }
-    if balanced.cache_type == "DBCache" and not any(getattr(balanced, switch) for switch in CALIBRATORS):
-        fast["enable_taylorseer"] = True
-    return {"high": balanced.overridden(high), "balanced": balanced, "fast": balanced.overridden(fast)}
-
-
 def _figures(speed: Speed, chosen: CacheSettings | None, settings: Settings) -> MeasuredSpeed | None:
     """What was measured with exactly these settings."""
     measured = None if chosen is None else getattr(settings.speeds, speed).measured
     return measured if chosen and measured and measured.settings_hash == chosen.digest() else None
-
-
-def _check_nothing_without_effect(options: CacheOptions, speed: Speed | None) -> None:
-    """Without a cache, its settings and `strict` would change nothing."""
-    if not options.enabled and speed not in (None, "lossless"):
-        raise InvalidRequest(f"cache.enabled false contradicts speed {speed}; send one of them", param="cache.enabled")
-    idle = [*options.given, *(["strict"] if options.strict else [])]
-    if options.enabled and "enabled" in options.model_fields_set:
-        idle.append("enabled")
-    if idle:
-        cause = "speed lossless" if options.enabled else "cache.enabled false"
-        raise InvalidRequest(
-            f"cache.{idle[0]} has no effect with {cause}, which runs no cache; leave one of them out",
-            param=f"cache.{idle[0]}",
-        )
-
-
-def _overridden(base: CacheSettings, options: CacheOptions) -> CacheSettings:
-    try:
-        effective = base.overridden(options.given)
-    except ValidationError as error:
-        field = error.errors()[0].get("ctx", {}).get("field")
-        raise InvalidRequest(f"cache: {explain(error)}", param=f"cache.{field}" if field else "cache") from error
-    in_force = effective.effective().keys() | {"enable_separate_cfg"}
-    for name, value in options.given.items():
-        if name not in in_force and not (value is None or (name in CALIBRATORS and value is False)):
-            raise InvalidRequest(
-                f"cache.{name} has no effect beside the other settings (mask, calibrator, cache type); leave it out",
-                param=f"cache.{name}",
-            )
-    return effective
-
-
-def _check_model(settings: CacheSettings, support: CacheSupport) -> None:
-    """Refuse what the block lists cannot hold: cache-dit fails on some of it and computes blocks twice on other."""
-    if (refusal := support.refusals.get(settings.cache_type)) is not None:
-        raise InvalidRequest(refusal, param="cache.cache_type", code="unsupported_field")
-    first, last = settings.Fn_compute_blocks, settings.Bn_compute_blocks
-    for name, count in support.block_lists.items():
-        if first + last > count:
-            raise InvalidRequest(
-                f"Fn_compute_blocks {first} + Bn_compute_blocks {last} is more than the {count} blocks of {name}",
-                param="cache.Fn_compute_blocks" if first > count else "cache.Bn_compute_blocks",
-            )
-    longest = max(support.block_lists.values())
-    beyond_all = [index for index in settings.non_prune_block_ids if index >= longest]
-    if beyond_all:
-        raise InvalidRequest(
-            f"non_prune_block_ids {beyond_all} are beyond the {longest} blocks", param="cache.non_prune_block_ids"
-        )
-    kept = set(range(first)) | set(settings.non_prune_block_ids)
-    if all(len(kept | set(range(count - last, count))) >= count for count in support.block_lists.values()):
-        raise InvalidRequest(
-            "the settings compute every block, which leaves none to reuse; lower Fn_compute_blocks or Bn_compute_blocks"
-            + (", or name fewer non_prune_block_ids" if settings.non_prune_block_ids else ""),
-            param="cache.non_prune_block_ids" if settings.non_prune_block_ids else "cache.Fn_compute_blocks",
-        )
-
-
-def _check_request(settings: CacheSettings, steps: int, separate_cfg: bool, changed: set[str]) -> None:
-    """Refuse settings that do not go with this request's steps or passes. `changed`: those that are its own."""
-    own = "steps_computation_mask" in changed
-    try:
-        settings.mask(steps)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"{'cache.steps_computation_mask' if own else 'the step mask of this server'} does not fit: {error}",
-            param="cache.steps_computation_mask" if own else "num_inference_steps",
-        ) from error
-    if "enable_separate_cfg" in changed and settings.enable_separate_cfg not in (None, separate_cfg):
-        raise InvalidRequest(
-            f"cache.enable_separate_cfg does not fit: by its guidance this request makes "
-            f"{'two forward passes' if separate_cfg else 'one forward pass'} a step; leave it out",
-            param="cache.enable_separate_cfg",
-        )
-    for name in ("cfg_compute_first", "cfg_diff_compute_separate"):
-        if name in changed and not separate_cfg:
-            raise InvalidRequest(
-                f"cache.{name} has no effect on a request that makes one forward pass a step; leave it out",
-                param=f"cache.{name}",
-            )
-    hint, passes = settings.force_refresh_step_hint, steps * (2 if separate_cfg else 1)
-    if hint is None:
-        return
-    asked = "force_refresh_step_hint" in changed
-    if separate_cfg and hint % 2:
-        raise InvalidRequest(
-            f"force_refresh_step_hint {hint} would part the two forward passes of a step; "
-            + ("it counts passes: make it even" if asked else "it is this server's: ask for speed lossless"),
-            param="cache.force_refresh_step_hint" if asked else "speed",
-        )
-    if asked and hint >= passes:
-        raise InvalidRequest(
-            f"cache.force_refresh_step_hint {hint} has no effect on a request of {passes} forward passes",
-            param="cache.force_refresh_step_hint",
-        )

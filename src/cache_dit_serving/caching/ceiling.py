@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cache_dit_serving.cache_settings import CacheSettings
+from cache_dit_serving.caching.settings import CacheSettings
 
 
 def beyond(settings: CacheSettings, ceiling: CacheSettings, steps: int, *, passes: int) -> str | None:

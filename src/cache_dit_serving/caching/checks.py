@@ -1,0 +1,123 @@
+"""What of a request's cache settings this model, this number of steps or the other settings rule out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from cache_dit_serving.caching.settings import CACHE_TYPES, CALIBRATORS, CacheOptions, CacheSettings, CacheType
+from cache_dit_serving.config import Speed, explain
+from cache_dit_serving.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class CacheSupport:
+    """What cache-dit can do on the loaded pipeline."""
+
+    block_lists: Mapping[str, int]
+    """Blocks of each list that the cache spans: what bounds Fn and Bn."""
+    refusals: Mapping[CacheType, str]
+    """Why a cache type cannot run here, by type."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why there can be no cache at all; None where any type runs."""
+        return self.refusals["DBCache"] if len(self.refusals) == len(CACHE_TYPES) else None
+
+
+def check_nothing_without_effect(options: CacheOptions, speed: Speed | None) -> None:
+    """Without a cache, its settings and `strict` would change nothing."""
+    if not options.enabled and speed not in (None, "lossless"):
+        raise InvalidRequest(f"cache.enabled false contradicts speed {speed}; send one of them", param="cache.enabled")
+    idle = [*options.given, *(["strict"] if options.strict else [])]
+    if options.enabled and "enabled" in options.model_fields_set:
+        idle.append("enabled")
+    if idle:
+        cause = "speed lossless" if options.enabled else "cache.enabled false"
+        raise InvalidRequest(
+            f"cache.{idle[0]} has no effect with {cause}, which runs no cache; leave one of them out",
+            param=f"cache.{idle[0]}",
+        )
+
+
+def overridden(base: CacheSettings, options: CacheOptions) -> CacheSettings:
+    try:
+        effective = base.overridden(options.given)
+    except ValidationError as error:
+        field = error.errors()[0].get("ctx", {}).get("field")
+        raise InvalidRequest(f"cache: {explain(error)}", param=f"cache.{field}" if field else "cache") from error
+    in_force = effective.effective().keys() | {"enable_separate_cfg"}
+    for name, value in options.given.items():
+        if name not in in_force and not (value is None or (name in CALIBRATORS and value is False)):
+            raise InvalidRequest(
+                f"cache.{name} has no effect beside the other settings (mask, calibrator, cache type); leave it out",
+                param=f"cache.{name}",
+            )
+    return effective
+
+
+def check_model(settings: CacheSettings, support: CacheSupport) -> None:
+    """Refuse what the block lists cannot hold: cache-dit fails on some of it and computes blocks twice on other."""
+    if (refusal := support.refusals.get(settings.cache_type)) is not None:
+        raise InvalidRequest(refusal, param="cache.cache_type", code="unsupported_field")
+    first, last = settings.Fn_compute_blocks, settings.Bn_compute_blocks
+    for name, count in support.block_lists.items():
+        if first + last > count:
+            raise InvalidRequest(
+                f"Fn_compute_blocks {first} + Bn_compute_blocks {last} is more than the {count} blocks of {name}",
+                param="cache.Fn_compute_blocks" if first > count else "cache.Bn_compute_blocks",
+            )
+    longest = max(support.block_lists.values())
+    beyond_all = [index for index in settings.non_prune_block_ids if index >= longest]
+    if beyond_all:
+        raise InvalidRequest(
+            f"non_prune_block_ids {beyond_all} are beyond the {longest} blocks", param="cache.non_prune_block_ids"
+        )
+    kept = set(range(first)) | set(settings.non_prune_block_ids)
+    if all(len(kept | set(range(count - last, count))) >= count for count in support.block_lists.values()):
+        raise InvalidRequest(
+            "the settings compute every block, which leaves none to reuse; lower Fn_compute_blocks or Bn_compute_blocks"
+            + (", or name fewer non_prune_block_ids" if settings.non_prune_block_ids else ""),
+            param="cache.non_prune_block_ids" if settings.non_prune_block_ids else "cache.Fn_compute_blocks",
+        )
+
+
+def check_request(settings: CacheSettings, steps: int, separate_cfg: bool, changed: set[str]) -> None:
+    """Refuse settings that do not go with this request's steps or passes. `changed`: those that are its own."""
+    own = "steps_computation_mask" in changed
+    try:
+        settings.mask(steps)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{'cache.steps_computation_mask' if own else 'the step mask of this server'} does not fit: {error}",
+            param="cache.steps_computation_mask" if own else "num_inference_steps",
+        ) from error
+    if "enable_separate_cfg" in changed and settings.enable_separate_cfg not in (None, separate_cfg):
+        raise InvalidRequest(
+            f"cache.enable_separate_cfg does not fit: by its guidance this request makes "
+            f"{'two forward passes' if separate_cfg else 'one forward pass'} a step; leave it out",
+            param="cache.enable_separate_cfg",
+        )
+    for name in ("cfg_compute_first", "cfg_diff_compute_separate"):
+        if name in changed and not separate_cfg:
+            raise InvalidRequest(
+                f"cache.{name} has no effect on a request that makes one forward pass a step; leave it out",
+                param=f"cache.{name}",
+            )
+    hint, passes = settings.force_refresh_step_hint, steps * (2 if separate_cfg else 1)
+    if hint is None:
+        return
+    asked = "force_refresh_step_hint" in changed
+    if separate_cfg and hint % 2:
+        raise InvalidRequest(
+            f"force_refresh_step_hint {hint} would part the two forward passes of a step; "
+            + ("it counts passes: make it even" if asked else "it is this server's: ask for speed lossless"),
+            param="cache.force_refresh_step_hint" if asked else "speed",
+        )
+    if asked and hint >= passes:
+        raise InvalidRequest(
+            f"cache.force_refresh_step_hint {hint} has no effect on a request of {passes} forward passes",
+            param="cache.force_refresh_step_hint",
+        )

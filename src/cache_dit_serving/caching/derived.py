@@ -1,0 +1,53 @@
+"""Speeds for a model that has none measured, around the settings that it has."""
+
+from __future__ import annotations
+
+from cache_dit_serving.caching.settings import CALIBRATORS, CacheSettings
+from cache_dit_serving.config import Speed
+
+
+def upstream_settings(usual_steps: int) -> CacheSettings:
+    """The defaults of cache-dit 1.5.3's command line, the warm-up cut to a third of the steps for few-step models."""
+    return CacheSettings(
+        Fn_compute_blocks=1,
+        Bn_compute_blocks=0,
+        residual_diff_threshold=0.12,
+        max_warmup_steps=min(8, max(1, usual_steps // 3)),
+        max_continuous_cached_steps=3,
+    )
+
+
+def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
+    """Speeds around given settings, for a model that has none measured.
+
+    `high` halves the threshold and reuses at most twice in a row. `fast` doubles the threshold (below 1, where
+    cache-dit would always reuse), halves the warm-up, doubles the limit in a row and, where no calibrator is on,
+    extrapolates with TaylorSeer. A mask that reuses without asking has no threshold: there `high` asks, and `fast` is
+    the next faster policy, if the mask is one.
+    """
+    policies = ("slow", "medium", "fast", "ultra")
+    in_a_row, threshold = balanced.max_continuous_cached_steps, balanced.residual_diff_threshold
+    if balanced.reuses_without_asking:
+        speeds: dict[Speed, CacheSettings] = {
+            "high": balanced.overridden({"steps_computation_policy": "dynamic"}),
+            "balanced": balanced,
+        }
+        mask = balanced.steps_computation_mask
+        if isinstance(mask, str) and mask != policies[-1]:
+            faster = policies[policies.index(mask) + 1]
+            speeds["fast"] = balanced.overridden({"steps_computation_mask": faster})
+        return speeds
+    high = {
+        "residual_diff_threshold": threshold / 2,
+        "max_continuous_cached_steps": 2 if in_a_row < 0 else min(2, in_a_row),
+    }
+    most = balanced.max_dynamic_prune_threshold
+    fast = {
+        "residual_diff_threshold": max(threshold, min(0.95, threshold * 2)),
+        "max_warmup_steps": balanced.max_warmup_steps // 2,
+        "max_continuous_cached_steps": in_a_row if in_a_row < 0 else in_a_row * 2,
+        **({} if most is None else {"max_dynamic_prune_threshold": most * 2}),
+    }
+    if balanced.cache_type == "DBCache" and not any(getattr(balanced, switch) for switch in CALIBRATORS):
+        fast["enable_taylorseer"] = True
+    return {"high": balanced.overridden(high), "balanced": balanced, "fast": balanced.overridden(fast)}
