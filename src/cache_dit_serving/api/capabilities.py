@@ -71,6 +71,8 @@ def _fields(runner: Runner, settings: Settings, defaults: dict[str, Any]) -> dic
             schemas[name] = {"type": "object", "description": properties[name]["description"]}
             continue
         schemas[name] = _without_null(properties[name]) | bounds.get(name, {})
+        if "enum" in schemas[name]:  # it says it all
+            schemas[name].pop("minimum", None)
         if name in defaults:
             schemas[name]["default"] = defaults[name]
     return schemas

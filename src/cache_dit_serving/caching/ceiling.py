@@ -14,19 +14,16 @@ def beyond(settings: CacheSettings, ceiling: CacheSettings, steps: int, *, passe
     """
     if settings.cache_type != ceiling.cache_type:
         return "cache_type"  # their thresholds mean different things
-    most = {name: limit for name, limit, _ in _limits(ceiling)}
-    for name, limit, cause in _limits(settings):
+    if ceiling.force_refresh_step_hint is not None:
+        for name in ("force_refresh_step_hint", "force_refresh_step_policy"):
+            if getattr(settings, name) != getattr(ceiling, name):
+                return name  # another refresh begins warm-up and counts anew at other steps
+    most = {name: limit for name, limit, _ in _limits(ceiling, settings)}
+    for name, limit, cause in _limits(settings, ceiling):
         if limit > most[name]:
             return cause
-    if too_far := _further(settings, ceiling, steps, passes):
+    if too_far := _further(settings, ceiling, steps, passes) or _prunes_more(settings, ceiling):
         return too_far
-    both_follow = settings.enable_dynamic_prune_threshold and ceiling.enable_dynamic_prune_threshold
-    if both_follow and settings.dynamic_prune_threshold_relax_ratio > ceiling.dynamic_prune_threshold_relax_ratio:
-        return "dynamic_prune_threshold_relax_ratio"
-    if settings.force_reduce_calibrator_vram != ceiling.force_reduce_calibrator_vram:
-        return "force_reduce_calibrator_vram"  # fewer values compared: another difference
-    if not set(ceiling.non_prune_block_ids) <= set(settings.non_prune_block_ids):
-        return "non_prune_block_ids"
     return None
 
 
@@ -39,17 +36,41 @@ def _further(settings: CacheSettings, ceiling: CacheSettings, steps: int, passes
     if all(own <= most for own, most in zip(settings.reach(steps, passes=passes), allowed, strict=True)):
         return None
     structural = ("steps_computation_policy", "steps_computation_mask", "force_refresh_step_hint")
-    for name in (*structural, "force_refresh_step_policy", "max_warmup_steps", "warmup_interval"):
+    for name in (*structural, "max_warmup_steps", "warmup_interval"):
         if getattr(settings, name) != getattr(ceiling, name):
             return name
     return "residual_diff_threshold"
 
 
-def _limits(settings: CacheSettings) -> list[tuple[str, float, str]]:
-    """How far each setting lets the cache go, a greater number always meaning more reuse, and which setting is to
-    blame."""
-    always, refreshed = settings.reuses_without_asking, settings.force_refresh_step_hint is not None
-    # A static mask heeds no limit; a refresh begins every count anew.
+def _prunes_more(settings: CacheSettings, ceiling: CacheSettings) -> str | None:
+    """What of DBPrune's own settings goes further. A threshold that follows the differences gets to its bound only
+    where they lead it, so it is no match for a fixed one."""
+    if settings.cache_type != "DBPrune":
+        return None
+    if not set(ceiling.non_prune_block_ids) <= set(settings.non_prune_block_ids):
+        return "non_prune_block_ids"
+    if settings.force_reduce_calibrator_vram != ceiling.force_reduce_calibrator_vram:
+        return "force_reduce_calibrator_vram"  # fewer values compared: another difference
+    if settings.reuses_without_asking:
+        return None
+    if settings.residual_diff_threshold > ceiling.residual_diff_threshold:
+        return "residual_diff_threshold"
+    if not settings.enable_dynamic_prune_threshold:
+        return None
+    if not ceiling.enable_dynamic_prune_threshold:
+        return "enable_dynamic_prune_threshold"
+    if settings.dynamic_prune_threshold_relax_ratio > ceiling.dynamic_prune_threshold_relax_ratio:
+        return "dynamic_prune_threshold_relax_ratio"
+    return None
+
+
+def _limits(settings: CacheSettings, other: CacheSettings) -> list[tuple[str, float, str]]:
+    """How far each limit lets the cache go, a greater number allowing more reuse, and which setting is to blame.
+
+    A static mask heeds no limit; a refresh that `other` does not have begins every count anew.
+    """
+    always = settings.reuses_without_asking
+    refreshed = settings.force_refresh_step_hint is not None and other.force_refresh_step_hint is None
     lifted_by = "steps_computation_policy" if always else "force_refresh_step_hint" if refreshed else None
     accumulated, cached = "max_accumulated_residual_diff_threshold", "max_cached_steps"
     in_a_row = "max_continuous_cached_steps"
