@@ -70,7 +70,7 @@ def seconds(rates: Rates, of: GenerationCall) -> float:
 
 
 def test_nothing_is_promised_of_what_nothing_like_has_run() -> None:
-    assert Rates().estimate(call(WITHOUT_CACHE)) == Estimate(None, known=False)
+    assert Rates().estimate(call(WITHOUT_CACHE)) == Estimate(None, None, known=False)
 
 
 def test_what_has_run_is_known() -> None:
@@ -179,7 +179,7 @@ def test_estimates_stand_while_other_threads_learn() -> None:
     reader = threading.Thread(target=keep_estimating)
     reader.start()
     try:
-        for index in range(150):
+        for index in range(60):
             learn(rates, call(FAST, steps=20 + index, pixels=9216 + index), reused=1)
     finally:
         done.set()
@@ -194,3 +194,12 @@ def test_a_generation_that_was_stopped_teaches_too() -> None:
     for _ in range(3):
         rates.learn_stopped(call(WITHOUT_CACHE), 5 * COMPUTED_S)
     assert seconds(rates, call(WITHOUT_CACHE)) == pytest.approx(FIXED_S + 20 * 5 * COMPUTED_S)
+
+
+def test_a_promise_is_what_nine_pictures_in_ten_keep_to() -> None:
+    rates = Rates()
+    for slowness in [1.0] * 17 + [2.0] * 3:
+        learn(rates, call(WITHOUT_CACHE), slowness=slowness)
+    estimate = rates.estimate(call(WITHOUT_CACHE))
+    assert estimate.seconds == pytest.approx(FIXED_S + 20 * COMPUTED_S)
+    assert estimate.promise_s == pytest.approx(FIXED_S + 40 * COMPUTED_S)

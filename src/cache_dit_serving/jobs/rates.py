@@ -7,7 +7,7 @@ from __future__ import annotations
 import statistics
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,6 +17,9 @@ from cache_dit_serving.pipeline.runner import DrawnImage
 from cache_dit_serving.schemas import StepRate
 
 K = TypeVar("K", bound=Hashable)
+
+Level = Callable[[deque[float]], float]
+"""What stands for several observations."""
 
 WINDOW = 20
 """Newest observations that count: follows a change of load within a few pictures, and forgets a single slow one."""
@@ -38,7 +41,9 @@ class Estimate:
     """Seconds that a call takes once it is its turn."""
 
     seconds: float | None
-    """None: nothing like it has run."""
+    """By medians; None: nothing like it has run."""
+    promise_s: float | None
+    """By the ninth deciles: what nine in ten keep to."""
     known: bool
     """Whether these very settings have run; otherwise every step is taken to be computed."""
 
@@ -70,7 +75,7 @@ class Observations(Generic[K]):
 
 
 class Rates:
-    """Medians over the newest observations, by shape and by cache settings."""
+    """Medians and ninth deciles over the newest observations, by shape and by cache settings."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -103,9 +108,11 @@ class Rates:
 
     def estimate(self, call: GenerationCall) -> Estimate:
         with self._lock:
-            parts = [self._image(call, drawing) for drawing in call.drawings]
-        seconds = [part.seconds for part in parts if part.seconds is not None]
-        return Estimate(sum(seconds) if len(seconds) == len(parts) else None, known=all(part.known for part in parts))
+            usual = [self._image(call, drawing, statistics.median) for drawing in call.drawings]
+            slow = [self._image(call, drawing, _ninth_decile) for drawing in call.drawings]
+        return Estimate(
+            _sum(seconds for seconds, _ in usual), _sum(seconds for seconds, _ in slow), all(k for _, k in usual)
+        )
 
     def by_shape(self) -> list[StepRate]:
         """What has been learnt of each size that ran."""
@@ -122,19 +129,20 @@ class Rates:
                 if (seconds := self._computed_step_s.of(shape))
             ]
 
-    def _image(self, call: GenerationCall, drawing: Drawing) -> Estimate:
+    def _image(self, call: GenerationCall, drawing: Drawing, level: Level) -> tuple[float | None, bool]:
+        """Seconds of one image, and whether its very settings have run."""
         shape, steps = Shape(call.pixels, 2 if call.separate_cfg else 1), call.num_inference_steps
-        computed_s, fixed_s = _at(self._computed_step_s, shape), _at(self._fixed_s, shape)
+        computed_s, fixed_s = _at(self._computed_step_s, shape, level), _at(self._fixed_s, shape, level)
         if computed_s is None or fixed_s is None:
-            return Estimate(None, known=False)
+            return None, False
         settings = drawing.cache.settings
         if settings is None:
-            return Estimate(fixed_s + steps * computed_s, known=True)
+            return fixed_s + steps * computed_s, True
         reused = self._reused_at_least(settings, steps, shape.passes)
-        reused_s = self._reused_seconds(settings.digest(), shape)
+        reused_s = self._reused_seconds(settings.digest(), shape, level)
         if reused is None or (reused and reused_s is None):
-            return Estimate(fixed_s + steps * computed_s, known=False)
-        return Estimate(fixed_s + (steps - reused) * computed_s + reused * (reused_s or 0.0), known=True)
+            return fixed_s + steps * computed_s, False
+        return fixed_s + (steps - reused) * computed_s + reused * (reused_s or 0.0), True
 
     def _reused_at_least(self, settings: CacheSettings, steps: int, passes: int) -> float | None:
         """Steps of so many that these settings reuse at least: as in fewer steps that ran, in proportion to more."""
@@ -146,17 +154,33 @@ class Rates:
         may_reuse = sum(1 for threshold in settings.reach(steps, passes=passes) if threshold > 0)
         return min(min(counts) * min(1.0, steps / nearest[2]), may_reuse)
 
-    def _reused_seconds(self, digest: str, shape: Shape) -> float | None:
+    def _reused_seconds(self, digest: str, shape: Shape, level: Level) -> float | None:
         key = self._reused_step_s.nearest(lambda key: _ratio(key[1], shape) if key[0] == digest else None)
         seconds = self._reused_step_s.of(key) if key else None
-        return statistics.median(seconds) * _factor(key[1], shape) if key and seconds else None
+        return level(seconds) * _factor(key[1], shape) if key and seconds else None
 
 
-def _at(observations: Observations[Shape], shape: Shape) -> float | None:
-    """The median for a shape; for one that has not run, that of the nearest, in proportion to pixels and passes."""
+def _at(observations: Observations[Shape], shape: Shape, level: Level) -> float | None:
+    """The level for a shape; for one that has not run, that of the nearest, in proportion to pixels and passes."""
     nearest = observations.nearest(lambda known: _ratio(known, shape))
     seconds = observations.of(nearest) if nearest else None
-    return statistics.median(seconds) * _factor(nearest, shape) if nearest and seconds else None
+    return level(seconds) * _factor(nearest, shape) if nearest and seconds else None
+
+
+def _ninth_decile(numbers: deque[float]) -> float:
+    if len(numbers) == 1:
+        return numbers[0]
+    return statistics.quantiles(numbers, n=10, method="inclusive")[-1]
+
+
+def _sum(seconds: Iterable[float | None]) -> float | None:
+    """The sum; None where any is unknown."""
+    total = 0.0
+    for each in seconds:
+        if each is None:
+            return None
+        total += each
+    return total
 
 
 def _factor(known: Shape, wanted: Shape) -> float:
