@@ -250,6 +250,15 @@ def test_bentomls_client_takes_the_new_fields_and_routes(server: Server) -> None
         assert compared["speedup"] > 0
 
 
+def test_the_documents_claim_no_defaults_that_are_not_the_servers(server: Server) -> None:
+    document = server.get("/openapi.json").json()
+    schemas = [schema for name, schema in document["components"]["schemas"].items() if name.endswith("CacheOptions")]
+    assert schemas
+    for schema in schemas:
+        given = {name for name, field in schema["properties"].items() if "default" in field}
+        assert given <= {"enabled", "strict"}
+
+
 def test_capabilities_are_what_the_server_accepts(server: Server) -> None:
     answer = server.get("/capabilities").json()
     fields = answer["fields"]

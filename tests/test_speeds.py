@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CacheOptions, CacheSettings
 from cache_dit_serving.caching.speeds import CacheChoice, SpeedLadder
-from cache_dit_serving.config import Settings
+from cache_dit_serving.config import Settings, config_names, load_settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 
 SUPPORT = CacheSupport({"T.blocks": 12, "T.single_blocks": 20}, {})
@@ -353,3 +353,11 @@ def test_a_default_of_a_type_that_does_not_run_leaves_the_other_type_to_requests
 def test_a_fact_of_the_family_is_refused_in_a_speed() -> None:
     with pytest.raises(ValidationError, match="a fact of the family"):
         ladder(speeds={"fast": {"cache": BASE | {"enable_separate_cfg": True}}})
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_configuration_has_its_speeds(name: str) -> None:
+    settings = load_settings({"CACHE_DIT_SERVING_CONFIG": name})
+    speeds = SpeedLadder(settings, SUPPORT, settings.defaults.num_inference_steps or 28)
+    assert speeds.allowed == ["lossless", "high", "balanced", "fast"]
+    assert speeds.default == settings.cache

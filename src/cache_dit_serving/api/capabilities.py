@@ -121,11 +121,8 @@ def _cache(speeds: SpeedLadder) -> CacheCapability:
         fields["Bn_compute_blocks"]["maximum"] = min(least - 1, longest - 2)  # and one decides
         fields["non_prune_block_ids"]["items"]["maximum"] = longest - 1
         base = speeds.base
-        # What a request that leaves a field out gets is the server's, not cache-dit's.
-        for name, schema in fields.items():
-            schema.pop("default", None)
-            if name in base.effective():
-                schema["default"] = base.effective()[name]
+        for name, value in base.effective().items():
+            fields[name]["default"] = value
     return CacheCapability(
         supported=support.refusal is None,
         reason=support.refusal,

@@ -321,10 +321,17 @@ def _contradiction(field: str, sentence: str) -> PydanticCustomError:
     return PydanticCustomError("contradiction", "{sentence}", {"sentence": sentence, "field": field})
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """What a request leaves out is the server's, not cache-dit's default."""
+    for name, field in schema["properties"].items():
+        if name in CacheFields.model_fields:
+            field.pop("default", None)
+
+
 class CacheOptions(CacheFields):
     """The `cache` object of a request: what it gives is laid over the speed it asks for, or the server's settings."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, json_schema_extra=_without_defaults)
 
     enabled: bool = Field(True, description="false: no cache for this request.")
     strict: bool = Field(
