@@ -209,6 +209,7 @@ def test_a_ceiling_whose_mask_is_for_other_steps_still_answers() -> None:
 def test_speeds_with_equal_settings_keep_the_name_that_was_asked_for() -> None:
     speeds = ladder(speeds={"high": {"cache": BASE}})
     assert [choose(speeds, speed).speed for speed in ("high", "balanced")] == ["high", "balanced"]
+    assert choose(speeds, "balanced", strict=True).speed == "balanced"
 
 
 def test_speeds_around_a_mask_that_reuses_without_asking() -> None:

@@ -112,7 +112,8 @@ class SpeedLadder:
         """What the cache may do to a request with this `speed` and `cache` object.
 
         Without either: the server's default. The object's fields are laid over the speed's settings; over the server's
-        where no speed is named; and over those of `balanced` where the server's own default is no cache.
+        where no speed is named; and where the server's own default is no cache over those of `balanced`, or of the
+        ceiling below it.
 
         Raises:
             InvalidRequest: beyond the ceiling or what this model or number of steps allows; fields that contradict
@@ -134,9 +135,10 @@ class SpeedLadder:
             changed = {name for name, value in options.given.items() if value != getattr(base, name)}
             check_model(settings, self.support)
             check_request(settings, num_inference_steps, separate_cfg, changed)
-            if changed or speed is None:
+            if changed or (speed is None and self.default is None):  # the rest is the operator's word
                 self._check_ceiling(settings, num_inference_steps, passes=2 if separate_cfg else 1)
-            return CacheChoice(settings, self.name_of(settings), options.strict)
+            name = speed if speed is not None and not changed else self.name_of(settings)
+            return CacheChoice(settings, name, options.strict)
         if base is None:
             off = Reason("unsupported", self.unfulfilled) if self.unfulfilled else OFF
             return CacheChoice(None, "lossless", off=off)
