@@ -54,7 +54,7 @@ def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawnIm
         decode_s=FIXED_S / 2,
         cached_steps_s=cached_s,
         diffs=[],
-        separate_cfg=of.separate_cfg,
+        passes=of.passes,
         transition="none",
     )
 
@@ -143,7 +143,7 @@ def test_steps_that_could_not_be_told_apart_teach_nothing_about_a_step() -> None
 
 def test_a_picture_teaches_about_the_passes_it_took_not_those_that_were_planned() -> None:
     rates = Rates()
-    drawn = replace(image(call(WITHOUT_CACHE)), separate_cfg=True)
+    drawn = replace(image(call(WITHOUT_CACHE)), passes=2)
     rates.learn(call(WITHOUT_CACHE).drawings[0], drawn, 9216)
     assert [rate.forward_passes for rate in rates.by_shape()] == [2]
 

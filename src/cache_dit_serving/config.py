@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.errors import ConfigError, path_of
 
 CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"
 OVERRIDE_PREFIX = "CACHE_DIT_SERVING__"
@@ -263,8 +263,7 @@ def explain(error: ValidationError) -> str:
     """Pydantic's findings, each with its dotted key, and the nearest known key for an unknown one."""
     findings = []
     for detail in error.errors(include_url=False, include_context=False):
-        # A part in brackets names the kind of a value, no key.
-        keys = [str(part) for part in detail["loc"] if not str(part).startswith("[")]
+        keys = path_of(detail["loc"])
         dotted = ".".join(keys)
         if detail["type"] == "extra_forbidden":
             known = _known_keys(keys[:-1])

@@ -29,6 +29,7 @@ from cache_dit_serving.errors import (
     NotReady,
     ServingError,
     UnsupportedMediaType,
+    path_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -223,8 +224,7 @@ def _validation_error(findings: list[Mapping[str, Any]]) -> InvalidRequest:
     """Pydantic's findings as one error: every one in the message, the first one's field as `param`."""
     sentences, fields = [], []
     for finding in findings:
-        # A part in brackets names the kind of a value, no field.
-        field = ".".join(str(part) for part in finding.get("loc", ()) if not str(part).startswith("["))
+        field = ".".join(path_of(finding.get("loc", ())))
         message = FINDINGS.get(finding["type"]) or _sentence(finding["msg"])
         if finding["type"] == "json_invalid":
             field = ""

@@ -56,7 +56,8 @@ class NativeApi:
                 InternalError.
         """
         runner = self.worker.runner()
-        call, deadline = plan_within_deadline(request, runner, self.worker.rates, self.worker.wait_s())
+        queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
+        call, deadline = plan_within_deadline(request, runner, self.worker.rates, queue_s)
         generation, images = await self._run(call, request, http)
         delivered = await self._deliver([(image.content, request.encoding) for image in images], request, http)
         return _response(generation, images, delivered, request, deadline)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cache_dit_serving.caching.settings import CALIBRATORS, CacheSettings
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.step_masks import POLICIES
 from cache_dit_serving.config import Speed
 
 
@@ -25,7 +26,6 @@ def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
     extrapolates with TaylorSeer. A mask that reuses without asking has no threshold: there `high` asks, and `fast` is
     the next faster policy, if the mask is one.
     """
-    policies = ("slow", "medium", "fast", "ultra")
     in_a_row, threshold = balanced.max_continuous_cached_steps, balanced.residual_diff_threshold
     if balanced.reuses_without_asking:
         speeds: dict[Speed, CacheSettings] = {
@@ -33,8 +33,8 @@ def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
             "balanced": balanced,
         }
         mask = balanced.steps_computation_mask
-        if isinstance(mask, str) and mask != policies[-1]:
-            faster = policies[policies.index(mask) + 1]
+        if isinstance(mask, str) and mask != POLICIES[-1]:
+            faster = POLICIES[POLICIES.index(mask) + 1]
             speeds["fast"] = balanced.overridden({"steps_computation_mask": faster})
         return speeds
     high = {
@@ -48,6 +48,6 @@ def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
         "max_continuous_cached_steps": in_a_row if in_a_row < 0 else in_a_row * 2,
         **({} if most is None else {"max_dynamic_prune_threshold": most * 2}),
     }
-    if balanced.cache_type == "DBCache" and not any(getattr(balanced, switch) for switch in CALIBRATORS):
+    if balanced.cache_type == "DBCache" and balanced.calibrator is None:
         fast["enable_taylorseer"] = True
     return {"high": balanced.overridden(high), "balanced": balanced, "fast": balanced.overridden(fast)}

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from cache_dit_serving.caching.step_masks import MOST_STEPS, AnyMask, fitted
+from cache_dit_serving.caching.step_masks import MOST_STEPS, AnyMask, fitted, tuple_of_list
 
 ReasonCode = Literal[
     "off",
@@ -124,10 +124,7 @@ class CacheFields(BaseModel):
         names |= {"DBPRUNE": "DBPrune", "DB_PRUNE": "DBPrune", "DBP": "DBPrune", "DYNAMIC_BLOCK_PRUNE": "DBPrune"}
         return names.get(value.upper(), value) if isinstance(value, str) else value
 
-    @field_validator("steps_computation_mask", "non_prune_block_ids", mode="before")
-    @classmethod
-    def _from_json_list(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
+    _lists = field_validator("steps_computation_mask", "non_prune_block_ids", mode="before")(tuple_of_list)
 
 
 class CacheSettings(CacheFields):
@@ -202,7 +199,7 @@ class CacheSettings(CacheFields):
             idle.add("max_accumulated_residual_diff_threshold")
             if not self.enable_dynamic_prune_threshold:
                 idle |= {"max_dynamic_prune_threshold", "dynamic_prune_threshold_relax_ratio"}
-            if not any(getattr(self, switch) for switch in CALIBRATORS):
+            if self.calibrator is None:
                 idle.add("force_reduce_calibrator_vram")
         if self.residual_diff_threshold >= 1:  # nothing is compared, so nothing adds up
             idle.add("max_accumulated_residual_diff_threshold")
@@ -308,8 +305,12 @@ class CacheSettings(CacheFields):
         """The settings of the calibrator that is on; empty without one."""
         names = {"calibrator_cache_type", "force_reduce_calibrator_vram"}
         names |= {name for switch, dependants in CALIBRATORS.items() for name in (switch, *dependants)}
-        on = any(getattr(self, switch) for switch in CALIBRATORS)
-        return {name: value for name, value in self.effective().items() if on and name in names}
+        return {name: value for name, value in self.effective().items() if self.calibrator and name in names}
+
+    @property
+    def calibrator(self) -> str | None:
+        """The switch of the calibrator that is on."""
+        return next((switch for switch in CALIBRATORS if getattr(self, switch)), None)
 
     @property
     def reuses_without_asking(self) -> bool:

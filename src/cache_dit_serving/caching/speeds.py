@@ -17,7 +17,7 @@ from cache_dit_serving.caching.checks import (
     overridden,
 )
 from cache_dit_serving.caching.derived import derive, upstream_settings
-from cache_dit_serving.caching.settings import CALIBRATORS, CacheOptions, CacheSettings, Reason
+from cache_dit_serving.caching.settings import CacheOptions, CacheSettings, Reason
 from cache_dit_serving.config import MeasuredSpeed, Settings, Speed
 from cache_dit_serving.errors import InvalidRequest, LoadError
 
@@ -180,9 +180,7 @@ class SpeedLadder:
         elif field := beyond(settings, ceiling, steps, passes=passes):
             too_far, limit = field, f"{field} {getattr(ceiling, field)!r}"
         elif settings.calibration() not in [rung.calibration() for rung in within]:
-            too_far = next(filter(settings.__getattribute__, CALIBRATORS), None) or next(
-                filter(ceiling.__getattribute__, CALIBRATORS), "enabled"
-            )
+            too_far = settings.calibrator or ceiling.calibrator or "enabled"
             limit = "a calibrator as its speeds have it"
         else:
             return

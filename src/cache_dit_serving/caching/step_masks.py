@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
@@ -10,6 +11,12 @@ MOST_STEPS = 1000
 """No model takes more; a bound on what a request can make the server count up to."""
 Mask = tuple[Literal[0, 1], ...]
 Policy = Literal["slow", "medium", "fast", "ultra"]
+POLICIES: tuple[Policy, ...] = typing.get_args(Policy)
+
+
+def tuple_of_list(value: object) -> object:
+    """JSON and YAML have lists where a frozen value holds tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class MaskBins(BaseModel):
@@ -21,10 +28,7 @@ class MaskBins(BaseModel):
     compute_bins: tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...] = Field(min_length=1, max_length=MOST_STEPS)
     cache_bins: tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...] = Field(min_length=1, max_length=MOST_STEPS)
 
-    @field_validator("compute_bins", "cache_bins", mode="before")
-    @classmethod
-    def _from_json_list(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
+    _lists = field_validator("compute_bins", "cache_bins", mode="before")(tuple_of_list)
 
     @model_validator(mode="after")
     def _every_bin_is_used(self) -> Self:

@@ -35,6 +35,10 @@ class Shape:
     passes: int
     """Forward passes a step: 2 where guidance takes one of its own."""
 
+    @property
+    def work(self) -> int:
+        return self.pixels * self.passes
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -65,10 +69,14 @@ class Observations(Generic[K]):
             self._numbers.move_to_end(key)
         return self._numbers.get(key)
 
-    def nearest(self, distance: Callable[[K], float | None]) -> K | None:
-        """The key with the least distance, of those that have one."""
+    def nearest(self, distance: Callable[[K], float | None]) -> tuple[K, deque[float]] | None:
+        """The key with the least distance, of those that have one, and its numbers."""
         distances = {key: gap for key in self._numbers if (gap := distance(key)) is not None}
-        return min(distances, key=lambda key: distances[key], default=None)
+        if not distances:
+            return None
+        key = min(distances, key=lambda key: distances[key])
+        self._numbers.move_to_end(key)
+        return key, self._numbers[key]
 
     def __iter__(self) -> Iterator[K]:
         return iter(self._numbers)
@@ -88,7 +96,7 @@ class Rates:
 
     def learn(self, drawing: Drawing, image: DrawnImage, pixels: int, encode_s: float = 0.0) -> None:
         """Take in one image, with the seconds that encoding it took."""
-        shape, report, settings = Shape(pixels, 2 if image.separate_cfg else 1), image.cache, drawing.cache.settings
+        shape, report, settings = Shape(pixels, image.passes), image.cache, drawing.cache.settings
         with self._lock:
             self._fixed_s.note(shape, image.encode_prompt_s + image.decode_s + encode_s)
             if settings is not None:
@@ -104,7 +112,7 @@ class Rates:
     def learn_stopped(self, call: GenerationCall, seconds_per_step: float) -> None:
         """Take in what a generation took that was stopped without a cache, before its time was over perhaps."""
         with self._lock:
-            self._computed_step_s.note(Shape(call.pixels, 2 if call.separate_cfg else 1), seconds_per_step)
+            self._computed_step_s.note(Shape(call.pixels, call.passes), seconds_per_step)
 
     def estimate(self, call: GenerationCall) -> Estimate:
         with self._lock:
@@ -131,7 +139,7 @@ class Rates:
 
     def _image(self, call: GenerationCall, drawing: Drawing, level: Level) -> tuple[float | None, bool]:
         """Seconds of one image, and whether its very settings have run."""
-        shape, steps = Shape(call.pixels, 2 if call.separate_cfg else 1), call.num_inference_steps
+        shape, steps = Shape(call.pixels, call.passes), call.num_inference_steps
         computed_s, fixed_s = _at(self._computed_step_s, shape, level), _at(self._fixed_s, shape, level)
         if computed_s is None or fixed_s is None:
             return None, False
@@ -147,24 +155,28 @@ class Rates:
     def _reused_at_least(self, settings: CacheSettings, steps: int, passes: int) -> float | None:
         """Steps of so many that these settings reuse at least: as in fewer steps that ran, in proportion to more."""
         digest = settings.digest()
-        nearest = self._reused_steps.nearest(lambda key: abs(key[2] - steps) if key[:2] == (digest, passes) else None)
-        counts = self._reused_steps.of(nearest) if nearest else None
-        if nearest is None or not counts:
+        found = self._reused_steps.nearest(lambda key: abs(key[2] - steps) if key[:2] == (digest, passes) else None)
+        if found is None:
             return None
+        (_, _, ran), counts = found
         may_reuse = sum(1 for threshold in settings.reach(steps, passes=passes) if threshold > 0)
-        return min(min(counts) * min(1.0, steps / nearest[2]), may_reuse)
+        return min(min(counts) * min(1.0, steps / ran), may_reuse)
 
     def _reused_seconds(self, digest: str, shape: Shape, level: Level) -> float | None:
-        key = self._reused_step_s.nearest(lambda key: _ratio(key[1], shape) if key[0] == digest else None)
-        seconds = self._reused_step_s.of(key) if key else None
-        return level(seconds) * _factor(key[1], shape) if key and seconds else None
+        found = self._reused_step_s.nearest(lambda key: _ratio(key[1], shape) if key[0] == digest else None)
+        if found is None:
+            return None
+        (_, known), seconds = found
+        return level(seconds) * _factor(known, shape)
 
 
 def _at(observations: Observations[Shape], shape: Shape, level: Level) -> float | None:
     """The level for a shape; for one that has not run, that of the nearest, in proportion to pixels and passes."""
-    nearest = observations.nearest(lambda known: _ratio(known, shape))
-    seconds = observations.of(nearest) if nearest else None
-    return level(seconds) * _factor(nearest, shape) if nearest and seconds else None
+    found = observations.nearest(lambda known: _ratio(known, shape))
+    if found is None:
+        return None
+    known, seconds = found
+    return level(seconds) * _factor(known, shape)
 
 
 def _ninth_decile(numbers: deque[float]) -> float:
@@ -185,12 +197,11 @@ def _sum(seconds: Iterable[float | None]) -> float | None:
 
 def _factor(known: Shape, wanted: Shape) -> float:
     """How much longer a step takes; never shorter: what does not shrink with the size is not known."""
-    return max(1.0, wanted.pixels * wanted.passes / (known.pixels * known.passes))
+    return max(1.0, wanted.work / known.work)
 
 
 def _ratio(known: Shape, wanted: Shape) -> float:
     """How far apart two shapes' work is; 0 for the very same shape."""
     if known == wanted:
         return 0.0
-    factor = wanted.pixels * wanted.passes / (known.pixels * known.passes)
-    return max(factor, 1 / factor)
+    return max(wanted.work, known.work) / min(wanted.work, known.work)

@@ -66,6 +66,11 @@ class GenerationCall:
     """width x height of an image."""
 
     @property
+    def passes(self) -> int:
+        """Forward passes a step."""
+        return 2 if self.separate_cfg else 1
+
+    @property
     def cache(self) -> CacheChoice:
         """What the cache may do to the first image: to all but those of a comparison."""
         return self.drawings[0].cache
@@ -126,16 +131,16 @@ def plan(request: GenerateRequest, traits: PipelineTraits, settings: Settings, s
     _check_output(request)
     two_passes = separate_cfg(arguments, traits)
     choice = speeds.choose(request.speed, request.cache, num_inference_steps=count, separate_cfg=two_passes)
-    passes = 2 if two_passes else 1
-    if choice.strict and choice.settings and choice.settings.cannot_engage(count, passes=passes):
-        raise not_engaged(report_of(choice, Record(choice.settings, passes, {}, []), count))
-    return GenerationCall(
+    call = GenerationCall(
         arguments=arguments,
         drawings=tuple(Drawing(seed, choice) for seed in seeds),
         num_inference_steps=count,
         separate_cfg=two_passes,
         pixels=pixels,
     )
+    if choice.strict and choice.settings and choice.settings.cannot_engage(count, passes=call.passes):
+        raise not_engaged(report_of(choice, Record(choice.settings, call.passes, {}, []), count))
+    return call
 
 
 def not_engaged(report: CacheReport) -> CacheNotEngaged:

@@ -77,6 +77,11 @@ class _Call:
     left: dict[str, list[_Segment]] = field(default_factory=dict)
     """By context, up to each forced refresh. Not the contexts themselves: their calibrators hold activations."""
 
+    @property
+    def passes(self) -> int:
+        """Forward passes a step."""
+        return 2 if self.separate_cfg else 1
+
 
 class PipelineCache:
     """cache-dit's DBCache and DBPrune on one pipeline, neither of them in force until :meth:`prepare` asks for it.
@@ -146,18 +151,18 @@ class PipelineCache:
             return None
         return Record(
             settings=self._call.settings,
-            passes=2 if self._call.separate_cfg else 1,
-            executed=self.executed_steps(),
+            passes=self._call.passes,
+            executed=self._executed_steps(self._call.passes),
             block_lists=[self._stats(name) for name in self._manager_contexts()],
         )
 
-    def executed_steps(self) -> dict[str, int]:
+    def _executed_steps(self, passes: int) -> dict[str, int]:
         """Denoising steps by transformer as cache-dit counted them, in one block list of each."""
         executed: dict[str, int] = {}
         for name in self._manager_contexts():
             transformer, _ = self._origin(name)
-            passes = sum(segment.forward_passes for segment in self._segments(name))
-            executed[transformer] = math.ceil(passes / (2 if self._call and self._call.separate_cfg else 1))
+            made = sum(segment.forward_passes for segment in self._segments(name))
+            executed[transformer] = math.ceil(made / passes)
         return executed
 
     def held_bytes(self) -> int:
@@ -266,13 +271,12 @@ class PipelineCache:
             if self._call is not None:
                 if not isinstance(context, str):  # a forced refresh within the call
                     self._call.left.setdefault(context.name, []).append(self._segment(context))
-                config, calibrator = cache_dit_configs(self._call.settings)
-                config = copy.deepcopy(config)
+                config, calibrator = copy.deepcopy(cache_dit_configs(self._call.settings))
                 # It counts the warm-up out at every step.
                 config.max_warmup_steps = min(config.max_warmup_steps, self._call.steps)
                 config.steps_computation_mask = self._call.settings.mask(self._call.steps)
                 config.enable_separate_cfg = self._call.separate_cfg
-                kwargs |= {"cache_config": config, "calibrator_config": copy.deepcopy(calibrator)}
+                kwargs |= {"cache_config": config, "calibrator_config": calibrator}
             return reset_context(context, *args, **kwargs)
 
         manager.reset_context = reset_with_settings

@@ -50,8 +50,8 @@ class DrawnImage:
     """Seconds of `denoise_s` in steps that reused something; None where steps could not be told apart."""
     diffs: list[float]
     """Every residual difference that the cache compared, NaN among them."""
-    separate_cfg: bool
-    """Whether each step took a second forward pass."""
+    passes: int
+    """Forward passes that each step took."""
     transition: str
     """What the cache needed to change for it: none, override or exchange."""
 
@@ -190,8 +190,8 @@ class PipelineRunner:
             raise OutOfMemory
         finished = time.perf_counter()
         first_forward = self._first_forward or started
-        steps = self._steps_run(call)
         record = self._cache.record()
+        steps = self._steps_run(call, record)
         step_s = clock.seconds()
         self._held_bytes = self._cache.held_bytes()
         return DrawnImage(
@@ -199,7 +199,7 @@ class PipelineRunner:
             seed=drawing.seed,
             cache=report_of(drawing.cache, record, steps),
             stats=record.block_lists if record is not None else [],
-            separate_cfg=call.separate_cfg,
+            passes=call.passes,
             transition=transition,
             diffs=record.diffs() if record is not None else [],
             cached_steps_s=_cached_seconds(record, step_s, steps),
@@ -273,12 +273,11 @@ class PipelineRunner:
         finally:
             del scheduler.step
 
-    def _steps_run(self, call: GenerationCall) -> int:
+    def _steps_run(self, call: GenerationCall, record: Record | None) -> int:
         """Steps of the call that just ended: those asked for, or as many as its scheduler made of them (Heun's method
         evaluates nearly twice as often), whichever the cache saw."""
         scheduled = len(getattr(self._pipe.scheduler, "timesteps", ()))
-        executed = self._cache.executed_steps()
-        seen = sum(executed.values()) if executed else scheduled
+        seen = record.executed_steps if record is not None else scheduled
         return scheduled if scheduled and seen == scheduled else call.num_inference_steps
 
     def _note_forward(self, module: object, args: object) -> None:

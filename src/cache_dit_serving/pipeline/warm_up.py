@@ -55,7 +55,8 @@ def warm_up(
     """
     requests: list[dict[str, Any]] = [{}]
     if settings.speeds.warm_up:
-        requests += [{"speed": speed} for speed in runner.speeds.allowed]
+        usual = runner.speeds.name_of(runner.speeds.default)
+        requests += [{"speed": speed} for speed in runner.speeds.allowed if speed != usual]
     drawn = []
     for fields in requests:
         progress(f"warming up with one generation ({fields.get('speed', 'the defaults')})")
