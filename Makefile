@@ -51,7 +51,7 @@ lint: $(VENV)/.installed-test ## ruff: lint and format
 types: $(VENV)/.installed-test ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-test ## Measure the server's overhead, saturation and the cache (about seven minutes)
+bench: $(VENV)/.installed-test ## Measure the server's overhead, saturation and the cache (about eight minutes)
 	$(BIN)/python -m benchmarks.run
 
 clean: ## Remove the environment and caches

@@ -1,4 +1,4 @@
-"""Run every benchmark: `make bench`, about seven minutes on two quiet cores.
+"""Run every benchmark: `make bench`, about eight minutes on two quiet cores.
 
 Writes docs/benchmarks.md, and the speeds' figures in configs/embedded.yaml.
 """
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import cache, serving
+from benchmarks import cache, hostile, serving
 from cache_dit_serving.config import BUNDLE_ROOT, load_settings
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.runner import PipelineRunner
@@ -61,6 +61,16 @@ The embedded model with `configs/embedded.yaml`; one client; a direct call of th
 | after 40 requests of mixed sizes and step counts | {memory.after_40_mb:.0f} MB | |
 | after 200 | {memory.after_200_mb:.0f} MB | flat |
 
+## Bodies made to be slow
+
+Each body comes in a loop from one client for {hostile_s:g} s, and is refused; meanwhile another polls `/livez`.
+
+| body | times refused | answer, bytes | `/livez` median, ms | worst, ms |
+|---|---|---|---|---|
+{hostile_rows}
+
+Goal: worst under 50 ms.
+
 ## The cache on the embedded model
 
 {prompts} prompts x {seeds} seeds, {steps} steps at 96 x 96, against the uncached picture of the same prompt and seed
@@ -107,6 +117,7 @@ def main() -> None:
         saturation = serving.saturation(bare, running)
     with serving.server() as running:
         memory = serving.memory(running)
+        refused = hostile.measure(running)
     runner = PipelineRunner(settings, lambda what: None)
     switches = cache.switching(runner)
     quality = cache.measure(runner)
@@ -125,6 +136,8 @@ def main() -> None:
         starts=len(starts),
         ready=", ".join(f"{seconds:.1f} s" for seconds in starts),
         memory=memory,
+        hostile_s=hostile.SECONDS,
+        hostile_rows=hostile.rows(refused),
         prompts=len(cache.PROMPTS),
         seeds=len(cache.SEEDS),
         steps=cache.STEPS,

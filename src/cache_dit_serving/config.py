@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.errors import ConfigError, path_of
+from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.findings import and_more, findings_of, known_keys, model_of_field, nearest_key
 
 CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"
 OVERRIDE_PREFIX = "CACHE_DIT_SERVING__"
@@ -248,7 +247,7 @@ def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[st
             key = _spelling(section, model)
             if not isinstance(node.get(key), dict):
                 node[key] = {}
-            node, model = node[key], _section_model(model, key)
+            node, model = node[key], model_of_field(model, key) if model else None
         text = environ[name]
         try:
             # Below a free mapping (pipeline_arguments) no field converts the text: YAML decides there.
@@ -261,38 +260,19 @@ def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[st
 
 def explain(error: ValidationError) -> str:
     """Pydantic's findings, each with its dotted key, and the nearest known key for an unknown one."""
-    findings = []
-    for detail in error.errors(include_url=False, include_context=False):
-        keys = path_of(detail["loc"])
-        dotted = ".".join(keys)
-        if detail["type"] == "extra_forbidden":
-            known = _known_keys(keys[:-1])
-            nearest = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-            hint = f"; did you mean '{nearest[0]}'?" if nearest else f"; known keys: {', '.join(known)}"
-            findings.append(f"unknown key '{dotted}'{hint}")
+    sentences = []
+    for finding in findings_of(error):
+        if finding.kind == "extra_forbidden":
+            known = known_keys(Settings, finding.keys[:-1])
+            nearest = nearest_key(finding.keys[-1], known)
+            hint = f"; did you mean '{nearest}'?" if nearest else f"; known keys: {', '.join(known)}"
+            sentences.append(f"unknown key '{finding.field}'{hint}")
         else:
-            message = detail["msg"].removeprefix("Value error, ")
-            findings.append(f"'{dotted}': {message}" if dotted else message)
-    return "; ".join(findings)
-
-
-def _section_model(model: type[BaseModel] | None, key: str) -> type[BaseModel] | None:
-    """The model of a nested section, also where the field may be null."""
-    if model is None or key not in model.model_fields:
-        return None
-    annotation = model.model_fields[key].annotation
-    candidates = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+            sentences.append(f"'{finding.field}': {finding.message}" if finding.field else finding.message)
+    return "; ".join(sentences) + and_more(error)
 
 
 def _spelling(name: str, model: type[BaseModel] | None) -> str:
     """A key as its section spells it, from a variable's name (which is in capitals)."""
     known = {key.lower(): key for key in model.model_fields} if model else {}
     return known.get(name.lower(), name.lower())
-
-
-def _known_keys(sections: list[str]) -> list[str]:
-    model: type[BaseModel] | None = Settings
-    for section in sections:
-        model = _section_model(model, section)
-    return list(model.model_fields) if model else []

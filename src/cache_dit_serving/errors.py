@@ -7,13 +7,8 @@ A :class:`ServingError` carries only text written for the caller. Whatever else 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
-
-
-def path_of(loc: Iterable[object]) -> list[str]:
-    """The place of one of pydantic's findings; a part in brackets names the kind of a value, and is left out."""
-    return [str(part) for part in loc if not str(part).startswith("[")]
 
 
 class ServingError(Exception):

@@ -7,10 +7,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache_dit_serving.caching.settings import CacheOptions, ReasonCode
+from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.config import MeasuredSpeed, Speed
 
 MAX_SEED = 2**53 - 1
 """Greatest seed: the largest integer that every JSON reader keeps exact."""
+
+
+class NoFields(BaseModel):
+    """The body of a route that takes nothing: empty, or `{}`."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class GenerateRequest(BaseModel):
@@ -28,7 +35,10 @@ class GenerateRequest(BaseModel):
         None, ge=0, le=100, description="Classifier-free guidance with a second pass, where the pipeline has it."
     )
     sigmas: list[Annotated[float, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="Noise levels of the steps, greatest first; their number is the steps'."
+        None,
+        min_length=1,
+        max_length=MOST_STEPS,
+        description="Noise levels of the steps, greatest first; their number is the steps'.",
     )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Image i takes seed + i; left out: drawn at random.")
     num_images: int | None = Field(None, ge=1, description="Images to draw, one after the other (default 1).")

@@ -1,27 +1,27 @@
-"""The outermost layer: request ids, the cap on bodies, and one shape for every error, BentoML's own included."""
+"""The outermost layer: request ids, checked bodies, and one shape for every error, BentoML's own included."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import bentoml
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
+from cache_dit_serving.api.operations import allowed_methods, body_of, route_of
 from cache_dit_serving.errors import (
-    BodyTooLarge,
-    BodyTooSlow,
-    ClientGone,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -29,19 +29,14 @@ from cache_dit_serving.errors import (
     NotReady,
     ServingError,
     UnsupportedMediaType,
-    path_of,
 )
+from cache_dit_serving.findings import cut
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Pydantic's kinds of finding, in the caller's words where its own are not.
-FINDINGS = {
-    "extra_forbidden": "is not a field of this request; remove it",
-    "missing": "is missing; it is required",
-    "json_invalid": "the body is not valid JSON",
-}
+USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 R = TypeVar("R")
 
@@ -60,85 +55,84 @@ class Envelope:
                 drop_bentoml_timeout(scope["app"])
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        asked = headers.get(REQUEST_ID_HEADER, "")
+        asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        incoming = _Incoming(receive, Headers(scope=scope))
+        answer = _Answer(send, scope, incoming, drain_bytes=self.max_body_bytes)
         try:
-            self._check_headers(headers, scope["method"])
-            await self.app(scope, self._counted(receive, answer), answer.send)
+            scope, receive = await self._checked(scope, incoming)
+            await self.app(scope, receive, answer.send)
         except ServingError as error:
             if answer.begun:
                 raise
-            await error_response(error, request_id)(scope, receive, send)
+            await error_response(error, request_id)(scope, receive, answer.send)
         finally:
-            if answer.status == 500:
-                # The line that leads from a caller's request id to the traceback beside it.
-                logger.error("%s %s %s answered %d", request_id, scope["method"], scope["path"], answer.status)
+            answer.log()
 
-    def _check_headers(self, headers: Headers, method: str) -> None:
-        length = headers.get("content-length", "0")
+    async def _checked(self, scope: Scope, incoming: _Incoming) -> tuple[Scope, Receive]:
+        """The request with its body read and found without fault, where its route takes one.
+
+        Raises:
+            ServingError: the headers or the body are refused.
+        """
+        headers, method = incoming.headers, scope["method"]
+        length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self.max_body_bytes:
-            raise self._too_large()
-        has_body = length != "0" or "transfer-encoding" in headers
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if method == "POST" and has_body and media_type != "application/json":
-            # BentoML 1.4 would ignore such a body and run on defaults.
-            raise UnsupportedMediaType(
-                f"the body is {media_type or 'of no stated type'}; send JSON with Content-Type: application/json"
-            )
+            raise too_large(self.max_body_bytes)
+        if method == "POST" and incoming.has_body:
+            _check_media_type(headers)
+        model = body_of(method, scope["path"])
+        if model is None:
+            return scope, incoming
+        body = await read_body(incoming, max_bytes=self.max_body_bytes, max_s=self.max_body_s)
+        await check_body(body, model)
+        if not body:
+            # BentoML 1.4 reads the body by its stated type, and there is none.
+            scope = {**scope, "headers": [*_without(scope["headers"], b"content-type")]}
+        return scope, replayed(body, incoming)
 
-    def _counted(self, receive: Receive, answer: _Answer) -> Receive:
-        received, complete = 0, False
-        end = asyncio.get_running_loop().time() + self.max_body_s
 
-        async def counted() -> Message:
-            nonlocal received, complete
-            if complete:
-                return await receive()
-            # BentoML catches whatever its endpoint raises and answers 500: `instead` is what must be said.
-            try:
-                async with asyncio.timeout_at(end):
-                    message = await receive()
-            except TimeoutError:
-                answer.instead = BodyTooSlow(f"the body was not there after {self.max_body_s:g} s; send it at once")
-                raise answer.instead from None
-            if message["type"] == "http.disconnect":
-                answer.instead = ClientGone("the client closed the connection before its request was there")
-            received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
-                answer.instead = self._too_large()
-                raise answer.instead
-            complete = not message.get("more_body", False)
-            return message
+class _Incoming:
+    """A request's `receive` that remembers whether its body has come to an end."""
 
-        return counted
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self._receive = receive
+        self.headers = headers
+        self.has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        self.complete = not self.has_body
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is larger than the {self.max_body_bytes:,} bytes this server takes")
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.complete = self.complete or message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
 
 
 class _Answer:
     """Passes an answer through; one that is an error is held back and sent in the contract's shape."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, scope: Scope, incoming: _Incoming, *, drain_bytes: int) -> None:
         self._send = send
-        self._request_id = request_id
+        self._scope = scope
+        self._request_id = request_id_of(scope)
+        self._incoming = incoming
+        self._drain_bytes = drain_bytes
         self._error_start: Message | None = None
         self._error_body = b""
+        self._code = ""
         self.begun = False
-        self.status = 200
-        self.instead: ServingError | None = None
-        """Said in place of whatever error comes."""
+        self._status = 200
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            if self.status >= 400:
+            self._status = message["status"]
+            if self._status >= 400:
                 self._error_start = message
                 return
-            MutableHeaders(scope=message)[REQUEST_ID_HEADER] = self._request_id
+            headers = MutableHeaders(scope=message)
+            headers[REQUEST_ID_HEADER] = self._request_id
+            if 300 <= self._status < 400 and "location" in headers:
+                headers["location"] = _relative(headers["location"])
         elif message["type"] == "http.response.body" and self._error_start is not None:
             self._error_body += message.get("body", b"")
             if not message.get("more_body", False):
@@ -148,19 +142,55 @@ class _Answer:
         await self._send(message)
 
     async def _send_error(self, start: Message) -> None:
-        if self.instead is not None:
-            start, body = {**start, "status": self.instead.status}, self.instead.body(self._request_id)
-        else:
-            body = _contract_body(start["status"], self._error_body, self._request_id)
+        body = _contract_body(start["status"], self._error_body, self._request_id)
+        self._code = body["error"]["code"]
         content = json.dumps(body, ensure_ascii=False).encode()
-        self.status = start["status"]
         headers = MutableHeaders(raw=list(start.get("headers", [])))
         headers["content-type"] = "application/json"
         headers["content-length"] = str(len(content))
         headers[REQUEST_ID_HEADER] = self._request_id
+        if start["status"] == 405:
+            headers["allow"] = ", ".join(allowed_methods(self._scope["path"]))
+        unread = not self._incoming.complete and start["status"] != 408
+        if unread:
+            headers["connection"] = "close"
         self.begun = True
         await self._send({**start, "headers": headers.raw})
-        await self._send({"type": "http.response.body", "body": content})
+        await self._send({"type": "http.response.body", "body": content, "more_body": unread})
+        if unread:
+            await drop_rest(self._incoming, max_bytes=self._drain_bytes)
+            await self._send({"type": "http.response.body", "body": b""})
+
+    def log(self) -> None:
+        """One line for an error, which leads from a caller's request id to its cause; nothing that the caller sent."""
+        if self._status < 400:
+            return
+        level = logging.ERROR if self._status == 500 else logging.INFO
+        method = self._scope["method"] if self._scope["method"] in USUAL_METHODS else "OTHER"
+        route = route_of(self._scope["path"])
+        logger.log(level, "%s %s %s answered %d %s", self._request_id, method, route, self._status, self._code)
+
+
+def _check_media_type(headers: Headers) -> None:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        # BentoML 1.4 would ignore such a body and run on defaults.
+        raise UnsupportedMediaType(
+            f"the body is {cut(media_type) or 'of no stated type'}; send JSON with Content-Type: application/json"
+        )
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"the body is encoded as {cut(encoding)}; send it without Content-Encoding")
+
+
+def _without(headers: list[tuple[bytes, bytes]], name: bytes) -> list[tuple[bytes, bytes]]:
+    return [(key, value) for key, value in headers if key.lower() != name]
+
+
+def _relative(location: str) -> str:
+    """A redirect's target without scheme and host, which Starlette takes from what the client calls this server."""
+    parts = urlsplit(location)
+    return parts._replace(scheme="", netloc="").geturl() if parts.netloc else location
 
 
 def drop_bentoml_timeout(app: Starlette) -> None:
@@ -187,9 +217,14 @@ def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitab
         try:
             return await method(self, ctx, **fields)
         except ServingError as error:
-            ctx.response.status_code = error.status
-            ctx.response.headers.update(error.headers)
-            return error_response(error, request_id_of(ctx.request.scope))
+            serving_error = error
+        except ValidationError:
+            # The body has been checked: this is an answer of ours, and BentoML would call it the caller's fault.
+            logger.exception("%s failed", request_id_of(ctx.request.scope))
+            serving_error = InternalError()
+        ctx.response.status_code = serving_error.status
+        ctx.response.headers.update(serving_error.headers)
+        return error_response(serving_error, request_id_of(ctx.request.scope))
 
     return answering
 
@@ -215,28 +250,7 @@ def _contract_body(status: int, body: bytes, request_id: str) -> dict[str, Any]:
         error = content.get("error")
         if isinstance(error, dict) and "message" in error:
             return content
-        if status == 400 and isinstance(content.get("detail"), list):
-            return _validation_error(content["detail"]).body(request_id)
     return _error_for(status).body(request_id)
-
-
-def _validation_error(findings: list[Mapping[str, Any]]) -> InvalidRequest:
-    """Pydantic's findings as one error: every one in the message, the first one's field as `param`."""
-    sentences, fields = [], []
-    for finding in findings:
-        field = ".".join(path_of(finding.get("loc", ())))
-        message = FINDINGS.get(finding["type"]) or _sentence(finding["msg"])
-        if finding["type"] == "json_invalid":
-            field = ""
-            message += f" ({finding['msg'].removeprefix('Invalid JSON: ')})"
-        fields.append(field)
-        sentences.append(f"{field}: {message}" if field else message)
-    code = "invalid_json" if findings[0]["type"] == "json_invalid" else "invalid_value"
-    return InvalidRequest("; ".join(sentences), param=fields[0] or None, code=code)
-
-
-def _sentence(text: str) -> str:
-    return text.removeprefix("Value error, ").replace("Input should", "should")
 
 
 def _error_for(status: int) -> ServingError:

@@ -1,0 +1,178 @@
+"""A request's JSON body: read within bounds, and checked before anything is done with it.
+
+BentoML 1.4.39 validates a body on the event loop, answers every finding of pydantic's, and logs each such answer as an
+error with a traceback that quotes the body. So each body is checked here first, at a cost that its size cannot raise,
+and only one without fault reaches BentoML.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pydantic_core
+from pydantic import BaseModel, ValidationError
+from starlette.types import Message, Receive
+
+from cache_dit_serving.caching.step_masks import MOST_STEPS
+from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
+from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key
+
+MOST_VALUES = MOST_STEPS
+"""Values in one list: no field takes more."""
+MOST_KEYS = 200
+"""Keys in one object; no object has as many."""
+MOST_SYMBOLS = 100_000
+"""Of `[`, `{`, `:` and `,` in a body: what makes JSON slow to read. No prompt that a server takes holds as many."""
+SMALL_BYTES = 32_768
+"""A body up to this size is checked in well under a millisecond; larger ones leave the event loop for it."""
+DRAIN_LIMITS = 4
+"""What is left of a body that is too large is read and dropped up to this many times the limit."""
+DRAIN_S = 3.0
+"""And no longer than this."""
+
+
+async def read_body(receive: Receive, *, max_bytes: int, max_s: float) -> bytes:
+    """The whole body of a request.
+
+    Raises:
+        BodyTooLarge: it is larger than `max_bytes`.
+        BodyTooSlow: it is not there after `max_s` seconds.
+        ClientGone: the client closed the connection before it was there.
+    """
+    parts: list[bytes] = []
+    received = 0
+    try:
+        async with asyncio.timeout(max_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone("the client closed the connection before its request was there")
+                part = message.get("body", b"")
+                received += len(part)
+                if received > max_bytes:
+                    raise too_large(max_bytes)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise BodyTooSlow(f"the body was not there after {max_s:g} s; send it at once") from None
+
+
+def too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than the {max_bytes:,} bytes this server takes")
+
+
+async def drop_rest(receive: Receive, *, max_bytes: int) -> None:
+    """Read what a client still sends of a body that is refused.
+
+    A connection that is closed with bytes unread is reset, and the client sees that instead of the answer.
+    """
+    left = DRAIN_LIMITS * max_bytes
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while left > 0:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives a body already read, then what comes after it."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+async def check_body(body: bytes, model: type[BaseModel]) -> None:
+    """Refuse a body that is no request of `model`'s; an empty one counts as `{}`.
+
+    Raises:
+        InvalidRequest: it is not JSON, or holds too much, a key twice, or what the model does not take.
+    """
+    if len(body) <= SMALL_BYTES:
+        _check(body, model)
+    else:
+        await asyncio.to_thread(_check, body, model)
+
+
+def _check(body: bytes, model: type[BaseModel]) -> None:
+    body = body or b"{}"
+    if sum(map(body.count, (b"[", b"{", b":", b","))) > MOST_SYMBOLS:
+        raise InvalidRequest("the body holds far more values than any request has; send fewer", code="too_long")
+    try:
+        tree = pydantic_core.from_json(body)
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON ({error})", code="invalid_json") from None
+    if not isinstance(tree, dict):
+        raise InvalidRequest(f"the body must be a JSON object, not {_json_type(tree)}")
+    for path, value in _containers(tree, ""):
+        if isinstance(value, list) and len(value) > MOST_VALUES:
+            sentence = f"{path}: holds {len(value):,} values; no field takes more than {MOST_VALUES:,}"
+            raise InvalidRequest(sentence, param=path, code="too_long")
+        if isinstance(value, dict) and len(value) > MOST_KEYS:
+            place = path or "the body"
+            raise InvalidRequest(f"{place} has {len(value):,} fields; no request has as many", param=path or None)
+    json.loads(body, object_pairs_hook=_without_duplicates)
+    try:
+        model.model_validate_json(body)
+    except ValidationError as error:
+        raise _invalid(error, model) from None
+
+
+def _containers(value: Any, path: str) -> Iterator[tuple[str, list[Any] | dict[str, Any]]]:
+    """Each list and object of a JSON value with its dotted place, outermost first."""
+    waiting: list[tuple[str, Any]] = [(path, value)]
+    while waiting:
+        path, value = waiting.pop()
+        if not isinstance(value, (list, dict)):
+            continue
+        yield path, value
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        waiting += [
+            (f"{path}.{cut(str(key))}" if path else cut(str(key)), part)
+            for key, part in parts
+            if isinstance(part, (list, dict))
+        ]
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse an object with one key twice: readers differ in which of the two counts."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise InvalidRequest(f"{cut(key)}: stands twice in one object; send it once", param=cut(key))
+        seen.add(key)
+
+
+def _invalid(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
+    """Pydantic's findings as one error: the first few in the message, the first one's field as `param`."""
+    findings = findings_of(error)
+    sentences = []
+    for finding in findings:
+        message = finding.message
+        if finding.kind == "missing":
+            message = "is missing; it is required"
+        elif finding.kind == "extra_forbidden":
+            nearest = nearest_key(finding.keys[-1], known_keys(model, finding.keys[:-1]))
+            hint = f"did you mean '{nearest}'?" if nearest else "remove it"
+            message = f"is not a field of this request; {hint}"
+        sentences.append(f"{finding.field}: {message}" if finding.field else message)
+    return InvalidRequest("; ".join(sentences) + and_more(error), param=findings[0].field or None)
+
+
+def _json_type(value: object) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
