@@ -17,10 +17,16 @@ import bentoml
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from cache_dit_serving.api.envelope import Envelope, answers_errors
-from cache_dit_serving.api.lifecycle import announce, configure_logging, drain_on_signals, end_process
+from cache_dit_serving.api.lifecycle import (
+    announce,
+    configure_logging,
+    drain_on_signals,
+    end_process,
+    end_with_supervisor,
+)
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.routes import mounted_routes
-from cache_dit_serving.config import load_settings
+from cache_dit_serving.jobs.metrics import forget_ended_workers
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.schemas import (
@@ -31,8 +37,11 @@ from cache_dit_serving.schemas import (
     HealthResponse,
     ModelInfo,
 )
+from cache_dit_serving.supervisor import prepare_supervisor, settings_or_exit
 
-SETTINGS = load_settings()
+SETTINGS = settings_or_exit()
+configure_logging(SETTINGS.server.log_level)
+prepare_supervisor()
 # BentoML, and BentoCloud before it, cut requests off after 60 s unless told: later than ours, which says why.
 TIMEOUT_S = SETTINGS.limits.max_request_s + 60
 
@@ -48,7 +57,7 @@ class CacheDiTServing:
     """Diffusion transformers accelerated by cache-dit."""
 
     def __init__(self) -> None:
-        configure_logging(SETTINGS.server.log_level)
+        forget_ended_workers()
         self.worker = PipelineWorker(
             partial(PipelineRunner, SETTINGS),
             max_queue=SETTINGS.limits.max_queue,
@@ -56,6 +65,7 @@ class CacheDiTServing:
         )
         self.api = NativeApi(SETTINGS, self.worker)
         drain_on_signals(self.worker)
+        end_with_supervisor()
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.
         self.worker.start()
 

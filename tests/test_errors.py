@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
-from cache_dit_serving.api.envelope import drop_bentoml_timeout
+from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
 from tests.conftest import Server, ready, serving
 
 JSON = {"Content-Type": "application/json"}
@@ -280,7 +280,7 @@ def test_no_timer_of_bentomls_outlives_its_request() -> None:
     timeout = Middleware(TimeoutMiddleware, timeout=60)
     app = Starlette(middleware=[Middleware(GZipMiddleware), timeout, Middleware(CORSMiddleware)])
     app.middleware_stack = app.build_middleware_stack()
-    drop_bentoml_timeout(app)
+    adjust_bentoml_stack(app)
     layers, layer = [], app.middleware_stack
     while layer := getattr(layer, "app", None):  # type: ignore[assignment]
         layers.append(type(layer))

@@ -7,18 +7,20 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from PIL import Image
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from tests.conftest import Server, ready, serving
+from tests.conftest import ROOT, Server, ready, serving
 
 LONG = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""
@@ -191,24 +193,95 @@ def test_a_failed_load_is_visible_and_does_not_start_over(
 
 def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:
     with serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_QUEU="3") as server:
-        assert server.process.wait(60) != 0
-        assert "did you mean 'max_queue'?" in server.log()
+        assert server.process.wait(60) == 2
+        [line] = server.log().splitlines()
+        assert "did you mean 'max_queue'?" in line
 
 
-def test_sigterm_finishes_what_runs_and_refuses_the_rest(tmp_path: Path) -> None:
-    with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null") as server:
-        server.wait_for(ready)
-        running = start(server, **LONG)
-        server.wait_for(lambda server: queue_of(server)["step"] > 5)
-        waiting = start(server, num_inference_steps=4)
-        server.wait_for(lambda server: queue_of(server)["waiting"] == 1)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(tmp_path: Path, workers: str) -> None:
+    with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null", CACHE_DIT_SERVING__SERVER__WORKERS=workers) as server:
+        server.wait_for(lambda server: server.log().count("is ready on") == int(workers))
+        running = start(server, **(LONG | {"num_images": 4}))
+        server.wait_for(worker_runs)
+        waiting = []
+        if workers == "1":
+            waiting.append(start(server, num_inference_steps=4))
+            server.wait_for(lambda server: queue_of(server)["waiting"] == 1)
         server.process.send_signal(signal.SIGTERM)
-        refused = waiting.result(10)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        server.wait_for(lambda server: server.log().count("draining:") == int(workers), timeout_s=10)
+        for _ in range(8):  # on new connections, each to a worker of its own choice
+            for path in ("/readyz", "/health"):
+                answer = requests.get(server.url + path, timeout=5)
+                assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "draining"
+            assert "Retry-After" in answer.headers
+            assert answer.headers["Connection"] == "close"
+            assert requests.get(f"{server.url}/livez", timeout=5).status_code == 200
+        for late in (*waiting, start(server, num_inference_steps=4)):
+            refused = late.result(10)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert not running.done()
         assert running.result(60).status_code == 200
-        assert len(running.result().json()["images"]) == 8
+        assert len(running.result().json()["images"]) == 4
         assert server.process.wait(30) == 0
+
+
+def worker_runs(server: Server) -> bool:
+    """Whether any worker runs a generation: each answers for itself."""
+    return any(requests.get(f"{server.url}/health", timeout=5).json()["queue"]["step"] > 5 for _ in range(4))
+
+
+def worker_of(server: Server) -> psutil.Process:
+    [worker] = psutil.Process(server.process.pid).children()
+    return worker
+
+
+def test_a_killed_worker_is_named_in_the_log_and_leaves_no_gauge(tmp_path: Path) -> None:
+    with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null") as server:
+        server.wait_for(ready)
+        running = [start(server, **LONG) for _ in range(4)]
+        server.wait_for(lambda server: "cache_dit_serving_queue_waiting 3.0" in server.get("/metrics").text)
+        killed = worker_of(server)
+        killed.kill()
+        for request in running:
+            assert isinstance(request.exception(30), requests.ConnectionError)
+        server.session.close()
+        server.wait_for(lambda server: server.get("/readyz", timeout=5).status_code == 200)
+        assert f"worker {killed.pid} was ended by SIGKILL" in server.log()
+        metrics = server.get("/metrics").text.splitlines()
+        assert "cache_dit_serving_queue_waiting 0.0" in metrics
+        in_progress = 'bentoml_service_request_in_progress{endpoint="/generate"'
+        assert all(line.endswith(" 0.0") for line in metrics if line.startswith(in_progress))
+
+
+def test_a_worker_whose_supervisor_was_killed_ends_and_frees_the_port(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.wait_for(ready)
+        worker = worker_of(server)
+        server.process.kill()
+        worker.wait(10)
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{server.url}/livez", timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [("99999", "between 0 and 65535"), ("-1", "between 0 and 65535"), ("busy", "Address already in use")],
+)
+def test_a_port_that_cannot_be_listened_on_is_said_in_one_line(port: str, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        if port == "busy":
+            port = str(taken.getsockname()[1])
+        for command in (
+            ["bentoml", "serve", "service:CacheDiTServing"],
+            ["cache_dit_serving.serve", "--config", "embedded"],
+        ):
+            words_of_command = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", port]
+            ended = subprocess.run(words_of_command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            assert ended.returncode == 2
+            assert ended.stderr.count("\n") == 1
+            assert words in ended.stderr
 
 
 def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cache_dit_serving.config import (
     load_settings,
 )
 from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.supervisor import check_port
 
 # Configuration that knows nothing of a model: every default is the pipeline's own.
 GENERIC_CONFIG = "generic"
@@ -149,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         environ = environment_of(flags, os.environ)
+        check_port(flags.host, flags.port)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import bentoml
-from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from pydantic import ValidationError
-from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
 from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
 from cache_dit_serving.api.operations import allowed_methods, body_of, route_of
 from cache_dit_serving.errors import (
@@ -52,7 +51,7 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
-                drop_bentoml_timeout(scope["app"])
+                adjust_bentoml_stack(scope["app"])
             await self.app(scope, receive, send)
             return
         asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
@@ -152,7 +151,7 @@ class _Answer:
         if start["status"] == 405:
             headers["allow"] = ", ".join(allowed_methods(self._scope["path"]))
         unread = not self._incoming.complete and start["status"] != 408
-        if unread:
+        if unread or self._code == "draining":
             headers["connection"] = "close"
         self.begun = True
         await self._send({**start, "headers": headers.raw})
@@ -191,19 +190,6 @@ def _relative(location: str) -> str:
     """A redirect's target without scheme and host, which Starlette takes from what the client calls this server."""
     parts = urlsplit(location)
     return parts._replace(scheme="", netloc="").geturl() if parts.netloc else location
-
-
-def drop_bentoml_timeout(app: Starlette) -> None:
-    """Take BentoML's TimeoutMiddleware out of the chain around `app`; `limits.max_request_s` does its work.
-
-    BentoML 1.4.39 keeps a timer of every request, with all that the request's context holds (5 KB and more), until the
-    time-out is over, not until the answer is out; and it cannot be configured away.
-    """
-    layer: Any = app.middleware_stack
-    while inner := getattr(layer, "app", None):
-        if isinstance(inner, TimeoutMiddleware):
-            layer.app = inner.app
-        layer = inner
 
 
 def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R | JSONResponse]]:

@@ -8,7 +8,12 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+import bentoml
 
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.runner import Runner
@@ -59,24 +64,59 @@ def end_process() -> None:
 
 
 def drain_on_signals(worker: PipelineWorker) -> None:
-    """On SIGTERM and SIGINT refuse what waits and what comes, then do what uvicorn does: end when answers are out.
+    """On SIGTERM or SIGINT drain `worker`, answering 503 meanwhile; then do what the handlers there were before do.
 
-    uvicorn alone would wait for every queued generation.
+    uvicorn's handler alone stops accepting at once. The supervisor holds the listening socket, so that connections made
+    during the drain would hang until the process ends. A second SIGINT (Ctrl-C) does not wait for the drain.
     """
+    if threading.current_thread() is not threading.main_thread():
+        # An app embedded in another program: its owner drains by stopping the service.
+        return
+    drain = _Drain(worker)
     for number in (signal.SIGTERM, signal.SIGINT):
         previous = signal.getsignal(number)
+        # Python's own handler ends what runs at once, and that is no server.
+        if callable(previous) and previous is not signal.default_int_handler:
+            drain.previous[number] = previous
+            signal.signal(number, drain)
 
-        def handle(signum: int, frame: FrameType | None, previous: object = previous) -> None:
+
+class _Drain:
+    """The handler of both signals: one Ctrl-C is SIGINT from the terminal, then SIGTERM from the supervisor."""
+
+    def __init__(self, worker: PipelineWorker) -> None:
+        self.previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._worker = worker
+        self._begun = False
+        self._interrupts = 0
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        self._interrupts += signum == signal.SIGINT
+        if self._interrupts > 1:
+            # uvicorn takes the first call as "finish", the second as "end now".
+            self.previous[signum](signum, frame)
+            self.previous[signum](signum, frame)
+        elif not self._begun:
+            self._begun = True
             # On a thread of its own: the handler interrupts the event loop anywhere, even inside the worker's own lock.
-            threading.Thread(target=worker.drain, name="drain").start()
-            if callable(previous):
-                previous(signum, frame)
-            elif previous == signal.SIG_DFL:
-                raise SystemExit(128 + signum)
+            threading.Thread(target=self._drain, args=(signum,), name="drain", daemon=True).start()
 
-        try:
-            signal.signal(number, handle)
-        except ValueError:
-            # Not the main thread (an app embedded in another program): its owner drains by stopping the service.
-            logger.debug("no signal handlers outside the main thread")
-            return
+    def _drain(self, signum: int) -> None:
+        self._worker.drain()
+        self._worker.join()
+        self.previous[signum](signum, None)
+
+
+def end_with_supervisor(*, poll_s: float = 1.0) -> None:
+    """Drain and end this worker when the supervisor is gone: killed, it leaves workers that hold the port for ever."""
+    if bentoml.server_context.worker_index is None:
+        return  # not started by BentoML's supervisor
+    supervisor = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == supervisor:
+            time.sleep(poll_s)
+        logger.error("the supervisor, process %d, is gone: this worker ends too", supervisor)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()

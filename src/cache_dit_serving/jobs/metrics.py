@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
+import psutil
 from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 from cache_dit_serving.pipeline.runner import DrawnImage
 
@@ -51,6 +55,22 @@ STAGE_SECONDS = Histogram(
 DEADLINES = Counter(
     "cache_dit_serving_deadlines", "Requests with deadline_s: met, missed, or refused at admission.", ["outcome"]
 )
+
+
+def forget_ended_workers() -> None:
+    """Take the live gauges of workers that are no more out of `/metrics`; their counters stay, since those only grow.
+
+    prometheus_client keeps the values of each process in a file; it cannot know by itself that a process was killed.
+    """
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    supervisor = psutil.Process().parent()
+    if not folder or supervisor is None:
+        return
+    alive = {supervisor.pid, *(worker.pid for worker in supervisor.children())}
+    pids = {file.stem.rpartition("_")[2] for file in Path(folder).glob("gauge_live*.db")}
+    for pid in pids:
+        if pid.isdecimal() and int(pid) not in alive:
+            mark_process_dead(int(pid))
 
 
 def observe_image(image: DrawnImage) -> None:

@@ -1,0 +1,69 @@
+"""What BentoML 1.4.39 puts around every request, and what of it is changed, since no setting does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bentoml._internal.server.http.access import AccessLogMiddleware
+from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cache_dit_serving.api.operations import route_of
+from cache_dit_serving.findings import cut
+
+REAL_PATH = "cache_dit_serving.path"
+"""Key of a scope that holds the path while `path` holds another name for it."""
+
+
+def adjust_bentoml_stack(app: Starlette) -> None:
+    """Change the chain of middleware around `app`, once it is built.
+
+    - TimeoutMiddleware goes: it keeps a timer of every request, with all that the request's context holds (5 KB and
+      more), until the time-out is over, not until the answer is out. `limits.max_request_s` does its work.
+    - The metrics are given the route in place of the path. Each path that clients make up would be a label of its own,
+      which fills the memory and `/metrics`.
+    - The access log is given the path in one short line of printable characters, whatever a client puts into it.
+    """
+    names = {RunnerTrafficMetricsMiddleware: route_of, AccessLogMiddleware: printable}
+    layer: Any = app.middleware_stack
+    while inner := getattr(layer, "app", None):
+        if isinstance(inner, TimeoutMiddleware):
+            layer.app = inner.app
+            continue
+        if type(inner) in names:
+            layer.app = _Renamed(inner, names[type(inner)])
+            inner.app = _ByPath(inner.app)
+        layer = inner
+
+
+def printable(path: str) -> str:
+    """A path for the log: control characters escaped, and cut."""
+    return cut(path.encode("unicode_escape").decode("ascii"))
+
+
+class _Renamed:
+    """Gives the layer below another name for a request's path."""
+
+    def __init__(self, app: ASGIApp, name: Callable[[str], str]) -> None:
+        self.app = app
+        self._name = name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "path" in scope:
+            scope = {**scope, "path": self._name(scope["path"]), REAL_PATH: scope["path"]}
+        await self.app(scope, receive, send)
+
+
+class _ByPath:
+    """Gives the layer below its path back."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if REAL_PATH in scope:
+            scope = {**scope, "path": scope[REAL_PATH]}
+        await self.app(scope, receive, send)

@@ -1,0 +1,105 @@
+"""What the supervisor, the process that `bentoml serve` begins with, checks before it starts workers, and logs of them.
+
+BentoML imports service.py in the supervisor too. There are no hooks in BentoML 1.4.39 for what is here.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+import click
+from bentoml._internal.configuration.containers import BentoMLContainer
+
+from cache_dit_serving.config import Settings, load_settings
+from cache_dit_serving.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+GREATEST_PORT = 65_535
+
+
+def settings_or_exit() -> Settings:
+    """The settings of this process's environment.
+
+    Raises:
+        SystemExit: 2, with one line that says what is wrong with them.
+    """
+    try:
+        return load_settings()
+    except ConfigError as error:
+        fail(str(error))
+
+
+def prepare_supervisor() -> None:
+    """Check where the server is to listen, and log from now on how workers end. Does nothing in any other process.
+
+    Raises:
+        SystemExit: 2, with one line that says why, where the port cannot be listened on.
+    """
+    command = click.get_current_context(silent=True)
+    if command is None or command.info_name != "serve":
+        return
+    host = command.params.get("host") or BentoMLContainer.http.host.get()
+    port = command.params.get("port")
+    check_port(host, BentoMLContainer.http.port.get() if port is None else port)
+    _log_ended_workers()
+
+
+def check_port(host: str, port: int) -> None:
+    """Find out whether a server could listen there.
+
+    Raises:
+        SystemExit: 2, with one line that says why not.
+    """
+    # BentoML 1.4.39 takes the port modulo 65,536, and a busy one ends in a traceback.
+    if not 0 <= port <= GREATEST_PORT:
+        fail(f"--port {port}: a port lies between 0 and {GREATEST_PORT}")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As the server does: the connections of one that has ended are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            fail(f"cannot listen on {host}, port {port}: {error.strerror}; choose another with --port")
+
+
+def fail(reason: str) -> NoReturn:
+    """End the process with one line on standard error and exit status 2."""
+    print(f"error: {reason}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _log_ended_workers() -> None:
+    from circus.watcher import Watcher  # BentoML's process manager; its distribution is called kantoku
+
+    notify_event = Watcher.notify_event
+
+    def logging_event(self: Any, topic: str, message: dict[str, Any]) -> None:
+        if topic == "reap" and not self.is_stopping():
+            # In a container BentoML starts no other one: the container ends, and its orchestrator starts it again.
+            after = "another one starts" if self.respawn else "the server ends"
+            logger.error("%s; %s", ended(message["process_pid"], message["exit_code"]), after)
+        notify_event(self, topic, message)
+
+    Watcher.notify_event = logging_event
+
+
+def ended(pid: int, exit_code: int | None) -> str:
+    """How a worker ended, in words.
+
+    Args:
+        exit_code: the negative number of a signal, as `subprocess` has it; None where it is not known.
+    """
+    if exit_code is None:
+        return f"worker {pid} ended"
+    if exit_code >= 0:
+        return f"worker {pid} ended with exit status {exit_code}"
+    number = -exit_code
+    name = signal.Signals(number).name if number in {*signal.Signals} else f"signal {number}"
+    hint = " (out of memory, or killed by hand)" if number == signal.SIGKILL else ""
+    return f"worker {pid} was ended by {name}{hint}"

@@ -1,0 +1,50 @@
+"""`/metrics` over real HTTP: as many series as there are routes, whatever clients ask for."""
+
+from __future__ import annotations
+
+import http.client
+import re
+
+from tests.conftest import Server
+
+ENDPOINT = re.compile(r'endpoint="([^"]*)"')
+
+
+def ask(server: Server, target: str, method: str = "GET") -> int:
+    """The status for a request target sent as it stands."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+    connection.putrequest(method, target, skip_accept_encoding=True)
+    connection.endheaders()
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_paths_that_clients_make_up_add_no_series(server: Server) -> None:
+    for target in ("/nowhere", "/outputs/none.png", "/static_content/none.js"):
+        assert ask(server, target) == 404
+    before = server.get("/metrics").text
+    for number in range(100):
+        assert ask(server, f"/made-up/{number}") == 404
+        assert ask(server, f"/outputs/{number}.png") == 404
+        assert ask(server, f"/static_content/{number}") == 404
+    for target in ("/x%00y", "/x%0aFAKE%20LINE", "/" + "z" * 60_000, "/generate/", "/outputs/%2e%2e/%2e%2e/etc/passwd"):
+        assert ask(server, target) in (307, 404)
+    assert ask(server, "/nowhere", "PURGE") == 404
+    assert ask(server, "/generate", "PROPFIND") == 405
+    after = server.get("/metrics").text
+    assert "\0" not in after
+    assert set(ENDPOINT.findall(after)) <= {
+        "unknown",
+        *("/generate", "/compare", "/health", "/get_model_info", "/model_info", "/capabilities", "/flush_cache"),
+        *("/outputs/{path}", "/static_content/{path}", "/", "/docs", "/openapi.json", "/docs.json", "/schema.json"),
+        *("/livez", "/readyz", "/healthz"),
+    }
+    # One status more for /generate and for unknown paths: a counter and a histogram each.
+    assert len(after) - len(before) < 20_000
+
+
+def test_a_path_cannot_write_lines_of_log(server: Server) -> None:
+    ask(server, "/x%0aFAKE%20LINE")
+    server.wait_for(lambda server: "/x\\nFAKE LINE" in server.log(), timeout_s=5)
+    assert not any(line.startswith("FAKE") for line in server.log().splitlines())
