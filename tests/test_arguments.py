@@ -133,6 +133,7 @@ def test_the_cache_pairs_passes_only_where_guidance_makes_two(
         ({"seed": MAX_SEED, "num_images": 2}, "seed", "must not pass"),
         ({"negative_prompt": "blur"}, "negative_prompt", "true_cfg_scale above 1"),
         ({"true_cfg_scale": 3.0}, "true_cfg_scale", "negative_prompt"),
+        ({"true_cfg_scale": 0.5}, "true_cfg_scale", "no effect"),
         ({"sigmas": [1.0, 0.5], "num_inference_steps": 3}, "sigmas", "agree"),
         ({"sigmas": [0.5, 1.0]}, "sigmas", "decrease"),
         ({"sigmas": [1e308]}, "sigmas", "at most at 1"),

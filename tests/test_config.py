@@ -22,6 +22,17 @@ def test_embedded_is_the_default() -> None:
     assert settings.cache is not None
 
 
+def test_another_model_takes_nothing_from_the_embedded_ones_configuration() -> None:
+    settings = load_settings({"CACHE_DIT_SERVING__MODEL__PATH": "/some/model"})
+    generic = load_settings({CONFIG_VARIABLE: "generic"})
+    assert settings.model.path == "/some/model"
+    assert settings == generic.model_copy(update={"model": settings.model})
+    assert settings.model.dtype == "bfloat16"
+    assert load_settings({"CACHE_DIT_SERVING__MODEL__PATH": "embedded"}) == load_settings({})
+    named = {CONFIG_VARIABLE: "embedded", "CACHE_DIT_SERVING__MODEL__PATH": "/some/model"}
+    assert load_settings(named).limits.sizes == (80, 96, 112)
+
+
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_configuration_is_valid(name: str) -> None:
     load_settings({CONFIG_VARIABLE: name})
@@ -71,6 +82,8 @@ def test_a_cache_dit_file_pastes_in(tmp_path: Path) -> None:
         ("limits: {max_queue: 0}", "'limits.max_queue'"),
         ("limits: {sizes: []}", "'limits.sizes'"),
         ("[1, 2]", "must hold a mapping"),
+        ("limits: {max_queue: 3, max_side: 64, max_queue: 4}", "the key 'max_queue' stands twice"),
+        ("server: {warm_up: false}\nspeeds: {warm_up: true}", "speeds.warm_up has no effect"),
         ("model: {path: ", "cannot be read as YAML"),
     ],
 )

@@ -139,7 +139,8 @@ def test_concurrent_requests_get_the_pictures_they_get_alone(server: Server) -> 
 
 def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path) -> None:
     model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "secret-customer" / "model")
-    with serving(tmp_path, CACHE_DIT_SERVING__MODEL__PATH=str(model)) as server:
+    variables = {"CACHE_DIT_SERVING_CONFIG": "embedded", "CACHE_DIT_SERVING__MODEL__PATH": str(model)}
+    with serving(tmp_path, environ=variables) as server:
         told: set[str] = set()
 
         def loaded(server: Server) -> bool:

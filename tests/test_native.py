@@ -156,6 +156,15 @@ def test_nothing_outside_the_root_is_served(server: Server, path: str) -> None:
     assert response.json()["error"]["code"] == "not_found"
 
 
+def test_a_link_to_itself_is_no_output(server: Server) -> None:
+    server.outputs.mkdir(parents=True, exist_ok=True)
+    for name in ("round.png", "round"):
+        (server.outputs / name).symlink_to(server.outputs / name)
+    assert server.get("/outputs/round.png").status_code == 404
+    response = server.generate(output_format="path", output_dir="round", num_inference_steps=4)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "output_dir")
+
+
 def test_a_link_out_of_the_root_is_not_followed(server: Server, tmp_path: Path) -> None:
     server.outputs.mkdir(parents=True, exist_ok=True)
     (server.outputs / "link").symlink_to(tmp_path)

@@ -1,7 +1,7 @@
 """The settings tree: one YAML, each leaf overridable from the environment, checked before any weights load.
 
-`CACHE_DIT_SERVING_CONFIG` names a file in `configs/` (default `embedded`) or gives a path;
-`CACHE_DIT_SERVING__MODEL__PATH=...` overrides one leaf.
+`CACHE_DIT_SERVING_CONFIG` names a file in `configs/` or gives a path; `CACHE_DIT_SERVING__MODEL__PATH=...` overrides
+one leaf. Without a file's name a model's path starts from `generic`, and with neither the embedded model is served.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from cache_dit_serving.findings import and_more, findings_of, known_keys, model_
 CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"
 OVERRIDE_PREFIX = "CACHE_DIT_SERVING__"
 DEFAULT_CONFIG = "embedded"
+GENERIC_CONFIG = "generic"
+"""Knows nothing of a model: every default is the pipeline's own."""
+MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
+EMBEDDED_MODEL = "embedded"
 
 # src/cache_dit_serving/config.py -> the bundle's root, in a checkout and in a built Bento alike.
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +42,7 @@ class ModelSettings(Section):
     """Which pipeline to load, and how."""
 
     path: str = Field(
-        "embedded",
+        EMBEDDED_MODEL,
         min_length=1,
         description="`embedded` (the small model in the bundle), a folder saved by `save_pretrained`, or a hub id.",
     )
@@ -109,7 +113,7 @@ class SpeedsSettings(Section):
     ceiling: Speed | None = Field(None, description="The most approximation that a request may ask for; left out: any.")
     warm_up: bool = Field(
         False,
-        description="Draw one picture at each speed before ready, so that each one's rate is known from the start.",
+        description="Draw a whole picture at each speed before ready, so that each one's rate is known from the start.",
     )
     measured_on: str | None = Field(None, description="Hardware, prompts, versions and date of the figures.")
     high: SpeedSettings = SpeedSettings()
@@ -164,6 +168,11 @@ class ServerSettings(Section):
     require_cache: bool = Field(
         False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."
     )
+    warm_up: bool = Field(
+        True,
+        description="Draw one picture in a few steps before ready, so that the first request finds kernels and memory "
+        "as the later ones do, and a model that cannot draw is never ready.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
 
@@ -181,6 +190,12 @@ class Settings(Section):
     outputs: OutputSettings = Field(default_factory=OutputSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 
+    @model_validator(mode="after")
+    def _speeds_warm_up_with_the_server(self) -> Self:
+        if self.speeds.warm_up and not self.server.warm_up:
+            raise ValueError("speeds.warm_up has no effect with server.warm_up false; set it to false too")
+        return self
+
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings that `environ` asks for.
@@ -188,11 +203,11 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with its nearest neighbour) or a wrong value.
     """
-    file = config_file(environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+    file = config_file(environ.get(CONFIG_VARIABLE) or _default_config(environ))
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        tree = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
+        raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
     if "cache_config" in tree and "cache" not in tree:
@@ -204,6 +219,29 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     except ValidationError as error:
         source = f"{file}" + (f" with {', '.join(overridden)} from the environment" if overridden else "")
         raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def _default_config(environ: Mapping[str, str]) -> str:
+    """Another model than the embedded one takes nothing from its configuration: no sizes, speeds or figures."""
+    path = environ.get(MODEL_PATH_VARIABLE, EMBEDDED_MODEL)
+    return DEFAULT_CONFIG if path == EMBEDDED_MODEL else GENERIC_CONFIG
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key stands once in a mapping: PyYAML 6 lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice in one mapping", key_node.start_mark
+                )
+            # A key that is itself a list or mapping is nothing that a setting could be.
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def config_file(name: str) -> Path:

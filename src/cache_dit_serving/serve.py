@@ -15,15 +15,14 @@ from pathlib import Path
 from cache_dit_serving.config import (
     BUNDLE_ROOT,
     CONFIG_VARIABLE,
+    GENERIC_CONFIG,
+    MODEL_PATH_VARIABLE,
     OVERRIDE_PREFIX,
     config_names,
     load_settings,
 )
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.supervisor import check_port
-
-# Configuration that knows nothing of a model: every default is the pipeline's own.
-GENERIC_CONFIG = "generic"
 
 DESCRIPTION = """\
 Serve a diffusion transformer with BentoML, accelerated by cache-dit.
@@ -99,6 +98,8 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
         ConfigError: there is no model to serve, a cache flag without a cache to set, or settings that are not valid.
     """
     config = flags.config or (GENERIC_CONFIG if flags.model_path else environ.get(CONFIG_VARIABLE))
+    if config is None and MODEL_PATH_VARIABLE in environ:
+        config = GENERIC_CONFIG
     if config is None:
         raise ConfigError(
             "say what to serve: --model-path with a folder or hub id, "

@@ -162,7 +162,7 @@ class NativeApi:
     def _save(self, files: list[tuple[bytes, str]], request: GenerateRequest, http: Request) -> list[str]:
         """Write the pictures, once all are done; their paths or URLs."""
         folder = self.outputs.folder(request.output_dir)
-        paths = [self.outputs.save(content, folder, extension=extension) for content, extension in files]
+        paths = self.outputs.save_all(files, folder)
         if request.output_format == "path":
             return [str(path) for path in paths]
         base = (self.settings.outputs.public_url or str(http.base_url)).rstrip("/")

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class OutputFolder:
         directory = self.root / (name or "")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            if not directory.resolve().is_relative_to(self.root.resolve()):
+            if not self._holds(directory):
                 raise InvalidRequest("output_dir leads out of the server's output folder", param="output_dir")
             if any(part.is_file() for part in (directory, *directory.parents)):
                 raise InvalidRequest("output_dir names a file, not a folder", param="output_dir")
@@ -42,6 +43,22 @@ class OutputFolder:
         except OSError as error:
             raise self._unwritable() from error
         return directory
+
+    def save_all(self, files: Sequence[tuple[bytes, str]], folder: Path) -> list[Path]:
+        """Write files, each given with its extension: all of them, or none where one cannot be written.
+
+        Raises:
+            InternalError: one cannot be written.
+        """
+        paths: list[Path] = []
+        try:
+            for content, extension in files:
+                paths.append(self.save(content, folder, extension=extension))
+        except BaseException:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            raise
+        return paths
 
     def save(self, content: bytes, folder: Path, *, extension: str) -> Path:
         """Write a file of a new name into a folder from :meth:`folder`; returns its path.
@@ -77,12 +94,19 @@ class OutputFolder:
         media_type = MEDIA_TYPES.get(path.suffix.removeprefix("."))
         hidden = any(part.startswith(".") for part in Path(relative).parts)
         try:
-            there = path.resolve().is_relative_to(self.root.resolve()) and path.is_file()
+            there = self._holds(path) and path.is_file()
         except (OSError, ValueError):  # a name too long, or with a NUL
             there = False
         if media_type is None or hidden or not there:
             raise NotFound("there is no such output")
         return path, media_type
+
+    def _holds(self, path: Path) -> bool:
+        """Whether a path lies below the root once its links are followed."""
+        try:
+            return path.resolve().is_relative_to(self.root.resolve())
+        except RuntimeError:  # Python 3.11 and 3.12: a link to itself
+            return False
 
     def _unwritable(self) -> InternalError:
         logger.exception("outputs cannot be written under %s", self.root)

@@ -280,6 +280,11 @@ def _guidance(request: GenerateRequest, traits: PipelineTraits, defaults: Reques
                 '("negative_prompt": " " for none in particular)',
                 param="true_cfg_scale",
             )
+        if request.true_cfg_scale is not None and request.true_cfg_scale < 1:
+            raise InvalidRequest(
+                "true_cfg_scale below 1 has no effect on this model; leave it out, or send 1 for no guidance",
+                param="true_cfg_scale",
+            )
     elif request.negative_prompt:
         scale = _guidance_scale(arguments, traits)
         if math.isinf(traits.guides_above):

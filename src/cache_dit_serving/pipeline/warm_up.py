@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRIAL_STEPS = 4
+PROGRESS_S = 2.0
+"""Between two reports of how far a picture is."""
 
 
 def try_cache(runner: Runner, cache_type: CacheType) -> str | None:
@@ -48,28 +51,49 @@ def try_cache(runner: Runner, cache_type: CacheType) -> str | None:
 def warm_up(
     runner: Runner, settings: Settings, progress: Callable[[str], None]
 ) -> list[tuple[GenerationCall, DrawnImage]]:
-    """Draw with the defaults, and at each speed where the configuration wants their rates from the start.
+    """Draw at the default size in a few steps; in all steps at each speed where the configuration wants their rates.
 
     Raises:
         LoadError: what every request would fail on.
     """
-    requests: list[dict[str, Any]] = [{}]
-    if settings.speeds.warm_up:
-        usual = runner.speeds.name_of(runner.speeds.default)
-        requests += [{"speed": speed} for speed in runner.speeds.allowed if speed != usual]
-    drawn = []
-    for fields in requests:
-        progress(f"warming up with one generation ({fields.get('speed', 'the defaults')})")
-        call = _planned(runner, **fields)
-        try:
-            image = runner.draw(call, call.drawings[0], lambda done: None)
-            check_finite(image.pixels)
-        except ServingError as error:
-            raise _failed(error) from error
-        drawn.append((call, image))
+    whole = _planned(runner)  # refuses defaults that no request could run with
+    if not settings.server.warm_up:
+        return []
+    if not settings.speeds.warm_up:
+        # Without the cache, whose code the trials have run: a cached picture of few steps would say little of its rate.
+        steps = max(TRIAL_STEPS, runner.traits.least_num_inference_steps)
+        call = _planned(runner, num_inference_steps=steps, speed="lossless")
+        return [_draw(runner, call, f"{steps} steps", progress)]
+    default = runner.speeds.name_of(runner.speeds.default)
+    others = [speed for speed in runner.speeds.allowed if speed != default]
+    drawn = [_draw(runner, whole, f"the default speed, 1 of {len(others) + 1}", progress)]
+    for number, speed in enumerate(others, start=2):
+        call = _planned(runner, speed=speed)
+        drawn.append(_draw(runner, call, f"speed {speed}, {number} of {len(others) + 1}", progress))
+    for _, image in drawn:
         if image.cache.enabled and not image.cache.engaged:
             logger.warning("the cache did not engage at speed %s: %s", image.cache.speed, image.cache.reason)
     return drawn
+
+
+def _draw(
+    runner: Runner, call: GenerationCall, what: str, progress: Callable[[str], None]
+) -> tuple[GenerationCall, DrawnImage]:
+    progress(f"warming up with one picture ({what})")
+    told = time.monotonic()
+
+    def on_step(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PROGRESS_S:
+            told = time.monotonic()
+            progress(f"warming up with one picture ({what}), step {done} of {call.num_inference_steps}")
+
+    try:
+        image = runner.draw(call, call.drawings[0], on_step)
+        check_finite(image.pixels)
+    except ServingError as error:
+        raise _failed(error) from error
+    return call, image
 
 
 def _planned(runner: Runner, **fields: Any) -> GenerationCall:
@@ -80,4 +104,4 @@ def _planned(runner: Runner, **fields: Any) -> GenerationCall:
 
 
 def _failed(error: ServingError) -> LoadError:
-    return LoadError(f"the warm-up generation failed: {error.message}")
+    return LoadError(f"a request with the defaults fails: {error.message}")

@@ -1,0 +1,24 @@
+"""The pins: each installs on every Python that the project supports."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import metadata
+
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from tests.conftest import ROOT
+
+PIN = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
+PINS = [
+    name
+    for file in ("requirements.txt", "requirements-test.txt")
+    for name in PIN.findall((ROOT / file).read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0"])
+def test_every_pin_installs_on_the_first_release_of_each_supported_python(python: str) -> None:
+    wanted = {name: metadata(name)["Requires-Python"] or "" for name in PINS}
+    assert {name: needs for name, needs in wanted.items() if python not in SpecifierSet(needs)} == {}

@@ -1,0 +1,39 @@
+"""The generations before ready: few steps, or whole pictures where their rates are wanted, and how far they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from cache_dit_serving.config import load_settings
+from cache_dit_serving.pipeline import warm_up
+from cache_dit_serving.pipeline.runner import PipelineRunner
+
+
+def warmed_up(**variables: str) -> tuple[list[tuple[str, int]], list[str]]:
+    """Speed and steps of each picture of the warm-up, and what was reported meanwhile."""
+    reports: list[str] = []
+    runner = PipelineRunner(
+        load_settings({f"CACHE_DIT_SERVING__{key}": v for key, v in variables.items()}), reports.append
+    )
+    pictures = [(call.cache.speed, call.num_inference_steps) for call, _ in runner.warmed_up]
+    return pictures, [report for report in reports if report.startswith("warming up")]
+
+
+def test_one_picture_of_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_up, "PROGRESS_S", 0.0)
+    pictures, reports = warmed_up(SPEEDS__WARM_UP="false")
+    assert pictures == [("lossless", 4)]
+    assert reports == [
+        "warming up with one picture (4 steps)",
+        *(f"warming up with one picture (4 steps), step {step} of 4" for step in (1, 2, 3, 4)),
+    ]
+
+
+def test_a_whole_picture_at_each_speed_where_their_rates_are_wanted() -> None:
+    pictures, reports = warmed_up()
+    assert pictures == [("balanced", 28), ("lossless", 28), ("high", 28), ("fast", 28)]
+    assert reports[1] == "warming up with one picture (speed lossless, 2 of 4)"
+
+
+def test_no_picture_where_the_configuration_skips_it() -> None:
+    assert warmed_up(SPEEDS__WARM_UP="false", SERVER__WARM_UP="false") == ([], [])
