@@ -52,7 +52,7 @@ TIMEOUT_S = SETTINGS.limits.max_request_s + 60
     workers=SETTINGS.server.workers,
     traffic={"timeout": TIMEOUT_S},
 )
-@bentoml.asgi_app(mounted_routes(lambda: CacheDiTServing), path="/")
+@bentoml.asgi_app(mounted_routes(), path="/")
 class CacheDiTServing:
     """Diffusion transformers accelerated by cache-dit."""
 

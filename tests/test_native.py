@@ -236,3 +236,13 @@ def test_metrics_count_the_pipelines_busy_seconds(server: Server) -> None:
     before = busy()
     cost = server.generate().json()["time_cost"]
     assert busy() - before == pytest.approx(cost, abs=0.05)
+
+
+def test_a_range_beyond_an_output_is_refused(server: Server) -> None:
+    url = server.generate(output_format="url", num_inference_steps=4).json()["images"][0]
+    part = server.session.get(url, headers={"Range": "bytes=0-7"})
+    assert (part.status_code, part.content) == (206, b"\x89PNG\r\n\x1a\n")
+    refused = server.session.get(url, headers={"Range": "bytes=99999999-"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (416, "range_not_satisfiable")
+    malformed = server.session.get(url, headers={"Range": "pixels=1"})
+    assert (malformed.status_code, malformed.json()["error"]["code"]) == (400, "invalid_value")

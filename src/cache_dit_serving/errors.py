@@ -100,6 +100,12 @@ class UnsupportedMediaType(ServingError):
     code = "unsupported_media_type"
 
 
+class RangeNotSatisfiable(ServingError):
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
+
+
 class QueueFull(ServingError):
     status = 429
     type = "rate_limit_error"

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode
 
 from cache_dit_serving import __version__
-from cache_dit_serving.errors import (
-    BodyTooLarge,
-    CacheNotEngaged,
-    ClientGone,
-    DeadlineExceeded,
-    InternalError,
-    InvalidRequest,
-    NotFound,
-    NotReady,
-    QueueFull,
-    ServingError,
-    UnsupportedMediaType,
-)
-from cache_dit_serving.schemas import Capabilities, ErrorResponse, HealthResponse, ModelInfo
+from cache_dit_serving.api.operations import BELOW, OPERATIONS, Errors, Operation
+from cache_dit_serving.schemas import ErrorResponse
 
 SWAGGER_PAGE = """<!doctype html>
 <html lang="en">
@@ -38,58 +26,69 @@ SWAGGER_PAGE = """<!doctype html>
 </html>
 """
 
-SCHEMA_REF = "#/components/schemas/{model}"
-BODY_ERRORS: tuple[type[ServingError], ...] = (InvalidRequest, BodyTooLarge, UnsupportedMediaType)
-# Statuses that each method can answer beside 200.
-API_ERRORS: dict[str, tuple[type[ServingError], ...]] = {
-    "/generate": (*BODY_ERRORS, CacheNotEngaged, QueueFull, ClientGone, InternalError, NotReady, DeadlineExceeded),
-    "/compare": (*BODY_ERRORS, CacheNotEngaged, QueueFull, ClientGone, InternalError, NotReady, DeadlineExceeded),
-    "/health": (NotReady,),
-    "/model_info": (NotReady,),
-    "/flush_cache": (NotReady,),
-}
+Json = dict[str, Any]
 
 
-def openapi_document(bento_document: dict[str, Any]) -> dict[str, Any]:
-    """BentoML's document of its methods, with the mounted routes and every method's own errors added."""
-    document = copy.deepcopy(bento_document)
-    document["info"] = {
-        "title": "Cache-DiT Serving",
-        "version": __version__,
-        "description": "Diffusion transformers accelerated by cache-dit. Every error has the shape of ErrorResponse.",
-    }
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for model in (Capabilities, ErrorResponse, HealthResponse, ModelInfo):
-        schema = model.model_json_schema(ref_template=SCHEMA_REF, mode="serialization")
-        schemas.update(schema.pop("$defs", {}))
-        schemas[model.__name__] = schema
-    paths = document["paths"]
-    for path, errors in API_ERRORS.items():
-        responses = {str(status): body for status, body in paths[path]["post"]["responses"].items()}
-        paths[path]["post"]["responses"] = {"200": responses["200"]} | _error_responses(errors)
-    paths["/health"]["get"] = _get("Whether the server can generate, and why not.", HealthResponse, (NotReady,))
-    paths["/get_model_info"] = {"get": _get("The loaded model and what it takes.", ModelInfo, (NotReady,))}
-    paths["/capabilities"] = {"get": _get("What this server accepts, for programs.", Capabilities, (NotReady,))}
-    paths["/outputs/{path}"] = {
-        "get": {
-            "summary": "A picture that a request wanted as a URL.",
-            "tags": ["Outputs"],
-            "parameters": [{"name": "path", "in": "path", "required": True, "schema": {"type": "string"}}],
-            "responses": {"200": {"description": "The file."}} | _error_responses((NotFound,)),
-        }
-    }
-    return document
-
-
-def _get(summary: str, model: type[BaseModel], errors: tuple[type[ServingError], ...]) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model=model.__name__)}}}
+def openapi_document() -> Json:
+    """The document, OpenAPI 3.1: the schemas of pydantic 2 are those of its JSON Schema dialect."""
+    schemas: Json = {}
+    paths: Json = {}
+    for operation in OPERATIONS:
+        if operation.summary:
+            paths.setdefault(operation.route, {})[operation.method.lower()] = _operation(operation, schemas)
     return {
-        "summary": summary,
-        "tags": ["Service APIs"],
-        "responses": {"200": {"description": "OK", "content": content}} | _error_responses(errors),
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Cache-DiT Serving",
+            "version": __version__,
+            "description": "Diffusion transformers accelerated by cache-dit. Every error has the shape of "
+            "ErrorResponse, every answer the header X-Request-ID.",
+        },
+        "paths": paths,
+        "components": {"schemas": dict(sorted(schemas.items()))},
     }
 
 
-def _error_responses(errors: tuple[type[ServingError], ...]) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model="ErrorResponse")}}}
-    return {str(error.status): {"description": error.code, "content": content} for error in errors}
+def _operation(operation: Operation, schemas: Json) -> Json:
+    name = operation.route.strip("/").removesuffix(BELOW).replace(".", "_") or "index"
+    described: Json = {
+        "operationId": f"{operation.method.lower()}_{name}",
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "responses": _answer(operation, schemas) | _error_answers(operation.all_errors, schemas),
+    }
+    if operation.route.endswith(BELOW):
+        parameter = {"name": "path", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        described["parameters"] = [parameter]
+    if operation.body is not None:
+        required = any(field.is_required() for field in operation.body.model_fields.values())
+        schema = _schema(operation.body, schemas, "validation")
+        described["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
+    return described
+
+
+def _answer(operation: Operation, schemas: Json) -> Json:
+    if isinstance(operation.answer, tuple):
+        content: Json = {media_type: {} for media_type in operation.answer}
+    else:
+        content = {"application/json": {"schema": _schema(operation.answer, schemas, "serialization")}}
+    answers: Json = {str(operation.status): {"description": "As asked.", **({"content": content} if content else {})}}
+    if operation.route.startswith("/outputs"):
+        answers["206"] = {"description": "The part that the header Range asks for.", "content": content}
+    return answers
+
+
+def _error_answers(errors: Errors, schemas: Json) -> Json:
+    content = {"application/json": {"schema": _schema(ErrorResponse, schemas, "serialization")}}
+    answers: Json = {}
+    for error in sorted(errors, key=lambda error: error.status):
+        answers[str(error.status)] = {"description": error.code, "content": content}
+    return answers
+
+
+def _schema(model: type[BaseModel], schemas: Json, mode: JsonSchemaMode) -> Json:
+    """A reference to a model's schema, which is put into `schemas` with those that it refers to."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+    schemas.update(schema.pop("$defs", {}))
+    schemas[model.__name__] = schema
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

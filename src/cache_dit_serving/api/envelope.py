@@ -26,6 +26,7 @@ from cache_dit_serving.errors import (
     MethodNotAllowed,
     NotFound,
     NotReady,
+    RangeNotSatisfiable,
     ServingError,
     UnsupportedMediaType,
 )
@@ -75,15 +76,14 @@ class Envelope:
         Raises:
             ServingError: the headers or the body are refused.
         """
-        headers, method = incoming.headers, scope["method"]
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.max_body_bytes:
-            raise too_large(self.max_body_bytes)
-        if method == "POST" and incoming.has_body:
-            _check_media_type(headers)
-        model = body_of(method, scope["path"])
+        model = body_of(scope["method"], scope["path"])
         if model is None:
             return scope, incoming
+        length = incoming.headers.get("content-length", "")
+        if length.isdigit() and int(length) > self.max_body_bytes:
+            raise too_large(self.max_body_bytes)
+        if incoming.has_body:
+            _check_media_type(incoming.headers)
         body = await read_body(incoming, max_bytes=self.max_body_bytes, max_s=self.max_body_s)
         await check_body(body, model)
         if not body:
@@ -247,6 +247,8 @@ def _error_for(status: int) -> ServingError:
         return MethodNotAllowed("this route does not take this method; GET /docs lists those it takes")
     if status == 415:
         return UnsupportedMediaType("the body's type is not one this route takes; send application/json")
+    if status == 416:
+        return RangeNotSatisfiable("the header Range asks for nothing that this file has")
     if status == 503:
         return NotReady("the server cannot answer now; GET /health says why")
     if status >= 500:

@@ -1,4 +1,4 @@
-"""The table of routes: what body each takes, and the name that stands for it in metrics and in the log."""
+"""The table of routes: what each takes and answers. Body checks, OpenAPI, `Allow`, metrics and the log read it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,41 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from cache_dit_serving.schemas import GenerateRequest, NoFields
+from cache_dit_serving.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    CacheNotEngaged,
+    ClientGone,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    QueueFull,
+    RangeNotSatisfiable,
+    ServingError,
+    UnsupportedMediaType,
+)
+from cache_dit_serving.media.outputs import MEDIA_TYPES
+from cache_dit_serving.schemas import (
+    Capabilities,
+    CompareResponse,
+    FlushResponse,
+    GenerateRequest,
+    GenerateResponse,
+    HealthResponse,
+    ModelInfo,
+    NoFields,
+)
 
 UNKNOWN_ROUTE = "unknown"
 """Stands for every path that is no route's."""
 BELOW = "/{path}"
 """Ends the route of everything below a folder."""
+
+Errors = tuple[type[ServingError], ...]
+BODY_ERRORS: Errors = (InvalidRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, ClientGone)
+GENERATION_ERRORS: Errors = (CacheNotEngaged, QueueFull, InternalError, NotReady, DeadlineExceeded)
 
 
 @dataclass(frozen=True)
@@ -22,28 +51,63 @@ class Operation:
     method: Literal["GET", "POST"]
     route: str
     """Its path as OpenAPI writes it."""
+    summary: str = ""
+    """Empty for what the document leaves out."""
+    answer: type[BaseModel] | tuple[str, ...] = ("text/plain",)
+    """A model that is answered as JSON, or the media types of something else."""
+    errors: Errors = ()
+    """Beside those of the body. A status of 400 and more is one of these."""
     body: type[BaseModel] | None = None
     """What a POST takes as its JSON body."""
+    tag: str = "Server"
+    status: int = 200
+
+    @property
+    def all_errors(self) -> Errors:
+        return (BODY_ERRORS if self.body else ()) + self.errors
 
 
+HEALTH = "Whether the server can generate, and why not."
+MODEL = "The loaded model and what it takes."
+DRAW = "Generation"
+INFRASTRUCTURE = "Infrastructure"
 OPERATIONS = (
-    Operation("POST", "/generate", GenerateRequest),
-    Operation("POST", "/compare", GenerateRequest),
-    Operation("GET", "/health"),
-    Operation("POST", "/health", NoFields),
-    Operation("GET", "/get_model_info"),
-    Operation("POST", "/model_info", NoFields),
-    Operation("GET", "/capabilities"),
-    Operation("POST", "/flush_cache", NoFields),
-    Operation("GET", "/outputs" + BELOW),
-    Operation("GET", "/"),
-    Operation("GET", "/docs"),
-    Operation("GET", "/openapi.json"),
+    Operation(
+        "POST", "/generate", "Draw pictures from a prompt.", GenerateResponse, GENERATION_ERRORS, GenerateRequest, DRAW
+    ),
+    Operation(
+        "POST",
+        "/compare",
+        "Draw one seed with the cache and without, and measure how far apart the pictures are.",
+        CompareResponse,
+        GENERATION_ERRORS,
+        GenerateRequest,
+        DRAW,
+    ),
+    Operation(
+        "GET",
+        "/outputs" + BELOW,
+        "A picture that a request wanted as a URL.",
+        tuple(MEDIA_TYPES.values()),
+        (InvalidRequest, NotFound, RangeNotSatisfiable),
+        tag=DRAW,
+    ),
+    Operation("GET", "/capabilities", "What this server accepts, for programs.", Capabilities, (NotReady,)),
+    Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,)),
+    Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), NoFields),
+    Operation("GET", "/health", HEALTH, HealthResponse, (NotReady,)),
+    Operation("POST", "/health", HEALTH, HealthResponse, (NotReady,), NoFields),
+    Operation(
+        "POST", "/flush_cache", "Free the cached activations.", FlushResponse, (InternalError, NotReady), NoFields
+    ),
+    Operation("GET", "/", "To the API's documentation.", (), status=307),
+    Operation("GET", "/docs", "The API's documentation, for people.", ("text/html",)),
+    Operation("GET", "/openapi.json", "The API's documentation, for programs.", ("application/json",)),
     # BentoML's own
-    Operation("GET", "/livez"),
-    Operation("GET", "/readyz"),
+    Operation("GET", "/livez", "Whether the worker runs.", tag=INFRASTRUCTURE),
+    Operation("GET", "/readyz", "Whether it can generate.", errors=(NotReady,), tag=INFRASTRUCTURE),
+    Operation("GET", "/metrics", "Metrics in Prometheus' text format.", tag=INFRASTRUCTURE),
     Operation("GET", "/healthz"),
-    Operation("GET", "/metrics"),
     Operation("GET", "/docs.json"),
     Operation("GET", "/schema.json"),
     Operation("GET", "/static_content" + BELOW),

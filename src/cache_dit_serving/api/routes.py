@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import bentoml
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,12 +14,8 @@ from cache_dit_serving.api.native import OUTPUTS_ROUTE, NativeApi
 from cache_dit_serving.errors import ServingError
 
 
-def mounted_routes(service: Callable[[], bentoml.Service[Any]]) -> Starlette:
-    """An app to mount at "/"; its handlers reach the service's NativeApi once there is one.
-
-    Args:
-        service: the BentoML service, which does not exist yet when this app is mounted on its class.
-    """
+def mounted_routes() -> Starlette:
+    """An app to mount at "/"; its handlers reach the service's NativeApi once there is one."""
 
     async def health(request: Request) -> Response:
         return JSONResponse(_api().health().model_dump(mode="json"))
@@ -45,7 +38,7 @@ def mounted_routes(service: Callable[[], bentoml.Service[Any]]) -> Starlette:
         return RedirectResponse("docs")
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(openapi_document(service().openapi_spec.asdict()))
+        return JSONResponse(openapi_document())
 
     async def serving_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServingError)

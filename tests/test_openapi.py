@@ -1,0 +1,65 @@
+"""The API's document against the API: valid as what it declares, and held to by every route under made-up requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+from schemathesis import Case
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from cache_dit_serving.api.docs import openapi_document
+from tests.conftest import Server, ready, serving
+
+EXAMPLES = 40
+"""Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that draws in few steps, so that made-up requests that it accepts take little time."""
+    variables = {
+        "DEFAULTS__NUM_INFERENCE_STEPS": "3",
+        "LIMITS__MAX_PIXEL_STEPS": str(96 * 96 * 8),
+        "SPEEDS__WARM_UP": "false",
+    }
+    prefixed = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
+    with serving(tmp_path_factory.mktemp("small"), environ=prefixed) as running:
+        running.wait_for(ready)
+        yield running
+
+
+api = schemathesis.openapi.from_dict(openapi_document())
+
+
+def test_the_document_is_valid() -> None:
+    document = openapi_document()
+    assert document["openapi"].startswith("3.1")
+    validate(document, cls=OpenAPIV31SpecValidator)
+
+
+@api.parametrize()
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_every_route_keeps_to_the_document(small: Server, case: Case[Any]) -> None:
+    response = case.call(base_url=small.url)
+    assert response.status_code != 500, response.text  # 503 and 504 are answers of the document
+    case.validate_response(
+        response,
+        checks=[
+            status_code_conformance,
+            content_type_conformance,
+            response_schema_conformance,
+            negative_data_rejection,
+            unsupported_method,
+        ],
+    )
