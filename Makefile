@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-fast lint types bench clean
+.PHONY: help setup serve test test-fast lint types check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,8 @@ lint: $(VENV)/.installed-test ## ruff: lint and format
 
 types: $(VENV)/.installed-test ## mypy, strict
 	$(BIN)/mypy
+
+check: lint types test-fast ## Lint, types and the fast tests: before every commit
 
 bench: $(VENV)/.installed-test ## Measure the server's overhead, saturation and the cache (about eight minutes)
 	$(BIN)/python -m benchmarks.run

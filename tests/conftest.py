@@ -85,9 +85,11 @@ def serving(
         process = subprocess.Popen(
             [*words, "--port", str(port)], cwd=cwd, env=complete, stdout=log, stderr=log, start_new_session=True
         )
+    running = Server(process, f"http://127.0.0.1:{port}", log_file, outputs)
     try:
-        yield Server(process, f"http://127.0.0.1:{port}", log_file, outputs)
+        yield running
     finally:
+        running.session.close()
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(30)

@@ -109,7 +109,8 @@ def test_a_path_lies_under_the_servers_root(server: Server) -> None:
     answer = server.generate(output_format="path", output_dir="a/b", image_format="webp", num_inference_steps=4).json()
     path = Path(answer["images"][0])
     assert path.is_relative_to(server.outputs / "a" / "b")
-    assert Image.open(path).size == (96, 96)
+    with Image.open(path) as picture:
+        assert picture.size == (96, 96)
     assert not [file for file in server.outputs.rglob("*") if file.name.startswith(".partial")]
 
 
