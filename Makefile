@@ -44,9 +44,10 @@ test: $(VENV)/.installed-test ## Run the whole test suite
 test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment (which takes minutes)
 	$(BIN)/python -m pytest -m "not bento"
 
-lint: $(VENV)/.installed-test ## ruff: lint and format
+lint: $(VENV)/.installed-test ## ruff: lint and format; import-linter: the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/.installed-test ## mypy, strict
 	$(BIN)/mypy

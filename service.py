@@ -29,14 +29,14 @@ from cache_dit_serving.api.routes import mounted_routes
 from cache_dit_serving.jobs.metrics import forget_ended_workers
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.runner import PipelineRunner
-from cache_dit_serving.schemas import (
+from cache_dit_serving.schemas.answers import (
     CompareResponse,
     FlushResponse,
-    GenerateRequest,
     GenerateResponse,
     HealthResponse,
     ModelInfo,
 )
+from cache_dit_serving.schemas.request import GenerateRequest
 from cache_dit_serving.supervisor import prepare_supervisor, settings_or_exit
 
 SETTINGS = settings_or_exit()

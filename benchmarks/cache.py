@@ -17,9 +17,12 @@ from cache_dit_serving.caching.derived import upstream_settings
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.media.quality import psnr, ssim
-from cache_dit_serving.pipeline.arguments import Drawing
-from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
-from cache_dit_serving.schemas import GenerateRequest
+from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.planning.call import Drawing
+from cache_dit_serving.planning.example import example_request
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.request import GenerateRequest
 
 OBJECTS = (
     *("red apple", "banana", "strawberry", "watermelon", "carrot", "hamburger", "mushroom", "cat", "dog", "panda"),
@@ -68,10 +71,10 @@ class Quality:
 def contenders(runner: PipelineRunner) -> list[Contender]:
     speeds = [
         Contender(f"`{speed}`", CacheChoice(rung.settings, speed))
-        for speed, rung in runner.speeds.rungs.items()
+        for speed, rung in runner.model.speeds.rungs.items()
         if rung.settings is not None
     ]
-    balanced = runner.speeds.rungs["balanced"].settings
+    balanced = runner.model.speeds.rungs["balanced"].settings
     assert balanced is not None
     others = {
         "cache-dit's command-line default": upstream_settings(STEPS),
@@ -116,7 +119,7 @@ def measure(runner: PipelineRunner) -> Quality:
 
 
 def draw(runner: PipelineRunner, prompt: str, seed: int, choice: CacheChoice, steps: int) -> DrawnImage:
-    call = runner.plan(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"))
+    call = plan(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"), runner.model)
     return runner.draw(call, Drawing(seed, choice), lambda done: None)
 
 
@@ -137,10 +140,10 @@ class Switch:
 
 def switching(runner: PipelineRunner, rounds: int = 60) -> list[Switch]:
     """Prepare and draw alternating between two settings, and each by itself, in turn."""
-    balanced = runner.speeds.rungs["balanced"].settings
+    balanced = runner.model.speeds.rungs["balanced"].settings
     assert balanced is not None
     pairs = {
-        "other settings (`balanced` and `fast`)": (balanced, runner.speeds.rungs["fast"].settings),
+        "other settings (`balanced` and `fast`)": (balanced, runner.model.speeds.rungs["fast"].settings),
         "another calibrator (TaylorSeer and DMD)": (balanced, balanced.overridden({"enable_dmd": True})),
         "cache on and off": (balanced, None),
         "DBCache and DBPrune": (balanced, balanced.overridden({"cache_type": "DBPrune"})),
@@ -156,7 +159,7 @@ def switching(runner: PipelineRunner, rounds: int = 60) -> list[Switch]:
                 _timed_draw(runner, other)
                 extra.append(_timed_draw(runner, one) - after_itself)
                 began = time.perf_counter()
-                runner._cache.prepare(other, STEPS, separate_cfg=False)
+                runner._cache.prepare(other, STEPS, passes=1)
                 prepare.append(time.perf_counter() - began)
         results.append(Switch(name, statistics.median(prepare) * 1000, statistics.median(extra) * 1000))
     return results
@@ -164,7 +167,7 @@ def switching(runner: PipelineRunner, rounds: int = 60) -> list[Switch]:
 
 def _timed_draw(runner: PipelineRunner, settings: CacheSettings | None) -> float:
     choice = WITHOUT_CACHE if settings is None else CacheChoice(settings, "custom")
-    call = runner.plan(GenerateRequest(prompt="-", num_inference_steps=6, speed="lossless"))
+    call = plan(example_request(num_inference_steps=6, speed="lossless"), runner.model)
     began = time.perf_counter()
     runner.draw(call, Drawing(0, choice), lambda done: None)
     return time.perf_counter() - began

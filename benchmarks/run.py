@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import cache, hostile, serving
-from cache_dit_serving.config import BUNDLE_ROOT, load_settings
+from cache_dit_serving.config.reading import BUNDLE_ROOT, load_settings
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.runner import PipelineRunner
 

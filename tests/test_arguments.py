@@ -11,48 +11,48 @@ import pytest
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SpeedLadder
-from cache_dit_serving.config import Limits, RequestDefaults, Settings
+from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.pipeline.arguments import GenerationCall, plan
-from cache_dit_serving.pipeline.traits import PipelineTraits
-from cache_dit_serving.schemas import MAX_SEED, GenerateRequest
+from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.tasks import Task
+from cache_dit_serving.planning.traits import GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
+from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest
 
 FLUX = PipelineTraits(
     pipeline_class="FluxPipeline",
-    task="text-to-image",
+    tasks=frozenset({Task.TEXT_TO_IMAGE}),
     parameters=frozenset(
         "prompt negative_prompt true_cfg_scale height width num_inference_steps sigmas guidance_scale "  # noqa: SIM905
         "max_sequence_length callback_on_step_end".split()
     ),
-    size_multiple=16,
-    default_side=1024,
-    default_num_inference_steps=28,
-    default_guidance_scale=3.5,
-    default_true_cfg_scale=1.0,
-    guides_above=1.0,
-    honours_guidance_scale=True,
-    separate_cfg=False,
-    flow_matching=True,
-    least_num_inference_steps=1,
+    sizes=SizeTraits(multiple=16, default_side=1024),
+    steps=StepTraits(default=28, least=1, flow_matching=True),
+    guidance=GuidanceTraits(
+        default_scale=3.5, default_true_cfg_scale=1.0, guides_above=1.0, honours_scale=True, separate_cfg=False
+    ),
 )
-QWEN = replace(FLUX, pipeline_class="QwenImagePipeline", default_true_cfg_scale=4.0, least_num_inference_steps=2)
+QWEN = replace(
+    FLUX,
+    pipeline_class="QwenImagePipeline",
+    steps=replace(FLUX.steps, least=2),
+    guidance=replace(FLUX.guidance, default_true_cfg_scale=4.0),
+)
 WAN_LIKE = PipelineTraits(
     pipeline_class="CogView4Pipeline",
-    task="text-to-image",
+    tasks=frozenset({Task.TEXT_TO_IMAGE}),
     parameters=frozenset({"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale"}),
-    size_multiple=16,
-    default_side=1024,
-    default_num_inference_steps=50,
-    default_guidance_scale=5.0,
-    default_true_cfg_scale=None,
-    guides_above=1.0,
-    honours_guidance_scale=True,
-    separate_cfg=True,
-    flow_matching=True,
-    least_num_inference_steps=1,
+    sizes=SizeTraits(multiple=16, default_side=1024),
+    steps=StepTraits(default=50, least=1, flow_matching=True),
+    guidance=GuidanceTraits(
+        default_scale=5.0, default_true_cfg_scale=None, guides_above=1.0, honours_scale=True, separate_cfg=True
+    ),
 )
-KREA_LIKE = replace(WAN_LIKE, pipeline_class="Krea2Pipeline", guides_above=0.0)
-DISTILLED = replace(WAN_LIKE, pipeline_class="Flux2KleinPipeline", guides_above=math.inf)
+KREA_LIKE = replace(WAN_LIKE, pipeline_class="Krea2Pipeline", guidance=replace(WAN_LIKE.guidance, guides_above=0.0))
+DISTILLED = replace(
+    WAN_LIKE, pipeline_class="Flux2KleinPipeline", guidance=replace(WAN_LIKE.guidance, guides_above=math.inf)
+)
 
 
 def request(**fields: Any) -> GenerateRequest:
@@ -61,8 +61,9 @@ def request(**fields: Any) -> GenerateRequest:
 
 def planned(asked: GenerateRequest, traits: PipelineTraits, settings: Settings) -> GenerationCall:
     support = CacheSupport({"Transformer.blocks": 12}, {})
-    steps = 4 if settings.cache else traits.default_num_inference_steps
-    return plan(asked, traits, settings, SpeedLadder(settings, support, steps))
+    steps = 4 if settings.cache else traits.steps.default
+    speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
+    return plan(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds))
 
 
 def seeds(call: GenerationCall) -> list[int]:
@@ -116,7 +117,7 @@ def test_sigmas_decide_the_number_of_steps() -> None:
 def test_the_cache_pairs_passes_only_where_guidance_makes_two(
     traits: PipelineTraits, fields: dict[str, Any], separate: bool
 ) -> None:
-    assert planned(request(**fields), traits, Settings()).separate_cfg is separate
+    assert planned(request(**fields), traits, Settings()).passes == (2 if separate else 1)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_a_negative_prompt_without_guidance_is_refused() -> None:
 
 
 def test_an_empty_negative_prompt_asks_for_nothing() -> None:
-    assert not planned(request(negative_prompt=""), FLUX, Settings()).separate_cfg
+    assert planned(request(negative_prompt=""), FLUX, Settings()).passes == 1
 
 
 def test_a_scheduler_that_cannot_do_one_step_is_not_asked_to() -> None:

@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 
 from cache_dit_serving.caching.settings import CacheOptions
-from cache_dit_serving.schemas import GenerateRequest
+from cache_dit_serving.schemas.request import GenerateRequest
 from tests.conftest import ROOT, Server, ready, serving
 from tests.pipelines import save_stable_diffusion
 

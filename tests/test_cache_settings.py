@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cache_dit_serving.caching.ceiling import beyond as too_far
+from cache_dit_serving.caching.ceiling import exceeds
 from cache_dit_serving.caching.derived import derive
 from cache_dit_serving.caching.settings import CacheOptions, CacheSettings
 from cache_dit_serving.caching.step_masks import MaskBins
@@ -137,7 +137,7 @@ def test_what_cannot_engage_is_known_beforehand(fields: dict[str, Any], steps: i
 
 
 @pytest.mark.parametrize(
-    ("fields", "beyond"),
+    ("fields", "setting"),
     [
         ({}, None),
         ({"residual_diff_threshold": 0.1}, "residual_diff_threshold"),
@@ -159,9 +159,9 @@ def test_what_cannot_engage_is_known_beforehand(fields: dict[str, Any], steps: i
         ({"cfg_diff_compute_separate": False}, "cfg_diff_compute_separate"),
     ],
 )
-def test_a_ceiling_holds_for_every_setting(fields: dict[str, Any], beyond: str | None) -> None:
+def test_a_ceiling_holds_for_every_setting(fields: dict[str, Any], setting: str | None) -> None:
     ceiling = settings(max_continuous_cached_steps=3)
-    assert too_far(ceiling.overridden(fields), ceiling, 20, passes=1) == beyond
+    assert exceeds(ceiling.overridden(fields), ceiling, 20, passes=1) == setting
 
 
 balanced = st.builds(
@@ -178,13 +178,13 @@ balanced = st.builds(
 def test_derived_speeds_approximate_more_and_more(base: CacheSettings, steps: int) -> None:
     rungs = derive(base)
     assert rungs["balanced"] == base
-    assert too_far(rungs["high"], rungs["balanced"], steps, passes=1) is None
-    assert too_far(rungs["balanced"], rungs["fast"], steps, passes=1) is None
+    assert exceeds(rungs["high"], rungs["balanced"], steps, passes=1) is None
+    assert exceeds(rungs["balanced"], rungs["fast"], steps, passes=1) is None
 
 
 def test_reach_counts_anew_after_each_refresh() -> None:
     refreshed = settings(max_warmup_steps=2, residual_diff_threshold=0.3, force_refresh_step_hint=4)
-    assert refreshed.reach(9, passes=1) == [0, 0, 0.3, 0.3, 0, 0, 0.3, 0.3, 0.3]
-    assert refreshed.reach(5, passes=2) == [0, 0, 0, 0, 0.3], "two passes a step: after 2 steps"
+    assert refreshed.max_difference_by_step(9, passes=1) == [0, 0, 0.3, 0.3, 0, 0, 0.3, 0.3, 0.3]
+    assert refreshed.max_difference_by_step(5, passes=2) == [0, 0, 0, 0, 0.3], "two passes a step: after 2 steps"
     repeated = refreshed.overridden({"force_refresh_step_policy": "repeat"})
-    assert repeated.reach(9, passes=1) == [0, 0, 0.3, 0.3, 0, 0, 0.3, 0.3, 0]
+    assert repeated.max_difference_by_step(9, passes=1) == [0, 0, 0.3, 0.3, 0, 0, 0.3, 0.3, 0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving.config import CONFIG_VARIABLE, config_names, load_settings
+from cache_dit_serving.config.reading import CONFIG_VARIABLE, config_names, load_settings
 from cache_dit_serving.errors import ConfigError
 
 

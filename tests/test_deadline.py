@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +9,14 @@ import pytest
 from cache_dit_serving.api.deadline import MARGIN, plan_within_deadline
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.speeds import SPEEDS, SpeedLadder
-from cache_dit_serving.config import Settings
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.pipeline.arguments import GenerationCall, plan
-from cache_dit_serving.schemas import DeadlineReport, GenerateRequest
+from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.answers import DeadlineReport
+from cache_dit_serving.schemas.request import GenerateRequest
 from tests.test_arguments import FLUX
 from tests.test_rates import image
 
@@ -29,10 +31,12 @@ class Stub:
     def __init__(self, **sections: Any) -> None:
         cache = {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.2, "max_warmup_steps": 2}
         self.settings = Settings.model_validate({"cache": cache, "defaults": {"num_inference_steps": 20}} | sections)
-        self.speeds = SpeedLadder(self.settings, CacheSupport({"T.blocks": 12}, {}), 20)
+        settings = self.settings
+        speeds = SpeedLadder(settings.cache, settings.speeds, CacheSupport({"T.blocks": 12}, {}), 20)
+        self.model = PlannedModel(FLUX, settings.defaults, settings.limits, speeds)
 
     def plan(self, request: GenerateRequest) -> GenerationCall:
-        return plan(request, FLUX, self.settings, self.speeds)
+        return plan(request, self.model)
 
     def rates(self, *speeds: str) -> Rates:
         rates = Rates()
@@ -46,8 +50,7 @@ def chosen(
     runner: Stub, deadline_s: float, rates: Rates | None = None, queue_s: float = 0.0, **fields: Any
 ) -> DeadlineReport:
     request = GenerateRequest.model_validate({"prompt": "a cat", "deadline_s": deadline_s} | fields)
-    stub: Any = SimpleNamespace(plan=runner.plan, speeds=runner.speeds)
-    call, report = plan_within_deadline(request, stub, rates or runner.rates(), queue_s)
+    call, report = plan_within_deadline(request, runner.model, rates or runner.rates(), queue_s)
     assert report is not None
     assert call.cache.speed == report.speed
     return report

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from cache_dit_serving.config import Settings
-from cache_dit_serving.schemas import GenerateRequest
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.schemas.request import GenerateRequest
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

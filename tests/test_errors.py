@@ -267,6 +267,7 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
         response = connection.getresponse()
         assert response.status == 408
         assert json.loads(response.read())["error"]["code"] == "body_too_slow"
+        connection.close()
 
 
 def test_a_failure_of_the_servers_is_in_its_log_under_the_request_id(tmp_path: Path) -> None:

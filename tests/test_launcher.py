@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving.config import Settings, load_settings
+from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.serve import command, environment_of, parser

@@ -9,22 +9,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cache_dit_serving.caching.evidence import Record, report_of
+from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.jobs.rates import MOST_KEYS, WINDOW, Estimate, Rates
-from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
-from cache_dit_serving.pipeline.evidence import Record, report_of
-from cache_dit_serving.pipeline.runner import DrawnImage
-from cache_dit_serving.schemas import BlockListStats
+from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.planning.call import Drawing, GenerationCall
 
 FAST = CacheChoice(CacheSettings(residual_diff_threshold=0.3, max_warmup_steps=4), "fast")
 COMPUTED_S, REUSED_S, FIXED_S = 0.1, 0.02, 0.5
 
 
-def call(
-    cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 1, separate_cfg: bool = False
-) -> GenerationCall:
-    return GenerationCall({}, (Drawing(0, cache),) * images, steps, separate_cfg, pixels)
+def call(cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 1, passes: int = 1) -> GenerationCall:
+    return GenerationCall({}, frozenset(), (Drawing(0, cache),) * images, steps, passes, pixels)
 
 
 def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawnImage:
@@ -115,7 +113,7 @@ def test_other_sizes_and_passes_are_in_proportion_until_they_have_run() -> None:
     learn(rates, call(WITHOUT_CACHE))
     known = seconds(rates, call(WITHOUT_CACHE))
     assert rates.estimate(call(WITHOUT_CACHE, pixels=4 * 9216)).seconds == pytest.approx(4 * known)
-    assert rates.estimate(call(WITHOUT_CACHE, separate_cfg=True)).seconds == pytest.approx(2 * known)
+    assert rates.estimate(call(WITHOUT_CACHE, passes=2)).seconds == pytest.approx(2 * known)
     assert rates.estimate(call(WITHOUT_CACHE, pixels=9216 // 2)).seconds == pytest.approx(known), "never shorter"
     learn(rates, call(WITHOUT_CACHE, pixels=4 * 9216), slowness=3)
     assert rates.estimate(call(WITHOUT_CACHE, pixels=4 * 9216)).seconds == pytest.approx(FIXED_S + 60 * COMPUTED_S)

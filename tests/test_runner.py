@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.config import Limits, ModelSettings, RequestDefaults, Settings, load_settings
+from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
-from cache_dit_serving.pipeline.arguments import plan
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
-from cache_dit_serving.schemas import GenerateRequest
+from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.request import GenerateRequest
 from tests.pipelines import save_chroma, save_flux_of_nan, save_flux_with_guidance, save_pixart
 
 # Without the pictures that it draws at each speed when it starts.
@@ -44,7 +46,7 @@ def load(settings: Settings) -> PipelineRunner:
 
 def draw(runner: PipelineRunner, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> DrawnImage:
     defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
-    call = plan(GenerateRequest.model_validate(defaults | fields), runner.traits, runner.settings, runner.speeds)
+    call = plan(GenerateRequest.model_validate(defaults | fields), runner.model)
     return runner.draw(call, call.drawings[0], on_step)
 
 
@@ -177,7 +179,7 @@ def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
 
 def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -> None:
     runner = load(PIXART.model_copy(update={"model": ModelSettings(path=str(save_pixart(tmp_path)), dtype="float32")}))
-    assert not runner.traits.takes("callback_on_step_end")
+    assert not runner.model.traits.takes("callback_on_step_end")
     steps: list[int] = []
     image = draw(runner, steps.append, num_inference_steps=6)
     assert steps == [1, 2, 3, 4, 5, 6]
@@ -199,8 +201,8 @@ def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
         request = GenerateRequest.model_validate(
             {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
         )
-        call = plan(request, runner.traits, runner.settings, runner.speeds)
-        wrong = replace(call, separate_cfg=not call.separate_cfg)
+        call = plan(request, runner.model)
+        wrong = replace(call, passes=3 - call.passes)
         image = runner.draw(wrong, call.drawings[0], lambda done: None)
         assert image.cache.executed_steps == STEPS
         assert (expected.cache.redrawn, image.cache.redrawn) == (0, 1)
@@ -225,7 +227,7 @@ def test_a_pairing_that_the_configuration_says_wrong_is_put_right_at_load(tmp_pa
     assert PIXART.cache is not None
     cache = PIXART.cache.model_copy(update={"enable_separate_cfg": True})
     runner = load(PIXART.model_copy(update={"model": model, "cache": cache}))
-    assert not runner.traits.separate_cfg
+    assert not runner.model.traits.guidance.separate_cfg
     image = draw(runner, num_inference_steps=6)
     assert (image.cache.executed_steps, image.cache.redrawn) == (6, 0)
 
@@ -388,7 +390,7 @@ def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.
 
     monkeypatch.setattr(PrunedContextManager, "can_prune", fails)
     runner = load(EMBEDDED)
-    assert list(runner.speeds.support.refusals) == ["DBPrune"]
+    assert list(runner.model.speeds.support.refusals) == ["DBPrune"]
     assert np.array_equal(draw(runner).pixels, expected)
     with pytest.raises(InvalidRequest, match="fails in the forward pass of FluxPipeline") as raised:
         draw(runner, cache={"cache_type": "DBPrune"})
@@ -414,7 +416,7 @@ def test_what_changes_between_calls_is_no_more_than_needed() -> None:
     balanced = CacheSettings(Fn_compute_blocks=1)
     other, prune = balanced.overridden({"residual_diff_threshold": 0.5}), balanced.overridden({"cache_type": "DBPrune"})
     wanted = (None, balanced, balanced, other, prune, prune, None, None, other)
-    transitions = [runner._cache.prepare(settings, 20, separate_cfg=False) for settings in wanted]
+    transitions = [runner._cache.prepare(settings, 20, passes=1) for settings in wanted]
     expected = "none exchange none override exchange none exchange none exchange"
     assert transitions == expected.split()
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CacheOptions, CacheSettings
 from cache_dit_serving.caching.speeds import CacheChoice, SpeedLadder
-from cache_dit_serving.config import Settings, config_names, load_settings
+from cache_dit_serving.config.reading import config_names, load_settings
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 
 SUPPORT = CacheSupport({"T.blocks": 12, "T.single_blocks": 20}, {})
@@ -20,14 +21,13 @@ REFUSED = CacheSupport({}, dict.fromkeys(("DBCache", "DBPrune"), "cache-dit does
 
 
 def ladder(support: CacheSupport = SUPPORT, steps: int = 28, **sections: Any) -> SpeedLadder:
-    return SpeedLadder(Settings.model_validate({"cache": BASE} | sections), support, steps)
+    settings = Settings.model_validate({"cache": BASE} | sections)
+    return SpeedLadder(settings.cache, settings.speeds, support, steps)
 
 
-def choose(
-    speeds: SpeedLadder, speed: Any = None, *, steps: int = 28, separate_cfg: bool = False, **cache: Any
-) -> CacheChoice:
+def choose(speeds: SpeedLadder, speed: Any = None, *, steps: int = 28, passes: int = 1, **cache: Any) -> CacheChoice:
     options = CacheOptions.model_validate(cache) if cache else None
-    return speeds.choose(speed, options, num_inference_steps=steps, separate_cfg=separate_cfg)
+    return speeds.choose(speed, options, num_inference_steps=steps, passes=passes)
 
 
 def test_a_request_that_asks_for_nothing_gets_the_section_cache() -> None:
@@ -294,16 +294,16 @@ def test_what_would_have_no_effect_or_cannot_run_is_refused(
 
 def test_a_refresh_must_not_part_the_passes_of_a_step() -> None:
     assert choose(ladder(), force_refresh_step_hint=7).settings is not None
-    assert choose(ladder(), force_refresh_step_hint=8, separate_cfg=True).settings is not None
+    assert choose(ladder(), force_refresh_step_hint=8, passes=2).settings is not None
     with pytest.raises(InvalidRequest, match="make it even"):
-        choose(ladder(), force_refresh_step_hint=7, separate_cfg=True)
+        choose(ladder(), force_refresh_step_hint=7, passes=2)
 
 
 def test_without_support_only_lossless_is_offered_and_the_reason_is_said() -> None:
     speeds = ladder(REFUSED)
     assert speeds.allowed == ["lossless"]
-    assert choose(speeds).off == ("unsupported", "cache-dit does not support X")
-    assert choose(speeds, "lossless").off == ("off", "off")
+    assert choose(speeds).no_cache_reason == ("unsupported", "cache-dit does not support X")
+    assert choose(speeds, "lossless").no_cache_reason == ("off", "off")
     for speed, cache in (("fast", {}), (None, {"enabled": True})):
         with pytest.raises(InvalidRequest, match="does not support X"):
             choose(speeds, speed, **cache)
@@ -336,14 +336,14 @@ def test_settings_that_no_block_list_can_hold_fail_the_load() -> None:
 
 def test_an_empty_cache_object_asks_for_nothing() -> None:
     speeds = ladder(REFUSED)
-    empty = speeds.choose(None, CacheOptions(), num_inference_steps=28, separate_cfg=False)
+    empty = speeds.choose(None, CacheOptions(), num_inference_steps=28, passes=1)
     assert empty == choose(speeds)
-    assert empty.off.code == "unsupported"
+    assert empty.no_cache_reason.code == "unsupported"
 
 
 def test_a_default_of_a_type_that_does_not_run_leaves_the_other_type_to_requests() -> None:
     speeds = ladder(NO_PRUNE, cache=BASE | {"cache_type": "DBPrune"}, speeds={"fast": {"cache": BASE}})
-    assert choose(speeds).off == ("unsupported", "DBPrune fails here")
+    assert choose(speeds).no_cache_reason == ("unsupported", "DBPrune fails here")
     assert speeds.allowed == ["lossless", "fast"]
     assert choose(speeds, "fast").settings == CacheSettings.model_validate(BASE)
     assert choose(speeds, cache_type="DBCache").settings is not None
@@ -359,6 +359,6 @@ def test_a_fact_of_the_family_is_refused_in_a_speed() -> None:
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_configuration_has_its_speeds(name: str) -> None:
     settings = load_settings({"CACHE_DIT_SERVING_CONFIG": name})
-    speeds = SpeedLadder(settings, SUPPORT, settings.defaults.num_inference_steps or 28)
+    speeds = SpeedLadder(settings.cache, settings.speeds, SUPPORT, settings.defaults.num_inference_steps or 28)
     assert speeds.allowed == ["lossless", "high", "balanced", "fast"]
     assert speeds.default == settings.cache

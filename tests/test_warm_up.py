@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cache_dit_serving.config import load_settings
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.pipeline import warm_up
 from cache_dit_serving.pipeline.runner import PipelineRunner
 

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache_dit_serving.config import load_settings
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.errors import ClientGone, NotReady, QueueFull
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import EncodedImage, Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.pipeline.arguments import plan
-from cache_dit_serving.pipeline.runner import DrawnImage, PipelineRunner
-from cache_dit_serving.schemas import GenerateRequest
+from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.request import GenerateRequest
 
 SETTINGS = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
 
@@ -29,7 +30,7 @@ def encode(index: int, drawn: DrawnImage) -> EncodedImage:
 
 def generation(worker: PipelineWorker, name: str, **fields: object) -> Generation:
     request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 20} | fields)
-    return Generation(name, plan(request, worker.runner().traits, SETTINGS, worker.runner().speeds), encode)
+    return Generation(name, plan(request, worker.runner().model), encode)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -206,7 +207,7 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
 
     before = counts()
     wrong = generation(worker, "wrong")
-    wrong.call = replace(wrong.call, separate_cfg=True)
+    wrong.call = replace(wrong.call, passes=2)
     worker.submit(wrong)
     assert wrong.result.result(60)[0].drawn.cache.redrawn == 1
     assert counts() == (before[0], before[1] + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from cache_dit_serving import __version__, serve
-from cache_dit_serving.config import CONFIGS, config_names
+from cache_dit_serving.config.reading import CONFIGS, config_names
 
 USAGE = """\
 usage: cache-dit-serving COMMAND [flags]

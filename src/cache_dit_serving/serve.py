@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cache_dit_serving.config import (
+from cache_dit_serving.config.reading import (
     BUNDLE_ROOT,
     CONFIG_VARIABLE,
     GENERIC_CONFIG,

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from cache_dit_serving.config import Settings, load_settings
+from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
 
 logger = logging.getLogger(__name__)

@@ -8,82 +8,62 @@ from typing import Any
 from pydantic import BaseModel
 
 from cache_dit_serving.caching.settings import CACHE_TYPES, CacheOptions
-from cache_dit_serving.caching.speeds import CUSTOM, SpeedLadder
-from cache_dit_serving.config import Settings, Speed
+from cache_dit_serving.caching.speed_settings import Speed
+from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.rates import Estimate, Rates
-from cache_dit_serving.media.images import DEFAULT_QUALITY
-from cache_dit_serving.pipeline.arguments import accepted_fields
-from cache_dit_serving.pipeline.runner import Runner
-from cache_dit_serving.schemas import CacheCapability, Capabilities, GenerateRequest, SpeedCapability
+from cache_dit_serving.pipeline.protocol import Runner
+from cache_dit_serving.planning.example import example_request
+from cache_dit_serving.planning.fields import accepted_fields
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.answers import CacheCapability, Capabilities, SpeedCapability
+from cache_dit_serving.schemas.request import GenerateRequest
 
 Schema = dict[str, Any]
 
 
-def capabilities_of(runner: Runner, settings: Settings, rates: Rates) -> Capabilities:
+def capabilities_of(runner: Runner, rates: Rates) -> Capabilities:
     """The answer for a loaded runner."""
     info = runner.describe()
     return Capabilities(
         model=info.model,
         pipeline_class=info.pipeline_class,
         tasks=info.tasks,
-        fields=_fields(runner, settings, info.defaults),
-        size_multiple=runner.traits.size_multiple,
-        limits=settings.limits.model_dump(mode="json"),
-        speeds=_speeds(runner, rates),
-        measured_on=runner.speeds.measured_on,
-        cache=_cache(runner.speeds),
+        fields=_fields(runner.model),
+        size_multiple=runner.model.traits.sizes.multiple,
+        limits=runner.model.limits.model_dump(mode="json"),
+        speeds=_speeds(runner.model, rates),
+        measured_on=runner.model.speeds.measured_on,
+        cache=_cache(runner.model.speeds),
         rates=rates.by_shape(),
     )
 
 
-def _fields(runner: Runner, settings: Settings, defaults: dict[str, Any]) -> dict[str, Schema]:
-    limits, traits, speeds = settings.limits, runner.traits, runner.speeds
-    side: Schema = {"enum": list(limits.sizes)} if limits.sizes else {}
-    if not side:
-        side = {"minimum": limits.min_side, "maximum": limits.max_side, "multipleOf": traits.size_multiple}
-    text: Schema = {"maxLength": limits.max_prompt_characters}
-    default_speed = speeds.name_of(speeds.default)
-    bounds: dict[str, Schema] = {
-        "prompt": text,
-        "negative_prompt": text,
-        "width": side,
-        "height": side,
-        "num_inference_steps": {
-            "minimum": traits.least_num_inference_steps,
-            "maximum": limits.max_num_inference_steps,
-        },
-        "sigmas": {"minItems": traits.least_num_inference_steps, "maxItems": limits.max_num_inference_steps},
-        "num_images": {"maximum": limits.max_num_images, "default": 1},
-        "include_stats": {"default": False},
-        "output_format": {"default": "base64"},
-        "image_format": {"default": "png"},
-        "image_quality": {"default": DEFAULT_QUALITY},
-        "speed": {"enum": list(speeds.allowed)} | ({} if default_speed == CUSTOM else {"default": default_speed}),
-    }
-    if traits.flow_matching:
-        bounds["sigmas"]["items"] = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+def _fields(model: PlannedModel) -> dict[str, Schema]:
     properties = _document(GenerateRequest)["properties"]
     schemas: dict[str, Schema] = {}
-    for name in accepted_fields(traits):
-        if name == "cache":
+    for field in accepted_fields(model):
+        described = properties[field.name]
+        if field.name == "cache":
             # Its fields stand in the section `cache`.
-            schemas[name] = {"type": "object", "description": properties[name]["description"]}
+            schemas[field.name] = {"type": "object", "description": described["description"]}
             continue
-        schemas[name] = _without_null(properties[name]) | bounds.get(name, {})
-        if "enum" in schemas[name]:  # it says it all
-            schemas[name].pop("minimum", None)
-        if name in defaults:
-            schemas[name]["default"] = defaults[name]
+        schema = _without_null(described) | field.schema(model)
+        if "enum" in schema:  # it says it all
+            schema.pop("minimum", None)
+        if (default := field.default(model)) is not None:
+            schema["default"] = default
+        schemas[field.name] = schema
     return schemas
 
 
-def _speeds(runner: Runner, rates: Rates) -> list[SpeedCapability]:
-    speeds = runner.speeds
+def _speeds(model: PlannedModel, rates: Rates) -> list[SpeedCapability]:
+    speeds = model.speeds
     answers = []
     for name, rung in speeds.rungs.items():
         allowed = name in speeds.allowed
-        estimate = _estimate(name, runner, rates) if allowed else None
+        estimate = _estimate(name, model, rates) if allowed else None
         answers.append(
             SpeedCapability(
                 name=name,
@@ -98,10 +78,10 @@ def _speeds(runner: Runner, rates: Rates) -> list[SpeedCapability]:
     return answers
 
 
-def _estimate(speed: Speed, runner: Runner, rates: Rates) -> Estimate | None:
+def _estimate(speed: Speed, model: PlannedModel, rates: Rates) -> Estimate | None:
     """Of a request with the defaults; None where a speed's settings do not go with those."""
     try:
-        return rates.estimate(runner.plan(GenerateRequest(prompt="-", speed=speed)))
+        return rates.estimate(plan(example_request(speed=speed), model))
     except InvalidRequest:
         return None
 

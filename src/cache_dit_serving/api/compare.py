@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from cache_dit_serving.jobs.generation import EncodedImage, Generation
 from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.quality import Pixels, difference, psnr, ssim
-from cache_dit_serving.schemas import ComparedImage, CompareResponse, GenerateRequest
+from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse
+from cache_dit_serving.schemas.request import GenerateRequest
 
 Deliver = Callable[[list[tuple[bytes, str]]], Awaitable[list[str]]]
 """Pictures with their file extensions, to base64 text, paths or URLs."""

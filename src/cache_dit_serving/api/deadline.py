@@ -5,16 +5,18 @@ from __future__ import annotations
 from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.pipeline.arguments import GenerationCall
-from cache_dit_serving.pipeline.runner import Runner
-from cache_dit_serving.schemas import DeadlineReport, GenerateRequest
+from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.answers import DeadlineReport
+from cache_dit_serving.schemas.request import GenerateRequest
 
 # What may come on top of what nine pictures in ten took.
 MARGIN = 1.05
 
 
 def plan_within_deadline(
-    request: GenerateRequest, runner: Runner, rates: Rates, queue_s: float
+    request: GenerateRequest, model: PlannedModel, rates: Rates, queue_s: float
 ) -> tuple[GenerationCall, DeadlineReport | None]:
     """The call for a request, and what was promised where it has a deadline.
 
@@ -25,14 +27,14 @@ def plan_within_deadline(
         queue_s: seconds until a call submitted now begins.
 
     Raises:
-        InvalidRequest: as `Runner.plan`; with a choice of speeds, only where none of them can be planned.
+        InvalidRequest: as :func:`planning.plan.plan`; with a choice of speeds, only where none of them can be planned.
         DeadlineExceeded: nothing fits; its details hold the best that can be promised.
     """
     if request.deadline_s is None:
-        return runner.plan(request), None
+        return plan(request, model), None
     promises: list[DeadlineReport] = []
     not_run: list[str] = []
-    for call in _candidates(request, runner):
+    for call in _candidates(request, model):
         estimate = rates.estimate(call)
         if not estimate.known:
             not_run.append(call.cache.speed)
@@ -51,14 +53,14 @@ def plan_within_deadline(
     raise _unattainable(request.deadline_s, promises, not_run)
 
 
-def _candidates(request: GenerateRequest, runner: Runner) -> list[GenerationCall]:
+def _candidates(request: GenerateRequest, model: PlannedModel) -> list[GenerationCall]:
     """The calls to choose from, least approximation first."""
     if request.speed is not None or request.cache is not None:
-        return [runner.plan(request)]
+        return [plan(request, model)]
     calls, refusals = [], []
-    for speed in runner.speeds.allowed:
+    for speed in model.speeds.allowed:
         try:
-            calls.append(runner.plan(request.model_copy(update={"speed": speed})))
+            calls.append(plan(request.model_copy(update={"speed": speed}), model))
         except InvalidRequest as error:  # a speed whose settings do not go with this request's steps or passes
             refusals.append(error)
     if not calls:

@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from cache_dit_serving import __version__
 from cache_dit_serving.api.operations import BELOW, OPERATIONS, Errors, Operation
-from cache_dit_serving.schemas import ErrorResponse
+from cache_dit_serving.schemas.answers import ErrorResponse
 
 SWAGGER_PAGE = """<!doctype html>
 <html lang="en">

@@ -16,7 +16,7 @@ from typing import Any
 import bentoml
 
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.pipeline.runner import Runner
+from cache_dit_serving.pipeline.protocol import Runner
 
 logger = logging.getLogger("cache_dit_serving")
 
@@ -38,7 +38,7 @@ def announce(runner: Runner, url: str | None) -> None:
     base = url or "http://localhost:3000"
     body = json.dumps({"prompt": "a red apple on a blue background", "seed": 7})
     info = runner.describe()
-    speeds = runner.speeds
+    speeds = runner.model.speeds
     cache = f"speed {speeds.name_of(speeds.default)} by default ({', '.join(speeds.allowed)})"
     logger.info(
         "%s (%s) is ready on %s, %s\n\n"

@@ -14,28 +14,29 @@ from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.envelope import request_id_of
-from cache_dit_serving.config import Settings
+from cache_dit_serving.caching.evidence import merge_reports
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import EncodedImage, Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.images import check_finite, encode_image
 from cache_dit_serving.media.outputs import OutputFolder
-from cache_dit_serving.pipeline.arguments import GenerationCall
-from cache_dit_serving.pipeline.evidence import merge_reports
-from cache_dit_serving.pipeline.runner import DrawnImage
-from cache_dit_serving.schemas import (
+from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.answers import (
     Capabilities,
     CompareResponse,
     DeadlineReport,
     FlushResponse,
-    GenerateRequest,
     GenerateResponse,
     HealthResponse,
     ImageStats,
     ModelInfo,
     Timings,
 )
+from cache_dit_serving.schemas.request import GenerateRequest
 
 OUTPUTS_ROUTE = "/outputs"
 
@@ -57,7 +58,7 @@ class NativeApi:
         """
         runner = self.worker.runner()
         queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
-        call, deadline = plan_within_deadline(request, runner, self.worker.rates, queue_s)
+        call, deadline = plan_within_deadline(request, runner.model, self.worker.rates, queue_s)
         generation, images = await self._run(call, request, http)
         delivered = await self._deliver([(image.content, request.encoding) for image in images], request, http)
         return _response(generation, images, delivered, request, deadline)
@@ -70,7 +71,7 @@ class NativeApi:
         """
         if request.deadline_s is not None:
             raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
-        call = self.worker.runner().plan(request)
+        call = plan(request, self.worker.runner().model)
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
         call = call.compared()
@@ -83,7 +84,7 @@ class NativeApi:
         Raises:
             NotReady: loading (with the stage), failed (with the reason) or draining.
         """
-        unfulfilled = self.worker.runner().speeds.unfulfilled
+        unfulfilled = self.worker.runner().model.speeds.unfulfilled
         reason = f"serving without a cache: {unfulfilled}" if unfulfilled else self.worker.reason
         return HealthResponse(status=self.worker.state, reason=reason, queue=self.worker.queue())
 
@@ -101,7 +102,7 @@ class NativeApi:
         Raises:
             NotReady: there is no loaded model.
         """
-        return capabilities_of(self.worker.runner(), self.settings, self.worker.rates)
+        return capabilities_of(self.worker.runner(), self.worker.rates)
 
     async def flush_cache(self) -> FlushResponse:
         """Free the cached activations once no generation runs.

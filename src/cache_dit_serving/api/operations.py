@@ -22,17 +22,16 @@ from cache_dit_serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
-from cache_dit_serving.media.outputs import MEDIA_TYPES
-from cache_dit_serving.schemas import (
+from cache_dit_serving.media.formats import MEDIA_TYPES
+from cache_dit_serving.schemas.answers import (
     Capabilities,
     CompareResponse,
     FlushResponse,
-    GenerateRequest,
     GenerateResponse,
     HealthResponse,
     ModelInfo,
-    NoFields,
 )
+from cache_dit_serving.schemas.request import GenerateRequest, NoFields
 
 UNKNOWN_ROUTE = "unknown"
 """Stands for every path that is no route's."""

@@ -7,7 +7,7 @@ import math
 from cache_dit_serving.caching.settings import CacheSettings
 
 
-def beyond(settings: CacheSettings, ceiling: CacheSettings, steps: int, *, passes: int) -> str | None:
+def exceeds(settings: CacheSettings, ceiling: CacheSettings, steps: int, *, passes: int) -> str | None:
     """The first setting by which `settings` may reuse more than `ceiling` does in so many steps; None where none.
 
     Calibrators are not compared: they change what a reused step is filled with (see `SpeedLadder`).
@@ -30,10 +30,12 @@ def beyond(settings: CacheSettings, ceiling: CacheSettings, steps: int, *, passe
 def _further(settings: CacheSettings, ceiling: CacheSettings, steps: int, passes: int) -> str | None:
     """Whether any step may be reused that `ceiling` computes, or at a greater difference; by which setting."""
     try:
-        allowed = ceiling.reach(steps, passes=passes)
+        allowed = ceiling.max_difference_by_step(steps, passes=passes)
     except ValueError:  # the ceiling's own mask is for other numbers of steps
         return "steps_computation_mask"
-    if all(own <= most for own, most in zip(settings.reach(steps, passes=passes), allowed, strict=True)):
+    if all(
+        own <= most for own, most in zip(settings.max_difference_by_step(steps, passes=passes), allowed, strict=True)
+    ):
         return None
     structural = ("steps_computation_policy", "steps_computation_mask", "force_refresh_step_hint")
     for name in (*structural, "max_warmup_steps", "warmup_interval"):
@@ -44,7 +46,7 @@ def _further(settings: CacheSettings, ceiling: CacheSettings, steps: int, passes
 
 def _prunes_more(settings: CacheSettings, ceiling: CacheSettings) -> str | None:
     """What of DBPrune's own settings goes further. A threshold that follows the differences gets to its bound only
-    where they lead it, so it is no match for a fixed one."""
+    where they lead it, so it may reuse less or more than a fixed one."""
     if settings.cache_type != "DBPrune":
         return None
     if not set(ceiling.non_prune_block_ids) <= set(settings.non_prune_block_ids):
@@ -75,11 +77,15 @@ def _limits(settings: CacheSettings, other: CacheSettings) -> list[tuple[str, fl
     accumulated, cached = "max_accumulated_residual_diff_threshold", "max_cached_steps"
     in_a_row = "max_continuous_cached_steps"
     return [
-        (accumulated, math.inf if lifted_by else _most(getattr(settings, accumulated)), lifted_by or accumulated),
-        (cached, math.inf if lifted_by else _most(settings.max_cached_steps), lifted_by or cached),
+        (
+            accumulated,
+            math.inf if lifted_by else limit_or_infinity(getattr(settings, accumulated)),
+            lifted_by or accumulated,
+        ),
+        (cached, math.inf if lifted_by else limit_or_infinity(settings.max_cached_steps), lifted_by or cached),
         (
             in_a_row,
-            math.inf if always else _most(settings.max_continuous_cached_steps),
+            math.inf if always else limit_or_infinity(settings.max_continuous_cached_steps),
             "steps_computation_policy" if always else in_a_row,
         ),
         ("Fn_compute_blocks", -settings.Fn_compute_blocks, "Fn_compute_blocks"),
@@ -88,6 +94,6 @@ def _limits(settings: CacheSettings, other: CacheSettings) -> list[tuple[str, fl
     ]
 
 
-def _most(value: float | None) -> float:
+def limit_or_infinity(value: float | None) -> float:
     """A limit where None and -1 mean that there is none."""
     return math.inf if value is None or value < 0 else value

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from cache_dit_serving.caching.settings import CACHE_TYPES, CALIBRATORS, CacheOptions, CacheSettings, CacheType
-from cache_dit_serving.config import Speed, explain
+from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.findings import findings_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def overridden(base: CacheSettings, options: CacheOptions) -> CacheSettings:
         effective = base.overridden(options.given)
     except ValidationError as error:
         field = error.errors()[0].get("ctx", {}).get("field")
-        raise InvalidRequest(f"cache: {explain(error)}", param=f"cache.{field}" if field else "cache") from error
+        sentences = "; ".join(finding.message for finding in findings_of(error))
+        raise InvalidRequest(f"cache: {sentences}", param=f"cache.{field}" if field else "cache") from error
     in_force = effective.effective().keys() | {"enable_separate_cfg"}
     for name, value in options.given.items():
         if name not in in_force and not (value is None or (name in CALIBRATORS and value is False)):
@@ -84,8 +86,9 @@ def check_model(settings: CacheSettings, support: CacheSupport) -> None:
         )
 
 
-def check_request(settings: CacheSettings, steps: int, separate_cfg: bool, changed: set[str]) -> None:
+def check_request(settings: CacheSettings, steps: int, passes: int, changed: set[str]) -> None:
     """Refuse settings that do not go with this request's steps or passes. `changed`: those that are its own."""
+    separate_cfg = passes == 2
     own = "steps_computation_mask" in changed
     try:
         settings.mask(steps)
@@ -106,7 +109,7 @@ def check_request(settings: CacheSettings, steps: int, separate_cfg: bool, chang
                 f"cache.{name} has no effect on a request that makes one forward pass a step; leave it out",
                 param=f"cache.{name}",
             )
-    hint, passes = settings.force_refresh_step_hint, steps * (2 if separate_cfg else 1)
+    hint, forwards = settings.force_refresh_step_hint, steps * passes
     if hint is None:
         return
     asked = "force_refresh_step_hint" in changed
@@ -116,8 +119,8 @@ def check_request(settings: CacheSettings, steps: int, separate_cfg: bool, chang
             + ("it counts passes: make it even" if asked else "it is this server's: ask for speed lossless"),
             param="cache.force_refresh_step_hint" if asked else "speed",
         )
-    if asked and hint >= passes:
+    if asked and hint >= forwards:
         raise InvalidRequest(
-            f"cache.force_refresh_step_hint {hint} has no effect on a request of {passes} forward passes",
+            f"cache.force_refresh_step_hint {hint} has no effect on a request of {forwards} forward passes",
             param="cache.force_refresh_step_hint",
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.step_masks import POLICIES
-from cache_dit_serving.config import Speed
 
 
 def upstream_settings(usual_steps: int) -> CacheSettings:

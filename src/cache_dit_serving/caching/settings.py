@@ -250,7 +250,7 @@ class CacheSettings(CacheFields):
         """The step mask for a number of steps, None without one; raises as :func:`step_masks.fitted`."""
         return None if self.steps_computation_mask is None else fitted(self.steps_computation_mask, steps)
 
-    def reach(self, steps: int, *, passes: int) -> list[float]:
+    def max_difference_by_step(self, steps: int, *, passes: int) -> list[float]:
         """The residual difference up to which each of so many steps may be reused: 0 for one that is computed for
         certain, infinite for one that is always reused.
 
@@ -264,7 +264,7 @@ class CacheSettings(CacheFields):
         if self.reuses_without_asking:
             threshold = math.inf
 
-        def reach_of(step: int) -> float:
+        def of_step(step: int) -> float:
             local = self._since_refresh(step, passes)
             if local == 0:
                 return 0.0
@@ -272,7 +272,7 @@ class CacheSettings(CacheFields):
             computed = mask[local] if mask is not None else self._warms_up(local)
             return 0.0 if computed else threshold
 
-        return [reach_of(step) for step in range(steps)]
+        return [of_step(step) for step in range(steps)]
 
     def _since_refresh(self, step: int, passes: int) -> int:
         """The step's number since the last forced refresh, from where mask and warm-up count anew."""
@@ -288,7 +288,7 @@ class CacheSettings(CacheFields):
 
     def cannot_engage(self, steps: int, *, passes: int) -> Reason | None:
         """Why no step of so many can be reused, where that is certain beforehand."""
-        if any(self.reach(steps, passes=passes)):
+        if any(self.max_difference_by_step(steps, passes=passes)):
             if not self.reuses_without_asking and 0 in (self.max_cached_steps, self.max_continuous_cached_steps):
                 return Reason("none_allowed", "the settings allow no cached step")
             return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing
 from dataclasses import dataclass
 
-from cache_dit_serving.caching.ceiling import beyond
+from cache_dit_serving.caching.ceiling import exceeds
 from cache_dit_serving.caching.checks import (
     CacheSupport,
     check_model,
@@ -18,7 +18,7 @@ from cache_dit_serving.caching.checks import (
 )
 from cache_dit_serving.caching.derived import derive, upstream_settings
 from cache_dit_serving.caching.settings import CacheOptions, CacheSettings, Reason
-from cache_dit_serving.config import MeasuredSpeed, Settings, Speed
+from cache_dit_serving.caching.speed_settings import MeasuredSpeed, Speed, SpeedsSettings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 
 SPEEDS: tuple[Speed, ...] = typing.get_args(Speed)
@@ -38,8 +38,8 @@ class CacheChoice:
     speed: str
     """The named speed that these settings are, or `custom`."""
     strict: bool = False
-    off: Reason = OFF
-    """Why there is no cache."""
+    no_cache_reason: Reason = OFF
+    """Why there is no cache, where `settings` is None."""
 
 
 WITHOUT_CACHE = CacheChoice(None, "lossless")
@@ -54,45 +54,48 @@ class NamedSpeed:
 
 
 class SpeedLadder:
-    """The speeds of the loaded model under one configuration, and who may ask for which."""
+    """The speeds of the loaded model under one configuration, and which of them requests may name."""
 
-    def __init__(self, settings: Settings, support: CacheSupport, usual_steps: int) -> None:
+    def __init__(
+        self, cache: CacheSettings | None, speeds: SpeedsSettings, support: CacheSupport, usual_steps: int
+    ) -> None:
         """
         Args:
+            cache: the settings tree's section of that name.
+            speeds: likewise.
+            support: what cache-dit can do on the loaded pipeline.
             usual_steps: the model's usual num_inference_steps, which bounds a derived warm-up.
 
         Raises:
             LoadError: settings that do not fit the model's blocks, or a default above the ceiling.
         """
         self.support = support
-        self.ceiling = settings.speeds.ceiling
-        self.measured_on = settings.speeds.measured_on
-        base = settings.cache or upstream_settings(usual_steps)
+        self.ceiling = speeds.ceiling
+        self.measured_on = speeds.measured_on
+        base = cache or upstream_settings(usual_steps)
         named: dict[Speed, CacheSettings | None] = {"lossless": None}
         derived = derive(base)
         for speed in SPEEDS[1:]:
-            chosen = getattr(settings.speeds, speed).cache or derived.get(speed)
+            chosen = getattr(speeds, speed).cache or derived.get(speed)
             if chosen is not None:
                 named[speed] = chosen
         self.rungs = {
-            speed: NamedSpeed(chosen, _figures(speed, chosen, settings))
+            speed: NamedSpeed(chosen, _figures(speed, chosen, speeds))
             for speed, chosen in named.items()
             if chosen is None or chosen.cache_type not in support.refusals
         }
         """Least approximation first; those whose cache type cannot run here are left out."""
-        if settings.speeds.default and settings.speeds.default not in named:
-            raise LoadError(
-                f"speeds.default: {settings.speeds.default} cannot be derived from this mask; give its cache"
-            )
-        wanted = named[settings.speeds.default] if settings.speeds.default else settings.cache
+        if speeds.default and speeds.default not in named:
+            raise LoadError(f"speeds.default: {speeds.default} cannot be derived from this mask; give its cache")
+        wanted = named[speeds.default] if speeds.default else cache
         self.unfulfilled = support.refusals.get(wanted.cache_type) if wanted else None
         """Why what the configuration wants by default cannot run; None where it does."""
         self.default = None if self.unfulfilled else wanted
         """What a request that asks for nothing gets."""
         within = [self.rungs[speed].settings for speed in self.allowed if speed != "fast"]
         self.base = self.default or next(filter(None, reversed(within)), base)
-        """What settings of a request are laid over that names no speed."""
-        self._check_configured(settings, usual_steps)
+        """Base settings for a request that sends `cache` but no `speed`."""
+        self._check_configured(cache, usual_steps)
 
     @property
     def allowed(self) -> list[Speed]:
@@ -107,7 +110,7 @@ class SpeedLadder:
         return next((name for name, rung in self.rungs.items() if settings.same_effect(rung.settings)), CUSTOM)
 
     def choose(
-        self, speed: Speed | None, options: CacheOptions | None, *, num_inference_steps: int, separate_cfg: bool
+        self, speed: Speed | None, options: CacheOptions | None, *, num_inference_steps: int, passes: int
     ) -> CacheChoice:
         """What the cache may do to a request with this `speed` and `cache` object.
 
@@ -134,15 +137,15 @@ class SpeedLadder:
             settings = overridden(base, options)
             changed = {name for name, value in options.given.items() if value != getattr(base, name)}
             check_model(settings, self.support)
-            check_request(settings, num_inference_steps, separate_cfg, changed)
+            check_request(settings, num_inference_steps, passes, changed)
             if changed or (speed is None and self.default is None):  # the rest is the operator's word
-                self._check_ceiling(settings, num_inference_steps, passes=2 if separate_cfg else 1)
+                self._check_ceiling(settings, num_inference_steps, passes=passes)
             name = speed if speed is not None and not changed else self.name_of(settings)
             return CacheChoice(settings, name, options.strict)
         if base is None:
-            off = Reason("unsupported", self.unfulfilled) if self.unfulfilled else OFF
-            return CacheChoice(None, "lossless", off=off)
-        check_request(base, num_inference_steps, separate_cfg, changed=set())
+            reason = Reason("unsupported", self.unfulfilled) if self.unfulfilled else OFF
+            return CacheChoice(None, "lossless", no_cache_reason=reason)
+        check_request(base, num_inference_steps, passes, changed=set())
         return CacheChoice(base, speed or self.name_of(base))
 
     def _named(self, speed: Speed) -> CacheSettings | None:
@@ -177,7 +180,7 @@ class SpeedLadder:
             return
         elif name != CUSTOM:
             too_far, limit = "enabled", f"these are the settings of {name}"
-        elif field := beyond(settings, ceiling, steps, passes=passes):
+        elif field := exceeds(settings, ceiling, steps, passes=passes):
             too_far, limit = field, f"{field} {getattr(ceiling, field)!r}"
         elif settings.calibration() not in [rung.calibration() for rung in within]:
             too_far = settings.calibrator or ceiling.calibrator or "enabled"
@@ -191,10 +194,10 @@ class SpeedLadder:
             code="above_ceiling",
         )
 
-    def _check_configured(self, settings: Settings, usual_steps: int) -> None:
+    def _check_configured(self, cache: CacheSettings | None, usual_steps: int) -> None:
         """What would refuse every request is refused at load."""
         sections = {f"speeds.{name}.cache": rung.settings for name, rung in self.rungs.items()}
-        for section, chosen in {"cache": settings.cache, **sections}.items():
+        for section, chosen in {"cache": cache, **sections}.items():
             if chosen is None or chosen.cache_type in self.support.refusals:
                 continue
             try:
@@ -211,7 +214,7 @@ class SpeedLadder:
                 raise LoadError(f"what a request gets by default is above speeds.ceiling: {error.message}") from error
 
 
-def _figures(speed: Speed, chosen: CacheSettings | None, settings: Settings) -> MeasuredSpeed | None:
+def _figures(speed: Speed, chosen: CacheSettings | None, speeds: SpeedsSettings) -> MeasuredSpeed | None:
     """What was measured with exactly these settings."""
-    measured = None if chosen is None else getattr(settings.speeds, speed).measured
+    measured = None if chosen is None else getattr(speeds, speed).measured
     return measured if chosen and measured and measured.settings_hash == chosen.digest() else None

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from cache_dit_serving.pipeline.arguments import GenerationCall
-from cache_dit_serving.pipeline.runner import DrawnImage
+from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.planning.call import GenerationCall
 
 
 @dataclass(frozen=True)

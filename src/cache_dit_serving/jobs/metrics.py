@@ -10,7 +10,7 @@ import psutil
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
-from cache_dit_serving.pipeline.runner import DrawnImage
+from cache_dit_serving.pipeline.protocol import DrawnImage
 
 PIPELINE_BUSY_SECONDS = Counter(
     "cache_dit_serving_pipeline_busy_seconds",

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
-from cache_dit_serving.pipeline.runner import DrawnImage
-from cache_dit_serving.schemas import StepRate
+from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.schemas.answers import StepRate
 
 K = TypeVar("K", bound=Hashable)
 
-Level = Callable[[deque[float]], float]
-"""What stands for several observations."""
+Statistic = Callable[[deque[float]], float]
+"""Several observations to one number."""
 
 WINDOW = 20
 """Newest observations that count: follows a change of load within a few pictures, and forgets a single slow one."""
@@ -95,7 +95,7 @@ class Rates:
         """By settings, forward passes and num_inference_steps."""
 
     def learn(self, drawing: Drawing, image: DrawnImage, pixels: int, encode_s: float = 0.0) -> None:
-        """Take in one image, with the seconds that encoding it took."""
+        """Record the times of one image, and the seconds that its encoding took."""
         shape, report, settings = Shape(pixels, image.passes), image.cache, drawing.cache.settings
         with self._lock:
             self._fixed_s.note(shape, image.encode_prompt_s + image.decode_s + encode_s)
@@ -110,7 +110,7 @@ class Rates:
                 self._reused_step_s.note((settings.digest(), shape), image.cached_steps_s / report.cached_steps)
 
     def learn_stopped(self, call: GenerationCall, seconds_per_step: float) -> None:
-        """Take in what a generation took that was stopped without a cache, before its time was over perhaps."""
+        """Record the step time of an uncached generation that was cancelled."""
         with self._lock:
             self._computed_step_s.note(Shape(call.pixels, call.passes), seconds_per_step)
 
@@ -137,17 +137,17 @@ class Rates:
                 if (seconds := self._computed_step_s.of(shape))
             ]
 
-    def _image(self, call: GenerationCall, drawing: Drawing, level: Level) -> tuple[float | None, bool]:
+    def _image(self, call: GenerationCall, drawing: Drawing, statistic: Statistic) -> tuple[float | None, bool]:
         """Seconds of one image, and whether its very settings have run."""
         shape, steps = Shape(call.pixels, call.passes), call.num_inference_steps
-        computed_s, fixed_s = _at(self._computed_step_s, shape, level), _at(self._fixed_s, shape, level)
+        computed_s, fixed_s = _at(self._computed_step_s, shape, statistic), _at(self._fixed_s, shape, statistic)
         if computed_s is None or fixed_s is None:
             return None, False
         settings = drawing.cache.settings
         if settings is None:
             return fixed_s + steps * computed_s, True
         reused = self._reused_at_least(settings, steps, shape.passes)
-        reused_s = self._reused_seconds(settings.digest(), shape, level)
+        reused_s = self._reused_seconds(settings.digest(), shape, statistic)
         if reused is None or (reused and reused_s is None):
             return fixed_s + steps * computed_s, False
         return fixed_s + (steps - reused) * computed_s + reused * (reused_s or 0.0), True
@@ -159,24 +159,24 @@ class Rates:
         if found is None:
             return None
         (_, _, ran), counts = found
-        may_reuse = sum(1 for threshold in settings.reach(steps, passes=passes) if threshold > 0)
+        may_reuse = sum(1 for threshold in settings.max_difference_by_step(steps, passes=passes) if threshold > 0)
         return min(min(counts) * min(1.0, steps / ran), may_reuse)
 
-    def _reused_seconds(self, digest: str, shape: Shape, level: Level) -> float | None:
+    def _reused_seconds(self, digest: str, shape: Shape, statistic: Statistic) -> float | None:
         found = self._reused_step_s.nearest(lambda key: _ratio(key[1], shape) if key[0] == digest else None)
         if found is None:
             return None
         (_, known), seconds = found
-        return level(seconds) * _factor(known, shape)
+        return statistic(seconds) * _factor(known, shape)
 
 
-def _at(observations: Observations[Shape], shape: Shape, level: Level) -> float | None:
-    """The level for a shape; for one that has not run, that of the nearest, in proportion to pixels and passes."""
+def _at(observations: Observations[Shape], shape: Shape, statistic: Statistic) -> float | None:
+    """The statistic for a shape; for one that has not run, that of the nearest, in proportion to pixels and passes."""
     found = observations.nearest(lambda known: _ratio(known, shape))
     if found is None:
         return None
     known, seconds = found
-    return level(seconds) * _factor(known, shape)
+    return statistic(seconds) * _factor(known, shape)
 
 
 def _ninth_decile(numbers: deque[float]) -> float:

@@ -20,9 +20,9 @@ from cache_dit_serving.errors import ClientGone, InternalError, LoadError, NotRe
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import EncodedImage, Generation
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.pipeline.arguments import not_engaged
-from cache_dit_serving.pipeline.runner import DrawnImage, Runner
-from cache_dit_serving.schemas import QueueReport
+from cache_dit_serving.pipeline.protocol import DrawnImage, Runner
+from cache_dit_serving.planning.call import not_engaged
+from cache_dit_serving.schemas.answers import QueueReport
 
 logger = logging.getLogger(__name__)
 
@@ -301,15 +301,15 @@ class PipelineWorker:
 
     def _draw(self, runner: Runner, generation: Generation, index: int) -> DrawnImage:
         before = generation.call.num_inference_steps * index
-        told = time.monotonic()
+        last_logged = time.monotonic()
         first: float | None = None
         drawing = generation.call.drawings[index]
 
         def on_step(done: int) -> None:
-            nonlocal told, first
+            nonlocal last_logged, first
             generation.step = before + min(done, generation.call.num_inference_steps)
-            if time.monotonic() - told > PROGRESS_S:
-                told = time.monotonic()
+            if time.monotonic() - last_logged > PROGRESS_S:
+                last_logged = time.monotonic()
                 logger.info("%s at step %d of %d", generation.id, generation.step, generation.steps)
             now = time.perf_counter()
             first = first or now

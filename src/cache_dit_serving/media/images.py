@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cache_dit_serving.errors import InternalError
+from cache_dit_serving.media.formats import DEFAULT_QUALITY, ImageFormat
 
-ImageFormat = Literal["png", "jpeg", "webp"]
-DEFAULT_QUALITY = 90
 TEXT_KEY = "parameters"
 """PNG text chunk that holds what draws the picture again, as JSON."""
 

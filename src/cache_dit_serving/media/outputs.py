@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
+from cache_dit_serving.media.formats import MEDIA_TYPES
 
 logger = logging.getLogger(__name__)
-
-MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
 class OutputFolder:

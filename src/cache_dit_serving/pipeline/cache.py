@@ -20,10 +20,10 @@ from cache_dit.caching.cache_contexts.prune_context import PrunedContext
 from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
 
 from cache_dit_serving.caching.checks import CacheSupport
+from cache_dit_serving.caching.evidence import Record
+from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings, CacheType
-from cache_dit_serving.pipeline.evidence import Record
 from cache_dit_serving.pipeline.patch import Patch
-from cache_dit_serving.schemas import BlockListStats
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -73,14 +73,10 @@ class _Call:
 
     settings: CacheSettings
     steps: int
-    separate_cfg: bool
+    passes: int
+    """Forward passes a step."""
     left: dict[str, list[_Segment]] = field(default_factory=dict)
     """By context, up to each forced refresh. Not the contexts themselves: their calibrators hold activations."""
-
-    @property
-    def passes(self) -> int:
-        """Forward passes a step."""
-        return 2 if self.separate_cfg else 1
 
 
 class PipelineCache:
@@ -119,21 +115,21 @@ class PipelineCache:
 
     def refuse(self, cache_type: CacheType, reason: str) -> None:
         """Take a type out that proved not to run."""
-        self.prepare(None, 0, separate_cfg=False)
+        self.prepare(None, 0, passes=1)
         self._installed.pop(cache_type, None)
         self.support = CacheSupport(self.support.block_lists, {**self.support.refusals, cache_type: reason})
 
-    def prepare(self, settings: CacheSettings | None, num_inference_steps: int, *, separate_cfg: bool) -> Transition:
+    def prepare(self, settings: CacheSettings | None, num_inference_steps: int, *, passes: int) -> Transition:
         """Fit the cache to the coming call by the least transition.
 
         Args:
             settings: None for no cache.
-            separate_cfg: whether every step makes two forward passes.
+            passes: forward passes a step.
         """
         wanted = None if settings is None else settings.cache_type
         before, self._call = self._call, None
         if settings is not None:
-            self._call = _Call(settings, num_inference_steps, separate_cfg)
+            self._call = _Call(settings, num_inference_steps, passes)
         if wanted == self._on:
             same = before is not None and before.settings == settings
             return "none" if wanted is None or same else "override"
@@ -275,7 +271,7 @@ class PipelineCache:
                 # It counts the warm-up out at every step.
                 config.max_warmup_steps = min(config.max_warmup_steps, self._call.steps)
                 config.steps_computation_mask = self._call.settings.mask(self._call.steps)
-                config.enable_separate_cfg = self._call.separate_cfg
+                config.enable_separate_cfg = self._call.passes == 2
                 kwargs |= {"cache_config": config, "calibrator_config": calibrator}
             return reset_context(context, *args, **kwargs)
 

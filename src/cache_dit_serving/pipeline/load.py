@@ -12,10 +12,11 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
-from cache_dit_serving.config import ModelSettings, RequestDefaults
+from cache_dit_serving.config.settings import ModelSettings, RequestDefaults
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.pipeline.arguments import PIPELINE_FIELDS
-from cache_dit_serving.pipeline.traits import TEXT_TO_IMAGE, PipelineTraits
+from cache_dit_serving.planning.fields import PIPELINE_FIELDS
+from cache_dit_serving.planning.tasks import SERVED_TASKS
+from cache_dit_serving.planning.traits import PipelineTraits
 
 logger = logging.getLogger(__name__)
 
@@ -122,8 +123,9 @@ def check_servable(traits: PipelineTraits, defaults: RequestDefaults) -> None:
     Raises:
         LoadError: naming the task, or the argument and what would be right.
     """
-    if traits.task != TEXT_TO_IMAGE:
-        raise LoadError(f"{traits.pipeline_class} is for {traits.task}; this version serves {TEXT_TO_IMAGE}")
+    if not traits.tasks & SERVED_TASKS:
+        found, served = (", ".join(sorted(tasks)) for tasks in (traits.tasks, SERVED_TASKS))
+        raise LoadError(f"{traits.pipeline_class} is for {found}; this version serves {served}")
     for name in defaults.pipeline_arguments:
         if name in RESERVED_ARGUMENTS:
             raise LoadError(f"defaults.pipeline_arguments: {name} is set by requests or the server, not there")

@@ -9,73 +9,30 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
+from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.caching.speeds import SpeedLadder
-from cache_dit_serving.config import Settings
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InternalError, LoadError, OutOfMemory
-from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall, accepted_fields, plan
 from cache_dit_serving.pipeline.environment import library_versions, memory_of, quiet_libraries
-from cache_dit_serving.pipeline.evidence import Record, report_of
-from cache_dit_serving.pipeline.traits import PipelineTraits, traits_of
+from cache_dit_serving.pipeline.introspect import traits_of
+from cache_dit_serving.pipeline.protocol import DrawnImage, OnStep
 from cache_dit_serving.pipeline.warm_up import try_cache, warm_up
-from cache_dit_serving.schemas import BlockListStats, CacheReport, GenerateRequest, ModelInfo
+from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.fields import accepted_fields
+from cache_dit_serving.planning.fields.field import PipelineField
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.traits import PipelineTraits
+from cache_dit_serving.schemas.answers import ModelInfo
 
 if TYPE_CHECKING:
-    import numpy as np
     from diffusers import DiffusionPipeline
 
     from cache_dit_serving.pipeline.clock import StepClock
 
 logger = logging.getLogger(__name__)
-
-OnStep = Callable[[int], None]
-"""Called after each denoising step with the number done; may raise to stop the generation between two steps."""
-
-
-@dataclass(frozen=True)
-class DrawnImage:
-    """One image as the pipeline left it."""
-
-    pixels: np.ndarray[Any, Any]
-    """(height, width, 3) floats in [0, 1]."""
-    seed: int
-    cache: CacheReport
-    stats: list[BlockListStats]
-    encode_prompt_s: float
-    denoise_s: float
-    decode_s: float
-    cached_steps_s: float | None
-    """Seconds of `denoise_s` in steps that reused something; None where steps could not be told apart."""
-    diffs: list[float]
-    """Every residual difference that the cache compared, NaN among them."""
-    passes: int
-    """Forward passes that each step took."""
-    transition: str
-    """What the cache needed to change for it: none, override or exchange."""
-
-    @property
-    def seconds(self) -> float:
-        """From the prompt to the picture."""
-        return self.encode_prompt_s + self.denoise_s + self.decode_s
-
-
-class Runner(Protocol):
-    """What the worker needs of whatever runs generations."""
-
-    traits: PipelineTraits
-    speeds: SpeedLadder
-    warmed_up: list[tuple[GenerationCall, DrawnImage]]
-    """What the warm-up drew: the first measurements of how long things take."""
-
-    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage: ...
-
-    def plan(self, request: GenerateRequest) -> GenerationCall: ...
-
-    def flush_cache(self) -> int: ...
-
-    def describe(self) -> ModelInfo: ...
 
 
 class PipelineRunner:
@@ -98,8 +55,8 @@ class PipelineRunner:
         separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
         if separate_cfg is None:
             separate_cfg = cache.has_separate_cfg(self._pipe)
-        self.traits = traits_of(self._pipe, separate_cfg=separate_cfg)
-        load.check_servable(self.traits, settings.defaults)
+        traits = traits_of(self._pipe, separate_cfg=separate_cfg)
+        load.check_servable(traits, settings.defaults)
         self.device = self._pipe.device
         self.attention_backend = settings.attention_backend or attention.NATIVE
         attention.set_backend(self._pipe, self.attention_backend, self.device.type)
@@ -111,18 +68,18 @@ class PipelineRunner:
         self._clock: StepClock | None = None
         for denoiser in _denoisers(self._pipe):
             denoiser.register_forward_pre_hook(self._note_forward)
-        self.speeds = self._ladder()
+        self.model = self._planned(traits)
         for cache_type in cache.CONFIGS:
             if cache_type not in self._cache.support.refusals:
                 progress(f"trying the cache ({cache_type}) in a few steps")
                 if (failure := try_cache(self, cache_type)) is not None:
                     self._cache.refuse(cache_type, failure)
                 self.flush_cache()
-        self.speeds = self._ladder()
-        if self.speeds.unfulfilled:
+        self.model = self._planned(self.model.traits)
+        if (unfulfilled := self.model.speeds.unfulfilled) is not None:
             if settings.server.require_cache:
-                raise LoadError(f"{self.speeds.unfulfilled}, and server.require_cache is set")
-            logger.warning("serving without a cache: %s", self.speeds.unfulfilled)
+                raise LoadError(f"{unfulfilled}, and server.require_cache is set")
+            logger.warning("serving without a cache: %s", unfulfilled)
         self.warmed_up = warm_up(self, settings, progress)
 
     def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage:
@@ -139,12 +96,13 @@ class PipelineRunner:
         image = self._draw_once(call, drawing, on_step)
         if image.cache.executed_steps == image.cache.steps:
             return image
-        separate_cfg = self._forward_passes > call.num_inference_steps
+        passes = 2 if self._forward_passes > call.num_inference_steps else 1
         logger.warning("%d forward passes in %d steps: drawn again", self._forward_passes, call.num_inference_steps)
-        image = self._draw_once(replace(call, separate_cfg=separate_cfg), drawing, on_step)
+        image = self._draw_once(replace(call, passes=passes), drawing, on_step)
         if image.cache.executed_steps != image.cache.steps:
             raise InternalError("The cache cannot be paired with this model's forward passes; turn it off.")
-        self.traits = replace(self.traits, separate_cfg=separate_cfg)
+        guidance = replace(self.model.traits.guidance, separate_cfg=passes == 2)
+        self.model = replace(self.model, traits=replace(self.model.traits, guidance=guidance))
         return replace(image, cache=image.cache.model_copy(update={"redrawn": 1}))
 
     def _draw_once(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage:
@@ -152,9 +110,7 @@ class PipelineRunner:
 
         from cache_dit_serving.pipeline.clock import StepClock
 
-        transition = self._cache.prepare(
-            drawing.cache.settings, call.num_inference_steps, separate_cfg=call.separate_cfg
-        )
+        transition = self._cache.prepare(drawing.cache.settings, call.num_inference_steps, passes=call.passes)
         self._first_forward = None
         self._forward_passes = 0
         self._clock = clock = StepClock(self.device)
@@ -220,34 +176,32 @@ class PipelineRunner:
 
     def describe(self) -> ModelInfo:
         """The model, its versions and what it holds. Reads nothing that a running generation changes."""
-        settings = self.settings
+        settings, traits = self.settings, self.model.traits
         return ModelInfo(
             model=self._name,
-            pipeline_class=self.traits.pipeline_class,
-            tasks=[self.traits.task],
+            pipeline_class=traits.pipeline_class,
+            tasks=sorted(traits.tasks),
             dtype=settings.model.dtype,
             device=str(self.device),
             versions=library_versions(),
-            accepted_fields=accepted_fields(self.traits),
+            accepted_fields=[field.name for field in accepted_fields(self.model)],
             defaults=self._effective_defaults(),
-            limits={**settings.limits.model_dump(mode="json"), "size_multiple": self.traits.size_multiple},
+            limits={**settings.limits.model_dump(mode="json"), "size_multiple": traits.sizes.multiple},
             attention_backend=self.attention_backend,
             cache=self._describe_cache(),
             memory=memory_of(self.device) | {"cached_activation_bytes": self._held_bytes},
         )
 
-    def plan(self, request: GenerateRequest) -> GenerationCall:
-        """The call that answers a request; raises as :func:`pipeline.arguments.plan`."""
-        return plan(request, self.traits, self.settings, self.speeds)
-
-    def _ladder(self) -> SpeedLadder:
-        steps = self.settings.defaults.num_inference_steps or self.traits.default_num_inference_steps
-        return SpeedLadder(self.settings, self._cache.support, steps)
+    def _planned(self, traits: PipelineTraits) -> PlannedModel:
+        settings = self.settings
+        steps = settings.defaults.num_inference_steps or traits.steps.default
+        speeds = SpeedLadder(settings.cache, settings.speeds, self._cache.support, steps)
+        return PlannedModel(traits, settings.defaults, settings.limits, speeds)
 
     @contextmanager
     def _steps_reported(self, after_step: OnStep) -> Iterator[dict[str, Any]]:
         """Have `after_step` called after each step; yields the arguments that the pipeline's call needs for it."""
-        if self.traits.takes("callback_on_step_end"):
+        if self.model.traits.takes("callback_on_step_end"):
 
             def callback(pipe: object, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
                 after_step(index + 1)
@@ -289,18 +243,24 @@ class PipelineRunner:
 
     def _effective_defaults(self) -> dict[str, Any]:
         """What a request that holds only a prompt gets."""
-        arguments = self.plan(GenerateRequest(prompt="-", speed="lossless")).arguments
-        return {name: value for name, value in arguments.items() if name != "prompt"}
+        defaults = {
+            field.name: field.default(self.model)
+            for field in accepted_fields(self.model)
+            if isinstance(field, PipelineField)
+        }
+        given = {name: value for name, value in defaults.items() if value is not None}
+        return given | self.settings.defaults.pipeline_arguments
 
     def _describe_cache(self) -> dict[str, Any] | None:
         """The cache as the configuration asks for it; None where it does not."""
-        default, unfulfilled = self.speeds.default, self.speeds.unfulfilled
+        speeds = self.model.speeds
+        default, unfulfilled = speeds.default, speeds.unfulfilled
         if default is None and unfulfilled is None:
             return None
         return {
             "settings": default.effective() if default else None,
-            "speed": self.speeds.name_of(default),
-            "blocks": dict(self.speeds.support.block_lists),
+            "speed": speeds.name_of(default),
+            "blocks": dict(speeds.support.block_lists),
             "running": unfulfilled is None,
             "reason": unfulfilled,
         }

@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cache_dit_serving.caching.settings import CacheSettings, CacheType
 from cache_dit_serving.caching.speeds import CacheChoice
-from cache_dit_serving.config import Settings
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
-from cache_dit_serving.pipeline.arguments import Drawing, GenerationCall
 from cache_dit_serving.pipeline.environment import library_versions
-from cache_dit_serving.schemas import GenerateRequest
-
-if TYPE_CHECKING:
-    from cache_dit_serving.pipeline.runner import DrawnImage, Runner
+from cache_dit_serving.pipeline.protocol import DrawnImage, Runner
+from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.example import example_request
+from cache_dit_serving.planning.plan import plan
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def try_cache(runner: Runner, cache_type: CacheType) -> str | None:
     settings = CacheSettings.model_validate(
         {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
     )
-    steps = max(TRIAL_STEPS, runner.traits.least_num_inference_steps)
+    steps = max(TRIAL_STEPS, runner.model.traits.steps.least)
     call = _planned(runner, speed="lossless", num_inference_steps=steps)
     try:
         runner.draw(call, Drawing(0, CacheChoice(settings, "custom")), lambda done: None)
@@ -43,7 +42,7 @@ def try_cache(runner: Runner, cache_type: CacheType) -> str | None:
         logger.exception("%s fails on this pipeline", cache_type)
         cause = "does not fit into the device's memory" if isinstance(error, OutOfMemory) else "fails"
         version = library_versions()["cache-dit"]
-        name = runner.traits.pipeline_class
+        name = runner.model.traits.pipeline_class
         return f"{cache_type} of cache-dit {version} {cause} in the forward pass of {name}"
     return None
 
@@ -61,11 +60,12 @@ def warm_up(
         return []
     if not settings.speeds.warm_up:
         # Without the cache, whose code the trials have run: a cached picture of few steps would say little of its rate.
-        steps = max(TRIAL_STEPS, runner.traits.least_num_inference_steps)
+        steps = max(TRIAL_STEPS, runner.model.traits.steps.least)
         call = _planned(runner, num_inference_steps=steps, speed="lossless")
         return [_draw(runner, call, f"{steps} steps", progress)]
-    default = runner.speeds.name_of(runner.speeds.default)
-    others = [speed for speed in runner.speeds.allowed if speed != default]
+    speeds = runner.model.speeds
+    default = speeds.name_of(speeds.default)
+    others = [speed for speed in speeds.allowed if speed != default]
     drawn = [_draw(runner, whole, f"the default speed, 1 of {len(others) + 1}", progress)]
     for number, speed in enumerate(others, start=2):
         call = _planned(runner, speed=speed)
@@ -80,12 +80,12 @@ def _draw(
     runner: Runner, call: GenerationCall, what: str, progress: Callable[[str], None]
 ) -> tuple[GenerationCall, DrawnImage]:
     progress(f"warming up with one picture ({what})")
-    told = time.monotonic()
+    last_logged = time.monotonic()
 
     def on_step(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PROGRESS_S:
-            told = time.monotonic()
+        nonlocal last_logged
+        if time.monotonic() - last_logged >= PROGRESS_S:
+            last_logged = time.monotonic()
             progress(f"warming up with one picture ({what}), step {done} of {call.num_inference_steps}")
 
     try:
@@ -98,7 +98,7 @@ def _draw(
 
 def _planned(runner: Runner, **fields: Any) -> GenerationCall:
     try:
-        return runner.plan(GenerateRequest.model_validate({"prompt": "warm-up", "seed": 0} | fields))
+        return plan(example_request(**fields), runner.model)
     except ServingError as error:
         raise _failed(error) from error
 

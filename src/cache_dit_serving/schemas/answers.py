@@ -1,77 +1,13 @@
-"""What crosses the wire: requests, answers, and the values inside them. Nothing here knows torch or HTTP."""
+"""Answers, and the values inside them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cache_dit_serving.caching.settings import CacheOptions, ReasonCode
-from cache_dit_serving.caching.step_masks import MOST_STEPS
-from cache_dit_serving.config import MeasuredSpeed, Speed
-
-MAX_SEED = 2**53 - 1
-"""Greatest seed: the largest integer that every JSON reader keeps exact."""
-
-
-class NoFields(BaseModel):
-    """The body of a route that takes nothing: empty, or `{}`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class GenerateRequest(BaseModel):
-    """One generation. A field left out, or null, takes the model's own default; an unknown field is refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    prompt: str = Field(description="What to draw.", min_length=1, examples=["a red apple on a blue background"])
-    negative_prompt: str | None = Field(None, description="What to keep out; needs guidance with a second pass.")
-    width: int | None = Field(None, ge=1, description="Pixels; GET /get_model_info lists the sizes the model takes.")
-    height: int | None = Field(None, ge=1, description="Pixels.")
-    num_inference_steps: int | None = Field(None, ge=1, description="Denoising steps.")
-    guidance_scale: float | None = Field(None, ge=0, le=100, description="The pipeline's own guidance scale.")
-    true_cfg_scale: float | None = Field(
-        None, ge=0, le=100, description="Classifier-free guidance with a second pass, where the pipeline has it."
-    )
-    sigmas: list[Annotated[float, Field(ge=0)]] | None = Field(
-        None,
-        min_length=1,
-        max_length=MOST_STEPS,
-        description="Noise levels of the steps, greatest first; their number is the steps'.",
-    )
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Image i takes seed + i; left out: drawn at random.")
-    num_images: int | None = Field(None, ge=1, description="Images to draw, one after the other (default 1).")
-    include_stats: bool | None = Field(None, description="Add each step's residual difference to the answer.")
-    output_format: Literal["base64", "path", "url"] | None = Field(None, description="base64 (default), path or url.")
-    output_dir: str | None = Field(
-        None, max_length=200, description="Folder for path and url, relative to the server's output folder."
-    )
-    image_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="png (default), jpeg or webp.")
-    image_quality: int | None = Field(None, ge=1, le=100, description="Of jpeg and webp (default 90).")
-
-    speed: Speed | None = Field(
-        None,
-        description="How much the cache may approximate: lossless (no cache) to fast; GET /capabilities has figures.",
-    )
-    cache: CacheOptions | None = Field(
-        None, description="Cache settings of this request, laid over those of its speed or of the server."
-    )
-    deadline_s: float | None = Field(
-        None,
-        gt=0,
-        description="Seconds from now; the least approximation that fits is chosen where speed and cache are left out.",
-    )
-
-    @property
-    def wants_files(self) -> bool:
-        """Whether the answer holds paths or URLs instead of the pictures."""
-        return self.output_format in ("path", "url")
-
-    @property
-    def encoding(self) -> Literal["png", "jpeg", "webp"]:
-        """`image_format`, or what stands for it when it is left out."""
-        return self.image_format or "png"
+from cache_dit_serving.caching.report import BlockListStats, CacheReport
+from cache_dit_serving.caching.speed_settings import MeasuredSpeed, Speed
 
 
 class Timings(BaseModel):
@@ -82,64 +18,6 @@ class Timings(BaseModel):
     denoise: float = Field(description="From there to the end of the last step.")
     decode: float = Field(description="From there to the picture: the VAE.")
     encode_output: float = Field(description="Into PNG, JPEG or WebP, beside the pipeline.")
-
-
-class DiffQuantiles(BaseModel):
-    """Quantiles of the relative L1 residual differences that the cache decided on."""
-
-    min: float
-    p25: float
-    median: float
-    p75: float
-    max: float
-
-
-class CacheReport(BaseModel):
-    """What the cache did to this request."""
-
-    enabled: bool
-    engaged: bool = Field(description="Whether any step reused activations.")
-    reason: str | None = Field(None, description="Why not, where it did not; or what is wrong with what it did.")
-    reason_code: ReasonCode | None = Field(None, description="The same as one word.")
-    speed: str = Field(description="The speed whose settings these are; custom where they are no named speed's.")
-    steps: int = Field(description="Denoising steps, over all images.")
-    cached_steps: int = Field(description="Steps in which blocks were reused instead of computed.")
-    computed_steps: int = Field(description="The other steps.")
-    executed_steps: int = Field(description="Steps by cache-dit's own count: equal to steps, or the pairing is wrong.")
-    blocks: int = Field(
-        0, description="Runs of transformer blocks, reused or not; 0 where there is no cache to count them."
-    )
-    reused_blocks: int = Field(
-        0, description="Those of them that were reused: what the cache saved, whatever its type."
-    )
-    residual_diff: DiffQuantiles | None = None
-    nan_diffs: int = Field(
-        0, description="Residual differences that are not numbers: an alarm about the model's values."
-    )
-    redrawn: int = Field(
-        0,
-        description="Images drawn twice because guidance made other forward passes than planned; the second is right.",
-    )
-    settings: dict[str, Any] | None = Field(
-        None, description="Those that had a say; as the `cache` object of a request they do the same again."
-    )
-    settings_hash: str | None = Field(None, description="Ten hexadecimal digits that name the settings.")
-
-
-class BlockListStats(BaseModel):
-    """The cache's record of one block list over one image.
-
-    `diffs` maps a step to its residual difference (DBCache) or to one for each block (DBPrune).
-    """
-
-    transformer: str
-    block_list: str
-    cached_steps: list[int]
-    diffs: dict[int, float | list[float]]
-    cfg_cached_steps: list[int] = Field(description="Likewise for the second pass of guidance.")
-    cfg_diffs: dict[int, float | list[float]]
-    blocks: int = Field(description="Runs of its blocks without a cache, over both passes.")
-    reused_blocks: int = Field(description="Those of them that were reused.")
 
 
 class ImageStats(BaseModel):

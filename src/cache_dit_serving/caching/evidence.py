@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from cache_dit_serving.caching.report import BlockListStats, CacheReport, DiffQuantiles
 from cache_dit_serving.caching.settings import CacheSettings, Reason
 from cache_dit_serving.caching.speeds import CacheChoice
-from cache_dit_serving.schemas import BlockListStats, CacheReport, DiffQuantiles
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Record:
 
 
 def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheReport:
-    """What a caller is told of one image.
+    """The report of one image.
 
     Args:
         record: None where there was no cache.
@@ -58,8 +58,8 @@ def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheRe
         return CacheReport(
             enabled=False,
             engaged=False,
-            reason=choice.off.sentence,
-            reason_code=choice.off.code,
+            reason=choice.no_cache_reason.sentence,
+            reason_code=choice.no_cache_reason.code,
             speed=choice.speed,
             steps=steps,
             cached_steps=0,

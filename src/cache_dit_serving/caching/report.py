@@ -1,0 +1,67 @@
+"""What the cache did to a generation, as answers show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from cache_dit_serving.caching.settings import ReasonCode
+
+
+class DiffQuantiles(BaseModel):
+    """Quantiles of the relative L1 residual differences that the cache decided on."""
+
+    min: float
+    p25: float
+    median: float
+    p75: float
+    max: float
+
+
+class CacheReport(BaseModel):
+    """What the cache did to this request."""
+
+    enabled: bool
+    engaged: bool = Field(description="Whether any step reused activations.")
+    reason: str | None = Field(None, description="Why not, where it did not; or what is wrong with what it did.")
+    reason_code: ReasonCode | None = Field(None, description="The same as one word.")
+    speed: str = Field(description="The speed whose settings these are; custom where they are no named speed's.")
+    steps: int = Field(description="Denoising steps, over all images.")
+    cached_steps: int = Field(description="Steps in which blocks were reused instead of computed.")
+    computed_steps: int = Field(description="The other steps.")
+    executed_steps: int = Field(description="Steps by cache-dit's own count: equal to steps, or the pairing is wrong.")
+    blocks: int = Field(
+        0, description="Runs of transformer blocks, reused or not; 0 where there is no cache to count them."
+    )
+    reused_blocks: int = Field(
+        0, description="Those of them that were reused: what the cache saved, whatever its type."
+    )
+    residual_diff: DiffQuantiles | None = None
+    nan_diffs: int = Field(
+        0, description="Residual differences that are not numbers: an alarm about the model's values."
+    )
+    redrawn: int = Field(
+        0,
+        description="Images drawn twice because guidance made other forward passes than planned; the second is right.",
+    )
+    settings: dict[str, Any] | None = Field(
+        None, description="Those that had a say; as the `cache` object of a request they do the same again."
+    )
+    settings_hash: str | None = Field(None, description="Ten hexadecimal digits that name the settings.")
+
+
+class BlockListStats(BaseModel):
+    """The cache's record of one block list over one image.
+
+    `diffs` maps a step to its residual difference (DBCache) or to one for each block (DBPrune).
+    """
+
+    transformer: str
+    block_list: str
+    cached_steps: list[int]
+    diffs: dict[int, float | list[float]]
+    cfg_cached_steps: list[int] = Field(description="Likewise for the second pass of guidance.")
+    cfg_diffs: dict[int, float | list[float]]
+    blocks: int = Field(description="Runs of its blocks without a cache, over both passes.")
+    reused_blocks: int = Field(description="Those of them that were reused.")

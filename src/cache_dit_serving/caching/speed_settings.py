@@ -1,0 +1,65 @@
+"""The section `speeds` of the settings tree: a model's named cache settings, and what was measured with them."""
+
+from __future__ import annotations
+
+import typing
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.section import Section
+
+Speed = Literal["lossless", "high", "balanced", "fast"]
+"""From bit-identical with no cache to the most approximation."""
+
+
+class MeasuredSpeed(Section):
+    """What one speed does to this model's pictures, against the same seeds without a cache; see `measured_on`."""
+
+    settings_hash: str = Field(description="Of the settings that were measured: with any others the figures are void.")
+    num_inference_steps: int = Field(ge=1)
+    speedup: float = Field(gt=0, description="Median of uncached seconds / seconds.")
+    psnr_db: float = Field(description="Median, dB.")
+    psnr_db_worst_decile: float = Field(description="A tenth of the pictures are worse.")
+    ssim: float = Field(le=1, description="Median.")
+    ssim_worst_decile: float = Field(le=1, description="A tenth of the pictures are worse.")
+    cached_steps: float = Field(ge=0, description="Mean, of num_inference_steps.")
+
+
+class SpeedSettings(Section):
+    cache: CacheSettings | None = Field(None, description="Left out: derived from the section `cache`.")
+    measured: MeasuredSpeed | None = None
+
+    @field_validator("cache")
+    @classmethod
+    def _no_fact_of_the_family(cls, cache: CacheSettings | None) -> CacheSettings | None:
+        if cache is not None and cache.enable_separate_cfg is not None:
+            raise ValueError(
+                "enable_separate_cfg is a fact of the family, not of a speed: it stands in the section cache"
+            )
+        return cache
+
+
+class SpeedsSettings(Section):
+    """Named cache settings of this model. `lossless` is no cache; those left out are derived, and marked unmeasured."""
+
+    default: Speed | None = Field(
+        None, description="What a request without `speed` and `cache` gets; left out: the section `cache`."
+    )
+    ceiling: Speed | None = Field(None, description="The most approximation that a request may ask for; left out: any.")
+    warm_up: bool = Field(
+        False,
+        description="Draw a whole picture at each speed before ready, so that each one's rate is known from the start.",
+    )
+    measured_on: str | None = Field(None, description="Hardware, prompts, versions and date of the figures.")
+    high: SpeedSettings = SpeedSettings()
+    balanced: SpeedSettings = SpeedSettings()
+    fast: SpeedSettings = SpeedSettings()
+
+    @model_validator(mode="after")
+    def _default_within_ceiling(self) -> Self:
+        names = typing.get_args(Speed)
+        if self.default and self.ceiling and names.index(self.default) > names.index(self.ceiling):
+            raise ValueError(f"default {self.default} is above the ceiling {self.ceiling}")
+        return self

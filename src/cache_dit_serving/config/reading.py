@@ -1,0 +1,149 @@
+"""Reading the settings tree: one YAML, each leaf overridable from the environment, checked before any weights load.
+
+`CACHE_DIT_SERVING_CONFIG` names a file in `configs/` or gives a path; `CACHE_DIT_SERVING__MODEL__PATH=...` overrides
+one leaf. Without a file's name a model's path starts from `generic`, and with neither the embedded model is served.
+"""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
+from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.findings import and_more, findings_of, known_keys, model_of_field, nearest_key
+
+CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"
+OVERRIDE_PREFIX = "CACHE_DIT_SERVING__"
+DEFAULT_CONFIG = "embedded"
+GENERIC_CONFIG = "generic"
+"""Knows nothing of a model: every default is the pipeline's own."""
+MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
+# src/cache_dit_serving/config/reading.py -> the bundle's root, in a checkout and in a built Bento alike.
+BUNDLE_ROOT = Path(__file__).resolve().parents[3]
+CONFIGS = BUNDLE_ROOT / "configs"
+
+
+def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that `environ` asks for.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with its nearest neighbour) or a wrong value.
+    """
+    file = config_file(environ.get(CONFIG_VARIABLE) or _default_config(environ))
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
+    if "cache_config" in tree and "cache" not in tree:
+        # A file written for cache_dit.load_configs calls the section so.
+        tree["cache"] = tree.pop("cache_config")
+    overridden = apply_overrides(tree, environ)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        source = f"{file}" + (f" with {', '.join(overridden)} from the environment" if overridden else "")
+        raise ConfigError(f"{source}: {explain(error)}") from error
+
+
+def _default_config(environ: Mapping[str, str]) -> str:
+    """Another model than the embedded one takes nothing from its configuration: no sizes, speeds or figures."""
+    path = environ.get(MODEL_PATH_VARIABLE, EMBEDDED_MODEL)
+    return DEFAULT_CONFIG if path == EMBEDDED_MODEL else GENERIC_CONFIG
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key stands once in a mapping: PyYAML 6 lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice in one mapping", key_node.start_mark
+                )
+            # A key that is itself a list or mapping is nothing that a setting could be.
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def config_file(name: str) -> Path:
+    """The file for a name in `configs/` or a path.
+
+    Raises:
+        ConfigError: neither exists; the message lists the names there are.
+    """
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"configuration file {name} does not exist")
+        return path
+    path = CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"no configuration named {name!r}; there are: {', '.join(config_names())}")
+    return path
+
+
+def config_names() -> list[str]:
+    """The names that `CACHE_DIT_SERVING_CONFIG` accepts."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """Set the leaves that `CACHE_DIT_SERVING__SECTION__KEY` variables name; returns those variables' names.
+
+    Section names are matched in lower case, keys as the section spells them (`CACHE__FN_COMPUTE_BLOCKS` sets
+    `Fn_compute_blocks`). A value that starts like a YAML list or mapping, or is `null`, is read as YAML; any other is
+    text, which its field converts.
+    """
+    names = sorted(name for name in environ if name.startswith(CONFIG_VARIABLE.removesuffix("CONFIG")))
+    names = [name for name in names if name != CONFIG_VARIABLE]
+    for name in names:
+        if not name.startswith(OVERRIDE_PREFIX):
+            raise ConfigError(f"{name} is no setting; settings begin with {OVERRIDE_PREFIX} (two underscores)")
+    for name in names:
+        *sections, leaf = name.removeprefix(OVERRIDE_PREFIX).split("__")
+        node, model = tree, typing.cast("type[BaseModel] | None", Settings)
+        for section in sections:
+            key = _spelling(section, model)
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            node, model = node[key], model_of_field(model, key) if model else None
+        text = environ[name]
+        try:
+            # Below a free mapping (pipeline_arguments) no field converts the text: YAML decides there.
+            as_yaml = text[:1] in "[{" or text == "null" or model is None
+            node[_spelling(leaf, model)] = yaml.safe_load(text) if as_yaml else text
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{name} is not valid YAML: {error}") from error
+    return names
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings, each with its dotted key, and the nearest known key for an unknown one."""
+    sentences = []
+    for finding in findings_of(error):
+        if finding.kind == "extra_forbidden":
+            known = known_keys(Settings, finding.keys[:-1])
+            nearest = nearest_key(finding.keys[-1], known)
+            hint = f"; did you mean '{nearest}'?" if nearest else f"; known keys: {', '.join(known)}"
+            sentences.append(f"unknown key '{finding.field}'{hint}")
+        else:
+            sentences.append(f"'{finding.field}': {finding.message}" if finding.field else finding.message)
+    return "; ".join(sentences) + and_more(error)
+
+
+def _spelling(name: str, model: type[BaseModel] | None) -> str:
+    """A key as its section spells it, from a variable's name (which is in capitals)."""
+    known = {key.lower(): key for key in model.model_fields} if model else {}
+    return known.get(name.lower(), name.lower())

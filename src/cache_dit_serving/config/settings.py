@@ -1,0 +1,118 @@
+"""The settings tree: its sections, their keys and defaults. How it is read is in :mod:`config.reading`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speed_settings import SpeedsSettings
+from cache_dit_serving.section import Section
+
+EMBEDDED_MODEL = "embedded"
+
+
+class ModelSettings(Section):
+    """Which pipeline to load, and how."""
+
+    path: str = Field(
+        EMBEDDED_MODEL,
+        min_length=1,
+        description="`embedded` (the small model in the bundle), a folder saved by `save_pretrained`, or a hub id.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    variant: str | None = Field(None, description="Weights variant to load, for example `fp16`.")
+    pipeline_class: str | None = Field(
+        None, description="Name of a diffusers pipeline class, where the folder's own should not decide."
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = Field("bfloat16", description="Data type of the weights.")
+    device: str | None = Field(
+        None, description="`cuda`, `cuda:1`, `cpu` ...; left out: the accelerator if there is one, else the CPU."
+    )
+    cpu_threads: int | None = Field(None, ge=1, description="Threads that one operation may use on the CPU.")
+
+
+class RequestDefaults(Section):
+    """What a request that leaves a field out gets; left out here too, the pipeline's own default holds."""
+
+    width: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1)
+    num_inference_steps: int | None = Field(None, ge=1)
+    guidance_scale: float | None = Field(None, ge=0)
+    true_cfg_scale: float | None = Field(None, ge=0)
+    negative_prompt: str | None = None
+    pipeline_arguments: dict[str, bool | int | float | str] = Field(
+        default_factory=dict,
+        description="Further arguments of every pipeline call, for example max_sequence_length; checked at load.",
+    )
+
+
+class Limits(Section):
+    """What one request, and all of them together, may ask of the server."""
+
+    max_queue: int = Field(32, ge=1, description="Generations that may wait; the next one gets 429.")
+    max_request_s: float = Field(1800, gt=0, description="Seconds from admission after which a request gets 504.")
+    max_prompt_characters: int = Field(10_000, ge=1)
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body.")
+    max_body_s: float = Field(30, gt=0, description="Seconds within which a request's body must arrive.")
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="The only widths and heights (px) the model draws well; left out: every multiple it takes.",
+    )
+    min_side: int = Field(64, ge=1, description="Least width and height, px.")
+    max_side: int = Field(4096, ge=1, description="Greatest width and height, px.")
+    max_num_inference_steps: int = Field(200, ge=1)
+    max_num_images: int = Field(8, ge=1)
+    max_pixel_steps: int = Field(
+        419_430_400,
+        ge=1,
+        description="Bound on width x height x num_inference_steps x num_images (default: 1024 x 1024 x 100 x 4).",
+    )
+
+
+class OutputSettings(Section):
+    """Where pictures go that a request wants as a file or a URL."""
+
+    root: Path = Field(Path("outputs"), description="Folder that holds every output; relative to where it is served.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        description="Prefix of output URLs, where clients reach the server by another name than their Host header.",
+    )
+
+
+class ServerSettings(Section):
+    workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
+    require_cache: bool = Field(
+        False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."
+    )
+    warm_up: bool = Field(
+        True,
+        description="Draw one picture in a few steps before ready, so that the first request finds kernels and memory "
+        "as the later ones do, and a model that cannot draw is never ready.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class Settings(Section):
+    """The whole tree."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    cache: CacheSettings | None = Field(
+        None, description="What a request gets that asks for nothing else; left out: no cache."
+    )
+    speeds: SpeedsSettings = Field(default_factory=SpeedsSettings)
+    attention_backend: str | None = Field(None, description="A cache-dit attention backend; left out: the native one.")
+    defaults: RequestDefaults = Field(default_factory=RequestDefaults)
+    limits: Limits = Field(default_factory=Limits)
+    outputs: OutputSettings = Field(default_factory=OutputSettings)
+    server: ServerSettings = Field(default_factory=ServerSettings)
+
+    @model_validator(mode="after")
+    def _speeds_warm_up_with_the_server(self) -> Self:
+        if self.speeds.warm_up and not self.server.warm_up:
+            raise ValueError("speeds.warm_up has no effect with server.warm_up false; set it to false too")
+        return self

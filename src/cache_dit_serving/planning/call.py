@@ -1,0 +1,83 @@
+"""A request that can run: what reaches the queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cache_dit_serving.caching.evidence import Record, report_of
+from cache_dit_serving.caching.report import CacheReport
+from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
+from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One image of a generation."""
+
+    seed: int
+    cache: CacheChoice
+
+
+@dataclass(frozen=True)
+class GenerationCall:
+    """A request that can run."""
+
+    arguments: dict[str, Any]
+    """Of the pipeline's call, but for the generator, the callback and the output type."""
+    requested: frozenset[str]
+    """Those of the arguments that are fields of a request; the others are the configuration's."""
+    drawings: tuple[Drawing, ...]
+    """The images to draw, one after the other."""
+    num_inference_steps: int
+    passes: int
+    """Forward passes a step: 2 where guidance takes one of its own."""
+    pixels: int
+    """width x height of an image."""
+
+    @property
+    def cache(self) -> CacheChoice:
+        """What the cache may do to the first image: to all but those of a comparison."""
+        return self.drawings[0].cache
+
+    def parameters(self, drawing: Drawing) -> dict[str, Any]:
+        """The request that draws an image again when it is sent alone; stored in its PNG."""
+        settings = drawing.cache.settings
+        cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
+        fields = {name: value for name, value in self.arguments.items() if name in self.requested}
+        return {**fields, "seed": drawing.seed, "cache": cache}
+
+    def compared(self) -> GenerationCall:
+        """The same image twice: as asked for, then without the cache.
+
+        Raises:
+            InvalidRequest: it is for several images or without a cache, so that there is nothing to compare.
+        """
+        if len(self.drawings) > 1:
+            raise InvalidRequest("a comparison draws one image; leave num_images out", param="num_images")
+        if self.cache.settings is None:
+            raise InvalidRequest(
+                "there is nothing to compare without a cache "
+                f"({self.cache.no_cache_reason.sentence}); send a speed other than lossless, or cache settings",
+                param="speed",
+            )
+        return replace(self, drawings=(self.drawings[0], Drawing(self.drawings[0].seed, WITHOUT_CACHE)))
+
+    def check_engages(self) -> None:
+        """Refuse a strict request of which it is certain beforehand that no step will be reused.
+
+        Raises:
+            CacheNotEngaged: with the evidence.
+        """
+        choice, steps = self.cache, self.num_inference_steps
+        if choice.strict and choice.settings and choice.settings.cannot_engage(steps, passes=self.passes):
+            raise not_engaged(report_of(choice, Record(choice.settings, self.passes, {}, []), steps))
+
+
+def not_engaged(report: CacheReport) -> CacheNotEngaged:
+    """What `cache.strict` answers where the cache reused nothing."""
+    return CacheNotEngaged(
+        f"the cache reused no step: {report.reason}; loosen its settings, or leave cache.strict out",
+        param="cache.strict",
+        details={"cache": report.model_dump(mode="json")},
+    )

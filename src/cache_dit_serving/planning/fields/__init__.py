@@ -1,0 +1,42 @@
+"""One part for each field of a request. Planning, `/capabilities` and the model's description fold over them."""
+
+from __future__ import annotations
+
+from cache_dit_serving.planning.fields.cache import CacheField, DeadlineField, SpeedField
+from cache_dit_serving.planning.fields.field import PipelineField, RequestField
+from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePrompt, TrueCfgScale
+from cache_dit_serving.planning.fields.images import NumImages, Seed
+from cache_dit_serving.planning.fields.output import ImageFormat, ImageQuality, IncludeStats, OutputDir, OutputFormat
+from cache_dit_serving.planning.fields.prompt import Prompt
+from cache_dit_serving.planning.fields.size import Height, Width
+from cache_dit_serving.planning.fields.steps import NumInferenceSteps, Sigmas
+from cache_dit_serving.planning.model import PlannedModel
+
+FIELDS: tuple[RequestField, ...] = (
+    Prompt(),
+    NegativePrompt(),
+    Width(),
+    Height(),
+    NumInferenceSteps(),
+    GuidanceScale(),
+    TrueCfgScale(),
+    Sigmas(),
+    Seed(),
+    NumImages(),
+    IncludeStats(),
+    OutputFormat(),
+    OutputDir(),
+    ImageFormat(),
+    ImageQuality(),
+    SpeedField(),
+    CacheField(),
+    DeadlineField(),
+)
+"""In the order in which they are checked and listed."""
+PIPELINE_FIELDS = frozenset(field.name for field in FIELDS if isinstance(field, PipelineField))
+"""Fields of a request that are arguments of a pipeline's call."""
+
+
+def accepted_fields(model: PlannedModel) -> list[RequestField]:
+    """The fields that the loaded model honours."""
+    return [field for field in FIELDS if field.accepted(model)]

@@ -1,0 +1,26 @@
+"""How far the cache may go, and by when the answer must be there. Their values are chosen by `caching.speeds`."""
+
+from __future__ import annotations
+
+from cache_dit_serving.caching.speeds import CUSTOM
+from cache_dit_serving.planning.fields.field import RequestField, Schema
+from cache_dit_serving.planning.model import PlannedModel
+
+
+class SpeedField(RequestField):
+    name = "speed"
+
+    def schema(self, model: PlannedModel) -> Schema:
+        return {"enum": list(model.speeds.allowed)}
+
+    def default(self, model: PlannedModel) -> str | None:
+        speed = model.speeds.name_of(model.speeds.default)
+        return None if speed == CUSTOM else speed
+
+
+class CacheField(RequestField):
+    name = "cache"
+
+
+class DeadlineField(RequestField):
+    name = "deadline_s"

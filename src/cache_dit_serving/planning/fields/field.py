@@ -1,0 +1,72 @@
+"""A part of planning: everything about one field of a request."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.request import GenerateRequest
+
+Schema = dict[str, Any]
+
+
+class RequestField:
+    """One field of :class:`GenerateRequest`: when a model takes it, its bounds, its default, what it gives the call.
+
+    This class by itself is a field that the server honours on every model and the pipeline does not see.
+    """
+
+    name: ClassVar[str]
+
+    def accepted(self, model: PlannedModel) -> bool:
+        """Whether the loaded model honours the field."""
+        return True
+
+    def why_not(self, model: PlannedModel) -> str:
+        """The reason beside a refusal, in brackets, where there is more to say than that the pipeline takes none."""
+        return ""
+
+    def schema(self, model: PlannedModel) -> Schema:
+        """JSON schema keywords that hold on this model beside those of the request's own schema."""
+        return {}
+
+    def default(self, model: PlannedModel) -> Any:
+        """The value of a request that leaves the field out; None where there is none to name."""
+        return None
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        """What the field gives the pipeline's call, its default included.
+
+        Raises:
+            InvalidRequest: the value is out of bounds here, or contradicts another field.
+        """
+        return {}
+
+
+class PipelineField(RequestField):
+    """A field that goes to the pipeline under the same name, where its call takes it."""
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return model.traits.takes(self.name)
+
+    def default(self, model: PlannedModel) -> Any:
+        return getattr(model.defaults, self.name, None)
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        asked = getattr(request, self.name)
+        value = asked if asked is not None else self.default(model)
+        return {} if value is None else {self.name: value}
+
+
+def check_length(name: str, text: str | None, model: PlannedModel) -> None:
+    """Refuse a text longer than the operator's limit.
+
+    Raises:
+        InvalidRequest: naming the limit.
+    """
+    most = model.limits.max_prompt_characters
+    if text is not None and len(text) > most:
+        raise InvalidRequest(
+            f"{name} has {len(text):,} characters; this server takes at most {most:,}", param=name, code="too_long"
+        )

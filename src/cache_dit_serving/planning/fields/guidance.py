@@ -1,0 +1,106 @@
+"""Guidance: its scales, the negative prompt, and the forward passes that follow from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.planning.fields.field import PipelineField, Schema, check_length
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.traits import PipelineTraits
+from cache_dit_serving.schemas.request import GenerateRequest
+
+
+def forward_passes(arguments: dict[str, Any], traits: PipelineTraits) -> int:
+    """Forward passes a step of a call with these arguments: 2 where guidance takes one of its own.
+
+    Pipelines with `true_cfg_scale` guide so when it is above 1 and there is a negative prompt; other families that
+    separate the passes do so unless guidance is off.
+    """
+    guidance = traits.guidance
+    if traits.takes("true_cfg_scale"):
+        scale = arguments.get("true_cfg_scale", guidance.default_true_cfg_scale) or 0.0
+        return 2 if scale > 1 and arguments.get("negative_prompt") is not None else 1
+    scale = arguments.get("guidance_scale", guidance.default_scale)
+    return 2 if guidance.separate_cfg and (scale is None or scale > guidance.guides_above) else 1
+
+
+def _scale(name: str, request: GenerateRequest, model: PlannedModel, own: float | None) -> float | None:
+    """The scale in force: the request's, the configuration's, or the pipeline's own."""
+    asked = getattr(request, name)
+    if asked is not None:
+        return float(asked)
+    configured = getattr(model.defaults, name)
+    return configured if configured is not None and model.traits.takes(name) else own
+
+
+class GuidanceScale(PipelineField):
+    name = "guidance_scale"
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return super().accepted(model) and model.traits.guidance.honours_scale
+
+    def why_not(self, model: PlannedModel) -> str:
+        return " (its weights have no guidance embedding)" if super().accepted(model) else ""
+
+
+class TrueCfgScale(PipelineField):
+    name = "true_cfg_scale"
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        asked = request.true_cfg_scale
+        if asked is not None and asked > 1 and _negative_prompt(request, model) is None:
+            raise InvalidRequest(
+                "true_cfg_scale above 1 has no effect on this model without negative_prompt; send both "
+                '("negative_prompt": " " for none in particular)',
+                param="true_cfg_scale",
+            )
+        if asked is not None and asked < 1:
+            raise InvalidRequest(
+                "true_cfg_scale below 1 has no effect on this model; leave it out, or send 1 for no guidance",
+                param="true_cfg_scale",
+            )
+        return super().arguments(request, model)
+
+
+class NegativePrompt(PipelineField):
+    name = "negative_prompt"
+
+    def schema(self, model: PlannedModel) -> Schema:
+        return {"maxLength": model.limits.max_prompt_characters}
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        check_length("negative_prompt", request.negative_prompt, model)
+        if request.negative_prompt:
+            self._check_effect(request, model)
+        return super().arguments(request, model)
+
+    def _check_effect(self, request: GenerateRequest, model: PlannedModel) -> None:
+        traits, guidance = model.traits, model.traits.guidance
+        if traits.takes("true_cfg_scale"):
+            scale = _scale("true_cfg_scale", request, model, guidance.default_true_cfg_scale)
+            if (scale or 0.0) <= 1:
+                raise InvalidRequest(
+                    "negative_prompt has no effect on this model without true_cfg_scale above 1; send both",
+                    param="negative_prompt",
+                )
+            return
+        if math.isinf(guidance.guides_above):
+            raise InvalidRequest(
+                f"{traits.pipeline_class} as loaded does not take negative_prompt (it never guides)",
+                param="negative_prompt",
+                code="unsupported_field",
+            )
+        scale = _scale("guidance_scale", request, model, guidance.default_scale)
+        if scale is not None and scale <= guidance.guides_above:
+            raise InvalidRequest(
+                f"negative_prompt has no effect with guidance_scale {scale:g}; "
+                f"send a guidance_scale above {guidance.guides_above:g} with it",
+                param="negative_prompt",
+            )
+
+
+def _negative_prompt(request: GenerateRequest, model: PlannedModel) -> str | None:
+    asked = request.negative_prompt
+    return asked if asked is not None else model.defaults.negative_prompt

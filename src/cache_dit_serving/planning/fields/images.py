@@ -1,0 +1,43 @@
+"""Which images: their seeds and their number."""
+
+from __future__ import annotations
+
+import secrets
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.planning.fields.field import RequestField, Schema
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest
+
+RANDOM_SEEDS = 2**32
+
+
+class Seed(RequestField):
+    name = "seed"
+
+
+class NumImages(RequestField):
+    name = "num_images"
+
+    def schema(self, model: PlannedModel) -> Schema:
+        return {"maximum": model.limits.max_num_images}
+
+    def default(self, model: PlannedModel) -> int:
+        return 1
+
+
+def seeds_of(request: GenerateRequest, model: PlannedModel) -> tuple[int, ...]:
+    """One seed an image, one after the other; the first is the request's, or drawn at random.
+
+    Raises:
+        InvalidRequest: more images than the server draws, or a seed too great for the last one.
+    """
+    count, most = request.num_images or 1, model.limits.max_num_images
+    if count > most:
+        raise InvalidRequest(
+            f"num_images is {count:,}; this server draws at most {most} in one request", param="num_images"
+        )
+    first = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
+    if first + count - 1 > MAX_SEED:
+        raise InvalidRequest(f"seed + num_images - 1 must not pass {MAX_SEED}", param="seed")
+    return tuple(range(first, first + count))

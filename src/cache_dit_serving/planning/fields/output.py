@@ -1,0 +1,70 @@
+"""How the answer carries the pictures."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.formats import DEFAULT_FORMAT, DEFAULT_QUALITY
+from cache_dit_serving.planning.fields.field import RequestField
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.request import GenerateRequest
+
+FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+class IncludeStats(RequestField):
+    name = "include_stats"
+
+    def default(self, model: PlannedModel) -> bool:
+        return False
+
+
+class OutputFormat(RequestField):
+    name = "output_format"
+
+    def default(self, model: PlannedModel) -> str:
+        return "base64"
+
+
+class OutputDir(RequestField):
+    name = "output_dir"
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        if request.output_dir is None:
+            return {}
+        if not request.wants_files:
+            raise InvalidRequest(
+                'output_dir has no effect with output_format base64; send "output_format": "path" or "url" with it',
+                param="output_dir",
+            )
+        if not all(FOLDER.fullmatch(part) for part in request.output_dir.split("/")):
+            raise InvalidRequest(
+                "output_dir must be a folder relative to the server's output folder: names of letters, digits, "
+                "'.', '_' and '-', with '/' between them, none beginning with '.'",
+                param="output_dir",
+            )
+        return {}
+
+
+class ImageFormat(RequestField):
+    name = "image_format"
+
+    def default(self, model: PlannedModel) -> str:
+        return DEFAULT_FORMAT
+
+
+class ImageQuality(RequestField):
+    name = "image_quality"
+
+    def default(self, model: PlannedModel) -> int:
+        return DEFAULT_QUALITY
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        if request.image_quality is not None and request.encoding == "png":
+            raise InvalidRequest(
+                'image_quality has no effect on png, which is lossless; send "image_format": "jpeg" or "webp" with it',
+                param="image_quality",
+            )
+        return {}

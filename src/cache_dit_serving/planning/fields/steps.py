@@ -1,0 +1,71 @@
+"""How many denoising steps, and at which noise levels."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.planning.fields.field import PipelineField, Schema
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.request import GenerateRequest
+
+
+def step_count(request: GenerateRequest, model: PlannedModel) -> int:
+    """Denoising steps of a request: given sigmas decide, and must agree with a given number.
+
+    Raises:
+        InvalidRequest: more than the server takes, fewer than the scheduler needs, or two numbers that disagree.
+    """
+    sigmas, asked = request.sigmas, request.num_inference_steps
+    param = "num_inference_steps" if sigmas is None else "sigmas"
+    if sigmas is not None and asked not in (None, len(sigmas)):
+        raise InvalidRequest(
+            f"sigmas holds {len(sigmas)} noise levels but num_inference_steps is {asked}; "
+            "leave one of them out or make them agree",
+            param=param,
+        )
+    count = len(sigmas) if sigmas is not None else asked or default_step_count(model)
+    most, least = model.limits.max_num_inference_steps, model.traits.steps.least
+    if count > most:
+        raise InvalidRequest(f"{count:,} steps are more than the {most:,} this server takes", param=param)
+    if count < least:
+        raise InvalidRequest(f"this model's scheduler needs at least {least} steps", param=param)
+    return count
+
+
+def default_step_count(model: PlannedModel) -> int:
+    return model.defaults.num_inference_steps or model.traits.steps.default
+
+
+class NumInferenceSteps(PipelineField):
+    name = "num_inference_steps"
+
+    def schema(self, model: PlannedModel) -> Schema:
+        return {"minimum": model.traits.steps.least, "maximum": model.limits.max_num_inference_steps}
+
+    def default(self, model: PlannedModel) -> int:
+        return default_step_count(model)
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        return {self.name: step_count(request, model)}
+
+
+class Sigmas(PipelineField):
+    name = "sigmas"
+
+    def schema(self, model: PlannedModel) -> Schema:
+        bounds: Schema = {"minItems": model.traits.steps.least, "maxItems": model.limits.max_num_inference_steps}
+        if model.traits.steps.flow_matching:
+            bounds["items"] = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+        return bounds
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        sigmas = request.sigmas
+        if sigmas is None:
+            return {}
+        if any(later >= earlier for earlier, later in pairwise(sigmas)):
+            raise InvalidRequest("sigmas must decrease from each noise level to the next", param="sigmas")
+        if model.traits.steps.flow_matching and not (sigmas[0] <= 1 and sigmas[-1] > 0):
+            raise InvalidRequest("sigmas of this model lie above 0 and at most at 1", param="sigmas")
+        return {"sigmas": list(sigmas)}

@@ -1,0 +1,66 @@
+"""From a request to a call: one pure function, and everything it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.fields import FIELDS, PIPELINE_FIELDS, accepted_fields
+from cache_dit_serving.planning.fields.guidance import forward_passes
+from cache_dit_serving.planning.fields.images import seeds_of
+from cache_dit_serving.planning.fields.steps import step_count
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.request import GenerateRequest
+
+
+def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
+    """The call that answers `request` on the loaded model.
+
+    Raises:
+        InvalidRequest: a field the model cannot honour, a value out of bounds, or two fields that contradict.
+        CacheNotEngaged: `cache.strict`, and it is certain beforehand that no step will be reused.
+    """
+    _check_supported(request, model)
+    arguments: dict[str, Any] = {}
+    for field in accepted_fields(model):
+        arguments |= field.arguments(request, model)
+    arguments |= model.defaults.pipeline_arguments
+    count, seeds = step_count(request, model), seeds_of(request, model)
+    pixels = max(1, arguments.get("width", 0) * arguments.get("height", 0))
+    _check_work(pixels, count, len(seeds), model.limits.max_pixel_steps)
+    passes = forward_passes(arguments, model.traits)
+    choice = model.speeds.choose(request.speed, request.cache, num_inference_steps=count, passes=passes)
+    call = GenerationCall(
+        arguments=arguments,
+        requested=PIPELINE_FIELDS,
+        drawings=tuple(Drawing(seed, choice) for seed in seeds),
+        num_inference_steps=count,
+        passes=passes,
+        pixels=pixels,
+    )
+    call.check_engages()
+    return call
+
+
+def _check_supported(request: GenerateRequest, model: PlannedModel) -> None:
+    """Refuse by name a field that the pipeline does not take, or would take and ignore."""
+    for field in FIELDS:
+        if getattr(request, field.name) is not None and not field.accepted(model):
+            names = ", ".join(accepted.name for accepted in accepted_fields(model))
+            raise InvalidRequest(
+                f"{model.traits.pipeline_class} as loaded does not take {field.name}{field.why_not(model)}; "
+                f"it takes: {names}",
+                param=field.name,
+                code="unsupported_field",
+            )
+
+
+def _check_work(pixels: int, steps: int, images: int, most: int) -> None:
+    if pixels * steps * images > most:
+        raise InvalidRequest(
+            f"width x height x num_inference_steps x num_images is {pixels * steps * images:,}; this server takes at "
+            f"most {most:,} in one request: ask for fewer images or steps, or a smaller size",
+            param="num_images" if images > 1 else "num_inference_steps",
+            code="request_too_large",
+        )

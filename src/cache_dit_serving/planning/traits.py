@@ -1,0 +1,55 @@
+"""What requests need to know of a loaded pipeline. How it is read from one is in :mod:`pipeline.introspect`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache_dit_serving.planning.tasks import Task
+
+
+@dataclass(frozen=True)
+class SizeTraits:
+    multiple: int
+    """Width and height must be multiples of this, in pixels."""
+    default_side: int
+    """The pipeline's own width and height, in pixels, where it takes them."""
+
+
+@dataclass(frozen=True)
+class StepTraits:
+    default: int
+    """The pipeline's own num_inference_steps."""
+    least: int
+    """Fewer fail in its scheduler."""
+    flow_matching: bool
+    """Whether its noise levels (sigmas) lie in (0, 1]."""
+
+
+@dataclass(frozen=True)
+class GuidanceTraits:
+    default_scale: float | None
+    """The pipeline's own guidance_scale; None where it takes none."""
+    default_true_cfg_scale: float | None
+    guides_above: float
+    """The guidance_scale above which the pipeline predicts twice; infinite for weights that never do."""
+    honours_scale: bool
+    """Whether guidance_scale changes the picture."""
+    separate_cfg: bool
+    """Whether the family makes the second prediction in a forward pass of its own: cache-dit's default for it, until
+    a count of the passes says otherwise."""
+
+
+@dataclass(frozen=True)
+class PipelineTraits:
+    """A pipeline by its class and signature, never by its path."""
+
+    pipeline_class: str
+    tasks: frozenset[Task]
+    parameters: frozenset[str]
+    """Names that the pipeline's call takes."""
+    sizes: SizeTraits
+    steps: StepTraits
+    guidance: GuidanceTraits
+
+    def takes(self, parameter: str) -> bool:
+        return parameter in self.parameters

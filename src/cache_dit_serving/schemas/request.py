@@ -1,0 +1,75 @@
+"""What a caller may ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cache_dit_serving.caching.settings import CacheOptions
+from cache_dit_serving.caching.speed_settings import Speed
+from cache_dit_serving.caching.step_masks import MOST_STEPS
+from cache_dit_serving.media.formats import DEFAULT_FORMAT, ImageFormat
+
+MAX_SEED = 2**53 - 1
+"""Greatest seed: the largest integer that every JSON reader keeps exact."""
+
+
+class NoFields(BaseModel):
+    """The body of a route that takes nothing: empty, or `{}`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class GenerateRequest(BaseModel):
+    """One generation. A field left out, or null, takes the model's own default; an unknown field is refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    prompt: str = Field(description="What to draw.", min_length=1, examples=["a red apple on a blue background"])
+    negative_prompt: str | None = Field(None, description="What to keep out; needs guidance with a second pass.")
+    width: int | None = Field(None, ge=1, description="Pixels; GET /get_model_info lists the sizes the model takes.")
+    height: int | None = Field(None, ge=1, description="Pixels.")
+    num_inference_steps: int | None = Field(None, ge=1, description="Denoising steps.")
+    guidance_scale: float | None = Field(None, ge=0, le=100, description="The pipeline's own guidance scale.")
+    true_cfg_scale: float | None = Field(
+        None, ge=0, le=100, description="Classifier-free guidance with a second pass, where the pipeline has it."
+    )
+    sigmas: list[Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_STEPS,
+        description="Noise levels of the steps, greatest first; their number is the steps'.",
+    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Image i takes seed + i; left out: drawn at random.")
+    num_images: int | None = Field(None, ge=1, description="Images to draw, one after the other (default 1).")
+    include_stats: bool | None = Field(None, description="Add each step's residual difference to the answer.")
+    output_format: Literal["base64", "path", "url"] | None = Field(None, description="base64 (default), path or url.")
+    output_dir: str | None = Field(
+        None, max_length=200, description="Folder for path and url, relative to the server's output folder."
+    )
+    image_format: ImageFormat | None = Field(None, description="png (default), jpeg or webp.")
+    image_quality: int | None = Field(None, ge=1, le=100, description="Of jpeg and webp (default 90).")
+
+    speed: Speed | None = Field(
+        None,
+        description="How much the cache may approximate: lossless (no cache) to fast; GET /capabilities has figures.",
+    )
+    cache: CacheOptions | None = Field(
+        None, description="Cache settings of this request, laid over those of its speed or of the server."
+    )
+    deadline_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds from now; the least approximation that fits is chosen where speed and cache are left out.",
+    )
+
+    @property
+    def wants_files(self) -> bool:
+        """Whether the answer holds paths or URLs instead of the pictures."""
+        return self.output_format in ("path", "url")
+
+    @property
+    def encoding(self) -> ImageFormat:
+        """`image_format`, or what stands for it when it is left out."""
+        return self.image_format or DEFAULT_FORMAT
