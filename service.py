@@ -23,11 +23,13 @@ from cache_dit_serving.api.lifecycle import (
     drain_on_signals,
     end_process,
     end_with_supervisor,
+    freeze_heap,
 )
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.routes import mounted_routes
 from cache_dit_serving.jobs.metrics import forget_ended_workers
 from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.pipeline.protocol import Runner
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.schemas.answers import (
     CompareResponse,
@@ -61,13 +63,17 @@ class CacheDiTServing:
         self.worker = PipelineWorker(
             partial(PipelineRunner, SETTINGS),
             max_queue=SETTINGS.limits.max_queue,
-            on_ready=lambda runner: announce(runner, CacheDiTServing.url),
+            on_ready=self._became_ready,
         )
         self.api = NativeApi(SETTINGS, self.worker)
         drain_on_signals(self.worker)
         end_with_supervisor()
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.
         self.worker.start()
+
+    def _became_ready(self, runner: Runner) -> None:
+        freeze_heap()
+        announce(runner, CacheDiTServing.url)
 
     async def __is_ready__(self) -> bool:
         return self.worker.state == "ready"

@@ -17,7 +17,7 @@ from cache_dit_serving.caching.derived import upstream_settings
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.media.quality import psnr, ssim
-from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.pipeline.protocol import Drawn
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.call import Drawing
 from cache_dit_serving.planning.example import example_request
@@ -93,12 +93,15 @@ def measure(runner: PipelineRunner) -> Quality:
     for prompt in PROMPTS:
         for seed in SEEDS:
             reference = draw(runner, prompt, seed, WITHOUT_CACHE, STEPS)
-            lossless_s.append(reference.seconds)
+            lossless_s.append(reference.record.seconds)
             for index, contender in enumerate(all_contenders):
                 image = draw(runner, prompt, seed, contender.choice, contender.steps)
-                distance = psnr(image.pixels, reference.pixels), ssim(image.pixels, reference.pixels)
-                ratio = reference.seconds / image.seconds
-                drawn[index].append((image.seconds, ratio, *distance, image.cache.cached_steps))
+                distance = (
+                    psnr(image.media.pixels, reference.media.pixels),
+                    ssim(image.media.pixels, reference.media.pixels),
+                )
+                ratio = reference.record.seconds / image.record.seconds
+                drawn[index].append((image.record.seconds, ratio, *distance, image.record.cache.cached_steps))
     rows = []
     for contender, results in zip(all_contenders, drawn, strict=True):
         seconds, ratios, psnrs, ssims, cached = (list(column) for column in zip(*results, strict=True))
@@ -118,7 +121,7 @@ def measure(runner: PipelineRunner) -> Quality:
     return Quality(statistics.median(lossless_s), rows)
 
 
-def draw(runner: PipelineRunner, prompt: str, seed: int, choice: CacheChoice, steps: int) -> DrawnImage:
+def draw(runner: PipelineRunner, prompt: str, seed: int, choice: CacheChoice, steps: int) -> Drawn:
     call = plan(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"), runner.model)
     return runner.draw(call, Drawing(seed, choice), lambda done: None)
 

@@ -6,7 +6,6 @@ import sys
 import threading
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from cache_dit_serving.caching.evidence import Record, report_of
@@ -14,7 +13,7 @@ from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.jobs.rates import MOST_KEYS, WINDOW, Estimate, Rates
-from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 
 FAST = CacheChoice(CacheSettings(residual_diff_threshold=0.3, max_warmup_steps=4), "fast")
@@ -25,7 +24,7 @@ def call(cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 
     return GenerationCall({}, frozenset(), (Drawing(0, cache),) * images, steps, passes, pixels)
 
 
-def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawnImage:
+def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawRecord:
     """What a machine with the rates above draws, `reused` of its steps from the cache."""
     steps, cache = of.num_inference_steps, of.cache
     record = None
@@ -42,8 +41,7 @@ def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawnIm
         )
         record = Record(cache.settings, 1, {"t": steps}, [stats])
     cached_s = reused * REUSED_S * slowness
-    return DrawnImage(
-        pixels=np.zeros((1, 1, 3)),
+    return DrawRecord(
         seed=0,
         cache=report_of(cache, record, steps),
         stats=[],

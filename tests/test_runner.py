@@ -18,7 +18,7 @@ from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.pipeline.protocol import Drawn
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -44,7 +44,7 @@ def load(settings: Settings) -> PipelineRunner:
     return PipelineRunner(settings, lambda what: None)
 
 
-def draw(runner: PipelineRunner, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> DrawnImage:
+def draw(runner: PipelineRunner, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> Drawn:
     defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
     call = plan(GenerateRequest.model_validate(defaults | fields), runner.model)
     return runner.draw(call, call.drawings[0], on_step)
@@ -56,7 +56,7 @@ def held_tensors(runner: PipelineRunner) -> list[Any]:
 
 
 def test_the_embedded_model_draws_a_red_apple_on_blue() -> None:
-    pixels = draw(load(EMBEDDED), num_inference_steps=28).pixels
+    pixels = draw(load(EMBEDDED), num_inference_steps=28).media.pixels
     assert pixels.shape == (96, 96, 3)
     corner, centre = pixels[4:12, 4:12].mean(axis=(0, 1)), pixels[44:60, 40:56].mean(axis=(0, 1))
     assert corner.argmax() == 2, f"the background is not blue: {corner}"
@@ -65,16 +65,16 @@ def test_the_embedded_model_draws_a_red_apple_on_blue() -> None:
 
 def test_a_seed_is_one_picture_whatever_ran_before() -> None:
     runner = load(EMBEDDED)
-    first = draw(runner).pixels
+    first = draw(runner).media.pixels
     draw(runner, seed=9, width=80, num_inference_steps=28)
     draw(runner, true_cfg_scale=3.0, negative_prompt="a cat", num_inference_steps=20)
-    assert np.array_equal(draw(runner).pixels, first)
-    assert not np.array_equal(draw(runner, seed=4).pixels, first)
+    assert np.array_equal(draw(runner).media.pixels, first)
+    assert not np.array_equal(draw(runner, seed=4).media.pixels, first)
 
 
 def test_a_stopped_generation_leaves_nothing_behind() -> None:
     runner = load(EMBEDDED)
-    expected = draw(runner).pixels
+    expected = draw(runner).media.pixels
 
     class Stop(Exception):
         pass
@@ -85,7 +85,7 @@ def test_a_stopped_generation_leaves_nothing_behind() -> None:
 
     with pytest.raises(Stop):
         draw(runner, stop_at_ten)
-    assert np.array_equal(draw(runner).pixels, expected)
+    assert np.array_equal(draw(runner).media.pixels, expected)
 
 
 def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
@@ -104,8 +104,8 @@ def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
         output_type="np",
     ).images[0]
     image = draw(load(UNCACHED))
-    assert np.array_equal(image.pixels, expected)
-    assert (image.cache.enabled, image.cache.reason) == (False, "off")
+    assert np.array_equal(image.media.pixels, expected)
+    assert (image.record.cache.enabled, image.record.cache.reason) == (False, "off")
 
 
 @pytest.mark.parametrize(
@@ -130,22 +130,22 @@ def test_every_kind_of_cache_engages_and_repeats_itself(settings: dict[str, Any]
         )
     runner = load(configured)
     image = draw(runner)
-    assert image.cache.engaged
-    assert image.cache.executed_steps == STEPS
-    assert 0 < image.cache.cached_steps < STEPS
-    assert image.cache.computed_steps == STEPS - image.cache.cached_steps
-    assert np.array_equal(draw(runner).pixels, image.pixels)
-    assert not np.array_equal(draw(load(UNCACHED)).pixels, image.pixels)
+    assert image.record.cache.engaged
+    assert image.record.cache.executed_steps == STEPS
+    assert 0 < image.record.cache.cached_steps < STEPS
+    assert image.record.cache.computed_steps == STEPS - image.record.cache.cached_steps
+    assert np.array_equal(draw(runner).media.pixels, image.media.pixels)
+    assert not np.array_equal(draw(load(UNCACHED)).media.pixels, image.media.pixels)
 
 
 def test_guidance_with_a_second_pass_is_paired_request_by_request() -> None:
     runner = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
     plain = draw(runner)
     guided = draw(runner, true_cfg_scale=3.0, negative_prompt="a cat")
-    assert (plain.cache.executed_steps, guided.cache.executed_steps) == (STEPS, STEPS)
-    assert plain.stats[0].cfg_diffs == {}
-    assert set(guided.stats[0].cfg_diffs) == set(guided.stats[0].diffs) != set()
-    assert np.array_equal(draw(runner).pixels, plain.pixels)
+    assert (plain.record.cache.executed_steps, guided.record.cache.executed_steps) == (STEPS, STEPS)
+    assert plain.record.stats[0].cfg_diffs == {}
+    assert set(guided.record.stats[0].cfg_diffs) == set(guided.record.stats[0].diffs) != set()
+    assert np.array_equal(draw(runner).media.pixels, plain.media.pixels)
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_guidance_with_a_second_pass_is_paired_request_by_request() -> None:
 )
 def test_a_cache_that_did_not_engage_says_why(settings: dict[str, Any], steps: int, reason: str) -> None:
     image = draw(load(with_cache(Fn_compute_blocks=1, **settings)), num_inference_steps=steps)
-    assert not image.cache.engaged
-    assert reason in (image.cache.reason or "")
+    assert not image.record.cache.engaged
+    assert reason in (image.record.cache.reason or "")
 
 
 def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
     runner = load(EMBEDDED)
-    expected = draw(runner).pixels
+    expected = draw(runner).media.pixels
     held = runner.describe().memory["cached_activation_bytes"]
     # The residual of 12 blocks over 36 image and 32 text tokens, and what decided on it: at least one of each in fp32.
     assert held >= 36 * 128 * 4
@@ -174,7 +174,7 @@ def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
     assert not [tensor for tensor in tensors if tensor() is not None], "still held by something"
     assert runner.describe().memory["cached_activation_bytes"] == 0
     assert runner.flush_cache() == 0
-    assert np.array_equal(draw(runner).pixels, expected)
+    assert np.array_equal(draw(runner).media.pixels, expected)
 
 
 def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -> None:
@@ -183,14 +183,14 @@ def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -
     steps: list[int] = []
     image = draw(runner, steps.append, num_inference_steps=6)
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert image.cache.executed_steps == 6
+    assert image.record.cache.executed_steps == 6
 
     def stop(done: int) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
         draw(runner, stop, num_inference_steps=6)
-    assert np.array_equal(draw(runner, num_inference_steps=6).pixels, image.pixels)
+    assert np.array_equal(draw(runner, num_inference_steps=6).media.pixels, image.media.pixels)
 
 
 def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
@@ -204,9 +204,9 @@ def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
         call = plan(request, runner.model)
         wrong = replace(call, passes=3 - call.passes)
         image = runner.draw(wrong, call.drawings[0], lambda done: None)
-        assert image.cache.executed_steps == STEPS
-        assert (expected.cache.redrawn, image.cache.redrawn) == (0, 1)
-        assert np.array_equal(image.pixels, expected.pixels)
+        assert image.record.cache.executed_steps == STEPS
+        assert (expected.record.cache.redrawn, image.record.cache.redrawn) == (0, 1)
+        assert np.array_equal(image.media.pixels, expected.media.pixels)
 
 
 def test_a_scheduler_that_evaluates_twice_is_not_taken_for_two_passes(tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_a_scheduler_that_evaluates_twice_is_not_taken_for_two_passes(tmp_path: 
     index.write_text(index.read_text().replace("DPMSolverMultistepScheduler", "HeunDiscreteScheduler"))
     runner = load(PIXART.model_copy(update={"model": ModelSettings(path=str(folder), dtype="float32")}))
     image = draw(runner, num_inference_steps=10)
-    assert image.cache.steps == image.cache.executed_steps == 19
-    assert image.stats[0].cfg_diffs == {}
+    assert image.record.cache.steps == image.record.cache.executed_steps == 19
+    assert image.record.stats[0].cfg_diffs == {}
 
 
 def test_a_pairing_that_the_configuration_says_wrong_is_put_right_at_load(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_pairing_that_the_configuration_says_wrong_is_put_right_at_load(tmp_pa
     runner = load(PIXART.model_copy(update={"model": model, "cache": cache}))
     assert not runner.model.traits.guidance.separate_cfg
     image = draw(runner, num_inference_steps=6)
-    assert (image.cache.executed_steps, image.cache.redrawn) == (6, 0)
+    assert (image.record.cache.executed_steps, image.record.cache.redrawn) == (6, 0)
 
 
 def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: 
     )
     for scale, passes in ((4.0, 2), (1.0, 1), (4.0, 2)):
         image = draw(runner, guidance_scale=scale, num_inference_steps=6)
-        assert image.cache.executed_steps == 6
-        assert bool(image.stats[0].cfg_diffs) == (passes == 2)
+        assert image.record.cache.executed_steps == 6
+        assert bool(image.record.stats[0].cfg_diffs) == (passes == 2)
 
 
 def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) ->
     )
     runner = load(guided)
     assert "guidance_scale" in runner.describe().accepted_fields
-    weak, strong = (draw(runner, guidance_scale=scale).pixels for scale in (1.0, 9.0))
+    weak, strong = (draw(runner, guidance_scale=scale).media.pixels for scale in (1.0, 9.0))
     assert not np.array_equal(weak, strong)
 
 
@@ -315,19 +315,19 @@ def test_two_pipelines_of_one_class_do_not_disturb_each_other() -> None:
         with_cache(Fn_compute_blocks=1, residual_diff_threshold=threshold, max_warmup_steps=2)
         for threshold in (0.1, 0.6)
     )
-    alone = [draw(load(settings)).pixels for settings in (mild, strong, UNCACHED)]
+    alone = [draw(load(settings)).media.pixels for settings in (mild, strong, UNCACHED)]
     together = [load(settings) for settings in (mild, strong, UNCACHED)]
     for _ in range(2):
         for runner, expected in zip(together, alone, strict=True):
-            assert np.array_equal(draw(runner).pixels, expected)
+            assert np.array_equal(draw(runner).media.pixels, expected)
     # Nor while one is within a generation.
     outer, inner = together[0], together[1]
 
     def draw_another(done: int) -> None:
         if done == 5:
-            assert np.array_equal(draw(inner).pixels, alone[1])
+            assert np.array_equal(draw(inner).media.pixels, alone[1])
 
-    assert np.array_equal(draw(outer, draw_another).pixels, alone[0])
+    assert np.array_equal(draw(outer, draw_another).media.pixels, alone[0])
 
 
 def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
@@ -349,9 +349,9 @@ def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
     forward = type(runner._pipe.transformer).forward
     for _ in range(2):
         cached = draw(runner, prompt="a cat", **arguments)
-        assert cached.cache.engaged
+        assert cached.record.cache.engaged
         lossless = draw(runner, prompt="a cat", speed="lossless", **arguments)
-        assert np.array_equal(lossless.pixels, expected)
+        assert np.array_equal(lossless.media.pixels, expected)
         # cache-dit gives this family's transformer and blocks another forward, and disable_cache leaves it there.
         modules = (runner._pipe.transformer, *runner._pipe.transformer.transformer_blocks)
         assert not [module for module in modules if "forward" in vars(module)]
@@ -361,7 +361,7 @@ def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
 def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     import cache_dit
 
-    expected = draw(load(UNCACHED)).pixels
+    expected = draw(load(UNCACHED)).media.pixels
     enable_cache = cache_dit.enable_cache
 
     def fails_half_way(pipe: Any, **settings: Any) -> None:
@@ -371,9 +371,9 @@ def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch:
     monkeypatch.setattr(cache_dit, "enable_cache", fails_half_way)
     runner = load(EMBEDDED)
     image = draw(runner)
-    assert np.array_equal(image.pixels, expected)
-    assert (image.cache.enabled, image.cache.reason_code) == (False, "unsupported")
-    assert "could not be enabled on FluxPipeline" in (image.cache.reason or "")
+    assert np.array_equal(image.media.pixels, expected)
+    assert (image.record.cache.enabled, image.record.cache.reason_code) == (False, "unsupported")
+    assert "could not be enabled on FluxPipeline" in (image.record.cache.reason or "")
     assert (runner.describe().cache or {})["running"] is False
     required = EMBEDDED.server.model_copy(update={"require_cache": True})
     with pytest.raises(LoadError, match="require_cache"):
@@ -383,7 +383,7 @@ def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch:
 def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
 
-    expected = draw(load(EMBEDDED)).pixels
+    expected = draw(load(EMBEDDED)).media.pixels
 
     def fails(*args: Any, **kwargs: Any) -> bool:
         raise ValueError("secret detail")
@@ -391,7 +391,7 @@ def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.
     monkeypatch.setattr(PrunedContextManager, "can_prune", fails)
     runner = load(EMBEDDED)
     assert list(runner.model.speeds.support.refusals) == ["DBPrune"]
-    assert np.array_equal(draw(runner).pixels, expected)
+    assert np.array_equal(draw(runner).media.pixels, expected)
     with pytest.raises(InvalidRequest, match="fails in the forward pass of FluxPipeline") as raised:
         draw(runner, cache={"cache_type": "DBPrune"})
     assert raised.value.param == "cache.cache_type"
@@ -404,7 +404,7 @@ def test_a_difference_that_is_not_a_number_is_said() -> None:
     weight = runner._pipe.transformer.transformer_blocks[0].ff.net[2].weight
     with torch.no_grad():
         weight[0, 0] = float("nan")
-    report = draw(runner).cache
+    report = draw(runner).record.cache
     assert (report.engaged, report.reason_code) == (False, "not_a_number")
     assert report.nan_diffs > 0
     assert report.residual_diff is None
@@ -444,10 +444,10 @@ def test_a_default_that_cannot_run_is_not_the_other_types_fault(monkeypatch: pyt
 
     monkeypatch.setattr(PrunedContextManager, "can_prune", fails)
     runner = load(with_cache(cache_type="DBPrune", Fn_compute_blocks=1))
-    report = draw(runner).cache
+    report = draw(runner).record.cache
     assert (report.enabled, report.reason_code) == (False, "unsupported")
     assert "DBPrune" in (report.reason or "")
-    assert draw(runner, cache={"cache_type": "DBCache"}).cache.engaged
+    assert draw(runner, cache={"cache_type": "DBCache"}).record.cache.engaged
 
 
 def test_what_no_request_could_run_with_fails_the_load_with_its_reason() -> None:

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.errors import ClientGone, NotReady, QueueFull
+from cache_dit_serving.errors import ClientGone, InternalError, NotReady, QueueFull
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.generation import EncodedImage, Generation
+from cache_dit_serving.jobs import worker as worker_module
+from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.media.formats import ImageFormat
+from cache_dit_serving.media.images import encode_image
+from cache_dit_serving.media.values import Picture
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -24,13 +26,9 @@ from cache_dit_serving.schemas.request import GenerateRequest
 SETTINGS = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
 
 
-def encode(index: int, drawn: DrawnImage) -> EncodedImage:
-    return EncodedImage(drawn, drawn.pixels.tobytes(), 0.0)
-
-
 def generation(worker: PipelineWorker, name: str, **fields: object) -> Generation:
     request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 20} | fields)
-    return Generation(name, plan(request, worker.runner().model), encode)
+    return Generation(name, plan(request, worker.runner().model))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -112,22 +110,33 @@ def test_cancelling_takes_a_waiting_generation_out_and_stops_a_running_one(worke
         running.result.result(5)
     assert running.step < running.steps
     assert waiting.started is None
-    first_of_last = last.result.result(60)[0].drawn.pixels
-    assert np.array_equal(first_of_last, expected.result.result()[0].drawn.pixels)
+    assert last.result.result(60)[0].content == expected.result.result()[0].content
 
 
-def test_pictures_are_encoded_off_the_pipelines_thread(worker: PipelineWorker) -> None:
+def test_pictures_are_encoded_off_the_pipelines_thread(worker: PipelineWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
 
-    def noting(index: int, drawn: DrawnImage) -> EncodedImage:
+    def noting(*arguments: Any) -> bytes:
         threads.append(threading.current_thread().name)
-        return encode(index, drawn)
+        return encode_image(*arguments)
 
+    monkeypatch.setattr(worker_module, "encode_image", noting)
     noted = generation(worker, "noted")
-    noted.encode = noting
     worker.submit(noted)
     noted.result.result(30)
     assert threads[0].startswith("encode")
+
+
+def test_raw_images_are_kept_for_a_comparison_alone(worker: PipelineWorker) -> None:
+    single, compared = generation(worker, "single"), generation(worker, "compared")
+    compared.call = compared.call.compared()
+    for each in (single, compared):
+        worker.submit(each)
+    assert [image.media for image in single.result.result(30)] == [None]
+    cached, uncached = (image.media for image in compared.result.result(30))
+    assert cached is not None
+    assert uncached is not None
+    assert cached.pixels.shape == uncached.pixels.shape == (96, 96, 3)
 
 
 def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker: PipelineWorker) -> None:
@@ -137,7 +146,7 @@ def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker:
             raise RuntimeError("broken")
 
     good = generation(worker, "good")
-    bad = Broken("bad", good.call, encode)
+    bad = Broken("bad", good.call)
     worker.submit(bad)
     worker.submit(good)
     for each in (bad, good):
@@ -146,12 +155,14 @@ def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker:
     assert worker.state == "failed"
 
 
-def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker) -> None:
-    def broken(index: int, drawn: DrawnImage) -> EncodedImage:
-        raise RuntimeError("secret detail")
+def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(picture: Picture, image_format: ImageFormat, *arguments: Any) -> bytes:
+        if image_format == "webp":
+            raise RuntimeError("secret detail")
+        return encode_image(picture, image_format, *arguments)
 
-    bad = generation(worker, "bad")
-    bad.encode = broken
+    monkeypatch.setattr(worker_module, "encode_image", broken)
+    bad = generation(worker, "bad", image_format="webp")
     good = generation(worker, "good")
     worker.submit(bad)
     worker.submit(good)
@@ -209,13 +220,14 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
     wrong = generation(worker, "wrong")
     wrong.call = replace(wrong.call, passes=2)
     worker.submit(wrong)
-    assert wrong.result.result(60)[0].drawn.cache.redrawn == 1
+    assert wrong.result.result(60)[0].record.cache.redrawn == 1
     assert counts() == (before[0], before[1] + 1)
     runner: Any = worker.runner()
     with torch.no_grad():
         runner._pipe.transformer.transformer_blocks[0].ff.net[2].weight[0, 0] = float("nan")
     broken = generation(worker, "broken")
     worker.submit(broken)
-    report = broken.result.result(60)[0].drawn.cache
-    assert counts()[0] == before[0] + report.nan_diffs > before[0]
+    with pytest.raises(InternalError, match="not numbers"):
+        broken.result.result(60)
+    assert counts()[0] > before[0]
     assert "broken: residual differences that are not numbers" in caplog.text

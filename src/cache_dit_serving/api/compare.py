@@ -7,9 +7,10 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cache_dit_serving.jobs.generation import EncodedImage, Generation
+from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.media.images import encode_image
-from cache_dit_serving.media.quality import Pixels, difference, psnr, ssim
+from cache_dit_serving.media.quality import difference, psnr, ssim
+from cache_dit_serving.media.values import Picture
 from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -27,19 +28,21 @@ class _Distance:
 
 
 async def compared_response(
-    generation: Generation, images: list[EncodedImage], request: GenerateRequest, deliver: Deliver
+    generation: Generation, images: list[Encoded], request: GenerateRequest, deliver: Deliver
 ) -> CompareResponse:
     """The answer for a generation of two images: with the cache, then without."""
     cached, uncached = images
-    distance = await asyncio.to_thread(_measure, cached.drawn.pixels, uncached.drawn.pixels)
+    assert cached.media is not None
+    assert uncached.media is not None
+    distance = await asyncio.to_thread(_measure, cached.media, uncached.media)
     files: list[tuple[bytes, str]] = [
-        (cached.content, request.encoding),
-        (uncached.content, request.encoding),
+        (cached.content, cached.extension),
+        (uncached.content, uncached.extension),
         (distance.picture, "png"),
     ]
     cached_file, uncached_file, difference_file = await deliver(files)
     return CompareResponse(
-        seed=cached.drawn.seed,
+        seed=cached.record.seed,
         cached=_side(cached, cached_file),
         uncached=_side(uncached, uncached_file),
         difference=difference_file,
@@ -48,27 +51,28 @@ async def compared_response(
         ssim=round(distance.ssim, 6),
         max_difference=round(distance.max_difference, 6),
         mean_difference=round(distance.mean_difference, 6),
-        speedup=round(uncached.drawn.seconds / cached.drawn.seconds, 3),
+        speedup=round(uncached.record.seconds / cached.record.seconds, 3),
         request_id=generation.id,
-        stats=cached.drawn.stats if request.include_stats else [],
+        stats=cached.record.stats if request.include_stats else [],
     )
 
 
-def _measure(cached: Pixels, uncached: Pixels) -> _Distance:
-    gap = abs(cached - uncached)
+def _measure(cached: Picture, uncached: Picture) -> _Distance:
+    ours, reference = cached.pixels, uncached.pixels
+    gap = abs(ours - reference)
     return _Distance(
-        psnr(cached, uncached),
-        ssim(cached, uncached),
+        psnr(ours, reference),
+        ssim(ours, reference),
         float(gap.max()),
         float(gap.mean()),
-        encode_image(difference(cached, uncached), "png", None, {}),
+        encode_image(Picture(difference(ours, reference)), "png", None, {}),
     )
 
 
-def _side(image: EncodedImage, file: str) -> ComparedImage:
+def _side(image: Encoded, file: str) -> ComparedImage:
     return ComparedImage(
         image=file,
-        time_cost=round(image.drawn.seconds, 4),
-        denoise=round(image.drawn.denoise_s, 4),
-        cache=image.drawn.cache,
+        time_cost=round(image.record.seconds, 4),
+        denoise=round(image.record.denoise_s, 4),
+        cache=image.record.cache,
     )

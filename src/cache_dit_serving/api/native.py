@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,11 +17,9 @@ from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.generation import EncodedImage, Generation
+from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.media.images import check_finite, encode_image
 from cache_dit_serving.media.outputs import OutputFolder
-from cache_dit_serving.pipeline.protocol import DrawnImage
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import (
@@ -60,7 +57,7 @@ class NativeApi:
         queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
         call, deadline = plan_within_deadline(request, runner.model, self.worker.rates, queue_s)
         generation, images = await self._run(call, request, http)
-        delivered = await self._deliver([(image.content, request.encoding) for image in images], request, http)
+        delivered = await self._deliver([(image.content, image.extension) for image in images], request, http)
         return _response(generation, images, delivered, request, deadline)
 
     async def compare(self, request: GenerateRequest, http: Request) -> CompareResponse:
@@ -116,18 +113,16 @@ class NativeApi:
 
     async def _run(
         self, call: GenerationCall, request: GenerateRequest, http: Request
-    ) -> tuple[Generation, list[EncodedImage]]:
+    ) -> tuple[Generation, list[Encoded]]:
         """Queue a call and wait for its images."""
         if request.wants_files:
             # What is wrong with the folder should be known before the work is done.
             self.outputs.folder(request.output_dir)
-        generation = Generation(
-            request_id_of(http.scope), call, lambda index, drawn: _encode(drawn, call, index, request)
-        )
+        generation = Generation(request_id_of(http.scope), call)
         self.worker.submit(generation)
         return generation, await self._result(generation, http, request.deadline_s)
 
-    async def _result(self, generation: Generation, http: Request, deadline_s: float | None) -> list[EncodedImage]:
+    async def _result(self, generation: Generation, http: Request, deadline_s: float | None) -> list[Encoded]:
         """The generation's images; it stops between two steps when the client goes or the time is up first."""
         result = asyncio.wrap_future(generation.result)
         # Nobody may be there any more when it fails: asyncio would log that as forgotten.
@@ -176,17 +171,9 @@ async def _disconnected(http: Request) -> None:
         pass
 
 
-def _encode(drawn: DrawnImage, call: GenerationCall, index: int, request: GenerateRequest) -> EncodedImage:
-    began = time.perf_counter()
-    check_finite(drawn.pixels)
-    parameters = call.parameters(call.drawings[index])
-    content = encode_image(drawn.pixels, request.encoding, request.image_quality, parameters)
-    return EncodedImage(drawn, content, time.perf_counter() - began)
-
-
 def _response(
     generation: Generation,
-    images: list[EncodedImage],
+    images: list[Encoded],
     delivered: list[str],
     request: GenerateRequest,
     deadline: DeadlineReport | None,
@@ -194,24 +181,24 @@ def _response(
     started, finished = generation.started, generation.finished
     assert started is not None
     assert finished is not None
-    drawn = [image.drawn for image in images]
+    records = [image.record for image in images]
     return GenerateResponse(
         images=delivered,
-        seeds=[image.seed for image in drawn],
+        seeds=[record.seed for record in records],
         time_cost=round(finished - started, 4),
         inference_start_time=_timestamp(started),
         inference_end_time=_timestamp(finished),
         timings=Timings(
             queue=round(started - generation.submitted, 4),
-            encode_prompt=round(sum(image.encode_prompt_s for image in drawn), 4),
-            denoise=round(sum(image.denoise_s for image in drawn), 4),
-            decode=round(sum(image.decode_s for image in drawn), 4),
+            encode_prompt=round(sum(record.encode_prompt_s for record in records), 4),
+            denoise=round(sum(record.denoise_s for record in records), 4),
+            decode=round(sum(record.decode_s for record in records), 4),
             encode_output=round(sum(image.encode_s for image in images), 4),
         ),
         request_id=generation.id,
-        cache=merge_reports([image.cache for image in drawn]),
+        cache=merge_reports([record.cache for record in records]),
         deadline=deadline,
-        stats=[ImageStats(seed=image.seed, block_lists=image.stats) for image in drawn]
+        stats=[ImageStats(seed=record.seed, block_lists=record.stats) for record in records]
         if request.include_stats
         else [],
     )

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.media.values import Media
+from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.planning.call import GenerationCall
 
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """One finished picture, as its encoder left it."""
+class Encoded:
+    """One finished image: its file, and how it came about."""
 
-    drawn: DrawnImage
     content: bytes
+    extension: str
     encode_s: float
-
-
-Encode = Callable[[int, DrawnImage], EncodedImage]
-"""Of an image and its place in the call."""
+    record: DrawRecord
+    media: Media | None = None
+    """The raw image, where the call keeps it."""
 
 
 @dataclass(eq=False)
@@ -31,13 +30,12 @@ class Generation:
 
     id: str
     call: GenerationCall
-    encode: Encode
     submitted: float = field(default_factory=time.time)
     started: float | None = None
     finished: float | None = None
     step: int = 0
     """Denoising steps done, over all images."""
-    result: Future[list[EncodedImage]] = field(default_factory=Future)
+    result: Future[list[Encoded]] = field(default_factory=Future)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property

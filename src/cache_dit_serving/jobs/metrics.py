@@ -10,7 +10,7 @@ import psutil
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
-from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.pipeline.protocol import DrawRecord
 
 PIPELINE_BUSY_SECONDS = Counter(
     "cache_dit_serving_pipeline_busy_seconds",
@@ -73,18 +73,18 @@ def forget_ended_workers() -> None:
             mark_process_dead(int(pid))
 
 
-def observe_image(image: DrawnImage) -> None:
+def observe_image(record: DrawRecord) -> None:
     """Count what one image took and what the cache did to it."""
-    report = image.cache
+    report = record.cache
     speed = report.speed
     IMAGES.labels(str(report.engaged).lower(), report.reason_code or "", speed).inc()
     STEPS.labels("computed", speed).inc(report.computed_steps)
     STEPS.labels("cached", speed).inc(report.cached_steps)
-    for diff in image.diffs:
+    for diff in record.diffs:
         if math.isfinite(diff):
             RESIDUAL_DIFF.labels(speed).observe(diff)
-    CACHE_TRANSITIONS.labels(image.transition).inc()
+    CACHE_TRANSITIONS.labels(record.transition).inc()
     NAN_DIFFS.inc(report.nan_diffs)
     PAIRING_MISMATCHES.inc(report.redrawn)
     for stage in ("encode_prompt", "denoise", "decode"):
-        STAGE_SECONDS.labels(stage, speed).observe(getattr(image, f"{stage}_s"))
+        STAGE_SECONDS.labels(stage, speed).observe(getattr(record, f"{stage}_s"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.pipeline.protocol import DrawnImage
+from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 from cache_dit_serving.schemas.answers import StepRate
 
@@ -94,20 +94,20 @@ class Rates:
         self._reused_steps: Observations[tuple[str, int, int]] = Observations()
         """By settings, forward passes and num_inference_steps."""
 
-    def learn(self, drawing: Drawing, image: DrawnImage, pixels: int, encode_s: float = 0.0) -> None:
+    def learn(self, drawing: Drawing, record: DrawRecord, pixels: int, encode_s: float = 0.0) -> None:
         """Record the times of one image, and the seconds that its encoding took."""
-        shape, report, settings = Shape(pixels, image.passes), image.cache, drawing.cache.settings
+        shape, report, settings = Shape(pixels, record.passes), record.cache, drawing.cache.settings
         with self._lock:
-            self._fixed_s.note(shape, image.encode_prompt_s + image.decode_s + encode_s)
+            self._fixed_s.note(shape, record.encode_prompt_s + record.decode_s + encode_s)
             if settings is not None:
                 self._reused_steps.note((settings.digest(), shape.passes, report.steps), report.cached_steps)
-            if image.cached_steps_s is None:
+            if record.cached_steps_s is None:
                 return
             if report.computed_steps:
-                computed_s = image.denoise_s - image.cached_steps_s
+                computed_s = record.denoise_s - record.cached_steps_s
                 self._computed_step_s.note(shape, computed_s / report.computed_steps)
             if settings is not None and report.cached_steps:
-                self._reused_step_s.note((settings.digest(), shape), image.cached_steps_s / report.cached_steps)
+                self._reused_step_s.note((settings.digest(), shape), record.cached_steps_s / report.cached_steps)
 
     def learn_stopped(self, call: GenerationCall, seconds_per_step: float) -> None:
         """Record the step time of an uncached generation that was cancelled."""

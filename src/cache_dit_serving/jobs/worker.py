@@ -7,7 +7,6 @@ picture is denoised.
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -18,9 +17,10 @@ from typing import Literal, TypeVar
 
 from cache_dit_serving.errors import ClientGone, InternalError, LoadError, NotReady, QueueFull, ServingError
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.generation import EncodedImage, Generation
+from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.pipeline.protocol import DrawnImage, Runner
+from cache_dit_serving.media.images import check_finite, encode_image
+from cache_dit_serving.pipeline.protocol import Drawn, Runner
 from cache_dit_serving.planning.call import not_engaged
 from cache_dit_serving.schemas.answers import QueueReport
 
@@ -238,13 +238,8 @@ class PipelineWorker:
             logger.exception("loading failed")
             self._fail("the model could not be loaded; the server's log has the details")
             return False
-        while self._runner.warmed_up:  # and let go of the pictures
-            call, image = self._runner.warmed_up.pop()
-            self.rates.learn(call.drawings[0], image, call.pixels)
-        # The libraries' and the model's objects, half a million, stay for good. Without this each full collection walks
-        # them all, and the process stands still for 160 ms.
-        gc.collect()
-        gc.freeze()
+        for call, record in self._runner.warmed_up:
+            self.rates.learn(call.drawings[0], record, call.pixels)
         with self._changed:
             if self._state != "loading":
                 return False
@@ -292,14 +287,18 @@ class PipelineWorker:
         logger.info("%s done: %d image(s), %d steps, %.2f s", generation.id, len(encoding), generation.steps, busy)
         _when_all_done(encoding, generation.result)
 
-    def _encode(self, generation: Generation, index: int, image: DrawnImage) -> EncodedImage:
-        encoded = generation.encode(index, image)
-        drawing = generation.call.drawings[index]
-        metrics.STAGE_SECONDS.labels("encode_output", drawing.cache.speed).observe(encoded.encode_s)
-        self.rates.learn(drawing, image, generation.call.pixels, encoded.encode_s)
-        return encoded
+    def _encode(self, generation: Generation, index: int, drawn: Drawn) -> Encoded:
+        began = time.perf_counter()
+        call, output = generation.call, generation.call.output
+        drawing = call.drawings[index]
+        check_finite(drawn.media)
+        content = encode_image(drawn.media, output.image_format, output.image_quality, call.parameters(drawing))
+        encode_s = time.perf_counter() - began
+        metrics.STAGE_SECONDS.labels("encode_output", drawing.cache.speed).observe(encode_s)
+        self.rates.learn(drawing, drawn.record, call.pixels, encode_s)
+        return Encoded(content, output.image_format, encode_s, drawn.record, drawn.media if output.keep_media else None)
 
-    def _draw(self, runner: Runner, generation: Generation, index: int) -> DrawnImage:
+    def _draw(self, runner: Runner, generation: Generation, index: int) -> Drawn:
         before = generation.call.num_inference_steps * index
         last_logged = time.monotonic()
         first: float | None = None
@@ -320,13 +319,14 @@ class PipelineWorker:
 
         if generation.cancelled:
             raise _gone()
-        image = runner.draw(generation.call, drawing, on_step)
-        metrics.observe_image(image)
-        if image.cache.nan_diffs:
+        drawn = runner.draw(generation.call, drawing, on_step)
+        report = drawn.record.cache
+        metrics.observe_image(drawn.record)
+        if report.nan_diffs:
             logger.error("%s: residual differences that are not numbers; the model's values are broken", generation.id)
-        if drawing.cache.strict and not image.cache.engaged:
-            raise not_engaged(image.cache)
-        return image
+        if drawing.cache.strict and not report.engaged:
+            raise not_engaged(report)
+        return drawn
 
     def _seconds_until_room(self) -> float:
         """Until the running generation ends and the next leaves the queue."""
@@ -353,12 +353,12 @@ def _gone() -> ClientGone:
     return ClientGone("nobody waits for this generation any more; it was stopped")
 
 
-def _when_all_done(parts: list[Future[EncodedImage]], whole: Future[list[EncodedImage]]) -> None:
+def _when_all_done(parts: list[Future[Encoded]], whole: Future[list[Encoded]]) -> None:
     """Resolve `whole` with the results of `parts` in their order, or with the first failure among them."""
     left = len(parts)
     lock = threading.Lock()
 
-    def one_done(_: Future[EncodedImage]) -> None:
+    def one_done(_: Future[Encoded]) -> None:
         nonlocal left
         with lock:
             left -= 1

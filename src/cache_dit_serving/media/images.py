@@ -12,23 +12,21 @@ from PIL.PngImagePlugin import PngInfo
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.formats import DEFAULT_QUALITY, ImageFormat
+from cache_dit_serving.media.values import Picture
 
 TEXT_KEY = "parameters"
 """PNG text chunk that holds what draws the picture again, as JSON."""
 
 
-def encode_image(
-    pixels: np.ndarray[Any, Any], image_format: ImageFormat, quality: int | None, parameters: dict[str, Any]
-) -> bytes:
+def encode_image(picture: Picture, image_format: ImageFormat, quality: int | None, parameters: dict[str, Any]) -> bytes:
     """Encode a picture.
 
     Args:
-        pixels: (height, width, 3) floats in [0, 1].
         image_format: PNG is lossless; the others take `quality` (1 to 100).
         parameters: what drew it; goes into a PNG, so that equal requests give equal files.
     """
     # As diffusers' own VaeImageProcessor.numpy_to_pil rounds.
-    image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+    image = Image.fromarray((picture.pixels * 255).round().astype(np.uint8))
     buffer = io.BytesIO()
     if image_format == "png":
         text = PngInfo()
@@ -40,11 +38,11 @@ def encode_image(
     return buffer.getvalue()
 
 
-def check_finite(pixels: np.ndarray[Any, Any]) -> None:
+def check_finite(picture: Picture) -> None:
     """Refuse a picture with values that are not numbers: encoded, it would look like a black one.
 
     Raises:
         InternalError: always in that case.
     """
-    if not np.isfinite(pixels).all():
+    if not np.isfinite(picture.pixels).all():
         raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")

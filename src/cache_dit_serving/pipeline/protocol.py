@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
+from cache_dit_serving.media.values import Media
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import ModelInfo
-
-if TYPE_CHECKING:
-    import numpy as np
 
 OnStep = Callable[[int], None]
 """Called after each denoising step with the number done; may raise to stop the generation between two steps."""
 
 
 @dataclass(frozen=True)
-class DrawnImage:
-    """One image as the pipeline left it."""
+class DrawRecord:
+    """How one image came about: values that JSON can hold, of which rates, metrics and answers are made."""
 
-    pixels: np.ndarray[Any, Any]
-    """(height, width, 3) floats in [0, 1]."""
     seed: int
     cache: CacheReport
     stats: list[BlockListStats]
@@ -45,15 +41,23 @@ class DrawnImage:
         return self.encode_prompt_s + self.denoise_s + self.decode_s
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One image of a call as the runner returns it."""
+
+    media: Media
+    record: DrawRecord
+
+
 class Runner(Protocol):
     """What the worker needs of whatever runs generations."""
 
     model: PlannedModel
     """The loaded model as planning sees it."""
-    warmed_up: list[tuple[GenerationCall, DrawnImage]]
-    """What the warm-up drew: the first measurements of how long things take."""
+    warmed_up: list[tuple[GenerationCall, DrawRecord]]
+    """The records of the warm-up: the first measurements of how long things take."""
 
-    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage: ...
+    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> Drawn: ...
 
     def flush_cache(self) -> int: ...
 

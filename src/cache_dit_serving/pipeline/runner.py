@@ -16,9 +16,10 @@ from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InternalError, LoadError, OutOfMemory
+from cache_dit_serving.media.values import Picture
 from cache_dit_serving.pipeline.environment import library_versions, memory_of, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
-from cache_dit_serving.pipeline.protocol import DrawnImage, OnStep
+from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, OnStep
 from cache_dit_serving.pipeline.warm_up import try_cache, warm_up
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 from cache_dit_serving.planning.fields import accepted_fields
@@ -82,7 +83,7 @@ class PipelineRunner:
             logger.warning("serving without a cache: %s", unfulfilled)
         self.warmed_up = warm_up(self, settings, progress)
 
-    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage:
+    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> Drawn:
         """One image: the picture of `seed`, whatever ran before.
 
         Should the pipeline make another number of forward passes a step than the plan says, the cache has paired the
@@ -94,18 +95,19 @@ class PipelineRunner:
             Exception: whatever `on_step` raises, and what the pipeline does; the next call is not affected.
         """
         image = self._draw_once(call, drawing, on_step)
-        if image.cache.executed_steps == image.cache.steps:
+        if image.record.cache.executed_steps == image.record.cache.steps:
             return image
         passes = 2 if self._forward_passes > call.num_inference_steps else 1
         logger.warning("%d forward passes in %d steps: drawn again", self._forward_passes, call.num_inference_steps)
         image = self._draw_once(replace(call, passes=passes), drawing, on_step)
-        if image.cache.executed_steps != image.cache.steps:
+        report = image.record.cache
+        if report.executed_steps != report.steps:
             raise InternalError("The cache cannot be paired with this model's forward passes; turn it off.")
         guidance = replace(self.model.traits.guidance, separate_cfg=passes == 2)
         self.model = replace(self.model, traits=replace(self.model.traits, guidance=guidance))
-        return replace(image, cache=image.cache.model_copy(update={"redrawn": 1}))
+        return replace(image, record=replace(image.record, cache=report.model_copy(update={"redrawn": 1})))
 
-    def _draw_once(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> DrawnImage:
+    def _draw_once(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> Drawn:
         import torch
 
         from cache_dit_serving.pipeline.clock import StepClock
@@ -150,8 +152,7 @@ class PipelineRunner:
         steps = self._steps_run(call, record)
         step_s = clock.seconds()
         self._held_bytes = self._cache.held_bytes()
-        return DrawnImage(
-            pixels=output.images[0],
+        drawn = DrawRecord(
             seed=drawing.seed,
             cache=report_of(drawing.cache, record, steps),
             stats=record.block_lists if record is not None else [],
@@ -163,6 +164,7 @@ class PipelineRunner:
             denoise_s=max(0.0, denoised - first_forward),
             decode_s=finished - denoised,
         )
+        return Drawn(Picture(output.images[0]), drawn)
 
     def flush_cache(self) -> int:
         """Free the activations that the last generation left behind; returns bytes."""

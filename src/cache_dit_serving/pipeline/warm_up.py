@@ -13,7 +13,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.environment import library_versions
-from cache_dit_serving.pipeline.protocol import DrawnImage, Runner
+from cache_dit_serving.pipeline.protocol import DrawRecord, Runner
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 from cache_dit_serving.planning.example import example_request
 from cache_dit_serving.planning.plan import plan
@@ -49,7 +49,7 @@ def try_cache(runner: Runner, cache_type: CacheType) -> str | None:
 
 def warm_up(
     runner: Runner, settings: Settings, progress: Callable[[str], None]
-) -> list[tuple[GenerationCall, DrawnImage]]:
+) -> list[tuple[GenerationCall, DrawRecord]]:
     """Draw at the default size in a few steps; in all steps at each speed where the configuration wants their rates.
 
     Raises:
@@ -70,15 +70,15 @@ def warm_up(
     for number, speed in enumerate(others, start=2):
         call = _planned(runner, speed=speed)
         drawn.append(_draw(runner, call, f"speed {speed}, {number} of {len(others) + 1}", progress))
-    for _, image in drawn:
-        if image.cache.enabled and not image.cache.engaged:
-            logger.warning("the cache did not engage at speed %s: %s", image.cache.speed, image.cache.reason)
+    for _, record in drawn:
+        if record.cache.enabled and not record.cache.engaged:
+            logger.warning("the cache did not engage at speed %s: %s", record.cache.speed, record.cache.reason)
     return drawn
 
 
 def _draw(
     runner: Runner, call: GenerationCall, what: str, progress: Callable[[str], None]
-) -> tuple[GenerationCall, DrawnImage]:
+) -> tuple[GenerationCall, DrawRecord]:
     progress(f"warming up with one picture ({what})")
     last_logged = time.monotonic()
 
@@ -90,10 +90,10 @@ def _draw(
 
     try:
         image = runner.draw(call, call.drawings[0], on_step)
-        check_finite(image.pixels)
+        check_finite(image.media)
     except ServingError as error:
         raise _failed(error) from error
-    return call, image
+    return call, image.record
 
 
 def _planned(runner: Runner, **fields: Any) -> GenerationCall:

@@ -9,6 +9,7 @@ from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
+from cache_dit_serving.media.formats import DEFAULT_FORMAT, ImageFormat
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,17 @@ class Drawing:
 
     seed: int
     cache: CacheChoice
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """The files that a call's images become."""
+
+    image_format: ImageFormat = DEFAULT_FORMAT
+    image_quality: int | None = None
+    """Of the lossy formats; None: the default."""
+    keep_media: bool = False
+    """Whether the raw image is needed beside its file. It is dropped otherwise: floats are many times its size."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class GenerationCall:
     """Forward passes a step: 2 where guidance takes one of its own."""
     pixels: int
     """width x height of an image."""
+    output: OutputSpec = OutputSpec()
 
     @property
     def cache(self) -> CacheChoice:
@@ -61,7 +74,8 @@ class GenerationCall:
                 f"({self.cache.no_cache_reason.sentence}); send a speed other than lossless, or cache settings",
                 param="speed",
             )
-        return replace(self, drawings=(self.drawings[0], Drawing(self.drawings[0].seed, WITHOUT_CACHE)))
+        uncached = Drawing(self.drawings[0].seed, WITHOUT_CACHE)
+        return replace(self, drawings=(self.drawings[0], uncached), output=replace(self.output, keep_media=True))
 
     def check_engages(self) -> None:
         """Refuse a strict request of which it is certain beforehand that no step will be reused.

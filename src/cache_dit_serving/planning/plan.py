@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.call import Drawing, GenerationCall, OutputSpec
 from cache_dit_serving.planning.fields import FIELDS, PIPELINE_FIELDS, accepted_fields
 from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
@@ -38,6 +38,7 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
         num_inference_steps=count,
         passes=passes,
         pixels=pixels,
+        output=OutputSpec(request.encoding, request.image_quality),
     )
     call.check_engages()
     return call
