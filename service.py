@@ -29,8 +29,8 @@ from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.routes import mounted_routes
 from cache_dit_serving.jobs.metrics import forget_ended_workers
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.pipeline.protocol import Runner
-from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.pipeline.assemble import assemble
+from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.schemas.answers import (
     CompareResponse,
     FlushResponse,
@@ -61,7 +61,7 @@ class CacheDiTServing:
     def __init__(self) -> None:
         forget_ended_workers()
         self.worker = PipelineWorker(
-            partial(PipelineRunner, SETTINGS),
+            partial(assemble, SETTINGS),
             max_queue=SETTINGS.limits.max_queue,
             on_ready=self._became_ready,
         )
@@ -71,9 +71,9 @@ class CacheDiTServing:
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.
         self.worker.start()
 
-    def _became_ready(self, runner: Runner) -> None:
+    def _became_ready(self, loaded: Loaded) -> None:
         freeze_heap()
-        announce(runner, CacheDiTServing.url)
+        announce(loaded, CacheDiTServing.url)
 
     async def __is_ready__(self) -> bool:
         return self.worker.state == "ready"

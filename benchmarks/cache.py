@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache_dit_serving.caching.derived import upstream_settings
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.media.quality import psnr, ssim
-from cache_dit_serving.pipeline.protocol import Drawn
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.call import Drawing
 from cache_dit_serving.planning.example import example_request
@@ -68,13 +68,13 @@ class Quality:
     rows: list[Row]
 
 
-def contenders(runner: PipelineRunner) -> list[Contender]:
+def contenders(loaded: Loaded) -> list[Contender]:
     speeds = [
         Contender(f"`{speed}`", CacheChoice(rung.settings, speed))
-        for speed, rung in runner.model.speeds.rungs.items()
+        for speed, rung in loaded.model.speeds.rungs.items()
         if rung.settings is not None
     ]
-    balanced = runner.model.speeds.rungs["balanced"].settings
+    balanced = loaded.model.speeds.rungs["balanced"].settings
     assert balanced is not None
     others = {
         "cache-dit's command-line default": upstream_settings(STEPS),
@@ -85,17 +85,17 @@ def contenders(runner: PipelineRunner) -> list[Contender]:
     return speeds + [Contender(f"no cache, {steps} steps", WITHOUT_CACHE, steps) for steps in FEWER_STEPS]
 
 
-def measure(runner: PipelineRunner) -> Quality:
+def measure(loaded: Loaded) -> Quality:
     """A row for each contender, against the uncached picture of the same prompt and seed."""
-    all_contenders = contenders(runner)
+    all_contenders = contenders(loaded)
     lossless_s: list[float] = []
     drawn: list[list[tuple[float, float, float, float, int]]] = [[] for _ in all_contenders]
     for prompt in PROMPTS:
         for seed in SEEDS:
-            reference = draw(runner, prompt, seed, WITHOUT_CACHE, STEPS)
+            reference = draw(loaded, prompt, seed, WITHOUT_CACHE, STEPS)
             lossless_s.append(reference.record.seconds)
             for index, contender in enumerate(all_contenders):
-                image = draw(runner, prompt, seed, contender.choice, contender.steps)
+                image = draw(loaded, prompt, seed, contender.choice, contender.steps)
                 distance = (
                     psnr(image.media.pixels, reference.media.pixels),
                     ssim(image.media.pixels, reference.media.pixels),
@@ -121,9 +121,10 @@ def measure(runner: PipelineRunner) -> Quality:
     return Quality(statistics.median(lossless_s), rows)
 
 
-def draw(runner: PipelineRunner, prompt: str, seed: int, choice: CacheChoice, steps: int) -> Drawn:
-    call = plan(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"), runner.model)
-    return runner.draw(call, Drawing(seed, choice), lambda done: None)
+def draw(loaded: Loaded, prompt: str, seed: int, choice: CacheChoice, steps: int) -> Drawn:
+    call = plan(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"), loaded.model)
+    call = replace(call, drawings=(Drawing(seed, choice),))
+    return loaded.runner.sample(call, 0, Unwatched())
 
 
 def worst_decile(values: list[float]) -> float:
@@ -141,12 +142,14 @@ class Switch:
     """What a generation takes longer after a change than after itself, over 6 steps."""
 
 
-def switching(runner: PipelineRunner, rounds: int = 60) -> list[Switch]:
+def switching(loaded: Loaded, rounds: int = 60) -> list[Switch]:
     """Prepare and draw alternating between two settings, and each by itself, in turn."""
-    balanced = runner.model.speeds.rungs["balanced"].settings
+    runner = loaded.runner
+    assert isinstance(runner, PipelineRunner)
+    balanced = loaded.model.speeds.rungs["balanced"].settings
     assert balanced is not None
     pairs = {
-        "other settings (`balanced` and `fast`)": (balanced, runner.model.speeds.rungs["fast"].settings),
+        "other settings (`balanced` and `fast`)": (balanced, loaded.model.speeds.rungs["fast"].settings),
         "another calibrator (TaylorSeer and DMD)": (balanced, balanced.overridden({"enable_dmd": True})),
         "cache on and off": (balanced, None),
         "DBCache and DBPrune": (balanced, balanced.overridden({"cache_type": "DBPrune"})),
@@ -157,10 +160,10 @@ def switching(runner: PipelineRunner, rounds: int = 60) -> list[Switch]:
         extra: list[float] = []
         for _ in range(rounds):
             for one, other in ((first, second), (second, first)):
-                _timed_draw(runner, one)
-                after_itself = _timed_draw(runner, one)
-                _timed_draw(runner, other)
-                extra.append(_timed_draw(runner, one) - after_itself)
+                _timed_draw(loaded, one)
+                after_itself = _timed_draw(loaded, one)
+                _timed_draw(loaded, other)
+                extra.append(_timed_draw(loaded, one) - after_itself)
                 began = time.perf_counter()
                 runner._cache.prepare(other, STEPS, passes=1)
                 prepare.append(time.perf_counter() - began)
@@ -168,11 +171,11 @@ def switching(runner: PipelineRunner, rounds: int = 60) -> list[Switch]:
     return results
 
 
-def _timed_draw(runner: PipelineRunner, settings: CacheSettings | None) -> float:
+def _timed_draw(loaded: Loaded, settings: CacheSettings | None) -> float:
     choice = WITHOUT_CACHE if settings is None else CacheChoice(settings, "custom")
-    call = plan(example_request(num_inference_steps=6, speed="lossless"), runner.model)
+    call = plan(example_request(num_inference_steps=6, speed="lossless"), loaded.model)
     began = time.perf_counter()
-    runner.draw(call, Drawing(0, choice), lambda done: None)
+    loaded.runner.sample(replace(call, drawings=(Drawing(0, choice),)), 0, Unwatched())
     return time.perf_counter() - began
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks import cache, hostile, serving
 from cache_dit_serving.config.reading import BUNDLE_ROOT, load_settings
+from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.runner import PipelineRunner
 
 PAGE = BUNDLE_ROOT / "docs" / "benchmarks.md"
 CONFIG = BUNDLE_ROOT / "configs" / "embedded.yaml"
@@ -118,9 +118,9 @@ def main() -> None:
     with serving.server() as running:
         memory = serving.memory(running)
         refused = hostile.measure(running)
-    runner = PipelineRunner(settings, lambda what: None)
-    switches = cache.switching(runner)
-    quality = cache.measure(runner)
+    loaded = assemble(settings, lambda what: None)
+    switches = cache.switching(loaded)
+    quality = cache.measure(loaded)
     date = datetime.now(UTC).date().isoformat()
     if page == PAGE:
         conditions = f"{machine()} {len(cache.PROMPTS)} prompts x {len(cache.SEEDS)} seeds. {date}"

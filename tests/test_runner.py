@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
+from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.pipeline.protocol import Drawn
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -40,18 +42,32 @@ def with_cache(**fields: Any) -> Settings:
     return EMBEDDED.model_copy(update={"cache": CacheSettings(**fields)})
 
 
-def load(settings: Settings) -> PipelineRunner:
-    return PipelineRunner(settings, lambda what: None)
+class Watch:
+    """Calls `on_step` after each step, which may raise."""
+
+    cancelled = False
+
+    def __init__(self, on_step: Callable[[int], None]) -> None:
+        self.progress = on_step
 
 
-def draw(runner: PipelineRunner, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> Drawn:
+def load(settings: Settings) -> Loaded:
+    return assemble(settings, lambda what: None)
+
+
+def inside(loaded: Loaded) -> PipelineRunner:
+    assert isinstance(loaded.runner, PipelineRunner)
+    return loaded.runner
+
+
+def draw(loaded: Loaded, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> Drawn:
     defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
-    call = plan(GenerateRequest.model_validate(defaults | fields), runner.model)
-    return runner.draw(call, call.drawings[0], on_step)
+    call = plan(GenerateRequest.model_validate(defaults | fields), loaded.model)
+    return loaded.runner.sample(call, 0, Watch(on_step))
 
 
-def held_tensors(runner: PipelineRunner) -> list[Any]:
-    contexts = runner._cache._manager_contexts()
+def held_tensors(loaded: Loaded) -> list[Any]:
+    contexts = inside(loaded)._cache._manager_contexts()
     return [value for context in contexts.values() for value in context.buffers.values() if hasattr(value, "shape")]
 
 
@@ -64,17 +80,17 @@ def test_the_embedded_model_draws_a_red_apple_on_blue() -> None:
 
 
 def test_a_seed_is_one_picture_whatever_ran_before() -> None:
-    runner = load(EMBEDDED)
-    first = draw(runner).media.pixels
-    draw(runner, seed=9, width=80, num_inference_steps=28)
-    draw(runner, true_cfg_scale=3.0, negative_prompt="a cat", num_inference_steps=20)
-    assert np.array_equal(draw(runner).media.pixels, first)
-    assert not np.array_equal(draw(runner, seed=4).media.pixels, first)
+    loaded = load(EMBEDDED)
+    first = draw(loaded).media.pixels
+    draw(loaded, seed=9, width=80, num_inference_steps=28)
+    draw(loaded, true_cfg_scale=3.0, negative_prompt="a cat", num_inference_steps=20)
+    assert np.array_equal(draw(loaded).media.pixels, first)
+    assert not np.array_equal(draw(loaded, seed=4).media.pixels, first)
 
 
 def test_a_stopped_generation_leaves_nothing_behind() -> None:
-    runner = load(EMBEDDED)
-    expected = draw(runner).media.pixels
+    loaded = load(EMBEDDED)
+    expected = draw(loaded).media.pixels
 
     class Stop(Exception):
         pass
@@ -84,8 +100,8 @@ def test_a_stopped_generation_leaves_nothing_behind() -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        draw(runner, stop_at_ten)
-    assert np.array_equal(draw(runner).media.pixels, expected)
+        draw(loaded, stop_at_ten)
+    assert np.array_equal(draw(loaded).media.pixels, expected)
 
 
 def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
@@ -128,24 +144,24 @@ def test_every_kind_of_cache_engages_and_repeats_itself(settings: dict[str, Any]
         configured = configured.model_copy(
             update={"defaults": configured.defaults.model_copy(update={"num_inference_steps": STEPS})}
         )
-    runner = load(configured)
-    image = draw(runner)
+    loaded = load(configured)
+    image = draw(loaded)
     assert image.record.cache.engaged
     assert image.record.cache.executed_steps == STEPS
     assert 0 < image.record.cache.cached_steps < STEPS
     assert image.record.cache.computed_steps == STEPS - image.record.cache.cached_steps
-    assert np.array_equal(draw(runner).media.pixels, image.media.pixels)
+    assert np.array_equal(draw(loaded).media.pixels, image.media.pixels)
     assert not np.array_equal(draw(load(UNCACHED)).media.pixels, image.media.pixels)
 
 
 def test_guidance_with_a_second_pass_is_paired_request_by_request() -> None:
-    runner = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
-    plain = draw(runner)
-    guided = draw(runner, true_cfg_scale=3.0, negative_prompt="a cat")
+    loaded = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
+    plain = draw(loaded)
+    guided = draw(loaded, true_cfg_scale=3.0, negative_prompt="a cat")
     assert (plain.record.cache.executed_steps, guided.record.cache.executed_steps) == (STEPS, STEPS)
     assert plain.record.stats[0].cfg_diffs == {}
     assert set(guided.record.stats[0].cfg_diffs) == set(guided.record.stats[0].diffs) != set()
-    assert np.array_equal(draw(runner).media.pixels, plain.media.pixels)
+    assert np.array_equal(draw(loaded).media.pixels, plain.media.pixels)
 
 
 @pytest.mark.parametrize(
@@ -163,25 +179,25 @@ def test_a_cache_that_did_not_engage_says_why(settings: dict[str, Any], steps: i
 
 
 def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
-    runner = load(EMBEDDED)
-    expected = draw(runner).media.pixels
-    held = runner.describe().memory["cached_activation_bytes"]
+    loaded = load(EMBEDDED)
+    expected = draw(loaded).media.pixels
+    held = loaded.runner.memory()["cached_activation_bytes"]
     # The residual of 12 blocks over 36 image and 32 text tokens, and what decided on it: at least one of each in fp32.
     assert held >= 36 * 128 * 4
-    tensors = [weakref.ref(tensor) for tensor in held_tensors(runner)]
+    tensors = [weakref.ref(tensor) for tensor in held_tensors(loaded)]
     assert tensors
-    assert runner.flush_cache() == held
+    assert loaded.runner.flush() == held
     assert not [tensor for tensor in tensors if tensor() is not None], "still held by something"
-    assert runner.describe().memory["cached_activation_bytes"] == 0
-    assert runner.flush_cache() == 0
-    assert np.array_equal(draw(runner).media.pixels, expected)
+    assert loaded.runner.memory()["cached_activation_bytes"] == 0
+    assert loaded.runner.flush() == 0
+    assert np.array_equal(draw(loaded).media.pixels, expected)
 
 
 def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -> None:
-    runner = load(PIXART.model_copy(update={"model": ModelSettings(path=str(save_pixart(tmp_path)), dtype="float32")}))
-    assert not runner.model.traits.takes("callback_on_step_end")
+    loaded = load(PIXART.model_copy(update={"model": ModelSettings(path=str(save_pixart(tmp_path)), dtype="float32")}))
+    assert not loaded.model.traits.takes("callback_on_step_end")
     steps: list[int] = []
-    image = draw(runner, steps.append, num_inference_steps=6)
+    image = draw(loaded, steps.append, num_inference_steps=6)
     assert steps == [1, 2, 3, 4, 5, 6]
     assert image.record.cache.executed_steps == 6
 
@@ -189,21 +205,21 @@ def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        draw(runner, stop, num_inference_steps=6)
-    assert np.array_equal(draw(runner, num_inference_steps=6).media.pixels, image.media.pixels)
+        draw(loaded, stop, num_inference_steps=6)
+    assert np.array_equal(draw(loaded, num_inference_steps=6).media.pixels, image.media.pixels)
 
 
 def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
-    runner = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
+    loaded = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
     cases: list[dict[str, Any]] = [{}, {"true_cfg_scale": 3.0, "negative_prompt": "a cat"}]
     for fields in cases:
-        expected = draw(runner, **fields)
+        expected = draw(loaded, **fields)
         request = GenerateRequest.model_validate(
             {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
         )
-        call = plan(request, runner.model)
+        call = plan(request, loaded.model)
         wrong = replace(call, passes=3 - call.passes)
-        image = runner.draw(wrong, call.drawings[0], lambda done: None)
+        image = loaded.runner.sample(wrong, 0, Unwatched())
         assert image.record.cache.executed_steps == STEPS
         assert (expected.record.cache.redrawn, image.record.cache.redrawn) == (0, 1)
         assert np.array_equal(image.media.pixels, expected.media.pixels)
@@ -216,8 +232,8 @@ def test_a_scheduler_that_evaluates_twice_is_not_taken_for_two_passes(tmp_path: 
     HeunDiscreteScheduler().save_pretrained(folder / "scheduler")
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("DPMSolverMultistepScheduler", "HeunDiscreteScheduler"))
-    runner = load(PIXART.model_copy(update={"model": ModelSettings(path=str(folder), dtype="float32")}))
-    image = draw(runner, num_inference_steps=10)
+    loaded = load(PIXART.model_copy(update={"model": ModelSettings(path=str(folder), dtype="float32")}))
+    image = draw(loaded, num_inference_steps=10)
     assert image.record.cache.steps == image.record.cache.executed_steps == 19
     assert image.record.stats[0].cfg_diffs == {}
 
@@ -226,14 +242,14 @@ def test_a_pairing_that_the_configuration_says_wrong_is_put_right_at_load(tmp_pa
     model = ModelSettings(path=str(save_pixart(tmp_path)), dtype="float32")
     assert PIXART.cache is not None
     cache = PIXART.cache.model_copy(update={"enable_separate_cfg": True})
-    runner = load(PIXART.model_copy(update={"model": model, "cache": cache}))
-    assert not runner.model.traits.guidance.separate_cfg
-    image = draw(runner, num_inference_steps=6)
+    loaded = load(PIXART.model_copy(update={"model": model, "cache": cache}))
+    assert not loaded.model.traits.guidance.separate_cfg
+    image = draw(loaded, num_inference_steps=6)
     assert (image.record.cache.executed_steps, image.record.cache.redrawn) == (6, 0)
 
 
 def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: Path) -> None:
-    runner = load(
+    loaded = load(
         Settings(
             model=ModelSettings(path=str(save_chroma(tmp_path)), dtype="float32"),
             cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
@@ -241,19 +257,19 @@ def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: 
         )
     )
     for scale, passes in ((4.0, 2), (1.0, 1), (4.0, 2)):
-        image = draw(runner, guidance_scale=scale, num_inference_steps=6)
+        image = draw(loaded, guidance_scale=scale, num_inference_steps=6)
         assert image.record.cache.executed_steps == 6
         assert bool(image.record.stats[0].cfg_diffs) == (passes == 2)
 
 
 def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) -> None:
-    assert "guidance_scale" not in load(EMBEDDED).describe().accepted_fields
+    assert "guidance_scale" not in model_info(load(EMBEDDED)).accepted_fields
     guided = Settings(
         model=ModelSettings(path=str(save_flux_with_guidance(tmp_path)), dtype="float32"), defaults=EMBEDDED.defaults
     )
-    runner = load(guided)
-    assert "guidance_scale" in runner.describe().accepted_fields
-    weak, strong = (draw(runner, guidance_scale=scale).media.pixels for scale in (1.0, 9.0))
+    loaded = load(guided)
+    assert "guidance_scale" in model_info(loaded).accepted_fields
+    weak, strong = (draw(loaded, guidance_scale=scale).media.pixels for scale in (1.0, 9.0))
     assert not np.array_equal(weak, strong)
 
 
@@ -318,8 +334,8 @@ def test_two_pipelines_of_one_class_do_not_disturb_each_other() -> None:
     alone = [draw(load(settings)).media.pixels for settings in (mild, strong, UNCACHED)]
     together = [load(settings) for settings in (mild, strong, UNCACHED)]
     for _ in range(2):
-        for runner, expected in zip(together, alone, strict=True):
-            assert np.array_equal(draw(runner).media.pixels, expected)
+        for loaded, expected in zip(together, alone, strict=True):
+            assert np.array_equal(draw(loaded).media.pixels, expected)
     # Nor while one is within a generation.
     outer, inner = together[0], together[1]
 
@@ -339,23 +355,23 @@ def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 6, "guidance_scale": 4.0}
     generator = torch.Generator("cpu").manual_seed(3)
     expected = bare(prompt="a cat", **arguments, generator=generator, output_type="np").images[0]
-    runner = load(
+    loaded = load(
         Settings(
             model=ModelSettings(path=str(folder), dtype="float32"),
             cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
             defaults=RequestDefaults(width=64, height=64, num_inference_steps=6),
         )
     )
-    forward = type(runner._pipe.transformer).forward
+    forward = type(inside(loaded)._pipe.transformer).forward
     for _ in range(2):
-        cached = draw(runner, prompt="a cat", **arguments)
+        cached = draw(loaded, prompt="a cat", **arguments)
         assert cached.record.cache.engaged
-        lossless = draw(runner, prompt="a cat", speed="lossless", **arguments)
+        lossless = draw(loaded, prompt="a cat", speed="lossless", **arguments)
         assert np.array_equal(lossless.media.pixels, expected)
         # cache-dit gives this family's transformer and blocks another forward, and disable_cache leaves it there.
-        modules = (runner._pipe.transformer, *runner._pipe.transformer.transformer_blocks)
+        modules = (inside(loaded)._pipe.transformer, *inside(loaded)._pipe.transformer.transformer_blocks)
         assert not [module for module in modules if "forward" in vars(module)]
-        assert type(runner._pipe.transformer).forward is forward
+        assert type(inside(loaded)._pipe.transformer).forward is forward
 
 
 def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,12 +385,12 @@ def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch:
         raise AssertionError("secret detail")
 
     monkeypatch.setattr(cache_dit, "enable_cache", fails_half_way)
-    runner = load(EMBEDDED)
-    image = draw(runner)
+    loaded = load(EMBEDDED)
+    image = draw(loaded)
     assert np.array_equal(image.media.pixels, expected)
     assert (image.record.cache.enabled, image.record.cache.reason_code) == (False, "unsupported")
     assert "could not be enabled on FluxPipeline" in (image.record.cache.reason or "")
-    assert (runner.describe().cache or {})["running"] is False
+    assert (model_info(loaded).cache or {})["running"] is False
     required = EMBEDDED.server.model_copy(update={"require_cache": True})
     with pytest.raises(LoadError, match="require_cache"):
         load(EMBEDDED.model_copy(update={"server": required}))
@@ -389,42 +405,42 @@ def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.
         raise ValueError("secret detail")
 
     monkeypatch.setattr(PrunedContextManager, "can_prune", fails)
-    runner = load(EMBEDDED)
-    assert list(runner.model.speeds.support.refusals) == ["DBPrune"]
-    assert np.array_equal(draw(runner).media.pixels, expected)
+    loaded = load(EMBEDDED)
+    assert list(loaded.model.speeds.support.refusals) == ["DBPrune"]
+    assert np.array_equal(draw(loaded).media.pixels, expected)
     with pytest.raises(InvalidRequest, match="fails in the forward pass of FluxPipeline") as raised:
-        draw(runner, cache={"cache_type": "DBPrune"})
+        draw(loaded, cache={"cache_type": "DBPrune"})
     assert raised.value.param == "cache.cache_type"
 
 
 def test_a_difference_that_is_not_a_number_is_said() -> None:
     import torch
 
-    runner = load(EMBEDDED)
-    weight = runner._pipe.transformer.transformer_blocks[0].ff.net[2].weight
+    loaded = load(EMBEDDED)
+    weight = inside(loaded)._pipe.transformer.transformer_blocks[0].ff.net[2].weight
     with torch.no_grad():
         weight[0, 0] = float("nan")
-    report = draw(runner).record.cache
+    report = draw(loaded).record.cache
     assert (report.engaged, report.reason_code) == (False, "not_a_number")
     assert report.nan_diffs > 0
     assert report.residual_diff is None
 
 
 def test_what_changes_between_calls_is_no_more_than_needed() -> None:
-    runner = load(UNCACHED)
-    draw(runner, speed="lossless")
+    loaded = load(UNCACHED)
+    draw(loaded, speed="lossless")
     balanced = CacheSettings(Fn_compute_blocks=1)
     other, prune = balanced.overridden({"residual_diff_threshold": 0.5}), balanced.overridden({"cache_type": "DBPrune"})
     wanted = (None, balanced, balanced, other, prune, prune, None, None, other)
-    transitions = [runner._cache.prepare(settings, 20, passes=1) for settings in wanted]
+    transitions = [inside(loaded)._cache.prepare(settings, 20, passes=1) for settings in wanted]
     expected = "none exchange none override exchange none exchange none exchange"
     assert transitions == expected.split()
 
 
 def test_a_forced_refresh_keeps_no_activations_beyond_what_flush_frees() -> None:
-    runner = load(EMBEDDED)
+    loaded = load(EMBEDDED)
     cache = {"force_refresh_step_hint": 5, "force_refresh_step_policy": "repeat", "taylorseer_order": 2}
-    draw(runner, cache=cache, num_inference_steps=18)
+    draw(loaded, cache=cache, num_inference_steps=18)
     shape = (1, 36, 128)  # of the image's hidden states: 36 tokens, 128 wide
 
     def held() -> list[Any]:
@@ -432,7 +448,7 @@ def test_a_forced_refresh_keeps_no_activations_beyond_what_flush_frees() -> None
         return [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.shape == shape]
 
     assert held()
-    runner.flush_cache()
+    loaded.runner.flush()
     assert not held()
 
 
@@ -443,11 +459,11 @@ def test_a_default_that_cannot_run_is_not_the_other_types_fault(monkeypatch: pyt
         raise ValueError("secret detail")
 
     monkeypatch.setattr(PrunedContextManager, "can_prune", fails)
-    runner = load(with_cache(cache_type="DBPrune", Fn_compute_blocks=1))
-    report = draw(runner).record.cache
+    loaded = load(with_cache(cache_type="DBPrune", Fn_compute_blocks=1))
+    report = draw(loaded).record.cache
     assert (report.enabled, report.reason_code) == (False, "unsupported")
     assert "DBPrune" in (report.reason or "")
-    assert draw(runner, cache={"cache_type": "DBCache"}).record.cache.engaged
+    assert draw(loaded, cache={"cache_type": "DBCache"}).record.cache.engaged
 
 
 def test_what_no_request_could_run_with_fails_the_load_with_its_reason() -> None:

@@ -6,16 +6,14 @@ import pytest
 
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.pipeline import warm_up
-from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.pipeline.assemble import assemble
 
 
 def warmed_up(**variables: str) -> tuple[list[tuple[str, int]], list[str]]:
     """Speed and steps of each picture of the warm-up, and what was reported meanwhile."""
     reports: list[str] = []
-    runner = PipelineRunner(
-        load_settings({f"CACHE_DIT_SERVING__{key}": v for key, v in variables.items()}), reports.append
-    )
-    pictures = [(call.cache.speed, call.num_inference_steps) for call, _ in runner.warmed_up]
+    loaded = assemble(load_settings({f"CACHE_DIT_SERVING__{key}": v for key, v in variables.items()}), reports.append)
+    pictures = [(call.cache.speed, call.num_inference_steps) for call, _ in loaded.warm_up]
     return pictures, [report for report in reports if report.startswith("warming up")]
 
 

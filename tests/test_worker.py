@@ -19,7 +19,8 @@ from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.formats import ImageFormat
 from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.values import Picture
-from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.pipeline.assemble import assemble
+from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -28,7 +29,7 @@ SETTINGS = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
 
 def generation(worker: PipelineWorker, name: str, **fields: object) -> Generation:
     request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 20} | fields)
-    return Generation(name, plan(request, worker.runner().model))
+    return Generation(name, plan(request, worker.loaded().model))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -48,7 +49,7 @@ def one_running_one_waiting(worker: PipelineWorker) -> tuple[Generation, Generat
 
 @pytest.fixture
 def worker() -> Iterator[PipelineWorker]:
-    running = PipelineWorker(lambda progress: PipelineRunner(SETTINGS, progress), max_queue=3)
+    running = PipelineWorker(lambda progress: assemble(SETTINGS, progress), max_queue=3)
     running.start()
     wait_until(lambda: running.state == "ready")
     yield running
@@ -195,9 +196,9 @@ def test_draining_lets_the_running_one_end_and_refuses_the_rest(worker: Pipeline
 def test_draining_while_loading_ends_without_becoming_ready() -> None:
     proceed = threading.Event()
 
-    def slow(progress: Callable[[str], None]) -> PipelineRunner:
+    def slow(progress: Callable[[str], None]) -> Loaded:
         proceed.wait(10)
-        return PipelineRunner(SETTINGS, progress)
+        return assemble(SETTINGS, progress)
 
     worker = PipelineWorker(slow, max_queue=1)
     worker.start()
@@ -222,7 +223,7 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
     worker.submit(wrong)
     assert wrong.result.result(60)[0].record.cache.redrawn == 1
     assert counts() == (before[0], before[1] + 1)
-    runner: Any = worker.runner()
+    runner: Any = worker.loaded().runner
     with torch.no_grad():
         runner._pipe.transformer.transformer_blocks[0].ff.net[2].weight[0, 0] = float("nan")
     broken = generation(worker, "broken")

@@ -12,7 +12,7 @@ from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.rates import Estimate, Rates
-from cache_dit_serving.pipeline.protocol import Runner
+from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.example import example_request
 from cache_dit_serving.planning.fields import accepted_fields
 from cache_dit_serving.planning.model import PlannedModel
@@ -23,19 +23,19 @@ from cache_dit_serving.schemas.request import GenerateRequest
 Schema = dict[str, Any]
 
 
-def capabilities_of(runner: Runner, rates: Rates) -> Capabilities:
-    """The answer for a loaded runner."""
-    info = runner.describe()
+def capabilities_of(loaded: Loaded, rates: Rates) -> Capabilities:
+    """The answer for a loaded model."""
+    model = loaded.model
     return Capabilities(
-        model=info.model,
-        pipeline_class=info.pipeline_class,
-        tasks=info.tasks,
-        fields=_fields(runner.model),
-        size_multiple=runner.model.traits.sizes.multiple,
-        limits=runner.model.limits.model_dump(mode="json"),
-        speeds=_speeds(runner.model, rates),
-        measured_on=runner.model.speeds.measured_on,
-        cache=_cache(runner.model.speeds),
+        model=loaded.runner.facts.name,
+        pipeline_class=model.traits.pipeline_class,
+        tasks=sorted(model.traits.tasks),
+        fields=_fields(model),
+        size_multiple=model.traits.sizes.multiple,
+        limits=model.limits.model_dump(mode="json"),
+        speeds=_speeds(model, rates),
+        measured_on=model.speeds.measured_on,
+        cache=_cache(model.speeds),
         rates=rates.by_shape(),
     )
 

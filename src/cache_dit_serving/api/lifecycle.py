@@ -17,7 +17,7 @@ from typing import Any
 import bentoml
 
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.pipeline.protocol import Runner
+from cache_dit_serving.pipeline.protocol import Loaded
 
 logger = logging.getLogger("cache_dit_serving")
 
@@ -43,12 +43,11 @@ def freeze_heap() -> None:
     gc.freeze()
 
 
-def announce(runner: Runner, url: str | None) -> None:
+def announce(loaded: Loaded, url: str | None) -> None:
     """Say where to look and one command to try."""
     base = url or "http://localhost:3000"
     body = json.dumps({"prompt": "a red apple on a blue background", "seed": 7})
-    info = runner.describe()
-    speeds = runner.model.speeds
+    facts, speeds = loaded.runner.facts, loaded.model.speeds
     cache = f"speed {speeds.name_of(speeds.default)} by default ({', '.join(speeds.allowed)})"
     logger.info(
         "%s (%s) is ready on %s, %s\n\n"
@@ -56,9 +55,9 @@ def announce(runner: Runner, url: str | None) -> None:
         "    try        curl -s %s/generate -H 'Content-Type: application/json' -d '%s' \\\n"
         "                 | python3 -c 'import base64, json, sys; "
         'open("apple.png", "wb").write(base64.b64decode(json.load(sys.stdin)["images"][0]))\'\n',
-        info.model,
-        info.pipeline_class,
-        info.device,
+        facts.name,
+        loaded.model.traits.pipeline_class,
+        facts.device,
         cache,
         base,
         base,

@@ -13,6 +13,7 @@ from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.envelope import request_id_of
+from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InvalidRequest
@@ -53,9 +54,9 @@ class NativeApi:
             ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
                 InternalError.
         """
-        runner = self.worker.runner()
+        model = self.worker.loaded().model
         queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
-        call, deadline = plan_within_deadline(request, runner.model, self.worker.rates, queue_s)
+        call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s)
         generation, images = await self._run(call, request, http)
         delivered = await self._deliver([(image.content, image.extension) for image in images], request, http)
         return _response(generation, images, delivered, request, deadline)
@@ -68,7 +69,7 @@ class NativeApi:
         """
         if request.deadline_s is not None:
             raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
-        call = plan(request, self.worker.runner().model)
+        call = plan(request, self.worker.loaded().model)
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
         call = call.compared()
@@ -81,7 +82,7 @@ class NativeApi:
         Raises:
             NotReady: loading (with the stage), failed (with the reason) or draining.
         """
-        unfulfilled = self.worker.runner().model.speeds.unfulfilled
+        unfulfilled = self.worker.loaded().model.speeds.unfulfilled
         reason = f"serving without a cache: {unfulfilled}" if unfulfilled else self.worker.reason
         return HealthResponse(status=self.worker.state, reason=reason, queue=self.worker.queue())
 
@@ -91,7 +92,7 @@ class NativeApi:
         Raises:
             NotReady: there is no loaded model.
         """
-        return self.worker.runner().describe()
+        return model_info(self.worker.loaded())
 
     def capabilities(self) -> Capabilities:
         """What this server accepts; answers while a generation runs.
@@ -99,7 +100,7 @@ class NativeApi:
         Raises:
             NotReady: there is no loaded model.
         """
-        return capabilities_of(self.worker.runner(), self.worker.rates)
+        return capabilities_of(self.worker.loaded(), self.worker.rates)
 
     async def flush_cache(self) -> FlushResponse:
         """Free the cached activations once no generation runs.
@@ -107,7 +108,7 @@ class NativeApi:
         Raises:
             NotReady: there is no loaded model.
         """
-        freed = await asyncio.wrap_future(self.worker.between_generations(lambda runner: runner.flush_cache()))
+        freed = await asyncio.wrap_future(self.worker.between_generations(lambda runner: runner.flush()))
         message = f"freed {freed:,} bytes of cached activations" if freed else "no cached activations were held"
         return FlushResponse(success=True, message=message, freed_bytes=freed)
 

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from cache_dit_serving.errors import ClientGone, InternalError, LoadError, NotReady, QueueFull, ServingError
@@ -20,7 +21,7 @@ from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.images import check_finite, encode_image
-from cache_dit_serving.pipeline.protocol import Drawn, Runner
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped
 from cache_dit_serving.planning.call import not_engaged
 from cache_dit_serving.schemas.answers import QueueReport
 
@@ -35,14 +36,14 @@ PROGRESS_S = 10.0
 
 
 class PipelineWorker:
-    """Loads a runner on a thread of its own and runs generations on it, in order of admission."""
+    """Loads a model on a thread of its own and runs generations on it, in order of admission."""
 
     def __init__(
         self,
-        load: Callable[[Callable[[str], None]], Runner],
+        load: Callable[[Callable[[str], None]], Loaded],
         *,
         max_queue: int,
-        on_ready: Callable[[Runner], None] = lambda runner: None,
+        on_ready: Callable[[Loaded], None] = lambda loaded: None,
     ) -> None:
         self._load = load
         self._max_queue = max_queue
@@ -51,7 +52,7 @@ class PipelineWorker:
         self._waiting: deque[Generation] = deque()
         self._actions: deque[Callable[[Runner], None]] = deque()
         self._running: Generation | None = None
-        self._runner: Runner | None = None
+        self._loaded: Loaded | None = None
         self._state: State = "loading"
         self._reason: str | None = "starting"
         self._stopping = False
@@ -72,15 +73,15 @@ class PipelineWorker:
         """What it is doing while loading; what went wrong where it failed."""
         return self._reason
 
-    def runner(self) -> Runner:
-        """The loaded runner, whose description and traits any thread may read.
+    def loaded(self) -> Loaded:
+        """The loaded model, which any thread may read; running it is this worker's alone.
 
         Raises:
             NotReady: it is loading, failed to load, or the server is shutting down.
         """
-        if self._runner is None or self._state != "ready":
+        if self._loaded is None or self._state != "ready":
             raise self._not_ready()
-        return self._runner
+        return self._loaded
 
     def wait_s(self) -> float:
         """Seconds until a generation submitted now begins, by what those before it are known to take."""
@@ -178,17 +179,16 @@ class PipelineWorker:
 
     def join(self, timeout_s: float | None = None) -> bool:
         """After :meth:`drain`, wait until the running generation has ended. False if the thread still loads then."""
-        self._thread.join(timeout_s if self._runner is not None else 0)
+        self._thread.join(timeout_s if self._loaded is not None else 0)
         self._encoders.shutdown(wait=True)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        if not self._load_runner():
+        if not self._load_model():
             return
-        runner = self._runner
-        assert runner is not None
+        assert self._loaded is not None
         try:
-            self._serve(runner)
+            self._serve(self._loaded.runner)
         except Exception:
             # Nothing should come here; if something does, a server that says ready must not let requests wait for ever.
             logger.exception("the pipeline's thread failed")
@@ -219,7 +219,7 @@ class PipelineWorker:
             # Or the last request's pictures would stay in memory until the next one comes.
             del generation
 
-    def _load_runner(self) -> bool:
+    def _load_model(self) -> bool:
         began = time.perf_counter()
 
         def progress(what: str) -> None:
@@ -229,7 +229,7 @@ class PipelineWorker:
                     self._reason = what
 
         try:
-            self._runner = self._load(progress)
+            self._loaded = self._load(progress)
         except LoadError as error:
             self._fail(str(error))
             return False
@@ -238,7 +238,7 @@ class PipelineWorker:
             logger.exception("loading failed")
             self._fail("the model could not be loaded; the server's log has the details")
             return False
-        for call, record in self._runner.warmed_up:
+        for call, record in self._loaded.warm_up:
             self.rates.learn(call.drawings[0], record, call.pixels)
         with self._changed:
             if self._state != "loading":
@@ -246,7 +246,7 @@ class PipelineWorker:
             self._state, self._reason = "ready", None
         logger.info("ready after %.1f s", time.perf_counter() - began)
         try:
-            self._on_ready(self._runner)
+            self._on_ready(self._loaded)
         except Exception:
             logger.exception("what should follow on ready failed")
         return True
@@ -299,29 +299,21 @@ class PipelineWorker:
         return Encoded(content, output.image_format, encode_s, drawn.record, drawn.media if output.keep_media else None)
 
     def _draw(self, runner: Runner, generation: Generation, index: int) -> Drawn:
-        before = generation.call.num_inference_steps * index
-        last_logged = time.monotonic()
-        first: float | None = None
-        drawing = generation.call.drawings[index]
-
-        def on_step(done: int) -> None:
-            nonlocal last_logged, first
-            generation.step = before + min(done, generation.call.num_inference_steps)
-            if time.monotonic() - last_logged > PROGRESS_S:
-                last_logged = time.monotonic()
-                logger.info("%s at step %d of %d", generation.id, generation.step, generation.steps)
-            now = time.perf_counter()
-            first = first or now
-            if generation.cancelled:
-                if drawing.cache.settings is None and done > 1:
-                    self.rates.learn_stopped(generation.call, (now - first) / (done - 1))
-                raise _gone()
-
         if generation.cancelled:
             raise _gone()
-        drawn = runner.draw(generation.call, drawing, on_step)
+        drawing = generation.call.drawings[index]
+        watch = _Watch(generation, index)
+        try:
+            drawn = runner.sample(generation.call, index, watch)
+        except Stopped:
+            if drawing.cache.settings is None and watch.step_s is not None:
+                self.rates.learn_stopped(generation.call, watch.step_s)
+            raise _gone() from None
         report = drawn.record.cache
         metrics.observe_image(drawn.record)
+        if report.redrawn and self._loaded is not None:
+            # The next requests are planned with the passes that this one was found to make.
+            self._loaded = replace(self._loaded, model=self._loaded.model.corrected(drawn.record.passes))
         if report.nan_diffs:
             logger.error("%s: residual differences that are not numbers; the model's values are broken", generation.id)
         if drawing.cache.strict and not report.engaged:
@@ -347,6 +339,34 @@ class PipelineWorker:
         # A failed load does not mend itself: no time to come back after.
         retry_after_s = {"loading": 5.0, "draining": 10.0}.get(self._state)
         return NotReady(messages[self._state], code=self._state, retry_after_s=retry_after_s)
+
+
+class _Watch:
+    """Notes in a generation how far it is, says so in the log now and then, and has it stopped once it is cancelled."""
+
+    def __init__(self, generation: Generation, index: int) -> None:
+        self._generation = generation
+        self._before = generation.call.num_inference_steps * index
+        self._last_logged = time.monotonic()
+        self._first: float | None = None
+        self.step_s: float | None = None
+        """Seconds of a step so far; None before the second one."""
+
+    @property
+    def cancelled(self) -> bool:
+        return self._generation.cancelled
+
+    def progress(self, done: int) -> None:
+        generation = self._generation
+        generation.step = self._before + min(done, generation.call.num_inference_steps)
+        if time.monotonic() - self._last_logged > PROGRESS_S:
+            self._last_logged = time.monotonic()
+            logger.info("%s at step %d of %d", generation.id, generation.step, generation.steps)
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = now
+        elif done > 1:
+            self.step_s = (now - self._first) / (done - 1)
 
 
 def _gone() -> ClientGone:

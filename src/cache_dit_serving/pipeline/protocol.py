@@ -1,19 +1,52 @@
-"""A runner as the rest of the server sees it: its protocol, and the image that it returns. No torch here."""
+"""A runner as the rest of the server sees it: its protocol, and the values it takes and returns. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
 from cache_dit_serving.media.values import Media
-from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.schemas.answers import ModelInfo
 
-OnStep = Callable[[int], None]
-"""Called after each denoising step with the number done; may raise to stop the generation between two steps."""
+
+class Watch(Protocol):
+    """Carries progress out of a runner and a cancellation in; no more than two processes could exchange."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether to stop; read after each step."""
+        ...
+
+    def progress(self, done: int) -> None:
+        """Denoising steps of the image that are done."""
+        ...
+
+
+class Unwatched:
+    """A watch that nobody reads and that never stops."""
+
+    cancelled = False
+
+    def progress(self, done: int) -> None:
+        pass
+
+
+class Stopped(Exception):
+    """The image was given up between two steps, as its watch said."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A loaded pipeline: values that hold until another one is loaded."""
+
+    name: str
+    """The model's, without where on the server it lies."""
+    dtype: str
+    device: str
+    attention_backend: str
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -50,15 +83,34 @@ class Drawn:
 
 
 class Runner(Protocol):
-    """What the worker needs of whatever runs generations."""
+    """Runs the images of calls, one at a time, on one thread."""
 
+    @property
+    def facts(self) -> Facts: ...
+
+    def sample(self, call: GenerationCall, index: int, watch: Watch) -> Drawn:
+        """The image at `index` of a call.
+
+        Raises:
+            Stopped: the watch said so.
+            ServingError: OutOfMemory, InternalError.
+        """
+        ...
+
+    def flush(self) -> int:
+        """Free the cached activations; bytes."""
+        ...
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by what holds them; from any thread."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is loaded, tried and warmed up."""
+
+    runner: Runner
     model: PlannedModel
-    """The loaded model as planning sees it."""
-    warmed_up: list[tuple[GenerationCall, DrawRecord]]
-    """The records of the warm-up: the first measurements of how long things take."""
-
-    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> Drawn: ...
-
-    def flush_cache(self) -> int: ...
-
-    def describe(self) -> ModelInfo: ...
+    warm_up: tuple[tuple[GenerationCall, DrawRecord], ...] = ()
+    """Calls of the warm-up with their records: the first measurements of how long things take."""

@@ -1,10 +1,11 @@
-"""One pipeline on one device: load it, run a generation image by image, say what it is.
+"""One pipeline on one device: runs a call image by image.
 
 A runner belongs to one thread (`jobs.worker`): neither diffusers' pipelines nor cache-dit's contexts are re-entrant.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -13,24 +14,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.caching.evidence import Record, report_of
-from cache_dit_serving.caching.speeds import SpeedLadder
-from cache_dit_serving.config.settings import Settings
-from cache_dit_serving.errors import InternalError, LoadError, OutOfMemory
+from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.media.values import Picture
-from cache_dit_serving.pipeline.environment import library_versions, memory_of, quiet_libraries
-from cache_dit_serving.pipeline.introspect import traits_of
-from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, OnStep
-from cache_dit_serving.pipeline.warm_up import try_cache, warm_up
+from cache_dit_serving.pipeline.environment import memory_of
+from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Stopped, Watch
 from cache_dit_serving.planning.call import Drawing, GenerationCall
-from cache_dit_serving.planning.fields import accepted_fields
-from cache_dit_serving.planning.fields.field import PipelineField
-from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.traits import PipelineTraits
-from cache_dit_serving.schemas.answers import ModelInfo
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.clock import StepClock
 
 logger = logging.getLogger(__name__)
@@ -39,75 +32,50 @@ logger = logging.getLogger(__name__)
 class PipelineRunner:
     """A diffusers pipeline in this process, with or without cache-dit."""
 
-    def __init__(self, settings: Settings, progress: Callable[[str], None]) -> None:
-        """Load, accelerate and warm up, telling `progress` what it is at.
-
-        Raises:
-            LoadError: what stands in the way, without paths or library texts.
+    def __init__(self, pipe: DiffusionPipeline, cache: PipelineCache, facts: Facts) -> None:
         """
-        progress("importing torch, diffusers and cache-dit")
-        quiet_libraries()
-        # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
-        from cache_dit_serving.pipeline import attention, cache, load
-
-        self.settings = settings
-        self._name = load.public_name(settings.model.path)
-        self._pipe: DiffusionPipeline = load.load_pipeline(settings.model, progress)
-        separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
-        if separate_cfg is None:
-            separate_cfg = cache.has_separate_cfg(self._pipe)
-        traits = traits_of(self._pipe, separate_cfg=separate_cfg)
-        load.check_servable(traits, settings.defaults)
-        self.device = self._pipe.device
-        self.attention_backend = settings.attention_backend or attention.NATIVE
-        attention.set_backend(self._pipe, self.attention_backend, self.device.type)
-        progress("installing the cache")
-        self._cache = cache.PipelineCache(self._pipe)
+        Args:
+            pipe: on its device.
+            cache: cache-dit on `pipe`.
+        """
+        self.facts = facts
+        self._pipe = pipe
+        self._device = pipe.device
+        self._cache = cache
+        self._has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
         self._first_forward: float | None = None
         self._forward_passes = 0
         self._held_bytes = 0
         self._clock: StepClock | None = None
-        for denoiser in _denoisers(self._pipe):
+        for denoiser in _denoisers(pipe):
             denoiser.register_forward_pre_hook(self._note_forward)
-        self.model = self._planned(traits)
-        for cache_type in cache.CONFIGS:
-            if cache_type not in self._cache.support.refusals:
-                progress(f"trying the cache ({cache_type}) in a few steps")
-                if (failure := try_cache(self, cache_type)) is not None:
-                    self._cache.refuse(cache_type, failure)
-                self.flush_cache()
-        self.model = self._planned(self.model.traits)
-        if (unfulfilled := self.model.speeds.unfulfilled) is not None:
-            if settings.server.require_cache:
-                raise LoadError(f"{unfulfilled}, and server.require_cache is set")
-            logger.warning("serving without a cache: %s", unfulfilled)
-        self.warmed_up = warm_up(self, settings, progress)
 
-    def draw(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> Drawn:
-        """One image: the picture of `seed`, whatever ran before.
+    def sample(self, call: GenerationCall, index: int, watch: Watch) -> Drawn:
+        """The image at `index` of a call: the picture of its seed, whatever ran before.
 
-        Should the pipeline make another number of forward passes a step than the plan says, the cache has paired the
-        wrong ones and the picture is wrong: it is drawn again with the passes that were counted.
+        Should the pipeline make another number of forward passes a step than the call says, the cache has paired the
+        wrong ones and the picture is wrong: it is drawn again with the passes that were counted. Those stand in the
+        record.
 
         Raises:
+            Stopped: the watch said so, between two steps.
             OutOfMemory: on the device; what the cache held is freed.
             InternalError: the cache cannot be paired with what the pipeline does.
-            Exception: whatever `on_step` raises, and what the pipeline does; the next call is not affected.
+            Exception: whatever the pipeline raises; the next image is not affected.
         """
-        image = self._draw_once(call, drawing, on_step)
+        drawing = call.drawings[index]
+        image = self._sample_once(call, drawing, watch)
         if image.record.cache.executed_steps == image.record.cache.steps:
             return image
         passes = 2 if self._forward_passes > call.num_inference_steps else 1
         logger.warning("%d forward passes in %d steps: drawn again", self._forward_passes, call.num_inference_steps)
-        image = self._draw_once(replace(call, passes=passes), drawing, on_step)
+        image = self._sample_once(replace(call, passes=passes), drawing, watch)
         report = image.record.cache
         if report.executed_steps != report.steps:
             raise InternalError("The cache cannot be paired with this model's forward passes; turn it off.")
-        guidance = replace(self.model.traits.guidance, separate_cfg=passes == 2)
-        self.model = replace(self.model, traits=replace(self.model.traits, guidance=guidance))
         return replace(image, record=replace(image.record, cache=report.model_copy(update={"redrawn": 1})))
 
-    def _draw_once(self, call: GenerationCall, drawing: Drawing, on_step: OnStep) -> Drawn:
+    def _sample_once(self, call: GenerationCall, drawing: Drawing, watch: Watch) -> Drawn:
         import torch
 
         from cache_dit_serving.pipeline.clock import StepClock
@@ -115,7 +83,7 @@ class PipelineRunner:
         transition = self._cache.prepare(drawing.cache.settings, call.num_inference_steps, passes=call.passes)
         self._first_forward = None
         self._forward_passes = 0
-        self._clock = clock = StepClock(self.device)
+        self._clock = clock = StepClock(self._device)
         denoised = time.perf_counter()
 
         def after_step(done: int) -> None:
@@ -123,10 +91,12 @@ class PipelineRunner:
             clock.mark()
             if done >= call.num_inference_steps:
                 # Kernels run behind Python: the last step ends when the device is done with it.
-                if self.device.type != "cpu":
-                    torch.accelerator.synchronize(self.device)
+                if self._device.type != "cpu":
+                    torch.accelerator.synchronize(self._device)
                 denoised = time.perf_counter()
-            on_step(done)
+            watch.progress(done)
+            if watch.cancelled:
+                raise Stopped
 
         started = time.perf_counter()
         try:
@@ -144,7 +114,7 @@ class PipelineRunner:
             output = None
         if output is None:
             # Outside the handler: while the exception lives, so do the tensors of every frame it passed.
-            self.flush_cache()
+            self.flush()
             raise OutOfMemory
         finished = time.perf_counter()
         first_forward = self._first_forward or started
@@ -166,44 +136,24 @@ class PipelineRunner:
         )
         return Drawn(Picture(output.images[0]), drawn)
 
-    def flush_cache(self) -> int:
+    def flush(self) -> int:
         """Free the activations that the last generation left behind; returns bytes."""
         freed = self._cache.flush()
         self._held_bytes = 0
-        if self.device.type == "cuda":
+        if self._device.type == "cuda":
             import torch
 
             torch.cuda.empty_cache()
         return freed
 
-    def describe(self) -> ModelInfo:
-        """The model, its versions and what it holds. Reads nothing that a running generation changes."""
-        settings, traits = self.settings, self.model.traits
-        return ModelInfo(
-            model=self._name,
-            pipeline_class=traits.pipeline_class,
-            tasks=sorted(traits.tasks),
-            dtype=settings.model.dtype,
-            device=str(self.device),
-            versions=library_versions(),
-            accepted_fields=[field.name for field in accepted_fields(self.model)],
-            defaults=self._effective_defaults(),
-            limits={**settings.limits.model_dump(mode="json"), "size_multiple": traits.sizes.multiple},
-            attention_backend=self.attention_backend,
-            cache=self._describe_cache(),
-            memory=memory_of(self.device) | {"cached_activation_bytes": self._held_bytes},
-        )
-
-    def _planned(self, traits: PipelineTraits) -> PlannedModel:
-        settings = self.settings
-        steps = settings.defaults.num_inference_steps or traits.steps.default
-        speeds = SpeedLadder(settings.cache, settings.speeds, self._cache.support, steps)
-        return PlannedModel(traits, settings.defaults, settings.limits, speeds)
+    def memory(self) -> dict[str, int]:
+        """Bytes of this process and of the device, and of the activations that the last image left in the cache."""
+        return memory_of(self._device) | {"cached_activation_bytes": self._held_bytes}
 
     @contextmanager
-    def _steps_reported(self, after_step: OnStep) -> Iterator[dict[str, Any]]:
+    def _steps_reported(self, after_step: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """Have `after_step` called after each step; yields the arguments that the pipeline's call needs for it."""
-        if self.model.traits.takes("callback_on_step_end"):
+        if self._has_callback:
 
             def callback(pipe: object, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
                 after_step(index + 1)
@@ -242,30 +192,6 @@ class PipelineRunner:
             self._first_forward = time.perf_counter()
             if self._clock is not None:
                 self._clock.mark()
-
-    def _effective_defaults(self) -> dict[str, Any]:
-        """What a request that holds only a prompt gets."""
-        defaults = {
-            field.name: field.default(self.model)
-            for field in accepted_fields(self.model)
-            if isinstance(field, PipelineField)
-        }
-        given = {name: value for name, value in defaults.items() if value is not None}
-        return given | self.settings.defaults.pipeline_arguments
-
-    def _describe_cache(self) -> dict[str, Any] | None:
-        """The cache as the configuration asks for it; None where it does not."""
-        speeds = self.model.speeds
-        default, unfulfilled = speeds.default, speeds.unfulfilled
-        if default is None and unfulfilled is None:
-            return None
-        return {
-            "settings": default.effective() if default else None,
-            "speed": speeds.name_of(default),
-            "blocks": dict(speeds.support.block_lists),
-            "running": unfulfilled is None,
-            "reason": unfulfilled,
-        }
 
 
 def _cached_seconds(record: Record | None, step_s: list[float], steps: int) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults
@@ -15,3 +15,8 @@ class PlannedModel:
     defaults: RequestDefaults
     limits: Limits
     speeds: SpeedLadder
+
+    def corrected(self, passes: int) -> PlannedModel:
+        """The same model whose guidance makes `passes` forward passes a step, counted where the plan was wrong."""
+        guidance = replace(self.traits.guidance, separate_cfg=passes == 2)
+        return replace(self, traits=replace(self.traits, guidance=guidance))

@@ -1,0 +1,51 @@
+"""The description of the loaded model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_dit_serving.caching.speeds import SpeedLadder
+from cache_dit_serving.pipeline.protocol import Loaded
+from cache_dit_serving.planning.fields import accepted_fields
+from cache_dit_serving.planning.fields.field import PipelineField
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.answers import ModelInfo
+
+
+def model_info(loaded: Loaded) -> ModelInfo:
+    """The model, its versions and the memory it takes. Reads nothing that a running generation changes."""
+    facts, model = loaded.runner.facts, loaded.model
+    return ModelInfo(
+        model=facts.name,
+        pipeline_class=model.traits.pipeline_class,
+        tasks=sorted(model.traits.tasks),
+        dtype=facts.dtype,
+        device=facts.device,
+        versions=facts.versions,
+        accepted_fields=[field.name for field in accepted_fields(model)],
+        defaults=_defaults(model),
+        limits={**model.limits.model_dump(mode="json"), "size_multiple": model.traits.sizes.multiple},
+        attention_backend=facts.attention_backend,
+        cache=_cache(model.speeds),
+        memory=loaded.runner.memory(),
+    )
+
+
+def _defaults(model: PlannedModel) -> dict[str, Any]:
+    """The pipeline's arguments of a request that leaves them out."""
+    fields = [field for field in accepted_fields(model) if isinstance(field, PipelineField)]
+    values = {field.name: field.default(model) for field in fields}
+    return {name: value for name, value in values.items() if value is not None} | model.defaults.pipeline_arguments
+
+
+def _cache(speeds: SpeedLadder) -> dict[str, Any] | None:
+    """The cache as the configuration wants it; None where it wants none."""
+    if speeds.default is None and speeds.unfulfilled is None:
+        return None
+    return {
+        "settings": speeds.default.effective() if speeds.default else None,
+        "speed": speeds.name_of(speeds.default),
+        "blocks": dict(speeds.support.block_lists),
+        "running": speeds.unfulfilled is None,
+        "reason": speeds.unfulfilled,
+    }

@@ -1,0 +1,84 @@
+"""From the settings to a model that is ready: one function, in one order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from cache_dit_serving.caching.checks import CacheSupport
+from cache_dit_serving.caching.speeds import SpeedLadder
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.environment import library_versions, quiet_libraries
+from cache_dit_serving.pipeline.introspect import traits_of
+from cache_dit_serving.pipeline.protocol import DrawRecord, Facts, Loaded
+from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.pipeline.warm_up import CacheTypeFails, try_cache, warm_up
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.traits import PipelineTraits
+
+logger = logging.getLogger(__name__)
+
+
+def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
+    """Load, accelerate, try and warm up, reporting each stage to `progress`.
+
+    The order: a pipeline that cannot be served is refused before anything is done to it. The attention backend comes
+    before the cache, which takes the transformer's forward as it finds it. Each cache type is tried before it is
+    offered, since some families fail only in their forward pass. The warm-up comes last, on what requests will meet.
+
+    Raises:
+        LoadError: what stands in the way, without paths or library texts.
+    """
+    progress("importing torch, diffusers and cache-dit")
+    quiet_libraries()
+    # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
+    from cache_dit_serving.pipeline import attention, cache, load
+
+    pipe = load.load_pipeline(settings.model, progress)
+    separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
+    if separate_cfg is None:
+        separate_cfg = cache.has_separate_cfg(pipe)
+    traits = traits_of(pipe, separate_cfg=separate_cfg)
+    load.check_servable(traits, settings.defaults)
+    backend = settings.attention_backend or attention.NATIVE
+    attention.set_backend(pipe, backend, pipe.device.type)
+    facts = Facts(
+        name=load.public_name(settings.model.path),
+        dtype=settings.model.dtype,
+        device=str(pipe.device),
+        attention_backend=backend,
+        versions=library_versions(),
+    )
+    progress("installing the cache")
+    pipeline_cache = cache.PipelineCache(pipe)
+    runner = PipelineRunner(pipe, pipeline_cache, facts)
+    model = _planned(settings, traits, pipeline_cache.support)
+    for cache_type in cache.CONFIGS:
+        if cache_type not in pipeline_cache.support.refusals:
+            progress(f"trying the cache ({cache_type}) in a few steps")
+            try:
+                model = _corrected(model, try_cache(runner, model, cache_type))
+            except CacheTypeFails as failure:
+                pipeline_cache.refuse(cache_type, str(failure))
+            runner.flush()
+    model = _planned(settings, model.traits, pipeline_cache.support)
+    if (unfulfilled := model.speeds.unfulfilled) is not None:
+        if settings.server.require_cache:
+            raise LoadError(f"{unfulfilled}, and server.require_cache is set")
+        logger.warning("serving without a cache: %s", unfulfilled)
+    warmed_up = warm_up(runner, model, settings, progress)
+    for _, record in warmed_up:
+        model = _corrected(model, record)
+    return Loaded(runner, model, warmed_up)
+
+
+def _corrected(model: PlannedModel, record: DrawRecord) -> PlannedModel:
+    """The model with the forward passes that an image was found to make, where the plan had them wrong."""
+    return model.corrected(record.passes) if record.cache.redrawn else model
+
+
+def _planned(settings: Settings, traits: PipelineTraits, support: CacheSupport) -> PlannedModel:
+    steps = settings.defaults.num_inference_steps or traits.steps.default
+    speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
+    return PlannedModel(traits, settings.defaults, settings.limits, speeds)
