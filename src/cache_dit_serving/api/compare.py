@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from cache_dit_serving.jobs.generation import Encoded, Generation
+from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.quality import difference, psnr, ssim
 from cache_dit_serving.media.values import Picture
 from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse
 from cache_dit_serving.schemas.request import GenerateRequest
-
-Deliver = Callable[[list[tuple[bytes, str]]], Awaitable[list[str]]]
-"""Pictures with their file extensions, to base64 text, paths or URLs."""
 
 
 @dataclass(frozen=True)
@@ -27,20 +23,20 @@ class _Distance:
     picture: bytes
 
 
-async def compared_response(
-    generation: Generation, images: list[Encoded], request: GenerateRequest, deliver: Deliver
+def compared_response(
+    generation: Generation, images: list[Encoded], request: GenerateRequest, delivery: Delivery
 ) -> CompareResponse:
-    """The answer for a generation of two images: with the cache, then without."""
+    """The answer for a generation of two images: with the cache, then without. Takes time: not for the event loop."""
     cached, uncached = images
     assert cached.media is not None
     assert uncached.media is not None
-    distance = await asyncio.to_thread(_measure, cached.media, uncached.media)
-    files: list[tuple[bytes, str]] = [
+    distance = _measure(cached.media, uncached.media)
+    files = [
         (cached.content, cached.extension),
         (uncached.content, uncached.extension),
         (distance.picture, "png"),
     ]
-    cached_file, uncached_file, difference_file = await deliver(files)
+    cached_file, uncached_file, difference_file = delivery.deliver(files)
     return CompareResponse(
         seed=cached.record.seed,
         cached=_side(cached, cached_file),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from datetime import UTC, datetime
-from typing import Any
 
 from starlette.requests import Request
 
@@ -16,12 +14,12 @@ from cache_dit_serving.api.envelope import request_id_of
 from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
-from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InvalidRequest
-from cache_dit_serving.jobs import metrics
+from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.generation import Encoded, Generation
+from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.outputs import OutputFolder
-from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import (
     Capabilities,
@@ -35,8 +33,6 @@ from cache_dit_serving.schemas.answers import (
     Timings,
 )
 from cache_dit_serving.schemas.request import GenerateRequest
-
-OUTPUTS_ROUTE = "/outputs"
 
 
 class NativeApi:
@@ -57,8 +53,11 @@ class NativeApi:
         model = self.worker.loaded().model
         queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
         call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s)
-        generation, images = await self._run(call, request, http)
-        delivered = await self._deliver([(image.content, image.extension) for image in images], request, http)
+        delivery = self._delivery(request, http)
+        generation = Generation(request_id_of(http.scope), call)
+        images = await self._images(generation, request, http)
+        files = [(image.content, image.extension) for image in images]
+        delivered = await asyncio.to_thread(delivery.deliver, files)
         return _response(generation, images, delivered, request, deadline)
 
     async def compare(self, request: GenerateRequest, http: Request) -> CompareResponse:
@@ -72,9 +71,10 @@ class NativeApi:
         call = plan(request, self.worker.loaded().model)
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
-        call = call.compared()
-        generation, images = await self._run(call, request, http)
-        return await compared_response(generation, images, request, lambda files: self._deliver(files, request, http))
+        delivery = self._delivery(request, http)
+        generation = Generation(request_id_of(http.scope), call.compared())
+        images = await self._images(generation, request, http)
+        return await asyncio.to_thread(compared_response, generation, images, request, delivery)
 
     def health(self) -> HealthResponse:
         """Ready, with the queue as it is.
@@ -112,58 +112,20 @@ class NativeApi:
         message = f"freed {freed:,} bytes of cached activations" if freed else "no cached activations were held"
         return FlushResponse(success=True, message=message, freed_bytes=freed)
 
-    async def _run(
-        self, call: GenerationCall, request: GenerateRequest, http: Request
-    ) -> tuple[Generation, list[Encoded]]:
-        """Queue a call and wait for its images."""
-        if request.wants_files:
-            # What is wrong with the folder should be known before the work is done.
-            self.outputs.folder(request.output_dir)
-        generation = Generation(request_id_of(http.scope), call)
-        self.worker.submit(generation)
-        return generation, await self._result(generation, http, request.deadline_s)
+    async def _images(self, generation: Generation, request: GenerateRequest, http: Request) -> list[Encoded]:
+        return await images_of(
+            generation,
+            self.worker,
+            caller_gone=_disconnected(http),
+            max_request_s=self.settings.limits.max_request_s,
+            deadline_s=request.deadline_s,
+        )
 
-    async def _result(self, generation: Generation, http: Request, deadline_s: float | None) -> list[Encoded]:
-        """The generation's images; it stops between two steps when the client goes or the time is up first."""
-        result = asyncio.wrap_future(generation.result)
-        # Nobody may be there any more when it fails: asyncio would log that as forgotten.
-        result.add_done_callback(lambda done: done.cancelled() or done.exception())
-        gone = asyncio.ensure_future(_disconnected(http))
-        either: set[asyncio.Future[Any]] = {result, gone}
-        try:
-            limit_s = min(self.settings.limits.max_request_s, deadline_s or float("inf"))
-            await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-            if result.done():
-                images = result.result()
-                if deadline_s is not None:
-                    metrics.DEADLINES.labels("met").inc()
-                return images
-            if gone.done():
-                raise ClientGone("the client closed the connection; the generation was stopped")
-            if limit_s == deadline_s:
-                metrics.DEADLINES.labels("missed").inc()
-                raise DeadlineExceeded(
-                    f"the generation was stopped: not done within its deadline_s of {limit_s:g} s", param="deadline_s"
-                )
-            raise DeadlineExceeded(f"the generation was stopped: not done within the {limit_s:g} s of this server")
-        finally:
-            self.worker.cancel(generation)
-            gone.cancel()
-
-    async def _deliver(self, files: list[tuple[bytes, str]], request: GenerateRequest, http: Request) -> list[str]:
-        """Pictures, each with its file extension, as `output_format` asks: base64 text, paths or URLs."""
-        if request.wants_files:
-            return await asyncio.to_thread(self._save, files, request, http)
-        return await asyncio.to_thread(lambda: [base64.b64encode(content).decode("ascii") for content, _ in files])
-
-    def _save(self, files: list[tuple[bytes, str]], request: GenerateRequest, http: Request) -> list[str]:
-        """Write the pictures, once all are done; their paths or URLs."""
-        folder = self.outputs.folder(request.output_dir)
-        paths = self.outputs.save_all(files, folder)
-        if request.output_format == "path":
-            return [str(path) for path in paths]
-        base = (self.settings.outputs.public_url or str(http.base_url)).rstrip("/")
-        return [f"{base}{OUTPUTS_ROUTE}/{path.relative_to(self.outputs.root).as_posix()}" for path in paths]
+    def _delivery(self, request: GenerateRequest, http: Request) -> Delivery:
+        base_url = (self.settings.outputs.public_url or str(http.base_url)).rstrip("/")
+        delivery = Delivery(self.outputs, request.output_format or "base64", request.output_dir, base_url)
+        delivery.check()
+        return delivery
 
 
 async def _disconnected(http: Request) -> None:

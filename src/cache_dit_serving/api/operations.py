@@ -60,6 +60,8 @@ class Operation:
     """What a POST takes as its JSON body."""
     tag: str = "Server"
     status: int = 200
+    mounted: bool = False
+    """Whether `api.routes` answers it; the others are BentoML's or `@bentoml.api` methods."""
 
     @property
     def all_errors(self) -> Errors:
@@ -68,6 +70,7 @@ class Operation:
 
 HEALTH = "Whether the server can generate, and why not."
 MODEL = "The loaded model and what it takes."
+CAPABILITIES = "What this server accepts, for programs."
 DRAW = "Generation"
 INFRASTRUCTURE = "Infrastructure"
 OPERATIONS = (
@@ -90,18 +93,21 @@ OPERATIONS = (
         tuple(MEDIA_TYPES.values()),
         (InvalidRequest, NotFound, RangeNotSatisfiable),
         tag=DRAW,
+        mounted=True,
     ),
-    Operation("GET", "/capabilities", "What this server accepts, for programs.", Capabilities, (NotReady,)),
-    Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,)),
+    Operation(
+        "GET", "/capabilities", "What this server accepts, for programs.", Capabilities, (NotReady,), mounted=True
+    ),
+    Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,), mounted=True),
     Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), NoFields),
-    Operation("GET", "/health", HEALTH, HealthResponse, (NotReady,)),
+    Operation("GET", "/health", HEALTH, HealthResponse, (NotReady,), mounted=True),
     Operation("POST", "/health", HEALTH, HealthResponse, (NotReady,), NoFields),
     Operation(
         "POST", "/flush_cache", "Free the cached activations.", FlushResponse, (InternalError, NotReady), NoFields
     ),
-    Operation("GET", "/", "To the API's documentation.", (), status=307),
-    Operation("GET", "/docs", "The API's documentation, for people.", ("text/html",)),
-    Operation("GET", "/openapi.json", "The API's documentation, for programs.", ("application/json",)),
+    Operation("GET", "/", "To the API's documentation.", (), status=307, mounted=True),
+    Operation("GET", "/docs", "The API's documentation, for people.", ("text/html",), mounted=True),
+    Operation("GET", "/openapi.json", "The API's documentation, for programs.", ("application/json",), mounted=True),
     # BentoML's own
     Operation("GET", "/livez", "Whether the worker runs.", tag=INFRASTRUCTURE),
     Operation("GET", "/readyz", "Whether it can generate.", errors=(NotReady,), tag=INFRASTRUCTURE),

@@ -10,7 +10,8 @@ from starlette.routing import Route
 
 from cache_dit_serving.api.docs import SWAGGER_PAGE, openapi_document
 from cache_dit_serving.api.envelope import error_response, request_id_of
-from cache_dit_serving.api.native import OUTPUTS_ROUTE, NativeApi
+from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.api.operations import BELOW, OPERATIONS
 from cache_dit_serving.errors import ServingError
 
 
@@ -44,15 +45,20 @@ def mounted_routes() -> Starlette:
         assert isinstance(error, ServingError)
         return error_response(error, request_id_of(request.scope))
 
+    handlers = {
+        "/health": health,
+        "/get_model_info": get_model_info,
+        "/capabilities": capabilities,
+        "/outputs" + BELOW: outputs,
+        "/": index,
+        "/docs": docs,
+        "/openapi.json": openapi,
+    }
     return Starlette(
         routes=[
-            Route("/health", health),
-            Route("/get_model_info", get_model_info),
-            Route("/capabilities", capabilities),
-            Route(OUTPUTS_ROUTE + "/{path:path}", outputs),
-            Route("/", index),
-            Route("/docs", docs),
-            Route("/openapi.json", openapi),
+            Route(operation.route.replace(BELOW, "/{path:path}"), handlers[operation.route], methods=[operation.method])
+            for operation in OPERATIONS
+            if operation.mounted
         ],
         exception_handlers={ServingError: serving_error},
     )

@@ -17,11 +17,11 @@ from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import DeadlineReport
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.test_arguments import FLUX
-from tests.test_rates import image
+from tests.support.records import record_of
+from tests.support.traits import FLUX
 
 REUSED = {"lossless": 0, "high": 8, "balanced": 14, "fast": 18}
-# FIXED_S + computed and reused steps of tests.test_rates at 20 steps.
+# FIXED_S + computed and reused steps of tests.support.records at 20 steps.
 SECONDS = {"lossless": 2.5, "high": 1.86, "balanced": 1.38, "fast": 1.06}
 
 
@@ -42,7 +42,7 @@ class Stub:
         rates = Rates()
         for speed in speeds or SPEEDS:
             call = self.plan(GenerateRequest.model_validate({"prompt": "a cat", "speed": speed}))
-            rates.learn(call.drawings[0], image(call, REUSED[speed]), call.pixels)
+            rates.learn(call.drawings[0], record_of(call, REUSED[speed]), call.pixels)
         return rates
 
 

@@ -1,6 +1,6 @@
 """Pictures by diffusers and cache-dit alone, each setting in a process that never saw another.
 
-`python -m tests.fresh FOLDER` writes one `NAME.npy` for each of CASES. Nothing of this project is used but the weights.
+`python -m tests.support.fresh FOLDER` writes one `NAME.npy` for each of CASES, with nothing of this project but weights.
 """
 
 from __future__ import annotations

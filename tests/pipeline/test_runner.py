@@ -24,7 +24,7 @@ from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.pipelines import save_chroma, save_flux_of_nan, save_flux_with_guidance, save_pixart
+from tests.support.pipelines import save_chroma, save_flux_of_nan, save_flux_with_guidance, save_pixart
 
 # Without the pictures that it draws at each speed when it starts.
 EMBEDDED = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, Server
-from tests.fresh import BASE, CASES, PROMPT, SEED, STEPS
+from tests.support.fresh import BASE, CASES, PROMPT, SEED, STEPS
+from tests.support.server import ROOT, Server
 
 OFF = {"enable_taylorseer": False, "enable_foca": False, "enable_dmd": False}
 
@@ -23,7 +23,7 @@ OFF = {"enable_taylorseer": False, "enable_foca": False, "enable_dmd": False}
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("fresh")
-    subprocess.run([sys.executable, "-m", "tests.fresh", str(folder)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "tests.support.fresh", str(folder)], cwd=ROOT, check=True)
     return {file.stem: np.load(file) for file in sorted(Path(folder).glob("*.npy"))}
 
 

@@ -8,55 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from cache_dit_serving.caching.evidence import Record, report_of
-from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.jobs.rates import MOST_KEYS, WINDOW, Estimate, Rates
-from cache_dit_serving.pipeline.protocol import DrawRecord
-from cache_dit_serving.planning.call import Drawing, GenerationCall
-
-FAST = CacheChoice(CacheSettings(residual_diff_threshold=0.3, max_warmup_steps=4), "fast")
-COMPUTED_S, REUSED_S, FIXED_S = 0.1, 0.02, 0.5
-
-
-def call(cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 1, passes: int = 1) -> GenerationCall:
-    return GenerationCall({}, frozenset(), (Drawing(0, cache),) * images, steps, passes, pixels)
-
-
-def image(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawRecord:
-    """What a machine with the rates above draws, `reused` of its steps from the cache."""
-    steps, cache = of.num_inference_steps, of.cache
-    record = None
-    if cache.settings is not None:
-        stats = BlockListStats(
-            transformer="t",
-            block_list="b",
-            cached_steps=list(range(steps - reused, steps)),
-            diffs={},
-            cfg_cached_steps=[],
-            cfg_diffs={},
-            blocks=0,
-            reused_blocks=reused,
-        )
-        record = Record(cache.settings, 1, {"t": steps}, [stats])
-    cached_s = reused * REUSED_S * slowness
-    return DrawRecord(
-        seed=0,
-        cache=report_of(cache, record, steps),
-        stats=[],
-        encode_prompt_s=FIXED_S / 2,
-        denoise_s=(steps - reused) * COMPUTED_S * slowness + cached_s,
-        decode_s=FIXED_S / 2,
-        cached_steps_s=cached_s,
-        diffs=[],
-        passes=of.passes,
-        transition="none",
-    )
-
-
-def learn(rates: Rates, of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> None:
-    rates.learn(of.drawings[0], image(of, reused, slowness), of.pixels)
+from cache_dit_serving.planning.call import GenerationCall
+from tests.support.records import COMPUTED_S, FAST, FIXED_S, REUSED_S, call, learn, record_of
 
 
 def seconds(rates: Rates, of: GenerationCall) -> float:
@@ -131,7 +87,7 @@ def test_a_change_of_load_is_followed_and_one_slow_picture_forgotten() -> None:
 def test_steps_that_could_not_be_told_apart_teach_nothing_about_a_step() -> None:
     rates = Rates()
     learn(rates, call(WITHOUT_CACHE))
-    drawn = replace(image(call(FAST), reused=12), cached_steps_s=None)
+    drawn = replace(record_of(call(FAST), reused=12), cached_steps_s=None)
     rates.learn(call(FAST).drawings[0], drawn, call(FAST).pixels)
     assert not rates.estimate(call(FAST)).known
     assert [rate.observations for rate in rates.by_shape()] == [1]
@@ -139,7 +95,7 @@ def test_steps_that_could_not_be_told_apart_teach_nothing_about_a_step() -> None
 
 def test_a_picture_teaches_about_the_passes_it_took_not_those_that_were_planned() -> None:
     rates = Rates()
-    drawn = replace(image(call(WITHOUT_CACHE)), passes=2)
+    drawn = replace(record_of(call(WITHOUT_CACHE)), passes=2)
     rates.learn(call(WITHOUT_CACHE).drawings[0], drawn, 9216)
     assert [rate.forward_passes for rate in rates.by_shape()] == [2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 
-from tests.conftest import Server
+from tests.support.server import Server
 
 ENDPOINT = re.compile(r'endpoint="([^"]*)"')
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,43 +14,9 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
-from cache_dit_serving.planning.tasks import Task
-from cache_dit_serving.planning.traits import GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
+from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest
-
-FLUX = PipelineTraits(
-    pipeline_class="FluxPipeline",
-    tasks=frozenset({Task.TEXT_TO_IMAGE}),
-    parameters=frozenset(
-        "prompt negative_prompt true_cfg_scale height width num_inference_steps sigmas guidance_scale "  # noqa: SIM905
-        "max_sequence_length callback_on_step_end".split()
-    ),
-    sizes=SizeTraits(multiple=16, default_side=1024),
-    steps=StepTraits(default=28, least=1, flow_matching=True),
-    guidance=GuidanceTraits(
-        default_scale=3.5, default_true_cfg_scale=1.0, guides_above=1.0, honours_scale=True, separate_cfg=False
-    ),
-)
-QWEN = replace(
-    FLUX,
-    pipeline_class="QwenImagePipeline",
-    steps=replace(FLUX.steps, least=2),
-    guidance=replace(FLUX.guidance, default_true_cfg_scale=4.0),
-)
-WAN_LIKE = PipelineTraits(
-    pipeline_class="CogView4Pipeline",
-    tasks=frozenset({Task.TEXT_TO_IMAGE}),
-    parameters=frozenset({"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale"}),
-    sizes=SizeTraits(multiple=16, default_side=1024),
-    steps=StepTraits(default=50, least=1, flow_matching=True),
-    guidance=GuidanceTraits(
-        default_scale=5.0, default_true_cfg_scale=None, guides_above=1.0, honours_scale=True, separate_cfg=True
-    ),
-)
-KREA_LIKE = replace(WAN_LIKE, pipeline_class="Krea2Pipeline", guidance=replace(WAN_LIKE.guidance, guides_above=0.0))
-DISTILLED = replace(
-    WAN_LIKE, pipeline_class="Flux2KleinPipeline", guidance=replace(WAN_LIKE.guidance, guides_above=math.inf)
-)
+from tests.support.traits import DISTILLED, FLUX, KREA_LIKE, QWEN, WAN_LIKE
 
 
 def request(**fields: Any) -> GenerateRequest:

@@ -20,7 +20,7 @@ import requests
 from PIL import Image
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from tests.conftest import ROOT, Server, ready, serving
+from tests.support.server import ROOT, Server, ready, serving
 
 LONG = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""

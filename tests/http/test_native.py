@@ -18,7 +18,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.conftest import Server
+from tests.support.server import Server
 
 
 def picture(text: str) -> Image.Image:

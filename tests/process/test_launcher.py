@@ -14,7 +14,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.serve import command, environment_of, parser
-from tests.conftest import ready, serving
+from tests.support.server import ready, serving
 
 
 def settings_of(*flags: str) -> Settings:

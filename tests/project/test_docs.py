@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.conftest import ROOT
+from tests.support.server import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

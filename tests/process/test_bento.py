@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT, ready, serving
+from tests.support.server import ROOT, ready, serving
 
 pytestmark = pytest.mark.bento
 

@@ -8,7 +8,7 @@ from importlib.metadata import metadata
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from tests.conftest import ROOT
+from tests.support.server import ROOT
 
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
 PINS = [

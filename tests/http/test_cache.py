@@ -21,8 +21,8 @@ from PIL import Image
 
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.conftest import ROOT, Server, ready, serving
-from tests.pipelines import save_stable_diffusion
+from tests.support.pipelines import save_stable_diffusion
+from tests.support.server import ROOT, Server, ready, serving
 
 STEPS = 20
 

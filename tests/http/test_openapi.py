@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from cache_dit_serving.api.docs import openapi_document
-from tests.conftest import Server, ready, serving
+from cache_dit_serving.api.operations import BELOW
+from tests.support.server import ROOT, Server, ready, serving
 
 EXAMPLES = 40
 """Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
@@ -46,6 +48,15 @@ def test_the_document_is_valid() -> None:
     document = openapi_document()
     assert document["openapi"].startswith("3.1")
     validate(document, cls=OpenAPIV31SpecValidator)
+
+
+def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
+    table = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    described = set(re.findall(r"`(?:GET |POST )?(/[a-z_./]*)", table)) - {"/"}
+    served = {
+        route.removesuffix(BELOW) + ("/..." if route.endswith(BELOW) else "") for route in openapi_document()["paths"]
+    }
+    assert described == served - {"/"}
 
 
 @api.parametrize()

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
-from tests.conftest import Server, ready, serving
+from tests.support.server import Server, ready, serving
 
 JSON = {"Content-Type": "application/json"}
 

@@ -1,0 +1,107 @@
+"""Real servers on real ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 90
+
+
+@dataclass
+class Server:
+    """A `bentoml serve` process and where to reach it."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log_file: Path
+    outputs: Path
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def generate(self, **fields: Any) -> requests.Response:
+        return self.session.post(f"{self.url}/generate", json={"prompt": "a red apple on a blue background"} | fields)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return self.session.post(self.url + path, **options)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.session.get(self.url + path, **options)
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def wait_for(self, condition: Callable[[Server], bool], timeout_s: float = START_S) -> None:
+        """Wait until the server meets a condition; connection errors count as not yet."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            try:
+                if condition(self):
+                    return
+            except requests.ConnectionError:
+                pass
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
+            time.sleep(0.05)
+        raise AssertionError(f"not met within {timeout_s} s:\n{self.log()}")
+
+
+@contextmanager
+def serving(
+    folder: Path,
+    command: list[str] | None = None,
+    *,
+    cwd: Path = ROOT,
+    environ: dict[str, str] | None = None,
+    **variables: str,
+) -> Iterator[Server]:
+    """`bentoml serve` (or `command`) with these variables, ended by SIGTERM; ready or not when it is yielded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    outputs, log_file = folder / "outputs", folder / "server.log"
+    words = command or [sys.executable, "-m", "bentoml", "serve", "service:CacheDiTServing", "--host", "127.0.0.1"]
+    complete = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")},
+        "BENTOML_DO_NOT_TRACK": "True",
+        # Of its own: a server that starts empties the metrics folder in there, another server's too.
+        "BENTOML_HOME": str(folder / "bentoml"),
+        "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(outputs),
+        **(environ or {}),
+        **variables,
+    }
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [*words, "--port", str(port)], cwd=cwd, env=complete, stdout=log, stderr=log, start_new_session=True
+        )
+    running = Server(process, f"http://127.0.0.1:{port}", log_file, outputs)
+    try:
+        yield running
+    finally:
+        running.session.close()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def ready(server: Server) -> bool:
+    return server.get("/readyz").status_code == 200
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

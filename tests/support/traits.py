@@ -1,0 +1,43 @@
+"""Traits as pipelines of several families have them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from cache_dit_serving.planning.tasks import Task
+from cache_dit_serving.planning.traits import GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
+
+FLUX = PipelineTraits(
+    pipeline_class="FluxPipeline",
+    tasks=frozenset({Task.TEXT_TO_IMAGE}),
+    parameters=frozenset(
+        "prompt negative_prompt true_cfg_scale height width num_inference_steps sigmas guidance_scale "  # noqa: SIM905
+        "max_sequence_length callback_on_step_end".split()
+    ),
+    sizes=SizeTraits(multiple=16, default_side=1024),
+    steps=StepTraits(default=28, least=1, flow_matching=True),
+    guidance=GuidanceTraits(
+        default_scale=3.5, default_true_cfg_scale=1.0, guides_above=1.0, honours_scale=True, separate_cfg=False
+    ),
+)
+QWEN = replace(
+    FLUX,
+    pipeline_class="QwenImagePipeline",
+    steps=replace(FLUX.steps, least=2),
+    guidance=replace(FLUX.guidance, default_true_cfg_scale=4.0),
+)
+WAN_LIKE = PipelineTraits(
+    pipeline_class="CogView4Pipeline",
+    tasks=frozenset({Task.TEXT_TO_IMAGE}),
+    parameters=frozenset({"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale"}),
+    sizes=SizeTraits(multiple=16, default_side=1024),
+    steps=StepTraits(default=50, least=1, flow_matching=True),
+    guidance=GuidanceTraits(
+        default_scale=5.0, default_true_cfg_scale=None, guides_above=1.0, honours_scale=True, separate_cfg=True
+    ),
+)
+KREA_LIKE = replace(WAN_LIKE, pipeline_class="Krea2Pipeline", guidance=replace(WAN_LIKE.guidance, guides_above=0.0))
+DISTILLED = replace(
+    WAN_LIKE, pipeline_class="Flux2KleinPipeline", guidance=replace(WAN_LIKE.guidance, guides_above=math.inf)
+)
