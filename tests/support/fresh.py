@@ -1,6 +1,6 @@
 """Pictures by diffusers and cache-dit alone, each setting in a process that never saw another.
 
-`python -m tests.support.fresh FOLDER` writes one `NAME.npy` for each of CASES, with nothing of this project but weights.
+`python -m tests.support.fresh FOLDER` writes one `NAME.npy` for each of CASES, from the project's weights alone.
 """
 
 from __future__ import annotations
