@@ -24,6 +24,9 @@ from cache_dit_serving.config.reading import (
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.supervisor import check_port
 
+# Flags that cache_dit.serve parsed and never read; each takes a value.
+IDLE = ("repeat", "height", "width", "prompt", "negative-prompt", "image-path", "warmup")
+
 DESCRIPTION = """\
 Serve a diffusion transformer with BentoML, accelerated by cache-dit.
 
@@ -38,7 +41,11 @@ Serve a diffusion transformer with BentoML, accelerated by cache-dit.
 def parser() -> argparse.ArgumentParser:
     """The flags, each naming the setting it fills."""
     result = argparse.ArgumentParser(
-        prog="cache-dit-serving serve", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="cache-dit-serving serve",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # `--warmup` would set the warm-up interval, as the beginning of its name.
+        allow_abbrev=False,
     )
     model = result.add_argument_group("model")
     model.add_argument("--model-path", metavar="PATH_OR_ID", help="a folder saved by save_pretrained, or a hub id")
@@ -55,10 +62,12 @@ def parser() -> argparse.ArgumentParser:
 
     cache = result.add_argument_group("cache", "DBCache settings; without --cache there is no cache, or the config's")
     cache.add_argument("--cache", action="store_true", help="enable DBCache")
-    cache.add_argument("--Fn", type=int, help="first n blocks, always computed (default: 8)")
-    cache.add_argument("--Bn", type=int, help="last n blocks, always computed (default: 0)")
-    cache.add_argument("--rdt", type=float, help="residual difference threshold (default: 0.08)")
-    cache.add_argument("--max-warmup-steps", "--w", type=int, help="steps always computed first (default: 8)")
+    cache.add_argument("--Fn", "--Fn-compute-blocks", type=int, help="first n blocks, always computed (default: 8)")
+    cache.add_argument("--Bn", "--Bn-compute-blocks", type=int, help="last n blocks, always computed (default: 0)")
+    cache.add_argument(
+        "--rdt", "--residual-diff-threshold", type=float, help="residual difference threshold (default: 0.08)"
+    )
+    cache.add_argument("--max-warmup-steps", "--w", "--ws", type=int, help="steps always computed first (default: 8)")
     cache.add_argument("--warmup-interval", "--wi", type=int, help="interval within the warm-up (default: 1)")
     cache.add_argument("--max-cached-steps", "--mc", type=int, help="-1: no limit (default)")
     cache.add_argument("--max-continuous-cached-steps", "--mcc", type=int, help="in a row; -1: no limit (default)")
@@ -69,7 +78,20 @@ def parser() -> argparse.ArgumentParser:
     server.add_argument("--host", default="0.0.0.0", help="default: %(default)s")
     server.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     server.add_argument("--workers", type=int, help="worker processes, each with the model (default: 1)")
+
+    old = result.add_argument_group(
+        "of old command lines",
+        f"accepted, without effect: {' '.join(f'--{name}' for name in (*IDLE, 'perf'))}",
+    )
+    for name in IDLE:
+        old.add_argument(f"--{name}", metavar="VALUE", help=argparse.SUPPRESS)
+    old.add_argument("--perf", action="store_true", default=None, help=argparse.SUPPRESS)
     return result
+
+
+def idle_flags(flags: argparse.Namespace) -> list[str]:
+    """The flags given that have no effect."""
+    return [f"--{name}" for name in (*IDLE, "perf") if getattr(flags, name.replace("-", "_")) is not None]
 
 
 # Flag -> leaf of the settings tree.
@@ -126,7 +148,11 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     for leaf, value in given.items():
         name = OVERRIDE_PREFIX + leaf.upper().replace(".", "__")
         result[name] = value if isinstance(value, str) else json.dumps(value)
-    root = load_settings(result).outputs.root
+    settings = load_settings(result)
+    if "unsupported_fields" not in settings.server.model_fields_set:
+        # The old server ignored such fields, and its users start this command.
+        result[f"{OVERRIDE_PREFIX}SERVER__UNSUPPORTED_FIELDS"] = "warn"
+    root = settings.outputs.root
     result[f"{OVERRIDE_PREFIX}OUTPUTS__ROOT"] = str(root.expanduser().absolute())
     return result
 
@@ -155,6 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if idle := idle_flags(flags):
+        print(f"note: without effect, as in cache_dit.serve: {', '.join(idle)}", file=sys.stderr)
     words = command(flags)
     os.execve(words[0], words, environ)
 

@@ -88,7 +88,8 @@ def check(response: requests.Response, status: int, param: str | None, *words: s
             "cache.steps_computation_mask.compute_bins",
             "did you mean 'compute_bins'?",
         ),
-        ({"image_urls": ["http://localhost/"]}, "image_urls", "not a field"),
+        ({"image_urls": ["http://localhost/"]}, "image_urls", "does not take image_urls"),
+        ({"num_frames": 16}, "num_frames", "does not take num_frames"),
     ],
 )
 def test_a_bad_field_is_named(server: Server, fields: dict[str, Any], param: str, words: str) -> None:

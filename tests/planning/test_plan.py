@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,11 +24,13 @@ def request(**fields: Any) -> GenerateRequest:
     return GenerateRequest(**{"prompt": "a cat", **fields})
 
 
-def planned(asked: GenerateRequest, traits: PipelineTraits, settings: Settings) -> GenerationCall:
+def planned(
+    asked: GenerateRequest, traits: PipelineTraits, settings: Settings, *, tolerant: bool = False
+) -> GenerationCall:
     support = CacheSupport({"Transformer.blocks": 12}, {})
     steps = 4 if settings.cache else traits.steps.default
     speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
-    return plan(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds))
+    return plan(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant))
 
 
 def seeds(call: GenerationCall) -> list[int]:
@@ -154,3 +157,32 @@ def test_steps_that_a_configured_mask_does_not_fit_are_refused() -> None:
     named = Settings(cache=CacheSettings(steps_computation_mask="fast"))
     with pytest.raises(InvalidRequest, match="cannot be fitted to 5 steps"):
         planned(request(num_inference_steps=5), FLUX, named)
+
+
+UNGUIDED = replace(FLUX, guidance=replace(FLUX.guidance, honours_scale=False))
+
+
+def test_a_tolerant_server_ignores_and_reports_what_the_model_cannot_honour() -> None:
+    call = planned(request(guidance_scale=7.5), UNGUIDED, Settings(), tolerant=True)
+    assert "guidance_scale" not in call.arguments
+    assert call.arguments == planned(request(), UNGUIDED, Settings()).arguments
+    [warning] = call.warnings
+    assert (warning.param, warning.code) == ("guidance_scale", "unsupported_field")
+    assert "no guidance embedding" in warning.message
+    with pytest.raises(InvalidRequest, match="no guidance embedding"):
+        planned(request(guidance_scale=7.5), UNGUIDED, Settings())
+
+
+def test_a_field_of_another_task_is_never_ignored() -> None:
+    for fields in ({"image_urls": ["a.png"]}, {"num_frames": 16}):
+        with pytest.raises(InvalidRequest, match="does not take"):
+            planned(request(**fields), FLUX, Settings(), tolerant=True)
+
+
+@pytest.mark.parametrize("traits", [FLUX, WAN_LIKE], ids=lambda traits: traits.pipeline_class)
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_neutral_values_ask_for_nothing_on_every_model(traits: PipelineTraits, tolerant: bool) -> None:
+    neutral = {"image_urls": [], "num_frames": 1, "fps": 16, "negative_prompt": "", "true_cfg_scale": 1.0}
+    call = planned(request(**neutral), traits, Settings(), tolerant=tolerant)
+    assert call.warnings == ()
+    assert call.passes == planned(request(), traits, Settings()).passes

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.serve import command, environment_of, parser
+from cache_dit_serving.serve import command, environment_of, idle_flags, parser
 from tests.support.server import ready, serving
 
 
@@ -33,6 +37,32 @@ def test_without_the_cache_flag_there_is_no_cache() -> None:
     assert settings_of("--model-path", "Qwen/Qwen-Image").cache is None
 
 
+def test_flags_that_the_old_server_never_read_are_accepted_and_named() -> None:
+    words = [
+        "--model-path",
+        "x/y",
+        "--repeat",
+        "2",
+        "--height",
+        "512",
+        "--negative-prompt",
+        "",
+        "--warmup",
+        "2",
+        "--perf",
+    ]
+    flags = parser().parse_args(words)
+    assert idle_flags(flags) == ["--repeat", "--height", "--negative-prompt", "--warmup", "--perf"]
+    assert load_settings(environment_of(flags, {})) == settings_of("--model-path", "x/y")
+    assert idle_flags(parser().parse_args(["--model-path", "x/y"])) == []
+
+
+def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--model-path", "x/y", "--warmup-int", "2"])
+    assert "unrecognized arguments: --warmup-int" in capsys.readouterr().err
+
+
 def test_host_and_port_are_the_old_servers() -> None:
     words = command(parser().parse_args(["--model-path", "x/y"]))
     assert words[-4:] == ["--host", "0.0.0.0", "--port", "8000"]
@@ -46,6 +76,10 @@ def test_host_and_port_are_the_old_servers() -> None:
         (["--rdt", "0.15"], "residual_diff_threshold", 0.15),
         (["--max-warmup-steps", "4"], "max_warmup_steps", 4),
         (["--w", "4"], "max_warmup_steps", 4),
+        (["--ws", "4"], "max_warmup_steps", 4),
+        (["--Fn-compute-blocks", "2"], "Fn_compute_blocks", 2),
+        (["--Bn-compute-blocks", "1"], "Bn_compute_blocks", 1),
+        (["--residual-diff-threshold", "0.15"], "residual_diff_threshold", 0.15),
         (["--warmup-interval", "2"], "warmup_interval", 2),
         (["--wi", "2"], "warmup_interval", 2),
         (["--max-cached-steps", "9"], "max_cached_steps", 9),
@@ -136,6 +170,33 @@ def test_the_command_lists_configurations_and_flags() -> None:
         assert later not in helped.stdout
 
 
+def pixels_of(answer: dict[str, Any]) -> bytes:
+    with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as picture:
+        return picture.tobytes()
+
+
+OLD_REQUESTS: list[dict[str, object]] = [
+    {"guidance_scale": 7.5},
+    # Every field of the old server's request that has a default, as its clients dump it.
+    {
+        "negative_prompt": "",
+        "width": 96,
+        "height": 96,
+        "guidance_scale": 3.5,
+        "sigmas": None,
+        "num_images": 1,
+        "image_urls": None,
+        "num_frames": None,
+        "fps": 16,
+        "include_stats": False,
+        "output_format": "base64",
+        "output_dir": None,
+    },
+    {"image_urls": [], "num_frames": 1},
+]
+"""Of clients of cache_dit.serve, on weights without guidance."""
+
+
 def test_a_folder_is_served_with_the_cache_from_the_command_line(tmp_path: Path) -> None:
     folder = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "my-model")
     words = [sys.executable, "-m", "cache_dit_serving.serve", "--model-path", str(folder), "--host", "127.0.0.1"]
@@ -153,6 +214,20 @@ def test_a_folder_is_served_with_the_cache_from_the_command_line(tmp_path: Path)
         answer = server.generate(num_inference_steps=12).json()
         assert answer["cache"]["engaged"]
         assert answer["cache"]["settings"]["max_warmup_steps"] == 4
+        assert answer["warnings"] == []
+        plain = server.generate(num_inference_steps=6, seed=3).json()
+        for fields in OLD_REQUESTS:
+            response = server.generate(num_inference_steps=6, seed=3, **fields)
+            assert response.status_code == 200, response.text
+            old = response.json()
+            assert pixels_of(old) == pixels_of(plain)
+            said = [(warning["param"], warning["code"]) for warning in old["warnings"]]
+            assert said == ([("guidance_scale", "unsupported_field")] if "guidance_scale" in fields else [])
+        assert (
+            'cache_dit_serving_warnings_total{code="unsupported_field",param="guidance_scale"} 2.0'
+            in server.get("/metrics").text
+        )
         info = server.get("/get_model_info").json()
-        assert info["model"] == "my-model"
+        assert info["model"] == info["model_path"] == "my-model"
+        assert (info["torch_dtype"], info["enable_cache"], info["is_loaded"]) == ("torch.float32", True, True)
         assert str(tmp_path) not in str(info)

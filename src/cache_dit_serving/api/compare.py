@@ -49,6 +49,7 @@ def compared_response(
         mean_difference=round(distance.mean_difference, 6),
         speedup=round(uncached.record.seconds / cached.record.seconds, 3),
         request_id=generation.id,
+        warnings=list(generation.call.warnings),
         stats=cached.record.stats if request.include_stats else [],
     )
 

@@ -17,10 +17,14 @@ def model_info(loaded: Loaded) -> ModelInfo:
     facts, model = loaded.runner.facts, loaded.model
     return ModelInfo(
         model=facts.name,
+        model_path=facts.name,
         pipeline_class=model.traits.pipeline_class,
         tasks=sorted(model.traits.tasks),
         dtype=facts.dtype,
+        torch_dtype=f"torch.{facts.dtype}",
         device=facts.device,
+        enable_cache=model.speeds.default is not None,
+        is_loaded=True,
         versions=facts.versions,
         accepted_fields=[field.name for field in accepted_fields(model)],
         defaults=_defaults(model),

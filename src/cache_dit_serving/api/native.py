@@ -161,6 +161,7 @@ def _response(
         request_id=generation.id,
         cache=merge_reports([record.cache for record in records]),
         deadline=deadline,
+        warnings=list(generation.call.warnings),
         stats=[ImageStats(seed=record.seed, block_lists=record.stats) for record in records]
         if request.include_stats
         else [],

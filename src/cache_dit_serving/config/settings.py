@@ -89,6 +89,11 @@ class ServerSettings(Section):
     require_cache: bool = Field(
         False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."
     )
+    unsupported_fields: Literal["refuse", "warn"] = Field(
+        "refuse",
+        description="A request field that the loaded model cannot honour: refuse the request, or ignore the field and "
+        "say so in `warnings` of the answer.",
+    )
     warm_up: bool = Field(
         True,
         description="Draw one picture in a few steps before ready, so that the first request finds kernels and memory "

@@ -52,6 +52,11 @@ STAGE_SECONDS = Histogram(
     ["stage", "speed"],
     buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500),
 )
+WARNINGS = Counter(
+    "cache_dit_serving_warnings",
+    "Request fields that had no effect, as reported in answers.",
+    ["code", "param"],
+)
 DEADLINES = Counter(
     "cache_dit_serving_deadlines", "Requests with deadline_s: met, missed, or refused at admission.", ["outcome"]
 )

@@ -81,4 +81,5 @@ def _corrected(model: PlannedModel, record: DrawRecord) -> PlannedModel:
 def _planned(settings: Settings, traits: PipelineTraits, support: CacheSupport) -> PlannedModel:
     steps = settings.defaults.num_inference_steps or traits.steps.default
     speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
-    return PlannedModel(traits, settings.defaults, settings.limits, speeds)
+    tolerant = settings.server.unsupported_fields == "warn"
+    return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant)

@@ -10,6 +10,7 @@ from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
 from cache_dit_serving.media.formats import DEFAULT_FORMAT, ImageFormat
+from cache_dit_serving.schemas.answers import RequestWarning
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class GenerationCall:
     pixels: int
     """width x height of an image."""
     output: OutputSpec = OutputSpec()
+    warnings: tuple[RequestWarning, ...] = ()
+    """Parts of the request that had no effect."""
 
     @property
     def cache(self) -> CacheChoice:

@@ -15,6 +15,8 @@ class PlannedModel:
     defaults: RequestDefaults
     limits: Limits
     speeds: SpeedLadder
+    tolerant: bool = False
+    """Whether a field that the model cannot honour is ignored and reported, not refused."""
 
     def corrected(self, passes: int) -> PlannedModel:
         """The same model whose guidance makes `passes` forward passes a step, counted where the plan was wrong."""

@@ -11,6 +11,7 @@ from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
 from cache_dit_serving.planning.fields.steps import step_count
 from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
@@ -21,7 +22,7 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
         InvalidRequest: a field the model cannot honour, a value out of bounds, or two fields that contradict.
         CacheNotEngaged: `cache.strict`, and it is certain beforehand that no step will be reused.
     """
-    _check_supported(request, model)
+    request, warnings = _supported(request, model)
     arguments: dict[str, Any] = {}
     for field in accepted_fields(model):
         arguments |= field.arguments(request, model)
@@ -39,22 +40,34 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
         passes=passes,
         pixels=pixels,
         output=OutputSpec(request.encoding, request.image_quality),
+        warnings=warnings,
     )
     call.check_engages()
     return call
 
 
-def _check_supported(request: GenerateRequest, model: PlannedModel) -> None:
-    """Refuse by name a field that the pipeline does not take, or would take and ignore."""
+def _supported(request: GenerateRequest, model: PlannedModel) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
+    """The request without the fields that the model does not honour, and what there is to say of those.
+
+    Raises:
+        InvalidRequest: such a field asks for something, and the operator or the field does not let it be ignored.
+    """
+    ignored: dict[str, None] = {}
+    warnings = []
     for field in FIELDS:
-        if getattr(request, field.name) is not None and not field.accepted(model):
+        value = getattr(request, field.name)
+        if value is None or field.accepted(model):
+            continue
+        ignored[field.name] = None
+        if field.asks_nothing(value):
+            continue
+        sentence = f"{model.traits.pipeline_class} as loaded does not take {field.name}{field.why_not(model)}"
+        if not (model.tolerant and field.ignorable):
             names = ", ".join(accepted.name for accepted in accepted_fields(model))
-            raise InvalidRequest(
-                f"{model.traits.pipeline_class} as loaded does not take {field.name}{field.why_not(model)}; "
-                f"it takes: {names}",
-                param=field.name,
-                code="unsupported_field",
-            )
+            raise InvalidRequest(f"{sentence}; it takes: {names}", param=field.name, code="unsupported_field")
+        message = f"{sentence}; it was ignored: leave it out"
+        warnings.append(RequestWarning(param=field.name, code="unsupported_field", message=message))
+    return request.model_copy(update=ignored), tuple(warnings)
 
 
 def _check_work(pixels: int, steps: int, images: int, most: int) -> None:

@@ -36,6 +36,14 @@ class DeadlineReport(BaseModel):
     speed: str = Field(description="The speed that was chosen, or the request's own.")
 
 
+class RequestWarning(BaseModel):
+    """A part of a request that had no effect."""
+
+    param: str = Field(description="The field.")
+    code: str = Field(description="unsupported_field: the loaded model cannot honour it.")
+    message: str
+
+
 class GenerateResponse(BaseModel):
     """The pictures and how they came about."""
 
@@ -49,6 +57,7 @@ class GenerateResponse(BaseModel):
     cache: CacheReport
     deadline: DeadlineReport | None = None
     # Not null when not asked for: BentoML 1.4's client cannot read a null where the schema has a list.
+    warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect.")
     stats: list[ImageStats] = Field([], description="One per image, where include_stats asked for it.")
 
 
@@ -77,6 +86,7 @@ class CompareResponse(BaseModel):
     mean_difference: float
     speedup: float = Field(description="Uncached seconds / cached seconds.")
     request_id: str
+    warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect.")
     stats: list[BlockListStats] = Field([], description="Of the cached picture, where include_stats asked for it.")
 
 
@@ -97,10 +107,14 @@ class ModelInfo(BaseModel):
     """The loaded model and what a request to it may hold."""
 
     model: str
+    model_path: str = Field(description="The same, for clients of cache_dit.serve: never a path of the server.")
     pipeline_class: str
     tasks: list[str]
     dtype: str
+    torch_dtype: str = Field(description='The same as cache_dit.serve has it, such as "torch.bfloat16".')
     device: str
+    enable_cache: bool = Field(description="Whether a request without `speed` and `cache` runs a cache.")
+    is_loaded: bool = Field(description="Always true: before, this route answers 503.")
     versions: dict[str, str]
     accepted_fields: list[str] = Field(description="Fields of GenerateRequest that this model honours.")
     defaults: dict[str, Any]

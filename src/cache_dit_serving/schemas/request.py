@@ -43,6 +43,15 @@ class GenerateRequest(BaseModel):
     )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Image i takes seed + i; left out: drawn at random.")
     num_images: int | None = Field(None, ge=1, description="Images to draw, one after the other (default 1).")
+    image_urls: list[str] | None = Field(
+        None,
+        max_length=16,
+        description="Input pictures; no served task takes any yet: only an empty list is accepted.",
+    )
+    num_frames: int | None = Field(
+        None, ge=1, description="Frames of a video; no served task makes one yet, so only 1 is accepted."
+    )
+    fps: int | None = Field(None, ge=1, description="Frames a second of a video; nothing to an image.")
     include_stats: bool | None = Field(None, description="Add each step's residual difference to the answer.")
     output_format: Literal["base64", "path", "url"] | None = Field(None, description="base64 (default), path or url.")
     output_dir: str | None = Field(

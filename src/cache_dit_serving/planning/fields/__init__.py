@@ -6,6 +6,7 @@ from cache_dit_serving.planning.fields.cache import CacheField, DeadlineField, S
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField
 from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePrompt, TrueCfgScale
 from cache_dit_serving.planning.fields.images import NumImages, Seed
+from cache_dit_serving.planning.fields.inputs import Fps, ImageUrls, NumFrames
 from cache_dit_serving.planning.fields.output import ImageFormat, ImageQuality, IncludeStats, OutputDir, OutputFormat
 from cache_dit_serving.planning.fields.prompt import Prompt
 from cache_dit_serving.planning.fields.size import Height, Width
@@ -21,6 +22,9 @@ FIELDS: tuple[RequestField, ...] = (
     GuidanceScale(),
     TrueCfgScale(),
     Sigmas(),
+    ImageUrls(),
+    NumFrames(),
+    Fps(),
     Seed(),
     NumImages(),
     IncludeStats(),

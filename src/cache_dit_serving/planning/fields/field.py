@@ -18,6 +18,12 @@ class RequestField:
     """
 
     name: ClassVar[str]
+    ignorable: ClassVar[bool] = True
+    """Whether an answer that ignores the field is still of use to its caller, where the operator allows that."""
+
+    def asks_nothing(self, value: Any) -> bool:
+        """Whether a value stands for what a model without the field does anyway; accepted on every model."""
+        return value is None or value == []
 
     def accepted(self, model: PlannedModel) -> bool:
         """Whether the loaded model honours the field."""

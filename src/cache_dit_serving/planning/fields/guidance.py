@@ -48,6 +48,9 @@ class GuidanceScale(PipelineField):
 class TrueCfgScale(PipelineField):
     name = "true_cfg_scale"
 
+    def asks_nothing(self, value: Any) -> bool:
+        return value in (None, 1)
+
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         asked = request.true_cfg_scale
         if asked is not None and asked > 1 and _negative_prompt(request, model) is None:
@@ -66,6 +69,9 @@ class TrueCfgScale(PipelineField):
 
 class NegativePrompt(PipelineField):
     name = "negative_prompt"
+
+    def asks_nothing(self, value: Any) -> bool:
+        return value in (None, "")
 
     def schema(self, model: PlannedModel) -> Schema:
         return {"maxLength": model.limits.max_prompt_characters}
