@@ -186,3 +186,29 @@ def test_neutral_values_ask_for_nothing_on_every_model(traits: PipelineTraits, t
     call = planned(request(**neutral), traits, Settings(), tolerant=tolerant)
     assert call.warnings == ()
     assert call.passes == planned(request(), traits, Settings()).passes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "used"),
+    [((80, 96, 112), (90, 101), (80, 96)), (None, (90, 101), (80, 96)), (None, (96, 128), (96, 128))],
+)
+def test_a_tolerant_server_rounds_sizes_down_to_the_grid_and_reports_it(
+    sizes: tuple[int, ...] | None, asked: tuple[int, int], used: tuple[int, int]
+) -> None:
+    settings = Settings(limits=Limits(sizes=sizes))
+    fields = dict(zip(("width", "height"), asked, strict=True))
+    call = planned(request(**fields), FLUX, settings, tolerant=True)
+    assert (call.arguments["width"], call.arguments["height"]) == used
+    assert [(w.param, w.code) for w in call.warnings] == [
+        (name, "adjusted")
+        for name, before, after in zip(("width", "height"), asked, used, strict=True)
+        if before != after
+    ]
+
+
+def test_a_size_beyond_the_operators_limits_is_refused_by_a_tolerant_server_too() -> None:
+    for fields in ({"width": 5_000}, {"width": 20}):
+        with pytest.raises(InvalidRequest, match="not a size"):
+            planned(request(**fields), FLUX, Settings(), tolerant=True)
+    with pytest.raises(InvalidRequest, match="not a size"):
+        planned(request(width=40), FLUX, Settings(limits=Limits(sizes=(80, 96))), tolerant=True)

@@ -92,7 +92,7 @@ class ServerSettings(Section):
     unsupported_fields: Literal["refuse", "warn"] = Field(
         "refuse",
         description="A request field that the loaded model cannot honour: refuse the request, or ignore the field and "
-        "say so in `warnings` of the answer.",
+        "report it in `warnings` of the answer; likewise a size off the model's grid is refused, or rounded down.",
     )
     warm_up: bool = Field(
         True,

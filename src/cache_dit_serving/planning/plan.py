@@ -47,18 +47,24 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
 
 
 def _supported(request: GenerateRequest, model: PlannedModel) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
-    """The request without the fields that the model does not honour, and what there is to say of those.
+    """The request without the fields that the model does not honour, and what was ignored or adjusted.
 
     Raises:
         InvalidRequest: such a field asks for something, and the operator or the field does not let it be ignored.
     """
-    ignored: dict[str, None] = {}
+    changed: dict[str, Any] = {}
     warnings = []
     for field in FIELDS:
         value = getattr(request, field.name)
-        if value is None or field.accepted(model):
+        if value is None:
             continue
-        ignored[field.name] = None
+        if field.accepted(model):
+            if model.tolerant and (taken := field.adjusted(value, model)) != value:
+                changed[field.name] = taken
+                message = f"{field.name} {value} is not one that this model takes; {taken} was used"
+                warnings.append(RequestWarning(param=field.name, code="adjusted", message=message))
+            continue
+        changed[field.name] = None
         if field.asks_nothing(value):
             continue
         sentence = f"{model.traits.pipeline_class} as loaded does not take {field.name}{field.why_not(model)}"
@@ -67,7 +73,7 @@ def _supported(request: GenerateRequest, model: PlannedModel) -> tuple[GenerateR
             raise InvalidRequest(f"{sentence}; it takes: {names}", param=field.name, code="unsupported_field")
         message = f"{sentence}; it was ignored: leave it out"
         warnings.append(RequestWarning(param=field.name, code="unsupported_field", message=message))
-    return request.model_copy(update=ignored), tuple(warnings)
+    return request.model_copy(update=changed), tuple(warnings)
 
 
 def _check_work(pixels: int, steps: int, images: int, most: int) -> None:

@@ -37,10 +37,12 @@ class DeadlineReport(BaseModel):
 
 
 class RequestWarning(BaseModel):
-    """A part of a request that had no effect."""
+    """A part of a request that had no effect, or another one than asked."""
 
     param: str = Field(description="The field.")
-    code: str = Field(description="unsupported_field: the loaded model cannot honour it.")
+    code: str = Field(
+        description="unsupported_field: the loaded model cannot honour it. adjusted: another value was used."
+    )
     message: str
 
 
@@ -57,7 +59,9 @@ class GenerateResponse(BaseModel):
     cache: CacheReport
     deadline: DeadlineReport | None = None
     # Not null when not asked for: BentoML 1.4's client cannot read a null where the schema has a list.
-    warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect.")
+    warnings: list[RequestWarning] = Field(
+        [], description="Parts of the request that had no effect, or another one than asked."
+    )
     stats: list[ImageStats] = Field([], description="One per image, where include_stats asked for it.")
 
 
@@ -86,7 +90,9 @@ class CompareResponse(BaseModel):
     mean_difference: float
     speedup: float = Field(description="Uncached seconds / cached seconds.")
     request_id: str
-    warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect.")
+    warnings: list[RequestWarning] = Field(
+        [], description="Parts of the request that had no effect, or another one than asked."
+    )
     stats: list[BlockListStats] = Field([], description="Of the cached picture, where include_stats asked for it.")
 
 

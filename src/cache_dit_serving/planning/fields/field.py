@@ -41,6 +41,10 @@ class RequestField:
         """The value of a request that leaves the field out; None where there is none to name."""
         return None
 
+    def adjusted(self, value: Any, model: PlannedModel) -> Any:
+        """The nearest value that the model takes, where the operator has such values adjusted and reported."""
+        return value
+
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         """What the field gives the pipeline's call, its default included.
 

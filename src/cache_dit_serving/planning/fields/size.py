@@ -22,6 +22,14 @@ class Side(PipelineField):
     def default(self, model: PlannedModel) -> int:
         return getattr(model.defaults, self.name) or model.traits.sizes.default_side
 
+    def adjusted(self, value: int, model: PlannedModel) -> int:
+        """Rounded down to the grid, as cache_dit.serve did; as it is where nothing on the grid is as small."""
+        limits, multiple = model.limits, model.traits.sizes.multiple
+        if limits.sizes is not None:
+            return max((side for side in limits.sizes if side <= value), default=value)
+        down = value // multiple * multiple
+        return down if limits.min_side <= down and value <= limits.max_side else value
+
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         asked: int | None = getattr(request, self.name)
         if asked is None:
