@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.images import encode_image
@@ -50,7 +51,7 @@ def compared_response(
         speedup=round(uncached.record.seconds / cached.record.seconds, 3),
         request_id=generation.id,
         warnings=list(generation.call.warnings),
-        stats=cached.record.stats if request.include_stats else [],
+        stats=stats_of([cached.record]) if request.include_stats else None,
     )
 
 

@@ -71,7 +71,7 @@ def _answer(operation: Operation, schemas: Json) -> Json:
     if isinstance(operation.answer, tuple):
         content: Json = {media_type: {} for media_type in operation.answer}
     else:
-        content = {"application/json": {"schema": _schema(operation.answer, schemas, "serialization")}}
+        content = {"application/json": {"schema": _schema(operation.answer, schemas, "validation")}}
     answers: Json = {str(operation.status): {"description": "As asked.", **({"content": content} if content else {})}}
     if operation.route.startswith("/outputs"):
         answers["206"] = {"description": "The part that the header Range asks for.", "content": content}

@@ -12,6 +12,7 @@ from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.envelope import request_id_of
 from cache_dit_serving.api.model_info import model_info
+from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InvalidRequest
@@ -28,7 +29,6 @@ from cache_dit_serving.schemas.answers import (
     FlushResponse,
     GenerateResponse,
     HealthResponse,
-    ImageStats,
     ModelInfo,
     Timings,
 )
@@ -162,9 +162,7 @@ def _response(
         cache=merge_reports([record.cache for record in records]),
         deadline=deadline,
         warnings=list(generation.call.warnings),
-        stats=[ImageStats(seed=record.seed, block_lists=record.stats) for record in records]
-        if request.include_stats
-        else [],
+        stats=stats_of(records) if request.include_stats else None,
     )
 
 

@@ -36,6 +36,20 @@ class DeadlineReport(BaseModel):
     speed: str = Field(description="The speed that was chosen, or the request's own.")
 
 
+class Answer(BaseModel):
+    """An answer whose keys are left out where there is nothing to say: BentoML 1.4's client and the old server's read
+    a missing key, and not each reads a null."""
+
+    def model_dump_json(self, **options: Any) -> str:
+        return super().model_dump_json(**{"exclude_none": True, **options})
+
+
+class Stats(BaseModel):
+    """Each step's record, where include_stats asks for it."""
+
+    cache_stats: list[ImageStats] = Field(description="One per image; of a comparison the cached one's.")
+
+
 class RequestWarning(BaseModel):
     """A part of a request that had no effect, or another one than asked."""
 
@@ -46,7 +60,7 @@ class RequestWarning(BaseModel):
     message: str
 
 
-class GenerateResponse(BaseModel):
+class GenerateResponse(Answer):
     """The pictures and how they came about."""
 
     images: list[str] = Field(description="base64 text, paths or URLs, as output_format asked.")
@@ -58,11 +72,10 @@ class GenerateResponse(BaseModel):
     request_id: str
     cache: CacheReport
     deadline: DeadlineReport | None = None
-    # Not null when not asked for: BentoML 1.4's client cannot read a null where the schema has a list.
     warnings: list[RequestWarning] = Field(
         [], description="Parts of the request that had no effect, or another one than asked."
     )
-    stats: list[ImageStats] = Field([], description="One per image, where include_stats asked for it.")
+    stats: Stats | None = Field(None, description="Where include_stats asked for it.")
 
 
 class ComparedImage(BaseModel):
@@ -74,7 +87,7 @@ class ComparedImage(BaseModel):
     cache: CacheReport
 
 
-class CompareResponse(BaseModel):
+class CompareResponse(Answer):
     """One seed with the cache and without, and how far apart the pictures are."""
 
     seed: int
@@ -82,7 +95,9 @@ class CompareResponse(BaseModel):
     uncached: ComparedImage
     difference: str = Field(description="Picture of the absolute differences, the greatest drawn white.")
     identical: bool = Field(description="Whether every pixel is the same before rounding.")
-    psnr_db: float | None = Field(description="Peak signal-to-noise ratio, dB; null for identical pictures (infinite).")
+    psnr_db: float | None = Field(
+        None, description="Peak signal-to-noise ratio, dB; left out for identical pictures, where it is infinite."
+    )
     ssim: float = Field(
         description="Structural similarity (Wang et al. 2004), mean over pixels and channels; 1: equal."
     )
@@ -93,7 +108,7 @@ class CompareResponse(BaseModel):
     warnings: list[RequestWarning] = Field(
         [], description="Parts of the request that had no effect, or another one than asked."
     )
-    stats: list[BlockListStats] = Field([], description="Of the cached picture, where include_stats asked for it.")
+    stats: Stats | None = Field(None, description="Of the cached picture, where include_stats asked for it.")
 
 
 class QueueReport(BaseModel):
