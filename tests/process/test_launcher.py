@@ -227,6 +227,15 @@ def test_a_folder_is_served_with_the_cache_from_the_command_line(tmp_path: Path)
             'cache_dit_serving_warnings_total{code="unsupported_field",param="guidance_scale"} 2.0'
             in server.get("/metrics").text
         )
+        assert "stats" not in plain
+        assert len(server.generate(num_inference_steps=6, include_stats=True).json()["stats"]["cache_stats"]) == 1
+        rounded = server.generate(num_inference_steps=6, width=90, height=101).json()
+        assert [(warning["param"], warning["code"]) for warning in rounded["warnings"]] == [
+            ("width", "adjusted"),
+            ("height", "adjusted"),
+        ]
+        with Image.open(io.BytesIO(base64.b64decode(rounded["images"][0]))) as picture:
+            assert picture.size == (80, 96)
         info = server.get("/get_model_info").json()
         assert info["model"] == info["model_path"] == "my-model"
         assert (info["torch_dtype"], info["enable_cache"], info["is_loaded"]) == ("torch.float32", True, True)
