@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.operations import BELOW
 from tests.support.server import ROOT, Server, ready, serving
+from tests.support.snapshot import SNAPSHOT, rendered
 
 EXAMPLES = 40
 """Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
@@ -48,6 +49,12 @@ def test_the_document_is_valid() -> None:
     document = openapi_document()
     assert document["openapi"].startswith("3.1")
     validate(document, cls=OpenAPIV31SpecValidator)
+
+
+def test_the_document_changes_only_on_purpose() -> None:
+    assert SNAPSHOT.read_text(encoding="utf-8") == rendered(openapi_document()), (
+        "the API has changed: if it should, write the snapshot anew with python -m tests.support.snapshot"
+    )
 
 
 def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
