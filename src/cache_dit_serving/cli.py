@@ -21,7 +21,7 @@ def main() -> int:
     """Dispatch on the first word; exit status 2 for one that is no command."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command == "serve":
-        return serve.main(arguments)
+        serve.main(arguments)
     if command == "models":
         for name in config_names():
             print(f"{name:16} {_summary(name)}")

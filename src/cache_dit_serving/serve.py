@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from cache_dit_serving.config.reading import (
     BUNDLE_ROOT,
@@ -22,7 +23,7 @@ from cache_dit_serving.config.reading import (
     load_settings,
 )
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.supervisor import check_port
+from cache_dit_serving.supervisor import check_port, fail
 
 # Flags that cache_dit.serve parsed and never read; each takes a value.
 IDLE = ("repeat", "height", "width", "prompt", "negative-prompt", "image-path", "warmup")
@@ -166,21 +167,16 @@ def command(flags: argparse.Namespace) -> list[str]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the settings, then become `bentoml serve`. Returns only on a mistake, with exit status 2."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Check the settings, then become `bentoml serve`; on a mistake end with one line and exit status 2."""
     flags = parser().parse_args(arguments)
     if not Path(BUNDLE_ROOT, "service.py").is_file():
-        print(
-            "error: service.py is not beside src/: install the project editable from its checkout (make setup)",
-            file=sys.stderr,
-        )
-        return 2
+        fail("service.py is not beside src/: install the project editable from its checkout (make setup)")
     try:
         environ = environment_of(flags, os.environ)
         check_port(flags.host, flags.port)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        fail(str(error))
     if idle := idle_flags(flags):
         print(f"note: without effect, as in cache_dit.serve: {', '.join(idle)}", file=sys.stderr)
     words = command(flags)
@@ -188,4 +184,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -173,6 +173,15 @@ def test_a_tolerant_server_ignores_and_reports_what_the_model_cannot_honour() ->
         planned(request(guidance_scale=7.5), UNGUIDED, Settings())
 
 
+def test_a_tolerant_server_ignores_a_negative_prompt_where_the_weights_never_guide() -> None:
+    call = planned(request(negative_prompt="blur"), DISTILLED, Settings(), tolerant=True)
+    assert "negative_prompt" not in call.arguments
+    assert [(warning.param, warning.code) for warning in call.warnings] == [("negative_prompt", "unsupported_field")]
+    assert "never guides" in call.warnings[0].message
+    with pytest.raises(InvalidRequest, match=r"never guides.*it takes: prompt, width"):
+        planned(request(negative_prompt="blur"), DISTILLED, Settings())
+
+
 def test_a_field_of_another_task_is_never_ignored() -> None:
     for fields in ({"image_urls": ["a.png"]}, {"num_frames": 16}):
         with pytest.raises(InvalidRequest, match="does not take"):

@@ -118,7 +118,7 @@ def _check(body: bytes, model: type[BaseModel]) -> None:
         raise InvalidRequest(f"the body is not valid JSON ({error})", code="invalid_json") from None
     if not isinstance(tree, dict):
         raise InvalidRequest(f"the body must be a JSON object, not {_json_type(tree)}")
-    for path, value in _containers(tree, ""):
+    for path, value in _containers(tree):
         if isinstance(value, list) and len(value) > MOST_VALUES:
             sentence = f"{path}: holds {len(value):,} values; no field takes more than {MOST_VALUES:,}"
             raise InvalidRequest(sentence, param=path, code="too_long")
@@ -132,13 +132,11 @@ def _check(body: bytes, model: type[BaseModel]) -> None:
         raise _invalid(error, model) from None
 
 
-def _containers(value: Any, path: str) -> Iterator[tuple[str, list[Any] | dict[str, Any]]]:
-    """Each list and object of a JSON value with its dotted place, outermost first."""
-    waiting: list[tuple[str, Any]] = [(path, value)]
+def _containers(tree: dict[str, Any]) -> Iterator[tuple[str, list[Any] | dict[str, Any]]]:
+    """Each list and object of a body with its dotted place, which is empty for the body itself."""
+    waiting: list[tuple[str, list[Any] | dict[str, Any]]] = [("", tree)]
     while waiting:
         path, value = waiting.pop()
-        if not isinstance(value, (list, dict)):
-            continue
         yield path, value
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         waiting += [

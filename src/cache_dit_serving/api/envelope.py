@@ -88,7 +88,9 @@ class Envelope:
         await check_body(body, model)
         if not body:
             # BentoML 1.4 reads the body by its stated type, and there is none.
-            scope = {**scope, "headers": [*_without(scope["headers"], b"content-type")]}
+            headers = MutableHeaders(raw=list(scope["headers"]))
+            del headers["content-type"]
+            scope = {**scope, "headers": headers.raw}
         return scope, replayed(body, incoming)
 
 
@@ -180,10 +182,6 @@ def _check_media_type(headers: Headers) -> None:
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaType(f"the body is encoded as {cut(encoding)}; send it without Content-Encoding")
-
-
-def _without(headers: list[tuple[bytes, bytes]], name: bytes) -> list[tuple[bytes, bytes]]:
-    return [(key, value) for key, value in headers if key.lower() != name]
 
 
 def _relative(location: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import bentoml
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -39,7 +41,7 @@ def mounted_routes() -> Starlette:
         return RedirectResponse("docs")
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(openapi_document())
+        return Response(_document(), media_type="application/json")
 
     async def serving_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServingError)
@@ -62,6 +64,12 @@ def mounted_routes() -> Starlette:
         ],
         exception_handlers={ServingError: serving_error},
     )
+
+
+@functools.cache
+def _document() -> bytes:
+    """The OpenAPI document, made once: making it takes 90 ms, and the event loop waits."""
+    return bytes(JSONResponse(openapi_document()).body)
 
 
 def _api() -> NativeApi:

@@ -311,9 +311,8 @@ class PipelineWorker:
             raise _gone() from None
         report = drawn.record.cache
         metrics.observe_image(drawn.record)
-        if report.redrawn and self._loaded is not None:
-            # The next requests are planned with the passes that this one was found to make.
-            self._loaded = replace(self._loaded, model=self._loaded.model.corrected(drawn.record.passes))
+        if self._loaded is not None:
+            self._loaded = replace(self._loaded, model=drawn.record.corrected(self._loaded.model))
         if report.nan_diffs:
             logger.error("%s: residual differences that are not numbers; the model's values are broken", generation.id)
         if drawing.cache.strict and not report.engaged:

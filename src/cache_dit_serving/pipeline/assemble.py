@@ -11,10 +11,10 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.environment import library_versions, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
-from cache_dit_serving.pipeline.protocol import DrawRecord, Facts, Loaded
+from cache_dit_serving.pipeline.protocol import Facts, Loaded
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.pipeline.warm_up import CacheTypeFails, try_cache, warm_up
-from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.model import PlannedModel, usual_steps
 from cache_dit_serving.planning.traits import PipelineTraits
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         if cache_type not in pipeline_cache.support.refusals:
             progress(f"trying the cache ({cache_type}) in a few steps")
             try:
-                model = _corrected(model, try_cache(runner, model, cache_type))
+                model = try_cache(runner, model, cache_type).corrected(model)
             except CacheTypeFails as failure:
                 pipeline_cache.refuse(cache_type, str(failure))
             runner.flush()
@@ -69,17 +69,11 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         logger.warning("serving without a cache: %s", unfulfilled)
     warmed_up = warm_up(runner, model, settings, progress)
     for _, record in warmed_up:
-        model = _corrected(model, record)
+        model = record.corrected(model)
     return Loaded(runner, model, warmed_up)
 
 
-def _corrected(model: PlannedModel, record: DrawRecord) -> PlannedModel:
-    """The model with the forward passes that an image was found to make, where the plan had them wrong."""
-    return model.corrected(record.passes) if record.cache.redrawn else model
-
-
 def _planned(settings: Settings, traits: PipelineTraits, support: CacheSupport) -> PlannedModel:
-    steps = settings.defaults.num_inference_steps or traits.steps.default
-    speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
+    speeds = SpeedLadder(settings.cache, settings.speeds, support, usual_steps(traits, settings.defaults))
     tolerant = settings.server.unsupported_fields == "warn"
     return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant)

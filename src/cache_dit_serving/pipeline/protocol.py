@@ -73,6 +73,10 @@ class DrawRecord:
         """From the prompt to the picture."""
         return self.encode_prompt_s + self.denoise_s + self.decode_s
 
+    def corrected(self, model: PlannedModel) -> PlannedModel:
+        """The model with the forward passes that this image was found to make, where its plan had them wrong."""
+        return model.corrected(self.passes) if self.cache.redrawn else model
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -85,9 +85,10 @@ def warm_up(
 def _draw(
     runner: Runner, call: GenerationCall, what: str, progress: Callable[[str], None]
 ) -> tuple[GenerationCall, DrawRecord]:
-    progress(f"warming up with one picture ({what})")
+    stage = f"warming up with one picture ({what})"
+    progress(stage)
     try:
-        drawn = runner.sample(call, 0, _Reports(f"warming up with one picture ({what})", call, progress))
+        drawn = runner.sample(call, 0, _Reports(stage, call, progress))
         check_finite(drawn.media)
     except ServingError as error:
         raise _failed(error) from error

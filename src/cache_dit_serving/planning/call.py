@@ -10,6 +10,7 @@ from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
 from cache_dit_serving.media.formats import DEFAULT_FORMAT, ImageFormat
+from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.schemas.answers import RequestWarning
 
 
@@ -38,8 +39,6 @@ class GenerationCall:
 
     arguments: dict[str, Any]
     """Of the pipeline's call, but for the generator, the callback and the output type."""
-    requested: frozenset[str]
-    """Those of the arguments that are fields of a request; the others are the configuration's."""
     drawings: tuple[Drawing, ...]
     """The images to draw, one after the other."""
     num_inference_steps: int
@@ -60,7 +59,7 @@ class GenerationCall:
         """The request that draws an image again when it is sent alone; stored in its PNG."""
         settings = drawing.cache.settings
         cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
-        fields = {name: value for name, value in self.arguments.items() if name in self.requested}
+        fields = {name: value for name, value in self.arguments.items() if name in PIPELINE_FIELDS}
         return {**fields, "seed": drawing.seed, "cache": cache}
 
     def compared(self) -> GenerationCall:

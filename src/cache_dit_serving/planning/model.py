@@ -9,6 +9,11 @@ from cache_dit_serving.config.settings import Limits, RequestDefaults
 from cache_dit_serving.planning.traits import PipelineTraits
 
 
+def usual_steps(traits: PipelineTraits, defaults: RequestDefaults) -> int:
+    """num_inference_steps by the configuration, or else by the pipeline."""
+    return defaults.num_inference_steps or traits.steps.default
+
+
 @dataclass(frozen=True)
 class PlannedModel:
     traits: PipelineTraits
@@ -17,6 +22,11 @@ class PlannedModel:
     speeds: SpeedLadder
     tolerant: bool = False
     """Whether a field that the model cannot honour is ignored and reported, not refused."""
+
+    @property
+    def default_step_count(self) -> int:
+        """num_inference_steps of a request that leaves it out."""
+        return usual_steps(self.traits, self.defaults)
 
     def corrected(self, passes: int) -> PlannedModel:
         """The same model whose guidance makes `passes` forward passes a step, counted where the plan was wrong."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.planning.call import Drawing, GenerationCall, OutputSpec
-from cache_dit_serving.planning.fields import FIELDS, PIPELINE_FIELDS, accepted_fields
+from cache_dit_serving.planning.fields import FIELDS, accepted_fields
 from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
 from cache_dit_serving.planning.fields.steps import step_count
@@ -34,7 +34,6 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
     choice = model.speeds.choose(request.speed, request.cache, num_inference_steps=count, passes=passes)
     call = GenerationCall(
         arguments=arguments,
-        requested=PIPELINE_FIELDS,
         drawings=tuple(Drawing(seed, choice) for seed in seeds),
         num_inference_steps=count,
         passes=passes,

@@ -70,6 +70,14 @@ class TrueCfgScale(PipelineField):
 class NegativePrompt(PipelineField):
     name = "negative_prompt"
 
+    def accepted(self, model: PlannedModel) -> bool:
+        return super().accepted(model) and (
+            model.traits.takes("true_cfg_scale") or math.isfinite(model.traits.guidance.guides_above)
+        )
+
+    def why_not(self, model: PlannedModel) -> str:
+        return " (it never guides)" if super().accepted(model) else ""
+
     def asks_nothing(self, value: Any) -> bool:
         return value in (None, "")
 
@@ -92,12 +100,6 @@ class NegativePrompt(PipelineField):
                     param="negative_prompt",
                 )
             return
-        if math.isinf(guidance.guides_above):
-            raise InvalidRequest(
-                f"{traits.pipeline_class} as loaded does not take negative_prompt (it never guides)",
-                param="negative_prompt",
-                code="unsupported_field",
-            )
         scale = _scale("guidance_scale", request, model, guidance.default_scale)
         if scale is not None and scale <= guidance.guides_above:
             raise InvalidRequest(

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.planning.fields.field import PipelineField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
+
+
+def _sides(model: PlannedModel) -> Sequence[int]:
+    """The widths and heights that the model takes, in pixels, least first."""
+    limits, multiple = model.limits, model.traits.sizes.multiple
+    if limits.sizes is not None:
+        return sorted(limits.sizes)
+    least = -(-limits.min_side // multiple) * multiple
+    return range(least, limits.max_side + 1, multiple)
 
 
 class Side(PipelineField):
@@ -24,23 +35,23 @@ class Side(PipelineField):
 
     def adjusted(self, value: int, model: PlannedModel) -> int:
         """Rounded down to the grid, as cache_dit.serve did; as it is where nothing on the grid is as small."""
-        limits, multiple = model.limits, model.traits.sizes.multiple
-        if limits.sizes is not None:
-            return max((side for side in limits.sizes if side <= value), default=value)
-        down = value // multiple * multiple
-        return down if limits.min_side <= down and value <= limits.max_side else value
+        if model.limits.sizes is None and value > model.limits.max_side:
+            return value  # no grid, but the operator's limit
+        sides = _sides(model)
+        index = bisect_right(sides, value)
+        return sides[index - 1] if index else value
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         asked: int | None = getattr(request, self.name)
         if asked is None:
             return {self.name: self.default(model)}
-        limits, multiple = model.limits, model.traits.sizes.multiple
-        if limits.sizes is not None:
-            taken, words = asked in limits.sizes, ", ".join(map(str, limits.sizes))
-        else:
-            taken = limits.min_side <= asked <= limits.max_side and asked % multiple == 0
-            words = f"multiples of {multiple} from {limits.min_side} to {limits.max_side}"
-        if not taken:
+        if asked not in _sides(model):
+            limits, multiple = model.limits, model.traits.sizes.multiple
+            words = (
+                ", ".join(map(str, limits.sizes))
+                if limits.sizes is not None
+                else f"multiples of {multiple} from {limits.min_side} to {limits.max_side}"
+            )
             sentence = f"{self.name} {asked} is not a size this model takes; it takes {words}"
             raise InvalidRequest(sentence, param=self.name)
         return {self.name: asked}

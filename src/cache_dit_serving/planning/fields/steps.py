@@ -25,17 +25,13 @@ def step_count(request: GenerateRequest, model: PlannedModel) -> int:
             "leave one of them out or make them agree",
             param=param,
         )
-    count = len(sigmas) if sigmas is not None else asked or default_step_count(model)
+    count = len(sigmas) if sigmas is not None else asked or model.default_step_count
     most, least = model.limits.max_num_inference_steps, model.traits.steps.least
     if count > most:
         raise InvalidRequest(f"{count:,} steps are more than the {most:,} this server takes", param=param)
     if count < least:
         raise InvalidRequest(f"this model's scheduler needs at least {least} steps", param=param)
     return count
-
-
-def default_step_count(model: PlannedModel) -> int:
-    return model.defaults.num_inference_steps or model.traits.steps.default
 
 
 class NumInferenceSteps(PipelineField):
@@ -45,7 +41,7 @@ class NumInferenceSteps(PipelineField):
         return {"minimum": model.traits.steps.least, "maximum": model.limits.max_num_inference_steps}
 
     def default(self, model: PlannedModel) -> int:
-        return default_step_count(model)
+        return model.default_step_count
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {self.name: step_count(request, model)}
