@@ -97,8 +97,8 @@ def measure(loaded: Loaded) -> Quality:
             for index, contender in enumerate(all_contenders):
                 image = draw(loaded, prompt, seed, contender.choice, contender.steps)
                 distance = (
-                    psnr(image.media.pixels, reference.media.pixels),
-                    ssim(image.media.pixels, reference.media.pixels),
+                    psnr(image.media.array, reference.media.array),
+                    ssim(image.media.array, reference.media.array),
                 )
                 ratio = reference.record.seconds / image.record.seconds
                 drawn[index].append((image.record.seconds, ratio, *distance, image.record.cache.cached_steps))

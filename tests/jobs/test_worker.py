@@ -137,7 +137,7 @@ def test_raw_images_are_kept_for_a_comparison_alone(worker: PipelineWorker) -> N
     cached, uncached = (image.media for image in compared.result.result(30))
     assert cached is not None
     assert uncached is not None
-    assert cached.pixels.shape == uncached.pixels.shape == (96, 96, 3)
+    assert cached.array.shape == uncached.array.shape == (96, 96, 3)
 
 
 def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker: PipelineWorker) -> None:

@@ -72,7 +72,7 @@ def held_tensors(loaded: Loaded) -> list[Any]:
 
 
 def test_the_embedded_model_draws_a_red_apple_on_blue() -> None:
-    pixels = draw(load(EMBEDDED), num_inference_steps=28).media.pixels
+    pixels = draw(load(EMBEDDED), num_inference_steps=28).media.array
     assert pixels.shape == (96, 96, 3)
     corner, centre = pixels[4:12, 4:12].mean(axis=(0, 1)), pixels[44:60, 40:56].mean(axis=(0, 1))
     assert corner.argmax() == 2, f"the background is not blue: {corner}"
@@ -81,16 +81,16 @@ def test_the_embedded_model_draws_a_red_apple_on_blue() -> None:
 
 def test_a_seed_is_one_picture_whatever_ran_before() -> None:
     loaded = load(EMBEDDED)
-    first = draw(loaded).media.pixels
+    first = draw(loaded).media.array
     draw(loaded, seed=9, width=80, num_inference_steps=28)
     draw(loaded, true_cfg_scale=3.0, negative_prompt="a cat", num_inference_steps=20)
-    assert np.array_equal(draw(loaded).media.pixels, first)
-    assert not np.array_equal(draw(loaded, seed=4).media.pixels, first)
+    assert np.array_equal(draw(loaded).media.array, first)
+    assert not np.array_equal(draw(loaded, seed=4).media.array, first)
 
 
 def test_a_stopped_generation_leaves_nothing_behind() -> None:
     loaded = load(EMBEDDED)
-    expected = draw(loaded).media.pixels
+    expected = draw(loaded).media.array
 
     class Stop(Exception):
         pass
@@ -101,7 +101,7 @@ def test_a_stopped_generation_leaves_nothing_behind() -> None:
 
     with pytest.raises(Stop):
         draw(loaded, stop_at_ten)
-    assert np.array_equal(draw(loaded).media.pixels, expected)
+    assert np.array_equal(draw(loaded).media.array, expected)
 
 
 def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
@@ -120,7 +120,7 @@ def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
         output_type="np",
     ).images[0]
     image = draw(load(UNCACHED))
-    assert np.array_equal(image.media.pixels, expected)
+    assert np.array_equal(image.media.array, expected)
     assert (image.record.cache.enabled, image.record.cache.reason) == (False, "off")
 
 
@@ -150,8 +150,8 @@ def test_every_kind_of_cache_engages_and_repeats_itself(settings: dict[str, Any]
     assert image.record.cache.executed_steps == STEPS
     assert 0 < image.record.cache.cached_steps < STEPS
     assert image.record.cache.computed_steps == STEPS - image.record.cache.cached_steps
-    assert np.array_equal(draw(loaded).media.pixels, image.media.pixels)
-    assert not np.array_equal(draw(load(UNCACHED)).media.pixels, image.media.pixels)
+    assert np.array_equal(draw(loaded).media.array, image.media.array)
+    assert not np.array_equal(draw(load(UNCACHED)).media.array, image.media.array)
 
 
 def test_guidance_with_a_second_pass_is_paired_request_by_request() -> None:
@@ -161,7 +161,7 @@ def test_guidance_with_a_second_pass_is_paired_request_by_request() -> None:
     assert (plain.record.cache.executed_steps, guided.record.cache.executed_steps) == (STEPS, STEPS)
     assert plain.record.stats[0].cfg_diffs == {}
     assert set(guided.record.stats[0].cfg_diffs) == set(guided.record.stats[0].diffs) != set()
-    assert np.array_equal(draw(loaded).media.pixels, plain.media.pixels)
+    assert np.array_equal(draw(loaded).media.array, plain.media.array)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_cache_that_did_not_engage_says_why(settings: dict[str, Any], steps: i
 
 def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
     loaded = load(EMBEDDED)
-    expected = draw(loaded).media.pixels
+    expected = draw(loaded).media.array
     held = loaded.runner.memory()["cached_activation_bytes"]
     # The residual of 12 blocks over 36 image and 32 text tokens, and what decided on it: at least one of each in fp32.
     assert held >= 36 * 128 * 4
@@ -190,7 +190,7 @@ def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
     assert not [tensor for tensor in tensors if tensor() is not None], "still held by something"
     assert loaded.runner.memory()["cached_activation_bytes"] == 0
     assert loaded.runner.flush() == 0
-    assert np.array_equal(draw(loaded).media.pixels, expected)
+    assert np.array_equal(draw(loaded).media.array, expected)
 
 
 def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -
 
     with pytest.raises(InterruptedError):
         draw(loaded, stop, num_inference_steps=6)
-    assert np.array_equal(draw(loaded, num_inference_steps=6).media.pixels, image.media.pixels)
+    assert np.array_equal(draw(loaded, num_inference_steps=6).media.array, image.media.array)
 
 
 def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
@@ -222,7 +222,7 @@ def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
         image = loaded.runner.sample(wrong, 0, Unwatched())
         assert image.record.cache.executed_steps == STEPS
         assert (expected.record.cache.redrawn, image.record.cache.redrawn) == (0, 1)
-        assert np.array_equal(image.media.pixels, expected.media.pixels)
+        assert np.array_equal(image.media.array, expected.media.array)
 
 
 def test_a_scheduler_that_evaluates_twice_is_not_taken_for_two_passes(tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) ->
     )
     loaded = load(guided)
     assert "guidance_scale" in model_info(loaded).accepted_fields
-    weak, strong = (draw(loaded, guidance_scale=scale).media.pixels for scale in (1.0, 9.0))
+    weak, strong = (draw(loaded, guidance_scale=scale).media.array for scale in (1.0, 9.0))
     assert not np.array_equal(weak, strong)
 
 
@@ -331,19 +331,19 @@ def test_two_pipelines_of_one_class_do_not_disturb_each_other() -> None:
         with_cache(Fn_compute_blocks=1, residual_diff_threshold=threshold, max_warmup_steps=2)
         for threshold in (0.1, 0.6)
     )
-    alone = [draw(load(settings)).media.pixels for settings in (mild, strong, UNCACHED)]
+    alone = [draw(load(settings)).media.array for settings in (mild, strong, UNCACHED)]
     together = [load(settings) for settings in (mild, strong, UNCACHED)]
     for _ in range(2):
         for loaded, expected in zip(together, alone, strict=True):
-            assert np.array_equal(draw(loaded).media.pixels, expected)
+            assert np.array_equal(draw(loaded).media.array, expected)
     # Nor while one is within a generation.
     outer, inner = together[0], together[1]
 
     def draw_another(done: int) -> None:
         if done == 5:
-            assert np.array_equal(draw(inner).media.pixels, alone[1])
+            assert np.array_equal(draw(inner).media.array, alone[1])
 
-    assert np.array_equal(draw(outer, draw_another).media.pixels, alone[0])
+    assert np.array_equal(draw(outer, draw_another).media.array, alone[0])
 
 
 def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
         cached = draw(loaded, prompt="a cat", **arguments)
         assert cached.record.cache.engaged
         lossless = draw(loaded, prompt="a cat", speed="lossless", **arguments)
-        assert np.array_equal(lossless.media.pixels, expected)
+        assert np.array_equal(lossless.media.array, expected)
         # cache-dit gives this family's transformer and blocks another forward, and disable_cache leaves it there.
         modules = (inside(loaded)._pipe.transformer, *inside(loaded)._pipe.transformer.transformer_blocks)
         assert not [module for module in modules if "forward" in vars(module)]
@@ -377,7 +377,7 @@ def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
 def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     import cache_dit
 
-    expected = draw(load(UNCACHED)).media.pixels
+    expected = draw(load(UNCACHED)).media.array
     enable_cache = cache_dit.enable_cache
 
     def fails_half_way(pipe: Any, **settings: Any) -> None:
@@ -387,7 +387,7 @@ def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch:
     monkeypatch.setattr(cache_dit, "enable_cache", fails_half_way)
     loaded = load(EMBEDDED)
     image = draw(loaded)
-    assert np.array_equal(image.media.pixels, expected)
+    assert np.array_equal(image.media.array, expected)
     assert (image.record.cache.enabled, image.record.cache.reason_code) == (False, "unsupported")
     assert "could not be enabled on FluxPipeline" in (image.record.cache.reason or "")
     assert (model_info(loaded).cache or {})["running"] is False
@@ -399,7 +399,7 @@ def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch:
 def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
 
-    expected = draw(load(EMBEDDED)).media.pixels
+    expected = draw(load(EMBEDDED)).media.array
 
     def fails(*args: Any, **kwargs: Any) -> bool:
         raise ValueError("secret detail")
@@ -407,7 +407,7 @@ def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.
     monkeypatch.setattr(PrunedContextManager, "can_prune", fails)
     loaded = load(EMBEDDED)
     assert list(loaded.model.speeds.support.refusals) == ["DBPrune"]
-    assert np.array_equal(draw(loaded).media.pixels, expected)
+    assert np.array_equal(draw(loaded).media.array, expected)
     with pytest.raises(InvalidRequest, match="fails in the forward pass of FluxPipeline") as raised:
         draw(loaded, cache={"cache_type": "DBPrune"})
     assert raised.value.param == "cache.cache_type"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.tasks import Task
 from cache_dit_serving.planning.traits import GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
 
 FLUX = PipelineTraits(
     pipeline_class="FluxPipeline",
     tasks=frozenset({Task.TEXT_TO_IMAGE}),
+    makes=MediaKind.PICTURE,
     parameters=frozenset(
         "prompt negative_prompt true_cfg_scale height width num_inference_steps sigmas guidance_scale "  # noqa: SIM905
         "max_sequence_length callback_on_step_end".split()
@@ -30,6 +32,7 @@ QWEN = replace(
 WAN_LIKE = PipelineTraits(
     pipeline_class="CogView4Pipeline",
     tasks=frozenset({Task.TEXT_TO_IMAGE}),
+    makes=MediaKind.PICTURE,
     parameters=frozenset({"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale"}),
     sizes=SizeTraits(multiple=16, default_side=1024),
     steps=StepTraits(default=50, least=1, flow_matching=True),

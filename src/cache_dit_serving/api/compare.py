@@ -29,8 +29,8 @@ def compared_response(
 ) -> CompareResponse:
     """The answer for a generation of two images: with the cache, then without. Takes time: not for the event loop."""
     cached, uncached = images
-    assert cached.media is not None
-    assert uncached.media is not None
+    assert isinstance(cached.media, Picture)
+    assert isinstance(uncached.media, Picture)
     distance = _measure(cached.media, uncached.media)
     files = [
         (cached.content, cached.extension),
@@ -56,7 +56,7 @@ def compared_response(
 
 
 def _measure(cached: Picture, uncached: Picture) -> _Distance:
-    ours, reference = cached.pixels, uncached.pixels
+    ours, reference = cached.array, uncached.array
     gap = abs(ours - reference)
     return _Distance(
         psnr(ours, reference),

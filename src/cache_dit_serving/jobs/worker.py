@@ -21,6 +21,7 @@ from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.images import check_finite, encode_image
+from cache_dit_serving.media.values import Picture
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped
 from cache_dit_serving.planning.call import not_engaged
 from cache_dit_serving.schemas.answers import QueueReport
@@ -292,6 +293,7 @@ class PipelineWorker:
         call, output = generation.call, generation.call.output
         drawing = call.drawings[index]
         check_finite(drawn.media)
+        assert isinstance(drawn.media, Picture)  # what the served tasks make
         content = encode_image(drawn.media, output.image_format, output.image_quality, call.parameters(drawing))
         encode_s = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("encode_output", drawing.cache.speed).observe(encode_s)

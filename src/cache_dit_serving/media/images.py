@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.formats import DEFAULT_QUALITY, ImageFormat
-from cache_dit_serving.media.values import Picture
+from cache_dit_serving.media.values import Media, Picture
 
 TEXT_KEY = "parameters"
 """PNG text chunk that holds what draws the picture again, as JSON."""
@@ -26,7 +26,7 @@ def encode_image(picture: Picture, image_format: ImageFormat, quality: int | Non
         parameters: what drew it; goes into a PNG, so that equal requests give equal files.
     """
     # As diffusers' own VaeImageProcessor.numpy_to_pil rounds.
-    image = Image.fromarray((picture.pixels * 255).round().astype(np.uint8))
+    image = Image.fromarray((picture.array * 255).round().astype(np.uint8))
     buffer = io.BytesIO()
     if image_format == "png":
         text = PngInfo()
@@ -38,11 +38,11 @@ def encode_image(picture: Picture, image_format: ImageFormat, quality: int | Non
     return buffer.getvalue()
 
 
-def check_finite(picture: Picture) -> None:
-    """Refuse a picture with values that are not numbers: encoded, it would look like a black one.
+def check_finite(media: Media) -> None:
+    """Refuse values that are not numbers: encoded, they would look black.
 
     Raises:
         InternalError: always in that case.
     """
-    if not np.isfinite(picture.pixels).all():
+    if not np.isfinite(media.array).all():
         raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")

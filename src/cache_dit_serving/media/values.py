@@ -1,18 +1,47 @@
-"""What a pipeline makes, as arrays."""
+"""What a pipeline makes, as arrays: a picture, a clip or a sound."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
+Array = np.ndarray[Any, Any]
+
+
+class MediaKind(StrEnum):
+    """A kind of output, by the name that answers and messages give it."""
+
+    PICTURE = "image"
+    CLIP = "video"
+    SOUND = "audio"
+
 
 @dataclass(frozen=True)
 class Picture:
-    pixels: np.ndarray[Any, Any]
+    array: Array
     """(height, width, 3) floats in [0, 1]."""
 
 
-Media = Picture
-"""Of any kind: the one that the served tasks make."""
+@dataclass(frozen=True)
+class Sound:
+    array: Array
+    """(channels, samples) floats in [-1, 1]."""
+    rate: int
+    """Samples a second."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    array: Array
+    """(frames, height, width, 3) floats in [0, 1]."""
+    fps: float
+    """Frames a second."""
+    sound: Sound | None = None
+    """What is heard with it, where the model makes that too."""
+
+
+Media = Picture | Clip | Sound
+"""Of any kind."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.tasks import tasks_of
 from cache_dit_serving.planning.traits import GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
 
@@ -21,8 +24,13 @@ LEAST_MULTIPLE = 16
 
 
 def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> PipelineTraits:
-    """Read the traits of a pipeline of any diffusers 0.42 class."""
+    """Read the traits of a pipeline of any diffusers 0.42 class.
+
+    Raises:
+        LoadError: it makes nothing that this server knows.
+    """
     signature = inspect.signature(type(pipe).__call__).parameters
+    output = output_of(type(pipe))
     steps = signature.get("num_inference_steps")
     transformer = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     config: Mapping[str, Any] = getattr(transformer, "config", None) or {}
@@ -35,7 +43,8 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
     scale = int(getattr(pipe, "vae_scale_factor", 1))
     return PipelineTraits(
         pipeline_class=type(pipe).__name__,
-        tasks=tasks_of(signature),
+        tasks=tasks_of(signature, output.kind, type(pipe).__name__),
+        makes=output.kind,
         parameters=parameters,
         sizes=SizeTraits(
             multiple=_size_multiple(pipe, config),
@@ -57,6 +66,45 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
             separate_cfg=separate_cfg,
         ),
     )
+
+
+class OutputFields(NamedTuple):
+    """Where a pipeline's answer holds what it made."""
+
+    kind: MediaKind
+    field: str
+    sound_field: str | None
+    """Of the sound that belongs to a clip."""
+
+
+KINDS = {
+    "images": MediaKind.PICTURE,
+    "image": MediaKind.PICTURE,
+    "frames": MediaKind.CLIP,
+    "video": MediaKind.CLIP,
+    "audios": MediaKind.SOUND,
+}
+"""By the field of an output class."""
+
+
+def output_of(cls: type[DiffusionPipeline]) -> OutputFields:
+    """What a pipeline of this class makes, by the output class that its call names.
+
+    Raises:
+        LoadError: its call names none, or one with fields that this server does not know.
+    """
+    from diffusers.utils import BaseOutput
+
+    call = inspect.unwrap(cls.__call__)
+    for name in call.__code__.co_names:
+        output = call.__globals__.get(name)
+        if isinstance(output, type) and issubclass(output, BaseOutput):
+            fields = [field.name for field in dataclasses.fields(output)]
+            found = next((field for field in fields if field in KINDS), None)
+            if found is not None:
+                sound = next((field for field in fields if field in ("audio", "sound")), None)
+                return OutputFields(KINDS[found], found, sound)
+    raise LoadError(f"{cls.__name__} makes neither pictures nor video nor audio, as far as its class says")
 
 
 def _default(signature: Mapping[str, inspect.Parameter], name: str) -> float | None:

@@ -17,6 +17,7 @@ from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.media.values import Picture
 from cache_dit_serving.pipeline.environment import memory_of
+from cache_dit_serving.pipeline.introspect import output_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Stopped, Watch
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 
@@ -42,6 +43,7 @@ class PipelineRunner:
         self._pipe = pipe
         self._device = pipe.device
         self._cache = cache
+        self._output = output_of(type(pipe))
         self._has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
         self._first_forward: float | None = None
         self._forward_passes = 0
@@ -134,7 +136,7 @@ class PipelineRunner:
             denoise_s=max(0.0, denoised - first_forward),
             decode_s=finished - denoised,
         )
-        return Drawn(Picture(output.images[0]), drawn)
+        return Drawn(Picture(getattr(output, self._output.field)[0]), drawn)
 
     def flush(self) -> int:
         """Free the activations that the last generation left behind; returns bytes."""

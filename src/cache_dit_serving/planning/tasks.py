@@ -1,12 +1,37 @@
-"""The tasks of diffusers' pipelines: which ones a pipeline has, by the signature of its call."""
+"""The tasks of diffusers' pipelines: what each needs and makes, and which ones a pipeline has."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
+from cache_dit_serving.media.values import MediaKind
+
 Signature = Mapping[str, inspect.Parameter]
+
+
+class Input(StrEnum):
+    """Something that a pipeline is given, apart from numbers."""
+
+    PROMPT = "prompt"
+    IMAGE = "image"
+    MASK = "mask"
+    VIDEO = "video"
+    CONTROL = "control"
+    CLASS_LABELS = "class labels"
+
+
+PARAMETERS: dict[Input, frozenset[str]] = {
+    Input.PROMPT: frozenset({"prompt", "content_prompt"}),
+    Input.IMAGE: frozenset({"image", "images", "input_images", "cond_image"}),
+    Input.MASK: frozenset({"mask_image", "mask_video"}),
+    Input.VIDEO: frozenset({"video"}),
+    Input.CONTROL: frozenset({"control_image", "control_video", "pose_video", "controls", "reference_conditions"}),
+    Input.CLASS_LABELS: frozenset({"class_labels"}),
+}
+"""The names under which diffusers' pipelines take each input."""
 
 
 class Task(StrEnum):
@@ -17,44 +42,90 @@ class Task(StrEnum):
     IMG2IMG = "img2img"
     INPAINT = "inpaint"
     CONTROL = "control"
+    CLASS_CONDITIONAL = "class-conditional"
+    UNCONDITIONAL = "unconditional"
     TEXT_TO_VIDEO = "text-to-video"
     IMAGE_TO_VIDEO = "image-to-video"
     VIDEO_TO_VIDEO = "video-to-video"
+    VIDEO_INPAINT = "video-inpaint"
+    VIDEO_CONTROL = "video-control"
     TEXT_TO_AUDIO = "text-to-audio"
-    CLASS_CONDITIONAL = "class-conditional"
-    UNCONDITIONAL = "unconditional"
+    VIEWS = "3d-views"
 
 
+@dataclass(frozen=True)
+class TaskFacts:
+    needs: frozenset[Input]
+    makes: MediaKind
+
+
+def _facts(makes: MediaKind, *needs: Input) -> TaskFacts:
+    return TaskFacts(frozenset(needs), makes)
+
+
+TASKS: dict[Task, TaskFacts] = {
+    Task.TEXT_TO_IMAGE: _facts(MediaKind.PICTURE, Input.PROMPT),
+    Task.IMAGE_EDIT: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
+    Task.IMG2IMG: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
+    Task.INPAINT: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE, Input.MASK),
+    Task.CONTROL: _facts(MediaKind.PICTURE, Input.PROMPT, Input.CONTROL),
+    Task.CLASS_CONDITIONAL: _facts(MediaKind.PICTURE, Input.CLASS_LABELS),
+    Task.UNCONDITIONAL: _facts(MediaKind.PICTURE),
+    Task.TEXT_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT),
+    Task.IMAGE_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT, Input.IMAGE),
+    Task.VIDEO_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO),
+    Task.VIDEO_INPAINT: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO, Input.MASK),
+    Task.VIDEO_CONTROL: _facts(MediaKind.CLIP, Input.PROMPT, Input.CONTROL),
+    Task.TEXT_TO_AUDIO: _facts(MediaKind.SOUND, Input.PROMPT),
+    Task.VIEWS: _facts(MediaKind.PICTURE, Input.PROMPT),
+}
 SERVED_TASKS = frozenset({Task.TEXT_TO_IMAGE})
 """Those that this version has requests for."""
 
+NOT_FROM_TEXT_ALONE = frozenset(
+    {
+        # They edit the picture or continue the video they are given.
+        "CosmosVideoToWorldPipeline",
+        "Cosmos2VideoToWorldPipeline",
+        "HunyuanImageRefinerPipeline",
+        "JoyImageEditPipeline",
+        "JoyImageEditPlusPipeline",
+        "LongCatImageEditPipeline",
+        "LTX2ImageToVideoPipeline",
+        "LTXI2VLongMultiPromptPipeline",
+        "LTXImageToVideoPipeline",
+        "QwenImageEditPipeline",
+        "QwenImageEditPlusPipeline",
+        "QwenImageLayeredPipeline",
+        "VisualClozeGenerationPipeline",
+        "VisualClozePipeline",
+        "WanVACEPipeline",
+    }
+)
+"""Classes of diffusers 0.42 whose signature has None for every input but which fail without one, as a run showed."""
 
-def tasks_of(signature: Signature) -> frozenset[Task]:
-    """The tasks of a pipeline by the parameters of its call. The first rule that fits decides."""
-    return frozenset({_task_of(signature)})
 
-
-def _task_of(signature: Signature) -> Task:
-    if "num_waveforms_per_prompt" in signature:
-        return Task.TEXT_TO_AUDIO
-    if {"num_frames", "num_videos_per_prompt", "video"} & signature.keys():
-        if "video" in signature:
-            return Task.VIDEO_TO_VIDEO
-        return Task.IMAGE_TO_VIDEO if _required(signature, "image") else Task.TEXT_TO_VIDEO
-    rules = (
-        ("class_labels", Task.CLASS_CONDITIONAL),
-        ("mask_image", Task.INPAINT),
-        ("control_image", Task.CONTROL),
-        ("strength", Task.IMG2IMG),
-    )
-    for parameter, task in rules:
-        if parameter in signature:
-            return task
-    for parameter in ("image", "images", "input_images"):
-        # FLUX.2's pipeline and its like edit when given pictures and draw from text when not.
-        if parameter in signature and _required(signature, parameter):
-            return Task.IMAGE_EDIT
-    return Task.TEXT_TO_IMAGE if "prompt" in signature else Task.UNCONDITIONAL
+def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> frozenset[Task]:
+    """The tasks of a pipeline: those whose inputs its call takes, and which give it all that it cannot do without."""
+    taken = frozenset(given for given, names in PARAMETERS.items() if names & signature.keys())
+    needed = frozenset(given for given in taken if any(_required(signature, name) for name in PARAMETERS[given]))
+    if "frame_size" in signature:
+        return frozenset({Task.VIEWS})  # ShapE draws one object from all sides
+    if Input.CONTROL in taken:
+        return frozenset({Task.VIDEO_CONTROL if makes is MediaKind.CLIP else Task.CONTROL})
+    if Input.CLASS_LABELS in taken:
+        return frozenset({Task.CLASS_CONDITIONAL})
+    if Input.MASK in taken:
+        needed |= TASKS[Task.INPAINT if makes is MediaKind.PICTURE else Task.VIDEO_INPAINT].needs
+    # With a strength, a call begins from what it is given, whatever its default; LTX's conditions may be none at all.
+    begins_from_media = "strength" in signature and "conditions" not in signature
+    fitting = {
+        task for task, facts in TASKS.items() if facts.makes is makes and facts.needs <= taken and needed <= facts.needs
+    }
+    fitting -= {Task.VIEWS, Task.IMAGE_EDIT if "strength" in signature else Task.IMG2IMG}
+    if begins_from_media or pipeline_class in NOT_FROM_TEXT_ALONE:
+        fitting -= {Task.TEXT_TO_IMAGE, Task.TEXT_TO_VIDEO}
+    return frozenset(fitting - {Task.UNCONDITIONAL} or fitting)
 
 
 def _required(signature: Signature, name: str) -> bool:

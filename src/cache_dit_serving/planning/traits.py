@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.tasks import Task
 
 
@@ -45,6 +46,7 @@ class PipelineTraits:
 
     pipeline_class: str
     tasks: frozenset[Task]
+    makes: MediaKind
     parameters: frozenset[str]
     """Names that the pipeline's call takes."""
     sizes: SizeTraits
