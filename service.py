@@ -115,6 +115,4 @@ class CacheDiTServing:
             end_process()
 
 
-CacheDiTServing.add_asgi_middleware(
-    Envelope, max_body_bytes=SETTINGS.limits.max_body_bytes, max_body_s=SETTINGS.limits.max_body_s
-)
+CacheDiTServing.add_asgi_middleware(Envelope, limits=SETTINGS.limits)

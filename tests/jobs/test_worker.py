@@ -16,9 +16,10 @@ from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs import worker as worker_module
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.media.formats import ImageFormat
-from cache_dit_serving.media.images import encode_image
-from cache_dit_serving.media.values import Picture
+from cache_dit_serving.media.delivery import File
+from cache_dit_serving.media.encode import encode
+from cache_dit_serving.media.formats import OutputSpec
+from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
@@ -117,11 +118,11 @@ def test_cancelling_takes_a_waiting_generation_out_and_stops_a_running_one(worke
 def test_pictures_are_encoded_off_the_pipelines_thread(worker: PipelineWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
 
-    def noting(*arguments: Any) -> bytes:
+    def noting(*arguments: Any) -> File:
         threads.append(threading.current_thread().name)
-        return encode_image(*arguments)
+        return encode(*arguments)
 
-    monkeypatch.setattr(worker_module, "encode_image", noting)
+    monkeypatch.setattr(worker_module, "encode", noting)
     noted = generation(worker, "noted")
     worker.submit(noted)
     noted.result.result(30)
@@ -157,12 +158,12 @@ def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker:
 
 
 def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(picture: Picture, image_format: ImageFormat, *arguments: Any) -> bytes:
-        if image_format == "webp":
+    def broken(media: Media, output: OutputSpec, *arguments: Any) -> File:
+        if output.image_format == "webp":
             raise RuntimeError("secret detail")
-        return encode_image(picture, image_format, *arguments)
+        return encode(media, output, *arguments)
 
-    monkeypatch.setattr(worker_module, "encode_image", broken)
+    monkeypatch.setattr(worker_module, "encode", broken)
     bad = generation(worker, "bad", image_format="webp")
     good = generation(worker, "good")
     worker.submit(bad)

@@ -12,7 +12,8 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.values import MediaKind
-from cache_dit_serving.pipeline.introspect import output_of, traits_of
+from cache_dit_serving.pipeline.introspect import traits_of
+from cache_dit_serving.pipeline.output import output_of
 from cache_dit_serving.planning.tasks import TASKS, Task, tasks_of
 
 CLASSES = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.api.docs import openapi_document
+from cache_dit_serving.api.routes import OPERATIONS
 
 SNAPSHOT = Path(__file__).resolve().parents[1] / "snapshots" / "openapi.json"
 
@@ -17,4 +18,4 @@ def rendered(document: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     SNAPSHOT.parent.mkdir(exist_ok=True)
-    SNAPSHOT.write_text(rendered(openapi_document()), encoding="utf-8")
+    SNAPSHOT.write_text(rendered(openapi_document(OPERATIONS)), encoding="utf-8")

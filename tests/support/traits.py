@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.tasks import Task
-from cache_dit_serving.planning.traits import GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
+from cache_dit_serving.planning.traits import ClipTraits, GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
 
 FLUX = PipelineTraits(
     pipeline_class="FluxPipeline",
@@ -17,7 +17,7 @@ FLUX = PipelineTraits(
         "prompt negative_prompt true_cfg_scale height width num_inference_steps sigmas guidance_scale "  # noqa: SIM905
         "max_sequence_length callback_on_step_end".split()
     ),
-    sizes=SizeTraits(multiple=16, default_side=1024),
+    sizes=SizeTraits(multiple=16, default_width=1024, default_height=1024),
     steps=StepTraits(default=28, least=1, flow_matching=True),
     guidance=GuidanceTraits(
         default_scale=3.5, default_true_cfg_scale=1.0, guides_above=1.0, honours_scale=True, separate_cfg=False
@@ -34,7 +34,7 @@ WAN_LIKE = PipelineTraits(
     tasks=frozenset({Task.TEXT_TO_IMAGE}),
     makes=MediaKind.PICTURE,
     parameters=frozenset({"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale"}),
-    sizes=SizeTraits(multiple=16, default_side=1024),
+    sizes=SizeTraits(multiple=16, default_width=1024, default_height=1024),
     steps=StepTraits(default=50, least=1, flow_matching=True),
     guidance=GuidanceTraits(
         default_scale=5.0, default_true_cfg_scale=None, guides_above=1.0, honours_scale=True, separate_cfg=True
@@ -44,3 +44,15 @@ KREA_LIKE = replace(WAN_LIKE, pipeline_class="Krea2Pipeline", guidance=replace(W
 DISTILLED = replace(
     WAN_LIKE, pipeline_class="Flux2KleinPipeline", guidance=replace(WAN_LIKE.guidance, guides_above=math.inf)
 )
+WAN = replace(
+    WAN_LIKE,
+    pipeline_class="WanPipeline",
+    tasks=frozenset({Task.TEXT_TO_VIDEO}),
+    makes=MediaKind.CLIP,
+    parameters=WAN_LIKE.parameters | {"num_frames"},
+    sizes=SizeTraits(multiple=16, default_width=832, default_height=480),
+    clip=ClipTraits(
+        default_frames=81, multiple=4, remainder=1, frames_parameter="num_frames", fps_parameter=None, default_fps=16.0
+    ),
+)
+"""Makes 4k + 1 frames and is not told their rate."""

@@ -32,7 +32,7 @@ def capabilities_of(loaded: Loaded, rates: Rates) -> Capabilities:
         tasks=sorted(model.traits.tasks),
         fields=_fields(model),
         size_multiple=model.traits.sizes.multiple,
-        limits=model.limits.model_dump(mode="json"),
+        limits=model.limits.model_dump(mode="json") | {"max_pixel_steps": model.max_pixel_steps},
         speeds=_speeds(model, rates),
         measured_on=model.speeds.measured_on,
         cache=_cache(model.speeds),

@@ -1,17 +1,18 @@
-"""`POST /compare`: one seed with the cache and without, and how far apart the two pictures are."""
+"""`POST /compare`: one seed with the cache and without, and how far apart the two outputs are."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.media.delivery import Delivery
-from cache_dit_serving.media.images import encode_image
+from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.quality import difference, psnr, ssim
-from cache_dit_serving.media.values import Picture
-from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse
+from cache_dit_serving.media.values import Array, Clip, Media, Picture
+from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse, FrameDistance
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
@@ -19,9 +20,11 @@ from cache_dit_serving.schemas.request import GenerateRequest
 class _Distance:
     psnr_db: float
     ssim: float
+    worst_frame: FrameDistance | None
     max_difference: float
     mean_difference: float
-    picture: bytes
+    shown: Media
+    """The differences, to be looked at."""
 
 
 def compared_response(
@@ -29,47 +32,67 @@ def compared_response(
 ) -> CompareResponse:
     """The answer for a generation of two images: with the cache, then without. Takes time: not for the event loop."""
     cached, uncached = images
-    assert isinstance(cached.media, Picture)
-    assert isinstance(uncached.media, Picture)
+    assert cached.media is not None
+    assert uncached.media is not None
     distance = _measure(cached.media, uncached.media)
+    # A picture of differences is for measuring: no lossy format.
+    output = replace(generation.call.output, image_format="png")
     files = [
         (cached.content, cached.extension),
         (uncached.content, uncached.extension),
-        (distance.picture, "png"),
+        encode(distance.shown, output, {}),
     ]
     cached_file, uncached_file, difference_file = delivery.deliver(files)
+    identical = distance.max_difference == 0
     return CompareResponse(
         seed=cached.record.seed,
         cached=_side(cached, cached_file),
         uncached=_side(uncached, uncached_file),
         difference=difference_file,
-        identical=math.isinf(distance.psnr_db),
+        identical=identical,
         psnr_db=None if math.isinf(distance.psnr_db) else round(distance.psnr_db, 3),
         ssim=round(distance.ssim, 6),
+        worst_frame=None if identical else distance.worst_frame,
         max_difference=round(distance.max_difference, 6),
         mean_difference=round(distance.mean_difference, 6),
         speedup=round(uncached.record.seconds / cached.record.seconds, 3),
         request_id=generation.id,
-        warnings=list(generation.call.warnings),
+        warnings=generation.warnings,
         stats=stats_of([cached.record]) if request.include_stats else None,
     )
 
 
-def _measure(cached: Picture, uncached: Picture) -> _Distance:
+def _measure(cached: Media, uncached: Media) -> _Distance:
     ours, reference = cached.array, uncached.array
-    gap = abs(ours - reference)
+    if isinstance(cached, Picture):
+        worst, middle = None, (psnr(ours, reference), ssim(ours, reference))
+    else:
+        worst, middle = _measure_frames(ours, reference)
+    # One frame after the other, or the differences of a clip would take as much memory as both clips.
+    frames = [(ours, reference)] if isinstance(cached, Picture) else list(zip(ours, reference, strict=True))
     return _Distance(
-        psnr(ours, reference),
-        ssim(ours, reference),
-        float(gap.max()),
-        float(gap.mean()),
-        encode_image(Picture(difference(ours, reference)), "png", None, {}),
+        *middle,
+        worst,
+        max(float(abs(a - b).max()) for a, b in frames),
+        statistics.fmean(float(abs(a - b).mean()) for a, b in frames),
+        replace(cached, array=difference(ours, reference)),
     )
 
 
+def _measure_frames(ours: Array, reference: Array) -> tuple[FrameDistance, tuple[float, float]]:
+    """The frame that is farthest off, and the medians of PSNR and SSIM over all."""
+    distances = [(psnr(a, b), ssim(a, b)) for a, b in zip(ours, reference, strict=True)]
+    frame = min(range(len(distances)), key=lambda index: distances[index])
+    least, similarity = distances[frame]
+    worst = FrameDistance(frame=frame, psnr_db=round(least, 3), ssim=round(similarity, 6))
+    return worst, (statistics.median(p for p, _ in distances), statistics.median(s for _, s in distances))
+
+
 def _side(image: Encoded, file: str) -> ComparedImage:
+    is_clip = isinstance(image.media, Clip)
     return ComparedImage(
-        image=file,
+        image=None if is_clip else file,
+        video=file if is_clip else None,
         time_cost=round(image.record.seconds, 4),
         denoise=round(image.record.denoise_s, 4),
         cache=image.record.cache,

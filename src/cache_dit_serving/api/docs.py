@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
 from cache_dit_serving import __version__
-from cache_dit_serving.api.operations import BELOW, OPERATIONS, Errors, Operation
+from cache_dit_serving.api.operation import BELOW, Errors, Operation
 from cache_dit_serving.schemas.answers import ErrorResponse
 
 SWAGGER_PAGE = """<!doctype html>
@@ -29,11 +30,11 @@ SWAGGER_PAGE = """<!doctype html>
 Json = dict[str, Any]
 
 
-def openapi_document() -> Json:
+def openapi_document(operations: Sequence[Operation]) -> Json:
     """The document, OpenAPI 3.1: the schemas of pydantic 2 are those of its JSON Schema dialect."""
     schemas: Json = {}
     paths: Json = {}
-    for operation in OPERATIONS:
+    for operation in operations:
         if operation.summary:
             paths.setdefault(operation.route, {})[operation.method.lower()] = _operation(operation, schemas)
     return {
@@ -61,8 +62,8 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         parameter = {"name": "path", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         described["parameters"] = [parameter]
     if operation.body is not None:
-        required = any(field.is_required() for field in operation.body.model_fields.values())
-        schema = _schema(operation.body, schemas, "validation")
+        required = any(field.is_required() for field in operation.body.model.model_fields.values())
+        schema = _schema(operation.body.model, schemas, "validation")
         described["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
     return described
 

@@ -17,9 +17,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cache_dit_serving.api.answering import REQUEST_ID_HEADER, error_response, request_id_of
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
 from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
-from cache_dit_serving.api.operations import allowed_methods, body_of, route_of
+from cache_dit_serving.api.routes import allowed_methods, body_of, route_of
+from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import (
     InternalError,
     InvalidRequest,
@@ -34,7 +36,6 @@ from cache_dit_serving.findings import cut
 
 logger = logging.getLogger(__name__)
 
-REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -44,10 +45,9 @@ R = TypeVar("R")
 class Envelope:
     """ASGI middleware around the whole service."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_body_s: float) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
-        self.max_body_s = max_body_s
+        self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,7 +59,7 @@ class Envelope:
         request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         incoming = _Incoming(receive, Headers(scope=scope))
-        answer = _Answer(send, scope, incoming, drain_bytes=self.max_body_bytes)
+        answer = _Answer(send, scope, incoming, drain_bytes=self.limits.max_body_bytes)
         try:
             scope, receive = await self._checked(scope, incoming)
             await self.app(scope, receive, answer.send)
@@ -76,16 +76,16 @@ class Envelope:
         Raises:
             ServingError: the headers or the body are refused.
         """
-        model = body_of(scope["method"], scope["path"])
-        if model is None:
+        policy = body_of(scope["method"], scope["path"])
+        if policy is None:
             return scope, incoming
-        length = incoming.headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.max_body_bytes:
-            raise too_large(self.max_body_bytes)
+        length, max_bytes = incoming.headers.get("content-length", ""), getattr(self.limits, policy.limit)
+        if length.isdigit() and int(length) > max_bytes:
+            raise too_large(max_bytes)
         if incoming.has_body:
             _check_media_type(incoming.headers)
-        body = await read_body(incoming, max_bytes=self.max_body_bytes, max_s=self.max_body_s)
-        await check_body(body, model)
+        body = await read_body(incoming, max_bytes=max_bytes, max_s=self.limits.max_body_s)
+        await check_body(body, policy.model)
         if not body:
             # BentoML 1.4 reads the body by its stated type, and there is none.
             headers = MutableHeaders(raw=list(scope["headers"]))
@@ -211,17 +211,6 @@ def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitab
         return error_response(serving_error, request_id_of(ctx.request.scope))
 
     return answering
-
-
-def request_id_of(scope: Scope) -> str:
-    """The id of a request that came through :class:`Envelope`."""
-    return str(scope.get("state", {}).get("request_id", ""))
-
-
-def error_response(error: ServingError, request_id: str) -> JSONResponse:
-    return JSONResponse(
-        error.body(request_id), status_code=error.status, headers={**error.headers, REQUEST_ID_HEADER: request_id}
-    )
 
 
 def _contract_body(status: int, body: bytes, request_id: str) -> dict[str, Any]:

@@ -28,7 +28,11 @@ def model_info(loaded: Loaded) -> ModelInfo:
         versions=facts.versions,
         accepted_fields=[field.name for field in accepted_fields(model)],
         defaults=_defaults(model),
-        limits={**model.limits.model_dump(mode="json"), "size_multiple": model.traits.sizes.multiple},
+        limits={
+            **model.limits.model_dump(mode="json"),
+            "max_pixel_steps": model.max_pixel_steps,
+            "size_multiple": model.traits.sizes.multiple,
+        },
         attention_backend=facts.attention_backend,
         cache=_cache(model.speeds),
         memory=loaded.runner.memory(),

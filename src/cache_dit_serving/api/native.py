@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 from starlette.requests import Request
 
+from cache_dit_serving.api.answering import request_id_of
 from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
-from cache_dit_serving.api.envelope import request_id_of
 from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
@@ -146,7 +146,8 @@ def _response(
     assert finished is not None
     records = [image.record for image in images]
     return GenerateResponse(
-        images=delivered,
+        images=None if generation.call.clip else delivered,
+        video=delivered[0] if generation.call.clip else None,
         seeds=[record.seed for record in records],
         time_cost=round(finished - started, 4),
         inference_start_time=_timestamp(started),
@@ -161,7 +162,7 @@ def _response(
         request_id=generation.id,
         cache=merge_reports([record.cache for record in records]),
         deadline=deadline,
-        warnings=list(generation.call.warnings),
+        warnings=generation.warnings,
         stats=stats_of(records) if request.include_stats else None,
     )
 

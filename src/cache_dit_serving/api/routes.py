@@ -1,78 +1,154 @@
-"""Routes beside the `@bentoml.api` methods, which are POST only: the old server's GETs, the docs, the outputs."""
+"""The table of routes. Starlette's routes, body checks, the OpenAPI document, `Allow`, metrics and the log read it."""
 
 from __future__ import annotations
 
-import functools
-
-import bentoml
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from cache_dit_serving.api.docs import SWAGGER_PAGE, openapi_document
-from cache_dit_serving.api.envelope import error_response, request_id_of
-from cache_dit_serving.api.native import NativeApi
-from cache_dit_serving.api.operations import BELOW, OPERATIONS
-from cache_dit_serving.errors import ServingError
+from cache_dit_serving.api import handlers
+from cache_dit_serving.api.answering import error_response, request_id_of
+from cache_dit_serving.api.docs import openapi_document
+from cache_dit_serving.api.operation import BELOW, Errors, JsonBody, Operation
+from cache_dit_serving.errors import (
+    CacheNotEngaged,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    QueueFull,
+    RangeNotSatisfiable,
+    ServingError,
+)
+from cache_dit_serving.media.formats import MEDIA_TYPES
+from cache_dit_serving.schemas.answers import (
+    Capabilities,
+    CompareResponse,
+    FlushResponse,
+    GenerateResponse,
+    HealthResponse,
+    ModelInfo,
+)
+from cache_dit_serving.schemas.request import GenerateRequest, NoFields
+
+UNKNOWN_ROUTE = "unknown"
+"""Stands for every path that is no route's."""
+GENERATION_ERRORS: Errors = (CacheNotEngaged, QueueFull, InternalError, NotReady, DeadlineExceeded)
+
+HEALTH = "Whether the server can generate, and why not."
+MODEL = "The loaded model and what it takes."
+CAPABILITIES = "What this server accepts, for programs."
+DRAW = "Generation"
+INFRASTRUCTURE = "Infrastructure"
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/generate",
+        "Draw pictures from a prompt.",
+        GenerateResponse,
+        GENERATION_ERRORS,
+        JsonBody(GenerateRequest),
+        DRAW,
+    ),
+    Operation(
+        "POST",
+        "/compare",
+        "Draw one seed with the cache and without, and measure how far apart the pictures are.",
+        CompareResponse,
+        GENERATION_ERRORS,
+        JsonBody(GenerateRequest),
+        DRAW,
+    ),
+    Operation(
+        "GET",
+        "/outputs" + BELOW,
+        "A picture that a request wanted as a URL.",
+        tuple(MEDIA_TYPES.values()),
+        (InvalidRequest, NotFound, RangeNotSatisfiable),
+        tag=DRAW,
+        handler=handlers.outputs,
+    ),
+    Operation(
+        "GET",
+        "/capabilities",
+        "What this server accepts, for programs.",
+        Capabilities,
+        (NotReady,),
+        handler=handlers.capabilities,
+    ),
+    Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,), handler=handlers.model_info),
+    Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), JsonBody(NoFields)),
+    Operation("GET", "/health", HEALTH, HealthResponse, (NotReady,), handler=handlers.health),
+    Operation("POST", "/health", HEALTH, HealthResponse, (NotReady,), JsonBody(NoFields)),
+    Operation(
+        "POST",
+        "/flush_cache",
+        "Free the cached activations.",
+        FlushResponse,
+        (InternalError, NotReady),
+        JsonBody(NoFields),
+    ),
+    Operation("GET", "/", "To the API's documentation.", (), status=307, handler=handlers.index),
+    Operation("GET", "/docs", "The API's documentation, for people.", ("text/html",), handler=handlers.docs),
+    Operation(
+        "GET",
+        "/openapi.json",
+        "The API's documentation, for programs.",
+        ("application/json",),
+        handler=handlers.openapi,
+    ),
+    # BentoML's own
+    Operation("GET", "/livez", "Whether the worker runs.", tag=INFRASTRUCTURE),
+    Operation("GET", "/readyz", "Whether it can generate.", errors=(NotReady,), tag=INFRASTRUCTURE),
+    Operation("GET", "/metrics", "Metrics in Prometheus' text format.", tag=INFRASTRUCTURE),
+    Operation("GET", "/healthz"),
+    Operation("GET", "/docs.json"),
+    Operation("GET", "/schema.json"),
+    Operation("GET", "/static_content" + BELOW),
+)
+_BODIES: dict[tuple[str, str], JsonBody | None] = {
+    (operation.method, operation.route): operation.body for operation in OPERATIONS
+}
+_ROUTES = {operation.route for operation in OPERATIONS}
+_FOLDERS = tuple(route for route in _ROUTES if route.endswith(BELOW))
+
+
+def route_of(path: str) -> str:
+    """The route of a request's path, or :data:`UNKNOWN_ROUTE`: one of a few names, whatever clients ask for."""
+    if path in _ROUTES:
+        return path
+    return next((route for route in _FOLDERS if path.startswith(route.removesuffix("{path}"))), UNKNOWN_ROUTE)
+
+
+def body_of(method: str, path: str) -> JsonBody | None:
+    """What the body of a request must be; None where no body is read."""
+    return _BODIES.get((method, path))
+
+
+def allowed_methods(path: str) -> list[str]:
+    """What the `Allow` header of a path lists; empty for a path that is no route's."""
+    route = route_of(path)
+    methods = [operation.method for operation in OPERATIONS if operation.route == route]
+    return sorted({*methods, "HEAD"} if "GET" in methods else methods)
 
 
 def mounted_routes() -> Starlette:
-    """An app to mount at "/"; its handlers reach the service's NativeApi once there is one."""
-
-    async def health(request: Request) -> Response:
-        return JSONResponse(_api().health().model_dump(mode="json"))
-
-    async def get_model_info(request: Request) -> Response:
-        return JSONResponse(_api().model_info().model_dump(mode="json"))
-
-    async def capabilities(request: Request) -> Response:
-        return JSONResponse(_api().capabilities().model_dump(mode="json"))
-
-    async def outputs(request: Request) -> Response:
-        path, media_type = _api().outputs.find(request.path_params["path"])
-        return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
-
-    async def docs(request: Request) -> Response:
-        return HTMLResponse(SWAGGER_PAGE)
-
-    async def index(request: Request) -> Response:
-        # BentoML's own page loads a third party's script.
-        return RedirectResponse("docs")
-
-    async def openapi(request: Request) -> Response:
-        return Response(_document(), media_type="application/json")
+    """An app to mount at "/", of the rows that have a handler."""
 
     async def serving_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServingError)
         return error_response(error, request_id_of(request.scope))
 
-    handlers = {
-        "/health": health,
-        "/get_model_info": get_model_info,
-        "/capabilities": capabilities,
-        "/outputs" + BELOW: outputs,
-        "/": index,
-        "/docs": docs,
-        "/openapi.json": openapi,
-    }
-    return Starlette(
+    app = Starlette(
         routes=[
-            Route(operation.route.replace(BELOW, "/{path:path}"), handlers[operation.route], methods=[operation.method])
+            Route(operation.route.replace(BELOW, "/{path:path}"), operation.handler, methods=[operation.method])
             for operation in OPERATIONS
-            if operation.mounted
+            if operation.handler is not None
         ],
         exception_handlers={ServingError: serving_error},
     )
-
-
-@functools.cache
-def _document() -> bytes:
-    """The OpenAPI document, made once: making it takes 90 ms, and the event loop waits."""
-    return bytes(JSONResponse(openapi_document()).body)
-
-
-def _api() -> NativeApi:
-    api = bentoml.get_current_service().api
-    assert isinstance(api, NativeApi)
-    return api
+    # Made once: making it takes 90 ms, and the event loop would wait.
+    app.state.openapi = bytes(JSONResponse(openapi_document(OPERATIONS)).body)
+    return app

@@ -40,6 +40,8 @@ class RequestDefaults(Section):
     width: int | None = Field(None, ge=1)
     height: int | None = Field(None, ge=1)
     num_inference_steps: int | None = Field(None, ge=1)
+    num_frames: int | None = Field(None, ge=2)
+    fps: float | None = Field(None, gt=0)
     guidance_scale: float | None = Field(None, ge=0)
     true_cfg_scale: float | None = Field(None, ge=0)
     negative_prompt: str | None = None
@@ -66,10 +68,12 @@ class Limits(Section):
     max_side: int = Field(4096, ge=1, description="Greatest width and height, px.")
     max_num_inference_steps: int = Field(200, ge=1)
     max_num_images: int = Field(8, ge=1)
-    max_pixel_steps: int = Field(
-        419_430_400,
+    max_num_frames: int = Field(257, ge=2, description="Frames of one clip.")
+    max_pixel_steps: int | None = Field(
+        None,
         ge=1,
-        description="Bound on width x height x num_inference_steps x num_images (default: 1024 x 1024 x 100 x 4).",
+        description="Bound on width x height x num_frames x num_inference_steps x num_images. Left out: "
+        "1024 x 1024 x 100 x 4 for pictures, 1280 x 720 x 129 x 50 for video.",
     )
 
 

@@ -7,9 +7,11 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from cache_dit_serving.jobs import metrics
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.schemas.answers import RequestWarning
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,19 @@ class Generation:
     finished: float | None = None
     step: int = 0
     """Denoising steps done, over all images."""
+    warnings: list[RequestWarning] = field(default_factory=list)
+    """What had no effect or came out otherwise than asked; those of its call first."""
     result: Future[list[Encoded]] = field(default_factory=Future)
     _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        for warning in self.call.warnings:
+            self.warn(warning)
+
+    def warn(self, warning: RequestWarning) -> None:
+        """Have a warning stand in the answer."""
+        self.warnings.append(warning)
+        metrics.WARNINGS.labels(warning.code, warning.param).inc()
 
     @property
     def steps(self) -> int:

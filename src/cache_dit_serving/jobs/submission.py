@@ -31,8 +31,6 @@ async def images_of(
         ServingError: QueueFull, NotReady, ClientGone, DeadlineExceeded, or what the generation failed with.
     """
     worker.submit(generation)
-    for warning in generation.call.warnings:
-        metrics.WARNINGS.labels(warning.code, warning.param).inc()
     result = asyncio.wrap_future(generation.result)
     # Nobody may be there any more when it fails: asyncio would log that as forgotten.
     result.add_done_callback(lambda done: done.cancelled() or done.exception())

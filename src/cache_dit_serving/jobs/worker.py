@@ -20,11 +20,11 @@ from cache_dit_serving.errors import ClientGone, InternalError, LoadError, NotRe
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.media.images import check_finite, encode_image
-from cache_dit_serving.media.values import Picture
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped
+from cache_dit_serving.media.encode import encode
+from cache_dit_serving.media.images import check_finite
+from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Loaded, Runner, Stopped
 from cache_dit_serving.planning.call import not_engaged
-from cache_dit_serving.schemas.answers import QueueReport
+from cache_dit_serving.schemas.answers import QueueReport, RequestWarning
 
 logger = logging.getLogger(__name__)
 
@@ -293,12 +293,11 @@ class PipelineWorker:
         call, output = generation.call, generation.call.output
         drawing = call.drawings[index]
         check_finite(drawn.media)
-        assert isinstance(drawn.media, Picture)  # what the served tasks make
-        content = encode_image(drawn.media, output.image_format, output.image_quality, call.parameters(drawing))
+        content, extension = encode(drawn.media, output, call.parameters(drawing))
         encode_s = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("encode_output", drawing.cache.speed).observe(encode_s)
         self.rates.learn(drawing, drawn.record, call.pixels, encode_s)
-        return Encoded(content, output.image_format, encode_s, drawn.record, drawn.media if output.keep_media else None)
+        return Encoded(content, extension, encode_s, drawn.record, drawn.media if output.keep_media else None)
 
     def _draw(self, runner: Runner, generation: Generation, index: int) -> Drawn:
         if generation.cancelled:
@@ -317,9 +316,17 @@ class PipelineWorker:
             self._loaded = replace(self._loaded, model=drawn.record.corrected(self._loaded.model))
         if report.nan_diffs:
             logger.error("%s: residual differences that are not numbers; the model's values are broken", generation.id)
+        self._check_frames(generation, drawn.record)
         if drawing.cache.strict and not report.engaged:
             raise not_engaged(report)
         return drawn
+
+    def _check_frames(self, generation: Generation, record: DrawRecord) -> None:
+        """Say so where a model made another number of frames than it was asked for: some do, by rules of their own."""
+        clip = generation.call.clip
+        if clip is not None and record.num_frames != clip.num_frames:
+            message = f"the model made {record.num_frames} frames, not the {clip.num_frames} it was asked for"
+            generation.warn(RequestWarning(param="num_frames", code="adjusted", message=message))
 
     def _seconds_until_room(self) -> float:
         """Until the running generation ends and the next leaves the queue."""

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.formats import DEFAULT_QUALITY, ImageFormat
-from cache_dit_serving.media.values import Media, Picture
+from cache_dit_serving.media.values import Array, Media, Picture
 
 TEXT_KEY = "parameters"
 """PNG text chunk that holds what draws the picture again, as JSON."""
@@ -25,8 +25,7 @@ def encode_image(picture: Picture, image_format: ImageFormat, quality: int | Non
         image_format: PNG is lossless; the others take `quality` (1 to 100).
         parameters: what drew it; goes into a PNG, so that equal requests give equal files.
     """
-    # As diffusers' own VaeImageProcessor.numpy_to_pil rounds.
-    image = Image.fromarray((picture.array * 255).round().astype(np.uint8))
+    image = Image.fromarray(pixels_of(picture.array))
     buffer = io.BytesIO()
     if image_format == "png":
         text = PngInfo()
@@ -36,6 +35,11 @@ def encode_image(picture: Picture, image_format: ImageFormat, quality: int | Non
     else:
         image.save(buffer, image_format.upper(), quality=quality or DEFAULT_QUALITY)
     return buffer.getvalue()
+
+
+def pixels_of(array: Array) -> Array:
+    """Floats in [0, 1] as bytes, rounded as diffusers' own VaeImageProcessor.numpy_to_pil does."""
+    return (array * 255).round().astype(np.uint8)
 
 
 def check_finite(media: Media) -> None:

@@ -41,8 +41,8 @@ def _ssim_of_plane(a: Plane, b: Plane) -> float:
 
 
 def difference(a: Pixels, b: Pixels) -> Pixels:
-    """The absolute difference, scaled so that the greatest is 1; black for equal pictures."""
-    gap: Pixels = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    """The absolute difference, scaled so that the greatest is 1; black for equal pictures or clips."""
+    gap: Pixels = np.abs(a - b)
     greatest = gap.max()
     return gap / greatest if greatest > 0 else gap
 

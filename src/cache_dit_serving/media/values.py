@@ -18,6 +18,10 @@ class MediaKind(StrEnum):
     CLIP = "video"
     SOUND = "audio"
 
+    @property
+    def plural(self) -> str:
+        return "images" if self is MediaKind.PICTURE else self.value
+
 
 @dataclass(frozen=True)
 class Picture:

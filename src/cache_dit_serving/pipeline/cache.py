@@ -38,7 +38,10 @@ CONFIGS: dict[CacheType, Callable[..., Any]] = {"DBCache": DBCacheConfig, "DBPru
 
 def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
     """Whether cache-dit knows this family to run guidance as a second forward pass; False for unknown families."""
-    return BlockAdapterRegister.is_supported(pipe) and bool(BlockAdapterRegister.has_separate_cfg(pipe))
+    try:
+        return BlockAdapterRegister.is_supported(pipe) and bool(BlockAdapterRegister.has_separate_cfg(pipe))
+    except AssertionError:  # it builds the family's adapter to find out, which refuses some transformers (SanaVideo)
+        return False
 
 
 @dataclass

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.pipeline.output import output_of
 from cache_dit_serving.planning.tasks import tasks_of
-from cache_dit_serving.planning.traits import GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
+from cache_dit_serving.planning.traits import ClipTraits, GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 USUAL_SIDE = 1024
 """Pixels; what text-to-image pipelines fall back to that name no size of their own (Z-Image)."""
+USUAL_CLIP_SIZE = (832, 480)
+"""Width and height in pixels, likewise of text-to-video pipelines (HunyuanVideo 1.5)."""
+USUAL_FRAMES = 121
+"""LTX-2, whose signature names none."""
+USUAL_FPS = 16.0
+"""Of models that are not told the frame rate: what the old server showed every clip at."""
 USUAL_STEPS = 50
 LEAST_MULTIPLE = 16
 """Pixels; every family of diffusers 0.42 takes it, or a multiple of it."""
@@ -39,17 +44,13 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
     set_timesteps = getattr(scheduler, "set_timesteps", None)
     if set_timesteps is None or "sigmas" not in inspect.signature(set_timesteps).parameters:
         parameters -= {"sigmas"}  # the call takes them, and raises (PixArt with its own scheduler)
-    sample_size = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
-    scale = int(getattr(pipe, "vae_scale_factor", 1))
     return PipelineTraits(
         pipeline_class=type(pipe).__name__,
         tasks=tasks_of(signature, output.kind, type(pipe).__name__),
         makes=output.kind,
         parameters=parameters,
-        sizes=SizeTraits(
-            multiple=_size_multiple(pipe, config),
-            default_side=sample_size * scale if isinstance(sample_size, int) else USUAL_SIDE,
-        ),
+        sizes=_sizes(pipe, signature, config, output.kind),
+        clip=_clip(pipe, signature, config) if output.kind is MediaKind.CLIP else None,
         steps=StepTraits(
             default=steps.default if steps and isinstance(steps.default, int) else USUAL_STEPS,
             # With a terminal shift (Qwen) the one sigma of a single step is divided by zero.
@@ -66,45 +67,6 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
             separate_cfg=separate_cfg,
         ),
     )
-
-
-class OutputFields(NamedTuple):
-    """Where a pipeline's answer holds what it made."""
-
-    kind: MediaKind
-    field: str
-    sound_field: str | None
-    """Of the sound that belongs to a clip."""
-
-
-KINDS = {
-    "images": MediaKind.PICTURE,
-    "image": MediaKind.PICTURE,
-    "frames": MediaKind.CLIP,
-    "video": MediaKind.CLIP,
-    "audios": MediaKind.SOUND,
-}
-"""By the field of an output class."""
-
-
-def output_of(cls: type[DiffusionPipeline]) -> OutputFields:
-    """What a pipeline of this class makes, by the output class that its call names.
-
-    Raises:
-        LoadError: its call names none, or one with fields that this server does not know.
-    """
-    from diffusers.utils import BaseOutput
-
-    call = inspect.unwrap(cls.__call__)
-    for name in call.__code__.co_names:
-        output = call.__globals__.get(name)
-        if isinstance(output, type) and issubclass(output, BaseOutput):
-            fields = [field.name for field in dataclasses.fields(output)]
-            found = next((field for field in fields if field in KINDS), None)
-            if found is not None:
-                sound = next((field for field in fields if field in ("audio", "sound")), None)
-                return OutputFields(KINDS[found], found, sound)
-    raise LoadError(f"{cls.__name__} makes neither pictures nor video nor audio, as far as its class says")
 
 
 def _default(signature: Mapping[str, inspect.Parameter], name: str) -> float | None:
@@ -128,9 +90,57 @@ def _guides_above(pipe: DiffusionPipeline) -> float:
     return math.inf
 
 
+def _sizes(
+    pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any], makes: MediaKind
+) -> SizeTraits:
+    sample_size = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
+    scale = _first(pipe, "vae_scale_factor", *SPATIAL) or 1
+    usual = USUAL_CLIP_SIZE if makes is MediaKind.CLIP else (USUAL_SIDE, USUAL_SIDE)
+
+    def default(side: str, usual_side: int) -> int:
+        own = _default(signature, side) or getattr(pipe, f"default_{side}", None)
+        if own is not None:
+            return int(own)
+        sample = config.get(f"sample_{side}") or sample_size
+        return sample * scale if isinstance(sample, int) else usual_side
+
+    return SizeTraits(_size_multiple(pipe, config), default("width", usual[0]), default("height", usual[1]))
+
+
+SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_spatial_compression_ratio")
+TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_scale_factor", "vae_temporal_compression_ratio")
+"""Where pipelines of video keep the pixels, and the frames, of a latent: one name each."""
+
+
 def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:
     """Pixels per latent, times the latents per token; families that hide the latter (Z-Image) take 16."""
-    scale = int(getattr(pipe, "vae_scale_factor", 8))
+    scale = _first(pipe, "vae_scale_factor", *SPATIAL) or 8
     patch = config.get("patch_size", 1)
+    if isinstance(patch, list | tuple):  # of frames, rows and columns
+        patch = patch[-1]
     packed = 2 if hasattr(pipe, "_pack_latents") else 1
     return max(LEAST_MULTIPLE, scale * max(patch if isinstance(patch, int) else 1, packed))
+
+
+def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any]) -> ClipTraits:
+    multiple = _first(pipe, *TEMPORAL) or 1
+    frames_parameter = "frames" if "frames" in signature else "num_frames"
+    default = _default(signature, frames_parameter) or config.get("sample_frames")
+    if type(pipe).__name__ == "AllegroPipeline" and default:
+        default *= multiple  # its configuration counts latent frames
+    default_frames = int(default or USUAL_FRAMES)
+    fps_parameter = next((name for name in ("frame_rate", "fps") if name in signature), None)
+    return ClipTraits(
+        default_frames=default_frames,
+        multiple=multiple,
+        # Its own default tells whether a family takes the first frame by itself (81 = 4 x 20 + 1) or not (88 = 4 x 22).
+        remainder=default_frames % multiple,
+        frames_parameter=frames_parameter,
+        fps_parameter=fps_parameter,
+        default_fps=(_default(signature, fps_parameter) if fps_parameter else None) or USUAL_FPS,
+    )
+
+
+def _first(pipe: DiffusionPipeline, *names: str) -> int | None:
+    """The first of a pipeline's attributes that is there."""
+    return next((int(getattr(pipe, name)) for name in names if hasattr(pipe, name)), None)

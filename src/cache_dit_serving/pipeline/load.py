@@ -27,7 +27,8 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 RESERVED_ARGUMENTS = frozenset(
     (
         *PIPELINE_FIELDS,
-        *("generator", "latents", "output_type", "return_dict", "num_images_per_prompt"),
+        *("generator", "latents", "output_type", "return_dict", "num_images_per_prompt", "num_videos_per_prompt"),
+        *("frames", "frame_rate"),
         *("callback", "callback_on_step_end"),
     )
 )

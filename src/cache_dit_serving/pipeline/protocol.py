@@ -51,7 +51,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class DrawRecord:
-    """How one image came about: values that JSON can hold, of which rates, metrics and answers are made."""
+    """How one output came about: values that JSON can hold, of which rates, metrics and answers are made."""
 
     seed: int
     cache: CacheReport
@@ -67,6 +67,8 @@ class DrawRecord:
     """Forward passes that each step took."""
     transition: str
     """What the cache needed to change for it: none, override or exchange."""
+    num_frames: int | None = None
+    """Of the clip that was made; None of other kinds."""
 
     @property
     def seconds(self) -> float:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
-from cache_dit_serving.media.values import Picture
+from cache_dit_serving.media.values import Clip
 from cache_dit_serving.pipeline.environment import memory_of
-from cache_dit_serving.pipeline.introspect import output_of
+from cache_dit_serving.pipeline.output import media_of, output_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Stopped, Watch
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 
@@ -124,6 +124,7 @@ class PipelineRunner:
         steps = self._steps_run(call, record)
         step_s = clock.seconds()
         self._held_bytes = self._cache.held_bytes()
+        media = media_of(output, self._output, call.clip.fps if call.clip else None)
         drawn = DrawRecord(
             seed=drawing.seed,
             cache=report_of(drawing.cache, record, steps),
@@ -135,8 +136,9 @@ class PipelineRunner:
             encode_prompt_s=first_forward - started,
             denoise_s=max(0.0, denoised - first_forward),
             decode_s=finished - denoised,
+            num_frames=len(media.array) if isinstance(media, Clip) else None,
         )
-        return Drawn(Picture(getattr(output, self._output.field)[0]), drawn)
+        return Drawn(media, drawn)
 
     def flush(self) -> int:
         """Free the activations that the last generation left behind; returns bytes."""

@@ -16,6 +16,7 @@ from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, Unwatched
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 from cache_dit_serving.planning.example import example_request
+from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 
@@ -40,7 +41,8 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
         {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
     )
     steps = max(TRIAL_STEPS, model.traits.steps.least)
-    call = _planned(model, speed="lossless", num_inference_steps=steps)
+    # Few frames: the forward pass is tried, not the work.
+    call = _planned(model, speed="lossless", num_inference_steps=steps, num_frames=least_frames(model))
     call = replace(call, drawings=(Drawing(0, CacheChoice(settings, "custom")),))
     try:
         return runner.sample(call, 0, Unwatched()).record

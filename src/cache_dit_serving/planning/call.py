@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
-from cache_dit_serving.media.formats import DEFAULT_FORMAT, ImageFormat
+from cache_dit_serving.media.formats import OutputSpec
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.schemas.answers import RequestWarning
 
@@ -23,14 +23,10 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class OutputSpec:
-    """The files that a call's images become."""
-
-    image_format: ImageFormat = DEFAULT_FORMAT
-    image_quality: int | None = None
-    """Of the lossy formats; None: the default."""
-    keep_media: bool = False
-    """Whether the raw image is needed beside its file. It is dropped otherwise: floats are many times its size."""
+class ClipSpec:
+    num_frames: int
+    fps: float
+    """At which the clip is to be shown."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,10 @@ class GenerationCall:
     passes: int
     """Forward passes a step: 2 where guidance takes one of its own."""
     pixels: int
-    """width x height of an image."""
-    output: OutputSpec = OutputSpec()
+    """width x height of an image; of a clip, times its frames."""
+    clip: ClipSpec | None = None
+    """Where the call makes a clip."""
+    output: OutputSpec = field(default_factory=OutputSpec)
     warnings: tuple[RequestWarning, ...] = ()
     """Parts of the request that had no effect."""
 
@@ -56,11 +54,12 @@ class GenerationCall:
         return self.drawings[0].cache
 
     def parameters(self, drawing: Drawing) -> dict[str, Any]:
-        """The request that draws an image again when it is sent alone; stored in its PNG."""
+        """The request that draws an image again when it is sent alone; stored in its file."""
         settings = drawing.cache.settings
         cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
         fields = {name: value for name, value in self.arguments.items() if name in PIPELINE_FIELDS}
-        return {**fields, "seed": drawing.seed, "cache": cache}
+        clip = {"num_frames": self.clip.num_frames, "fps": self.clip.fps} if self.clip else {}
+        return {**fields, **clip, "seed": drawing.seed, "cache": cache}
 
     def compared(self) -> GenerationCall:
         """The same image twice: as asked for, then without the cache.

@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.traits import PipelineTraits
+
+USUAL_PIXEL_STEPS = {
+    MediaKind.PICTURE: 1024 * 1024 * 100 * 4,
+    MediaKind.CLIP: 1280 * 720 * 129 * 50,
+    MediaKind.SOUND: 1024 * 1024 * 100 * 4,
+}
+"""Pixels x frames x steps x outputs of one request."""
 
 
 def usual_steps(traits: PipelineTraits, defaults: RequestDefaults) -> int:
@@ -27,6 +35,11 @@ class PlannedModel:
     def default_step_count(self) -> int:
         """num_inference_steps of a request that leaves it out."""
         return usual_steps(self.traits, self.defaults)
+
+    @property
+    def max_pixel_steps(self) -> int:
+        """Bound on the work of one request: the operator's, or what is usual for the kind of output."""
+        return self.limits.max_pixel_steps or USUAL_PIXEL_STEPS[self.traits.makes]
 
     def corrected(self, passes: int) -> PlannedModel:
         """The same model whose guidance makes `passes` forward passes a step, counted where the plan was wrong."""

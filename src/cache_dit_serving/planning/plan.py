@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.planning.call import Drawing, GenerationCall, OutputSpec
+from cache_dit_serving.media.formats import DEFAULT_VIDEO_FORMAT, OutputSpec
+from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
 from cache_dit_serving.planning.fields import FIELDS, accepted_fields
+from cache_dit_serving.planning.fields.clip import fps_of
 from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
 from cache_dit_serving.planning.fields.steps import step_count
@@ -28,8 +30,12 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
         arguments |= field.arguments(request, model)
     arguments |= model.defaults.pipeline_arguments
     count, seeds = step_count(request, model), seeds_of(request, model)
-    pixels = max(1, arguments.get("width", 0) * arguments.get("height", 0))
-    _check_work(pixels, count, len(seeds), model.limits.max_pixel_steps)
+    clip = None
+    if model.traits.clip is not None:
+        clip = ClipSpec(arguments[model.traits.clip.frames_parameter], fps_of(request, model))
+    frames = clip.num_frames if clip else 1
+    pixels = max(1, arguments.get("width", 0) * arguments.get("height", 0)) * frames
+    _check_work(pixels, count, len(seeds), model)
     passes = forward_passes(arguments, model.traits)
     choice = model.speeds.choose(request.speed, request.cache, num_inference_steps=count, passes=passes)
     call = GenerationCall(
@@ -38,7 +44,8 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
         num_inference_steps=count,
         passes=passes,
         pixels=pixels,
-        output=OutputSpec(request.encoding, request.image_quality),
+        clip=clip,
+        output=OutputSpec(request.encoding, request.image_quality, request.video_format or DEFAULT_VIDEO_FORMAT),
         warnings=warnings,
     )
     call.check_engages()
@@ -75,11 +82,13 @@ def _supported(request: GenerateRequest, model: PlannedModel) -> tuple[GenerateR
     return request.model_copy(update=changed), tuple(warnings)
 
 
-def _check_work(pixels: int, steps: int, images: int, most: int) -> None:
+def _check_work(pixels: int, steps: int, images: int, model: PlannedModel) -> None:
+    most = model.max_pixel_steps
     if pixels * steps * images > most:
+        frames, fewer = (" x num_frames", "frames") if model.traits.clip else ("", "images")
         raise InvalidRequest(
-            f"width x height x num_inference_steps x num_images is {pixels * steps * images:,}; this server takes at "
-            f"most {most:,} in one request: ask for fewer images or steps, or a smaller size",
+            f"width x height{frames} x num_inference_steps x num_images is {pixels * steps * images:,}; this server "
+            f"takes at most {most:,} in one request: ask for fewer {fewer} or steps, or a smaller size",
             param="num_images" if images > 1 else "num_inference_steps",
             code="request_too_large",
         )

@@ -79,7 +79,7 @@ TASKS: dict[Task, TaskFacts] = {
     Task.TEXT_TO_AUDIO: _facts(MediaKind.SOUND, Input.PROMPT),
     Task.VIEWS: _facts(MediaKind.PICTURE, Input.PROMPT),
 }
-SERVED_TASKS = frozenset({Task.TEXT_TO_IMAGE})
+SERVED_TASKS = frozenset({Task.TEXT_TO_IMAGE, Task.TEXT_TO_VIDEO})
 """Those that this version has requests for."""
 
 NOT_FROM_TEXT_ALONE = frozenset(

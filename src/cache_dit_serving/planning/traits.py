@@ -12,8 +12,24 @@ from cache_dit_serving.planning.tasks import Task
 class SizeTraits:
     multiple: int
     """Width and height must be multiples of this, in pixels."""
-    default_side: int
-    """The pipeline's own width and height, in pixels, where it takes them."""
+    default_width: int
+    """The pipeline's own, in pixels, where it takes one; likewise the height."""
+    default_height: int
+
+
+@dataclass(frozen=True)
+class ClipTraits:
+    default_frames: int
+    """The pipeline's own number of frames."""
+    multiple: int
+    """Frames that one latent frame stands for."""
+    remainder: int
+    """A clip has `multiple` x k + `remainder` frames."""
+    frames_parameter: str
+    """Under which the pipeline's call takes the number of frames."""
+    fps_parameter: str | None
+    """And the frame rate, where the model is told of it."""
+    default_fps: float
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,8 @@ class PipelineTraits:
     sizes: SizeTraits
     steps: StepTraits
     guidance: GuidanceTraits
+    clip: ClipTraits | None = None
+    """Of a pipeline that makes clips."""
 
     def takes(self, parameter: str) -> bool:
         return parameter in self.parameters

@@ -63,7 +63,8 @@ class RequestWarning(BaseModel):
 class GenerateResponse(Answer):
     """The pictures and how they came about."""
 
-    images: list[str] = Field(description="base64 text, paths or URLs, as output_format asked.")
+    images: list[str] | None = Field(None, description="base64 text, paths or URLs, as output_format asked.")
+    video: str | None = Field(None, description="The same of a model that makes video, in place of images.")
     seeds: list[int] = Field(description="One per image; each draws the same picture when asked for alone.")
     time_cost: float = Field(description="Seconds between the two times below.")
     inference_start_time: str = Field(description="ISO 8601, UTC, ms.")
@@ -81,26 +82,39 @@ class GenerateResponse(Answer):
 class ComparedImage(BaseModel):
     """One side of a comparison."""
 
-    image: str = Field(description="base64 text, a path or a URL, as output_format asked.")
+    image: str | None = Field(None, description="base64 text, a path or a URL, as output_format asked.")
+    video: str | None = Field(None, description="The same of a model that makes video, in place of the image.")
     time_cost: float = Field(description="Seconds from the prompt to the picture, without the queue.")
     denoise: float = Field(description="Seconds of them in denoising steps.")
     cache: CacheReport
 
 
+class FrameDistance(BaseModel):
+    """How far one frame of a video is from the same frame of another."""
+
+    frame: int = Field(description="From 0.")
+    psnr_db: float
+    ssim: float
+
+
 class CompareResponse(Answer):
-    """One seed with the cache and without, and how far apart the pictures are."""
+    """One seed with the cache and without, and how far apart the outputs are."""
 
     seed: int
     cached: ComparedImage
     uncached: ComparedImage
-    difference: str = Field(description="Picture of the absolute differences, the greatest drawn white.")
+    difference: str = Field(description="Picture, or video, of the absolute differences, the greatest drawn white.")
     identical: bool = Field(description="Whether every pixel is the same before rounding.")
     psnr_db: float | None = Field(
-        None, description="Peak signal-to-noise ratio, dB; left out for identical pictures, where it is infinite."
+        None,
+        description="Peak signal-to-noise ratio, dB; of a video, the median over its frames. Left out where it is "
+        "infinite: for identical pictures, or a video with most frames identical.",
     )
     ssim: float = Field(
-        description="Structural similarity (Wang et al. 2004), mean over pixels and channels; 1: equal."
+        description="Structural similarity (Wang et al. 2004), mean over pixels and channels; 1: equal. Of a video, "
+        "the median over its frames."
     )
+    worst_frame: FrameDistance | None = Field(None, description="Of a video: the frame with the least PSNR.")
     max_difference: float = Field(description="Greatest difference of a channel of a pixel, of values from 0 to 1.")
     mean_difference: float
     speedup: float = Field(description="Uncached seconds / cached seconds.")
@@ -180,7 +194,7 @@ class CacheCapability(BaseModel):
 class StepRate(BaseModel):
     """How long steps of one size take here: medians over the newest pictures."""
 
-    pixels: int = Field(description="width x height")
+    pixels: int = Field(description="width x height, of a video times its frames")
     forward_passes: int = Field(description="In a step: 2 where guidance takes one of its own.")
     computed_step_s: float
     fixed_s: float = Field(description="Encoding the prompt, decoding and encoding the picture.")

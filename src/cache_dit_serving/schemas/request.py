@@ -9,10 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.step_masks import MOST_STEPS
-from cache_dit_serving.media.formats import DEFAULT_FORMAT, ImageFormat
+from cache_dit_serving.media.formats import DEFAULT_FORMAT, ImageFormat, VideoFormat
 
 MAX_SEED = 2**53 - 1
 """Greatest seed: the largest integer that every JSON reader keeps exact."""
+
+MOST_FPS = 120
+"""Greatest frame rate, frames a second."""
 
 
 class NoFields(BaseModel):
@@ -49,15 +52,16 @@ class GenerateRequest(BaseModel):
         description="Input pictures; no served task takes any yet: only an empty list is accepted.",
     )
     num_frames: int | None = Field(
-        None, ge=1, description="Frames of a video; no served task makes one yet, so only 1 is accepted."
+        None, ge=1, description="Frames of a video; GET /capabilities lists the numbers that the model makes."
     )
-    fps: int | None = Field(None, ge=1, description="Frames a second of a video; nothing to an image.")
+    fps: int | None = Field(None, ge=1, le=MOST_FPS, description="Frames a second of a video; nothing to an image.")
     include_stats: bool | None = Field(None, description="Add each step's residual difference to the answer.")
     output_format: Literal["base64", "path", "url"] | None = Field(None, description="base64 (default), path or url.")
     output_dir: str | None = Field(
         None, max_length=200, description="Folder for path and url, relative to the server's output folder."
     )
     image_format: ImageFormat | None = Field(None, description="png (default), jpeg or webp.")
+    video_format: VideoFormat | None = Field(None, description="mp4 (H.264, default), webp or gif.")
     image_quality: int | None = Field(None, ge=1, le=100, description="Of jpeg and webp (default 90).")
 
     speed: Speed | None = Field(

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from cache_dit_serving.planning.fields.cache import CacheField, DeadlineField, SpeedField
+from cache_dit_serving.planning.fields.clip import Fps, NumFrames
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField
 from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePrompt, TrueCfgScale
 from cache_dit_serving.planning.fields.images import NumImages, Seed
-from cache_dit_serving.planning.fields.inputs import Fps, ImageUrls, NumFrames
-from cache_dit_serving.planning.fields.output import ImageFormat, ImageQuality, IncludeStats, OutputDir, OutputFormat
+from cache_dit_serving.planning.fields.inputs import ImageUrls
+from cache_dit_serving.planning.fields.output import (
+    ImageFormat,
+    ImageQuality,
+    IncludeStats,
+    OutputDir,
+    OutputFormat,
+    VideoFormat,
+)
 from cache_dit_serving.planning.fields.prompt import Prompt
 from cache_dit_serving.planning.fields.size import Height, Width
 from cache_dit_serving.planning.fields.steps import NumInferenceSteps, Sigmas
@@ -32,6 +40,7 @@ FIELDS: tuple[RequestField, ...] = (
     OutputDir(),
     ImageFormat(),
     ImageQuality(),
+    VideoFormat(),
     SpeedField(),
     CacheField(),
     DeadlineField(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields.field import RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest
@@ -18,6 +20,15 @@ class Seed(RequestField):
 
 class NumImages(RequestField):
     name = "num_images"
+
+    def asks_nothing(self, value: Any) -> bool:
+        return value in (None, 1)
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return model.traits.makes is MediaKind.PICTURE
+
+    def why_not(self, model: PlannedModel) -> str:
+        return f" (it makes one {model.traits.makes} a request)"
 
     def schema(self, model: PlannedModel) -> Schema:
         return {"maximum": model.limits.max_num_images}

@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.formats import DEFAULT_FORMAT, DEFAULT_QUALITY
+from cache_dit_serving.media.formats import DEFAULT_FORMAT, DEFAULT_QUALITY, DEFAULT_VIDEO_FORMAT, MOST_GIF_FPS
+from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.fields.clip import fps_of
 from cache_dit_serving.planning.fields.field import RequestField
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -48,14 +50,24 @@ class OutputDir(RequestField):
         return {}
 
 
-class ImageFormat(RequestField):
+class PictureField(RequestField):
+    """A field that only a model which makes pictures takes."""
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return model.traits.makes is MediaKind.PICTURE
+
+    def why_not(self, model: PlannedModel) -> str:
+        return f" (it makes {model.traits.makes.plural})"
+
+
+class ImageFormat(PictureField):
     name = "image_format"
 
     def default(self, model: PlannedModel) -> str:
         return DEFAULT_FORMAT
 
 
-class ImageQuality(RequestField):
+class ImageQuality(PictureField):
     name = "image_quality"
 
     def default(self, model: PlannedModel) -> int:
@@ -66,5 +78,28 @@ class ImageQuality(RequestField):
             raise InvalidRequest(
                 'image_quality has no effect on png, which is lossless; send "image_format": "jpeg" or "webp" with it',
                 param="image_quality",
+            )
+        return {}
+
+
+class VideoFormat(RequestField):
+    name = "video_format"
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return model.traits.makes is MediaKind.CLIP
+
+    def why_not(self, model: PlannedModel) -> str:
+        return f" (it makes {model.traits.makes.plural})"
+
+    def default(self, model: PlannedModel) -> str:
+        return DEFAULT_VIDEO_FORMAT
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        fps = fps_of(request, model)
+        if request.video_format == "gif" and fps > MOST_GIF_FPS:
+            raise InvalidRequest(
+                f"a gif shows at most {MOST_GIF_FPS} frames a second and fps is {fps:g}; send a lower fps, or "
+                '"video_format": "mp4" or "webp"',
+                param="video_format",
             )
         return {}

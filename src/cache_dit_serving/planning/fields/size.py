@@ -31,7 +31,7 @@ class Side(PipelineField):
         return {"minimum": limits.min_side, "maximum": limits.max_side, "multipleOf": model.traits.sizes.multiple}
 
     def default(self, model: PlannedModel) -> int:
-        return getattr(model.defaults, self.name) or model.traits.sizes.default_side
+        return getattr(model.defaults, self.name) or getattr(model.traits.sizes, f"default_{self.name}")
 
     def adjusted(self, value: int, model: PlannedModel) -> int:
         """Rounded down to the grid, as cache_dit.serve did; as it is where nothing on the grid is as small."""

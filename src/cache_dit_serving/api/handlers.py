@@ -1,0 +1,47 @@
+"""Handlers of the routes beside the `@bentoml.api` methods, which are POST only."""
+
+from __future__ import annotations
+
+import bentoml
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from cache_dit_serving.api.docs import SWAGGER_PAGE
+from cache_dit_serving.api.native import NativeApi
+
+
+async def health(request: Request) -> Response:
+    return JSONResponse(_api().health().model_dump(mode="json"))
+
+
+async def model_info(request: Request) -> Response:
+    return JSONResponse(_api().model_info().model_dump(mode="json"))
+
+
+async def capabilities(request: Request) -> Response:
+    return JSONResponse(_api().capabilities().model_dump(mode="json"))
+
+
+async def outputs(request: Request) -> Response:
+    path, media_type = _api().outputs.find(request.path_params["path"])
+    return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def index(request: Request) -> Response:
+    # BentoML's own page loads a third party's script.
+    return RedirectResponse("docs")
+
+
+async def docs(request: Request) -> Response:
+    return HTMLResponse(SWAGGER_PAGE)
+
+
+async def openapi(request: Request) -> Response:
+    return Response(request.app.state.openapi, media_type="application/json")
+
+
+def _api() -> NativeApi:
+    """The service's, once there is one."""
+    api = bentoml.get_current_service().api
+    assert isinstance(api, NativeApi)
+    return api

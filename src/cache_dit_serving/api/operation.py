@@ -1,0 +1,60 @@
+"""A row of the table of routes: everything that the server knows of one method of one route."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cache_dit_serving.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    InvalidRequest,
+    ServingError,
+    UnsupportedMediaType,
+)
+
+BELOW = "/{path}"
+"""Ends the route of everything below a folder."""
+
+Errors = tuple[type[ServingError], ...]
+BODY_ERRORS: Errors = (InvalidRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, ClientGone)
+
+
+@dataclass(frozen=True)
+class JsonBody:
+    """A body that is one JSON object, checked before anything is done with it."""
+
+    model: type[BaseModel]
+    limit: Literal["max_body_bytes"] = "max_body_bytes"
+    """The setting of `limits` that bounds its size."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one route."""
+
+    method: Literal["GET", "POST"]
+    route: str
+    """Its path as OpenAPI writes it."""
+    summary: str = ""
+    """Empty for what the document leaves out."""
+    answer: type[BaseModel] | tuple[str, ...] = ("text/plain",)
+    """A model that is answered as JSON, or the media types of something else."""
+    errors: Errors = ()
+    """Beside those of the body. A status of 400 and more is one of these."""
+    body: JsonBody | None = None
+    """None: no body is read."""
+    tag: str = "Server"
+    status: int = 200
+    handler: Callable[[Request], Awaitable[Response]] | None = None
+    """None: BentoML answers it, by itself or by a `@bentoml.api` method of the service."""
+
+    @property
+    def all_errors(self) -> Errors:
+        return (BODY_ERRORS if self.body else ()) + self.errors

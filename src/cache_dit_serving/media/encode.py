@@ -1,0 +1,26 @@
+"""An output of any kind to a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_dit_serving.media.delivery import File
+from cache_dit_serving.media.formats import OutputSpec
+from cache_dit_serving.media.images import encode_image
+from cache_dit_serving.media.values import Clip, Media, Picture
+from cache_dit_serving.media.video import encode_clip
+
+
+def encode(media: Media, output: OutputSpec, parameters: dict[str, Any]) -> File:
+    """The file of an output, as its request wants it.
+
+    Args:
+        parameters: what drew it, where the format has room for text.
+    """
+    match media:
+        case Picture():
+            return encode_image(media, output.image_format, output.image_quality, parameters), output.image_format
+        case Clip():
+            return encode_clip(media, output.video_format, parameters), output.video_format
+        case _:
+            raise NotImplementedError("no served task makes a sound by itself")

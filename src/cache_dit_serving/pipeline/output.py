@@ -1,0 +1,69 @@
+"""What a pipeline's call returns: which kind of output, and how it is taken out."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.media.values import Clip, Media, MediaKind, Picture
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+class OutputFields(NamedTuple):
+    """Where a pipeline's answer holds what it made."""
+
+    kind: MediaKind
+    field: str
+    sound_field: str | None
+    """Of the sound that belongs to a clip."""
+
+
+KINDS = {
+    "images": MediaKind.PICTURE,
+    "image": MediaKind.PICTURE,
+    "frames": MediaKind.CLIP,
+    "video": MediaKind.CLIP,
+    "audios": MediaKind.SOUND,
+}
+"""By the field of an output class."""
+
+
+def output_of(cls: type[DiffusionPipeline]) -> OutputFields:
+    """What a pipeline of this class makes, by the output class that its call names.
+
+    Raises:
+        LoadError: its call names none, or one with fields that this server does not know.
+    """
+    from diffusers.utils import BaseOutput
+
+    call = inspect.unwrap(cls.__call__)
+    for name in call.__code__.co_names:
+        output = call.__globals__.get(name)
+        if isinstance(output, type) and issubclass(output, BaseOutput):
+            fields = [field.name for field in dataclasses.fields(output)]
+            found = next((field for field in fields if field in KINDS), None)
+            if found is not None:
+                sound = next((field for field in fields if field in ("audio", "sound")), None)
+                return OutputFields(KINDS[found], found, sound)
+    raise LoadError(f"{cls.__name__} makes neither pictures nor video nor audio, as far as its class says")
+
+
+def media_of(output: Any, fields: OutputFields, fps: float | None) -> Media:
+    """The first and only output of a call that was asked for numpy arrays.
+
+    Args:
+        fps: of a clip; None for other kinds.
+    """
+    array = getattr(output, fields.field)[0]
+    if fields.kind is MediaKind.PICTURE:
+        return Picture(array)
+    assert fps is not None
+    if array.dtype.kind in "iu":  # Cosmos, whose safety checker wants bytes
+        array = (array / np.iinfo(array.dtype).max).astype(np.float32)
+    return Clip(array, fps)

@@ -1,0 +1,107 @@
+"""The frames of a clip and the rate at which they are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.planning.fields.field import PipelineField, Schema
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.traits import ClipTraits
+from cache_dit_serving.schemas.request import MOST_FPS, GenerateRequest
+
+
+class ClipField(PipelineField):
+    """A field that only a model which makes clips takes."""
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return model.traits.clip is not None
+
+    def why_not(self, model: PlannedModel) -> str:
+        return f" (it makes {model.traits.makes.plural})"
+
+
+class NumFrames(ClipField):
+    name = "num_frames"
+    ignorable = False
+
+    def asks_nothing(self, value: Any) -> bool:
+        return value in (None, 1)
+
+    def schema(self, model: PlannedModel) -> Schema:
+        clip = _clip(model)
+        taken = _taken(model)
+        # JSON Schema has multiples alone, not multiples and a remainder.
+        listed: Schema = {"multipleOf": clip.multiple} if clip.remainder == 0 else {"enum": list(taken)}
+        return listed | {"minimum": taken[0], "maximum": taken[-1]}
+
+    def default(self, model: PlannedModel) -> int:
+        return model.defaults.num_frames or _clip(model).default_frames
+
+    def adjusted(self, value: int, model: PlannedModel) -> int:
+        """Rounded down to what the model makes; as it is beyond the operator's limit, and below the least."""
+        taken = _taken(model)
+        if not taken[0] <= value <= model.limits.max_num_frames:
+            return value
+        return value - (value - taken[0]) % _clip(model).multiple
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        value = request.num_frames if request.num_frames is not None else self.default(model)
+        taken = _taken(model)
+        if value not in taken:
+            raise InvalidRequest(_refusal(value, taken, model), param="num_frames")
+        return {_clip(model).frames_parameter: value}
+
+
+class Fps(ClipField):
+    name = "fps"
+
+    def asks_nothing(self, value: Any) -> bool:
+        """Any value: an image has no frame rate, whatever it is."""
+        return True
+
+    def schema(self, model: PlannedModel) -> Schema:
+        return {"maximum": MOST_FPS}
+
+    def default(self, model: PlannedModel) -> float:
+        return model.defaults.fps or _clip(model).default_fps
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        parameter = _clip(model).fps_parameter
+        return {parameter: fps_of(request, model)} if parameter else {}
+
+
+def fps_of(request: GenerateRequest, model: PlannedModel) -> float:
+    """Frames a second of a request's clip."""
+    return request.fps if request.fps is not None else Fps().default(model)
+
+
+def least_frames(model: PlannedModel) -> int | None:
+    """The shortest clip that the model makes; None where it makes none."""
+    return _taken(model)[0] if model.traits.clip is not None else None
+
+
+def _clip(model: PlannedModel) -> ClipTraits:
+    assert model.traits.clip is not None
+    return model.traits.clip
+
+
+def _taken(model: PlannedModel) -> range:
+    """The numbers of frames that a request may ask for; a clip has at least two."""
+    clip = _clip(model)
+    least = clip.remainder if clip.remainder > 1 else clip.remainder + clip.multiple
+    return range(least, max(least, model.limits.max_num_frames) + 1, clip.multiple)
+
+
+def _refusal(value: int, taken: range, model: PlannedModel) -> str:
+    clip = _clip(model)
+    rule = f"{clip.multiple}k + {clip.remainder}" if clip.remainder else f"multiples of {clip.multiple}"
+    if value > taken[-1]:
+        return f"num_frames is {value:,}; this server makes at most {taken[-1]:,} frames ({rule})"
+    if value < taken[0]:
+        return f"num_frames is {value}; this model makes at least {taken[0]} frames ({rule})"
+    below = value - (value - taken[0]) % clip.multiple
+    return (
+        f"num_frames {value} is not a number of frames that this model makes ({rule}); "
+        f"the nearest are {below} and {below + clip.multiple}"
+    )

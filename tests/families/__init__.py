@@ -1,0 +1,1 @@
+"""Families of real pipeline classes with tiny random weights."""
