@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import threading
 from typing import Any
 
 import pytest
+import requests
 
 from cache_dit_serving.api.deadline import MARGIN, plan_within_deadline
 from cache_dit_serving.caching.checks import CacheSupport
@@ -17,7 +21,9 @@ from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import DeadlineReport
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.answers import error, metric
 from tests.support.records import record_of
+from tests.support.server import Server
 from tests.support.traits import FLUX
 
 REUSED = {"lossless": 0, "high": 8, "balanced": 14, "fast": 18}
@@ -106,3 +112,58 @@ def test_a_speed_that_does_not_go_with_the_request_is_passed_over() -> None:
         chosen(runner, five_steps["lossless"] * 0.5, num_inference_steps=5)
     with pytest.raises(InvalidRequest):
         chosen(runner, 60, num_inference_steps=500)
+
+
+def test_a_deadline_is_met_without_approximation_where_there_is_time(server: Server) -> None:
+    answer = server.generate(seed=1, deadline_s=60).json()
+    assert (answer["deadline"]["speed"], answer["cache"]["speed"]) == ("lossless", "lossless")
+    assert answer["deadline"]["estimate_s"] < answer["deadline"]["deadline_s"] == 60
+    assert answer["images"] == server.generate(seed=1, speed="lossless").json()["images"]
+
+
+def test_a_deadline_that_nothing_meets_is_refused_at_once_with_the_best_there_is(server: Server) -> None:
+    refused_before = metric(server, "cache_dit_serving_deadlines_total", outcome="refused")
+    drawn_before = metric(server, "cache_dit_serving_images_total")
+    response = server.generate(deadline_s=0.001)
+    assert metric(server, "cache_dit_serving_images_total") == drawn_before
+    refused = error(response, 504)
+    assert (refused["code"], refused["param"]) == ("deadline_unattainable", "deadline_s")
+    best = response.json()["deadline"]
+    assert best["estimate_s"] > 0.001
+    assert best["speed"] in refused["message"]
+    assert metric(server, "cache_dit_serving_deadlines_total", outcome="refused") == refused_before + 1
+
+
+def test_a_deadline_counts_the_queue(server: Server) -> None:
+    def busy() -> None:
+        requests.post(
+            f"{server.url}/generate",
+            json={"prompt": "a cat", "num_images": 8, "num_inference_steps": 100, "speed": "lossless"},
+        )
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    server.wait_for(lambda running: running.get("/health").json()["queue"]["running"])
+    response = server.generate(deadline_s=1.0)
+    thread.join()
+    assert error(response, 504)["code"] == "deadline_unattainable"
+    assert response.json()["deadline"]["queue_s"] > 1
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_a_client_that_left_is_not_waited_for(server: Server) -> None:
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    body = json.dumps({"prompt": "a cat", "num_images": 8, "num_inference_steps": 100, "speed": "lossless"})
+    connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
+    server.wait_for(lambda running: running.get("/health").json()["queue"]["step"] > 0)
+    full = server.generate(deadline_s=0.001).json()["deadline"]["queue_s"]
+    connection.close()
+    # Long before its 800 steps are over.
+    server.wait_for(lambda running: running.generate(deadline_s=0.001).json()["deadline"]["queue_s"] < full / 4, 2)
+
+
+def test_a_deadline_with_a_speed_only_checks_it(server: Server) -> None:
+    answer = server.generate(seed=1, deadline_s=60, speed="fast").json()
+    assert answer["deadline"]["speed"] == answer["cache"]["speed"] == "fast"
+    custom = server.generate(seed=1, deadline_s=60, cache={"max_cached_steps": 2}).json()
+    assert (custom["deadline"]["speed"], custom["cache"]["cached_steps"]) == ("custom", 2)

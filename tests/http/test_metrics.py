@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 
-from tests.support.server import Server
+from tests.support.answers import metric
+from tests.support.server import ROOT, Server
 
 ENDPOINT = re.compile(r'endpoint="([^"]*)"')
 
@@ -48,3 +50,34 @@ def test_a_path_cannot_write_lines_of_log(server: Server) -> None:
     ask(server, "/x%0aFAKE%20LINE")
     server.wait_for(lambda server: "/x\\nFAKE LINE" in server.log(), timeout_s=5)
     assert not any(line.startswith("FAKE") for line in server.log().splitlines())
+
+
+def test_metrics_count_what_answers_say(server: Server) -> None:
+    def counted() -> tuple[float, float, float, float]:
+        return (
+            metric(server, "cache_dit_serving_steps_total", kind="computed", speed="fast"),
+            metric(server, "cache_dit_serving_steps_total", kind="cached", speed="fast"),
+            metric(server, "cache_dit_serving_generations_total", outcome="succeeded", speed="fast"),
+            metric(server, "cache_dit_serving_residual_diff_count", speed="fast"),
+        )
+
+    before = counted()
+    answer = server.generate(seed=1, num_images=2, speed="fast", include_stats=True).json()
+    diffs = sum(len(record["diffs"]) for image in answer["stats"]["cache_stats"] for record in image["block_lists"])
+    report = answer["cache"]
+    added = [after - earlier for after, earlier in zip(counted(), before, strict=True)]
+    assert added == [report["computed_steps"], report["cached_steps"], 1, diffs]
+    for stage in ("queue", "encode_prompt", "denoise", "decode", "encode_output"):
+        assert metric(server, "cache_dit_serving_stage_seconds_count", stage=stage) > 0
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are(server: Server) -> None:
+    server.generate(speed="fast")
+    names = set(re.findall(r"^([a-z_]+)(?:\{| )", server.get("/metrics").text, re.M))
+    dashboard = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    asked = set(re.findall(r"(?:cache_dit_serving|bentoml_service)_[a-z_]+", " ".join(expressions)))
+    assert asked
+    assert asked <= names
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert all(panel["title"] in page for panel in dashboard["panels"])

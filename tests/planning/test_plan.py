@@ -12,12 +12,12 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.call import ClipSpec, GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest
-from tests.support.traits import DISTILLED, FLUX, KREA_LIKE, QWEN, WAN_LIKE
+from tests.support.traits import DISTILLED, FLUX, KREA_LIKE, QWEN, WAN, WAN_LIKE
 
 
 def request(**fields: Any) -> GenerateRequest:
@@ -221,3 +221,51 @@ def test_a_size_beyond_the_operators_limits_is_refused_by_a_tolerant_server_too(
             planned(request(**fields), FLUX, Settings(), tolerant=True)
     with pytest.raises(InvalidRequest, match="not a size"):
         planned(request(width=40), FLUX, Settings(limits=Limits(sizes=(80, 96))), tolerant=True)
+
+
+def test_a_clip_takes_its_frames_and_rate_from_the_request_the_configuration_then_the_pipeline() -> None:
+    own = planned(request(), WAN, Settings())
+    assert (own.clip, own.pixels) == (ClipSpec(81, 16.0), 832 * 480 * 81)
+    assert own.arguments["num_frames"] == 81
+    configured = Settings(defaults=RequestDefaults(num_frames=49, fps=24.0))
+    assert planned(request(), WAN, configured).clip == ClipSpec(49, 24.0)
+    assert planned(request(num_frames=33, fps=30), WAN, configured).clip == ClipSpec(33, 30)
+
+
+def test_a_model_that_is_told_the_frame_rate_gets_the_one_at_which_the_clip_is_shown() -> None:
+    assert WAN.clip is not None
+    told = replace(WAN, clip=replace(WAN.clip, fps_parameter="frame_rate", frames_parameter="frames"))
+    call = planned(request(num_frames=33, fps=30), told, Settings())
+    assert (call.arguments["frame_rate"], call.arguments["frames"]) == (30, 33)
+    assert "num_frames" not in call.arguments
+    record = call.parameters(call.drawings[0])
+    assert (record["num_frames"], record["fps"]) == (33, 30)
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"), [(5, 5), (50, 49), (52, 49), (257, 257), (258, None), (4, None), (1, None), (10**6, None)]
+)
+def test_frames_off_the_grid_are_rounded_down_where_the_operator_has_it(asked: int, made: int | None) -> None:
+    if made is None:
+        with pytest.raises(InvalidRequest, match="num_frames"):
+            planned(request(num_frames=asked), WAN, Settings(), tolerant=True)
+        return
+    call = planned(request(num_frames=asked), WAN, Settings(), tolerant=True)
+    assert call.clip is not None
+    assert call.clip.num_frames == made
+    assert [warning.param for warning in call.warnings] == (["num_frames"] if asked != made else [])
+
+
+def test_frames_without_a_remainder_are_multiples() -> None:
+    assert WAN.clip is not None
+    allegro = replace(WAN, clip=replace(WAN.clip, default_frames=88, remainder=0))
+    assert planned(request(num_frames=4), allegro, Settings()).clip == ClipSpec(4, 16.0)
+    with pytest.raises(InvalidRequest, match="multiples of 4\\); the nearest are 80 and 84"):
+        planned(request(num_frames=81), allegro, Settings())
+
+
+def test_the_work_of_a_clip_counts_its_frames() -> None:
+    limits = Limits(max_pixel_steps=832 * 480 * 81 * 50)
+    planned(request(num_inference_steps=50), WAN, Settings(limits=limits))
+    with pytest.raises(InvalidRequest, match="width x height x num_frames x .* ask for fewer frames or steps"):
+        planned(request(num_inference_steps=50, num_frames=85), WAN, Settings(limits=limits))

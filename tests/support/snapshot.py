@@ -1,21 +1,58 @@
-"""The snapshot of the OpenAPI document: `python -m tests.support.snapshot` writes it anew."""
+"""Snapshots of the OpenAPI document and of the shape of one answer per kind.
+
+`python -m tests.support.snapshot` writes both anew.
+"""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.routes import OPERATIONS
+from tests.support.server import Server, ready, serving
 
-SNAPSHOT = Path(__file__).resolve().parents[1] / "snapshots" / "openapi.json"
+SNAPSHOTS = Path(__file__).resolve().parents[1] / "snapshots"
+OPENAPI, ANSWERS = SNAPSHOTS / "openapi.json", SNAPSHOTS / "answers.json"
 
 
 def rendered(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
+def answers_of(server: Server) -> dict[str, Any]:
+    """The shape of one answer of each kind, from a server of the embedded model."""
+    asked = {"prompt": "a red apple on a blue background", "seed": 7}
+    answers = {
+        "generate": server.generate(seed=7),
+        "generate with stats and a deadline": server.generate(seed=7, include_stats=True, deadline_s=600),
+        "compare": server.post("/compare", json=asked),
+        "error": server.generate(width=97),
+        "cache.strict": server.generate(num_inference_steps=4, cache={"strict": True}),
+        "health": server.get("/health"),
+        "model info": server.get("/get_model_info"),
+        "capabilities": server.get("/capabilities"),
+        "flush_cache": server.post("/flush_cache", json={}),
+    }
+    return {kind: shape_of(answer.json()) for kind, answer in answers.items()}
+
+
+def shape_of(value: Any) -> Any:
+    """Keys with the types of their values; of a list its first entry. Values differ from machine to machine."""
+    if isinstance(value, dict):
+        # By number: steps, of which each machine may reuse others.
+        numbered = bool(value) and all(key.isdecimal() for key in value)
+        return "{number: ...}" if numbered else {key: shape_of(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [shape_of(value[0])] if value else []
+    return type(value).__name__
+
+
 if __name__ == "__main__":
-    SNAPSHOT.parent.mkdir(exist_ok=True)
-    SNAPSHOT.write_text(rendered(openapi_document(OPERATIONS)), encoding="utf-8")
+    SNAPSHOTS.mkdir(exist_ok=True)
+    OPENAPI.write_text(rendered(openapi_document(OPERATIONS)), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as running:
+        running.wait_for(ready)
+        ANSWERS.write_text(rendered(answers_of(running)), encoding="utf-8")

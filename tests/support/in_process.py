@@ -1,0 +1,65 @@
+"""A loaded model in this process, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.settings import RequestDefaults, Settings
+from cache_dit_serving.pipeline.assemble import assemble
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded
+from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.request import GenerateRequest
+
+# Without the pictures that it draws at each speed when it starts.
+EMBEDDED = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
+
+
+STEPS = 14
+
+
+PIXART = Settings(
+    cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8),
+    defaults=RequestDefaults(
+        width=64, height=64, num_inference_steps=6, pipeline_arguments={"use_resolution_binning": False}
+    ),
+)
+
+
+UNCACHED = EMBEDDED.model_copy(update={"cache": None})
+
+
+def with_cache(**fields: Any) -> Settings:
+    return EMBEDDED.model_copy(update={"cache": CacheSettings(**fields)})
+
+
+class Watch:
+    """Calls `on_step` after each step, which may raise."""
+
+    cancelled = False
+
+    def __init__(self, on_step: Callable[[int], None]) -> None:
+        self.progress = on_step
+
+
+def load(settings: Settings) -> Loaded:
+    return assemble(settings, lambda what: None)
+
+
+def inside(loaded: Loaded) -> PipelineRunner:
+    assert isinstance(loaded.runner, PipelineRunner)
+    return loaded.runner
+
+
+def draw(loaded: Loaded, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> Drawn:
+    defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
+    call = plan(GenerateRequest.model_validate(defaults | fields), loaded.model)
+    return loaded.runner.sample(call, 0, Watch(on_step))
+
+
+def held_tensors(loaded: Loaded) -> list[Any]:
+    contexts = inside(loaded)._cache._manager_contexts()
+    return [value for context in contexts.values() for value in context.buffers.values() if hasattr(value, "shape")]
