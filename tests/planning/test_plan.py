@@ -260,12 +260,12 @@ def test_frames_without_a_remainder_are_multiples() -> None:
     assert WAN.clip is not None
     allegro = replace(WAN, clip=replace(WAN.clip, default_frames=88, remainder=0))
     assert planned(request(num_frames=4), allegro, Settings()).clip == ClipSpec(4, 16.0)
-    with pytest.raises(InvalidRequest, match="multiples of 4\\); the nearest are 80 and 84"):
+    with pytest.raises(InvalidRequest, match=r"multiples of 4\); the nearest are 80 and 84"):
         planned(request(num_frames=81), allegro, Settings())
 
 
 def test_the_work_of_a_clip_counts_its_frames() -> None:
     limits = Limits(max_pixel_steps=832 * 480 * 81 * 50)
     planned(request(num_inference_steps=50), WAN, Settings(limits=limits))
-    with pytest.raises(InvalidRequest, match="width x height x num_frames x .* ask for fewer frames or steps"):
+    with pytest.raises(InvalidRequest, match=r"width x height x num_frames x .* ask for fewer frames or steps"):
         planned(request(num_inference_steps=50, num_frames=85), WAN, Settings(limits=limits))
