@@ -115,4 +115,6 @@ class CacheDiTServing:
             end_process()
 
 
-CacheDiTServing.add_asgi_middleware(Envelope, limits=SETTINGS.limits)
+CacheDiTServing.add_asgi_middleware(
+    Envelope, limits=SETTINGS.limits, unsupported_fields=SETTINGS.server.unsupported_fields
+)

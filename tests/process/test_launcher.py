@@ -193,6 +193,7 @@ OLD_REQUESTS: list[dict[str, object]] = [
         "output_dir": None,
     },
     {"image_urls": [], "num_frames": 1},
+    {"width": "96", "height": 96.0, "num_inference_steps": "6", "seed": "3"},
 ]
 """Of clients of cache_dit.serve, on weights without guidance."""
 
@@ -217,7 +218,7 @@ def test_a_folder_is_served_with_the_cache_from_the_command_line(tmp_path: Path)
         assert answer["warnings"] == []
         plain = server.generate(num_inference_steps=6, seed=3).json()
         for fields in OLD_REQUESTS:
-            response = server.generate(num_inference_steps=6, seed=3, **fields)
+            response = server.generate(**{"num_inference_steps": 6, "seed": 3} | fields)
             assert response.status_code == 200, response.text
             old = response.json()
             assert pixels_of(old) == pixels_of(plain)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive
 
+from cache_dit_serving.api.lenient import read_leniently
 from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
 from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key
+from cache_dit_serving.schemas.answers import RequestWarning
 
 MOST_VALUES = MOST_STEPS
 """Values in one list: no field takes more."""
@@ -96,20 +98,30 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def check_body(body: bytes, model: type[BaseModel]) -> None:
+class Checked(NamedTuple):
+    """A body without fault."""
+
+    body: bytes
+    warnings: list[RequestWarning]
+    """What was read otherwise than it says."""
+
+
+async def check_body(body: bytes, model: type[BaseModel], *, lenient: bool) -> Checked:
     """Refuse a body that is no request of `model`'s; an empty one counts as `{}`.
+
+    Args:
+        lenient: whether it is read as :mod:`api.lenient` says; it then comes back so spelt.
 
     Raises:
         InvalidRequest: it is not JSON, or holds too much, a key twice, or what the model does not take.
     """
     if len(body) <= SMALL_BYTES:
-        _check(body, model)
-    else:
-        await asyncio.to_thread(_check, body, model)
+        return _check(body, model, lenient)
+    return await asyncio.to_thread(_check, body, model, lenient)
 
 
-def _check(body: bytes, model: type[BaseModel]) -> None:
-    body = body or b"{}"
+def _check(given: bytes, model: type[BaseModel], lenient: bool) -> Checked:
+    body = given or b"{}"
     if sum(map(body.count, (b"[", b"{", b":", b","))) > MOST_SYMBOLS:
         raise InvalidRequest("the body holds far more values than any request has; send fewer", code="too_long")
     try:
@@ -126,10 +138,15 @@ def _check(body: bytes, model: type[BaseModel]) -> None:
             place = path or "the body"
             raise InvalidRequest(f"{place} has {len(value):,} fields; no request has as many", param=path or None)
     json.loads(body, object_pairs_hook=_without_duplicates)
+    warnings: list[RequestWarning] = []
+    if lenient and given:
+        read, warnings = read_leniently(tree, model)
+        given = body = pydantic_core.to_json(read)
     try:
         model.model_validate_json(body)
     except ValidationError as error:
         raise _invalid(error, model) from None
+    return Checked(given, warnings)
 
 
 def _containers(tree: dict[str, Any]) -> Iterator[tuple[str, list[Any] | dict[str, Any]]]:

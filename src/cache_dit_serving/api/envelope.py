@@ -36,6 +36,7 @@ from cache_dit_serving.findings import cut
 
 logger = logging.getLogger(__name__)
 
+UNSUPPORTED_FIELDS_HEADER = "X-Unsupported-Fields"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -45,9 +46,10 @@ R = TypeVar("R")
 class Envelope:
     """ASGI middleware around the whole service."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Limits, unsupported_fields: str) -> None:
         self.app = app
         self.limits = limits
+        self.unsupported_fields = unsupported_fields
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,13 +87,22 @@ class Envelope:
         if incoming.has_body:
             _check_media_type(incoming.headers)
         body = await read_body(incoming, max_bytes=max_bytes, max_s=self.limits.max_body_s)
-        await check_body(body, policy.model)
+        state = scope["state"]
+        state["lenient"] = self._mode(incoming.headers) == "warn"
+        body, state["warnings"] = await check_body(body, policy.model, lenient=state["lenient"])
         if not body:
             # BentoML 1.4 reads the body by its stated type, and there is none.
             headers = MutableHeaders(raw=list(scope["headers"]))
             del headers["content-type"]
             scope = {**scope, "headers": headers.raw}
         return scope, replayed(body, incoming)
+
+    def _mode(self, headers: Headers) -> str:
+        """What becomes of a field that the model cannot honour: as the request has it, or else the operator."""
+        mode = headers.get(UNSUPPORTED_FIELDS_HEADER, self.unsupported_fields)
+        if mode not in ("refuse", "warn"):
+            raise InvalidRequest(f"the header {UNSUPPORTED_FIELDS_HEADER} is {cut(mode)!r}; send refuse or warn")
+        return mode
 
 
 class _Incoming:

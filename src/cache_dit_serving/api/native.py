@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from starlette.requests import Request
@@ -21,6 +22,8 @@ from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.outputs import OutputFolder
+from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import (
     Capabilities,
@@ -50,11 +53,11 @@ class NativeApi:
             ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
                 InternalError.
         """
-        model = self.worker.loaded().model
+        model = self._model(http)
         queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
         call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s)
         delivery = self._delivery(request, http)
-        generation = Generation(request_id_of(http.scope), call)
+        generation = _generation(call, http)
         images = await self._images(generation, request, http)
         files = [(image.content, image.extension) for image in images]
         delivered = await asyncio.to_thread(delivery.deliver, files)
@@ -68,11 +71,11 @@ class NativeApi:
         """
         if request.deadline_s is not None:
             raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
-        call = plan(request, self.worker.loaded().model)
+        call = plan(request, self._model(http))
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
         delivery = self._delivery(request, http)
-        generation = Generation(request_id_of(http.scope), call.compared())
+        generation = _generation(call.compared(), http)
         images = await self._images(generation, request, http)
         return await asyncio.to_thread(compared_response, generation, images, request, delivery)
 
@@ -112,6 +115,10 @@ class NativeApi:
         message = f"freed {freed:,} bytes of cached activations" if freed else "no cached activations were held"
         return FlushResponse(success=True, message=message, freed_bytes=freed)
 
+    def _model(self, http: Request) -> PlannedModel:
+        """The loaded model, as tolerant as the request or the operator has it."""
+        return replace(self.worker.loaded().model, tolerant=http.scope["state"]["lenient"])
+
     async def _images(self, generation: Generation, request: GenerateRequest, http: Request) -> list[Encoded]:
         return await images_of(
             generation,
@@ -126,6 +133,14 @@ class NativeApi:
         delivery = Delivery(self.outputs, request.output_format or "base64", request.output_dir, base_url)
         delivery.check()
         return delivery
+
+
+def _generation(call: GenerationCall, http: Request) -> Generation:
+    """With what the body's reading had to adjust among its warnings."""
+    generation = Generation(request_id_of(http.scope), call)
+    for warning in http.scope["state"]["warnings"]:
+        generation.warn(warning)
+    return generation
 
 
 async def _disconnected(http: Request) -> None:

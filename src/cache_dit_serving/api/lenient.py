@@ -1,0 +1,62 @@
+"""Bodies as clients of `cache_dit.serve` send them, read as they mean: where the operator or the request has it so.
+
+That server took numbers as text and whole numbers with a fraction, any seed, and any spelling of a folder.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+
+from cache_dit_serving.schemas.answers import RequestWarning
+from cache_dit_serving.schemas.request import MAX_SEED
+
+NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?([eE][+-]?\d{1,2})?")
+TRUTH = {"true": True, "false": False}
+RANDOM_SEED = -1
+"""Stands for none in many clients."""
+
+
+def read_leniently(tree: dict[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], list[RequestWarning]]:
+    """A body with each scalar as the type of its field, and what was adjusted beyond its spelling.
+
+    What makes no sense stays as it is, to be refused.
+    """
+    read = {name: _as_typed(value, _scalar(model, name)) for name, value in tree.items()}
+    warnings: list[RequestWarning] = []
+    if "seed" in model.model_fields and type(seed := read.get("seed")) is int:
+        if seed == RANDOM_SEED:
+            read["seed"] = None
+        elif seed > MAX_SEED:
+            read["seed"] = seed % (MAX_SEED + 1)
+            message = f"seeds go up to {MAX_SEED}; {read['seed']} was used, the given one modulo 2^53"
+            warnings.append(RequestWarning(param="seed", code="adjusted", message=message))
+    if isinstance(folder := read.get("output_dir"), str):
+        # "a/b/" and "./a/b" are "a/b"; what leads out of the root stays so, and is refused.
+        spelt = posixpath.normpath(folder) if folder else "."
+        read["output_dir"] = None if spelt == "." else spelt
+    return read, warnings
+
+
+def _scalar(model: type[BaseModel], name: str) -> type | None:
+    """bool, int or float, where that is what a field holds."""
+    field = model.model_fields.get(name)
+    if field is None:
+        return None
+    return next((part for part in typing.get_args(field.annotation) if part in (bool, int, float)), None)
+
+
+def _as_typed(value: Any, kind: type | None) -> Any:
+    if kind is bool and isinstance(value, str):
+        return TRUTH.get(value.strip().lower(), value)
+    if kind in (int, float) and isinstance(value, str) and NUMBER.fullmatch(value.strip()):
+        text = value.strip().lstrip("+")
+        # Not by way of a float where there is no need: that would change a long seed.
+        value = int(text) if text.removeprefix("-").isdecimal() else float(text)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
