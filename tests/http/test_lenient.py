@@ -1,4 +1,4 @@
-"""`X-Unsupported-Fields: warn`: one request read as clients of `cache_dit.serve` mean it, and what was done about it."""
+"""`X-Unsupported-Fields: warn`: a request read as clients of `cache_dit.serve` mean it."""
 
 from __future__ import annotations
 
