@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from cache_dit_serving.caching.step_masks import POLICIES
 from cache_dit_serving.config.reading import (
     BUNDLE_ROOT,
     CONFIG_VARIABLE,
@@ -26,7 +27,26 @@ from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.supervisor import check_port, fail
 
 # Flags that cache_dit.serve parsed and never read; each takes a value.
+LATER = (
+    *("--parallel-type", "--parallel", "--ulysses-anything", "--uaa", "--ulysses-async", "--uaqkv"),
+    *("--ulysses-async-qkv-proj", "--ulysses-float8", "--ufp8", "--parallel-vae", "--parallel-text-encoder"),
+    *("--parallel-text", "--disable-compute-comm-overlap", "--dcco", "--quantize", "-q", "--quantize-type"),
+    *("--quant-type", "--pipeline-quant-config-path", "--lora-path", "--lora-name", "--fuse-lora"),
+    *("--disable-fuse-lora", "--enable-cpu-offload", "--device-map", "--compile", "--compile-repeated-blocks"),
+    *("--max-autotune", "--track-memory", "--profile", "--profile-name", "--profile-dir", "--profile-activities"),
+    *("--profile-with-stack", "--profile-record-shapes", "--generator-device", "--gen-device"),
+)
+"""Flags of cache_dit.serve that this version does not have yet."""
+DEFAULT_MASK = "medium"
 IDLE = ("repeat", "height", "width", "prompt", "negative-prompt", "image-path", "warmup")
+
+
+class NotYet(argparse.Action):
+    """Refuses a flag that comes with a later version."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.error(f"{self.option_strings[0]} is not supported yet; docs/migration.md lists what is")
+
 
 DESCRIPTION = """\
 Serve a diffusion transformer with BentoML, accelerated by cache-dit.
@@ -74,6 +94,18 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("--max-continuous-cached-steps", "--mcc", type=int, help="in a row; -1: no limit (default)")
     cache.add_argument("--taylorseer", action="store_true", default=None, help="enable the TaylorSeer calibrator")
     cache.add_argument("--taylorseer-order", "-order", type=int, help="order of TaylorSeer (default: 1)")
+    cache.add_argument(
+        "--mask-policy",
+        "--scm",
+        choices=POLICIES,
+        help="step mask: which steps compute (slow: least reuse)",
+    )
+    cache.add_argument("--steps-mask", action="store_true", help=f"step mask; without --mask-policy: {DEFAULT_MASK}")
+
+    defaults = result.add_argument_group("requests")
+    defaults.add_argument(
+        "--num-inference-steps", "--steps", type=int, help="denoising steps of a request that names none"
+    )
 
     server = result.add_argument_group("server")
     server.add_argument("--host", default="0.0.0.0", help="default: %(default)s")
@@ -87,6 +119,8 @@ def parser() -> argparse.ArgumentParser:
     for name in IDLE:
         old.add_argument(f"--{name}", metavar="VALUE", help=argparse.SUPPRESS)
     old.add_argument("--perf", action="store_true", default=None, help=argparse.SUPPRESS)
+    for option in LATER:
+        old.add_argument(option, action=NotYet, nargs="*", help=argparse.SUPPRESS)
     return result
 
 
@@ -110,6 +144,8 @@ LEAVES = {
     "max_continuous_cached_steps": "cache.max_continuous_cached_steps",
     "taylorseer": "cache.enable_taylorseer",
     "taylorseer_order": "cache.taylorseer_order",
+    "mask_policy": "cache.steps_computation_mask",
+    "num_inference_steps": "defaults.num_inference_steps",
     "workers": "server.workers",
 }
 
@@ -135,6 +171,8 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if flags.device:
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
+    if flags.steps_mask and flags.mask_policy is None:
+        flags.mask_policy = DEFAULT_MASK
     given = {leaf: getattr(flags, flag) for flag, leaf in LEAVES.items() if getattr(flags, flag) is not None}
     if flags.model_path and (folder := Path(flags.model_path).expanduser()).is_dir():
         given["model.path"] = str(folder.absolute())

@@ -63,6 +63,31 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert "unrecognized arguments: --warmup-int" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--compile"], ["--parallel", "ulysses"], ["-q"], ["--quantize-type", "float8"], ["--lora-path", "a"]],
+)
+def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parser().parse_args(["--model-path", "x/y", *words])
+    assert f"{words[0]} is not supported yet; docs/migration.md lists what is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "mask"),
+    [(["--steps-mask"], "medium"), (["--scm", "fast"], "fast"), (["--steps-mask", "--mask-policy", "ultra"], "ultra")],
+)
+def test_a_step_mask_by_name(words: list[str], mask: str) -> None:
+    settings = settings_of("--model-path", "x/y", "--cache", *words)
+    assert settings.cache is not None
+    assert settings.cache.steps_computation_mask == mask
+
+
+def test_steps_are_those_of_a_request_that_names_none() -> None:
+    for flag in ("--steps", "--num-inference-steps"):
+        assert settings_of("--model-path", "x/y", flag, "9").defaults.num_inference_steps == 9
+
+
 def test_host_and_port_are_the_old_servers() -> None:
     words = command(parser().parse_args(["--model-path", "x/y"]))
     assert words[-4:] == ["--host", "0.0.0.0", "--port", "8000"]
