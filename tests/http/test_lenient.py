@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from typing import Any
 
 import pytest
 import requests
+from PIL import Image
 
 from tests.support.answers import error
 from tests.support.server import Server
@@ -81,6 +85,16 @@ def test_a_request_chooses_for_itself(server: Server) -> None:
     assert error(ask(server, "refuse", guidance_scale=7.5), 400)["code"] == "unsupported_field"
     message = error(ask(server, "ignore"), 400)["message"]
     assert message == "the header X-Unsupported-Fields is 'ignore'; send refuse or warn"
+
+
+def test_the_picture_remembers_what_was_said(server: Server) -> None:
+    answer = ask(server, "warn", guidance_scale=7.5).json()
+    picture: Any = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
+    assert json.loads(picture.text["warnings"]) == answer["warnings"]
+    again = server.post("/generate", json=json.loads(picture.text["parameters"])).json()
+    silent: Any = Image.open(io.BytesIO(base64.b64decode(again["images"][0])))
+    assert "warnings" not in silent.text
+    assert silent.tobytes() == picture.tobytes()
 
 
 def test_a_comparison_reports_too(server: Server) -> None:

@@ -293,7 +293,8 @@ class PipelineWorker:
         call, output = generation.call, generation.call.output
         drawing = call.drawings[index]
         check_finite(drawn.media)
-        content, extension = encode(drawn.media, output, call.parameters(drawing))
+        warnings = [warning.model_dump() for warning in generation.warnings]
+        content, extension = encode(drawn.media, output, call.parameters(drawing), warnings)
         encode_s = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("encode_output", drawing.cache.speed).observe(encode_s)
         self.rates.learn(drawing, drawn.record, call.pixels, encode_s)

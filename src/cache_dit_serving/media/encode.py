@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cache_dit_serving.media.delivery import File
@@ -11,15 +12,19 @@ from cache_dit_serving.media.values import Clip, Media, Picture
 from cache_dit_serving.media.video import encode_clip
 
 
-def encode(media: Media, output: OutputSpec, parameters: dict[str, Any]) -> File:
+def encode(
+    media: Media, output: OutputSpec, parameters: dict[str, Any], warnings: Sequence[dict[str, Any]] = ()
+) -> File:
     """The file of an output, as its request wants it.
 
     Args:
         parameters: what drew it, where the format has room for text.
+        warnings: what had no effect or was adjusted; in a PNG alone.
     """
     match media:
         case Picture():
-            return encode_image(media, output.image_format, output.image_quality, parameters), output.image_format
+            content = encode_image(media, output.image_format, output.image_quality, parameters, warnings)
+            return content, output.image_format
         case Clip():
             return encode_clip(media, output.video_format, parameters), output.video_format
         case _:

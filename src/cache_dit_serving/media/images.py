@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,31 @@ from cache_dit_serving.media.values import Array, Media, Picture
 
 TEXT_KEY = "parameters"
 """PNG text chunk that holds what draws the picture again, as JSON."""
+WARNINGS_KEY = "warnings"
+"""And the one that holds what had no effect or was adjusted, where there is something to say."""
 
 
-def encode_image(picture: Picture, image_format: ImageFormat, quality: int | None, parameters: dict[str, Any]) -> bytes:
+def encode_image(
+    picture: Picture,
+    image_format: ImageFormat,
+    quality: int | None,
+    parameters: dict[str, Any],
+    warnings: Sequence[dict[str, Any]] = (),
+) -> bytes:
     """Encode a picture.
 
     Args:
         image_format: PNG is lossless; the others take `quality` (1 to 100).
         parameters: what drew it; goes into a PNG, so that equal requests give equal files.
+        warnings: on the request; likewise.
     """
     image = Image.fromarray(pixels_of(picture.array))
     buffer = io.BytesIO()
     if image_format == "png":
         text = PngInfo()
         text.add_itxt(TEXT_KEY, json.dumps(parameters, ensure_ascii=False, sort_keys=True))
+        if warnings:
+            text.add_itxt(WARNINGS_KEY, json.dumps(list(warnings), ensure_ascii=False))
         # Level 1 is several times faster than the default and a few per cent larger.
         image.save(buffer, "PNG", pnginfo=text, compress_level=1)
     else:
