@@ -26,7 +26,6 @@ from cache_dit_serving.config.reading import (
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.supervisor import check_port, fail
 
-# Flags that cache_dit.serve parsed and never read; each takes a value.
 LATER = (
     *("--parallel-type", "--parallel", "--ulysses-anything", "--uaa", "--ulysses-async", "--uaqkv"),
     *("--ulysses-async-qkv-proj", "--ulysses-float8", "--ufp8", "--parallel-vae", "--parallel-text-encoder"),
@@ -38,6 +37,7 @@ LATER = (
 )
 """Flags of cache_dit.serve that this version does not have yet."""
 DEFAULT_MASK = "medium"
+# Flags that cache_dit.serve parsed and never read; each takes a value.
 IDLE = ("repeat", "height", "width", "prompt", "negative-prompt", "image-path", "warmup")
 
 
@@ -171,9 +171,9 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if flags.device:
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
-    if flags.steps_mask and flags.mask_policy is None:
-        flags.mask_policy = DEFAULT_MASK
     given = {leaf: getattr(flags, flag) for flag, leaf in LEAVES.items() if getattr(flags, flag) is not None}
+    if flags.steps_mask:
+        given.setdefault(LEAVES["mask_policy"], DEFAULT_MASK)
     if flags.model_path and (folder := Path(flags.model_path).expanduser()).is_dir():
         given["model.path"] = str(folder.absolute())
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]

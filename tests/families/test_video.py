@@ -14,16 +14,14 @@ from diffusers import DiffusionPipeline
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
 from cache_dit_serving.media.values import Clip
-from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.tasks import Task
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.families import ENTRIES, save_family
+from tests.support.in_process import load
 
 CLASSES = ("Wan", "Wan-2.2", "LTX", "HunyuanVideo", "Mochi", "CogVideoX")
-OWN = ("max_sequence_length", "prompt_template")
-"""Arguments that only a tiny model needs to be given."""
 
 
 def arguments(name: str) -> dict[str, Any]:
@@ -39,18 +37,18 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return name, save_family(name, tmp_path_factory.mktemp("families") / name)
 
 
-def load(folder: Path, call: dict[str, Any]) -> Loaded:
-    own = {key: value for key, value in call.items() if key in OWN and not isinstance(value, dict)}
+def load_family(folder: Path, call: dict[str, Any]) -> Loaded:
     settings = Settings(
         model=ModelSettings(path=str(folder), dtype="float32"),
         cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=0.9),
         defaults=RequestDefaults(
-            **{key: call[key] for key in ("width", "height", "num_frames")}, pipeline_arguments=own
+            **{key: call[key] for key in ("width", "height", "num_frames")},
+            pipeline_arguments={"max_sequence_length": call["max_sequence_length"]},
         ),
         limits=Limits(min_side=16),
         server=ServerSettings(warm_up=False),
     )
-    return assemble(settings, lambda what: None)
+    return load(settings)
 
 
 def draw(loaded: Loaded, call: dict[str, Any], **fields: Any) -> Drawn:
@@ -70,7 +68,7 @@ def test_a_family_makes_the_clips_of_diffusers_and_reuses_steps(family: tuple[st
     plain = {key: value for key, value in call.items() if key in taken}
     expected = pipe(**plain, generator=torch.Generator("cpu").manual_seed(3)).frames[0]
 
-    loaded = load(folder, call)
+    loaded = load_family(folder, call)
     assert loaded.model.traits.tasks == {Task.TEXT_TO_VIDEO}
     uncached = draw(loaded, call, speed="lossless")
     assert isinstance(uncached.media, Clip)
@@ -87,6 +85,6 @@ def test_a_family_makes_the_clips_of_diffusers_and_reuses_steps(family: tuple[st
 
 def test_wan_2_2_shows_what_each_of_its_transformers_reused(tmp_path: Path) -> None:
     call = arguments("Wan-2.2")
-    loaded = load(save_family("Wan-2.2", tmp_path / "model"), call)
+    loaded = load_family(save_family("Wan-2.2", tmp_path / "model"), call)
     transformers = {stats.transformer for stats in draw(loaded, call).record.stats}
     assert transformers == {"transformer", "transformer_2"}

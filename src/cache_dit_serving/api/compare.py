@@ -11,9 +11,17 @@ from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.quality import difference, psnr, ssim
-from cache_dit_serving.media.values import Array, Clip, Media, Picture
+from cache_dit_serving.media.values import Array, Clip, Media
 from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse, FrameDistance
 from cache_dit_serving.schemas.request import GenerateRequest
+
+
+@dataclass(frozen=True)
+class _Frame:
+    psnr_db: float
+    ssim: float
+    max_difference: float
+    mean_difference: float
 
 
 @dataclass(frozen=True)
@@ -63,29 +71,28 @@ def compared_response(
 
 
 def _measure(cached: Media, uncached: Media) -> _Distance:
-    ours, reference = cached.array, uncached.array
-    if isinstance(cached, Picture):
-        worst, middle = None, (psnr(ours, reference), ssim(ours, reference))
-    else:
-        worst, middle = _measure_frames(ours, reference)
-    # One frame after the other, or the differences of a clip would take as much memory as both clips.
-    frames = [(ours, reference)] if isinstance(cached, Picture) else list(zip(ours, reference, strict=True))
+    """Frame by frame; a picture is one frame."""
+    is_clip = isinstance(cached, Clip)
+    ours, reference = (media.array if is_clip else media.array[None] for media in (cached, uncached))
+    frames = [_measure_frame(a, b) for a, b in zip(ours, reference, strict=True)]
+    worst = min(range(len(frames)), key=lambda index: (frames[index].psnr_db, frames[index].ssim))
     return _Distance(
-        *middle,
-        worst,
-        max(float(abs(a - b).max()) for a, b in frames),
-        statistics.fmean(float(abs(a - b).mean()) for a, b in frames),
-        replace(cached, array=difference(ours, reference)),
+        psnr_db=statistics.median(frame.psnr_db for frame in frames),
+        ssim=statistics.median(frame.ssim for frame in frames),
+        worst_frame=_described(worst, frames[worst]) if is_clip else None,
+        max_difference=max(frame.max_difference for frame in frames),
+        mean_difference=statistics.fmean(frame.mean_difference for frame in frames),
+        shown=replace(cached, array=difference(cached.array, uncached.array)),
     )
 
 
-def _measure_frames(ours: Array, reference: Array) -> tuple[FrameDistance, tuple[float, float]]:
-    """The frame that is farthest off, and the medians of PSNR and SSIM over all."""
-    distances = [(psnr(a, b), ssim(a, b)) for a, b in zip(ours, reference, strict=True)]
-    frame = min(range(len(distances)), key=lambda index: distances[index])
-    least, similarity = distances[frame]
-    worst = FrameDistance(frame=frame, psnr_db=round(least, 3), ssim=round(similarity, 6))
-    return worst, (statistics.median(p for p, _ in distances), statistics.median(s for _, s in distances))
+def _measure_frame(ours: Array, reference: Array) -> _Frame:
+    gap = abs(ours - reference)
+    return _Frame(psnr(ours, reference), ssim(ours, reference), float(gap.max()), float(gap.mean()))
+
+
+def _described(index: int, frame: _Frame) -> FrameDistance:
+    return FrameDistance(frame=index, psnr_db=round(frame.psnr_db, 3), ssim=round(frame.ssim, 6))
 
 
 def _side(image: Encoded, file: str) -> ComparedImage:

@@ -44,7 +44,9 @@ def difference(a: Pixels, b: Pixels) -> Pixels:
     """The absolute difference, scaled so that the greatest is 1; black for equal pictures or clips."""
     gap: Pixels = np.abs(a - b)
     greatest = gap.max()
-    return gap / greatest if greatest > 0 else gap
+    if greatest > 0:
+        gap /= greatest  # in place: of a clip it is as large as the clip
+    return gap
 
 
 def _windowed(image: Plane) -> Plane:

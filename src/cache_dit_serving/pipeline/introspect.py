@@ -26,6 +26,9 @@ USUAL_FPS = 16.0
 USUAL_STEPS = 50
 LEAST_MULTIPLE = 16
 """Pixels; every family of diffusers 0.42 takes it, or a multiple of it."""
+SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_spatial_compression_ratio")
+TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_scale_factor", "vae_temporal_compression_ratio")
+"""Where pipelines of video keep the pixels, and the frames, of a latent: one name each."""
 
 
 def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> PipelineTraits:
@@ -105,11 +108,6 @@ def _sizes(
         return sample * scale if isinstance(sample, int) else usual_side
 
     return SizeTraits(_size_multiple(pipe, config), default("width", usual[0]), default("height", usual[1]))
-
-
-SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_spatial_compression_ratio")
-TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_scale_factor", "vae_temporal_compression_ratio")
-"""Where pipelines of video keep the pixels, and the frames, of a latent: one name each."""
 
 
 def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:

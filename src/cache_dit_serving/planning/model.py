@@ -12,7 +12,6 @@ from cache_dit_serving.planning.traits import PipelineTraits
 USUAL_PIXEL_STEPS = {
     MediaKind.PICTURE: 1024 * 1024 * 100 * 4,
     MediaKind.CLIP: 1280 * 720 * 129 * 50,
-    MediaKind.SOUND: 1024 * 1024 * 100 * 4,
 }
 """Pixels x frames x steps x outputs of one request."""
 

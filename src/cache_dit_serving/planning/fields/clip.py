@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields.field import PipelineField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.traits import ClipTraits
@@ -12,13 +13,12 @@ from cache_dit_serving.schemas.request import MOST_FPS, GenerateRequest
 
 
 class ClipField(PipelineField):
-    """A field that only a model which makes clips takes."""
+    """A field that every model which makes clips takes, under whatever name its pipeline has for it."""
+
+    makes = MediaKind.CLIP
 
     def accepted(self, model: PlannedModel) -> bool:
-        return model.traits.clip is not None
-
-    def why_not(self, model: PlannedModel) -> str:
-        return f" (it makes {model.traits.makes.plural})"
+        return model.traits.makes is self.makes
 
 
 class NumFrames(ClipField):
@@ -43,7 +43,7 @@ class NumFrames(ClipField):
         taken = _taken(model)
         if not taken[0] <= value <= model.limits.max_num_frames:
             return value
-        return value - (value - taken[0]) % _clip(model).multiple
+        return _rounded_down(value, taken)
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         value = request.num_frames if request.num_frames is not None else self.default(model)
@@ -93,6 +93,11 @@ def _taken(model: PlannedModel) -> range:
     return range(least, max(least, model.limits.max_num_frames) + 1, clip.multiple)
 
 
+def _rounded_down(value: int, taken: range) -> int:
+    """The greatest number of frames that is at most a value not below the least one."""
+    return value - (value - taken.start) % taken.step
+
+
 def _refusal(value: int, taken: range, model: PlannedModel) -> str:
     clip = _clip(model)
     rule = f"{clip.multiple}k + {clip.remainder}" if clip.remainder else f"multiples of {clip.multiple}"
@@ -100,7 +105,7 @@ def _refusal(value: int, taken: range, model: PlannedModel) -> str:
         return f"num_frames is {value:,}; this server makes at most {taken[-1]:,} frames ({rule})"
     if value < taken[0]:
         return f"num_frames is {value}; this model makes at least {taken[0]} frames ({rule})"
-    below = value - (value - taken[0]) % clip.multiple
+    below = _rounded_down(value, taken)
     return (
         f"num_frames {value} is not a number of frames that this model makes ({rule}); "
         f"the nearest are {below} and {below + clip.multiple}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -18,6 +19,8 @@ class RequestField:
     """
 
     name: ClassVar[str]
+    makes: ClassVar[MediaKind | None] = None
+    """The kind of output that the field is about: models of another kind do not take it. None: all kinds."""
     ignorable: ClassVar[bool] = True
     """Whether an answer that ignores the field is still of use to its caller, where the operator allows that."""
 
@@ -27,11 +30,11 @@ class RequestField:
 
     def accepted(self, model: PlannedModel) -> bool:
         """Whether the loaded model honours the field."""
-        return True
+        return self.makes in (None, model.traits.makes)
 
     def why_not(self, model: PlannedModel) -> str:
         """The reason beside a refusal, in brackets, where there is more to say than that the pipeline takes none."""
-        return ""
+        return "" if self.makes in (None, model.traits.makes) else f" (it makes {model.traits.makes.plural})"
 
     def schema(self, model: PlannedModel) -> Schema:
         """JSON schema keywords that hold on this model beside those of the request's own schema."""

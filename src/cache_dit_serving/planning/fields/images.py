@@ -20,12 +20,10 @@ class Seed(RequestField):
 
 class NumImages(RequestField):
     name = "num_images"
+    makes = MediaKind.PICTURE
 
     def asks_nothing(self, value: Any) -> bool:
         return value in (None, 1)
-
-    def accepted(self, model: PlannedModel) -> bool:
-        return model.traits.makes is MediaKind.PICTURE
 
     def why_not(self, model: PlannedModel) -> str:
         return f" (it makes one {model.traits.makes} a request)"

@@ -50,25 +50,17 @@ class OutputDir(RequestField):
         return {}
 
 
-class PictureField(RequestField):
-    """A field that only a model which makes pictures takes."""
-
-    def accepted(self, model: PlannedModel) -> bool:
-        return model.traits.makes is MediaKind.PICTURE
-
-    def why_not(self, model: PlannedModel) -> str:
-        return f" (it makes {model.traits.makes.plural})"
-
-
-class ImageFormat(PictureField):
+class ImageFormat(RequestField):
     name = "image_format"
+    makes = MediaKind.PICTURE
 
     def default(self, model: PlannedModel) -> str:
         return DEFAULT_FORMAT
 
 
-class ImageQuality(PictureField):
+class ImageQuality(RequestField):
     name = "image_quality"
+    makes = MediaKind.PICTURE
 
     def default(self, model: PlannedModel) -> int:
         return DEFAULT_QUALITY
@@ -84,12 +76,7 @@ class ImageQuality(PictureField):
 
 class VideoFormat(RequestField):
     name = "video_format"
-
-    def accepted(self, model: PlannedModel) -> bool:
-        return model.traits.makes is MediaKind.CLIP
-
-    def why_not(self, model: PlannedModel) -> str:
-        return f" (it makes {model.traits.makes.plural})"
+    makes = MediaKind.CLIP
 
     def default(self, model: PlannedModel) -> str:
         return DEFAULT_VIDEO_FORMAT
