@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.serve import command, environment_of, idle_flags, parser
-from tests.support.server import ready, serving
+from cache_dit_serving.flags import FLAGS, idle_flags, parser
+from cache_dit_serving.serve import command, environment_of
+from tests.support.flags_page import PAGE, flags_page
 
 
 def settings_of(*flags: str) -> Settings:
@@ -70,7 +65,7 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parser().parse_args(["--model-path", "x/y", *words])
-    assert f"{words[0]} is not supported yet; docs/migration.md lists what is" in capsys.readouterr().err
+    assert f"{words[0]} is not supported yet; docs/flags.md lists what is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,6 +81,18 @@ def test_a_step_mask_by_name(words: list[str], mask: str) -> None:
 def test_steps_are_those_of_a_request_that_names_none() -> None:
     for flag in ("--steps", "--num-inference-steps"):
         assert settings_of("--model-path", "x/y", flag, "9").defaults.num_inference_steps == 9
+
+
+def test_the_page_of_flags_is_that_of_the_table() -> None:
+    assert PAGE.read_text() == flags_page(), "python -m tests.support.flags_page"
+
+
+def test_help_says_each_default_as_the_settings_have_it() -> None:
+    said = {flag.names[0]: flag.default_text for flag in FLAGS}
+    assert (said["--Fn"], said["--Bn"], said["--rdt"], said["--workers"]) == ("8", "0", "0.08", "1")
+    help_text = " ".join(parser().format_help().split())
+    assert "first n blocks, always computed (default: 8)" in help_text
+    assert "worker processes, each with the model (default: 1)" in help_text
 
 
 def test_host_and_port_are_the_old_servers() -> None:
@@ -188,81 +195,8 @@ def test_the_command_lists_configurations_and_flags() -> None:
     )
     assert "qwen-image" in models.stdout
     helped = subprocess.run(
-        [sys.executable, "-m", "cache_dit_serving.serve", "--help"], capture_output=True, text=True, check=True
+        [Path(sys.executable).with_name("cache-dit-serve"), "--help"], capture_output=True, text=True, check=True
     )
     assert "--max-continuous-cached-steps" in helped.stdout
     for later in ("--quantize", "--compile", "--parallel"):
         assert later not in helped.stdout
-
-
-def pixels_of(answer: dict[str, Any]) -> bytes:
-    with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as picture:
-        return picture.tobytes()
-
-
-OLD_REQUESTS: list[dict[str, object]] = [
-    {"guidance_scale": 7.5},
-    # Every field of the old server's request that has a default, as its clients dump it.
-    {
-        "negative_prompt": "",
-        "width": 96,
-        "height": 96,
-        "guidance_scale": 3.5,
-        "sigmas": None,
-        "num_images": 1,
-        "image_urls": None,
-        "num_frames": None,
-        "fps": 16,
-        "include_stats": False,
-        "output_format": "base64",
-        "output_dir": None,
-    },
-    {"image_urls": [], "num_frames": 1},
-    {"width": "96", "height": 96.0, "num_inference_steps": "6", "seed": "3"},
-]
-"""Of clients of cache_dit.serve, on weights without guidance."""
-
-
-def test_a_folder_is_served_with_the_cache_from_the_command_line(tmp_path: Path) -> None:
-    folder = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "my-model")
-    words = [sys.executable, "-m", "cache_dit_serving.serve", "--model-path", str(folder), "--host", "127.0.0.1"]
-    flags = ["--dtype", "float32", "--device", "cpu", "--cache", "--Fn", "1", "--w", "4", "--rdt", "0.3"]
-    with serving(
-        tmp_path / "server",
-        [*words, *flags],
-        cwd=tmp_path,
-        CACHE_DIT_SERVING__MODEL__CPU_THREADS="1",
-        CACHE_DIT_SERVING__DEFAULTS__WIDTH="96",
-        CACHE_DIT_SERVING__DEFAULTS__HEIGHT="96",
-        CACHE_DIT_SERVING__DEFAULTS__PIPELINE_ARGUMENTS="{max_sequence_length: 32}",
-    ) as server:
-        server.wait_for(ready)
-        answer = server.generate(num_inference_steps=12).json()
-        assert answer["cache"]["engaged"]
-        assert answer["cache"]["settings"]["max_warmup_steps"] == 4
-        assert answer["warnings"] == []
-        plain = server.generate(num_inference_steps=6, seed=3).json()
-        for fields in OLD_REQUESTS:
-            response = server.generate(**{"num_inference_steps": 6, "seed": 3} | fields)
-            assert response.status_code == 200, response.text
-            old = response.json()
-            assert pixels_of(old) == pixels_of(plain)
-            said = [(warning["param"], warning["code"]) for warning in old["warnings"]]
-            assert said == ([("guidance_scale", "unsupported_field")] if "guidance_scale" in fields else [])
-        assert (
-            'cache_dit_serving_warnings_total{code="unsupported_field",param="guidance_scale"} 2.0'
-            in server.get("/metrics").text
-        )
-        assert "stats" not in plain
-        assert len(server.generate(num_inference_steps=6, include_stats=True).json()["stats"]["cache_stats"]) == 1
-        rounded = server.generate(num_inference_steps=6, width=90, height=101).json()
-        assert [(warning["param"], warning["code"]) for warning in rounded["warnings"]] == [
-            ("width", "adjusted"),
-            ("height", "adjusted"),
-        ]
-        with Image.open(io.BytesIO(base64.b64decode(rounded["images"][0]))) as picture:
-            assert picture.size == (80, 96)
-        info = server.get("/get_model_info").json()
-        assert info["model"] == info["model_path"] == "my-model"
-        assert (info["torch_dtype"], info["enable_cache"], info["is_loaded"]) == ("torch.float32", True, True)
-        assert str(tmp_path) not in str(info)

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
 from cache_dit_serving import __version__
-from cache_dit_serving.api.operation import BELOW, Errors, Operation
+from cache_dit_serving.api.operation import BELOW, UNSUPPORTED_FIELDS_HEADER, Errors, Operation
 from cache_dit_serving.schemas.answers import ErrorResponse
 
 SWAGGER_PAGE = """<!doctype html>
@@ -28,6 +28,14 @@ SWAGGER_PAGE = """<!doctype html>
 """
 
 Json = dict[str, Any]
+
+MODE_PARAMETER: Json = {
+    "name": UNSUPPORTED_FIELDS_HEADER,
+    "in": "header",
+    "description": "A field that the loaded model cannot honour: refuse the request, or ignore the field and report "
+    "it in `warnings`. Left out: the setting server.unsupported_fields.",
+    "schema": {"type": "string", "enum": ["refuse", "warn"]},
+}
 
 
 def openapi_document(operations: Sequence[Operation]) -> Json:
@@ -62,6 +70,7 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         parameter = {"name": "path", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         described["parameters"] = [parameter]
     if operation.body is not None:
+        described["parameters"] = [MODE_PARAMETER]
         required = any(field.is_required() for field in operation.body.model.model_fields.values())
         schema = _schema(operation.body.model, schemas, "validation")
         described["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}

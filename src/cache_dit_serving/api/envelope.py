@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cache_dit_serving.api.answering import REQUEST_ID_HEADER, error_response, request_id_of
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
 from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
+from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
 from cache_dit_serving.api.routes import allowed_methods, body_of, route_of
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import (
@@ -36,7 +37,6 @@ from cache_dit_serving.findings import cut
 
 logger = logging.getLogger(__name__)
 
-UNSUPPORTED_FIELDS_HEADER = "X-Unsupported-Fields"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 

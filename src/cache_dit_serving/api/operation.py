@@ -19,6 +19,7 @@ from cache_dit_serving.errors import (
     UnsupportedMediaType,
 )
 
+UNSUPPORTED_FIELDS_HEADER = "X-Unsupported-Fields"
 BELOW = "/{path}"
 """Ends the route of everything below a folder."""
 

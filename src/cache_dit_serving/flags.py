@@ -1,0 +1,377 @@
+"""The launcher's flags: one table gives the parser, the settings that they fill, their help and docs/flags.md."""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, NoReturn
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from cache_dit_serving.caching.step_masks import POLICIES
+from cache_dit_serving.config.reading import OVERRIDE_PREFIX, config_names
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.findings import model_of_field
+
+
+class Group(Enum):
+    """The headings of `--help` and of docs/flags.md, each with what holds for all its flags."""
+
+    MODEL = ("Model", "")
+    CACHE = ("Cache", "settings of DBCache; without --cache, or a cache in the config, they are refused")
+    REQUESTS = ("Requests", "what a request gets that leaves the field out")
+    SERVER = ("Server", "")
+    PARALLELISM = ("Parallelism", "")
+    QUANTISATION = ("Quantisation", "")
+    LORA = ("LoRA", "")
+    MEMORY = ("Memory, compilation and profiling", "")
+    OLD = ("Of old command lines", "accepted, without effect")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag of the launcher.
+
+    Attributes:
+        names: the flag, then its aliases.
+        leaf: dotted key of the setting that it fills; None: it is the launcher's own.
+        help: left out where the flag is one of cache_dit.serve that does nothing here.
+        const: what a flag without a value fills its leaf with, where that is not true.
+        default: of a flag of the launcher's own; others have their setting's.
+        required: whether the launcher asks for it, or for --config, although its setting has a default.
+        old_default: of cache_dit.serve as last released (cache-dit 1.3.5); "" where it had no such flag.
+        differs: how the flag differs from that server's, for docs/flags.md.
+        state: whether it works, is still to come, or is accepted without effect.
+    """
+
+    group: Group
+    names: tuple[str, ...]
+    help: str = ""
+    leaf: str | None = None
+    const: str | None = None
+    default: str | int | None = None
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    required: bool = False
+    takes_value: bool = True
+    old_default: str = ""
+    differs: str = ""
+    state: Literal["works", "later", "idle"] = "works"
+
+    @property
+    def dest(self) -> str:
+        """The attribute of the parsed flags that holds its value."""
+        return self.names[0].lstrip("-").replace("-", "_")
+
+    @property
+    def variable(self) -> str | None:
+        """The environment variable that fills the same setting."""
+        return OVERRIDE_PREFIX + self.leaf.upper().replace(".", "__") if self.leaf else None
+
+    @property
+    def default_text(self) -> str:
+        """What holds without the flag, as docs and help say it."""
+        if self.is_switch:
+            return "off"
+        value = _field(self.leaf).default if self.leaf and not self.required else self.default
+        return "none" if value is None else str(value)
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        """Teach the parser the flag."""
+        if self.state == "later":
+            parser.add_argument(*self.names, action=NotYet, nargs="*", help=argparse.SUPPRESS)
+        elif self.state == "idle":
+            nothing_read = {} if self.takes_value else {"action": "store_true", "default": None}
+            parser.add_argument(*self.names, help=argparse.SUPPRESS, **nothing_read)  # type: ignore[arg-type]
+        elif self.is_switch:
+            parser.add_argument(*self.names, action="store_true", default=None, help=self.help)
+        else:
+            default = self.default_text
+            parser.add_argument(
+                *self.names,
+                type=self._type,
+                choices=self.choices or self._literal,
+                metavar=self.metavar or {int: "N", float: "X"}.get(self._type),
+                default=self.default,
+                help=self.help if default == "none" else f"{self.help} (default: {default})",
+            )
+
+    @property
+    def is_switch(self) -> bool:
+        return self.const is not None or not self.takes_value or bool in self._kinds
+
+    @property
+    def _kinds(self) -> tuple[object, ...]:
+        """The setting's type, without None."""
+        if self.leaf is None:
+            return (type(self.default),)
+        annotation = _field(self.leaf).annotation
+        parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+        return tuple(part for part in parts if part is not types.NoneType)
+
+    @property
+    def _type(self) -> type:
+        return next((kind for kind in (int, float) if kind in self._kinds), str)
+
+    @property
+    def _literal(self) -> tuple[str, ...] | None:
+        (kind, *_) = self._kinds
+        return typing.get_args(kind) if typing.get_origin(kind) is Literal else None
+
+
+class NotYet(argparse.Action):
+    """Refuses a flag that is still to come."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, values: object, option_string: str | None = None
+    ) -> NoReturn:
+        parser.error(f"{option_string} is not supported yet; docs/flags.md lists what is")
+
+
+def _field(leaf: str) -> FieldInfo:
+    """The field of the settings tree at a dotted key."""
+    model: type[BaseModel] = Settings
+    *sections, key = leaf.split(".")
+    for section in sections:
+        model = typing.cast("type[BaseModel]", model_of_field(model, section))
+    return model.model_fields[key]
+
+
+def _later(group: Group, *names: str, old: str = "off") -> Flag:
+    return Flag(group, names, old_default=old, state="later")
+
+
+def _idle(name: str, takes_value: bool = True) -> Flag:
+    return Flag(Group.OLD, (name,), takes_value=takes_value, old_default="never read", state="idle")
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag(
+        Group.MODEL,
+        ("--model-path",),
+        "a folder saved by save_pretrained, or a hub id",
+        leaf="model.path",
+        metavar="PATH_OR_ID",
+        required=True,
+        old_default="required",
+    ),
+    Flag(
+        Group.MODEL,
+        ("--config",),
+        f"settings to start from: {', '.join(config_names())}, or a YAML file",
+        metavar="NAME_OR_PATH",
+    ),
+    Flag(
+        Group.MODEL,
+        ("--device",),
+        "cuda, cuda:1, cpu ...; left out: the accelerator if there is one",
+        leaf="model.device",
+        old_default="the accelerator",
+        differs="`cuda:1` works",
+    ),
+    Flag(Group.MODEL, ("--dtype",), "of the weights", leaf="model.dtype", old_default="bfloat16"),
+    Flag(
+        Group.MODEL,
+        ("--attn",),
+        "attention backend: native, flash, _native_cudnn, sage ...",
+        leaf="attention_backend",
+        metavar="BACKEND",
+        old_default="none",
+        differs="a backend that cannot run here fails the start with the list of those that can",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--cache",),
+        "enable DBCache",
+        takes_value=False,
+        old_default="off",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--Fn", "--Fn-compute-blocks"),
+        "first n blocks, always computed",
+        leaf="cache.Fn_compute_blocks",
+        old_default="1",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--Bn", "--Bn-compute-blocks"),
+        "last n blocks, always computed",
+        leaf="cache.Bn_compute_blocks",
+        old_default="0",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--rdt", "--residual-diff-threshold"),
+        "residual difference threshold",
+        leaf="cache.residual_diff_threshold",
+        old_default="0.24",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--max-warmup-steps", "--w", "--ws"),
+        "first steps, always computed",
+        leaf="cache.max_warmup_steps",
+        old_default="8",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--warmup-interval", "--wi"),
+        "compute every n-th step of the warm-up only",
+        leaf="cache.warmup_interval",
+        old_default="1",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--max-cached-steps", "--mc"),
+        "reuse at most this often; -1: no limit",
+        leaf="cache.max_cached_steps",
+        old_default="-1",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--max-continuous-cached-steps", "--mcc"),
+        "reuse at most this often in a row; -1: no limit",
+        leaf="cache.max_continuous_cached_steps",
+        old_default="3",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--taylorseer",),
+        "extrapolate what is reused by a Taylor series",
+        leaf="cache.enable_taylorseer",
+        old_default="off",
+        differs="works; 1.3.5 never read it",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--taylorseer-order", "-order"),
+        "order of that series",
+        leaf="cache.taylorseer_order",
+        old_default="1",
+        differs="without --taylorseer refused, since it has no effect",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--steps-mask",),
+        "step mask: which steps compute; medium, where --mask-policy names no other",
+        leaf="cache.steps_computation_mask",
+        const="medium",
+        old_default="off",
+        differs="works on every model; 1.3.5 read it for Z-Image-Turbo alone",
+    ),
+    Flag(
+        Group.CACHE,
+        ("--mask-policy", "--scm"),
+        "step mask by name; slow reuses least",
+        leaf="cache.steps_computation_mask",
+        choices=tuple(POLICIES),
+        old_default="none",
+        differs="as `--steps-mask`",
+    ),
+    Flag(
+        Group.REQUESTS,
+        ("--num-inference-steps", "--steps"),
+        "denoising steps; left out: the model's own number",
+        leaf="defaults.num_inference_steps",
+        old_default="none",
+        differs="1.3.5 read it for some models' cache settings alone",
+    ),
+    Flag(Group.SERVER, ("--host",), "address to listen on", default="0.0.0.0", old_default="0.0.0.0"),
+    Flag(Group.SERVER, ("--port",), "port to listen on", default=8000, old_default="8000"),
+    Flag(
+        Group.SERVER,
+        ("--workers",),
+        "worker processes, each with the model",
+        leaf="server.workers",
+        old_default="1",
+        differs="2 and more work; 1.3.5 ended after loading",
+    ),
+    _later(Group.PARALLELISM, "--parallel-type", "--parallel", old="none"),
+    _later(Group.PARALLELISM, "--ulysses-anything", "--uaa"),
+    _later(Group.PARALLELISM, "--ulysses-async", "--ulysses-async-qkv-proj", "--uaqkv"),
+    _later(Group.PARALLELISM, "--ulysses-float8", "--ufp8"),
+    _later(Group.PARALLELISM, "--parallel-vae"),
+    _later(Group.PARALLELISM, "--parallel-text-encoder", "--parallel-text"),
+    _later(Group.PARALLELISM, "--disable-compute-comm-overlap", "--dcco"),
+    _later(Group.QUANTISATION, "--quantize", "-q"),
+    _later(Group.QUANTISATION, "--quantize-type", "--quant-type", old="none"),
+    _later(Group.QUANTISATION, "--pipeline-quant-config-path", old="none"),
+    _later(Group.LORA, "--lora-path", old="none"),
+    _later(Group.LORA, "--lora-name", old="none"),
+    _later(Group.LORA, "--disable-fuse-lora", "--fuse-lora"),
+    _later(Group.MEMORY, "--enable-cpu-offload"),
+    _later(Group.MEMORY, "--device-map", old="none"),
+    _later(Group.MEMORY, "--compile"),
+    _later(Group.MEMORY, "--compile-repeated-blocks", old="never read"),
+    _later(Group.MEMORY, "--max-autotune", old="never read"),
+    _later(Group.MEMORY, "--track-memory", old="never read"),
+    _later(Group.MEMORY, "--profile"),
+    _later(Group.MEMORY, "--profile-name", old="none"),
+    _later(Group.MEMORY, "--profile-dir", old="none"),
+    _later(Group.MEMORY, "--profile-activities", old="none"),
+    _later(Group.MEMORY, "--profile-with-stack"),
+    _later(Group.MEMORY, "--profile-record-shapes"),
+    _later(Group.MEMORY, "--generator-device", "--gen-device", old="the accelerator"),
+    *(
+        _idle(f"--{name}")
+        for name in ("repeat", "height", "width", "prompt", "negative-prompt", "image-path", "warmup")
+    ),
+    _idle("--perf", takes_value=False),
+)
+
+DESCRIPTION = """\
+Serve a diffusion transformer with BentoML, accelerated by cache-dit.
+
+  examples:
+    cache-dit-serve --config embedded --port 3000     the small model in the bundle, no GPU needed
+    cache-dit-serve --model-path Qwen/Qwen-Image --cache
+    cache-dit-serve --model-path Qwen/Qwen-Image --cache --rdt 0.15 --Fn 8
+    cache-dit-serve --config qwen-image                settings for the model from configs/
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line that :data:`FLAGS` describes."""
+    result = argparse.ArgumentParser(
+        prog="cache-dit-serve",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # `--warmup` would set the warm-up interval, as the beginning of its name.
+        allow_abbrev=False,
+    )
+    for group, flags in grouped():
+        title, description = group.value
+        if group is Group.OLD:
+            description += ": " + " ".join(flag.names[0] for flag in flags)
+        is_to_come = all(flag.state == "later" for flag in flags)
+        section = result if is_to_come else result.add_argument_group(title.lower(), description)
+        for flag in flags:
+            flag.add_to(section)
+    return result
+
+
+def grouped() -> Iterator[tuple[Group, list[Flag]]]:
+    """The flags under their headings."""
+    for group in Group:
+        yield group, [flag for flag in FLAGS if flag.group is group]
+
+
+def idle_flags(parsed: argparse.Namespace) -> list[str]:
+    """The flags given that have no effect."""
+    return [flag.names[0] for flag in FLAGS if flag.state == "idle" and getattr(parsed, flag.dest) is not None]
+
+
+def settings_given(parsed: argparse.Namespace) -> dict[str, object]:
+    """Dotted key of a setting -> the value that the flags fill it with."""
+    given: dict[str, object] = {}
+    for flag in FLAGS:
+        # A const is what holds where no later flag names a value: `--steps-mask` before `--mask-policy`.
+        if flag.leaf and flag.state == "works" and (value := getattr(parsed, flag.dest)) is not None:
+            given[flag.leaf] = value if flag.const is None else flag.const
+    return given
