@@ -20,7 +20,7 @@ from cache_dit_serving.media.quality import psnr, ssim
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.call import Drawing
-from cache_dit_serving.planning.example import example_request
+from cache_dit_serving.planning.example import example_of
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -173,7 +173,8 @@ def switching(loaded: Loaded, rounds: int = 60) -> list[Switch]:
 
 def _timed_draw(loaded: Loaded, settings: CacheSettings | None) -> float:
     choice = WITHOUT_CACHE if settings is None else CacheChoice(settings, "custom")
-    call = plan(example_request(num_inference_steps=6, speed="lossless"), loaded.model)
+    request, inputs = example_of(loaded.model, num_inference_steps=6, speed="lossless")
+    call = plan(request, loaded.model, inputs)
     began = time.perf_counter()
     loaded.runner.sample(replace(call, drawings=(Drawing(0, choice),)), 0, Unwatched())
     return time.perf_counter() - began

@@ -226,7 +226,7 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
     assert counts() == (before[0], before[1] + 1)
     runner: Any = worker.loaded().runner
     with torch.no_grad():
-        runner._pipe.transformer.transformer_blocks[0].ff.net[2].weight[0, 0] = float("nan")
+        runner._part.pipe.transformer.transformer_blocks[0].ff.net[2].weight[0, 0] = float("nan")
     broken = generation(worker, "broken")
     worker.submit(broken)
     with pytest.raises(InternalError, match="not numbers"):

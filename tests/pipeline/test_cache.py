@@ -121,23 +121,23 @@ def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
             defaults=RequestDefaults(width=64, height=64, num_inference_steps=6),
         )
     )
-    forward = type(inside(loaded)._pipe.transformer).forward
+    forward = type(inside(loaded)._part.pipe.transformer).forward
     for _ in range(2):
         cached = draw(loaded, prompt="a cat", **arguments)
         assert cached.record.cache.engaged
         lossless = draw(loaded, prompt="a cat", speed="lossless", **arguments)
         assert np.array_equal(lossless.media.array, expected)
         # cache-dit gives this family's transformer and blocks another forward, and disable_cache leaves it there.
-        modules = (inside(loaded)._pipe.transformer, *inside(loaded)._pipe.transformer.transformer_blocks)
+        modules = (inside(loaded)._part.pipe.transformer, *inside(loaded)._part.pipe.transformer.transformer_blocks)
         assert not [module for module in modules if "forward" in vars(module)]
-        assert type(inside(loaded)._pipe.transformer).forward is forward
+        assert type(inside(loaded)._part.pipe.transformer).forward is forward
 
 
 def test_a_difference_that_is_not_a_number_is_said() -> None:
     import torch
 
     loaded = load(EMBEDDED)
-    weight = inside(loaded)._pipe.transformer.transformer_blocks[0].ff.net[2].weight
+    weight = inside(loaded)._part.pipe.transformer.transformer_blocks[0].ff.net[2].weight
     with torch.no_grad():
         weight[0, 0] = float("nan")
     report = draw(loaded).record.cache

@@ -38,7 +38,9 @@ def seeds(call: GenerationCall) -> list[int]:
 
 
 def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipelines() -> None:
-    settings = Settings(defaults=RequestDefaults(width=512, guidance_scale=3.5, pipeline_arguments={"a": 1}))
+    settings = Settings(
+        defaults=RequestDefaults(width=512, guidance_scale=3.5, pipeline_arguments={"max_sequence_length": 64})
+    )
     call = planned(request(), FLUX, settings)
     assert call.arguments == {
         "prompt": "a cat",
@@ -46,7 +48,7 @@ def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipel
         "height": 1024,
         "num_inference_steps": 28,
         "guidance_scale": 3.5,
-        "a": 1,
+        "max_sequence_length": 64,
     }
 
 

@@ -15,7 +15,7 @@ COMPUTED_S, REUSED_S, FIXED_S = 0.1, 0.02, 0.5
 
 
 def call(cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 1, passes: int = 1) -> GenerationCall:
-    return GenerationCall({}, (Drawing(0, cache),) * images, steps, passes, pixels)
+    return GenerationCall({}, (Drawing(0, cache),) * images, steps, passes, "FluxPipeline", pixels)
 
 
 def record_of(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawRecord:

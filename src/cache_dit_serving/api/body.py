@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive
 
 from cache_dit_serving.api.lenient import read_leniently
+from cache_dit_serving.api.pictures import take_out_pictures
 from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
 from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key
@@ -104,6 +105,8 @@ class Checked(NamedTuple):
     body: bytes
     warnings: list[RequestWarning]
     """What was read otherwise than it says."""
+    uploads: list[str]
+    """Pictures that it held as text, out of its way: each field names one as `upload:0` and so on."""
 
 
 async def check_body(body: bytes, model: type[BaseModel], *, lenient: bool) -> Checked:
@@ -138,7 +141,10 @@ def _check(given: bytes, model: type[BaseModel], lenient: bool) -> Checked:
             place = path or "the body"
             raise InvalidRequest(f"{place} has {len(value):,} fields; no request has as many", param=path or None)
     json.loads(body, object_pairs_hook=_without_duplicates)
+    uploads = take_out_pictures(tree)
     warnings: list[RequestWarning] = []
+    if uploads:
+        given = body = pydantic_core.to_json(tree)
     if lenient and given:
         read, warnings = read_leniently(tree, model)
         given = body = pydantic_core.to_json(read)
@@ -146,7 +152,7 @@ def _check(given: bytes, model: type[BaseModel], lenient: bool) -> Checked:
         model.model_validate_json(body)
     except ValidationError as error:
         raise _invalid(error, model) from None
-    return Checked(given, warnings)
+    return Checked(given, warnings, uploads)
 
 
 def _containers(tree: dict[str, Any]) -> Iterator[tuple[str, list[Any] | dict[str, Any]]]:

@@ -13,8 +13,8 @@ from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.rates import Estimate, Rates
 from cache_dit_serving.pipeline.protocol import Loaded
-from cache_dit_serving.planning.example import example_request
-from cache_dit_serving.planning.fields import accepted_fields
+from cache_dit_serving.planning.example import example_of
+from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import CacheCapability, Capabilities, SpeedCapability
@@ -29,7 +29,7 @@ def capabilities_of(loaded: Loaded, rates: Rates) -> Capabilities:
     return Capabilities(
         model=loaded.runner.facts.name,
         pipeline_class=model.traits.pipeline_class,
-        tasks=sorted(model.traits.tasks),
+        tasks=[str(task) for task in model.tasks],
         fields=_fields(model),
         size_multiple=model.traits.sizes.multiple,
         limits=model.limits.model_dump(mode="json") | {"max_pixel_steps": model.max_pixel_steps},
@@ -43,16 +43,16 @@ def capabilities_of(loaded: Loaded, rates: Rates) -> Capabilities:
 def _fields(model: PlannedModel) -> dict[str, Schema]:
     properties = _document(GenerateRequest)["properties"]
     schemas: dict[str, Schema] = {}
-    for field in accepted_fields(model):
+    for field, variant in offered_fields(model):
         described = properties[field.name]
         if field.name == "cache":
             # Its fields stand in the section `cache`.
             schemas[field.name] = {"type": "object", "description": described["description"]}
             continue
-        schema = _without_null(described) | field.schema(model)
+        schema = _without_null(described) | field.schema(variant)
         if "enum" in schema:  # it says it all
             schema.pop("minimum", None)
-        if (default := field.default(model)) is not None:
+        if (default := field.default(variant)) is not None:
             schema["default"] = default
         schemas[field.name] = schema
     return schemas
@@ -81,7 +81,8 @@ def _speeds(model: PlannedModel, rates: Rates) -> list[SpeedCapability]:
 def _estimate(speed: Speed, model: PlannedModel, rates: Rates) -> Estimate | None:
     """Of a request with the defaults; None where a speed's settings do not go with those."""
     try:
-        return rates.estimate(plan(example_request(speed=speed), model))
+        request, inputs = example_of(model, speed=speed)
+        return rates.estimate(plan(request, model, inputs))
     except InvalidRequest:
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
@@ -16,7 +17,7 @@ MARGIN = 1.05
 
 
 def plan_within_deadline(
-    request: GenerateRequest, model: PlannedModel, rates: Rates, queue_s: float
+    request: GenerateRequest, model: PlannedModel, rates: Rates, queue_s: float, inputs: Inputs = NO_INPUTS
 ) -> tuple[GenerationCall, DeadlineReport | None]:
     """The call for a request, and what was promised where it has a deadline.
 
@@ -25,16 +26,17 @@ def plan_within_deadline(
 
     Args:
         queue_s: seconds until a call submitted now begins.
+        inputs: the pictures that the request names.
 
     Raises:
         InvalidRequest: as :func:`planning.plan.plan`; with a choice of speeds, only where none of them can be planned.
         DeadlineExceeded: nothing fits; its details hold the best that can be promised.
     """
     if request.deadline_s is None:
-        return plan(request, model), None
+        return plan(request, model, inputs), None
     promises: list[DeadlineReport] = []
     not_run: list[str] = []
-    for call in _candidates(request, model):
+    for call in _candidates(request, model, inputs):
         estimate = rates.estimate(call)
         if not estimate.known:
             not_run.append(call.cache.speed)
@@ -53,14 +55,14 @@ def plan_within_deadline(
     raise _unattainable(request.deadline_s, promises, not_run)
 
 
-def _candidates(request: GenerateRequest, model: PlannedModel) -> list[GenerationCall]:
+def _candidates(request: GenerateRequest, model: PlannedModel, inputs: Inputs) -> list[GenerationCall]:
     """The calls to choose from, least approximation first."""
     if request.speed is not None or request.cache is not None:
-        return [plan(request, model)]
+        return [plan(request, model, inputs)]
     calls, refusals = [], []
     for speed in model.speeds.allowed:
         try:
-            calls.append(plan(request.model_copy(update={"speed": speed}), model))
+            calls.append(plan(request.model_copy(update={"speed": speed}), model, inputs))
         except InvalidRequest as error:  # a speed whose settings do not go with this request's steps or passes
             refusals.append(error)
     if not calls:

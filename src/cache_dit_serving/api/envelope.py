@@ -89,7 +89,7 @@ class Envelope:
         body = await read_body(incoming, max_bytes=max_bytes, max_s=self.limits.max_body_s)
         state = scope["state"]
         state["lenient"] = self._mode(incoming.headers) == "warn"
-        body, state["warnings"] = await check_body(body, policy.model, lenient=state["lenient"])
+        body, state["warnings"], state["uploads"] = await check_body(body, policy.model, lenient=state["lenient"])
         if not body:
             # BentoML 1.4 reads the body by its stated type, and there is none.
             headers = MutableHeaders(raw=list(scope["headers"]))

@@ -6,7 +6,7 @@ from typing import Any
 
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.pipeline.protocol import Loaded
-from cache_dit_serving.planning.fields import accepted_fields
+from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.fields.field import PipelineField
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import ModelInfo
@@ -19,14 +19,14 @@ def model_info(loaded: Loaded) -> ModelInfo:
         model=facts.name,
         model_path=facts.name,
         pipeline_class=model.traits.pipeline_class,
-        tasks=sorted(model.traits.tasks),
+        tasks=[str(task) for task in model.tasks],
         dtype=facts.dtype,
         torch_dtype=f"torch.{facts.dtype}",
         device=facts.device,
         enable_cache=model.speeds.default is not None,
         is_loaded=True,
         versions=facts.versions,
-        accepted_fields=[field.name for field in accepted_fields(model)],
+        accepted_fields=[field.name for field, _ in offered_fields(model)],
         defaults=_defaults(model),
         limits={
             **model.limits.model_dump(mode="json"),
@@ -41,8 +41,11 @@ def model_info(loaded: Loaded) -> ModelInfo:
 
 def _defaults(model: PlannedModel) -> dict[str, Any]:
     """The pipeline's arguments of a request that leaves them out."""
-    fields = [field for field in accepted_fields(model) if isinstance(field, PipelineField)]
-    values = {field.name: field.default(model) for field in fields}
+    values = {
+        field.name: field.default(variant)
+        for field, variant in offered_fields(model)
+        if isinstance(field, PipelineField)
+    }
     return {name: value for name, value in values.items() if value is not None} | model.defaults.pipeline_arguments
 
 

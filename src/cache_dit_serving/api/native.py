@@ -13,6 +13,7 @@ from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.model_info import model_info
+from cache_dit_serving.api.pictures import read_pictures
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
@@ -21,10 +22,11 @@ from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.delivery import Delivery
+from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.outputs import OutputFolder
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.plan import plan, variant_for
 from cache_dit_serving.schemas.answers import (
     Capabilities,
     CompareResponse,
@@ -54,8 +56,9 @@ class NativeApi:
                 InternalError.
         """
         model = self._model(http)
+        inputs = await self._inputs(request, model, http)
         queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
-        call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s)
+        call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s, inputs)
         delivery = self._delivery(request, http)
         generation = _generation(call, http)
         images = await self._images(generation, request, http)
@@ -71,7 +74,8 @@ class NativeApi:
         """
         if request.deadline_s is not None:
             raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
-        call = plan(request, self._model(http))
+        model = self._model(http)
+        call = plan(request, model, await self._inputs(request, model, http))
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
         delivery = self._delivery(request, http)
@@ -118,6 +122,14 @@ class NativeApi:
     def _model(self, http: Request) -> PlannedModel:
         """The loaded model, as tolerant as the request or the operator has it."""
         return replace(self.worker.loaded().model, tolerant=http.scope["state"]["lenient"])
+
+    async def _inputs(self, request: GenerateRequest, model: PlannedModel, http: Request) -> Inputs:
+        """The pictures of a request, which no model that has no use for them lets in."""
+        variant_for(request, model)
+        if not request.image_urls:
+            return NO_INPUTS
+        uploads = http.scope["state"]["uploads"]
+        return await asyncio.to_thread(read_pictures, request, uploads, self.settings.inputs)
 
     async def _images(self, generation: Generation, request: GenerateRequest, http: Request) -> list[Encoded]:
         return await images_of(

@@ -32,7 +32,7 @@ class JsonBody:
     """A body that is one JSON object, checked before anything is done with it."""
 
     model: type[BaseModel]
-    limit: Literal["max_body_bytes"] = "max_body_bytes"
+    limit: Literal["max_body_bytes", "max_upload_bytes"] = "max_body_bytes"
     """The setting of `limits` that bounds its size."""
 
 

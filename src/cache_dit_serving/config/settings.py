@@ -45,6 +45,7 @@ class RequestDefaults(Section):
     guidance_scale: float | None = Field(None, ge=0)
     true_cfg_scale: float | None = Field(None, ge=0)
     negative_prompt: str | None = None
+    strength: float | None = Field(None, gt=0, le=1)
     pipeline_arguments: dict[str, bool | int | float | str] = Field(
         default_factory=dict,
         description="Further arguments of every pipeline call, for example max_sequence_length; checked at load.",
@@ -58,6 +59,9 @@ class Limits(Section):
     max_request_s: float = Field(1800, gt=0, description="Seconds from admission after which a request gets 504.")
     max_prompt_characters: int = Field(10_000, ge=1)
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body.")
+    max_upload_bytes: int = Field(
+        32 * 2**20, ge=1024, description="Size of the body of /generate and /compare, which may hold pictures."
+    )
     max_body_s: float = Field(30, gt=0, description="Seconds within which a request's body must arrive.")
     sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None,
@@ -74,6 +78,15 @@ class Limits(Section):
         ge=1,
         description="Bound on width x height x num_frames x num_inference_steps x num_images. Left out: "
         "1024 x 1024 x 100 x 4 for pictures, 1280 x 720 x 129 x 50 for video.",
+    )
+
+
+class InputSettings(Section):
+    """Pictures that requests bring."""
+
+    max_bytes: int = Field(20 * 2**20, ge=1024, description="Size of one picture's file.")
+    max_pixels: int = Field(
+        2**25, ge=4096, description="Pixels of all pictures of one request. Each takes 3 bytes while the request waits."
     )
 
 
@@ -117,6 +130,7 @@ class Settings(Section):
     attention_backend: str | None = Field(None, description="A cache-dit attention backend; left out: the native one.")
     defaults: RequestDefaults = Field(default_factory=RequestDefaults)
     limits: Limits = Field(default_factory=Limits)
+    inputs: InputSettings = Field(default_factory=InputSettings)
     outputs: OutputSettings = Field(default_factory=OutputSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 

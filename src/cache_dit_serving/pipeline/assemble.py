@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.speeds import SpeedLadder
@@ -12,8 +13,8 @@ from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.environment import library_versions, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.protocol import Facts, Loaded
-from cache_dit_serving.pipeline.runner import PipelineRunner
-from cache_dit_serving.pipeline.warm_up import CacheTypeFails, try_cache, warm_up
+from cache_dit_serving.pipeline.runner import Part, PipelineRunner
+from cache_dit_serving.pipeline.warm_up import CacheTypeFails, try_cache, warm_up, working
 from cache_dit_serving.planning.model import PlannedModel, usual_steps
 from cache_dit_serving.planning.traits import PipelineTraits
 
@@ -51,8 +52,11 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         versions=library_versions(),
     )
     progress("installing the cache")
+    siblings = load.siblings_of(pipe, traits.tasks)
     pipeline_cache = cache.PipelineCache(pipe)
-    runner = PipelineRunner(pipe, pipeline_cache, facts)
+    sibling_caches = [cache.PipelineCache(sibling) for sibling in siblings]
+    caches = [pipeline_cache, *sibling_caches]
+    runner = PipelineRunner([Part.of(*part) for part in zip([pipe, *siblings], caches, strict=True)], facts)
     model = _planned(settings, traits, pipeline_cache.support)
     for cache_type in cache.CONFIGS:
         if cache_type not in pipeline_cache.support.refusals:
@@ -60,9 +64,17 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
             try:
                 model = try_cache(runner, model, cache_type).corrected(model)
             except CacheTypeFails as failure:
-                pipeline_cache.refuse(cache_type, str(failure))
+                for each in caches:  # one transformer, and one forward pass of it
+                    each.refuse(cache_type, str(failure))
             runner.flush()
-    model = _planned(settings, model.traits, pipeline_cache.support)
+    separate_cfg = model.traits.guidance.separate_cfg
+    model = replace(
+        _planned(settings, model.traits, pipeline_cache.support),
+        siblings=tuple(
+            _planned(settings, traits_of(sibling, separate_cfg=separate_cfg), its_cache.support)
+            for sibling, its_cache in zip(siblings, sibling_caches, strict=True)
+        ),
+    )
     if (unfulfilled := model.speeds.unfulfilled) is not None:
         if settings.server.require_cache:
             raise LoadError(f"{unfulfilled}, and server.require_cache is set")
@@ -70,6 +82,8 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     warmed_up = warm_up(runner, model, settings, progress)
     for _, record in warmed_up:
         model = record.corrected(model)
+    if settings.server.warm_up:
+        model = replace(model, siblings=working(runner, model.siblings, progress))
     return Loaded(runner, model, warmed_up)
 
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.pipeline.output import output_of
-from cache_dit_serving.planning.tasks import tasks_of
-from cache_dit_serving.planning.traits import ClipTraits, GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
+from cache_dit_serving.planning.tasks import PARAMETERS, SEVERAL_PICTURES, Input, tasks_of
+from cache_dit_serving.planning.traits import (
+    ClipTraits,
+    GuidanceTraits,
+    PictureTraits,
+    PipelineTraits,
+    SizeTraits,
+    StepTraits,
+    StrengthTraits,
+)
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -24,6 +33,7 @@ USUAL_FRAMES = 121
 USUAL_FPS = 16.0
 """Of models that are not told the frame rate: what the old server showed every clip at."""
 USUAL_STEPS = 50
+SCHEDULE = tuple(range(10))
 LEAST_MULTIPLE = 16
 """Pixels; every family of diffusers 0.42 takes it, or a multiple of it."""
 SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_spatial_compression_ratio")
@@ -54,6 +64,8 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
         parameters=parameters,
         sizes=_sizes(pipe, signature, config, output.kind),
         clip=_clip(pipe, signature, config) if output.kind is MediaKind.CLIP else None,
+        pictures=_pictures(type(pipe).__name__, signature),
+        strength=_strength(type(pipe), signature),
         steps=StepTraits(
             default=steps.default if steps and isinstance(steps.default, int) else USUAL_STEPS,
             # With a terminal shift (Qwen) the one sigma of a single step is divided by zero.
@@ -137,6 +149,26 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
         fps_parameter=fps_parameter,
         default_fps=(_default(signature, fps_parameter) if fps_parameter else None) or USUAL_FPS,
     )
+
+
+def _pictures(pipeline_class: str, signature: Mapping[str, inspect.Parameter]) -> PictureTraits | None:
+    parameter = next((name for name in signature if name in PARAMETERS[Input.IMAGE]), None)
+    if parameter is None:
+        return None
+    mask = "mask_image" if "mask_image" in signature else None
+    return PictureTraits(parameter, several=pipeline_class in SEVERAL_PICTURES, mask_parameter=mask)
+
+
+def _strength(cls: type[DiffusionPipeline], signature: Mapping[str, inspect.Parameter]) -> StrengthTraits | None:
+    """How a pipeline cuts its schedule: asked of its own method, on a schedule of ten steps."""
+    get_timesteps = getattr(cls, "get_timesteps", None)
+    if "strength" not in signature or get_timesteps is None:
+        return None
+    asked = {"num_inference_steps": 10, "strength": 0.55, "device": "cpu", "timesteps": SCHEDULE, "sigmas": SCHEDULE}
+    known = inspect.signature(get_timesteps).parameters
+    scheduler = SimpleNamespace(order=1, timesteps=SCHEDULE, set_begin_index=lambda index: None)
+    *_, run = get_timesteps(SimpleNamespace(scheduler=scheduler), **{k: v for k, v in asked.items() if k in known})
+    return StrengthTraits(default=_default(signature, "strength") or 1.0, rounds_up=run == 6)
 
 
 def _first(pipe: DiffusionPipeline, *names: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import re
@@ -15,18 +16,21 @@ from diffusers import DiffusionPipeline
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
-from cache_dit_serving.planning.tasks import SERVED_TASKS
+from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "embedded" / "emoji-flux"
+SIBLINGS = {Task.IMG2IMG: "Img2Img", Task.INPAINT: "Inpaint"}
+"""What diffusers 0.42 puts into the name of a class that runs the weights of another one for a further task."""
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Arguments of a pipeline's call that requests or the server itself set.
 RESERVED_ARGUMENTS = frozenset(
     (
         *PIPELINE_FIELDS,
+        *(name for names in PARAMETERS.values() for name in names),
         *("generator", "latents", "output_type", "return_dict", "num_images_per_prompt", "num_videos_per_prompt"),
         *("frames", "frame_rate"),
         *("callback", "callback_on_step_end"),
@@ -60,6 +64,29 @@ def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> D
         raise LoadError("the model's files could not be loaded; the server's log has the details") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[DiffusionPipeline]:
+    """Pipelines for further tasks from the same components, which are not loaded again.
+
+    Args:
+        tasks: those of `pipe`.
+    """
+    siblings: list[DiffusionPipeline] = []
+    if Task.TEXT_TO_IMAGE not in tasks:
+        return siblings
+    stem = type(pipe).__name__.removesuffix("Pipeline")
+    for task, infix in SIBLINGS.items():
+        cls = getattr(diffusers, f"{stem}{infix}Pipeline", None)
+        if cls is None or task in tasks:
+            continue
+        # DiffusionPipeline.from_pipe would cast every component to one dtype.
+        known = dict(pipe.config) | pipe.components
+        parts = {name: known.get(name) for name in inspect.signature(cls.__init__).parameters if name in known}
+        sibling = cls(**parts)
+        sibling.set_progress_bar_config(disable=True)
+        siblings.append(sibling)
+    return siblings
 
 
 def choose_device(name: str | None) -> torch.device:

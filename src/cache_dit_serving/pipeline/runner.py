@@ -8,16 +8,16 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.media.values import Clip
 from cache_dit_serving.pipeline.environment import memory_of
-from cache_dit_serving.pipeline.output import media_of, output_of
+from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Stopped, Watch
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 
@@ -30,27 +30,51 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class PipelineRunner:
-    """A diffusers pipeline in this process, with or without cache-dit."""
+@dataclass(frozen=True)
+class Part:
+    """One pipeline of those that share the loaded weights."""
 
-    def __init__(self, pipe: DiffusionPipeline, cache: PipelineCache, facts: Facts) -> None:
+    pipe: DiffusionPipeline
+    cache: PipelineCache
+    """cache-dit on it."""
+    output: OutputFields
+    has_callback: bool
+
+    @classmethod
+    def of(cls, pipe: DiffusionPipeline, cache: PipelineCache) -> Part:
+        """A pipeline on its device, under its cache."""
+        has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
+        return cls(pipe, cache, output_of(type(pipe)), has_callback)
+
+    @property
+    def name(self) -> str:
+        """The pipeline's class."""
+        return type(self.pipe).__name__
+
+
+class PipelineRunner:
+    """A diffusers pipeline in this process, with or without cache-dit, and its siblings of the same weights."""
+
+    def __init__(self, parts: Sequence[Part], facts: Facts) -> None:
         """
         Args:
-            pipe: on its device.
-            cache: cache-dit on `pipe`.
+            parts: the loaded pipeline first.
         """
         self.facts = facts
-        self._pipe = pipe
-        self._device = pipe.device
-        self._cache = cache
-        self._output = output_of(type(pipe))
-        self._has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
+        self._parts = {part.name: part for part in parts}
+        self._part = parts[0]
+        """The one that ran last: a cache, if any is in force, is on it."""
+        self._device = self._part.pipe.device
         self._first_forward: float | None = None
         self._forward_passes = 0
         self._held_bytes = 0
         self._clock: StepClock | None = None
-        for denoiser in _denoisers(pipe):
+        for denoiser in _denoisers(self._part.pipe):
             denoiser.register_forward_pre_hook(self._note_forward)
+
+    @property
+    def _cache(self) -> PipelineCache:
+        return self._part.cache
 
     def sample(self, call: GenerationCall, index: int, watch: Watch) -> Drawn:
         """The image at `index` of a call: the picture of its seed, whatever ran before.
@@ -82,6 +106,11 @@ class PipelineRunner:
 
         from cache_dit_serving.pipeline.clock import StepClock
 
+        part = self._parts[call.pipeline_class]
+        if part is not self._part:
+            # They share the transformer, and one patch at a time is on it.
+            self._cache.prepare(None, 0, passes=1)
+            self._part = part
         transition = self._cache.prepare(drawing.cache.settings, call.num_inference_steps, passes=call.passes)
         self._first_forward = None
         self._forward_passes = 0
@@ -104,7 +133,7 @@ class PipelineRunner:
         try:
             # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture.
             with torch.inference_mode(), self._steps_reported(after_step) as callback:
-                output = self._pipe(
+                output = part.pipe(
                     **call.arguments,
                     **callback,
                     # On the CPU, so that a seed means the same noise on every device.
@@ -124,7 +153,7 @@ class PipelineRunner:
         steps = self._steps_run(call, record)
         step_s = clock.seconds()
         self._held_bytes = self._cache.held_bytes()
-        media = media_of(output, self._output, call.clip.fps if call.clip else None)
+        media = media_of(output, part.output, call.clip.fps if call.clip else None)
         drawn = DrawRecord(
             seed=drawing.seed,
             cache=report_of(drawing.cache, record, steps),
@@ -157,7 +186,7 @@ class PipelineRunner:
     @contextmanager
     def _steps_reported(self, after_step: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """Have `after_step` called after each step; yields the arguments that the pipeline's call needs for it."""
-        if self._has_callback:
+        if self._part.has_callback:
 
             def callback(pipe: object, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
                 after_step(index + 1)
@@ -167,7 +196,7 @@ class PipelineRunner:
             return
         # Pipelines without a callback (PixArt, HunyuanVideo 1.5 ...) still step their scheduler once for each step.
         # Counting the transformer's forward passes instead would depend on how a family batches its guidance.
-        scheduler = self._pipe.scheduler
+        scheduler = self._part.pipe.scheduler
         step, done = scheduler.step, 0
 
         def counted_step(*args: Any, **kwargs: Any) -> Any:
@@ -186,7 +215,9 @@ class PipelineRunner:
     def _steps_run(self, call: GenerationCall, record: Record | None) -> int:
         """Steps of the call that just ended: those asked for, or as many as its scheduler made of them (Heun's method
         evaluates nearly twice as often), whichever the cache saw."""
-        scheduled = len(getattr(self._pipe.scheduler, "timesteps", ()))
+        if call.num_inference_steps != call.arguments.get("num_inference_steps"):
+            return call.num_inference_steps  # strength left some of the schedule out
+        scheduled = len(getattr(self._part.pipe.scheduler, "timesteps", ()))
         seen = record.executed_steps if record is not None else scheduled
         return scheduled if scheduled and seen == scheduled else call.num_inference_steps
 

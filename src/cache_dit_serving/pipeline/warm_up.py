@@ -15,7 +15,7 @@ from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, Unwatched
 from cache_dit_serving.planning.call import Drawing, GenerationCall
-from cache_dit_serving.planning.example import example_request
+from cache_dit_serving.planning.example import example_of
 from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
@@ -84,6 +84,23 @@ def warm_up(
     return tuple(drawn)
 
 
+def working(
+    runner: Runner, siblings: tuple[PlannedModel, ...], progress: Callable[[str], None]
+) -> tuple[PlannedModel, ...]:
+    """The siblings that draw a picture in a few steps; the log says why others do not."""
+    working = []
+    for sibling in siblings:
+        try:
+            steps = max(TRIAL_STEPS, sibling.traits.steps.least)
+            call = _planned(sibling, num_inference_steps=steps, speed="lossless")
+            _draw(runner, call, f"{sibling.traits.pipeline_class}, {steps} steps", progress)
+        except Exception:
+            logger.exception("%s does not run on these weights, and is not offered", sibling.traits.pipeline_class)
+        else:
+            working.append(sibling)
+    return tuple(working)
+
+
 def _draw(
     runner: Runner, call: GenerationCall, what: str, progress: Callable[[str], None]
 ) -> tuple[GenerationCall, DrawRecord]:
@@ -116,7 +133,8 @@ class _Reports:
 
 def _planned(model: PlannedModel, **fields: Any) -> GenerationCall:
     try:
-        return plan(example_request(**fields), model)
+        request, inputs = example_of(model, **fields)
+        return plan(request, model, inputs)
     except ServingError as error:
         raise _failed(error) from error
 

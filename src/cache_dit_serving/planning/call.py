@@ -10,6 +10,7 @@ from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
 from cache_dit_serving.media.formats import OutputSpec
+from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.schemas.answers import RequestWarning
 
@@ -38,12 +39,17 @@ class GenerationCall:
     drawings: tuple[Drawing, ...]
     """The images to draw, one after the other."""
     num_inference_steps: int
+    """Denoising steps that run; a call with a strength leaves some of those of its arguments out."""
     passes: int
     """Forward passes a step: 2 where guidance takes one of its own."""
+    pipeline_class: str
+    """Of the pipeline that runs it: the loaded one's, or a sibling's of the same weights."""
     pixels: int
     """width x height of an image; of a clip, times its frames."""
     clip: ClipSpec | None = None
     """Where the call makes a clip."""
+    inputs: Inputs = NO_INPUTS
+    """The pictures among the arguments."""
     output: OutputSpec = field(default_factory=OutputSpec)
     warnings: tuple[RequestWarning, ...] = ()
     """Parts of the request that had no effect."""
@@ -54,12 +60,20 @@ class GenerationCall:
         return self.drawings[0].cache
 
     def parameters(self, drawing: Drawing) -> dict[str, Any]:
-        """The request that draws an image again when it is sent alone; stored in its file."""
+        """The request that draws an image again when it is sent alone; stored in its file.
+
+        Pictures that it brought stand there by the SHA-256 of their files.
+        """
         settings = drawing.cache.settings
         cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
         fields = {name: value for name, value in self.arguments.items() if name in PIPELINE_FIELDS}
         clip = {"num_frames": self.clip.num_frames, "fps": self.clip.fps} if self.clip else {}
-        return {**fields, **clip, "seed": drawing.seed, "cache": cache}
+        pictures: dict[str, Any] = {}
+        if self.inputs.images:
+            pictures["image_urls"] = [f"sha256:{picture.digest}" for picture in self.inputs.images]
+        if self.inputs.mask:
+            pictures["mask_url"] = f"sha256:{self.inputs.mask.digest}"
+        return {**fields, **pictures, **clip, "seed": drawing.seed, "cache": cache}
 
     def compared(self) -> GenerationCall:
         """The same image twice: as asked for, then without the cache.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
 
 USUAL_PIXEL_STEPS = {
@@ -29,6 +30,18 @@ class PlannedModel:
     speeds: SpeedLadder
     tolerant: bool = False
     """Whether a field that the model cannot honour is ignored and reported, not refused."""
+    siblings: tuple[PlannedModel, ...] = ()
+    """Pipelines of the same weights for further tasks."""
+
+    @property
+    def variants(self) -> tuple[PlannedModel, ...]:
+        """The model's own pipeline and its siblings."""
+        return (self, *self.siblings)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Of all of them, those that this version has requests for."""
+        return sorted(task for variant in self.variants for task in variant.traits.tasks & SERVED_TASKS)
 
     @property
     def default_step_count(self) -> int:
@@ -41,6 +54,10 @@ class PlannedModel:
         return self.limits.max_pixel_steps or USUAL_PIXEL_STEPS[self.traits.makes]
 
     def corrected(self, passes: int) -> PlannedModel:
-        """The same model whose guidance makes `passes` forward passes a step, counted where the plan was wrong."""
+        """The same model whose guidance makes `passes` forward passes a step, counted where the plan was wrong.
+
+        Its siblings run the same transformer, and guide as it does.
+        """
         guidance = replace(self.traits.guidance, separate_cfg=passes == 2)
-        return replace(self, traits=replace(self.traits, guidance=guidance))
+        siblings = tuple(sibling.corrected(passes) for sibling in self.siblings)
+        return replace(self, traits=replace(self.traits, guidance=guidance), siblings=siblings)

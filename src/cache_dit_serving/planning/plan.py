@@ -6,30 +6,41 @@ from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.formats import DEFAULT_VIDEO_FORMAT, OutputSpec
+from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs
 from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
 from cache_dit_serving.planning.fields import FIELDS, accepted_fields
 from cache_dit_serving.planning.fields.clip import fps_of
 from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
+from cache_dit_serving.planning.fields.inputs import steps_run
+from cache_dit_serving.planning.fields.size import fitting_size
 from cache_dit_serving.planning.fields.steps import step_count
 from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, Input
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
-def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
+def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPUTS) -> GenerationCall:
     """The call that answers `request` on the loaded model.
+
+    Args:
+        inputs: the pictures that the request names.
 
     Raises:
         InvalidRequest: a field the model cannot honour, a value out of bounds, or two fields that contradict.
         CacheNotEngaged: `cache.strict`, and it is certain beforehand that no step will be reused.
     """
-    request, warnings = _supported(request, model)
+    family, model = model, variant_for(request, model)
+    request, warnings = _supported(request, model, family)
+    if inputs.images:
+        request = _sized(request, inputs.images[0], model)
     arguments: dict[str, Any] = {}
     for field in accepted_fields(model):
         arguments |= field.arguments(request, model)
-    arguments |= model.defaults.pipeline_arguments
-    count, seeds = step_count(request, model), seeds_of(request, model)
+    arguments |= {name: value for name, value in model.defaults.pipeline_arguments.items() if model.traits.takes(name)}
+    arguments |= _picture_arguments(inputs, model)
+    count, seeds = _steps_run(request, model), seeds_of(request, model)
     clip = None
     if model.traits.clip is not None:
         clip = ClipSpec(arguments[model.traits.clip.frames_parameter], fps_of(request, model))
@@ -43,8 +54,10 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
         drawings=tuple(Drawing(seed, choice) for seed in seeds),
         num_inference_steps=count,
         passes=passes,
+        pipeline_class=model.traits.pipeline_class,
         pixels=pixels,
         clip=clip,
+        inputs=inputs,
         output=OutputSpec(request.encoding, request.image_quality, request.video_format or DEFAULT_VIDEO_FORMAT),
         warnings=warnings,
     )
@@ -52,7 +65,80 @@ def plan(request: GenerateRequest, model: PlannedModel) -> GenerationCall:
     return call
 
 
-def _supported(request: GenerateRequest, model: PlannedModel) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
+def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
+    """The pipeline, of those that the model offers, whose task takes what a request brings.
+
+    Raises:
+        InvalidRequest: none does; it says what is missing, or too much.
+    """
+    if request.mask_url is not None and not request.image_urls:
+        raise InvalidRequest("mask_url is a mask of a picture; send that in image_urls", param="mask_url")
+    brought = {Input.IMAGE} if request.image_urls else set()
+    brought |= {Input.MASK} if request.mask_url is not None else set()
+    for variant in model.variants:
+        if any(TASKS[task].needs - {Input.PROMPT} == brought for task in variant.traits.tasks & SERVED_TASKS):
+            return variant
+    tasks = ", ".join(model.tasks)
+    if brought:
+        param = "mask_url" if Input.MASK in brought else "image_urls"
+        sentence = f"{model.traits.pipeline_class} as loaded does not take {param}"
+        raise InvalidRequest(f"{sentence}; its tasks are: {tasks}", param=param, code="unsupported_field")
+    raise InvalidRequest(f"this model needs a picture in image_urls; its tasks are: {tasks}", param="image_urls")
+
+
+def _sized(request: GenerateRequest, picture: InputPicture, model: PlannedModel) -> GenerateRequest:
+    """With the size that a request leaves out taken from its picture."""
+    width, height = fitting_size(*picture.size, model)
+    changed = {"width": request.width or width, "height": request.height or height}
+    taken = {field.name for field in accepted_fields(model)}
+    return request.model_copy(update={name: value for name, value in changed.items() if name in taken})
+
+
+def _picture_arguments(inputs: Inputs, model: PlannedModel) -> dict[str, Any]:
+    """The pictures, as the pipeline's call takes them.
+
+    Raises:
+        InvalidRequest: more of them than it takes, or a mask of another size than its picture.
+    """
+    traits = model.traits.pictures
+    if traits is None or not inputs.images:
+        return {}
+    images = [picture.image for picture in inputs.images]
+    if len(images) > 1 and not traits.several:
+        raise InvalidRequest(
+            f"image_urls holds {len(images)} pictures; {model.traits.pipeline_class} takes one", param="image_urls"
+        )
+    arguments: dict[str, Any] = {traits.parameter: images if traits.several else images[0]}
+    if inputs.mask is not None and traits.mask_parameter is not None:
+        if inputs.mask.size != inputs.images[0].size:
+            (mask_width, mask_height), (width, height) = inputs.mask.size, inputs.images[0].size
+            raise InvalidRequest(
+                f"mask_url is {mask_width} x {mask_height} pixels and its picture {width} x {height}; make them equal",
+                param="mask_url",
+            )
+        arguments[traits.mask_parameter] = inputs.mask.image
+    return arguments
+
+
+def _steps_run(request: GenerateRequest, model: PlannedModel) -> int:
+    """Denoising steps that a request runs.
+
+    Raises:
+        InvalidRequest: as :func:`step_count`, or a strength that leaves none.
+    """
+    count = step_count(request, model)
+    run = steps_run(request, model, count)
+    if run < 1:
+        raise InvalidRequest(
+            f"a strength of {request.strength} leaves none of {count} steps; send a greater one, or more steps",
+            param="strength",
+        )
+    return run
+
+
+def _supported(
+    request: GenerateRequest, model: PlannedModel, family: PlannedModel
+) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
     """The request without the fields that the model does not honour, and what was ignored or adjusted.
 
     Raises:
@@ -74,6 +160,9 @@ def _supported(request: GenerateRequest, model: PlannedModel) -> tuple[GenerateR
         if field.asks_nothing(value):
             continue
         sentence = f"{model.traits.pipeline_class} as loaded does not take {field.name}{field.why_not(model)}"
+        elsewhere = sorted(task for other in family.variants if field.accepted(other) for task in other.traits.tasks)
+        if elsewhere:
+            sentence = f"{field.name} is for {' and '.join(elsewhere)}; image_urls and mask_url decide the task"
         if not (model.tolerant and field.ignorable):
             names = ", ".join(accepted.name for accepted in accepted_fields(model))
             raise InvalidRequest(f"{sentence}; it takes: {names}", param=field.name, code="unsupported_field")

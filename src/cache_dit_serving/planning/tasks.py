@@ -79,7 +79,7 @@ TASKS: dict[Task, TaskFacts] = {
     Task.TEXT_TO_AUDIO: _facts(MediaKind.SOUND, Input.PROMPT),
     Task.VIEWS: _facts(MediaKind.PICTURE, Input.PROMPT),
 }
-SERVED_TASKS = frozenset({Task.TEXT_TO_IMAGE, Task.TEXT_TO_VIDEO})
+SERVED_TASKS = frozenset({Task.TEXT_TO_IMAGE, Task.IMG2IMG, Task.INPAINT, Task.TEXT_TO_VIDEO})
 """Those that this version has requests for."""
 
 NOT_FROM_TEXT_ALONE = frozenset(
@@ -103,6 +103,17 @@ NOT_FROM_TEXT_ALONE = frozenset(
     }
 )
 """Classes of diffusers 0.42 whose signature has None for every input but which fail without one, as a run showed."""
+
+SEVERAL_PICTURES = frozenset(
+    {
+        "Flux2KleinKVPipeline",
+        "Flux2KleinPipeline",
+        "Flux2Pipeline",
+        "JoyImageEditPlusPipeline",
+        "QwenImageEditPlusPipeline",
+    }
+)
+"""Classes of diffusers 0.42 that make one output of several pictures; others make one of each."""
 
 
 def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> frozenset[Task]:

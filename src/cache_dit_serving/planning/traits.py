@@ -33,6 +33,33 @@ class ClipTraits:
 
 
 @dataclass(frozen=True)
+class StrengthTraits:
+    default: float
+    """The pipeline's own strength."""
+    rounds_up: bool
+    """Whether a step that strength leaves in part is run."""
+
+    def steps_run(self, num_inference_steps: int, strength: float) -> int:
+        """Denoising steps that are left of a schedule; computed as diffusers 0.42's `get_timesteps` does."""
+        if self.rounds_up:
+            return num_inference_steps - int(
+                num_inference_steps - min(num_inference_steps * strength, num_inference_steps)
+            )
+        return min(int(num_inference_steps * strength), num_inference_steps)
+
+
+@dataclass(frozen=True)
+class PictureTraits:
+    """The pictures that a pipeline is given."""
+
+    parameter: str
+    """Under which the pipeline's call takes them."""
+    several: bool
+    """Whether it takes more than one; others would make an output of each."""
+    mask_parameter: str | None = None
+
+
+@dataclass(frozen=True)
 class StepTraits:
     default: int
     """The pipeline's own num_inference_steps."""
@@ -70,6 +97,10 @@ class PipelineTraits:
     guidance: GuidanceTraits
     clip: ClipTraits | None = None
     """Of a pipeline that makes clips."""
+    pictures: PictureTraits | None = None
+    """Of a pipeline that is given pictures."""
+    strength: StrengthTraits | None = None
+    """Of a pipeline whose strength says how many of the steps run."""
 
     def takes(self, parameter: str) -> bool:
         return parameter in self.parameters

@@ -49,7 +49,16 @@ class GenerateRequest(BaseModel):
     image_urls: list[str] | None = Field(
         None,
         max_length=16,
-        description="Input pictures; no served task takes any yet: only an empty list is accepted.",
+        description="Pictures to edit or to begin from: data URIs, or base64 of PNG, JPEG or WebP.",
+    )
+    mask_url: str | None = Field(
+        None, description="Mask of the same size as the picture: white is drawn anew, black is kept."
+    )
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="How far to leave the picture: the share of the steps that run. 1 keeps little of it.",
     )
     num_frames: int | None = Field(
         None, ge=1, description="Frames of a video; GET /capabilities lists the numbers that the model makes."

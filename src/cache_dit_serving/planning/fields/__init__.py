@@ -7,7 +7,7 @@ from cache_dit_serving.planning.fields.clip import Fps, NumFrames
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField
 from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePrompt, TrueCfgScale
 from cache_dit_serving.planning.fields.images import NumImages, Seed
-from cache_dit_serving.planning.fields.inputs import ImageUrls
+from cache_dit_serving.planning.fields.inputs import ImageUrls, MaskUrl, Strength
 from cache_dit_serving.planning.fields.output import (
     ImageFormat,
     ImageQuality,
@@ -31,6 +31,8 @@ FIELDS: tuple[RequestField, ...] = (
     TrueCfgScale(),
     Sigmas(),
     ImageUrls(),
+    MaskUrl(),
+    Strength(),
     NumFrames(),
     Fps(),
     Seed(),
@@ -53,3 +55,9 @@ PIPELINE_FIELDS = frozenset(field.name for field in FIELDS if isinstance(field, 
 def accepted_fields(model: PlannedModel) -> list[RequestField]:
     """The fields that the loaded model honours."""
     return [field for field in FIELDS if field.accepted(model)]
+
+
+def offered_fields(model: PlannedModel) -> list[tuple[RequestField, PlannedModel]]:
+    """The fields that one of a model's pipelines honours, each with the first that does."""
+    found = [(field, next((each for each in model.variants if field.accepted(each)), None)) for field in FIELDS]
+    return [(field, variant) for field, variant in found if variant is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,15 @@ def _sides(model: PlannedModel) -> Sequence[int]:
         return sorted(limits.sizes)
     least = -(-limits.min_side // multiple) * multiple
     return range(least, limits.max_side + 1, multiple)
+
+
+def fitting_size(width: int, height: int, model: PlannedModel) -> tuple[int, int]:
+    """The size at which a picture is taken in: its shape, with no more pixels than the model draws by default."""
+    usual = Width().default(model) * Height().default(model)
+    scale = min(1.0, math.sqrt(usual / (width * height)))
+    sides = _sides(model)
+    fitting = [sides[max(0, bisect_right(sides, round(side * scale)) - 1)] for side in (width, height)]
+    return fitting[0], fitting[1]
 
 
 class Side(PipelineField):

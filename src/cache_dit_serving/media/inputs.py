@@ -1,0 +1,164 @@
+"""Pictures that requests bring: from the bytes that a client sent to pixels, within bounds."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cache_dit_serving.config.settings import InputSettings
+from cache_dit_serving.errors import InvalidRequest
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""What is read; each decoder more is one more to be attacked through."""
+_DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w-]+=[\w.-]+)*(?P<base64>;base64)?,", re.IGNORECASE)
+_SPACES = {ord(space): None for space in " \t\r\n"}
+ORIENTED = {5, 6, 7, 8}
+"""Values of EXIF's orientation that exchange width and height."""
+
+
+@dataclass(frozen=True)
+class InputPicture:
+    """A picture as a pipeline is given it."""
+
+    image: Image.Image
+    """Upright; RGB, or L of a mask."""
+    digest: str
+    """SHA-256 of the file that was sent, in hexadecimal."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height), pixels."""
+        return self.image.size
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a request brings beside its fields."""
+
+    images: tuple[InputPicture, ...] = ()
+    mask: InputPicture | None = None
+
+
+NO_INPUTS = Inputs()
+
+
+@dataclass
+class PictureReader:
+    """Reads the pictures of one request, within what they may take together.
+
+    Raises, each method: InvalidRequest, naming `param` and the remedy.
+    """
+
+    settings: InputSettings
+    pixels_left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pixels_left = self.settings.max_pixels
+
+    def from_text(self, text: str, param: str) -> bytes:
+        """The bytes behind a data URI, or base64 by itself."""
+        prefix = _DATA_URI.match(text[:200])
+        if prefix is None and text[:5].lower() == "data:":
+            raise InvalidRequest(f"{param} is not a data URI of a picture: data:image/png;base64,...", param=param)
+        if prefix is not None:
+            if not prefix["base64"]:
+                raise InvalidRequest(
+                    f"{param} is a data URI without base64; send data:image/png;base64,...", param=param
+                )
+            if prefix["type"] and prefix["type"].lower() not in _media_types():
+                raise InvalidRequest(
+                    f"{param} is said to be {prefix['type']}; this server reads {_formats()}", param=param
+                )
+            text = text[prefix.end() :]
+        if len(text) // 4 * 3 > self.settings.max_bytes + 3:
+            raise self._too_many_bytes(param)
+        try:
+            content = base64.b64decode(text.translate(_SPACES), validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidRequest(
+                f"{param} is not base64 of a picture; send a data URI, or base64 of a {_formats()} file", param=param
+            ) from None
+        if prefix is not None and prefix["type"]:
+            declared = prefix["type"].lower().removeprefix("image/").replace("jpg", "jpeg")
+            found = format_of(content)
+            if found is not None and found.lower() != declared:
+                raise InvalidRequest(f"{param} is said to be {prefix['type']} but holds {found}", param=param)
+        return content
+
+    def picture(self, content: bytes, param: str) -> InputPicture:
+        """A picture in colour, upright; what is transparent lies on white."""
+        return InputPicture(_in_colour(self._decoded(content, param)), hashlib.sha256(content).hexdigest())
+
+    def mask(self, content: bytes, param: str) -> InputPicture:
+        """A mask: white is drawn anew, black is kept."""
+        return InputPicture(_in_colour(self._decoded(content, param)).convert("L"), hashlib.sha256(content).hexdigest())
+
+    def _decoded(self, content: bytes, param: str) -> Image.Image:
+        if len(content) > self.settings.max_bytes:
+            raise self._too_many_bytes(param)
+        try:
+            # Of the file its header alone, so far.
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise self._too_many_pixels(None, param) from None
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+            raise InvalidRequest(
+                f"{param} is not a picture this server reads; send {_formats()}", param=param
+            ) from None
+        width, height = image.size
+        if width * height > self.pixels_left:
+            raise self._too_many_pixels((width, height), param)
+        self.pixels_left -= width * height
+        if getattr(image, "n_frames", 1) > 1:
+            raise InvalidRequest(f"{param} is animated; send a picture of one frame", param=param)
+        try:
+            image.load()
+            return ImageOps.exif_transpose(image)
+        except Exception as error:  # whatever a decoder makes of a broken file
+            raise InvalidRequest(f"{param} is broken: its {image.format} data ends or errs", param=param) from error
+
+    def _too_many_bytes(self, param: str) -> InvalidRequest:
+        most = self.settings.max_bytes
+        return InvalidRequest(f"{param} is a file of more than {most:,} bytes", param=param, code="too_long")
+
+    def _too_many_pixels(self, size: tuple[int, int] | None, param: str) -> InvalidRequest:
+        said = f"has {size[0]:,} x {size[1]:,} pixels" if size else "has far too many pixels"
+        return InvalidRequest(
+            f"{param} {said}; the pictures of one request may have {self.settings.max_pixels:,} together",
+            param=param,
+            code="too_long",
+        )
+
+
+def format_of(content: bytes) -> str | None:
+    """PNG, JPEG or WEBP by the first bytes of a file; None: another one."""
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if content.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    return "WEBP" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
+
+
+def _in_colour(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey, which PIL's conversion would cut off at 255
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _media_types() -> set[str]:
+    return {f"image/{name.lower()}" for name in FORMATS} | {"image/jpg"}
+
+
+def _formats() -> str:
+    return "PNG, JPEG or WebP"
