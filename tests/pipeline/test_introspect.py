@@ -22,7 +22,7 @@ CLASSES = {
     "PRXPixel PixArtAlpha PixArtSigma PixArtSigmaPAG QwenImage Sana SanaPAG SanaSprint StableDiffusion3 "
     "StableDiffusion3PAG ZImage",
     "image-edit": "HunyuanImageRefiner JoyImageEdit JoyImageEditPlus Kandinsky5I2I LongCatImageEdit QwenImageEdit "
-    "QwenImageEditPlus QwenImageLayered VisualCloze VisualClozeGeneration",
+    "QwenImageEditPlus VisualCloze VisualClozeGeneration",
     "image-edit text-to-image": "BriaFiboEdit Flux2 Flux2Klein Flux2KleinKV FluxKontext GlmImage OmniGen ZImageOmni",
     "img2img": "AmusedImg2Img ChromaImg2Img FluxImg2Img QwenImageImg2Img SanaSprintImg2Img StableDiffusion3Img2Img "
     "StableDiffusion3PAGImg2Img ZImageImg2Img",
@@ -47,6 +47,7 @@ CLASSES = {
     "video-control": "CogVideoXFunControl Cosmos2_5_Transfer EasyAnimateControl LTX2HDR LTX2InContext WanAnimate",
     "text-to-audio": "StableAudio StableAudio3",
     "3d-views": "ShapE ShapEImg2Img",
+    "image-layers": "QwenImageLayered",
 }
 """Pipeline classes of the families that cache-dit 1.5.3 names, by their tasks. A class's name ends with `Pipeline`."""
 

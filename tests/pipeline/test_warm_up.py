@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from diffusers import FluxInpaintPipeline
 
 from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.pipeline import warm_up
 from cache_dit_serving.pipeline.assemble import assemble
+from cache_dit_serving.planning.tasks import Task
+from tests.support.in_process import EMBEDDED, draw, load
 
 
 def warmed_up(**variables: str) -> tuple[list[tuple[str, int]], list[str]]:
@@ -21,10 +25,29 @@ def test_one_picture_of_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_up, "PROGRESS_S", 0.0)
     pictures, reports = warmed_up(SPEEDS__WARM_UP="false")
     assert pictures == [("lossless", 4)]
-    assert reports == [
+    assert reports[:5] == [
         "warming up with one picture (4 steps)",
         *(f"warming up with one picture (4 steps), step {step} of 4" for step in (1, 2, 3, 4)),
     ]
+
+
+def test_each_further_task_is_tried_in_few_steps() -> None:
+    reports: list[str] = []
+    loaded = assemble(EMBEDDED, reports.append)
+    stages = [report for report in reports if "step " not in report]
+    assert stages[-2:] == [f"warming up with one picture ({task}, 4 steps)" for task in ("img2img", "inpaint")]
+    assert loaded.model.tasks == [Task.IMG2IMG, Task.INPAINT, Task.TEXT_TO_IMAGE]
+
+
+def test_a_task_that_fails_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ValueError("not on these weights")
+
+    monkeypatch.setattr(FluxInpaintPipeline, "prepare_mask_latents", fail)
+    loaded = load(EMBEDDED)
+    assert loaded.model.tasks == [Task.IMG2IMG, Task.TEXT_TO_IMAGE]
+    with pytest.raises(InvalidRequest, match=r"does not take mask_url; its tasks are: img2img, text-to-image"):
+        draw(loaded, image_urls=["a picture"], mask_url="a mask")
 
 
 def test_a_whole_picture_at_each_speed_where_their_rates_are_wanted() -> None:

@@ -317,17 +317,22 @@ class PipelineWorker:
             self._loaded = replace(self._loaded, model=drawn.record.corrected(self._loaded.model))
         if report.nan_diffs:
             logger.error("%s: residual differences that are not numbers; the model's values are broken", generation.id)
-        self._check_frames(generation, drawn.record)
+        self._check_made(generation, drawn.record)
         if drawing.cache.strict and not report.engaged:
             raise not_engaged(report)
         return drawn
 
-    def _check_frames(self, generation: Generation, record: DrawRecord) -> None:
-        """Say so where a model made another number of frames than it was asked for: some do, by rules of their own."""
-        clip = generation.call.clip
-        if clip is not None and record.num_frames != clip.num_frames:
-            message = f"the model made {record.num_frames} frames, not the {clip.num_frames} it was asked for"
-            generation.warn(RequestWarning(param="num_frames", code="adjusted", message=message))
+    def _check_made(self, generation: Generation, record: DrawRecord) -> None:
+        """Say so where a model made another size or number of frames than asked for: some do, by rules of their own."""
+        call = generation.call
+        made: dict[str, int | None] = {"num_frames": record.num_frames if call.clip else None}
+        if record.size is not None:
+            made |= {"width": record.size[0], "height": record.size[1]}
+        asked = call.arguments | ({"num_frames": call.clip.num_frames} if call.clip else {})
+        for name, value in made.items():
+            if value is not None and asked.get(name, value) != value:
+                message = f"the model made a {name} of {value}, not the {asked[name]} it was asked for"
+                generation.warn(RequestWarning(param=name, code="adjusted", message=message))
 
     def _seconds_until_room(self) -> float:
         """Until the running generation ends and the next leaves the queue."""

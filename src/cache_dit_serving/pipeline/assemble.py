@@ -83,7 +83,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     for _, record in warmed_up:
         model = record.corrected(model)
     if settings.server.warm_up:
-        model = replace(model, siblings=working(runner, model.siblings, progress))
+        model = working(runner, model, progress)
     return Loaded(runner, model, warmed_up)
 
 

@@ -162,8 +162,8 @@ def _pictures(pipeline_class: str, signature: Mapping[str, inspect.Parameter]) -
 def _strength(cls: type[DiffusionPipeline], signature: Mapping[str, inspect.Parameter]) -> StrengthTraits | None:
     """How a pipeline cuts its schedule: asked of its own method, on a schedule of ten steps."""
     get_timesteps = getattr(cls, "get_timesteps", None)
-    if "strength" not in signature or get_timesteps is None:
-        return None
+    if "strength" not in signature or "denoise_strength" in signature or get_timesteps is None:
+        return None  # LTXCondition's strength is that of its conditions
     asked = {"num_inference_steps": 10, "strength": 0.55, "device": "cpu", "timesteps": SCHEDULE, "sigmas": SCHEDULE}
     known = inspect.signature(get_timesteps).parameters
     scheduler = SimpleNamespace(order=1, timesteps=SCHEDULE, set_begin_index=lambda index: None)

@@ -23,8 +23,12 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "embedded" / "emoji-flux"
-SIBLINGS = {Task.IMG2IMG: "Img2Img", Task.INPAINT: "Inpaint"}
-"""What diffusers 0.42 puts into the name of a class that runs the weights of another one for a further task."""
+SIBLINGS = (
+    (Task.TEXT_TO_IMAGE, Task.IMG2IMG, "Img2Img"),
+    (Task.TEXT_TO_IMAGE, Task.INPAINT, "Inpaint"),
+    (Task.TEXT_TO_VIDEO, Task.IMAGE_TO_VIDEO, "ImageToVideo"),
+)
+"""A task, a further one, and what diffusers 0.42 puts into the name of a class that runs the same weights for it."""
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Arguments of a pipeline's call that requests or the server itself set.
 RESERVED_ARGUMENTS = frozenset(
@@ -32,7 +36,7 @@ RESERVED_ARGUMENTS = frozenset(
         *PIPELINE_FIELDS,
         *(name for names in PARAMETERS.values() for name in names),
         *("generator", "latents", "output_type", "return_dict", "num_images_per_prompt", "num_videos_per_prompt"),
-        *("frames", "frame_rate"),
+        *("frames", "frame_rate", "max_area"),
         *("callback", "callback_on_step_end"),
     )
 )
@@ -73,12 +77,12 @@ def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[Diffusi
         tasks: those of `pipe`.
     """
     siblings: list[DiffusionPipeline] = []
-    if Task.TEXT_TO_IMAGE not in tasks:
-        return siblings
     stem = type(pipe).__name__.removesuffix("Pipeline")
-    for task, infix in SIBLINGS.items():
+    for own, task, infix in SIBLINGS:
         cls = getattr(diffusers, f"{stem}{infix}Pipeline", None)
-        if cls is None or task in tasks:
+        if cls is None or own not in tasks or task in tasks:
+            continue
+        if task is Task.IMAGE_TO_VIDEO and not _animates(pipe):
             continue
         # DiffusionPipeline.from_pipe would cast every component to one dtype.
         known = dict(pipe.config) | pipe.components
@@ -87,6 +91,12 @@ def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[Diffusi
         sibling.set_progress_bar_config(disable=True)
         siblings.append(sibling)
     return siblings
+
+
+def _animates(pipe: DiffusionPipeline) -> bool:
+    """Whether the weights of a text-to-video pipeline are those of its family's image-to-video class too."""
+    # Of the others, image-to-video has weights of its own, with more channels.
+    return type(pipe).__name__ in ("LTXPipeline", "LTX2Pipeline") or bool(pipe.config.get("expand_timesteps"))
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -69,6 +69,8 @@ class DrawRecord:
     """What the cache needed to change for it: none, override or exchange."""
     num_frames: int | None = None
     """Of the clip that was made; None of other kinds."""
+    size: tuple[int, int] | None = None
+    """(width, height) of what was made, in pixels; None of sound."""
 
     @property
     def seconds(self) -> float:

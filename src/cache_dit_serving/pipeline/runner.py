@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
-from cache_dit_serving.media.values import Clip
+from cache_dit_serving.media.values import Clip, Picture
 from cache_dit_serving.pipeline.environment import memory_of
 from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Stopped, Watch
@@ -134,7 +136,7 @@ class PipelineRunner:
             # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture.
             with torch.inference_mode(), self._steps_reported(after_step) as callback:
                 output = part.pipe(
-                    **call.arguments,
+                    **_with_fitting_pictures(call),
                     **callback,
                     # On the CPU, so that a seed means the same noise on every device.
                     generator=torch.Generator("cpu").manual_seed(drawing.seed),
@@ -166,6 +168,7 @@ class PipelineRunner:
             denoise_s=max(0.0, denoised - first_forward),
             decode_s=finished - denoised,
             num_frames=len(media.array) if isinstance(media, Clip) else None,
+            size=(media.array.shape[-2], media.array.shape[-3]) if isinstance(media, Picture | Clip) else None,
         )
         return Drawn(media, drawn)
 
@@ -227,6 +230,22 @@ class PipelineRunner:
             self._first_forward = time.perf_counter()
             if self._clock is not None:
                 self._clock.mark()
+
+
+def _with_fitting_pictures(call: GenerationCall) -> dict[str, Any]:
+    """The arguments of a call, a picture that it begins from at the size that is drawn.
+
+    Most pipelines would resize it so themselves; Z-Image's take the size of the picture for that of the latents. What
+    is edited or animated stays as it is: those pipelines have sizes of their own for it.
+    """
+    arguments = call.arguments
+    if "strength" not in arguments:
+        return arguments
+    size = (arguments["width"], arguments["height"])
+    return {
+        name: value.resize(size, Image.Resampling.LANCZOS) if isinstance(value, Image.Image) else value
+        for name, value in arguments.items()
+    }
 
 
 def _cached_seconds(record: Record | None, step_s: list[float], steps: int) -> float | None:

@@ -15,10 +15,11 @@ from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, Unwatched
 from cache_dit_serving.planning.call import Drawing, GenerationCall
-from cache_dit_serving.planning.example import example_of
+from cache_dit_serving.planning.example import example_of, simplest_task
 from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -84,21 +85,28 @@ def warm_up(
     return tuple(drawn)
 
 
-def working(
-    runner: Runner, siblings: tuple[PlannedModel, ...], progress: Callable[[str], None]
-) -> tuple[PlannedModel, ...]:
-    """The siblings that draw a picture in a few steps; the log says why others do not."""
-    working = []
-    for sibling in siblings:
-        try:
-            steps = max(TRIAL_STEPS, sibling.traits.steps.least)
-            call = _planned(sibling, num_inference_steps=steps, speed="lossless")
-            _draw(runner, call, f"{sibling.traits.pipeline_class}, {steps} steps", progress)
-        except Exception:
-            logger.exception("%s does not run on these weights, and is not offered", sibling.traits.pipeline_class)
-        else:
-            working.append(sibling)
-    return tuple(working)
+def working(runner: Runner, model: PlannedModel, progress: Callable[[str], None]) -> PlannedModel:
+    """The model with the tasks that draw a picture in a few steps; the log says why others do not.
+
+    Its own simplest task is taken to: the warm-up has drawn it.
+    """
+    variants = []
+    for variant in model.variants:
+        failing = set()
+        for task in sorted(variant.traits.tasks & SERVED_TASKS):
+            if variant is model and task is simplest_task(model):
+                continue
+            try:
+                steps = max(TRIAL_STEPS, variant.traits.steps.least)
+                fields = {"num_inference_steps": steps, "speed": "lossless", "num_frames": least_frames(variant)}
+                _draw(runner, _planned(variant, task, **fields), f"{task}, {steps} steps", progress)
+            except Exception:
+                logger.exception("%s does not run on these weights, and is not offered", task)
+                failing.add(task)
+        tasks = variant.traits.tasks - failing
+        variants.append(replace(variant, traits=replace(variant.traits, tasks=tasks), siblings=()))
+    own, *siblings = variants
+    return replace(own, siblings=tuple(sibling for sibling in siblings if sibling.tasks))
 
 
 def _draw(
@@ -131,9 +139,9 @@ class _Reports:
             self._progress(f"{self._what}, step {done} of {self._steps}")
 
 
-def _planned(model: PlannedModel, **fields: Any) -> GenerationCall:
+def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> GenerationCall:
     try:
-        request, inputs = example_of(model, **fields)
+        request, inputs = example_of(model, task, **fields)
         return plan(request, model, inputs)
     except ServingError as error:
         raise _failed(error) from error

@@ -40,6 +40,8 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         arguments |= field.arguments(request, model)
     arguments |= {name: value for name, value in model.defaults.pipeline_arguments.items() if model.traits.takes(name)}
     arguments |= _picture_arguments(inputs, model)
+    if model.traits.takes("max_area"):  # FluxKontext would bring every size to its own area
+        arguments["max_area"] = arguments["width"] * arguments["height"]
     count, seeds = _steps_run(request, model), seeds_of(request, model)
     clip = None
     if model.traits.clip is not None:

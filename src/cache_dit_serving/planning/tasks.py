@@ -51,6 +51,7 @@ class Task(StrEnum):
     VIDEO_CONTROL = "video-control"
     TEXT_TO_AUDIO = "text-to-audio"
     VIEWS = "3d-views"
+    LAYERS = "image-layers"
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,11 @@ TASKS: dict[Task, TaskFacts] = {
     Task.VIDEO_CONTROL: _facts(MediaKind.CLIP, Input.PROMPT, Input.CONTROL),
     Task.TEXT_TO_AUDIO: _facts(MediaKind.SOUND, Input.PROMPT),
     Task.VIEWS: _facts(MediaKind.PICTURE, Input.PROMPT),
+    Task.LAYERS: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
 }
-SERVED_TASKS = frozenset({Task.TEXT_TO_IMAGE, Task.IMG2IMG, Task.INPAINT, Task.TEXT_TO_VIDEO})
+SERVED_TASKS = frozenset(
+    {Task.TEXT_TO_IMAGE, Task.IMAGE_EDIT, Task.IMG2IMG, Task.INPAINT, Task.TEXT_TO_VIDEO, Task.IMAGE_TO_VIDEO}
+)
 """Those that this version has requests for."""
 
 NOT_FROM_TEXT_ALONE = frozenset(
@@ -122,6 +126,8 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
     needed = frozenset(given for given in taken if any(_required(signature, name) for name in PARAMETERS[given]))
     if "frame_size" in signature:
         return frozenset({Task.VIEWS})  # ShapE draws one object from all sides
+    if "layers" in signature:
+        return frozenset({Task.LAYERS})  # QwenImageLayered takes a picture apart
     if Input.CONTROL in taken:
         return frozenset({Task.VIDEO_CONTROL if makes is MediaKind.CLIP else Task.CONTROL})
     if Input.CLASS_LABELS in taken:
@@ -133,7 +139,7 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
     fitting = {
         task for task, facts in TASKS.items() if facts.makes is makes and facts.needs <= taken and needed <= facts.needs
     }
-    fitting -= {Task.VIEWS, Task.IMAGE_EDIT if "strength" in signature else Task.IMG2IMG}
+    fitting -= {Task.VIEWS, Task.LAYERS, Task.IMAGE_EDIT if "strength" in signature else Task.IMG2IMG}
     if begins_from_media or pipeline_class in NOT_FROM_TEXT_ALONE:
         fitting -= {Task.TEXT_TO_IMAGE, Task.TEXT_TO_VIDEO}
     return frozenset(fitting - {Task.UNCONDITIONAL} or fitting)
