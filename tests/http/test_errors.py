@@ -88,7 +88,7 @@ def check(response: requests.Response, status: int, param: str | None, *words: s
             "cache.steps_computation_mask.compute_bins",
             "did you mean 'compute_bins'?",
         ),
-        ({"image_urls": ["http://localhost/"]}, "image_urls.0", "opens no http address"),
+        ({"image_urls": ["http://localhost/"]}, "image_urls.0", "does not open"),
         ({"num_frames": 16}, "num_frames", "does not take num_frames"),
     ],
 )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -16,7 +20,7 @@ from PIL import Image
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.answers import error, pixels
 from tests.support.pictures import apple, base64_of, data_uri, file_of, mask, noise, png_that_claims
-from tests.support.server import Server
+from tests.support.server import Server, ready, serving
 
 PROMPT = "a red apple on a blue background"
 PICTURE = data_uri(file_of(apple()))
@@ -118,8 +122,10 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "garbage of 10 MB": ({"image_urls": ["QUJD" * 2_500_000]}, "image_urls.0", "not a picture"),
     "too large a file": ({"image_urls": ["QUJD" * 7_500_000]}, "image_urls.0", "more than"),
     "30,000 x 30,000": ({"image_urls": [base64_of(png_that_claims(30_000, 30_000))]}, "image_urls.0", "pixels"),
-    "a file": ({"image_urls": ["file:///etc/passwd"]}, "image_urls.0", "opens no file address"),
-    "ftp": ({"image_urls": ["ftp://example.org/a.png"]}, "image_urls.0", "opens no ftp address"),
+    "a file": ({"image_urls": ["file:///etc/passwd"]}, "image_urls.0", "is not an http or https address"),
+    "ftp": ({"image_urls": ["ftp://example.org/a.png"]}, "image_urls.0", "is not an http or https address"),
+    "an address": ({"image_urls": ["http://127.0.0.1/a.png"]}, "image_urls.0", "does not open (inputs.url_hosts)"),
+    "metadata": ({"image_urls": ["http://169.254.169.254/latest"]}, "image_urls.0", "does not open"),
     "a name of our own": ({"image_urls": ["upload:0"]}, "image_urls.0", "is no picture"),
     "a mask alone": ({"mask_url": MASK}, "mask_url", "send that in image_urls"),
     "a mask of another size": (
@@ -155,3 +161,54 @@ def test_a_body_of_pictures_may_be_larger_than_others_and_no_larger_than_its_lim
         == 413
     )
     assert error(server.generate(image_urls=["A" * 34_000_000]), 413)["code"] == "body_too_large"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server of files."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "apple.png").write_bytes(file_of(apple()))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory, files: int) -> Iterator[Server]:
+    """A server whose operator opens a host and a folder to it; the folder is below its own."""
+    folder = tmp_path_factory.mktemp("open")
+    (folder / "open").mkdir()
+    for path in (folder / "open" / "apple.png", folder / "secret.png"):
+        path.write_bytes(file_of(apple()))
+    (folder / "open" / "link.png").symlink_to(folder / "secret.png")
+    environ = {
+        "CACHE_DIT_SERVING__INPUTS__URL_HOSTS": json.dumps([f"127.0.0.1:{files}"]),
+        "CACHE_DIT_SERVING__INPUTS__URL_NETWORKS": "['127.0.0.0/8']",
+        "CACHE_DIT_SERVING__INPUTS__FOLDERS": json.dumps([str(folder / "open")]),
+        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
+    }
+    with serving(folder / "server", environ=environ) as running:
+        running.wait_for(ready)
+        yield running
+
+
+def test_files_of_an_opened_folder_are_taken_and_no_others(open_server: Server) -> None:
+    folder = open_server.outputs.parents[1]
+    sent = open_server.generate(**ASKED, image_urls=[PICTURE]).json()["images"]
+    assert open_server.generate(**ASKED, image_urls=[str(folder / "open" / "apple.png")]).json()["images"] == sent
+    for path in ("secret.png", "open/../secret.png", "open/link.png", "open", "open/\0.png", "nothing.png"):
+        refused = error(open_server.generate(image_urls=[f"{folder}/{path}"]), 400)
+        assert refused["message"].startswith("image_urls.0 is not")
+        assert str(folder) not in refused["message"]
+
+
+def test_an_address_of_an_opened_host_is_fetched_and_no_other(open_server: Server, files: int) -> None:
+    sent = open_server.generate(**ASKED, image_urls=[PICTURE]).json()["images"]
+    url = f"http://127.0.0.1:{files}/apple.png"
+    assert open_server.generate(**ASKED, image_urls=[url]).json()["images"] == sent
+    assert "answered 404" in error(open_server.generate(image_urls=[f"{url}.gone"]), 400)["message"]
+    for other in (f"http://localhost:{files}/apple.png", open_server.url + "/health", "http://169.254.169.254/"):
+        assert "does not open" in error(open_server.generate(image_urls=[other]), 400)["message"]

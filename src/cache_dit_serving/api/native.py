@@ -13,7 +13,7 @@ from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.model_info import model_info
-from cache_dit_serving.api.pictures import read_pictures
+from cache_dit_serving.api.pictures import pictures_of
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
@@ -129,7 +129,7 @@ class NativeApi:
         if not request.image_urls:
             return NO_INPUTS
         uploads = http.scope["state"]["uploads"]
-        return await asyncio.to_thread(read_pictures, request, uploads, self.settings.inputs)
+        return await pictures_of(request, uploads, self.settings.inputs)
 
     async def _images(self, generation: Generation, request: GenerateRequest, http: Request) -> list[Encoded]:
         return await images_of(

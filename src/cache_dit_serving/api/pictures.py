@@ -5,16 +5,21 @@ BentoML parses a body on the event loop. What reaches it holds the place of each
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.fetch import fetch
 from cache_dit_serving.media.inputs import InputPicture, Inputs, PictureReader
 from cache_dit_serving.schemas.request import GenerateRequest
 
 UPLOAD = "upload:"
 """Begins the name of a picture that was taken out of the body."""
 IMAGES, MASK = "image_urls", "mask_url"
+LONGEST_PATH = 4096
 
 
 def take_out_pictures(tree: dict[str, Any]) -> list[str]:
@@ -43,27 +48,54 @@ def take_out_pictures(tree: dict[str, Any]) -> list[str]:
     return uploads
 
 
-def read_pictures(request: GenerateRequest, uploads: list[str], settings: InputSettings) -> Inputs:
-    """The pictures that a request names. Takes time: not for the event loop.
+async def pictures_of(request: GenerateRequest, uploads: list[str], settings: InputSettings) -> Inputs:
+    """The pictures that a request names, fetched where it names addresses.
 
     Raises:
         InvalidRequest: naming the field and the remedy.
     """
+    named = [(f"{IMAGES}.{index}", name) for index, name in enumerate(request.image_urls or ())]
+    if request.mask_url is not None:
+        named.append((MASK, request.mask_url))
+    # One after the other: a client that lists an address sixteen times does not get sixteen connections.
+    fetched = {param: await fetch(name, settings, param) for param, name in named if not name.startswith(UPLOAD)}
+    return await asyncio.to_thread(_read, named, uploads, fetched, settings)
+
+
+def _read(
+    named: list[tuple[str, str]], uploads: list[str], fetched: dict[str, bytes], settings: InputSettings
+) -> Inputs:
     reader = PictureReader(settings)
     images: list[InputPicture] = []
-    for index, name in enumerate(request.image_urls or ()):
-        param = f"{IMAGES}.{index}"
-        images.append(reader.picture(_content(name, uploads, reader, param), param))
     mask = None
-    if request.mask_url is not None:
-        mask = reader.mask(_content(request.mask_url, uploads, reader, MASK), MASK)
+    for param, name in named:
+        content = fetched.get(param)
+        if content is None:
+            content = _content(uploads[int(name.removeprefix(UPLOAD))], reader, param)
+        if param == MASK:
+            mask = reader.mask(content, param)
+        else:
+            images.append(reader.picture(content, param))
     return Inputs(tuple(images), mask)
 
 
-def _content(name: str, uploads: list[str], reader: PictureReader, param: str) -> bytes:
-    if not name.startswith(UPLOAD):
-        scheme = name.partition(":")[0]
-        raise InvalidRequest(
-            f"{param}: this server opens no {scheme} address; send the picture as a data URI or base64", param=param
-        )
-    return reader.from_text(uploads[int(name.removeprefix(UPLOAD))], param)
+def _content(text: str, reader: PictureReader, param: str) -> bytes:
+    """The bytes of a picture that came as text: the path of a file that the operator opens, or base64."""
+    path = _file_in(reader.settings.folders, text)
+    if path is None:
+        return reader.from_text(text, param)
+    if path.stat().st_size > reader.settings.max_bytes:
+        raise reader.too_many_bytes(param)
+    return path.read_bytes()
+
+
+def _file_in(folders: Sequence[Path], text: str) -> Path | None:
+    """The file that a text names by its absolute path, links followed, where it lies in one of the folders."""
+    if not folders or len(text) > LONGEST_PATH or not text.startswith("/"):
+        return None
+    try:
+        path = Path(text).resolve()
+        is_inside = any(path.is_relative_to(folder.resolve()) for folder in folders)
+        return path if is_inside and path.is_file() else None
+    except (OSError, ValueError):  # no path at all: base64 of a JPEG begins with / too
+        return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speed_settings import SpeedsSettings
 from cache_dit_serving.section import Section
 
+HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
 EMBEDDED_MODEL = "embedded"
 
 
@@ -88,6 +90,25 @@ class InputSettings(Section):
     max_pixels: int = Field(
         2**25, ge=4096, description="Pixels of all pictures of one request. Each takes 3 bytes while the request waits."
     )
+    url_hosts: tuple[Annotated[str, Field(pattern=HOST)], ...] = Field(
+        (),
+        description="Hosts whose http and https addresses are opened: `cdn.example.org`, `*.example.org`, and with a "
+        "port where it is not the usual one, `images:9000`.",
+    )
+    url_networks: tuple[str, ...] = Field(
+        (), description="Networks that those hosts may lie in although they are not public: `10.1.0.0/16`."
+    )
+    fetch_s: float = Field(10, gt=0, description="Seconds within which a picture must come from its address.")
+    folders: tuple[Path, ...] = Field(
+        (), description="Folders of the server whose pictures requests may name by their absolute path."
+    )
+
+    @field_validator("url_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
 
 
 class OutputSettings(Section):

@@ -78,7 +78,7 @@ class PictureReader:
                 )
             text = text[prefix.end() :]
         if len(text) // 4 * 3 > self.settings.max_bytes + 3:
-            raise self._too_many_bytes(param)
+            raise self.too_many_bytes(param)
         try:
             content = base64.b64decode(text.translate(_SPACES), validate=True)
         except (binascii.Error, ValueError):
@@ -102,7 +102,7 @@ class PictureReader:
 
     def _decoded(self, content: bytes, param: str) -> Image.Image:
         if len(content) > self.settings.max_bytes:
-            raise self._too_many_bytes(param)
+            raise self.too_many_bytes(param)
         try:
             # Of the file its header alone, so far.
             image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -124,7 +124,7 @@ class PictureReader:
         except Exception as error:  # whatever a decoder makes of a broken file
             raise InvalidRequest(f"{param} is broken: its {image.format} data ends or errs", param=param) from error
 
-    def _too_many_bytes(self, param: str) -> InvalidRequest:
+    def too_many_bytes(self, param: str) -> InvalidRequest:
         most = self.settings.max_bytes
         return InvalidRequest(f"{param} is a file of more than {most:,} bytes", param=param, code="too_long")
 
