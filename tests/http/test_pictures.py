@@ -163,6 +163,59 @@ def test_a_body_of_pictures_may_be_larger_than_others_and_no_larger_than_its_lim
     assert error(server.generate(image_urls=["A" * 34_000_000]), 413)["code"] == "body_too_large"
 
 
+FORM: dict[str, Any] = {"prompt": PROMPT, "seed": "5", "num_inference_steps": "20", "strength": "0.7"}
+APPLE = ("apple.png", file_of(apple()), "image/png")
+
+
+def test_a_form_is_the_request_that_says_the_same(server: Server) -> None:
+    cache = {"residual_diff_threshold": 0.2, "max_warmup_steps": 2}
+    asked = {**ASKED, "speed": None, "strength": 0.7, "image_urls": [PICTURE], "cache": cache, "negative_prompt": ""}
+    sent = server.generate(**asked).json()["images"]
+    fields = FORM | {"cache": json.dumps(cache), "negative_prompt": "", "width": ""}
+    for name in ("image", "image[]", "image_urls"):
+        response = server.post("/generate", data=fields, files=[(name, APPLE)])
+        assert response.status_code == 200, response.text
+        assert response.json()["images"] == sent
+    text = server.post(
+        "/generate", files=[(name, (None, value)) for name, value in (fields | {"image_urls": PICTURE}).items()]
+    )
+    assert text.json()["images"] == sent
+    masked = server.post("/generate", data=FORM, files=[("image", APPLE), ("mask", ("m.png", file_of(mask())))])
+    expected = server.generate(**ASKED | {"speed": None}, strength=0.7, image_urls=[PICTURE], mask_url=MASK)
+    assert masked.json()["images"] == expected.json()["images"]
+
+
+BAD_FORMS: dict[str, tuple[dict[str, Any], list[Any], str | None, str]] = {
+    "another file": ({}, [("photo", APPLE)], "photo", "send image or mask"),
+    "two masks": ({}, [("image", APPLE), ("mask", APPLE), ("mask", APPLE)], "mask_url", "stands twice"),
+    "no picture": ({}, [("image", ("a.png", b"text"))], "image_urls.0", "not a picture"),
+    "an empty file": ({}, [("image", ("a.png", b""))], "image_urls.0", "not a picture"),
+    "a word for a number": ({"seed": "seven"}, [("image", APPLE)], "seed", "integer"),
+    "no json": ({"cache": "{fast}"}, [("image", APPLE)], "cache", "object"),
+    "an unknown field": ({"steps": "4"}, [("image", APPLE)], "steps", "not a field"),
+    "eighteen files": ({}, [("image", APPLE)] * 18, None, "Too many files"),
+    "seventeen pictures": ({}, [("image", APPLE)] * 17, "image_urls", "at most 16"),
+    "another's picture": ({"image_urls": "upload:1"}, [("mask", APPLE)], "image_urls.0", "is no picture"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FORMS)
+def test_a_bad_form_is_refused_by_name(server: Server, case: str) -> None:
+    fields, sent, param, words = BAD_FORMS[case]
+    refused = error(server.post("/generate", data={"prompt": PROMPT} | fields, files=sent), 400)
+    assert refused["param"] == param
+    assert words in refused["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"--x", b"--x\r\n\r\n\r\n--x--", b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--"]
+)
+def test_a_broken_form_is_refused(server: Server, body: bytes) -> None:
+    for kind in ("multipart/form-data; boundary=x", "multipart/form-data"):
+        error(server.post("/generate", data=body or b"\r\n", headers={"Content-Type": kind}), 400)
+    assert error(server.post("/flush_cache", files=[("image", APPLE)]), 415)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a server of files."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pydantic_core
@@ -105,25 +105,26 @@ class Checked(NamedTuple):
     body: bytes
     warnings: list[RequestWarning]
     """What was read otherwise than it says."""
-    uploads: list[str]
-    """Pictures that it held as text, out of its way: each field names one as `upload:0` and so on."""
+    uploads: list[str | bytes]
+    """Its pictures, out of its way: each field names one as `upload:0` and so on."""
 
 
-async def check_body(body: bytes, model: type[BaseModel], *, lenient: bool) -> Checked:
+async def check_body(body: bytes, model: type[BaseModel], *, lenient: bool, files: Sequence[bytes] = ()) -> Checked:
     """Refuse a body that is no request of `model`'s; an empty one counts as `{}`.
 
     Args:
+        files: pictures that came beside it.
         lenient: whether it is read as :mod:`api.lenient` says; it then comes back so spelt.
 
     Raises:
         InvalidRequest: it is not JSON, or holds too much, a key twice, or what the model does not take.
     """
     if len(body) <= SMALL_BYTES:
-        return _check(body, model, lenient)
-    return await asyncio.to_thread(_check, body, model, lenient)
+        return _check(body, model, lenient, files)
+    return await asyncio.to_thread(_check, body, model, lenient, files)
 
 
-def _check(given: bytes, model: type[BaseModel], lenient: bool) -> Checked:
+def _check(given: bytes, model: type[BaseModel], lenient: bool, files: Sequence[bytes]) -> Checked:
     body = given or b"{}"
     if sum(map(body.count, (b"[", b"{", b":", b","))) > MOST_SYMBOLS:
         raise InvalidRequest("the body holds far more values than any request has; send fewer", code="too_long")
@@ -141,7 +142,7 @@ def _check(given: bytes, model: type[BaseModel], lenient: bool) -> Checked:
             place = path or "the body"
             raise InvalidRequest(f"{place} has {len(value):,} fields; no request has as many", param=path or None)
     json.loads(body, object_pairs_hook=_without_duplicates)
-    uploads = take_out_pictures(tree)
+    uploads = take_out_pictures(tree, files)
     warnings: list[RequestWarning] = []
     if uploads:
         given = body = pydantic_core.to_json(tree)

@@ -73,8 +73,20 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         described["parameters"] = [MODE_PARAMETER]
         required = any(field.is_required() for field in operation.body.model.model_fields.values())
         schema = _schema(operation.body.model, schemas, "validation")
-        described["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
+        content = {"application/json": {"schema": schema}}
+        if operation.body.form:
+            content["multipart/form-data"] = {"schema": _form(operation.body.model, schemas)}
+        described["requestBody"] = {"required": required, "content": content}
     return described
+
+
+def _form(model: type[BaseModel], schemas: Json) -> Json:
+    """A reference to the schema of the form that stands for a body: its fields as text, and its pictures as files."""
+    fields = schemas[model.__name__]
+    picture = {"type": "string", "format": "binary", "contentMediaType": "image/*"}
+    files = {"image": {"type": "array", "items": picture}, "mask": picture}
+    schemas[f"{model.__name__}Form"] = {**fields, "properties": fields["properties"] | files, "title": "As a form"}
+    return {"$ref": f"#/components/schemas/{model.__name__}Form"}
 
 
 def _answer(operation: Operation, schemas: Json) -> Json:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cache_dit_serving.api.answering import REQUEST_ID_HEADER, error_response, request_id_of
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
 from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
+from cache_dit_serving.api.form import FORM, read_form
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
 from cache_dit_serving.api.routes import allowed_methods, body_of, route_of
 from cache_dit_serving.config.settings import Limits
@@ -37,6 +38,7 @@ from cache_dit_serving.findings import cut
 
 logger = logging.getLogger(__name__)
 
+JSON = "application/json"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -85,17 +87,23 @@ class Envelope:
         if length.isdigit() and int(length) > max_bytes:
             raise too_large(max_bytes)
         if incoming.has_body:
-            _check_media_type(incoming.headers)
+            _check_media_type(incoming.headers, form=policy.form)
         body = await read_body(incoming, max_bytes=max_bytes, max_s=self.limits.max_body_s)
         state = scope["state"]
         state["lenient"] = self._mode(incoming.headers) == "warn"
-        body, state["warnings"], state["uploads"] = await check_body(body, policy.model, lenient=state["lenient"])
+        headers = MutableHeaders(raw=list(scope["headers"]))
+        files: list[bytes] = []
+        if _media_type(headers) == FORM:
+            tree, files = await read_form(body, headers, policy.model)
+            body = json.dumps(tree).encode()
+            headers["content-type"] = JSON
+        body, state["warnings"], state["uploads"] = await check_body(
+            body, policy.model, lenient=state["lenient"], files=files
+        )
         if not body:
             # BentoML 1.4 reads the body by its stated type, and there is none.
-            headers = MutableHeaders(raw=list(scope["headers"]))
             del headers["content-type"]
-            scope = {**scope, "headers": headers.raw}
-        return scope, replayed(body, incoming)
+        return {**scope, "headers": headers.raw}, replayed(body, incoming)
 
     def _mode(self, headers: Headers) -> str:
         """What becomes of a field that the model cannot honour: as the request has it, or else the operator."""
@@ -183,12 +191,17 @@ class _Answer:
         logger.log(level, "%s %s %s answered %d %s", self._request_id, method, route, self._status, self._code)
 
 
-def _check_media_type(headers: Headers) -> None:
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+def _media_type(headers: Headers) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_media_type(headers: Headers, *, form: bool) -> None:
+    media_type = _media_type(headers)
+    if media_type != JSON and not (form and media_type == FORM):
         # BentoML 1.4 would ignore such a body and run on defaults.
         raise UnsupportedMediaType(
-            f"the body is {cut(media_type) or 'of no stated type'}; send JSON with Content-Type: application/json"
+            f"the body is {cut(media_type) or 'of no stated type'}; send JSON with Content-Type: {JSON}"
+            + (f", or a form with Content-Type: {FORM}" if form else "")
         )
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":

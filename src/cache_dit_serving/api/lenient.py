@@ -26,7 +26,7 @@ def read_leniently(tree: dict[str, Any], model: type[BaseModel]) -> tuple[dict[s
 
     What makes no sense stays as it is, to be refused.
     """
-    read = {name: _as_typed(value, _scalar(model, name)) for name, value in tree.items()}
+    read = {name: as_typed(value, scalar_of(model, name)) for name, value in tree.items()}
     warnings: list[RequestWarning] = []
     if "seed" in model.model_fields and type(seed := read.get("seed")) is int:
         if seed == RANDOM_SEED:
@@ -42,7 +42,7 @@ def read_leniently(tree: dict[str, Any], model: type[BaseModel]) -> tuple[dict[s
     return read, warnings
 
 
-def _scalar(model: type[BaseModel], name: str) -> type | None:
+def scalar_of(model: type[BaseModel], name: str) -> type | None:
     """bool, int or float, where that is what a field holds."""
     field = model.model_fields.get(name)
     if field is None:
@@ -50,7 +50,8 @@ def _scalar(model: type[BaseModel], name: str) -> type | None:
     return next((part for part in typing.get_args(field.annotation) if part in (bool, int, float)), None)
 
 
-def _as_typed(value: Any, kind: type | None) -> Any:
+def as_typed(value: Any, kind: type | None) -> Any:
+    """A scalar as the type of its field, where it is spelt as one; else as it is, to be refused."""
     if kind is bool and isinstance(value, str):
         return TRUTH.get(value.strip().lower(), value)
     if kind in (int, float) and isinstance(value, str) and NUMBER.fullmatch(value.strip()):

@@ -34,6 +34,8 @@ class JsonBody:
     model: type[BaseModel]
     limit: Literal["max_body_bytes", "max_upload_bytes"] = "max_body_bytes"
     """The setting of `limits` that bounds its size."""
+    form: bool = False
+    """Whether it may come as a form too, with pictures as files."""
 
 
 @dataclass(frozen=True)

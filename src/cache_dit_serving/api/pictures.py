@@ -22,21 +22,32 @@ IMAGES, MASK = "image_urls", "mask_url"
 LONGEST_PATH = 4096
 
 
-def take_out_pictures(tree: dict[str, Any]) -> list[str]:
-    """Replace each picture that a body holds as text by its name; the pictures, in the order of their names.
+def upload_name(index: int) -> str:
+    """What stands in a field for the picture at `index` of a request's."""
+    return f"{UPLOAD}{index}"
+
+
+def take_out_pictures(tree: dict[str, Any], files: Sequence[bytes] = ()) -> list[str | bytes]:
+    """Replace each picture that a body holds as text by its name; all pictures, in the order of their names.
+
+    Args:
+        files: pictures that came beside the body, which it names already.
 
     Raises:
-        InvalidRequest: a field holds such a name already.
+        InvalidRequest: a field holds another such name.
     """
-    uploads: list[str] = []
+    uploads: list[str | bytes] = list(files)
+    named_already = {upload_name(index) for index in range(len(files))}
 
     def named(text: str, param: str) -> str:
+        if text in named_already:
+            return text
         if text.startswith(UPLOAD):
             raise InvalidRequest(f"{param} is no picture; send a data URI or base64", param=param)
         if "://" in text[:16]:
             return text
         uploads.append(text)
-        return f"{UPLOAD}{len(uploads) - 1}"
+        return upload_name(len(uploads) - 1)
 
     images = tree.get(IMAGES)
     if isinstance(images, list):
@@ -48,7 +59,7 @@ def take_out_pictures(tree: dict[str, Any]) -> list[str]:
     return uploads
 
 
-async def pictures_of(request: GenerateRequest, uploads: list[str], settings: InputSettings) -> Inputs:
+async def pictures_of(request: GenerateRequest, uploads: list[str | bytes], settings: InputSettings) -> Inputs:
     """The pictures that a request names, fetched where it names addresses.
 
     Raises:
@@ -63,7 +74,7 @@ async def pictures_of(request: GenerateRequest, uploads: list[str], settings: In
 
 
 def _read(
-    named: list[tuple[str, str]], uploads: list[str], fetched: dict[str, bytes], settings: InputSettings
+    named: list[tuple[str, str]], uploads: list[str | bytes], fetched: dict[str, bytes], settings: InputSettings
 ) -> Inputs:
     reader = PictureReader(settings)
     images: list[InputPicture] = []
@@ -71,7 +82,8 @@ def _read(
     for param, name in named:
         content = fetched.get(param)
         if content is None:
-            content = _content(uploads[int(name.removeprefix(UPLOAD))], reader, param)
+            upload = uploads[int(name.removeprefix(UPLOAD))]
+            content = upload if isinstance(upload, bytes) else _content(upload, reader, param)
         if param == MASK:
             mask = reader.mask(content, param)
         else:

@@ -49,7 +49,7 @@ OPERATIONS = (
         "Draw pictures from a prompt.",
         GenerateResponse,
         GENERATION_ERRORS,
-        JsonBody(GenerateRequest, "max_upload_bytes"),
+        JsonBody(GenerateRequest, "max_upload_bytes", form=True),
         DRAW,
     ),
     Operation(
@@ -58,7 +58,7 @@ OPERATIONS = (
         "Draw one seed with the cache and without, and measure how far apart the pictures are.",
         CompareResponse,
         GENERATION_ERRORS,
-        JsonBody(GenerateRequest, "max_upload_bytes"),
+        JsonBody(GenerateRequest, "max_upload_bytes", form=True),
         DRAW,
     ),
     Operation(

@@ -1,0 +1,104 @@
+"""A request as a form: its fields as text, its pictures as files (RFC 7578), as `curl -F` sends it.
+
+It becomes the JSON that says the same, and is checked as that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import typing
+from collections.abc import AsyncGenerator
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from cache_dit_serving.api.lenient import as_typed, scalar_of
+from cache_dit_serving.api.pictures import IMAGES, MASK, upload_name
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.findings import cut
+
+FORM = "multipart/form-data"
+FILES = {"image": IMAGES, "image[]": IMAGES, IMAGES: IMAGES, f"{IMAGES}[]": IMAGES, "mask": MASK, MASK: MASK}
+"""Names of files in a form, and the field of a request that each fills."""
+MOST_FILES = 17
+MOST_FIELDS = 100
+CHUNK_BYTES = 2**20
+
+
+class Form(NamedTuple):
+    tree: dict[str, Any]
+    """The fields, each as the type it has in JSON."""
+    files: list[bytes]
+    """Pictures, which fields name as :func:`upload_name` does."""
+
+
+class _InMemory(MultiPartParser):
+    """The body is there already, within its limit: no copy of it on a disk."""
+
+    spool_max_size = 2**40
+
+
+async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Form:
+    """The fields and pictures of a form that stands for a request of `model`'s.
+
+    Raises:
+        InvalidRequest: it is no form, or holds a file or a field twice where there is one.
+    """
+    parser = _InMemory(
+        headers, _chunks(body), max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=max(len(body), 1)
+    )
+    try:
+        parts = (await parser.parse()).multi_items()
+    except MultiPartException as error:
+        raise InvalidRequest(f"the body is not a form that can be read: {error.message}") from None
+    tree: dict[str, Any] = {}
+    files: list[bytes] = []
+    for name, value in parts:
+        if isinstance(value, UploadFile):
+            field = FILES.get(name)
+            if field is None:
+                raise InvalidRequest(
+                    f"the file {cut(name)} is not one of a request; send image or mask", param=cut(name)
+                )
+            read: Any = upload_name(len(files))
+            files.append(await value.read())
+        else:
+            field = name.removesuffix("[]")
+            read = _as_json(value, field, model)
+        if field == IMAGES and not isinstance(read, list):
+            tree.setdefault(IMAGES, []).append(read)
+        elif field in tree:
+            raise InvalidRequest(f"{cut(field)}: stands twice in the form; send it once", param=cut(field))
+        else:
+            tree[field] = read
+    return Form(tree, files)
+
+
+async def _chunks(body: bytes) -> AsyncGenerator[bytes, None]:
+    """In parts, between which the event loop does other work."""
+    for start in range(0, len(body), CHUNK_BYTES):
+        yield body[start : start + CHUNK_BYTES]
+        await asyncio.sleep(0)
+
+
+def _as_json(text: str, name: str, model: type[BaseModel]) -> Any:
+    """A text as the value that its field holds; as it is where it makes no sense, to be refused."""
+    kind = scalar_of(model, name)
+    if kind is not None:
+        return as_typed(text, kind) if text.strip() else None
+    field = model.model_fields.get(name)
+    parts = typing.get_args(field.annotation) if field is not None else ()
+    if str in parts or not parts or name == IMAGES or any(isinstance(part, str) for part in _choices(parts)):
+        return text
+    try:
+        return json.loads(text) if text.strip() else None
+    except ValueError:
+        return text
+
+
+def _choices(parts: tuple[Any, ...]) -> list[Any]:
+    """The values of a Literal among the parts of a field's type."""
+    return [choice for part in parts for choice in typing.get_args(part) if typing.get_origin(part) is typing.Literal]
