@@ -144,11 +144,10 @@ def _check(given: bytes, model: type[BaseModel], lenient: bool, files: Sequence[
     json.loads(body, object_pairs_hook=_without_duplicates)
     uploads = take_out_pictures(tree, files)
     warnings: list[RequestWarning] = []
-    if uploads:
+    if lenient:
+        tree, warnings = read_leniently(tree, model)
+    if given and (uploads or lenient):
         given = body = pydantic_core.to_json(tree)
-    if lenient and given:
-        read, warnings = read_leniently(tree, model)
-        given = body = pydantic_core.to_json(read)
     try:
         model.model_validate_json(body)
     except ValidationError as error:

@@ -325,7 +325,7 @@ class PipelineWorker:
     def _check_made(self, generation: Generation, record: DrawRecord) -> None:
         """Say so where a model made another size or number of frames than asked for: some do, by rules of their own."""
         call = generation.call
-        made: dict[str, int | None] = {"num_frames": record.num_frames if call.clip else None}
+        made = {"num_frames": record.num_frames}
         if record.size is not None:
             made |= {"width": record.size[0], "height": record.size[1]}
         asked = call.arguments | ({"num_frames": call.clip.num_frames} if call.clip else {})

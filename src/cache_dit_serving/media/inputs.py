@@ -19,8 +19,6 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 """What is read; each decoder more is one more to be attacked through."""
 _DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w-]+=[\w.-]+)*(?P<base64>;base64)?,", re.IGNORECASE)
 _SPACES = {ord(space): None for space in " \t\r\n"}
-ORIENTED = {5, 6, 7, 8}
-"""Values of EXIF's orientation that exchange width and height."""
 
 
 @dataclass(frozen=True)
