@@ -71,7 +71,7 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         described["parameters"] = [parameter]
     if operation.body is not None:
         described["parameters"] = [MODE_PARAMETER]
-        required = any(field.is_required() for field in operation.body.model.model_fields.values())
+        required = bool(operation.body.model.model_fields)
         schema = _schema(operation.body.model, schemas, "validation")
         content = {"application/json": {"schema": schema}}
         if operation.body.form:

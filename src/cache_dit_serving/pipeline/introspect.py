@@ -12,6 +12,7 @@ from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.pipeline.output import output_of
 from cache_dit_serving.planning.tasks import PARAMETERS, SEVERAL_PICTURES, Input, tasks_of
 from cache_dit_serving.planning.traits import (
+    ClassTraits,
     ClipTraits,
     GuidanceTraits,
     PictureTraits,
@@ -65,6 +66,7 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
         sizes=_sizes(pipe, signature, config, output.kind),
         clip=_clip(pipe, signature, config) if output.kind is MediaKind.CLIP else None,
         pictures=_pictures(type(pipe).__name__, signature),
+        classes=_classes(pipe, signature, config),
         strength=_strength(type(pipe), signature),
         steps=StepTraits(
             default=steps.default if steps and isinstance(steps.default, int) else USUAL_STEPS,
@@ -109,7 +111,7 @@ def _sizes(
     pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any], makes: MediaKind
 ) -> SizeTraits:
     sample_size = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
-    scale = _first(pipe, "vae_scale_factor", *SPATIAL) or 1
+    scale = _first(pipe, "vae_scale_factor", *SPATIAL) or _pixels_of_latent(pipe)
     usual = USUAL_CLIP_SIZE if makes is MediaKind.CLIP else (USUAL_SIDE, USUAL_SIDE)
 
     def default(side: str, usual_side: int) -> int:
@@ -120,6 +122,12 @@ def _sizes(
         return sample * scale if isinstance(sample, int) else usual_side
 
     return SizeTraits(_size_multiple(pipe, config), default("width", usual[0]), default("height", usual[1]))
+
+
+def _pixels_of_latent(pipe: DiffusionPipeline) -> int:
+    """Of a pipeline that does not keep it (DiT): by the blocks of its autoencoder, each but the last halving a side."""
+    blocks = getattr(getattr(getattr(pipe, "vae", None), "config", None), "block_out_channels", (1,))
+    return int(2 ** (len(blocks) - 1))
 
 
 def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:
@@ -157,6 +165,16 @@ def _pictures(pipeline_class: str, signature: Mapping[str, inspect.Parameter]) -
         return None
     mask = "mask_image" if "mask_image" in signature else None
     return PictureTraits(parameter, several=pipeline_class in SEVERAL_PICTURES, mask_parameter=mask)
+
+
+def _classes(
+    pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any]
+) -> ClassTraits | None:
+    parameter = next((name for name in signature if name in PARAMETERS[Input.CLASS_LABELS]), None)
+    if parameter is None:
+        return None
+    # One more is embedded: no class, for guidance.
+    return ClassTraits(parameter, config.get("num_embeds_ada_norm") or 1000, getattr(pipe, "labels", {}))
 
 
 def _strength(cls: type[DiffusionPipeline], signature: Mapping[str, inspect.Parameter]) -> StrengthTraits | None:

@@ -46,6 +46,8 @@ class GenerationCall:
     """Of the pipeline that runs it: the loaded one's, or a sibling's of the same weights."""
     pixels: int
     """width x height of an image; of a clip, times its frames."""
+    recorded: dict[str, Any] = field(default_factory=dict)
+    """Fields of the request as they were used, of which the arguments have other names."""
     clip: ClipSpec | None = None
     """Where the call makes a clip."""
     inputs: Inputs = NO_INPUTS
@@ -67,13 +69,12 @@ class GenerationCall:
         settings = drawing.cache.settings
         cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
         fields = {name: value for name, value in self.arguments.items() if name in PIPELINE_FIELDS}
-        clip = {"num_frames": self.clip.num_frames, "fps": self.clip.fps} if self.clip else {}
         pictures: dict[str, Any] = {}
         if self.inputs.images:
             pictures["image_urls"] = [f"sha256:{picture.digest}" for picture in self.inputs.images]
         if self.inputs.mask:
             pictures["mask_url"] = f"sha256:{self.inputs.mask.digest}"
-        return {**fields, **pictures, **clip, "seed": drawing.seed, "cache": cache}
+        return {**fields, **self.recorded, **pictures, "seed": drawing.seed, "cache": cache}
 
     def compared(self) -> GenerationCall:
         """The same image twice: as asked for, then without the cache.

@@ -26,7 +26,11 @@ def example_of(model: PlannedModel, task: Task | None = None, **fields: Any) -> 
         task: of the model's own pipeline; None: the simplest.
     """
     needs = TASKS[task or simplest_task(model)].needs
-    example: dict[str, Any] = {"prompt": "an example", "seed": 0}
+    example: dict[str, Any] = {"seed": 0}
+    if Input.PROMPT in needs:
+        example["prompt"] = "an example"
+    if Input.CLASS_LABELS in needs:
+        example["class_label"] = 0
     inputs = NO_INPUTS
     if Input.IMAGE in needs:
         example["image_urls"] = ["an example"]

@@ -20,6 +20,9 @@ from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, Input
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
+WORDS = frozenset({Input.PROMPT, Input.CLASS_LABELS})
+"""What a request of every task says in words, unlike what it brings."""
+
 
 def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPUTS) -> GenerationCall:
     """The call that answers `request` on the loaded model.
@@ -36,8 +39,10 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
     if inputs.images:
         request = _sized(request, inputs.images[0], model)
     arguments: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
     for field in accepted_fields(model):
         arguments |= field.arguments(request, model)
+        recorded |= field.recorded(request, model)
     arguments |= {name: value for name, value in model.defaults.pipeline_arguments.items() if model.traits.takes(name)}
     arguments |= _picture_arguments(inputs, model)
     if model.traits.takes("max_area"):  # FluxKontext would bring every size to its own area
@@ -47,7 +52,8 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
     if model.traits.clip is not None:
         clip = ClipSpec(arguments[model.traits.clip.frames_parameter], fps_of(request, model))
     frames = clip.num_frames if clip else 1
-    pixels = max(1, arguments.get("width", 0) * arguments.get("height", 0)) * frames
+    sizes = model.traits.sizes
+    pixels = arguments.get("width", sizes.default_width) * arguments.get("height", sizes.default_height) * frames
     _check_work(pixels, count, len(seeds), model)
     passes = forward_passes(arguments, model.traits)
     choice = model.speeds.choose(request.speed, request.cache, num_inference_steps=count, passes=passes)
@@ -58,6 +64,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         passes=passes,
         pipeline_class=model.traits.pipeline_class,
         pixels=pixels,
+        recorded=recorded,
         clip=clip,
         inputs=inputs,
         output=OutputSpec(request.encoding, request.image_quality, request.video_format or DEFAULT_VIDEO_FORMAT),
@@ -78,7 +85,7 @@ def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
     brought = {Input.IMAGE} if request.image_urls else set()
     brought |= {Input.MASK} if request.mask_url is not None else set()
     for variant in model.variants:
-        if any(TASKS[task].needs - {Input.PROMPT} == brought for task in variant.traits.tasks & SERVED_TASKS):
+        if any(TASKS[task].needs - WORDS == brought for task in variant.traits.tasks & SERVED_TASKS):
             return variant
     tasks = ", ".join(model.tasks)
     if brought:

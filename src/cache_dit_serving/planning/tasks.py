@@ -82,7 +82,15 @@ TASKS: dict[Task, TaskFacts] = {
     Task.LAYERS: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
 }
 SERVED_TASKS = frozenset(
-    {Task.TEXT_TO_IMAGE, Task.IMAGE_EDIT, Task.IMG2IMG, Task.INPAINT, Task.TEXT_TO_VIDEO, Task.IMAGE_TO_VIDEO}
+    {
+        Task.TEXT_TO_IMAGE,
+        Task.IMAGE_EDIT,
+        Task.IMG2IMG,
+        Task.INPAINT,
+        Task.CLASS_CONDITIONAL,
+        Task.TEXT_TO_VIDEO,
+        Task.IMAGE_TO_VIDEO,
+    }
 )
 """Those that this version has requests for."""
 

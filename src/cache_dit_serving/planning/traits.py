@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cache_dit_serving.media.values import MediaKind
@@ -60,6 +61,17 @@ class PictureTraits:
 
 
 @dataclass(frozen=True)
+class ClassTraits:
+    """The classes that a class-conditional pipeline draws."""
+
+    parameter: str
+    """Under which the pipeline's call takes a list of them."""
+    count: int
+    names: Mapping[str, int]
+    """Number by name, where the model holds names; several may mean one class."""
+
+
+@dataclass(frozen=True)
 class StepTraits:
     default: int
     """The pipeline's own num_inference_steps."""
@@ -99,6 +111,8 @@ class PipelineTraits:
     """Of a pipeline that makes clips."""
     pictures: PictureTraits | None = None
     """Of a pipeline that is given pictures."""
+    classes: ClassTraits | None = None
+    """Of a pipeline that draws a class, not a prompt."""
     strength: StrengthTraits | None = None
     """Of a pipeline whose strength says how many of the steps run."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
@@ -16,6 +16,33 @@ MAX_SEED = 2**53 - 1
 
 MOST_FPS = 120
 """Greatest frame rate, frames a second."""
+
+MOST_LABEL_CHARACTERS = 200
+
+
+def _class_label(value: Any) -> int | str | None:
+    # By hand: a union's findings would name its members beside the field.
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    if isinstance(value, str) and 0 < len(value) <= MOST_LABEL_CHARACTERS:
+        return value
+    raise ValueError(f"should be a class's number, 0 or more, or its name, up to {MOST_LABEL_CHARACTERS} characters")
+
+
+ClassLabel = Annotated[
+    int | str | None,
+    PlainValidator(_class_label),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0},
+                {"type": "string", "minLength": 1, "maxLength": MOST_LABEL_CHARACTERS},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""A class by its number, or by its name."""
 
 
 class NoFields(BaseModel):
@@ -29,7 +56,15 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    prompt: str = Field(description="What to draw.", min_length=1, examples=["a red apple on a blue background"])
+    prompt: str | None = Field(
+        None,
+        description="What to draw; needed but by models that draw a class.",
+        min_length=1,
+        examples=["a red apple on a blue background"],
+    )
+    class_label: ClassLabel = Field(
+        None, description="Class to draw, by its number or its name, on a model that draws classes."
+    )
     negative_prompt: str | None = Field(None, description="What to keep out; needs guidance with a second pass.")
     width: int | None = Field(None, ge=1, description="Pixels; GET /get_model_info lists the sizes the model takes.")
     height: int | None = Field(None, ge=1, description="Pixels.")

@@ -16,13 +16,14 @@ from cache_dit_serving.planning.fields.output import (
     OutputFormat,
     VideoFormat,
 )
-from cache_dit_serving.planning.fields.prompt import Prompt
+from cache_dit_serving.planning.fields.prompt import ClassLabel, Prompt
 from cache_dit_serving.planning.fields.size import Height, Width
 from cache_dit_serving.planning.fields.steps import NumInferenceSteps, Sigmas
 from cache_dit_serving.planning.model import PlannedModel
 
 FIELDS: tuple[RequestField, ...] = (
     Prompt(),
+    ClassLabel(),
     NegativePrompt(),
     Width(),
     Height(),

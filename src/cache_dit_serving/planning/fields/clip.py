@@ -52,6 +52,9 @@ class NumFrames(ClipField):
             raise InvalidRequest(_refusal(value, taken, model), param="num_frames")
         return {_clip(model).frames_parameter: value}
 
+    def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        return {self.name: request.num_frames if request.num_frames is not None else self.default(model)}
+
 
 class Fps(ClipField):
     name = "fps"
@@ -69,6 +72,9 @@ class Fps(ClipField):
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         parameter = _clip(model).fps_parameter
         return {parameter: fps_of(request, model)} if parameter else {}
+
+    def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        return {self.name: fps_of(request, model)}
 
 
 def fps_of(request: GenerateRequest, model: PlannedModel) -> float:

@@ -56,6 +56,10 @@ class RequestField:
         """
         return {}
 
+    def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        """The field as it was used, for the record in the output's file, where the call has it under another name."""
+        return {}
+
 
 class PipelineField(RequestField):
     """A field that goes to the pipeline under the same name, where its call takes it."""
