@@ -10,8 +10,8 @@ from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.encode import encode
-from cache_dit_serving.media.quality import difference, psnr, ssim
-from cache_dit_serving.media.values import Array, Clip, Media
+from cache_dit_serving.media.quality import difference, psnr, snr, ssim
+from cache_dit_serving.media.values import Array, Clip, Media, Picture, Sound
 from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse, FrameDistance
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -26,8 +26,11 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Distance:
-    psnr_db: float
-    ssim: float
+    """How far two outputs of one kind are apart; None where the kind has no such measure."""
+
+    psnr_db: float | None
+    ssim: float | None
+    snr_db: float | None
     worst_frame: FrameDistance | None
     max_difference: float
     mean_difference: float
@@ -58,8 +61,9 @@ def compared_response(
         uncached=_side(uncached, uncached_file),
         difference=difference_file,
         identical=identical,
-        psnr_db=None if math.isinf(distance.psnr_db) else round(distance.psnr_db, 3),
-        ssim=round(distance.ssim, 6),
+        psnr_db=_rounded(distance.psnr_db, 3),
+        ssim=_rounded(distance.ssim, 6),
+        snr_db=_rounded(distance.snr_db, 3),
         worst_frame=None if identical else distance.worst_frame,
         max_difference=round(distance.max_difference, 6),
         mean_difference=round(distance.mean_difference, 6),
@@ -71,7 +75,13 @@ def compared_response(
 
 
 def _measure(cached: Media, uncached: Media) -> _Distance:
-    """Frame by frame; a picture is one frame."""
+    """Frame by frame; a picture is one frame, and a sound one row of samples."""
+    if isinstance(cached, Sound):
+        gap = cached.array - uncached.array
+        greatest = float(abs(gap).max())
+        shown = replace(cached, array=gap / greatest if greatest else gap)
+        decibels = snr(cached.array, uncached.array)
+        return _Distance(None, None, decibels, None, greatest, float(abs(gap).mean()), shown)
     is_clip = isinstance(cached, Clip)
     ours, reference = (media.array if is_clip else media.array[None] for media in (cached, uncached))
     frames = [_measure_frame(a, b) for a, b in zip(ours, reference, strict=True)]
@@ -79,11 +89,22 @@ def _measure(cached: Media, uncached: Media) -> _Distance:
     return _Distance(
         psnr_db=statistics.median(frame.psnr_db for frame in frames),
         ssim=statistics.median(frame.ssim for frame in frames),
+        snr_db=None,
         worst_frame=_described(worst, frames[worst]) if is_clip else None,
         max_difference=max(frame.max_difference for frame in frames),
         mean_difference=statistics.fmean(frame.mean_difference for frame in frames),
-        shown=replace(cached, array=difference(cached.array, uncached.array)),
+        shown=_silent(replace(cached, array=difference(cached.array, uncached.array))),
     )
+
+
+def _silent(media: Media) -> Media:
+    """A clip without its sound, which is not measured."""
+    return replace(media, sound=None) if isinstance(media, Clip) else media
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    """For JSON, which has no infinity."""
+    return None if value is None or math.isinf(value) else round(value, digits)
 
 
 def _measure_frame(ours: Array, reference: Array) -> _Frame:
@@ -96,10 +117,10 @@ def _described(index: int, frame: _Frame) -> FrameDistance:
 
 
 def _side(image: Encoded, file: str) -> ComparedImage:
-    is_clip = isinstance(image.media, Clip)
     return ComparedImage(
-        image=None if is_clip else file,
-        video=file if is_clip else None,
+        image=file if isinstance(image.media, Picture) else None,
+        video=file if isinstance(image.media, Clip) else None,
+        audio=file if isinstance(image.media, Sound) else None,
         time_cost=round(image.record.seconds, 4),
         denoise=round(image.record.denoise_s, 4),
         cache=image.record.cache,

@@ -24,6 +24,7 @@ from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.outputs import OutputFolder
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan, variant_for
@@ -172,9 +173,11 @@ def _response(
     assert started is not None
     assert finished is not None
     records = [image.record for image in images]
+    makes = generation.call.makes
     return GenerateResponse(
-        images=None if generation.call.clip else delivered,
-        video=delivered[0] if generation.call.clip else None,
+        images=delivered if makes is MediaKind.PICTURE else None,
+        video=delivered[0] if makes is MediaKind.CLIP else None,
+        audio=delivered[0] if makes is MediaKind.SOUND else None,
         seeds=[record.seed for record in records],
         time_cost=round(finished - started, 4),
         inference_start_time=_timestamp(started),

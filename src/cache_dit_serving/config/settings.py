@@ -44,6 +44,7 @@ class RequestDefaults(Section):
     num_inference_steps: int | None = Field(None, ge=1)
     num_frames: int | None = Field(None, ge=2)
     fps: float | None = Field(None, gt=0)
+    audio_length_s: float | None = Field(None, gt=0)
     guidance_scale: float | None = Field(None, ge=0)
     true_cfg_scale: float | None = Field(None, ge=0)
     negative_prompt: str | None = None
@@ -75,6 +76,7 @@ class Limits(Section):
     max_num_inference_steps: int = Field(200, ge=1)
     max_num_images: int = Field(8, ge=1)
     max_num_frames: int = Field(257, ge=2, description="Frames of one clip.")
+    max_audio_s: float = Field(300, gt=0, description="Seconds of one sound.")
     max_pixel_steps: int | None = Field(
         None,
         ge=1,

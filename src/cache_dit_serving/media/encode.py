@@ -8,7 +8,8 @@ from typing import Any
 from cache_dit_serving.media.delivery import File
 from cache_dit_serving.media.formats import OutputSpec
 from cache_dit_serving.media.images import encode_image
-from cache_dit_serving.media.values import Clip, Media, Picture
+from cache_dit_serving.media.sound import encode_sound
+from cache_dit_serving.media.values import Clip, Media, Picture, Sound
 from cache_dit_serving.media.video import encode_clip
 
 
@@ -27,5 +28,5 @@ def encode(
             return content, output.image_format
         case Clip():
             return encode_clip(media, output.video_format, parameters), output.video_format
-        case _:
-            raise NotImplementedError("no served task makes a sound by itself")
+        case Sound():
+            return encode_sound(media, output.audio_format, parameters), output.audio_format

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.formats import DEFAULT_QUALITY, ImageFormat
-from cache_dit_serving.media.values import Array, Media, Picture
+from cache_dit_serving.media.values import Array, Clip, Media, Picture
 
 TEXT_KEY = "parameters"
 """PNG text chunk that holds what draws the picture again, as JSON."""
@@ -60,5 +60,6 @@ def check_finite(media: Media) -> None:
     Raises:
         InternalError: always in that case.
     """
-    if not np.isfinite(media.array).all():
+    sound = media.sound if isinstance(media, Clip) else None
+    if not np.isfinite(media.array).all() or (sound is not None and not np.isfinite(sound.array).all()):
         raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")

@@ -1,4 +1,4 @@
-"""How far one picture is from another: PSNR, SSIM, and a picture of the difference."""
+"""How far one output is from another: PSNR, SSIM and a picture of the difference; SNR of sound."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cache_dit_serving.media.values import Array
 
 Pixels = NDArray[Any]
 """(height, width, 3) floats in [0, 1]."""
@@ -19,6 +21,19 @@ def psnr(a: Pixels, b: Pixels) -> float:
     """Peak signal-to-noise ratio in dB, infinite for equal pictures."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def snr(sound: Array, reference: Array) -> float:
+    """Signal-to-noise ratio in dB, infinite for equal sounds.
+
+    Args:
+        sound: (channels, samples), as is the reference.
+    """
+    noise = float(np.mean((sound.astype(np.float64) - reference.astype(np.float64)) ** 2))
+    signal = float(np.mean(reference.astype(np.float64) ** 2))
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def ssim(a: Pixels, b: Pixels) -> float:

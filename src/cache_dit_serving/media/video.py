@@ -1,4 +1,6 @@
-"""Clips to bytes: H.264 in MP4, animated WebP, animated GIF; one frame at a time, each holding the request as text."""
+"""Clips to bytes: H.264 and AAC in MP4, animated WebP, animated GIF; one frame at a time, each holding the request as
+text.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from PIL import Image
 
 from cache_dit_serving.media.formats import VideoFormat
 from cache_dit_serving.media.images import pixels_of
+from cache_dit_serving.media.sound import Track
 from cache_dit_serving.media.values import Clip
 
 H264 = {"crf": "18", "preset": "fast"}
@@ -29,7 +32,7 @@ IMAGE_DESCRIPTION = 0x010E
 
 
 def encode_clip(clip: Clip, video_format: VideoFormat, parameters: dict[str, Any]) -> bytes:
-    """Encode a clip: every frame once, at the clip's frame rate.
+    """Encode a clip: every frame once, at the clip's frame rate. Its sound, if it has one, is in an MP4 alone.
 
     Args:
         parameters: what drew it; goes into the file's comment as JSON.
@@ -59,6 +62,7 @@ def _mp4(clip: Clip, text: str) -> bytes:
             context.color_range = ColorRange.MPEG
             context.color_primaries = ColorPrimaries.BT709
             context.color_trc = ColorTrc.BT709
+            track = Track(container, clip.sound) if clip.sound else None
             for index, pixels in enumerate(_frames(clip)):
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
                     format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
@@ -66,6 +70,8 @@ def _mp4(clip: Clip, text: str) -> bytes:
                 frame.pts, frame.time_base = index, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
+            if track:
+                track.write()
         return path.read_bytes()
 
 

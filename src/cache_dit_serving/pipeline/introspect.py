@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.values import MediaKind
-from cache_dit_serving.pipeline.output import output_of
-from cache_dit_serving.planning.tasks import PARAMETERS, SEVERAL_PICTURES, Input, tasks_of
+from cache_dit_serving.pipeline.output import output_of, sound_rate_of
+from cache_dit_serving.planning.tasks import PARAMETERS, SEVERAL_PICTURES, SOUND_LENGTHS, Input, tasks_of
 from cache_dit_serving.planning.traits import (
     ClassTraits,
     ClipTraits,
@@ -18,6 +19,7 @@ from cache_dit_serving.planning.traits import (
     PictureTraits,
     PipelineTraits,
     SizeTraits,
+    SoundTraits,
     StepTraits,
     StrengthTraits,
 )
@@ -33,6 +35,8 @@ USUAL_FRAMES = 121
 """LTX-2, whose signature names none."""
 USUAL_FPS = 16.0
 """Of models that are not told the frame rate: what the old server showed every clip at."""
+USUAL_LENGTH_S = 10.0
+"""Of sounds whose model names no length."""
 USUAL_STEPS = 50
 SCHEDULE = tuple(range(10))
 LEAST_MULTIPLE = 16
@@ -65,6 +69,8 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
         parameters=parameters,
         sizes=_sizes(pipe, signature, config, output.kind),
         clip=_clip(pipe, signature, config) if output.kind is MediaKind.CLIP else None,
+        heard=output.sound_field is not None and sound_rate_of(pipe) is not None,
+        sound=_sound(pipe, signature, config) if output.kind is MediaKind.SOUND else None,
         pictures=_pictures(type(pipe).__name__, signature),
         classes=_classes(pipe, signature, config),
         strength=_strength(type(pipe), signature),
@@ -156,6 +162,25 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
         frames_parameter=frames_parameter,
         fps_parameter=fps_parameter,
         default_fps=(_default(signature, fps_parameter) if fps_parameter else None) or USUAL_FPS,
+    )
+
+
+def _sound(
+    pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any]
+) -> SoundTraits:
+    parameter, rate = next((name for name in SOUND_LENGTHS if name in signature), None), sound_rate_of(pipe)
+    if parameter is None or rate is None:
+        raise LoadError(f"{type(pipe).__name__} names neither how long its sounds are nor at which rate they come")
+    # StableAudio denoises as many latents as its configuration says, and cuts the sound.
+    always_whole = parameter == "audio_end_in_s"
+    most = config["sample_size"] * pipe.vae.hop_length / rate if always_whole else None
+    most = most or getattr(pipe, "max_wav_duration", None)
+    return SoundTraits(
+        length_parameter=parameter,
+        default_length_s=_default(signature, parameter) or most or USUAL_LENGTH_S,
+        most_length_s=most,
+        rate=rate,
+        always_whole=always_whole,
     )
 
 

@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
-from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, Task
+from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, SOUND_LENGTHS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ RESERVED_ARGUMENTS = frozenset(
         *PIPELINE_FIELDS,
         *(name for names in PARAMETERS.values() for name in names),
         *("generator", "latents", "output_type", "return_dict", "num_images_per_prompt", "num_videos_per_prompt"),
+        *("num_waveforms_per_prompt", "audio_start_in_s", *SOUND_LENGTHS),
         *("frames", "frame_rate", "max_area"),
         *("callback", "callback_on_step_end"),
     )

@@ -19,7 +19,7 @@ from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.media.values import Clip, Picture
 from cache_dit_serving.pipeline.environment import memory_of
-from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of
+from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Stopped, Watch
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 
@@ -40,13 +40,15 @@ class Part:
     cache: PipelineCache
     """cache-dit on it."""
     output: OutputFields
+    sound_rate: int | None
+    """Of the sound it makes, samples a second."""
     has_callback: bool
 
     @classmethod
     def of(cls, pipe: DiffusionPipeline, cache: PipelineCache) -> Part:
         """A pipeline on its device, under its cache."""
         has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
-        return cls(pipe, cache, output_of(type(pipe)), has_callback)
+        return cls(pipe, cache, output_of(type(pipe)), sound_rate_of(pipe), has_callback)
 
     @property
     def name(self) -> str:
@@ -155,7 +157,8 @@ class PipelineRunner:
         steps = self._steps_run(call, record)
         step_s = clock.seconds()
         self._held_bytes = self._cache.held_bytes()
-        media = media_of(output, part.output, call.clip.fps if call.clip else None)
+        fps = call.clip.fps if call.clip else None
+        media = media_of(output, part.output, fps=fps, sound_rate=part.sound_rate)
         drawn = DrawRecord(
             seed=drawing.seed,
             cache=report_of(drawing.cache, record, steps),

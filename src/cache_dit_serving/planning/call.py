@@ -11,6 +11,7 @@ from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
 from cache_dit_serving.media.formats import OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.schemas.answers import RequestWarning
 
@@ -45,11 +46,12 @@ class GenerationCall:
     pipeline_class: str
     """Of the pipeline that runs it: the loaded one's, or a sibling's of the same weights."""
     pixels: int
-    """width x height of an image; of a clip, times its frames."""
+    """width x height of an image; of a clip, times its frames; of a sound, its samples."""
     recorded: dict[str, Any] = field(default_factory=dict)
     """Fields of the request as they were used, of which the arguments have other names."""
     clip: ClipSpec | None = None
     """Where the call makes a clip."""
+    makes: MediaKind = MediaKind.PICTURE
     inputs: Inputs = NO_INPUTS
     """The pictures among the arguments."""
     output: OutputSpec = field(default_factory=OutputSpec)

@@ -14,7 +14,7 @@ USUAL_PIXEL_STEPS = {
     MediaKind.PICTURE: 1024 * 1024 * 100 * 4,
     MediaKind.CLIP: 1280 * 720 * 129 * 50,
 }
-"""Pixels x frames x steps x outputs of one request."""
+"""Pixels x frames x steps x outputs of one request. Of sound, the length is bounded."""
 
 
 def usual_steps(traits: PipelineTraits, defaults: RequestDefaults) -> int:
@@ -49,9 +49,9 @@ class PlannedModel:
         return usual_steps(self.traits, self.defaults)
 
     @property
-    def max_pixel_steps(self) -> int:
-        """Bound on the work of one request: the operator's, or what is usual for the kind of output."""
-        return self.limits.max_pixel_steps or USUAL_PIXEL_STEPS[self.traits.makes]
+    def max_pixel_steps(self) -> int | None:
+        """Bound on the work of one request: the operator's, or what is usual for the kind of output; None for sound."""
+        return self.limits.max_pixel_steps or USUAL_PIXEL_STEPS.get(self.traits.makes)
 
     def corrected(self, passes: int) -> PlannedModel:
         """The same model whose guidance makes `passes` forward passes a step, counted where the plan was wrong.

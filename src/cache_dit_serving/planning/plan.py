@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.formats import DEFAULT_VIDEO_FORMAT, OutputSpec
+from cache_dit_serving.media.formats import DEFAULT_AUDIO_FORMAT, DEFAULT_VIDEO_FORMAT, OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs
 from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
 from cache_dit_serving.planning.fields import FIELDS, accepted_fields
@@ -14,6 +14,7 @@ from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
 from cache_dit_serving.planning.fields.inputs import steps_run
 from cache_dit_serving.planning.fields.size import fitting_size
+from cache_dit_serving.planning.fields.sound import samples_made
 from cache_dit_serving.planning.fields.steps import step_count
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, Input
@@ -51,10 +52,12 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
     clip = None
     if model.traits.clip is not None:
         clip = ClipSpec(arguments[model.traits.clip.frames_parameter], fps_of(request, model))
-    frames = clip.num_frames if clip else 1
-    sizes = model.traits.sizes
-    pixels = arguments.get("width", sizes.default_width) * arguments.get("height", sizes.default_height) * frames
-    _check_work(pixels, count, len(seeds), model)
+    if model.traits.sound is not None:
+        pixels = samples_made(request, model)
+    else:
+        sizes, frames = model.traits.sizes, clip.num_frames if clip else 1
+        pixels = arguments.get("width", sizes.default_width) * arguments.get("height", sizes.default_height) * frames
+        _check_work(pixels, count, len(seeds), model)
     passes = forward_passes(arguments, model.traits)
     choice = model.speeds.choose(request.speed, request.cache, num_inference_steps=count, passes=passes)
     call = GenerationCall(
@@ -66,12 +69,26 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         pixels=pixels,
         recorded=recorded,
         clip=clip,
+        makes=model.traits.makes,
         inputs=inputs,
-        output=OutputSpec(request.encoding, request.image_quality, request.video_format or DEFAULT_VIDEO_FORMAT),
-        warnings=warnings,
+        output=OutputSpec(
+            request.encoding,
+            request.image_quality,
+            request.video_format or DEFAULT_VIDEO_FORMAT,
+            request.audio_format or DEFAULT_AUDIO_FORMAT,
+        ),
+        warnings=warnings + _silenced(request, model),
     )
     call.check_engages()
     return call
+
+
+def _silenced(request: GenerateRequest, model: PlannedModel) -> tuple[RequestWarning, ...]:
+    """Where the model makes a sound that the format has no room for."""
+    if not model.traits.heard or request.video_format in (None, DEFAULT_VIDEO_FORMAT):
+        return ()
+    message = f"a {request.video_format} has no sound, and the model's is left out; an mp4 holds it"
+    return (RequestWarning(param="video_format", code="adjusted", message=message),)
 
 
 def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
@@ -182,7 +199,7 @@ def _supported(
 
 def _check_work(pixels: int, steps: int, images: int, model: PlannedModel) -> None:
     most = model.max_pixel_steps
-    if pixels * steps * images > most:
+    if most is not None and pixels * steps * images > most:
         frames, fewer = (" x num_frames", "frames") if model.traits.clip else ("", "images")
         raise InvalidRequest(
             f"width x height{frames} x num_inference_steps x num_images is {pixels * steps * images:,}; this server "

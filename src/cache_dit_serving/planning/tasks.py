@@ -32,6 +32,8 @@ PARAMETERS: dict[Input, frozenset[str]] = {
     Input.CLASS_LABELS: frozenset({"class_labels"}),
 }
 """The names under which diffusers' pipelines take each input."""
+SOUND_LENGTHS = ("audio_end_in_s", "audio_length_in_s", "audio_duration_s", "audio_duration", "duration")
+"""Those under which they take the length of a sound, in seconds."""
 
 
 class Task(StrEnum):
@@ -90,6 +92,7 @@ SERVED_TASKS = frozenset(
         Task.CLASS_CONDITIONAL,
         Task.TEXT_TO_VIDEO,
         Task.IMAGE_TO_VIDEO,
+        Task.TEXT_TO_AUDIO,
     }
 )
 """Those that this version has requests for."""

@@ -34,6 +34,19 @@ class ClipTraits:
 
 
 @dataclass(frozen=True)
+class SoundTraits:
+    length_parameter: str
+    """Under which the pipeline's call takes the length, in seconds."""
+    default_length_s: float
+    most_length_s: float | None
+    """The longest that the model makes; None where its class names no bound."""
+    rate: int
+    """Samples a second."""
+    always_whole: bool
+    """Whether it makes the longest each time, and cuts off what is not asked for."""
+
+
+@dataclass(frozen=True)
 class StrengthTraits:
     default: float
     """The pipeline's own strength."""
@@ -109,6 +122,10 @@ class PipelineTraits:
     guidance: GuidanceTraits
     clip: ClipTraits | None = None
     """Of a pipeline that makes clips."""
+    heard: bool = False
+    """Whether its clips have a sound."""
+    sound: SoundTraits | None = None
+    """Of a pipeline that makes sounds alone."""
     pictures: PictureTraits | None = None
     """Of a pipeline that is given pictures."""
     classes: ClassTraits | None = None

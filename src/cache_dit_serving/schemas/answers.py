@@ -17,7 +17,7 @@ class Timings(BaseModel):
     encode_prompt: float = Field(description="From the pipeline's start to the transformer's first forward pass.")
     denoise: float = Field(description="From there to the end of the last step.")
     decode: float = Field(description="From there to the picture: the VAE.")
-    encode_output: float = Field(description="Into PNG, JPEG or WebP, beside the pipeline.")
+    encode_output: float = Field(description="Into the file's format, beside the pipeline.")
 
 
 class ImageStats(BaseModel):
@@ -65,6 +65,7 @@ class GenerateResponse(Answer):
 
     images: list[str] | None = Field(None, description="base64 text, paths or URLs, as output_format asked.")
     video: str | None = Field(None, description="The same of a model that makes video, in place of images.")
+    audio: str | None = Field(None, description="The same of a model that makes sound.")
     seeds: list[int] = Field(description="One per image; each draws the same picture when asked for alone.")
     time_cost: float = Field(description="Seconds between the two times below.")
     inference_start_time: str = Field(description="ISO 8601, UTC, ms.")
@@ -84,6 +85,7 @@ class ComparedImage(BaseModel):
 
     image: str | None = Field(None, description="base64 text, a path or a URL, as output_format asked.")
     video: str | None = Field(None, description="The same of a model that makes video, in place of the image.")
+    audio: str | None = Field(None, description="The same of a model that makes sound.")
     time_cost: float = Field(description="Seconds from the prompt to the picture, without the queue.")
     denoise: float = Field(description="Seconds of them in denoising steps.")
     cache: CacheReport
@@ -103,19 +105,30 @@ class CompareResponse(Answer):
     seed: int
     cached: ComparedImage
     uncached: ComparedImage
-    difference: str = Field(description="Picture, or video, of the absolute differences, the greatest drawn white.")
-    identical: bool = Field(description="Whether every pixel is the same before rounding.")
+    difference: str = Field(
+        description="Picture, or video, of the absolute differences, the greatest drawn white; of sound, the "
+        "differences themselves, the greatest as loud as can be."
+    )
+    identical: bool = Field(description="Whether every pixel, or sample, is the same before rounding.")
     psnr_db: float | None = Field(
         None,
         description="Peak signal-to-noise ratio, dB; of a video, the median over its frames. Left out where it is "
         "infinite: for identical pictures, or a video with most frames identical.",
     )
-    ssim: float = Field(
+    ssim: float | None = Field(
+        None,
         description="Structural similarity (Wang et al. 2004), mean over pixels and channels; 1: equal. Of a video, "
-        "the median over its frames."
+        "the median over its frames. Left out for sound.",
+    )
+    snr_db: float | None = Field(
+        None,
+        description="Signal-to-noise ratio of sound, dB: the power of the uncached one over that of the difference. "
+        "Left out where it is infinite, for identical sounds.",
     )
     worst_frame: FrameDistance | None = Field(None, description="Of a video: the frame with the least PSNR.")
-    max_difference: float = Field(description="Greatest difference of a channel of a pixel, of values from 0 to 1.")
+    max_difference: float = Field(
+        description="Greatest difference of a channel of a pixel, of values from 0 to 1; of a sample, from -1 to 1."
+    )
     mean_difference: float
     speedup: float = Field(description="Uncached seconds / cached seconds.")
     request_id: str
@@ -194,7 +207,7 @@ class CacheCapability(BaseModel):
 class StepRate(BaseModel):
     """How long steps of one size take here: medians over the newest pictures."""
 
-    pixels: int = Field(description="width x height, of a video times its frames")
+    pixels: int = Field(description="width x height, of a video times its frames; of a sound its samples")
     forward_passes: int = Field(description="In a step: 2 where guidance takes one of its own.")
     computed_step_s: float
     fixed_s: float = Field(description="Encoding the prompt, decoding and encoding the picture.")
@@ -210,7 +223,7 @@ class Capabilities(BaseModel):
     fields: dict[str, dict[str, Any]] = Field(
         description="JSON schema of each accepted field of a request, bounds as here."
     )
-    size_multiple: int = Field(description="Pixels; width and height must be multiples.")
+    size_multiple: int | None = Field(description="Pixels; width and height must be multiples. null: no such fields.")
     limits: dict[str, Any]
     speeds: list[SpeedCapability] = Field(description="Least approximation first.")
     measured_on: str | None = Field(description="Hardware, prompts, versions and date of the speeds' figures.")

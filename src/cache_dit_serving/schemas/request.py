@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.step_masks import MOST_STEPS
-from cache_dit_serving.media.formats import DEFAULT_FORMAT, ImageFormat, VideoFormat
+from cache_dit_serving.media.formats import DEFAULT_FORMAT, AudioFormat, ImageFormat, VideoFormat
 
 MAX_SEED = 2**53 - 1
 """Greatest seed: the largest integer that every JSON reader keeps exact."""
@@ -18,6 +18,9 @@ MOST_FPS = 120
 """Greatest frame rate, frames a second."""
 
 MOST_LABEL_CHARACTERS = 200
+
+LEAST_AUDIO_S = 0.1
+"""Shortest sound, seconds."""
 
 
 def _class_label(value: Any) -> int | str | None:
@@ -99,6 +102,9 @@ class GenerateRequest(BaseModel):
         None, ge=1, description="Frames of a video; GET /capabilities lists the numbers that the model makes."
     )
     fps: int | None = Field(None, ge=1, le=MOST_FPS, description="Frames a second of a video; nothing to an image.")
+    audio_length_s: float | None = Field(
+        None, ge=LEAST_AUDIO_S, description="Seconds of a sound, on a model that makes sound."
+    )
     include_stats: bool | None = Field(None, description="Add each step's residual difference to the answer.")
     output_format: Literal["base64", "path", "url"] | None = Field(None, description="base64 (default), path or url.")
     output_dir: str | None = Field(
@@ -106,6 +112,7 @@ class GenerateRequest(BaseModel):
     )
     image_format: ImageFormat | None = Field(None, description="png (default), jpeg or webp.")
     video_format: VideoFormat | None = Field(None, description="mp4 (H.264, default), webp or gif.")
+    audio_format: AudioFormat | None = Field(None, description="wav (16 bits, default) or flac.")
     image_quality: int | None = Field(None, ge=1, le=100, description="Of jpeg and webp (default 90).")
 
     speed: Speed | None = Field(

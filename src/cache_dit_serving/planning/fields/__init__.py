@@ -9,6 +9,7 @@ from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePr
 from cache_dit_serving.planning.fields.images import NumImages, Seed
 from cache_dit_serving.planning.fields.inputs import ImageUrls, MaskUrl, Strength
 from cache_dit_serving.planning.fields.output import (
+    AudioFormat,
     ImageFormat,
     ImageQuality,
     IncludeStats,
@@ -18,6 +19,7 @@ from cache_dit_serving.planning.fields.output import (
 )
 from cache_dit_serving.planning.fields.prompt import ClassLabel, Prompt
 from cache_dit_serving.planning.fields.size import Height, Width
+from cache_dit_serving.planning.fields.sound import AudioLength
 from cache_dit_serving.planning.fields.steps import NumInferenceSteps, Sigmas
 from cache_dit_serving.planning.model import PlannedModel
 
@@ -36,6 +38,7 @@ FIELDS: tuple[RequestField, ...] = (
     Strength(),
     NumFrames(),
     Fps(),
+    AudioLength(),
     Seed(),
     NumImages(),
     IncludeStats(),
@@ -44,6 +47,7 @@ FIELDS: tuple[RequestField, ...] = (
     ImageFormat(),
     ImageQuality(),
     VideoFormat(),
+    AudioFormat(),
     SpeedField(),
     CacheField(),
     DeadlineField(),

@@ -1,4 +1,4 @@
-"""How the answer carries the pictures."""
+"""How the answer carries what was made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import re
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.formats import DEFAULT_FORMAT, DEFAULT_QUALITY, DEFAULT_VIDEO_FORMAT, MOST_GIF_FPS
+from cache_dit_serving.media.formats import (
+    DEFAULT_AUDIO_FORMAT,
+    DEFAULT_FORMAT,
+    DEFAULT_QUALITY,
+    DEFAULT_VIDEO_FORMAT,
+    MOST_GIF_FPS,
+)
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields.clip import fps_of
 from cache_dit_serving.planning.fields.field import RequestField
@@ -90,3 +96,11 @@ class VideoFormat(RequestField):
                 param="video_format",
             )
         return {}
+
+
+class AudioFormat(RequestField):
+    name = "audio_format"
+    makes = MediaKind.SOUND
+
+    def default(self, model: PlannedModel) -> str:
+        return DEFAULT_AUDIO_FORMAT

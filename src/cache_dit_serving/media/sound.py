@@ -1,0 +1,82 @@
+"""Sounds to bytes: WAV and FLAC of 16 bits, each holding the request as text; and the sound of a video, as AAC."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+
+from cache_dit_serving.errors import InternalError
+from cache_dit_serving.media.formats import AudioFormat
+from cache_dit_serving.media.values import Array, Sound
+
+CODECS: dict[AudioFormat, str] = {"wav": "pcm_s16le", "flac": "flac"}
+LAYOUTS = {1: "mono", 2: "stereo"}
+"""By the number of channels."""
+UNIT = 2**15
+"""What 1 is in 16 bits, as decoders have it; the greatest is one less."""
+AAC_RATES = frozenset({7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
+USUAL_RATE = 48_000
+
+
+def encode_sound(sound: Sound, audio_format: AudioFormat, parameters: dict[str, Any]) -> bytes:
+    """Encode a sound at its own rate, without loss but for the rounding to 16 bits; what is beyond [-1, 1] is cut.
+
+    Args:
+        parameters: what made it; goes into the file's comment as JSON.
+    """
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=audio_format) as container:
+        container.metadata["comment"] = json.dumps(parameters, sort_keys=True)
+        stream: Any = container.add_stream(CODECS[audio_format], rate=sound.rate, layout=_layout(sound), format="s16")
+        for samples in _seconds(sound):
+            whole = (samples * UNIT).round().clip(-UNIT, UNIT - 1).astype(np.int16)
+            # Interleaved: all channels of a moment beside each other.
+            frame = av.AudioFrame.from_ndarray(whole.T.reshape(1, -1), format="s16", layout=_layout(sound))
+            frame.sample_rate = sound.rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+class Track:
+    """The sound of a video while it is written, as AAC."""
+
+    def __init__(self, container: Any, sound: Sound) -> None:
+        self._container, self._sound = container, sound
+        rate = sound.rate if sound.rate in AAC_RATES else USUAL_RATE
+        self._stream = container.add_stream("aac", rate=rate, layout=_layout(sound))
+        self._resampler = av.AudioResampler(format="fltp", layout=_layout(sound), rate=rate)
+
+    def write(self) -> None:
+        """All of it. The container puts it between the frames."""
+        for index, samples in enumerate(_seconds(self._sound)):
+            plane = np.ascontiguousarray(samples.clip(-1, 1), dtype=np.float32)
+            frame = av.AudioFrame.from_ndarray(plane, format="fltp", layout=_layout(self._sound))
+            frame.sample_rate = self._sound.rate
+            # With the times of its samples, the container says how many the encoder puts before the first.
+            frame.pts, frame.time_base = index * self._sound.rate, Fraction(1, self._sound.rate)
+            self._encode(self._resampler.resample(frame))
+        self._encode(self._resampler.resample(None))
+        self._container.mux(self._stream.encode())
+
+    def _encode(self, frames: list[av.AudioFrame]) -> None:
+        for frame in frames:
+            self._container.mux(self._stream.encode(frame))
+
+
+def _seconds(sound: Sound) -> Iterator[Array]:
+    """The samples of one second after the other."""
+    return (sound.array[:, begin : begin + sound.rate] for begin in range(0, sound.array.shape[1], sound.rate))
+
+
+def _layout(sound: Sound) -> str:
+    channels = len(sound.array)
+    if channels not in LAYOUTS:
+        raise InternalError(f"The model made a sound of {channels} channels; one or two can be encoded.")
+    return LAYOUTS[channels]

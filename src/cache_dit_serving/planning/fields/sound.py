@@ -1,0 +1,59 @@
+"""How long a sound is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.fields.field import PipelineField, Schema
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.traits import SoundTraits
+from cache_dit_serving.schemas.request import LEAST_AUDIO_S, GenerateRequest
+
+
+class AudioLength(PipelineField):
+    name = "audio_length_s"
+    makes = MediaKind.SOUND
+    ignorable = False
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return model.traits.sound is not None
+
+    def schema(self, model: PlannedModel) -> Schema:
+        return {"minimum": LEAST_AUDIO_S, "maximum": _most(model)}
+
+    def default(self, model: PlannedModel) -> float:
+        return model.defaults.audio_length_s or min(_sound(model).default_length_s, model.limits.max_audio_s)
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        length, most = audio_length(request, model), _most(model)
+        if length > most:
+            raise InvalidRequest(
+                f"audio_length_s is {length:g}; this server makes at most {most:g} s on this model", param=self.name
+            )
+        return {_sound(model).length_parameter: length}
+
+    def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        return {self.name: audio_length(request, model)}
+
+
+def audio_length(request: GenerateRequest, model: PlannedModel) -> float:
+    """Seconds of a request's sound."""
+    return request.audio_length_s if request.audio_length_s is not None else AudioLength().default(model)
+
+
+def samples_made(request: GenerateRequest, model: PlannedModel) -> int:
+    """Samples that the model makes for a request: what the time of a step grows with."""
+    sound = _sound(model)
+    whole = sound.most_length_s if sound.always_whole else None
+    return max(1, round((whole or audio_length(request, model)) * sound.rate))
+
+
+def _most(model: PlannedModel) -> float:
+    return min(_sound(model).most_length_s or model.limits.max_audio_s, model.limits.max_audio_s)
+
+
+def _sound(model: PlannedModel) -> SoundTraits:
+    assert model.traits.sound is not None
+    return model.traits.sound
