@@ -101,8 +101,8 @@ def test_a_cache_dit_file_can_be_overridden(tmp_path: Path) -> None:
 
 
 def test_a_pipeline_argument_from_the_environment_keeps_its_type() -> None:
-    environ = {"CACHE_DIT_SERVING__DEFAULTS__PIPELINE_ARGUMENTS__MAX_SEQUENCE_LENGTH": "64"}
-    assert load_settings(environ).defaults.pipeline_arguments == {"max_sequence_length": 64}
+    environ = {"CACHE_DIT_SERVING__DEFAULTS__PIPELINE_ARGUMENTS__CLIP_SKIP": "2"}
+    assert load_settings(environ).defaults.pipeline_arguments == {"clip_skip": 2}
 
 
 def test_a_variable_with_one_underscore_too_few_is_named() -> None:

@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
+from cache_dit_serving.config.settings import Limits, ModelSettings, ServerSettings, Settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.values import Clip, Sound
@@ -83,7 +83,8 @@ def test_the_length_is_bounded_by_the_model_and_the_operator(audio: Loaded) -> N
 def test_a_video_of_ltx_2_is_heard(tmp_path: Path) -> None:
     folder = save_family("LTX2", tmp_path / "LTX2")
     entry = dict(ENTRIES["LTX2"]["call"])
-    asked = ("prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "height", "width", "num_frames")
+    asked = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "max_sequence_length"]
+    asked += ["height", "width", "num_frames"]
     fields = {name: entry.pop(name) for name in asked}
     entry = {name: value for name, value in entry.items() if name not in ("frame_rate", "output_type")}
     pipe: Any = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
@@ -94,14 +95,11 @@ def test_a_video_of_ltx_2_is_heard(tmp_path: Path) -> None:
         Settings(
             model=ModelSettings(path=str(folder), dtype="float32"),
             cache=None,
-            defaults=RequestDefaults.model_construct(
-                **RequestDefaults(width=32, height=32).model_dump() | {"pipeline_arguments": entry}
-            ),
             limits=Limits(min_side=16),
             server=ServerSettings(warm_up=False),
         )
     )
-    fields |= {"seed": 3, "fps": 25}
+    fields |= {"seed": 3, "fps": 25, "extra_args": entry}
     call = plan(GenerateRequest.model_validate(fields), loaded.model)
     media = loaded.runner.sample(call, 0, Unwatched()).media
     assert isinstance(media, Clip)

@@ -26,8 +26,8 @@ from tests.support.in_process import load
 from tests.support.pictures import apple, mask
 
 # What of an entry's call a request holds; the rest is configured.
-ASKED = ("prompt", "negative_prompt", "num_inference_steps", "true_cfg_scale", "num_frames")
-CONFIGURED = ("max_sequence_length", "_auto_resize", "text_encoder_out_layers", "prompt_template")
+ASKED = ("prompt", "max_sequence_length", "negative_prompt", "num_inference_steps", "true_cfg_scale", "num_frames")
+CONFIGURED = ("_auto_resize", "text_encoder_out_layers", "prompt_template")
 SIDES = {"Flux2": 64, "Flux2Klein": 64, "CogVideoXImageToVideo": 16, "WanImageToVideo": 16}
 """Pixels; 32 elsewhere. Flux2 takes no smaller pictures, CogVideoX no other size than its configuration's."""
 
@@ -46,6 +46,7 @@ def load_family(name: str, folder: Path) -> Loaded:
             defaults=RequestDefaults.model_construct(
                 **RequestDefaults(width=side_of(name), height=side_of(name), num_inference_steps=6).model_dump()
                 | {"pipeline_arguments": {key: call[key] for key in CONFIGURED if key in call}}
+                | {"max_sequence_length": call.get("max_sequence_length")}
             ),
             limits=Limits(min_side=16),
         )

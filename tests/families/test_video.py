@@ -43,7 +43,7 @@ def load_family(folder: Path, call: dict[str, Any]) -> Loaded:
         cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=0.9),
         defaults=RequestDefaults(
             **{key: call[key] for key in ("width", "height", "num_frames")},
-            pipeline_arguments={"max_sequence_length": call["max_sequence_length"]},
+            max_sequence_length=call["max_sequence_length"],
         ),
         limits=Limits(min_side=16),
         server=ServerSettings(warm_up=False),

@@ -206,7 +206,6 @@ def test_an_operators_default_and_ceiling_hold(limited: Server) -> None:
 def test_a_model_that_cache_dit_does_not_know_is_served_without_and_says_so(tmp_path: Path) -> None:
     tree = yaml.safe_load((ROOT / "configs" / "embedded.yaml").read_text())
     tree["model"]["path"] = str(save_stable_diffusion(tmp_path / "model"))
-    del tree["defaults"]["pipeline_arguments"]
     file = tmp_path / "other.yaml"
     file.write_text(yaml.safe_dump(tree))
     with serving(tmp_path / "server", CACHE_DIT_SERVING_CONFIG=str(file)) as running:

@@ -93,6 +93,14 @@ def check(response: requests.Response, status: int, param: str | None, *words: s
         ),
         ({"image_urls": ["http://localhost/"]}, "image_urls.0", "does not open"),
         ({"num_frames": 16}, "num_frames", "does not take num_frames"),
+        ({"max_sequence_length": 0}, "max_sequence_length", "greater than or equal to 1"),
+        ({"max_sequence_length": 10**9}, "max_sequence_length", "at most 512 tokens"),
+        ({"extra_args": [1]}, "extra_args", "should be an object"),
+        ({"extra_args": {"latents": [0.5]}}, "extra_args.latents", "is set by the server"),
+        ({"extra_args": {"seed": 1}}, "extra_args.seed", "is a field of the request by itself"),
+        ({"extra_args": {"prompt2": "a"}}, "extra_args.prompt2", "did you mean prompt_2?"),
+        ({"extra_args": {"prompt_2": 7}}, "extra_args.prompt_2", "valid string"),
+        ({"extra_args": {"prompt_embeds": [[0.5]]}}, "extra_args.prompt_embeds", "is set by the server"),
     ],
 )
 def test_a_bad_field_is_named(server: Server, fields: dict[str, Any], param: str, words: str) -> None:

@@ -247,3 +247,26 @@ def test_a_range_beyond_an_output_is_refused(server: Server) -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (416, "range_not_satisfiable")
     malformed = server.session.get(url, headers={"Range": "pixels=1"})
     assert (malformed.status_code, malformed.json()["error"]["code"]) == (400, "invalid_value")
+
+
+def test_words_that_a_tokenizer_cuts_off_are_given_back(server: Server) -> None:
+    fields = {"prompt": f"a red apple {'of many words ' * 20}the end", "seed": 3}
+    answer, longer = (server.generate(**fields, **more).json() for more in ({}, {"max_sequence_length": 512}))
+    assert [(warning["param"], warning["code"]) for warning in answer["warnings"]] == [("prompt", "truncated")] * 2
+    assert answer["warnings"][1]["message"].startswith("tokenizer_2 keeps 32 tokens")
+    assert all(warning["message"].endswith("the end'") for warning in answer["warnings"])
+    # The text encoder that may read more does.
+    (left,) = longer["warnings"]
+    assert left["message"].startswith("tokenizer keeps 24 tokens")
+    assert longer["images"] != answer["images"]
+
+
+def test_an_argument_of_the_pipeline_goes_to_it_and_into_the_record(server: Server) -> None:
+    plain = server.generate(seed=3).json()
+    other = server.generate(seed=3, extra_args={"prompt_2": "a strawberry"}).json()
+    assert other["images"] != plain["images"]
+    record = Image.open(io.BytesIO(base64.b64decode(other["images"][0]))).info["parameters"]
+    assert json.loads(record)["extra_args"] == {"prompt_2": "a strawberry"}
+    assert server.post("/generate", json=json.loads(record)).json()["images"] == other["images"]
+    described = server.get("/capabilities").json()["fields"]["extra_args"]
+    assert described["properties"].keys() == {"prompt_2", "negative_prompt_2"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.errors import ClientGone, InternalError, NotReady, QueueFull
+from cache_dit_serving.errors import ClientGone, InternalError, InvalidRequest, NotReady, QueueFull
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs import worker as worker_module
 from cache_dit_serving.jobs.generation import Generation
@@ -94,6 +94,20 @@ def test_a_full_queue_refuses_with_a_time_from_the_measured_rate(worker: Pipelin
     assert worker.wait_s() > sum(worker.rates.estimate(each.call).seconds or 0.0 for each in waiting)
     for each in (first, *waiting):
         worker.cancel(each)
+
+
+def test_what_fails_with_extra_arguments_is_the_callers_fault(worker: PipelineWorker) -> None:
+    fine = generation(worker, "fine")
+    broken = replace(
+        fine.call, arguments=fine.call.arguments | {"prompt_2": 7}, recorded={"extra_args": {"prompt_2": 7}}
+    )
+    for call, error in ((broken, InvalidRequest), (replace(broken, recorded={}), InternalError)):
+        failing = Generation("failing", call)
+        worker.submit(failing)
+        with pytest.raises(error):
+            failing.result.result(30)
+    worker.submit(fine)
+    assert len(fine.result.result(30)) == 1
 
 
 def test_cancelling_takes_a_waiting_generation_out_and_stops_a_running_one(worker: PipelineWorker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +40,9 @@ def seeds(call: GenerationCall) -> list[int]:
 
 def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipelines() -> None:
     settings = Settings(
-        defaults=RequestDefaults(width=512, guidance_scale=3.5, pipeline_arguments={"max_sequence_length": 64})
+        defaults=RequestDefaults(
+            width=512, guidance_scale=3.5, max_sequence_length=64, pipeline_arguments={"max_area": 4, "clip_skip": 1}
+        )
     )
     call = planned(request(), FLUX, settings)
     assert call.arguments == {
@@ -49,7 +52,11 @@ def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipel
         "num_inference_steps": 28,
         "guidance_scale": 3.5,
         "max_sequence_length": 64,
+        "clip_skip": 1,
     }
+    extra = planned(request(max_sequence_length=32, extra_args={"clip_skip": 2}), FLUX, settings)
+    assert (extra.arguments["max_sequence_length"], extra.arguments["clip_skip"]) == (32, 2)
+    assert extra.parameters(extra.drawings[0])["extra_args"] == {"clip_skip": 2}
 
 
 def test_images_take_consecutive_seeds() -> None:
@@ -271,3 +278,39 @@ def test_the_work_of_a_clip_counts_its_frames() -> None:
     planned(request(num_inference_steps=50), WAN, Settings(limits=limits))
     with pytest.raises(InvalidRequest, match=r"width x height x num_frames x .* ask for fewer frames or steps"):
         planned(request(num_inference_steps=50, num_frames=85), WAN, Settings(limits=limits))
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"clip_skp": 2}, "extra_args.clip_skp: FluxPipeline does not take it; did you mean clip_skip?"),
+        ({"width": 64}, "extra_args.width: is a field of the request by itself"),
+        ({"callback_on_step_end": 1}, "is set by the server"),
+        ({"clip_skip": "2"}, "extra_args.clip_skip: should be a valid integer"),
+        ({"clip_skip": 1.5}, "extra_args.clip_skip: should be a valid integer"),
+        ({"eta": math.nan}, "extra_args.eta: should be a finite number"),
+        ({"prompt_2": "x" * 10_001}, "extra_args.prompt_2 has 10,003 characters"),
+        ({"prompt_2": ["a", "b"]}, "extra_args.prompt_2: should be a valid string"),
+        ({"crops": [1, 2, 3]}, "extra_args.crops"),
+    ],
+)
+def test_an_extra_argument_is_checked_against_the_pipelines_call(extra: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as refused:
+        planned(request(extra_args=extra), FLUX, Settings())
+    assert (refused.value.param or "").startswith("extra_args.")
+
+
+def test_extra_arguments_are_those_that_the_operator_opens() -> None:
+    settings = Settings(limits=Limits(extra_args=("eta",), max_sequence_length=300))
+    taken = planned(request(extra_args={"eta": 1}), FLUX, settings)
+    assert taken.arguments["eta"] == 1.0
+    with pytest.raises(InvalidRequest, match="not open to requests"):
+        planned(request(extra_args={"clip_skip": 1}), FLUX, settings)
+    with pytest.raises(InvalidRequest, match="max_sequence_length is 301; this model takes at most 300 tokens"):
+        planned(request(max_sequence_length=301), FLUX, settings)
+    with pytest.raises(InvalidRequest, match="at most 512 tokens"):
+        planned(request(max_sequence_length=513), FLUX, Settings())
+    none = planned(request(extra_args={}), WAN_LIKE, Settings())
+    assert none.warnings == ()
+    with pytest.raises(InvalidRequest, match="does not take extra_args"):
+        planned(request(extra_args={"eta": 1}), WAN_LIKE, Settings())

@@ -68,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         CACHE_DIT_SERVING__MODEL__CPU_THREADS="1",
         CACHE_DIT_SERVING__DEFAULTS__WIDTH="96",
         CACHE_DIT_SERVING__DEFAULTS__HEIGHT="96",
-        CACHE_DIT_SERVING__DEFAULTS__PIPELINE_ARGUMENTS="{max_sequence_length: 32}",
+        CACHE_DIT_SERVING__DEFAULTS__MAX_SEQUENCE_LENGTH="32",
     ) as running:
         running.wait_for(ready)
         yield running

@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.tasks import Task
-from cache_dit_serving.planning.traits import ClipTraits, GuidanceTraits, PipelineTraits, SizeTraits, StepTraits
+from cache_dit_serving.planning.traits import (
+    ClipTraits,
+    GuidanceTraits,
+    PipelineTraits,
+    SequenceTraits,
+    SizeTraits,
+    StepTraits,
+)
 
 FLUX = PipelineTraits(
     pipeline_class="FluxPipeline",
@@ -15,8 +22,10 @@ FLUX = PipelineTraits(
     makes=MediaKind.PICTURE,
     parameters=frozenset(
         "prompt negative_prompt true_cfg_scale height width num_inference_steps sigmas guidance_scale "  # noqa: SIM905
-        "max_sequence_length callback_on_step_end".split()
+        "max_sequence_length clip_skip eta prompt_2 crops callback_on_step_end".split()
     ),
+    sequence=SequenceTraits(default=None, most=512),
+    extra_arguments={"clip_skip": int | None, "eta": float, "prompt_2": str | None, "crops": tuple[int, int]},
     sizes=SizeTraits(multiple=16, default_width=1024, default_height=1024),
     steps=StepTraits(default=28, least=1, flow_matching=True),
     guidance=GuidanceTraits(

@@ -49,9 +49,10 @@ class RequestDefaults(Section):
     true_cfg_scale: float | None = Field(None, ge=0)
     negative_prompt: str | None = None
     strength: float | None = Field(None, gt=0, le=1)
+    max_sequence_length: int | None = Field(None, ge=1)
     pipeline_arguments: dict[str, bool | int | float | str] = Field(
         default_factory=dict,
-        description="Further arguments of every pipeline call, for example max_sequence_length; checked at load.",
+        description="Further arguments of every pipeline call, for example use_resolution_binning; checked at load.",
     )
 
 
@@ -74,6 +75,10 @@ class Limits(Section):
     min_side: int = Field(64, ge=1, description="Least width and height, px.")
     max_side: int = Field(4096, ge=1, description="Greatest width and height, px.")
     max_num_inference_steps: int = Field(200, ge=1)
+    max_sequence_length: int = Field(4096, ge=1, description="Tokens of a prompt.")
+    extra_args: tuple[str, ...] | None = Field(
+        None, description="Arguments of the pipeline that requests may set; left out: all that `extra_args` can hold."
+    )
     max_num_images: int = Field(8, ge=1)
     max_num_frames: int = Field(257, ge=2, description="Frames of one clip.")
     max_audio_s: float = Field(300, gt=0, description="Seconds of one sound.")

@@ -47,7 +47,9 @@ class Generation:
             self.warn(warning)
 
     def warn(self, warning: RequestWarning) -> None:
-        """Have a warning stand in the answer."""
+        """Have a warning stand in the answer, once."""
+        if warning in self.warnings:
+            return
         self.warnings.append(warning)
         metrics.WARNINGS.labels(warning.code, warning.param).inc()
 

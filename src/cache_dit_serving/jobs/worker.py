@@ -16,15 +16,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal, TypeVar
 
-from cache_dit_serving.errors import ClientGone, InternalError, LoadError, NotReady, QueueFull, ServingError
+from cache_dit_serving.errors import (
+    ClientGone,
+    InternalError,
+    InvalidRequest,
+    LoadError,
+    NotReady,
+    QueueFull,
+    ServingError,
+)
 from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.found import found_while_drawing
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
-from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Loaded, Runner, Stopped
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped
 from cache_dit_serving.planning.call import not_engaged
-from cache_dit_serving.schemas.answers import QueueReport, RequestWarning
+from cache_dit_serving.schemas.answers import QueueReport
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +287,7 @@ class PipelineWorker:
             outcome = "failed"
             generation.finished = time.time()
             logger.exception("%s failed", generation.id)
-            generation.result.set_exception(InternalError())
+            generation.result.set_exception(_failure(generation))
             return
         finally:
             busy = time.perf_counter() - began
@@ -317,22 +326,11 @@ class PipelineWorker:
             self._loaded = replace(self._loaded, model=drawn.record.corrected(self._loaded.model))
         if report.nan_diffs:
             logger.error("%s: residual differences that are not numbers; the model's values are broken", generation.id)
-        self._check_made(generation, drawn.record)
+        for warning in found_while_drawing(generation.call, drawn.record):
+            generation.warn(warning)
         if drawing.cache.strict and not report.engaged:
             raise not_engaged(report)
         return drawn
-
-    def _check_made(self, generation: Generation, record: DrawRecord) -> None:
-        """Say so where a model made another size or number of frames than asked for: some do, by rules of their own."""
-        call = generation.call
-        made = {"num_frames": record.num_frames}
-        if record.size is not None:
-            made |= {"width": record.size[0], "height": record.size[1]}
-        asked = call.arguments | ({"num_frames": call.clip.num_frames} if call.clip else {})
-        for name, value in made.items():
-            if value is not None and asked.get(name, value) != value:
-                message = f"the model made a {name} of {value}, not the {asked[name]} it was asked for"
-                generation.warn(RequestWarning(param=name, code="adjusted", message=message))
 
     def _seconds_until_room(self) -> float:
         """Until the running generation ends and the next leaves the queue."""
@@ -381,6 +379,15 @@ class _Watch:
             self._first = now
         elif done > 1:
             self.step_s = (now - self._first) / (done - 1)
+
+
+def _failure(generation: Generation) -> ServingError:
+    """What a pipeline's exception, which the log has, means to the caller."""
+    extra = generation.call.recorded.get("extra_args")
+    if extra is None:
+        return InternalError()
+    names = ", ".join(extra)
+    return InvalidRequest(f"the pipeline fails with these extra_args ({names}); leave them out", param="extra_args")
 
 
 def _gone() -> ClientGone:

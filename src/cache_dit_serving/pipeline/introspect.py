@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.pipeline.arguments import extra_arguments_of, longest_sequence
 from cache_dit_serving.pipeline.output import output_of, sound_rate_of
 from cache_dit_serving.planning.tasks import PARAMETERS, SEVERAL_PICTURES, SOUND_LENGTHS, Input, tasks_of
 from cache_dit_serving.planning.traits import (
@@ -18,11 +19,13 @@ from cache_dit_serving.planning.traits import (
     GuidanceTraits,
     PictureTraits,
     PipelineTraits,
+    SequenceTraits,
     SizeTraits,
     SoundTraits,
     StepTraits,
     StrengthTraits,
 )
+from cache_dit_serving.schemas.request import GenerateRequest
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -89,12 +92,19 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
             and not ("true_cfg_scale" in signature and config.get("guidance_embeds", True) is False),
             separate_cfg=separate_cfg,
         ),
+        sequence=SequenceTraits(default=_whole(signature, "max_sequence_length"), most=longest_sequence(type(pipe))),
+        extra_arguments=extra_arguments_of(type(pipe), frozenset(GenerateRequest.model_fields)),
     )
 
 
 def _default(signature: Mapping[str, inspect.Parameter], name: str) -> float | None:
     default = signature[name].default if name in signature else None
     return float(default) if isinstance(default, int | float) else None
+
+
+def _whole(signature: Mapping[str, inspect.Parameter], name: str) -> int | None:
+    default = _default(signature, name)
+    return None if default is None else int(default)
 
 
 def _guides_above(pipe: DiffusionPipeline) -> float:

@@ -15,8 +15,9 @@ from diffusers import DiffusionPipeline
 
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults
 from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
-from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, SOUND_LENGTHS, Task
+from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
 
 logger = logging.getLogger(__name__)
@@ -30,17 +31,6 @@ SIBLINGS = (
 )
 """A task, a further one, and what diffusers 0.42 puts into the name of a class that runs the same weights for it."""
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# Arguments of a pipeline's call that requests or the server itself set.
-RESERVED_ARGUMENTS = frozenset(
-    (
-        *PIPELINE_FIELDS,
-        *(name for names in PARAMETERS.values() for name in names),
-        *("generator", "latents", "output_type", "return_dict", "num_images_per_prompt", "num_videos_per_prompt"),
-        *("num_waveforms_per_prompt", "audio_start_in_s", *SOUND_LENGTHS),
-        *("frames", "frame_rate", "max_area"),
-        *("callback", "callback_on_step_end"),
-    )
-)
 
 
 def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> DiffusionPipeline:
@@ -166,7 +156,7 @@ def check_servable(traits: PipelineTraits, defaults: RequestDefaults) -> None:
         found, served = (", ".join(sorted(tasks)) for tasks in (traits.tasks, SERVED_TASKS))
         raise LoadError(f"{traits.pipeline_class} is for {found}; this version serves {served}")
     for name in defaults.pipeline_arguments:
-        if name in RESERVED_ARGUMENTS:
+        if name in PIPELINE_FIELDS | SET_BY_THE_SERVER:
             raise LoadError(f"defaults.pipeline_arguments: {name} is set by requests or the server, not there")
         if not traits.takes(name):
             raise LoadError(f"defaults.pipeline_arguments: {traits.pipeline_class} does not take {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
 from cache_dit_serving.media.values import Media
@@ -49,6 +49,20 @@ class Facts:
     versions: dict[str, str]
 
 
+class Cut(NamedTuple):
+    """The end of a prompt that a tokenizer cut off."""
+
+    param: str
+    """The request's field."""
+    component: str
+    """The tokenizer, as the pipeline names it."""
+    tokens: int
+    """Kept, special ones among them."""
+    lost: str
+    read_by: tuple[str, ...] = ()
+    """Other tokenizers of the pipeline that read all of it."""
+
+
 @dataclass(frozen=True)
 class DrawRecord:
     """How one output came about: values that JSON can hold, of which rates, metrics and answers are made."""
@@ -69,6 +83,8 @@ class DrawRecord:
     """What the cache needed to change for it: none, override or exchange."""
     num_frames: int | None = None
     """Of the clip that was made; None of other kinds."""
+    cuts: tuple[Cut, ...] = ()
+    """What tokenizers cut off."""
     size: tuple[int, int] | None = None
     """(width, height) of what was made, in pixels; None of sound."""
 

@@ -20,6 +20,7 @@ from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.media.values import Clip, Picture
 from cache_dit_serving.pipeline.environment import memory_of
 from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
+from cache_dit_serving.pipeline.prompts import cuts_of, listening, tokenizers_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Stopped, Watch
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 
@@ -42,13 +43,14 @@ class Part:
     output: OutputFields
     sound_rate: int | None
     """Of the sound it makes, samples a second."""
+    tokenizers: dict[str, Any]
     has_callback: bool
 
     @classmethod
     def of(cls, pipe: DiffusionPipeline, cache: PipelineCache) -> Part:
         """A pipeline on its device, under its cache."""
         has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
-        return cls(pipe, cache, output_of(type(pipe)), sound_rate_of(pipe), has_callback)
+        return cls(pipe, cache, output_of(type(pipe)), sound_rate_of(pipe), tokenizers_of(pipe), has_callback)
 
     @property
     def name(self) -> str:
@@ -136,7 +138,11 @@ class PipelineRunner:
         started = time.perf_counter()
         try:
             # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture.
-            with torch.inference_mode(), self._steps_reported(after_step) as callback:
+            with (
+                torch.inference_mode(),
+                self._steps_reported(after_step) as callback,
+                listening(part.tokenizers) as heard,
+            ):
                 output = part.pipe(
                     **_with_fitting_pictures(call),
                     **callback,
@@ -170,6 +176,7 @@ class PipelineRunner:
             encode_prompt_s=first_forward - started,
             denoise_s=max(0.0, denoised - first_forward),
             decode_s=finished - denoised,
+            cuts=cuts_of(heard, _prompts_of(call)),
             num_frames=len(media.array) if isinstance(media, Clip) else None,
             size=(media.array.shape[-2], media.array.shape[-3]) if isinstance(media, Picture | Clip) else None,
         )
@@ -233,6 +240,13 @@ class PipelineRunner:
             self._first_forward = time.perf_counter()
             if self._clock is not None:
                 self._clock.mark()
+
+
+def _prompts_of(call: GenerationCall) -> dict[str, str]:
+    """The texts of a call by field, the longest first: one may hold another."""
+    texts = {name: call.arguments.get(name) for name in ("prompt", "negative_prompt")}
+    given = {name: text for name, text in texts.items() if isinstance(text, str)}
+    return dict(sorted(given.items(), key=lambda item: -len(item[1])))
 
 
 def _with_fitting_pictures(call: GenerationCall) -> dict[str, Any]:

@@ -39,12 +39,12 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
     request, warnings = _supported(request, model, family)
     if inputs.images:
         request = _sized(request, inputs.images[0], model)
-    arguments: dict[str, Any] = {}
+    configured = model.defaults.pipeline_arguments
+    arguments: dict[str, Any] = {name: value for name, value in configured.items() if model.traits.takes(name)}
     recorded: dict[str, Any] = {}
     for field in accepted_fields(model):
         arguments |= field.arguments(request, model)
         recorded |= field.recorded(request, model)
-    arguments |= {name: value for name, value in model.defaults.pipeline_arguments.items() if model.traits.takes(name)}
     arguments |= _picture_arguments(inputs, model)
     if model.traits.takes("max_area"):  # FluxKontext would bring every size to its own area
         arguments["max_area"] = arguments["width"] * arguments["height"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.tasks import Task
@@ -85,6 +86,16 @@ class ClassTraits:
 
 
 @dataclass(frozen=True)
+class SequenceTraits:
+    """Tokens of a prompt."""
+
+    default: int | None = None
+    """The pipeline's own max_sequence_length; None where it takes none."""
+    most: int | None = None
+    """The greatest that its class lets pass; None where it checks none."""
+
+
+@dataclass(frozen=True)
 class StepTraits:
     default: int
     """The pipeline's own num_inference_steps."""
@@ -120,6 +131,9 @@ class PipelineTraits:
     sizes: SizeTraits
     steps: StepTraits
     guidance: GuidanceTraits
+    sequence: SequenceTraits = SequenceTraits()
+    extra_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Type by name of the call's further arguments, as far as JSON can say them."""
     clip: ClipTraits | None = None
     """Of a pipeline that makes clips."""
     heard: bool = False

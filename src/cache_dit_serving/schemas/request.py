@@ -82,6 +82,14 @@ class GenerateRequest(BaseModel):
         max_length=MOST_STEPS,
         description="Noise levels of the steps, greatest first; their number is the steps'.",
     )
+    max_sequence_length: int | None = Field(
+        None, ge=1, description="Tokens of the prompt that the text encoder reads; what is beyond them is cut off."
+    )
+    extra_args: dict[str, Any] | None = Field(
+        None,
+        max_length=64,
+        description="Further arguments of the pipeline's call by their own names; GET /capabilities lists them.",
+    )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Image i takes seed + i; left out: drawn at random.")
     num_images: int | None = Field(None, ge=1, description="Images to draw, one after the other (default 1).")
     image_urls: list[str] | None = Field(

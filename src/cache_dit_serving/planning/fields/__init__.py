@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cache_dit_serving.planning.fields.arguments import ExtraArgs, MaxSequenceLength
 from cache_dit_serving.planning.fields.cache import CacheField, DeadlineField, SpeedField
 from cache_dit_serving.planning.fields.clip import Fps, NumFrames
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField
@@ -33,6 +34,8 @@ FIELDS: tuple[RequestField, ...] = (
     GuidanceScale(),
     TrueCfgScale(),
     Sigmas(),
+    MaxSequenceLength(),
+    ExtraArgs(),
     ImageUrls(),
     MaskUrl(),
     Strength(),

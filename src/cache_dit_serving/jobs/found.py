@@ -1,0 +1,33 @@
+"""What a model did otherwise than its request says, found out when it was done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cache_dit_serving.pipeline.protocol import Cut, DrawRecord
+from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.schemas.answers import RequestWarning
+
+MOST_QUOTED = 300
+"""Characters of a prompt that a warning repeats."""
+
+
+def found_while_drawing(call: GenerationCall, record: DrawRecord) -> Iterator[RequestWarning]:
+    """Another size or number of frames than asked for, which some make by rules of their own; words that were cut."""
+    made = {"num_frames": record.num_frames}
+    if record.size is not None:
+        made |= {"width": record.size[0], "height": record.size[1]}
+    asked = call.arguments | ({"num_frames": call.clip.num_frames} if call.clip else {})
+    for name, value in made.items():
+        if value is not None and asked.get(name, value) != value:
+            message = f"the model made a {name} of {value}, not the {asked[name]} it was asked for"
+            yield RequestWarning(param=name, code="adjusted", message=message)
+    for cut in record.cuts:
+        yield RequestWarning(param=cut.param, code="truncated", message=_described(cut))
+
+
+def _described(cut: Cut) -> str:
+    lost = cut.lost if len(cut.lost) <= MOST_QUOTED else cut.lost[:MOST_QUOTED] + "..."
+    elsewhere = f" ({' and '.join(cut.read_by)} read all of it)" if cut.read_by else ""
+    words = len(cut.lost.split())
+    return f"{cut.component} keeps {cut.tokens} tokens and cut off {words:,} words{elsewhere}: {lost!r}"

@@ -1,0 +1,111 @@
+"""What of a prompt the tokenizers cut off, found by listening to the calls that the pipeline makes of them.
+
+Limits and templates differ from family to family, and most cut without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest.mock import patch
+
+from cache_dit_serving.pipeline.protocol import Cut
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+class Heard(NamedTuple):
+    """A call of a tokenizer that could cut its text off."""
+
+    component: str
+    tokenizer: Any
+    text: str
+    tokens: int
+    """To which it is cut."""
+    special: bool
+    """Whether tokens that are no text are among them."""
+
+
+def tokenizers_of(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """The tokenizers among a pipeline's components, or inside of its processors, by the component's name."""
+    from transformers import PreTrainedTokenizerBase
+
+    found = {}
+    for name, component in pipe.components.items():
+        tokenizer = getattr(component, "tokenizer", component)
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            found[name] = tokenizer
+    return found
+
+
+@contextmanager
+def listening(tokenizers: dict[str, Any]) -> Iterator[list[Heard]]:
+    """Collect the calls of these tokenizers."""
+    heard: list[Heard] = []
+    names = {id(tokenizer): name for name, tokenizer in tokenizers.items()}
+    with ExitStack() as stack:
+        # `tokenizer(...)` looks in the class alone.
+        for cls in {type(tokenizer) for tokenizer in tokenizers.values()}:
+            stack.enter_context(patch.object(cls, "__call__", _noting(cls.__call__, names, heard)))
+        yield heard
+
+
+def _noting(call: Any, names: dict[int, str], heard: list[Heard]) -> Any:
+    def noting(tokenizer: Any, text: Any = None, *args: Any, **options: Any) -> Any:
+        if options.get("truncation") and id(tokenizer) in names:
+            tokens = options.get("max_length") or tokenizer.model_max_length
+            special = options.get("add_special_tokens", True)
+            texts = [text] if isinstance(text, str) else text or ()
+            name = names[id(tokenizer)]
+            heard.extend(Heard(name, tokenizer, each, tokens, special) for each in texts if isinstance(each, str))
+        return call(tokenizer, text, *args, **options)
+
+    return noting
+
+
+def cuts_of(heard: list[Heard], prompts: dict[str, str]) -> tuple[Cut, ...]:
+    """What was cut off of the prompts of a call, each time by one tokenizer.
+
+    Args:
+        prompts: text by field.
+    """
+    cuts = {}
+    whole: dict[str, list[str]] = {}
+    for each in heard:
+        param = _field_of(each.text, prompts)
+        if param is None:
+            continue
+        lost = _lost(each, prompts[param])
+        if lost.strip():
+            cuts[param, each.component] = Cut(param, each.component, each.tokens, lost.strip())
+        elif each.component not in whole.setdefault(param, []):
+            whole[param].append(each.component)
+    return tuple(cut._replace(read_by=tuple(whole.get(cut.param, ()))) for cut in cuts.values())
+
+
+def _field_of(text: str, prompts: dict[str, str]) -> str | None:
+    """The field whose words a text holds; pipelines put them into lower case, clean them and put templates around."""
+    words = _normal(text)
+    return next((param for param, prompt in prompts.items() if prompt and _normal(prompt) in words), None)
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _lost(heard: Heard, prompt: str) -> str:
+    """The end of a prompt that a tokenizer did not keep."""
+    tokenizer, text = heard.tokenizer, heard.text
+    options = {"truncation": True, "max_length": heard.tokens, "add_special_tokens": heard.special}
+    if not tokenizer.is_fast:
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        room = heard.tokens - (tokenizer.num_special_tokens_to_add() if heard.special else 0)
+        return str(tokenizer.decode(tokens[room:]))
+    offsets = tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
+    end = max((end for _, end in offsets), default=0)
+    begin = text.find(prompt)
+    if begin < 0:
+        return text[end:]  # cleaned
+    return prompt[max(0, end - begin) :]  # without the template after it

@@ -1,0 +1,82 @@
+"""What tokenizers cut off of prompts: found on real pipelines, in the words of the request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
+from cache_dit_serving.jobs.found import found_while_drawing
+from cache_dit_serving.pipeline.protocol import Cut, Loaded, Unwatched
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.answers import RequestWarning
+from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.families import save_family
+from tests.support.in_process import UNCACHED, load
+
+LONG = "a red apple on a blue background " + " ".join(f"word{number}" for number in range(40))
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Loaded:
+    return load(UNCACHED)
+
+
+def cuts(loaded: Loaded, **fields: Any) -> tuple[Cut, ...]:
+    call = plan(GenerateRequest.model_validate({"seed": 3, "num_inference_steps": 4} | fields), loaded.model)
+    return loaded.runner.sample(call, 0, Unwatched()).record.cuts
+
+
+def warnings(loaded: Loaded, **fields: Any) -> list[RequestWarning]:
+    call = plan(GenerateRequest.model_validate({"seed": 3, "num_inference_steps": 4} | fields), loaded.model)
+    return list(found_while_drawing(call, loaded.runner.sample(call, 0, Unwatched()).record))
+
+
+def test_a_prompt_that_fits_is_read_whole(embedded: Loaded) -> None:
+    assert cuts(embedded, prompt="a red apple on a blue background") == ()
+
+
+def test_the_lost_words_are_those_of_the_request(embedded: Loaded) -> None:
+    by_clip, by_t5 = cuts(embedded, prompt=LONG)
+    assert (by_clip.param, by_clip.component, by_clip.tokens) == ("prompt", "tokenizer", 24)
+    assert (by_t5.component, by_t5.tokens) == ("tokenizer_2", 32)
+    for cut in (by_clip, by_t5):
+        assert LONG.endswith(cut.lost)
+        assert 20 < len(cut.lost) < len(LONG)
+        assert cut.read_by == ()
+    assert len(by_t5.lost) < len(by_clip.lost)
+
+
+def test_a_tokenizer_that_reads_all_of_it_is_named(embedded: Loaded) -> None:
+    (by_clip,) = cuts(embedded, prompt=LONG, max_sequence_length=512)
+    assert by_clip.read_by == ("tokenizer_2",)
+    (warning,) = warnings(embedded, prompt=LONG, max_sequence_length=512)
+    assert (warning.param, warning.code) == ("prompt", "truncated")
+    words = len(by_clip.lost.split())
+    start = f"tokenizer keeps 24 tokens and cut off {words} words (tokenizer_2 read all of it): '"
+    assert warning.message == f"{start}{by_clip.lost}'"
+
+
+def test_a_warning_repeats_no_more_than_its_start(embedded: Loaded) -> None:
+    _, warning = warnings(embedded, prompt="apple " * 1600)
+    assert warning.message.endswith("...'")
+    assert "1,5" in warning.message
+    assert len(warning.message) < 400
+
+
+def test_the_field_is_told_by_its_words_inside_a_template(tmp_path: Path) -> None:
+    loaded = load(
+        Settings(
+            model=ModelSettings(path=str(save_family("QwenImage", tmp_path / "model")), dtype="float32"),
+            cache=None,
+            defaults=RequestDefaults(width=32, height=32),
+            limits=Limits(min_side=16),
+            server=ServerSettings(warm_up=False),
+        )
+    )
+    fields = {"negative_prompt": "too many words " * 200, "true_cfg_scale": 4.0, "max_sequence_length": 64}
+    (cut,) = cuts(loaded, prompt="a cat", **fields)
+    assert (cut.param, cut.component) == ("negative_prompt", "tokenizer")
+    assert fields["negative_prompt"].strip().endswith(cut.lost)  # type: ignore[attr-defined]
