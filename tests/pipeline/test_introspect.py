@@ -27,10 +27,12 @@ CLASSES = {
     "img2img": "AmusedImg2Img ChromaImg2Img FluxImg2Img QwenImageImg2Img SanaSprintImg2Img StableDiffusion3Img2Img "
     "StableDiffusion3PAGImg2Img ZImageImg2Img",
     "inpaint": "AmusedInpaint ChromaInpaint Flux2KleinInpaint FluxFill FluxInpaint FluxKontextInpaint "
-    "QwenImageEditInpaint QwenImageInpaint StableDiffusion3Inpaint ZImageInpaint",
-    "control": "CogView4Control FluxControl FluxControlImg2Img FluxControlInpaint FluxControlNet FluxControlNetImg2Img "
-    "FluxControlNetInpaint HunyuanDiTControlNet QwenImageControlNet QwenImageControlNetInpaint SanaControlNet "
-    "StableDiffusion3ControlNet StableDiffusion3ControlNetInpainting ZImageControlNet ZImageControlNetInpaint",
+    "QwenImageControlNetInpaint QwenImageEditInpaint QwenImageInpaint StableDiffusion3ControlNetInpainting "
+    "StableDiffusion3Inpaint ZImageInpaint",
+    "control": "CogView4Control FluxControl FluxControlNet HunyuanDiTControlNet QwenImageControlNet SanaControlNet "
+    "StableDiffusion3ControlNet ZImageControlNet",
+    "control-img2img": "FluxControlImg2Img FluxControlNetImg2Img",
+    "control-inpaint": "FluxControlInpaint FluxControlNetInpaint ZImageControlNetInpaint",
     "class-conditional": "DiT",
     "unconditional": "DDIM",
     "text-to-video": "Allegro CogVideoX CosmosTextToWorld EasyAnimate HunyuanVideo HunyuanVideo15 Kandinsky5T2V LTX "
@@ -44,7 +46,8 @@ CLASSES = {
     "text-to-video video-to-video": "AnyFlow AnyFlowFAR",
     "video-to-video": "CogVideoXVideoToVideo SkyReelsV2DiffusionForcingVideoToVideo WanVACE WanVideoToVideo",
     "video-inpaint": "EasyAnimateInpaint",
-    "video-control": "CogVideoXFunControl Cosmos2_5_Transfer EasyAnimateControl LTX2HDR LTX2InContext WanAnimate",
+    "video-control": "CogVideoXFunControl EasyAnimateControl",
+    "video-reference": "Cosmos2_5_Transfer LTX2HDR LTX2InContext WanAnimate",
     "text-to-audio": "StableAudio StableAudio3",
     "3d-views": "ShapE ShapEImg2Img",
     "image-layers": "QwenImageLayered",

@@ -16,8 +16,8 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive
 
+from cache_dit_serving.api.inputs import take_out_files
 from cache_dit_serving.api.lenient import read_leniently
-from cache_dit_serving.api.pictures import take_out_pictures
 from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
 from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key
@@ -142,7 +142,7 @@ def _check(given: bytes, model: type[BaseModel], lenient: bool, files: Sequence[
             place = path or "the body"
             raise InvalidRequest(f"{place} has {len(value):,} fields; no request has as many", param=path or None)
     json.loads(body, object_pairs_hook=_without_duplicates)
-    uploads = take_out_pictures(tree, files)
+    uploads = take_out_files(tree, files)
     warnings: list[RequestWarning] = []
     if lenient:
         tree, warnings = read_leniently(tree, model)

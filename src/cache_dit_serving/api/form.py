@@ -15,15 +15,18 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from cache_dit_serving.api.inputs import IMAGES, SINGLE, upload_name
 from cache_dit_serving.api.lenient import as_typed, scalar_of
-from cache_dit_serving.api.pictures import IMAGES, MASK, upload_name
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.findings import cut
 
 FORM = "multipart/form-data"
-FILES = {"image": IMAGES, "image[]": IMAGES, IMAGES: IMAGES, f"{IMAGES}[]": IMAGES, "mask": MASK, MASK: MASK}
+FILES = {
+    **dict.fromkeys(("image", "image[]", IMAGES, f"{IMAGES}[]"), IMAGES),
+    **{name: field for field in SINGLE for name in (field, field.removesuffix("_url"))},
+}
 """Names of files in a form, and the field of a request that each fills."""
-MOST_FILES = 17
+MOST_FILES = 20
 MOST_FIELDS = 100
 CHUNK_BYTES = 2**20
 
@@ -60,9 +63,8 @@ async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Fo
         if isinstance(value, UploadFile):
             field = FILES.get(name)
             if field is None:
-                raise InvalidRequest(
-                    f"the file {cut(name)} is not one of a request; send image or mask", param=cut(name)
-                )
+                taken = "image, mask, control, last_image or video"
+                raise InvalidRequest(f"the file {cut(name)} is not one of a request; send {taken}", param=cut(name))
             read: Any = upload_name(len(files))
             files.append(await value.read())
         else:

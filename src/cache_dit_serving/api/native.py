@@ -12,8 +12,8 @@ from cache_dit_serving.api.answering import request_id_of
 from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
+from cache_dit_serving.api.inputs import inputs_of
 from cache_dit_serving.api.model_info import model_info
-from cache_dit_serving.api.pictures import pictures_of
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
@@ -25,9 +25,11 @@ from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.outputs import OutputFolder
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.brought import variant_for
 from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.plan import plan, variant_for
+from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import (
     Capabilities,
     CompareResponse,
@@ -125,12 +127,12 @@ class NativeApi:
         return replace(self.worker.loaded().model, tolerant=http.scope["state"]["lenient"])
 
     async def _inputs(self, request: GenerateRequest, model: PlannedModel, http: Request) -> Inputs:
-        """The pictures of a request, which no model that has no use for them lets in."""
+        """What a request brings, which no model that has no use for it lets in."""
         variant_for(request, model)
-        if not request.image_urls:
+        if not any(getattr(request, field) for field in FIELDS_OF_INPUTS.values()):
             return NO_INPUTS
-        uploads = http.scope["state"]["uploads"]
-        return await pictures_of(request, uploads, self.settings.inputs)
+        uploads, most = http.scope["state"]["uploads"], model.limits.max_num_frames
+        return await inputs_of(request, uploads, self.settings.inputs, min(request.num_frames or most, most))
 
     async def _images(self, generation: Generation, request: GenerateRequest, http: Request) -> list[Encoded]:
         return await images_of(

@@ -91,11 +91,16 @@ class Limits(Section):
 
 
 class InputSettings(Section):
-    """Pictures that requests bring."""
+    """Pictures and videos that requests bring."""
 
-    max_bytes: int = Field(20 * 2**20, ge=1024, description="Size of one picture's file.")
+    max_bytes: int = Field(20 * 2**20, ge=1024, description="Size of one file.")
     max_pixels: int = Field(
         2**25, ge=4096, description="Pixels of all pictures of one request. Each takes 3 bytes while the request waits."
+    )
+    max_video_pixels: int = Field(
+        1280 * 720 * 129,
+        ge=4096,
+        description="Pixels of all frames that are read of a video. Each takes 3 bytes while the request waits.",
     )
     url_hosts: tuple[Annotated[str, Field(pattern=HOST)], ...] = Field(
         (),

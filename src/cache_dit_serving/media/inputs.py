@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.video_input import VIDEO_TYPES, InputVideo
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What is read; each decoder more is one more to be attacked through."""
@@ -42,6 +43,17 @@ class Inputs:
 
     images: tuple[InputPicture, ...] = ()
     mask: InputPicture | None = None
+    control: InputPicture | None = None
+    last_image: InputPicture | None = None
+    video: InputVideo | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) in pixels of the first of them; None where there is none."""
+        for each in (*self.images, self.control, self.video):
+            if each is not None:
+                return each.size
+        return None
 
 
 NO_INPUTS = Inputs()
@@ -60,19 +72,26 @@ class PictureReader:
     def __post_init__(self) -> None:
         self.pixels_left = self.settings.max_pixels
 
-    def from_text(self, text: str, param: str) -> bytes:
-        """The bytes behind a data URI, or base64 by itself."""
+    def from_text(self, text: str, param: str, *, video: bool = False) -> bytes:
+        """The bytes behind a data URI, or base64 by itself.
+
+        Args:
+            video: whether it is of a video, not of a picture.
+        """
+        kind, example = ("video", "video/mp4") if video else ("picture", "image/png")
+        formats = "MP4 or WebM" if video else _formats()
         prefix = _DATA_URI.match(text[:200])
         if prefix is None and text[:5].lower() == "data:":
-            raise InvalidRequest(f"{param} is not a data URI of a picture: data:image/png;base64,...", param=param)
+            raise InvalidRequest(f"{param} is not a data URI of a {kind}: data:{example};base64,...", param=param)
         if prefix is not None:
             if not prefix["base64"]:
                 raise InvalidRequest(
-                    f"{param} is a data URI without base64; send data:image/png;base64,...", param=param
+                    f"{param} is a data URI without base64; send data:{example};base64,...", param=param
                 )
-            if prefix["type"] and prefix["type"].lower() not in _media_types():
+            known = VIDEO_TYPES if video else _media_types()
+            if prefix["type"] and prefix["type"].lower() not in known:
                 raise InvalidRequest(
-                    f"{param} is said to be {prefix['type']}; this server reads {_formats()}", param=param
+                    f"{param} is said to be {prefix['type']}; this server reads {formats}", param=param
                 )
             text = text[prefix.end() :]
         if len(text) // 4 * 3 > self.settings.max_bytes + 3:
@@ -81,9 +100,9 @@ class PictureReader:
             content = base64.b64decode(text.translate(_SPACES), validate=True)
         except (binascii.Error, ValueError):
             raise InvalidRequest(
-                f"{param} is not base64 of a picture; send a data URI, or base64 of a {_formats()} file", param=param
+                f"{param} is not base64 of a {kind}; send a data URI, or base64 of a {formats} file", param=param
             ) from None
-        if prefix is not None and prefix["type"]:
+        if prefix is not None and prefix["type"] and not video:
             declared = prefix["type"].lower().removeprefix("image/").replace("jpg", "jpeg")
             found = format_of(content)
             if found is not None and found.lower() != declared:

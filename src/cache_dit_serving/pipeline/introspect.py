@@ -12,12 +12,11 @@ from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.pipeline.arguments import extra_arguments_of, longest_sequence
 from cache_dit_serving.pipeline.output import output_of, sound_rate_of
-from cache_dit_serving.planning.tasks import PARAMETERS, SEVERAL_PICTURES, SOUND_LENGTHS, Input, tasks_of
+from cache_dit_serving.planning.tasks import PARAMETERS, SEVERAL_PICTURES, SOUND_LENGTHS, WORDS, Input, tasks_of
 from cache_dit_serving.planning.traits import (
     ClassTraits,
     ClipTraits,
     GuidanceTraits,
-    PictureTraits,
     PipelineTraits,
     SequenceTraits,
     SizeTraits,
@@ -74,7 +73,8 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
         clip=_clip(pipe, signature, config) if output.kind is MediaKind.CLIP else None,
         heard=output.sound_field is not None and sound_rate_of(pipe) is not None,
         sound=_sound(pipe, signature, config) if output.kind is MediaKind.SOUND else None,
-        pictures=_pictures(type(pipe).__name__, signature),
+        brought=_brought(signature),
+        several_pictures=type(pipe).__name__ in SEVERAL_PICTURES,
         classes=_classes(pipe, signature, config),
         strength=_strength(type(pipe), signature),
         steps=StepTraits(
@@ -158,8 +158,8 @@ def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:
 
 def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any]) -> ClipTraits:
     multiple = _first(pipe, *TEMPORAL) or 1
-    frames_parameter = "frames" if "frames" in signature else "num_frames"
-    default = _default(signature, frames_parameter) or config.get("sample_frames")
+    frames_parameter = next((name for name in ("frames", "num_frames") if name in signature), None)
+    default = (_default(signature, frames_parameter) if frames_parameter else None) or config.get("sample_frames")
     if type(pipe).__name__ == "AllegroPipeline" and default:
         default *= multiple  # its configuration counts latent frames
     default_frames = int(default or USUAL_FRAMES)
@@ -194,12 +194,15 @@ def _sound(
     )
 
 
-def _pictures(pipeline_class: str, signature: Mapping[str, inspect.Parameter]) -> PictureTraits | None:
-    parameter = next((name for name in signature if name in PARAMETERS[Input.IMAGE]), None)
-    if parameter is None:
-        return None
-    mask = "mask_image" if "mask_image" in signature else None
-    return PictureTraits(parameter, several=pipeline_class in SEVERAL_PICTURES, mask_parameter=mask)
+def _brought(signature: Mapping[str, inspect.Parameter]) -> dict[Input, str]:
+    """The parameter for each thing that a request may bring."""
+    if "control_mask" in signature:  # it draws its control image anew
+        return {Input.IMAGE: "control_image", Input.MASK: "control_mask"}
+    return {
+        each: next(name for name in signature if name in names)
+        for each, names in PARAMETERS.items()
+        if each not in WORDS and names & signature.keys()
+    }
 
 
 def _classes(

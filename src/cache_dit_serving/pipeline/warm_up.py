@@ -19,7 +19,7 @@ from cache_dit_serving.planning.example import example_of, simplest_task
 from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
-from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
+from cache_dit_serving.planning.tasks import SERVED_TASKS, Input, Task
 
 logger = logging.getLogger(__name__)
 
@@ -97,16 +97,37 @@ def working(runner: Runner, model: PlannedModel, progress: Callable[[str], None]
             if variant is model and task is simplest_task(model):
                 continue
             try:
-                steps = max(TRIAL_STEPS, variant.traits.steps.least)
-                fields = {"num_inference_steps": steps, "speed": "lossless", "num_frames": least_frames(variant)}
-                _draw(runner, _planned(variant, task, **fields), f"{task}, {steps} steps", progress)
+                _try(runner, variant, task, progress)
             except Exception:
                 logger.exception("%s does not run on these weights, and is not offered", task)
                 failing.add(task)
-        tasks = variant.traits.tasks - failing
-        variants.append(replace(variant, traits=replace(variant.traits, tasks=tasks), siblings=()))
+        traits = replace(variant.traits, tasks=variant.traits.tasks - failing)
+        if Input.LAST_IMAGE in traits.brought and not _takes_last_image(runner, variant, progress):
+            others = traits.brought.keys() - {Input.LAST_IMAGE}
+            traits = replace(traits, brought={each: traits.brought[each] for each in others})
+        variants.append(replace(variant, traits=traits, siblings=()))
     own, *siblings = variants
     return replace(own, siblings=tuple(sibling for sibling in siblings if sibling.tasks))
+
+
+def _takes_last_image(runner: Runner, model: PlannedModel, progress: Callable[[str], None]) -> bool:
+    """Weights of image to video may know the first picture alone."""
+    try:
+        _try(runner, model, Task.IMAGE_TO_VIDEO, progress, last_image=True)
+    except Exception:
+        logger.exception("a last picture does not work on these weights, and is not offered")
+        return False
+    return True
+
+
+def _try(
+    runner: Runner, model: PlannedModel, task: Task, progress: Callable[[str], None], *, last_image: bool = False
+) -> None:
+    """Draw in a few steps; raises whatever fails."""
+    steps = max(TRIAL_STEPS, model.traits.steps.least)
+    fields = {"num_inference_steps": steps, "speed": "lossless", "num_frames": least_frames(model)}
+    what = f"{task}{' with a last picture' if last_image else ''}, {steps} steps"
+    _draw(runner, _planned(model, task, last_image=last_image, **fields), what, progress)
 
 
 def _draw(
@@ -139,9 +160,11 @@ class _Reports:
             self._progress(f"{self._what}, step {done} of {self._steps}")
 
 
-def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> GenerationCall:
+def _planned(
+    model: PlannedModel, task: Task | None = None, *, last_image: bool = False, **fields: Any
+) -> GenerationCall:
     try:
-        request, inputs = example_of(model, task, **fields)
+        request, inputs = example_of(model, task, last_image=last_image, **fields)
         return plan(request, model, inputs)
     except ServingError as error:
         raise _failed(error) from error

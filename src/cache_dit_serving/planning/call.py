@@ -66,7 +66,7 @@ class GenerationCall:
     def parameters(self, drawing: Drawing) -> dict[str, Any]:
         """The request that draws an image again when it is sent alone; stored in its file.
 
-        Pictures that it brought stand there by the SHA-256 of their files.
+        Pictures and videos that it brought stand there by the SHA-256 of their files.
         """
         settings = drawing.cache.settings
         cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
@@ -74,8 +74,10 @@ class GenerationCall:
         pictures: dict[str, Any] = {}
         if self.inputs.images:
             pictures["image_urls"] = [f"sha256:{picture.digest}" for picture in self.inputs.images]
-        if self.inputs.mask:
-            pictures["mask_url"] = f"sha256:{self.inputs.mask.digest}"
+        for name in ("mask", "control", "last_image", "video"):
+            brought = getattr(self.inputs, name)
+            if brought is not None:
+                pictures[f"{name}_url"] = f"sha256:{brought.digest}"
         return {**fields, **self.recorded, **pictures, "seed": drawing.seed, "cache": cache}
 
     def compared(self) -> GenerationCall:

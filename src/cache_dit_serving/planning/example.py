@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs
+from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.video_input import InputVideo
+from cache_dit_serving.planning.fields.clip import least_frames
+from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.fields.size import Height, Width
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, Input, Task
+from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input, Task
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
@@ -19,11 +22,14 @@ def simplest_task(model: PlannedModel) -> Task:
     return min(sorted(model.traits.tasks & SERVED_TASKS), key=lambda task: len(TASKS[task].needs))
 
 
-def example_of(model: PlannedModel, task: Task | None = None, **fields: Any) -> tuple[GenerateRequest, Inputs]:
-    """The smallest request of a task, with these fields in it, and its pictures.
+def example_of(
+    model: PlannedModel, task: Task | None = None, *, last_image: bool = False, **fields: Any
+) -> tuple[GenerateRequest, Inputs]:
+    """The smallest request of a task, with these fields in it, and what it brings.
 
     Args:
         task: of the model's own pipeline; None: the simplest.
+        last_image: whether it brings that too.
     """
     needs = TASKS[task or simplest_task(model)].needs
     example: dict[str, Any] = {"seed": 0}
@@ -31,14 +37,21 @@ def example_of(model: PlannedModel, task: Task | None = None, **fields: Any) -> 
         example["prompt"] = "an example"
     if Input.CLASS_LABELS in needs:
         example["class_label"] = 0
-    inputs = NO_INPUTS
-    if Input.IMAGE in needs:
-        example["image_urls"] = ["an example"]
-        size = (Width().default(model), Height().default(model))
-        ramp = Image.fromarray(np.linspace(0, 255, 256, dtype=np.uint8).reshape(16, 16)).resize(size)
-        mask = None
-        if Input.MASK in needs:
-            example["mask_url"] = "an example"
-            mask = InputPicture(ramp, "")
-        inputs = Inputs((InputPicture(ramp.convert("RGB"), ""),), mask)
-    return GenerateRequest.model_validate(example | fields), inputs
+    brought = needs - WORDS | ({Input.LAST_IMAGE} if last_image else set())
+    for each in brought:
+        example[FIELDS_OF_INPUTS[each]] = ["an example"] if each is Input.IMAGE else "an example"
+    return GenerateRequest.model_validate(example | fields), _inputs(brought, model) if brought else Inputs()
+
+
+def _inputs(brought: frozenset[Input], model: PlannedModel) -> Inputs:
+    size = (Width().default(model), Height().default(model))
+    ramp = Image.fromarray(np.linspace(0, 255, 256, dtype=np.uint8).reshape(16, 16)).resize(size)
+    colour = InputPicture(ramp.convert("RGB"), "")
+    frames = (colour.image,) * (least_frames(model) or 1)
+    return Inputs(
+        images=(colour,) if Input.IMAGE in brought else (),
+        mask=InputPicture(ramp, "") if Input.MASK in brought else None,
+        control=colour if Input.CONTROL in brought else None,
+        last_image=colour if Input.LAST_IMAGE in brought else None,
+        video=InputVideo(frames, 16.0, more=False, digest="") if Input.VIDEO in brought else None,
+    )

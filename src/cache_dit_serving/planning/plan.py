@@ -6,30 +6,26 @@ from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.formats import DEFAULT_AUDIO_FORMAT, DEFAULT_VIDEO_FORMAT, OutputSpec
-from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs
+from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
+from cache_dit_serving.planning.brought import fitted, input_arguments, variant_for
 from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
 from cache_dit_serving.planning.fields import FIELDS, accepted_fields
-from cache_dit_serving.planning.fields.clip import fps_of
+from cache_dit_serving.planning.fields.clip import fps_of, frames_of
 from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
 from cache_dit_serving.planning.fields.inputs import steps_run
-from cache_dit_serving.planning.fields.size import fitting_size
 from cache_dit_serving.planning.fields.sound import samples_made
 from cache_dit_serving.planning.fields.steps import step_count
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, Input
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
-
-WORDS = frozenset({Input.PROMPT, Input.CLASS_LABELS})
-"""What a request of every task says in words, unlike what it brings."""
 
 
 def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPUTS) -> GenerationCall:
     """The call that answers `request` on the loaded model.
 
     Args:
-        inputs: the pictures that the request names.
+        inputs: the pictures and the video that the request names.
 
     Raises:
         InvalidRequest: a field the model cannot honour, a value out of bounds, or two fields that contradict.
@@ -37,21 +33,20 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
     """
     family, model = model, variant_for(request, model)
     request, warnings = _supported(request, model, family)
-    if inputs.images:
-        request = _sized(request, inputs.images[0], model)
+    request, more_warnings = fitted(request, inputs, model)
     configured = model.defaults.pipeline_arguments
     arguments: dict[str, Any] = {name: value for name, value in configured.items() if model.traits.takes(name)}
     recorded: dict[str, Any] = {}
     for field in accepted_fields(model):
         arguments |= field.arguments(request, model)
         recorded |= field.recorded(request, model)
-    arguments |= _picture_arguments(inputs, model)
+    arguments |= input_arguments(request, inputs, model)
     if model.traits.takes("max_area"):  # FluxKontext would bring every size to its own area
         arguments["max_area"] = arguments["width"] * arguments["height"]
     count, seeds = _steps_run(request, model), seeds_of(request, model)
     clip = None
     if model.traits.clip is not None:
-        clip = ClipSpec(arguments[model.traits.clip.frames_parameter], fps_of(request, model))
+        clip = ClipSpec(frames_of(request, model), fps_of(request, model))
     if model.traits.sound is not None:
         pixels = samples_made(request, model)
     else:
@@ -77,7 +72,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
             request.video_format or DEFAULT_VIDEO_FORMAT,
             request.audio_format or DEFAULT_AUDIO_FORMAT,
         ),
-        warnings=warnings + _silenced(request, model),
+        warnings=warnings + more_warnings + _silenced(request, model),
     )
     call.check_engages()
     return call
@@ -89,61 +84,6 @@ def _silenced(request: GenerateRequest, model: PlannedModel) -> tuple[RequestWar
         return ()
     message = f"a {request.video_format} has no sound, and the model's is left out; an mp4 holds it"
     return (RequestWarning(param="video_format", code="adjusted", message=message),)
-
-
-def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
-    """The pipeline, of those that the model offers, whose task takes what a request brings.
-
-    Raises:
-        InvalidRequest: none does; it says what is missing, or too much.
-    """
-    if request.mask_url is not None and not request.image_urls:
-        raise InvalidRequest("mask_url is a mask of a picture; send that in image_urls", param="mask_url")
-    brought = {Input.IMAGE} if request.image_urls else set()
-    brought |= {Input.MASK} if request.mask_url is not None else set()
-    for variant in model.variants:
-        if any(TASKS[task].needs - WORDS == brought for task in variant.traits.tasks & SERVED_TASKS):
-            return variant
-    tasks = ", ".join(model.tasks)
-    if brought:
-        param = "mask_url" if Input.MASK in brought else "image_urls"
-        sentence = f"{model.traits.pipeline_class} as loaded does not take {param}"
-        raise InvalidRequest(f"{sentence}; its tasks are: {tasks}", param=param, code="unsupported_field")
-    raise InvalidRequest(f"this model needs a picture in image_urls; its tasks are: {tasks}", param="image_urls")
-
-
-def _sized(request: GenerateRequest, picture: InputPicture, model: PlannedModel) -> GenerateRequest:
-    """With the size that a request leaves out taken from its picture."""
-    width, height = fitting_size(*picture.size, model)
-    changed = {"width": request.width or width, "height": request.height or height}
-    taken = {field.name for field in accepted_fields(model)}
-    return request.model_copy(update={name: value for name, value in changed.items() if name in taken})
-
-
-def _picture_arguments(inputs: Inputs, model: PlannedModel) -> dict[str, Any]:
-    """The pictures, as the pipeline's call takes them.
-
-    Raises:
-        InvalidRequest: more of them than it takes, or a mask of another size than its picture.
-    """
-    traits = model.traits.pictures
-    if traits is None or not inputs.images:
-        return {}
-    images = [picture.image for picture in inputs.images]
-    if len(images) > 1 and not traits.several:
-        raise InvalidRequest(
-            f"image_urls holds {len(images)} pictures; {model.traits.pipeline_class} takes one", param="image_urls"
-        )
-    arguments: dict[str, Any] = {traits.parameter: images if traits.several else images[0]}
-    if inputs.mask is not None and traits.mask_parameter is not None:
-        if inputs.mask.size != inputs.images[0].size:
-            (mask_width, mask_height), (width, height) = inputs.mask.size, inputs.images[0].size
-            raise InvalidRequest(
-                f"mask_url is {mask_width} x {mask_height} pixels and its picture {width} x {height}; make them equal",
-                param="mask_url",
-            )
-        arguments[traits.mask_parameter] = inputs.mask.image
-    return arguments
 
 
 def _steps_run(request: GenerateRequest, model: PlannedModel) -> int:

@@ -18,8 +18,9 @@ class Input(StrEnum):
     PROMPT = "prompt"
     IMAGE = "image"
     MASK = "mask"
-    VIDEO = "video"
     CONTROL = "control"
+    LAST_IMAGE = "last image"
+    VIDEO = "video"
     CLASS_LABELS = "class labels"
 
 
@@ -27,13 +28,18 @@ PARAMETERS: dict[Input, frozenset[str]] = {
     Input.PROMPT: frozenset({"prompt", "content_prompt"}),
     Input.IMAGE: frozenset({"image", "images", "input_images", "cond_image"}),
     Input.MASK: frozenset({"mask_image", "mask_video"}),
-    Input.VIDEO: frozenset({"video"}),
-    Input.CONTROL: frozenset({"control_image", "control_video", "pose_video", "controls", "reference_conditions"}),
+    Input.CONTROL: frozenset({"control_image"}),
+    Input.LAST_IMAGE: frozenset({"last_image"}),
+    Input.VIDEO: frozenset({"video", "control_video"}),
     Input.CLASS_LABELS: frozenset({"class_labels"}),
 }
 """The names under which diffusers' pipelines take each input."""
+VIDEO_REFERENCES = frozenset({"pose_video", "controls", "reference_conditions", "face_video"})
+"""Those under which they take what this server has no fields for: poses, depth maps and the like."""
 SOUND_LENGTHS = ("audio_end_in_s", "audio_length_in_s", "audio_duration_s", "audio_duration", "duration")
 """Those under which they take the length of a sound, in seconds."""
+WORDS = frozenset({Input.PROMPT, Input.CLASS_LABELS})
+"""What a request of every task says in words, unlike what it brings."""
 
 
 class Task(StrEnum):
@@ -44,6 +50,8 @@ class Task(StrEnum):
     IMG2IMG = "img2img"
     INPAINT = "inpaint"
     CONTROL = "control"
+    CONTROL_IMG2IMG = "control-img2img"
+    CONTROL_INPAINT = "control-inpaint"
     CLASS_CONDITIONAL = "class-conditional"
     UNCONDITIONAL = "unconditional"
     TEXT_TO_VIDEO = "text-to-video"
@@ -51,6 +59,7 @@ class Task(StrEnum):
     VIDEO_TO_VIDEO = "video-to-video"
     VIDEO_INPAINT = "video-inpaint"
     VIDEO_CONTROL = "video-control"
+    VIDEO_REFERENCE = "video-reference"
     TEXT_TO_AUDIO = "text-to-audio"
     VIEWS = "3d-views"
     LAYERS = "image-layers"
@@ -72,13 +81,16 @@ TASKS: dict[Task, TaskFacts] = {
     Task.IMG2IMG: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
     Task.INPAINT: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE, Input.MASK),
     Task.CONTROL: _facts(MediaKind.PICTURE, Input.PROMPT, Input.CONTROL),
+    Task.CONTROL_IMG2IMG: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE, Input.CONTROL),
+    Task.CONTROL_INPAINT: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE, Input.MASK, Input.CONTROL),
     Task.CLASS_CONDITIONAL: _facts(MediaKind.PICTURE, Input.CLASS_LABELS),
     Task.UNCONDITIONAL: _facts(MediaKind.PICTURE),
     Task.TEXT_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT),
     Task.IMAGE_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT, Input.IMAGE),
     Task.VIDEO_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO),
     Task.VIDEO_INPAINT: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO, Input.MASK),
-    Task.VIDEO_CONTROL: _facts(MediaKind.CLIP, Input.PROMPT, Input.CONTROL),
+    Task.VIDEO_CONTROL: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO),
+    Task.VIDEO_REFERENCE: _facts(MediaKind.CLIP, Input.PROMPT),
     Task.TEXT_TO_AUDIO: _facts(MediaKind.SOUND, Input.PROMPT),
     Task.VIEWS: _facts(MediaKind.PICTURE, Input.PROMPT),
     Task.LAYERS: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
@@ -89,9 +101,14 @@ SERVED_TASKS = frozenset(
         Task.IMAGE_EDIT,
         Task.IMG2IMG,
         Task.INPAINT,
+        Task.CONTROL,
+        Task.CONTROL_IMG2IMG,
+        Task.CONTROL_INPAINT,
         Task.CLASS_CONDITIONAL,
         Task.TEXT_TO_VIDEO,
         Task.IMAGE_TO_VIDEO,
+        Task.VIDEO_TO_VIDEO,
+        Task.VIDEO_CONTROL,
         Task.TEXT_TO_AUDIO,
     }
 )
@@ -139,8 +156,15 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
         return frozenset({Task.VIEWS})  # ShapE draws one object from all sides
     if "layers" in signature:
         return frozenset({Task.LAYERS})  # QwenImageLayered takes a picture apart
+    if VIDEO_REFERENCES & signature.keys():
+        return frozenset({Task.VIDEO_REFERENCE})
+    if "control_video" in signature:
+        return frozenset({Task.VIDEO_CONTROL})
+    if "control_mask" in signature:
+        return frozenset({Task.INPAINT})  # of its control image, of Stable Diffusion 3 and Qwen-Image
     if Input.CONTROL in taken:
-        return frozenset({Task.VIDEO_CONTROL if makes is MediaKind.CLIP else Task.CONTROL})
+        with_image = Task.CONTROL_INPAINT if Input.MASK in taken else Task.CONTROL_IMG2IMG
+        return frozenset({with_image if Input.IMAGE in taken else Task.CONTROL})
     if Input.CLASS_LABELS in taken:
         return frozenset({Task.CLASS_CONDITIONAL})
     if Input.MASK in taken:
@@ -150,7 +174,13 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
     fitting = {
         task for task, facts in TASKS.items() if facts.makes is makes and facts.needs <= taken and needed <= facts.needs
     }
-    fitting -= {Task.VIEWS, Task.LAYERS, Task.IMAGE_EDIT if "strength" in signature else Task.IMG2IMG}
+    fitting -= {
+        Task.VIEWS,
+        Task.LAYERS,
+        Task.VIDEO_REFERENCE,
+        Task.VIDEO_CONTROL,
+        Task.IMAGE_EDIT if "strength" in signature else Task.IMG2IMG,
+    }
     if begins_from_media or pipeline_class in NOT_FROM_TEXT_ALONE:
         fitting -= {Task.TEXT_TO_IMAGE, Task.TEXT_TO_VIDEO}
     return frozenset(fitting - {Task.UNCONDITIONAL} or fitting)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cache_dit_serving.media.values import MediaKind
-from cache_dit_serving.planning.tasks import Task
+from cache_dit_serving.planning.tasks import Input, Task
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class ClipTraits:
     """Frames that one latent frame stands for."""
     remainder: int
     """A clip has `multiple` x k + `remainder` frames."""
-    frames_parameter: str
-    """Under which the pipeline's call takes the number of frames."""
+    frames_parameter: str | None
+    """Under which the pipeline's call takes the number of frames; None where the video that it is given decides."""
     fps_parameter: str | None
     """And the frame rate, where the model is told of it."""
     default_fps: float
@@ -61,17 +61,6 @@ class StrengthTraits:
                 num_inference_steps - min(num_inference_steps * strength, num_inference_steps)
             )
         return min(int(num_inference_steps * strength), num_inference_steps)
-
-
-@dataclass(frozen=True)
-class PictureTraits:
-    """The pictures that a pipeline is given."""
-
-    parameter: str
-    """Under which the pipeline's call takes them."""
-    several: bool
-    """Whether it takes more than one; others would make an output of each."""
-    mask_parameter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,8 +129,10 @@ class PipelineTraits:
     """Whether its clips have a sound."""
     sound: SoundTraits | None = None
     """Of a pipeline that makes sounds alone."""
-    pictures: PictureTraits | None = None
-    """Of a pipeline that is given pictures."""
+    brought: Mapping[Input, str] = field(default_factory=dict)
+    """Parameter of the call by what it is given: pictures, a mask, a video."""
+    several_pictures: bool = False
+    """Whether it makes one output of more than one picture; others would make one of each."""
     classes: ClassTraits | None = None
     """Of a pipeline that draws a class, not a prompt."""
     strength: StrengthTraits | None = None

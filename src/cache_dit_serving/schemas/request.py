@@ -100,6 +100,11 @@ class GenerateRequest(BaseModel):
     mask_url: str | None = Field(
         None, description="Mask of the same size as the picture: white is drawn anew, black is kept."
     )
+    control_url: str | None = Field(
+        None, description="Picture that guides what is drawn where: edges, depth, poses, as the model was trained for."
+    )
+    last_image_url: str | None = Field(None, description="Picture that a video ends with; it begins with image_urls.")
+    video_url: str | None = Field(None, description="Video to begin from, or to be guided by: MP4 or WebM.")
     strength: float | None = Field(
         None,
         gt=0,

@@ -8,7 +8,7 @@ from cache_dit_serving.planning.fields.clip import Fps, NumFrames
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField
 from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePrompt, TrueCfgScale
 from cache_dit_serving.planning.fields.images import NumImages, Seed
-from cache_dit_serving.planning.fields.inputs import ImageUrls, MaskUrl, Strength
+from cache_dit_serving.planning.fields.inputs import INPUT_FIELDS, Strength
 from cache_dit_serving.planning.fields.output import (
     AudioFormat,
     ImageFormat,
@@ -36,8 +36,7 @@ FIELDS: tuple[RequestField, ...] = (
     Sigmas(),
     MaxSequenceLength(),
     ExtraArgs(),
-    ImageUrls(),
-    MaskUrl(),
+    *INPUT_FIELDS,
     Strength(),
     NumFrames(),
     Fps(),

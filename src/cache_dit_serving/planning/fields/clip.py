@@ -46,14 +46,14 @@ class NumFrames(ClipField):
         return _rounded_down(value, taken)
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        value = request.num_frames if request.num_frames is not None else self.default(model)
-        taken = _taken(model)
+        value, taken = frames_of(request, model), _taken(model)
         if value not in taken:
             raise InvalidRequest(_refusal(value, taken, model), param="num_frames")
-        return {_clip(model).frames_parameter: value}
+        parameter = _clip(model).frames_parameter
+        return {parameter: value} if parameter else {}
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        return {self.name: request.num_frames if request.num_frames is not None else self.default(model)}
+        return {self.name: frames_of(request, model)}
 
 
 class Fps(ClipField):
@@ -75,6 +75,17 @@ class Fps(ClipField):
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {self.name: fps_of(request, model)}
+
+
+def frames_of(request: GenerateRequest, model: PlannedModel) -> int:
+    """Frames of a request's clip."""
+    return request.num_frames if request.num_frames is not None else NumFrames().default(model)
+
+
+def fitting_frames(there: int, model: PlannedModel) -> int | None:
+    """The longest clip that the model makes of as many frames as are there; None where they are too few."""
+    taken = _taken(model)
+    return _rounded_down(min(there, taken[-1]), taken) if there >= taken[0] else None
 
 
 def fps_of(request: GenerateRequest, model: PlannedModel) -> float:

@@ -1,33 +1,55 @@
-"""Pictures that a request brings, and how far it leaves them."""
+"""What a request brings, and how far it leaves that."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
-class ImageUrls(RequestField):
-    """The pictures themselves are read before planning, and :func:`planning.plan.plan` gives them to the call."""
+class InputField(RequestField):
+    """Something that a request brings. It is read before planning, and :mod:`planning.brought` gives it to the call."""
 
-    name = "image_urls"
+    brings: ClassVar[Input]
     ignorable = False
 
     def accepted(self, model: PlannedModel) -> bool:
-        return model.traits.pictures is not None
+        return self.brings in model.traits.brought
+
+
+class ImageUrls(InputField):
+    name = "image_urls"
+    brings = Input.IMAGE
 
     def schema(self, model: PlannedModel) -> Schema:
-        return {} if model.traits.pictures and model.traits.pictures.several else {"maxItems": 1}
+        return {} if model.traits.several_pictures else {"maxItems": 1}
 
 
-class MaskUrl(RequestField):
-    """Likewise."""
-
+class MaskUrl(InputField):
     name = "mask_url"
-    ignorable = False
+    brings = Input.MASK
 
-    def accepted(self, model: PlannedModel) -> bool:
-        return model.traits.pictures is not None and model.traits.pictures.mask_parameter is not None
+
+class ControlUrl(InputField):
+    name = "control_url"
+    brings = Input.CONTROL
+
+
+class LastImageUrl(InputField):
+    name = "last_image_url"
+    brings = Input.LAST_IMAGE
+
+
+class VideoUrl(InputField):
+    name = "video_url"
+    brings = Input.VIDEO
+
+
+INPUT_FIELDS: tuple[InputField, ...] = (ImageUrls(), MaskUrl(), ControlUrl(), LastImageUrl(), VideoUrl())
+FIELDS_OF_INPUTS = {field.brings: field.name for field in INPUT_FIELDS}
 
 
 class Strength(PipelineField):

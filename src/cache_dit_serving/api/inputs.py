@@ -1,6 +1,6 @@
-"""Pictures in requests: taken out of the body before anything copies it, and read when the request is to be planned.
+"""Pictures and videos in requests: taken out of the body before anything copies it, read when the request is planned.
 
-BentoML parses a body on the event loop. What reaches it holds the place of each picture alone.
+BentoML parses a body on the event loop. What reaches it holds the place of each file alone.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fetch import fetch
 from cache_dit_serving.media.inputs import InputPicture, Inputs, PictureReader
+from cache_dit_serving.media.video_input import read_video
 from cache_dit_serving.schemas.request import GenerateRequest
 
 UPLOAD = "upload:"
 """Begins the name of a picture that was taken out of the body."""
-IMAGES, MASK = "image_urls", "mask_url"
+IMAGES, MASK, CONTROL, LAST_IMAGE, VIDEO = "image_urls", "mask_url", "control_url", "last_image_url", "video_url"
+SINGLE = (MASK, CONTROL, LAST_IMAGE, VIDEO)
+"""Fields that hold one."""
 LONGEST_PATH = 4096
 
 
@@ -27,7 +30,7 @@ def upload_name(index: int) -> str:
     return f"{UPLOAD}{index}"
 
 
-def take_out_pictures(tree: dict[str, Any], files: Sequence[bytes] = ()) -> list[str | bytes]:
+def take_out_files(tree: dict[str, Any], files: Sequence[bytes] = ()) -> list[str | bytes]:
     """Replace each picture that a body holds as text by its name; all pictures, in the order of their names.
 
     Args:
@@ -54,48 +57,67 @@ def take_out_pictures(tree: dict[str, Any], files: Sequence[bytes] = ()) -> list
         tree[IMAGES] = [
             named(each, f"{IMAGES}.{index}") if isinstance(each, str) else each for index, each in enumerate(images)
         ]
-    if isinstance(tree.get(MASK), str):
-        tree[MASK] = named(tree[MASK], MASK)
+    for field in SINGLE:
+        if isinstance(tree.get(field), str):
+            tree[field] = named(tree[field], field)
     return uploads
 
 
-async def pictures_of(request: GenerateRequest, uploads: list[str | bytes], settings: InputSettings) -> Inputs:
-    """The pictures that a request names, fetched where it names addresses.
+async def inputs_of(
+    request: GenerateRequest, uploads: list[str | bytes], settings: InputSettings, most_frames: int
+) -> Inputs:
+    """The pictures and the video that a request names, fetched where it names addresses.
+
+    Args:
+        most_frames: of the video; those that follow are not read.
 
     Raises:
         InvalidRequest: naming the field and the remedy.
     """
-    named = [(f"{IMAGES}.{index}", name) for index, name in enumerate(request.image_urls or ())]
-    if request.mask_url is not None:
-        named.append((MASK, request.mask_url))
+    named = {f"{IMAGES}.{index}": name for index, name in enumerate(request.image_urls or ())}
+    named |= {field: name for field in SINGLE if (name := getattr(request, field)) is not None}
     # One after the other: a client that lists an address sixteen times does not get sixteen connections.
-    fetched = {param: await fetch(name, settings, param) for param, name in named if not name.startswith(UPLOAD)}
-    return await asyncio.to_thread(_read, named, uploads, fetched, settings)
+    fetched = {param: await fetch(name, settings, param) for param, name in named.items() if not _is_upload(name)}
+    return await asyncio.to_thread(_read, named, uploads, fetched, settings, most_frames)
 
 
 def _read(
-    named: list[tuple[str, str]], uploads: list[str | bytes], fetched: dict[str, bytes], settings: InputSettings
+    named: dict[str, str],
+    uploads: list[str | bytes],
+    fetched: dict[str, bytes],
+    settings: InputSettings,
+    most_frames: int,
 ) -> Inputs:
     reader = PictureReader(settings)
-    images: list[InputPicture] = []
-    mask = None
-    for param, name in named:
-        content = fetched.get(param)
-        if content is None:
-            upload = uploads[int(name.removeprefix(UPLOAD))]
-            content = upload if isinstance(upload, bytes) else _content(upload, reader, param)
-        if param == MASK:
-            mask = reader.mask(content, param)
-        else:
-            images.append(reader.picture(content, param))
-    return Inputs(tuple(images), mask)
+
+    def content_of(param: str) -> bytes:
+        if param in fetched:
+            return fetched[param]
+        upload = uploads[int(named[param].removeprefix(UPLOAD))]
+        return upload if isinstance(upload, bytes) else _content(upload, reader, param)
+
+    def picture(param: str) -> InputPicture | None:
+        return reader.picture(content_of(param), param) if param in named else None
+
+    images = [reader.picture(content_of(param), param) for param in named if param.startswith(IMAGES)]
+    return Inputs(
+        images=tuple(images),
+        mask=reader.mask(content_of(MASK), MASK) if MASK in named else None,
+        control=picture(CONTROL),
+        last_image=picture(LAST_IMAGE),
+        video=read_video(content_of(VIDEO), settings, VIDEO, most_frames) if VIDEO in named else None,
+    )
+
+
+def _is_upload(name: str) -> bool:
+    return name.startswith(UPLOAD)
 
 
 def _content(text: str, reader: PictureReader, param: str) -> bytes:
     """The bytes of a picture that came as text: the path of a file that the operator opens, or base64."""
     path = _file_in(reader.settings.folders, text)
     if path is None:
-        return reader.from_text(text, param)
+        return reader.from_text(text, param, video=param == VIDEO)
     if path.stat().st_size > reader.settings.max_bytes:
         raise reader.too_many_bytes(param)
     return path.read_bytes()

@@ -1,0 +1,136 @@
+"""What a request brings, pictures and videos: the task that it decides, and what it gives the call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.inputs import Inputs
+from cache_dit_serving.media.video_input import InputVideo
+from cache_dit_serving.planning.fields import accepted_fields
+from cache_dit_serving.planning.fields.clip import fitting_frames, least_frames
+from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
+from cache_dit_serving.planning.fields.size import fitting_size
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input
+from cache_dit_serving.schemas.answers import RequestWarning
+from cache_dit_serving.schemas.request import MOST_FPS, GenerateRequest
+
+OPTIONAL = frozenset({Input.LAST_IMAGE})
+"""What no task needs, and what decides none."""
+NOUNS = {"mask_url": "mask", "video_url": "video"}
+"""What fields hold that do not hold pictures."""
+
+
+def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
+    """The pipeline, of those that the model offers, whose task takes what a request brings.
+
+    Raises:
+        InvalidRequest: none does; it says what is missing, or too much.
+    """
+    if request.mask_url is not None and not request.image_urls:
+        raise InvalidRequest("mask_url is a mask of a picture; send that in image_urls", param="mask_url")
+    if request.last_image_url is not None and not request.image_urls:
+        raise InvalidRequest("last_image_url ends what begins with image_urls; send that too", param="last_image_url")
+    brought = {each for each, field in FIELDS_OF_INPUTS.items() if getattr(request, field)} - OPTIONAL
+    needs = []
+    for variant in model.variants:
+        for task in sorted(variant.traits.tasks & SERVED_TASKS):
+            needs.append(TASKS[task].needs - WORDS)
+            if needs[-1] == brought:
+                return variant
+    tasks = ", ".join(model.tasks)
+    for each, field in FIELDS_OF_INPUTS.items():
+        if each in brought and not any(each in needed for needed in needs):
+            sentence = f"{model.traits.pipeline_class} as loaded does not take {field}; its tasks are: {tasks}"
+            raise InvalidRequest(sentence, param=field, code="unsupported_field")
+    missing = min((needed - brought for needed in needs if needed > brought), key=len, default=None)
+    if missing is None:
+        fields = [field for each, field in FIELDS_OF_INPUTS.items() if each in brought]
+        raise InvalidRequest(
+            f"none of this model's tasks takes {' with '.join(fields)}; they are: {tasks}", param=fields[0]
+        )
+    fields = [field for each, field in FIELDS_OF_INPUTS.items() if each in missing]
+    beside = " too" if brought else ""
+    named = " and ".join(f"a {NOUNS.get(field, 'picture')} in {field}" for field in fields)
+    raise InvalidRequest(f"this model needs {named}{beside}; its tasks are: {tasks}", param=fields[0])
+
+
+def fitted(
+    request: GenerateRequest, inputs: Inputs, model: PlannedModel
+) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
+    """The request with what it leaves out taken from what it brings: the size, and of a video the frames and rate.
+
+    Raises:
+        InvalidRequest: the video has fewer frames than the model or the request wants.
+    """
+    changed: dict[str, Any] = {}
+    warnings: tuple[RequestWarning, ...] = ()
+    if inputs.size is not None:
+        width, height = fitting_size(*inputs.size, model)
+        changed = {"width": request.width or width, "height": request.height or height}
+    if inputs.video is not None:
+        frames, warnings = _frames_taken(request, inputs.video, model)
+        fps = min(MOST_FPS, max(1, round(inputs.video.fps)))
+        changed |= {"num_frames": frames, "fps": request.fps or fps}
+    taken = {field.name for field in accepted_fields(model)}
+    update = {name: value for name, value in changed.items() if name in taken}
+    return request.model_copy(update=update), warnings
+
+
+def _frames_taken(
+    request: GenerateRequest, video: InputVideo, model: PlannedModel
+) -> tuple[int, tuple[RequestWarning, ...]]:
+    there = len(video.frames)
+    if request.num_frames is not None:
+        if request.num_frames > there:
+            raise InvalidRequest(
+                f"num_frames is {request.num_frames} and video_url has {there}; ask for at most as many",
+                param="num_frames",
+            )
+        return request.num_frames, ()
+    count = fitting_frames(there, model)
+    if count is None:
+        least = least_frames(model)
+        raise InvalidRequest(
+            f"video_url has {there} frames; this model needs at least {least} of them", param="video_url"
+        )
+    if count == there and not video.more:
+        return count, ()
+    message = f"the first {count} frames of the video are used: the model takes certain numbers of frames alone"
+    return count, (RequestWarning(param="video_url", code="adjusted", message=message),)
+
+
+def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedModel) -> dict[str, Any]:
+    """Pictures and video as the pipeline's call takes them.
+
+    Args:
+        request: as :func:`fitted` has it.
+
+    Raises:
+        InvalidRequest: more pictures than it takes, or a mask of another size than its picture.
+    """
+    images = [picture.image for picture in inputs.images]
+    if len(images) > 1 and not model.traits.several_pictures:
+        raise InvalidRequest(
+            f"image_urls holds {len(images)} pictures; {model.traits.pipeline_class} takes one", param="image_urls"
+        )
+    if inputs.mask is not None and inputs.mask.size != inputs.images[0].size:
+        (mask_width, mask_height), (width, height) = inputs.mask.size, inputs.images[0].size
+        raise InvalidRequest(
+            f"mask_url is {mask_width} x {mask_height} pixels and its picture {width} x {height}; make them equal",
+            param="mask_url",
+        )
+    brought: dict[Input, Any] = {}
+    if images:
+        brought[Input.IMAGE] = images if model.traits.several_pictures else images[0]
+    for each, picture in {
+        Input.MASK: inputs.mask,
+        Input.CONTROL: inputs.control,
+        Input.LAST_IMAGE: inputs.last_image,
+    }.items():
+        if picture is not None:
+            brought[each] = picture.image
+    if inputs.video is not None:
+        brought[Input.VIDEO] = list(inputs.video.frames[: request.num_frames])
+    return {model.traits.brought[each]: value for each, value in brought.items()}

@@ -1,0 +1,98 @@
+"""Videos in requests over real HTTP: a tiny Wan for video to video behind `bentoml serve`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from cache_dit_serving.media.values import Clip
+from cache_dit_serving.media.video import encode_clip
+from tests.support.families import save_family
+from tests.support.pictures import apple, base64_of, data_uri, file_of
+from tests.support.server import Server, ready, serving
+
+FRAMES = np.stack([np.asarray(apple(32, 32).rotate(8 * index), dtype=np.float32) / 255 for index in range(11)])
+MP4 = encode_clip(Clip(FRAMES, 12.0), "mp4", {})
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("wan")
+    options = {
+        "MODEL__PATH": str(save_family("WanVideoToVideo", folder / "model")),
+        "MODEL__DTYPE": "float32",
+        "CACHE": json.dumps({"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 0.9}),
+        "DEFAULTS": json.dumps({"width": 32, "height": 32, "num_inference_steps": 8}),
+        "LIMITS": json.dumps({"min_side": 32}),
+        "SPEEDS__WARM_UP": "false",
+    }
+    environ = {f"CACHE_DIT_SERVING__{name}": value for name, value in options.items()}
+    with serving(folder, environ=environ) as running:
+        running.wait_for(ready)
+        yield running
+
+
+def opened(answer: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
+    """Frames, frames a second and the request of an answer's video."""
+    container: Any = av.open(io.BytesIO(base64.b64decode(answer["video"])))
+    stream = container.streams.video[0]
+    return stream.frames, float(stream.average_rate), json.loads(container.metadata["comment"])
+
+
+def test_a_video_becomes_another(wan: Server) -> None:
+    answer = wan.generate(seed=3, video_url=data_uri(MP4, "video/mp4"), strength=0.75).json()
+    frames, fps, parameters = opened(answer)
+    assert (frames, fps) == (9, 12.0)
+    assert parameters["video_url"].startswith("sha256:")
+    assert (parameters["strength"], answer["cache"]["steps"]) == (0.75, 6)
+    (warning,) = answer["warnings"]
+    assert (warning["param"], warning["code"]) == ("video_url", "adjusted")
+    assert "the first 9 frames" in warning["message"]
+    assert wan.generate(seed=3, video_url=base64_of(MP4), strength=0.75).json()["video"] == answer["video"]
+    form = {"prompt": "a red apple on a blue background", "seed": "3", "strength": "0.75"}
+    sent = wan.post("/generate", data=form, files={"video": ("apple.mp4", MP4, "video/mp4")})
+    assert sent.json()["video"] == answer["video"]
+
+
+def test_some_of_its_frames_at_another_rate(wan: Server) -> None:
+    answer = wan.generate(seed=3, video_url=base64_of(MP4), num_frames=5, fps=6).json()
+    assert opened(answer)[:2] == (5, 6.0)
+    assert answer["warnings"] == []
+
+
+def test_a_comparison_of_videos_made_of_videos(wan: Server) -> None:
+    body = {"prompt": "an apple", "seed": 3, "video_url": base64_of(MP4), "strength": 1.0}
+    answer = wan.post("/compare", json=body).json()
+    assert answer["cached"]["cache"]["engaged"]
+    assert answer["psnr_db"] > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({}, "video_url", "needs a video in video_url; its tasks are: video-to-video"),
+        ({"image_urls": [base64_of(file_of(apple()))]}, "image_urls", "does not take image_urls"),
+        ({"video_url": base64_of(file_of(apple()))}, "video_url", "not a video this server reads; send MP4 or WebM"),
+        ({"video_url": data_uri(MP4, "image/png")}, "video_url", "is said to be image/png"),
+        ({"video_url": base64_of(MP4[:700])}, "video_url", "video_url"),
+        ({"video_url": "http://127.0.0.1/a.mp4"}, "video_url", "does not open"),
+        ({"video_url": "file:///etc/passwd"}, "video_url", "video_url"),
+        ({"video_url": base64_of(MP4), "num_frames": 13}, "num_frames", "video_url has 11"),
+        ({"video_url": base64_of(MP4), "num_frames": 6}, "num_frames", "the nearest are 5 and 9"),
+        ({"video_url": base64_of(MP4), "strength": 0}, "strength", "greater than 0"),
+        ({"video_url": base64_of(MP4), "control_url": base64_of(MP4)}, "control_url", "does not take control_url"),
+    ],
+)
+def test_a_bad_video_is_refused_by_name(wan: Server, fields: dict[str, Any], param: str, words: str) -> None:
+    refused = wan.generate(**fields)
+    assert refused.status_code == 400, refused.text
+    error = refused.json()["error"]
+    assert error["param"] == param
+    assert words in error["message"]

@@ -1,0 +1,104 @@
+"""Videos in: frames as they were, within bounds, and nothing but MP4 and WebM."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from cache_dit_serving.config.settings import InputSettings
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.quality import psnr
+from cache_dit_serving.media.sound import encode_sound
+from cache_dit_serving.media.values import Clip, Sound
+from cache_dit_serving.media.video import encode_clip
+from cache_dit_serving.media.video_input import InputVideo, read_video
+from tests.support.pictures import apple, file_of
+
+FRAMES = [apple(64, 48).rotate(8 * index).filter(ImageFilter.GaussianBlur(3)) for index in range(12)]
+QUARTER_TURN = b"".join(
+    number.to_bytes(4, "big", signed=True) for number in (0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
+)
+"""The matrix of a track header that shows its frames turned by 90 degrees."""
+
+
+def mp4(frames: list[Image.Image] = FRAMES, fps: float = 12.0) -> bytes:
+    array = np.stack([np.asarray(frame, dtype=np.float32) / 255 for frame in frames])
+    return encode_clip(Clip(array, fps), "mp4", {})
+
+
+def coded(codec: str, container_format: str, sizes: list[tuple[int, int]]) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container_format) as container:
+        stream: Any = container.add_stream(codec, rate=12)
+        stream.width, stream.height = sizes[0]
+        stream.pix_fmt = "yuv420p"
+        for width, height in sizes:
+            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def turned(content: bytes) -> bytes:
+    """The same file, its track header saying that it is to be shown turned."""
+    matrix = content.index(b"tkhd") + 4 + 40
+    return content[:matrix] + QUARTER_TURN + content[matrix + len(QUARTER_TURN) :]
+
+
+def read(content: bytes, most_frames: int = 100, **settings: Any) -> InputVideo:
+    return read_video(content, InputSettings(**settings), "video_url", most_frames)
+
+
+def test_every_frame_is_there_in_its_colours() -> None:
+    video = read(mp4())
+    assert (len(video.frames), video.fps, video.size, video.more) == (12, 12.0, (64, 48), False)
+    for ours, sent in zip(video.frames, FRAMES, strict=True):
+        assert ours.mode == "RGB"
+        assert psnr(np.asarray(ours) / 255, np.asarray(sent) / 255) > 30
+
+
+def test_no_more_frames_are_read_than_are_wanted() -> None:
+    video = read(mp4(), most_frames=5)
+    assert (len(video.frames), video.more) == (5, True)
+    assert (len(read(mp4(), most_frames=12).frames), read(mp4(), most_frames=12).more) == (12, False)
+    # Those that are not read do not count.
+    assert len(read(mp4(FRAMES * 3), most_frames=1, max_video_pixels=64 * 48 * 2).frames) == 1
+
+
+def test_a_webm_is_read_and_a_turned_video_stands_upright() -> None:
+    webm = read(coded("libvpx-vp9", "webm", [(64, 48)] * 6))
+    assert (len(webm.frames), webm.size) == (6, (64, 48))
+    upright, sideways = read(mp4()), read(turned(mp4()))
+    assert sideways.size == (48, 64)
+    expected = upright.frames[0].transpose(Image.Transpose.ROTATE_270)
+    assert psnr(np.asarray(sideways.frames[0]) / 255, np.asarray(expected) / 255) > 40
+
+
+BAD: dict[str, tuple[bytes, dict[str, Any], str]] = {
+    "a picture": (file_of(apple()), {}, "not a video this server reads; send MP4 or WebM"),
+    "a playlist": (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/a.ts\n", {}, "not a video this server reads"),
+    "text with the mark of an mp4": (b"\0\0\0\x18ftypisom" + b"x" * 4000, {}, "is broken|holds no video"),
+    "half of a file": (mp4()[:900], {}, "is broken|holds no"),
+    "sound alone": (
+        encode_sound(Sound(np.zeros((1, 8000), np.float32), 8000), "wav", {}),
+        {},
+        "not a video this server reads",
+    ),
+    "too many bytes": (mp4(), {"max_bytes": 1024}, "more than 1,024 bytes"),
+    "too many pixels": (mp4(), {"max_video_pixels": 64 * 48 * 11}, "send a smaller or shorter one"),
+    "frames larger than all": (mp4(), {"max_video_pixels": 4096 // 2 * 2}, "send a smaller|is broken"),
+    "another codec": (coded("mpeg4", "mp4", [(64, 48)] * 3), {}, "is coded as mpeg4; send H.264"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_video_is_refused_by_name(case: str) -> None:
+    content, settings, words = BAD[case]
+    with pytest.raises(InvalidRequest, match=words) as refused:
+        read(content, **settings)
+    assert refused.value.param == "video_url"
