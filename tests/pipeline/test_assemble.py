@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Limits, ModelSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
+from tests.support.families import save_family
 from tests.support.in_process import (
     EMBEDDED,
     UNCACHED,
@@ -41,7 +44,6 @@ def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) ->
         ({"device": "cuda"}, None, {}, "'cuda' is not available"),
         ({"device": "nonsense"}, None, {}, "'nonsense' is not available"),
         ({"pipeline_class": "NoSuchPipeline"}, None, {}, "no pipeline class 'NoSuchPipeline'"),
-        ({"pipeline_class": "FluxControlPipeline"}, None, {}, "is for control"),
         ({}, {"Fn_compute_blocks": 13}, {}, "more than the 12 blocks of FluxTransformer2DModel.transformer_blocks"),
         ({}, {"Fn_compute_blocks": 8, "Bn_compute_blocks": 5}, {}, "more than the 12 blocks"),
         ({}, None, {"pipeline_arguments": {"no_such_argument": 1}}, "does not take 'no_such_argument'"),
@@ -60,6 +62,25 @@ def test_what_cannot_be_served_is_said_at_load(
     )
     with pytest.raises(LoadError, match=words):
         load(settings)
+
+
+def test_a_task_without_requests_is_named(tmp_path: Path) -> None:
+    folder = save_family("EasyAnimateInpaint", tmp_path / "model")
+    with pytest.raises(LoadError, match="EasyAnimateInpaintPipeline is for video-inpaint; this version serves class-"):
+        load(Settings(model=ModelSettings(path=str(folder), dtype="float32")))
+
+
+def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path) -> None:
+    folder = save_family("QwenImage", tmp_path / "model")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "QwenImageEditPipeline", "processor": ["transformers", "Qwen2VLProcessor"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    shutil.copytree(folder / "tokenizer", folder / "processor")
+    for name, kind in (("", "image"), ("video_", "video")):
+        config = {f"{kind}_processor_type": f"Qwen2VL{kind.capitalize()}Processor"}
+        (folder / "processor" / f"{name}preprocessor_config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadError, match=r"needs the package torchvision.*pip install -r requirements-vision\.txt"):
+        load(Settings(model=ModelSettings(path=str(folder), dtype="float32")))
 
 
 def test_a_models_public_name_does_not_say_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

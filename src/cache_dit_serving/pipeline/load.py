@@ -30,6 +30,7 @@ SIBLINGS = (
     (Task.TEXT_TO_VIDEO, Task.IMAGE_TO_VIDEO, "ImageToVideo"),
 )
 """A task, a further one, and what diffusers 0.42 puts into the name of a class that runs the same weights for it."""
+MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -53,12 +54,25 @@ def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> D
         pipe.to(device)
     except torch.OutOfMemoryError as error:
         raise LoadError(f"the model does not fit into the memory of {device}") from error
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except ImportError as error:
+        logger.exception("loading %s failed", settings.path)
+        raise LoadError(_without_package(str(error))) from error
+    except (OSError, ValueError, KeyError) as error:
         # The library's text names paths and hosts: it goes to the log, not to callers.
         logger.exception("loading %s failed", settings.path)
         raise LoadError("the model's files could not be loaded; the server's log has the details") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _without_package(text: str) -> str:
+    """What to do about an import that failed, by transformers' or diffusers' own words."""
+    named = MISSING_PACKAGE.search(text)
+    if named is None:
+        return "the model needs a package that is not installed; the server's log has the details"
+    package = named[1].lower()
+    remedy = "pip install -r requirements-vision.txt" if package == "torchvision" else f"install {package}"
+    return f"the model needs the package {package}, which is not installed: {remedy}"
 
 
 def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[DiffusionPipeline]:
