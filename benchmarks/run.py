@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import cache, hostile, serving, video
+from benchmarks import cache, hostile, pictures, serving, video
 from cache_dit_serving.config.reading import BUNDLE_ROOT, load_settings
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
@@ -82,6 +82,15 @@ PyAV alone turns all frames to bytes and encodes them with the same codec option
 
 An event loop beside the encoding thread wakes late by {loop_ms:.1f} ms (99th percentile). Goals: at most 1.2 times
 PyAV alone, and under 50 ms.
+
+## Reading a picture
+
+An upload of {pictures.SIDE} x {pictures.SIDE} px, medians of {pictures.RUNS} runs in turn: PIL alone from the file's
+bytes, and the server from a data URI (base64, checks, decoding, SHA-256).
+
+| | file, MB | PIL alone, ms | served, ms |
+|---|---|---|---|
+{picture_rows}
 
 ## The cache on the embedded model
 
@@ -152,6 +161,8 @@ def main() -> None:
         hostile_s=hostile.SECONDS,
         video_runs=video.RUNS,
         video_rows=video.rows(clips),
+        pictures=pictures,
+        picture_rows=pictures.rows(pictures.measure()),
         loop_ms=loop_ms,
         hostile_rows=hostile.rows(refused),
         prompts=len(cache.PROMPTS),

@@ -63,7 +63,7 @@ def test_a_sound_is_the_one_of_diffusers_and_steps_are_reused(audio: Loaded, fol
     )
     assert isinstance(uncached.media, Sound)
     assert np.array_equal(uncached.media.array, expected)
-    assert (uncached.media.rate, uncached.media.array.shape) == (8_000, (2, 2_400))
+    assert (uncached.media.rate, uncached.media.array.shape) == (1_000, (2, 300))
     assert cached.record.cache.engaged
     assert not np.array_equal(cached.media.array, expected)
 
@@ -71,7 +71,7 @@ def test_a_sound_is_the_one_of_diffusers_and_steps_are_reused(audio: Loaded, fol
 def test_the_length_is_bounded_by_the_model_and_the_operator(audio: Loaded) -> None:
     # The model makes 0.512 s each time, which is the work; the operator lets 0.4 s out.
     call = planned(audio)
-    assert (call.arguments["audio_end_in_s"], call.pixels) == (0.4, 4_096)
+    assert (call.arguments["audio_end_in_s"], call.pixels) == (0.4, 512)
     assert call.parameters(call.drawings[0])["audio_length_s"] == 0.4
     with pytest.raises(InvalidRequest, match=r"audio_length_s is 0\.5; this server makes at most 0\.4 s"):
         planned(audio, audio_length_s=0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import trustme
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
@@ -193,6 +195,39 @@ def test_a_name_is_resolved_once_and_that_address_dialled(
 def test_a_name_with_any_address_inside_is_refused(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     resolving(monkeypatch, addresses)
     assert "not public" in refusal("http://pictures.example/a.png", InputSettings(url_hosts=("pictures.example",)))
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "expected"),
+    [("pictures.example", True, PICTURE), ("other.example", True, None), ("pictures.example", False, None)],
+)
+def test_https_is_for_the_name_not_the_address(
+    authority: trustme.CA, name: str, trusted: bool, expected: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = type("Handler", (Files,), {"hosts": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    (authority if trusted else trustme.CA()).issue_cert(name).configure_cert(context)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_port
+    resolving(monkeypatch, *[["127.0.0.1"]] * 4)
+    url = f"https://pictures.example:{port}/picture"
+    try:
+        with authority.cert_pem.tempfile() as trusted_file:
+            monkeypatch.setattr("certifi.where", lambda: trusted_file)
+            if expected is None:
+                assert "could not be fetched" in refusal(url, settings_for(port))
+            else:
+                assert asyncio.run(fetch(url, settings_for(port), "p")) == expected
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_users_name_is_refused() -> None:

@@ -24,7 +24,7 @@ from tests.support.pictures import mask
 
 # What of an entry's call a request holds; the rest is configured.
 ASKED = ("prompt", "max_sequence_length", "negative_prompt", "num_inference_steps", "true_cfg_scale", "num_frames")
-CONFIGURED = ("_auto_resize", "text_encoder_out_layers", "prompt_template")
+CONFIGURED = ("_auto_resize", "text_encoder_out_layers", "prompt_template", "use_resolution_binning")
 SIDES = {"Flux2": 64, "Flux2Klein": 64, "CogVideoXImageToVideo": 16, "WanImageToVideo": 16}
 """Pixels; 32 elsewhere. Flux2 takes no smaller pictures, CogVideoX no other size than its configuration's."""
 

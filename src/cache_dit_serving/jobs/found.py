@@ -29,5 +29,6 @@ def found_while_drawing(call: GenerationCall, record: DrawRecord) -> Iterator[Re
 def _described(cut: Cut) -> str:
     lost = cut.lost if len(cut.lost) <= MOST_QUOTED else cut.lost[:MOST_QUOTED] + "..."
     elsewhere = f" ({' and '.join(cut.read_by)} read all of it)" if cut.read_by else ""
-    words = len(cut.lost.split())
-    return f"{cut.component} keeps {cut.tokens} tokens and cut off {words:,} words{elsewhere}: {lost!r}"
+    count = len(cut.lost.split())
+    words = "1 word" if count == 1 else f"{count:,} words"
+    return f"{cut.component} keeps {cut.tokens} tokens and cut off {words}{elsewhere}: {lost!r}"
