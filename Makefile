@@ -38,11 +38,14 @@ setup: $(VENV)/.installed ## Create .venv with the pinned requirements and the p
 serve: setup ## Serve the configured model (the embedded one by default) on port $(PORT)
 	$(BIN)/bentoml serve --port $(PORT)
 
+# Two test processes and their servers, with one thread of torch each: with more than the cores, they wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.installed-test ## Run the whole test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment (which takes minutes)
-	$(BIN)/python -m pytest -m "not bento"
+	$(PYTEST) -m "not bento"
 
 lint: $(VENV)/.installed-test ## ruff: lint and format; import-linter: the direction of imports
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from PIL import Image
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.values import Clip
 from cache_dit_serving.planning.tasks import Task
-from tests.support.family_runs import by_diffusers, draw, load_family, saved, side_of
+from tests.support.family_runs import by_diffusers, draw, load_family, saved, sibling, side_of
 from tests.support.pictures import apple, mask
 
 
@@ -88,6 +88,18 @@ def test_a_family_makes_a_video_of_a_video(name: str, parameter: str, tmp_path: 
             draw(loaded, name, [], video=video[:frames], **asked)
     with pytest.raises(InvalidRequest, match="does not take image_urls; its tasks are: video-"):
         draw(loaded, name, [video[0]], video=video)
+
+
+def test_the_weights_of_text_to_video_make_videos_of_videos_too(tmp_path: Path) -> None:
+    loaded = load_family("Wan", tmp_path)
+    assert loaded.model.tasks == [Task.TEXT_TO_VIDEO, Task.VIDEO_TO_VIDEO]
+    video = moving(side_of("Wan"), 9)
+    ours = draw(loaded, "Wan", [], video=video, num_frames=None, strength=0.7, speed="lossless")
+    alone = sibling(saved("Wan", tmp_path), "VideoToVideo")
+    assert np.array_equal(ours.media.array, by_diffusers(alone, "Wan", video=video, strength=0.7))
+    assert draw(loaded, "Wan", [], video=video, num_frames=None).record.cache.engaged
+    # The class has no place for the second transformer of Wan 2.2.
+    assert load_family("Wan-2.2", tmp_path).model.tasks == [Task.TEXT_TO_VIDEO]
 
 
 def test_a_video_ends_with_a_picture_where_the_weights_can(tmp_path: Path) -> None:

@@ -93,3 +93,9 @@ def by_diffusers(pipe: Any, name: str, **arguments: Any) -> np.ndarray[Any, Any]
 def saved(name: str, folder: Path) -> Any:
     """The pipeline by diffusers alone, of the weights that :func:`load_family` has saved."""
     return diffusers.DiffusionPipeline.from_pretrained(folder / name, dtype=torch.float32)
+
+
+def sibling(pipe: Any, infix: str) -> Any:
+    """The pipeline of the class with this in its name, of the same components."""
+    cls = getattr(diffusers, type(pipe).__name__.replace("Pipeline", f"{infix}Pipeline"))
+    return cls(**{key: value for key, value in pipe.components.items() if key in inspect.signature(cls).parameters})

@@ -28,6 +28,7 @@ SIBLINGS = (
     (Task.TEXT_TO_IMAGE, Task.IMG2IMG, "Img2Img"),
     (Task.TEXT_TO_IMAGE, Task.INPAINT, "Inpaint"),
     (Task.TEXT_TO_VIDEO, Task.IMAGE_TO_VIDEO, "ImageToVideo"),
+    (Task.TEXT_TO_VIDEO, Task.VIDEO_TO_VIDEO, "VideoToVideo"),
 )
 """A task, a further one, and what diffusers 0.42 puts into the name of a class that runs the same weights for it."""
 MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library")
@@ -90,8 +91,12 @@ def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[Diffusi
         if task is Task.IMAGE_TO_VIDEO and not _animates(pipe):
             continue
         # DiffusionPipeline.from_pipe would cast every component to one dtype.
-        known = dict(pipe.config) | pipe.components
-        parts = {name: known.get(name) for name in inspect.signature(cls.__init__).parameters if name in known}
+        known = {name: value for name, value in pipe.config.items() if not name.startswith("_")} | pipe.components
+        taken = inspect.signature(cls.__init__).parameters
+        # Wan's class for video to video has no place for the second transformer of Wan 2.2.
+        if any(value and name not in taken for name, value in known.items()):
+            continue
+        parts = {name: value for name, value in known.items() if name in taken}
         sibling = cls(**parts)
         sibling.set_progress_bar_config(disable=True)
         siblings.append(sibling)
