@@ -5,6 +5,7 @@ A runner belongs to one thread (`jobs.worker`): neither diffusers' pipelines nor
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from PIL import Image
 
@@ -209,9 +211,10 @@ class PipelineRunner:
             return
         # Pipelines without a callback (PixArt, HunyuanVideo 1.5 ...) still step their scheduler once for each step.
         # Counting the transformer's forward passes instead would depend on how a family batches its guidance.
-        scheduler = self._part.pipe.scheduler
-        step, done = scheduler.step, 0
+        cls, done = type(self._part.pipe.scheduler), 0
+        step = cls.step
 
+        @functools.wraps(step)  # pipelines look at its parameters
         def counted_step(*args: Any, **kwargs: Any) -> Any:
             nonlocal done
             result = step(*args, **kwargs)
@@ -219,11 +222,9 @@ class PipelineRunner:
             after_step(done)
             return result
 
-        scheduler.step = counted_step
-        try:
+        # On the class: some pipelines step a copy of their scheduler.
+        with patch.object(cls, "step", counted_step):
             yield {}
-        finally:
-            del scheduler.step
 
     def _steps_run(self, call: GenerationCall, record: Record | None) -> int:
         """Steps of the call that just ended: those asked for, or as many as its scheduler made of them (Heun's method
