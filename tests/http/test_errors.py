@@ -96,6 +96,7 @@ def check(response: requests.Response, status: int, param: str | None, *words: s
         ({"max_sequence_length": 0}, "max_sequence_length", "greater than or equal to 1"),
         ({"max_sequence_length": 10**9}, "max_sequence_length", "at most 512 tokens"),
         ({"extra_args": [1]}, "extra_args", "should be an object"),
+        ({"last_image_url": "QUJD"}, "last_image_url", "does not take last_image_url"),
         ({"extra_args": {"latents": [0.5]}}, "extra_args.latents", "is set by the server"),
         ({"extra_args": {"seed": 1}}, "extra_args.seed", "is a field of the request by itself"),
         ({"extra_args": {"prompt2": "a"}}, "extra_args.prompt2", "did you mean prompt_2?"),

@@ -30,8 +30,13 @@ def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
     """
     if request.mask_url is not None and not request.image_urls:
         raise InvalidRequest("mask_url is a mask of a picture; send that in image_urls", param="mask_url")
-    if request.last_image_url is not None and not request.image_urls:
-        raise InvalidRequest("last_image_url ends what begins with image_urls; send that too", param="last_image_url")
+    if request.last_image_url is not None:
+        if not any(Input.LAST_IMAGE in variant.traits.brought for variant in model.variants):
+            raise _not_taken("last_image_url", model)
+        if not request.image_urls:
+            raise InvalidRequest(
+                "last_image_url ends what begins with image_urls; send that too", param="last_image_url"
+            )
     brought = {each for each, field in FIELDS_OF_INPUTS.items() if getattr(request, field)} - OPTIONAL
     needs = []
     for variant in model.variants:
@@ -39,11 +44,10 @@ def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
             needs.append(TASKS[task].needs - WORDS)
             if needs[-1] == brought:
                 return variant
-    tasks = ", ".join(model.tasks)
     for each, field in FIELDS_OF_INPUTS.items():
         if each in brought and not any(each in needed for needed in needs):
-            sentence = f"{model.traits.pipeline_class} as loaded does not take {field}; its tasks are: {tasks}"
-            raise InvalidRequest(sentence, param=field, code="unsupported_field")
+            raise _not_taken(field, model)
+    tasks = ", ".join(model.tasks)
     missing = min((needed - brought for needed in needs if needed > brought), key=len, default=None)
     if missing is None:
         fields = [field for each, field in FIELDS_OF_INPUTS.items() if each in brought]
@@ -54,6 +58,11 @@ def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
     beside = " too" if brought else ""
     named = " and ".join(f"a {NOUNS.get(field, 'picture')} in {field}" for field in fields)
     raise InvalidRequest(f"this model needs {named}{beside}; its tasks are: {tasks}", param=fields[0])
+
+
+def _not_taken(field: str, model: PlannedModel) -> InvalidRequest:
+    sentence = f"{model.traits.pipeline_class} as loaded does not take {field}; its tasks are: {', '.join(model.tasks)}"
+    return InvalidRequest(sentence, param=field, code="unsupported_field")
 
 
 def fitted(
