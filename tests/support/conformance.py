@@ -1,0 +1,248 @@
+"""A family's entry twice: as this server runs it, and as diffusers runs it alone.
+
+What of an entry's call a request can say goes through the request's fields and the configuration's defaults, the rest
+through `defaults.pipeline_arguments`. `python -m tests.support.conformance NAME ...` prints what is found of each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib
+import inspect
+import json
+import re
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
+from cache_dit_serving.errors import InvalidRequest, LoadError
+from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.video_input import InputVideo
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Stopped, Unwatched
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, Input
+from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.families import ENTRIES, save_family
+from tests.support.in_process import Watch, load
+from tests.support.pictures import apple
+
+SEED = 3
+DEFAULTS = frozenset(RequestDefaults.model_fields) - {"pipeline_arguments"}
+SERVERS_OWN = frozenset({"output_type", "prompt", "max_area", "class_labels"})
+INPUT_NAMES = {name: each for each, names in PARAMETERS.items() for name in names}
+FIELDS = {"mask": Input.MASK, "control": Input.CONTROL, "last_image": Input.LAST_IMAGE, "video": Input.VIDEO}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one entry."""
+
+    state: str
+    """cached, uncached (with the reason), refused (by the loader) or needs (a package)."""
+    tasks: tuple[str, ...] = ()
+    reason: str | None = None
+    cached_steps: int = 0
+    steps: int = 0
+
+
+def settings_of(name: str, folder: Path) -> Settings:
+    """The configuration that an operator would write for an entry."""
+    entry = ENTRIES[name]
+    call = arguments_of(name)
+    renamed = {"frames": "num_frames", "frame_rate": "fps"}
+    defaults = {renamed.get(key, key): value for key, value in call.items() if renamed.get(key, key) in DEFAULTS}
+    others = {
+        key: value
+        for key, value in call.items()
+        if renamed.get(key, key) not in DEFAULTS and key not in SERVERS_OWN and key not in INPUT_NAMES
+    }
+    known = RequestDefaults.model_validate(
+        {key: value for key, value in defaults.items() if value is not None and value != ""}
+    )
+    dtype = (entry.get("load") or {}).get("torch_dtype", "float32")
+    return Settings(
+        model=ModelSettings(path=str(folder), dtype=dtype),
+        cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=0.9),
+        # Arguments that YAML could not hold: here they need not come from it.
+        defaults=RequestDefaults.model_construct(**known.model_dump() | {"pipeline_arguments": others}),
+        limits=Limits(min_side=4),
+        server=ServerSettings(warm_up=False),
+    )
+
+
+def arguments_of(name: str) -> dict[str, Any]:
+    """An entry's call with its pictures and videos made."""
+    return {key: _made(value) for key, value in ENTRIES[name]["call"].items()}
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_made(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "image" in value:
+        return apple(*value["image"]).convert(value.get("mode", "RGB"))
+    if "mask" in value:
+        return _half(*value["mask"])
+    if "video" in value or "mask_video" in value:
+        frames, height, width = value.get("video") or value["mask_video"]
+        make = _turned if "video" in value else lambda width, height, _: _half(width, height)
+        return [make(width, height, index) for index in range(frames)]
+    if "tensor" in value:
+        generator = torch.Generator().manual_seed(SEED)
+        if value["dtype"] == "int64":
+            return torch.randint(0, 4, value["tensor"], generator=generator)
+        return torch.rand(value["tensor"], generator=generator)
+    if "object" in value:
+        recipe = value["object"]
+        cls = getattr(importlib.import_module(recipe["module"]), recipe["class"])
+        return cls(**{key: _made(each) for key, each in recipe["args"].items()})
+    return value
+
+
+def _half(width: int, height: int) -> Image.Image:
+    mask = Image.new("L", (width, height), 0)
+    mask.paste(255, (width // 2, 0, width, height))
+    return mask
+
+
+def _turned(width: int, height: int, index: int) -> Image.Image:
+    return apple(width, height).rotate(10 * index)
+
+
+def request_of(name: str, loaded: Loaded, **fields: Any) -> tuple[GenerateRequest, Inputs]:
+    """A client's request for what an entry's call asks."""
+    call = arguments_of(name)
+    given = {INPUT_NAMES[key]: value for key, value in call.items() if key in INPUT_NAMES and value is not None}
+    if Input.MASK in given and Input.IMAGE not in given and Input.CONTROL in given:
+        given[Input.IMAGE] = given.pop(Input.CONTROL)  # the picture that a ControlNet for inpaint draws anew
+    asked: dict[str, Any] = {"seed": SEED} | fields
+    if "prompt" in loaded.model.traits.parameters and "class_label" not in asked:
+        asked["prompt"] = call.get("prompt") or "an apple"
+    if Input.CLASS_LABELS in given:
+        asked["class_label"] = given.pop(Input.CLASS_LABELS)[0]
+    given.pop(Input.PROMPT, None)
+    images = given.pop(Input.IMAGE, [])
+    images = images if isinstance(images, list) else [images]
+    asked["image_urls"] = ["a file"] * len(images) or None
+    parts: dict[str, Any] = {"images": tuple(InputPicture(image, "") for image in images)}
+    for field, each in FIELDS.items():
+        if each in given:
+            asked[f"{field}_url"] = "a file"
+            parts[field] = (
+                InputVideo(tuple(given[each]), 16.0, more=False, digest="")
+                if each is Input.VIDEO
+                else InputPicture(given[each], "")
+            )
+    return GenerateRequest.model_validate(asked), Inputs(**parts)
+
+
+def draw(name: str, loaded: Loaded, watch: Any = None, **fields: Any) -> Drawn:
+    request, inputs = request_of(name, loaded, **fields)
+    return loaded.runner.sample(plan(request, loaded.model, inputs), 0, watch or Unwatched())
+
+
+def by_diffusers(name: str, folder: Path) -> np.ndarray[Any, Any]:
+    """What diffusers makes of an entry's call by itself."""
+    entry = ENTRIES[name]
+    dtype = getattr(torch, (entry.get("load") or {}).get("torch_dtype", "float32"))
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    for path in entry.get("after_load") or ():
+        part, method = path.split(".")
+        getattr(getattr(pipe, part), method)()
+    call = arguments_of(name)
+    if "prompt" in inspect.signature(type(pipe).__call__).parameters and not call.get("prompt"):
+        call["prompt"] = "an apple"
+    made: np.ndarray[Any, Any] = pipe(**call, generator=torch.Generator("cpu").manual_seed(SEED))[0][0]
+    return made
+
+
+def find(name: str, folder: Path) -> Finding:
+    """Hold an entry to what every family must do.
+
+    Raises:
+        AssertionError: it does something else.
+    """
+    saved = save_family(name, folder)
+    try:
+        loaded = load(settings_of(name, saved))
+    except LoadError as error:
+        missing = re.search(r"needs the package (\w+)", str(error))
+        return Finding("needs" if missing else "refused", reason=missing[1] if missing else str(error))
+    model = loaded.model
+    uncached = draw(name, loaded, speed="lossless")
+    assert _array(uncached).dtype.kind == "f"
+    assert np.isfinite(_array(uncached)).all()
+    expected = by_diffusers(name, saved)
+    assert np.array_equal(_array(uncached), _as_floats(expected)), "not as diffusers makes it"
+    cached, again = draw(name, loaded), draw(name, loaded)
+    assert np.array_equal(_array(cached), _array(again)), "not repeatable"
+    report = cached.record.cache
+    assert not report.redrawn, "passes were paired wrongly"
+    with_refusal(name, loaded)
+    cancelled_within(name, loaded)
+    tasks = tuple(str(task) for task in sorted(model.traits.tasks & SERVED_TASKS))
+    state = "cached" if report.engaged else "uncached"
+    reason = None if report.engaged else model.speeds.unfulfilled or report.reason
+    return Finding(state, tasks, reason, report.cached_steps, report.steps)
+
+
+def with_refusal(name: str, loaded: Loaded) -> None:
+    """A field that the model does not honour is refused by name."""
+    takes = loaded.model.traits
+    fields: dict[str, Any] = {"class_label": 0} if takes.classes is None else {"num_frames": 9}
+    with pytest.raises(InvalidRequest) as refused:
+        draw(name, loaded, **fields)
+    assert refused.value.param in fields, refused.value.message
+
+
+def cancelled_within(name: str, loaded: Loaded) -> None:
+    """A cancellation stops it after the step it is at, and the next output is as before."""
+    steps: list[int] = []
+
+    class Cancelled(Watch):
+        @property
+        def cancelled(self) -> bool:  # type: ignore[override]
+            return len(steps) >= 2
+
+    with pytest.raises(Stopped):
+        draw(name, loaded, Cancelled(steps.append), speed="lossless")
+    assert len(steps) <= 3, f"stopped after {len(steps)} steps"
+
+
+def _array(drawn: Drawn) -> np.ndarray[Any, Any]:
+    return drawn.media.array
+
+
+def _as_floats(made: Any) -> np.ndarray[Any, Any]:
+    array = made if isinstance(made, np.ndarray) else np.asarray(made)
+    return (array / 255).astype(np.float32) if array.dtype.kind in "iu" else array
+
+
+def main(names: list[str]) -> None:
+    for name in names or ENTRIES:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found: Any = json.dumps(dataclasses.asdict(find(name, Path(folder))))
+            except Exception as error:  # noqa: BLE001 (the next entry is tried too)
+                found = f"FAILS {type(error).__name__}: {str(error)[:300]!r}"
+        print(f"{name}\t{time.perf_counter() - began:.1f}\t{found}", flush=True)
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
