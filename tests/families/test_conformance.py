@@ -1,4 +1,4 @@
-"""Classes of the families that cache-dit accelerates: loaded, run as diffusers runs them, cached, refused, cancelled."""
+"""Classes of families that cache-dit accelerates: loaded, run as diffusers runs them, cached, refused, cancelled."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ CACHED = (  # noqa: SIM905 (one to a line would say no more)
 ).split()
 """Without `Pipeline`; `python -m tests.support.conformance` finds what becomes of the others."""
 
-pytestmark = pytest.mark.filterwarnings(
-    "default"
-)  # tiny weights and old families warn of much, none of it this project's
+# Tiny weights and old families warn of much, none of it this project's.
+pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.mark.parametrize("name", CACHED)
