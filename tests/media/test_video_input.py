@@ -12,11 +12,12 @@ from PIL import Image, ImageFilter
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.inputs import PictureReader
 from cache_dit_serving.media.quality import psnr
 from cache_dit_serving.media.sound import encode_sound
 from cache_dit_serving.media.values import Clip, Sound
 from cache_dit_serving.media.video import encode_clip
-from cache_dit_serving.media.video_input import InputVideo, read_video
+from cache_dit_serving.media.video_input import InputVideo
 from tests.support.pictures import apple, file_of
 
 FRAMES = [apple(64, 48).rotate(8 * index).filter(ImageFilter.GaussianBlur(3)) for index in range(12)]
@@ -51,7 +52,7 @@ def turned(content: bytes) -> bytes:
 
 
 def read(content: bytes, most_frames: int = 100, **settings: Any) -> InputVideo:
-    return read_video(content, InputSettings(**settings), "video_url", most_frames)
+    return PictureReader(InputSettings(**settings)).video(content, "video_url", most_frames)
 
 
 def test_every_frame_is_there_in_its_colours() -> None:

@@ -14,13 +14,16 @@ from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fetch import fetch
 from cache_dit_serving.media.inputs import InputPicture, Inputs, PictureReader
-from cache_dit_serving.media.video_input import read_video
+from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
+from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.request import GenerateRequest
 
 UPLOAD = "upload:"
 """Begins the name of a picture that was taken out of the body."""
-IMAGES, MASK, CONTROL, LAST_IMAGE, VIDEO = "image_urls", "mask_url", "control_url", "last_image_url", "video_url"
-SINGLE = (MASK, CONTROL, LAST_IMAGE, VIDEO)
+IMAGES, MASK, CONTROL, LAST_IMAGE, VIDEO = (
+    FIELDS_OF_INPUTS[each] for each in (Input.IMAGE, Input.MASK, Input.CONTROL, Input.LAST_IMAGE, Input.VIDEO)
+)
+SINGLE = tuple(field for field in FIELDS_OF_INPUTS.values() if field != IMAGES)
 """Fields that hold one."""
 LONGEST_PATH = 4096
 
@@ -105,7 +108,7 @@ def _read(
         mask=reader.mask(content_of(MASK), MASK) if MASK in named else None,
         control=picture(CONTROL),
         last_image=picture(LAST_IMAGE),
-        video=read_video(content_of(VIDEO), settings, VIDEO, most_frames) if VIDEO in named else None,
+        video=reader.video(content_of(VIDEO), VIDEO, most_frames) if VIDEO in named else None,
     )
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.video_input import VIDEO_TYPES, InputVideo
+from cache_dit_serving.media.video_input import VIDEO_TYPES, InputVideo, read_video
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What is read; each decoder more is one more to be attacked through."""
@@ -61,7 +61,7 @@ NO_INPUTS = Inputs()
 
 @dataclass
 class PictureReader:
-    """Reads the pictures of one request, within what they may take together.
+    """Reads the pictures and the video of one request, within what they may take together.
 
     Raises, each method: InvalidRequest, naming `param` and the remedy.
     """
@@ -117,9 +117,13 @@ class PictureReader:
         """A mask: white is drawn anew, black is kept."""
         return InputPicture(_in_colour(self._decoded(content, param)).convert("L"), hashlib.sha256(content).hexdigest())
 
+    def video(self, content: bytes, param: str, most_frames: int) -> InputVideo:
+        """The first frames of a video."""
+        self._check_bytes(content, param)
+        return read_video(content, self.settings, param, most_frames)
+
     def _decoded(self, content: bytes, param: str) -> Image.Image:
-        if len(content) > self.settings.max_bytes:
-            raise self.too_many_bytes(param)
+        self._check_bytes(content, param)
         try:
             # Of the file its header alone, so far.
             image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -140,6 +144,10 @@ class PictureReader:
             return ImageOps.exif_transpose(image)
         except Exception as error:  # whatever a decoder makes of a broken file
             raise InvalidRequest(f"{param} is broken: its {image.format} data ends or errs", param=param) from error
+
+    def _check_bytes(self, content: bytes, param: str) -> None:
+        if len(content) > self.settings.max_bytes:
+            raise self.too_many_bytes(param)
 
     def too_many_bytes(self, param: str) -> InvalidRequest:
         most = self.settings.max_bytes

@@ -43,9 +43,6 @@ def read_video(content: bytes, settings: InputSettings, param: str, most_frames:
     Raises:
         InvalidRequest: naming `param` and the remedy.
     """
-    if len(content) > settings.max_bytes:
-        most = settings.max_bytes
-        raise InvalidRequest(f"{param} is a file of more than {most:,} bytes", param=param, code="too_long")
     demuxer = _demuxer_of(content)
     if demuxer is None:
         raise InvalidRequest(f"{param} is not a video this server reads; send MP4 or WebM", param=param)

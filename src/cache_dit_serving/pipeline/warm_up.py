@@ -41,10 +41,7 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
     settings = CacheSettings.model_validate(
         {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
     )
-    steps = max(TRIAL_STEPS, model.traits.steps.least)
-    # Few frames: the forward pass is tried, not the work.
-    call = _planned(model, speed="lossless", num_inference_steps=steps, num_frames=least_frames(model))
-    call = replace(call, drawings=(Drawing(0, CacheChoice(settings, "custom")),))
+    call = replace(_short(model), drawings=(Drawing(0, CacheChoice(settings, "custom")),))
     try:
         return runner.sample(call, 0, Unwatched()).record
     except Exception as error:
@@ -69,7 +66,7 @@ def warm_up(
         return ()
     if not settings.speeds.warm_up:
         # Without the cache, whose code the trials have run: a cached picture of few steps would say little of its rate.
-        steps = max(TRIAL_STEPS, model.traits.steps.least)
+        steps = _few_steps(model)
         call = _planned(model, num_inference_steps=steps, speed="lossless")
         return (_draw(runner, call, f"{steps} steps", progress),)
     speeds = model.speeds
@@ -124,10 +121,8 @@ def _try(
     runner: Runner, model: PlannedModel, task: Task, progress: Callable[[str], None], *, last_image: bool = False
 ) -> None:
     """Draw in a few steps; raises whatever fails."""
-    steps = max(TRIAL_STEPS, model.traits.steps.least)
-    fields = {"num_inference_steps": steps, "speed": "lossless", "num_frames": least_frames(model)}
-    what = f"{task}{' with a last picture' if last_image else ''}, {steps} steps"
-    _draw(runner, _planned(model, task, last_image=last_image, **fields), what, progress)
+    what = f"{task}{' with a last picture' if last_image else ''}, {_few_steps(model)} steps"
+    _draw(runner, _short(model, task, last_image=last_image), what, progress)
 
 
 def _draw(
@@ -160,11 +155,19 @@ class _Reports:
             self._progress(f"{self._what}, step {done} of {self._steps}")
 
 
-def _planned(
-    model: PlannedModel, task: Task | None = None, *, last_image: bool = False, **fields: Any
-) -> GenerationCall:
+def _few_steps(model: PlannedModel) -> int:
+    return max(TRIAL_STEPS, model.traits.steps.least)
+
+
+def _short(model: PlannedModel, task: Task | None = None, *, last_image: bool = False) -> GenerationCall:
+    """A call of few steps and frames: it tries the forward pass, not the work."""
+    fields = {"speed": "lossless", "num_inference_steps": _few_steps(model), "num_frames": least_frames(model)}
+    return _planned(model, task, last_image=last_image, **fields)
+
+
+def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> GenerationCall:
     try:
-        request, inputs = example_of(model, task, last_image=last_image, **fields)
+        request, inputs = example_of(model, task, **fields)
         return plan(request, model, inputs)
     except ServingError as error:
         raise _failed(error) from error
