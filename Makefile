@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-fast lint types check bench clean
+.PHONY: help setup serve test test-fast models lint types check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -29,8 +29,11 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+# torchvision goes into a folder of its own, from which the tests that need it load it (tests/support/vision.py).
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt requirements-vision.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/vision \
+		-r requirements-vision.txt
 	@touch $@
 
 setup: $(VENV)/.installed ## Create .venv with the pinned requirements and the project
@@ -44,8 +47,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(VENV)/.installed-test ## Run the whole test suite
 	$(PYTEST)
 
-test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment (which takes minutes)
-	$(PYTEST) -m "not bento"
+test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment and the slowest families
+	$(PYTEST) -m "not bento and not slow"
+
+models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
+	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.support.models_table --write
 
 lint: $(VENV)/.installed-test ## ruff: lint and format; import-linter: the direction of imports
 	$(BIN)/ruff check .

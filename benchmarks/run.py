@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import cache, hostile, pictures, serving, video
-from cache_dit_serving.config.reading import BUNDLE_ROOT, load_settings
+from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 

@@ -26,7 +26,7 @@ import psutil
 import requests
 import torch
 
-from cache_dit_serving.config.reading import BUNDLE_ROOT
+from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.pipeline.cache import cache_dit_configs
 from cache_dit_serving.pipeline.load import load_pipeline

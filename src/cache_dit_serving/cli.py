@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from cache_dit_serving import __version__, serve
-from cache_dit_serving.config.reading import CONFIGS, config_names
+from cache_dit_serving import __version__, models, serve
 
 USAGE = """\
 usage: cache-dit-serving COMMAND [flags]
 
   serve    serve a model with BentoML (cache-dit-serving serve --help lists the flags)
-  models   list the configurations in configs/
+  models   list the models that a configuration knows, and which of them fit this machine
 
   --version, --help
 """
@@ -23,9 +22,7 @@ def main() -> int:
     if command == "serve":
         serve.main(arguments)
     if command == "models":
-        for name in config_names():
-            print(f"{name:16} {_summary(name)}")
-        return 0
+        return models.main(arguments)
     if command == "--version":
         print(__version__)
         return 0
@@ -34,9 +31,3 @@ def main() -> int:
         return 0
     print(f"unknown command {command!r}\n\n{USAGE}", end="", file=sys.stderr)
     return 2
-
-
-def _summary(name: str) -> str:
-    """The first comment line of a configuration."""
-    lines = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    return lines[0].removeprefix("# ") if lines and lines[0].startswith("#") else ""

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cache_dit_serving.caching.step_masks import POLICIES
-from cache_dit_serving.config.reading import OVERRIDE_PREFIX, config_names
+from cache_dit_serving.config.reading import OVERRIDE_PREFIX
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.findings import model_of_field
 
@@ -163,7 +163,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.MODEL,
         ("--config",),
-        f"settings to start from: {', '.join(config_names())}, or a YAML file",
+        "settings to start from: a name that `cache-dit-serving models` lists, or a YAML file",
         metavar="NAME_OR_PATH",
     ),
     Flag(

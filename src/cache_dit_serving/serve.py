@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from cache_dit_serving.config.catalog import BUNDLE_ROOT, recognise
 from cache_dit_serving.config.reading import (
-    BUNDLE_ROOT,
     CONFIG_VARIABLE,
     GENERIC_CONFIG,
     MODEL_PATH_VARIABLE,
     OVERRIDE_PREFIX,
-    config_names,
+    REVISION_VARIABLE,
     load_settings,
 )
 from cache_dit_serving.errors import ConfigError
@@ -33,13 +33,17 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     Raises:
         ConfigError: there is no model to serve, a cache flag without a cache to set, or settings that are not valid.
     """
-    config = flags.config or (GENERIC_CONFIG if flags.model_path else environ.get(CONFIG_VARIABLE))
-    if config is None and MODEL_PATH_VARIABLE in environ:
-        config = GENERIC_CONFIG
+    config = flags.config or (None if flags.model_path else environ.get(CONFIG_VARIABLE))
+    path = flags.model_path or environ.get(MODEL_PATH_VARIABLE)
+    recognised = config is None and path is not None
+    if config is None and path is not None:
+        found = recognise(path, environ.get(REVISION_VARIABLE))
+        config = found.name or GENERIC_CONFIG
+        print(f"configuration {config}: {found.why}", file=sys.stderr)
     if config is None:
         raise ConfigError(
-            "say what to serve: --model-path with a folder or hub id, "
-            f"or --config with one of {', '.join(config_names())}"
+            "say what to serve: --model-path with a folder or hub id, or --config with a name that "
+            "`cache-dit-serving models` lists"
         )
     if Path(config).is_file():
         config = str(Path(config).absolute())
@@ -52,10 +56,14 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if flags.model_path and (folder := Path(flags.model_path).expanduser()).is_dir():
         given["model.path"] = str(folder.absolute())
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
-    if cache_flags and not flags.cache and load_settings(result).cache is None:
+    uncached = load_settings(result).cache is None
+    if cache_flags and not flags.cache and (uncached or recognised):
         raise ConfigError(f"{', '.join(cache_flags)} would have no effect without --cache")
-    if flags.cache and not cache_flags and load_settings(result).cache is None:
+    if flags.cache and not cache_flags and uncached:
         result[f"{OVERRIDE_PREFIX}CACHE"] = "{}"
+    if recognised and not flags.cache and not uncached:
+        # The old server's rule: no cache without --cache. Requests may ask for what the configuration knows.
+        result[f"{OVERRIDE_PREFIX}SPEEDS__DEFAULT"] = "lossless"
     if (flags.cache or cache_flags) and load_settings(result).speeds.default:
         # The flags say what a request gets that asks for nothing.
         result[f"{OVERRIDE_PREFIX}SPEEDS__DEFAULT"] = "null"

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CacheOptions, CacheSettings
 from cache_dit_serving.caching.speeds import CacheChoice, SpeedLadder
-from cache_dit_serving.config.reading import config_names, load_settings
+from cache_dit_serving.config.catalog import config_names
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving.config.reading import CONFIG_VARIABLE, config_names, load_settings
+from cache_dit_serving.config.catalog import config_names
+from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
 from cache_dit_serving.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.flags import FLAGS, idle_flags, parser
@@ -20,16 +20,35 @@ def settings_of(*flags: str) -> Settings:
     return load_settings(environment_of(parser().parse_args(flags), {}))
 
 
-def test_the_old_servers_first_example() -> None:
+def test_the_old_servers_first_example(capsys: pytest.CaptureFixture[str]) -> None:
     settings = settings_of("--model-path", "Qwen/Qwen-Image", "--cache")
-    assert settings.model.path == "Qwen/Qwen-Image"
+    assert settings == load_settings(
+        {CONFIG_VARIABLE: "qwen-image", "CACHE_DIT_SERVING__SERVER__UNSUPPORTED_FIELDS": "warn"}
+        | {"CACHE_DIT_SERVING__OUTPUTS__ROOT": str(settings.outputs.root)}
+    )
+    assert "configuration qwen-image: Qwen/Qwen-Image is its model" in capsys.readouterr().err
+
+
+def test_a_model_without_a_configuration_starts_with_the_old_servers_cache() -> None:
+    settings = settings_of("--model-path", "x/y", "--cache")
+    assert settings.model.path == "x/y"
     assert settings.model.dtype == "bfloat16"
     assert settings.cache is not None
     assert (settings.cache.Fn_compute_blocks, settings.cache.residual_diff_threshold) == (8, 0.08)
 
 
 def test_without_the_cache_flag_there_is_no_cache() -> None:
-    assert settings_of("--model-path", "Qwen/Qwen-Image").cache is None
+    assert settings_of("--model-path", "x/y").cache is None
+    known = settings_of("--model-path", "Qwen/Qwen-Image")
+    assert known.cache is not None
+    assert known.speeds.default == "lossless"
+
+
+def test_a_cache_flag_changes_one_setting_of_a_models_configuration() -> None:
+    settings = settings_of("--model-path", "Qwen/Qwen-Image", "--cache", "--rdt", "0.2")
+    known = load_settings({CONFIG_VARIABLE: "qwen-image"}).cache
+    assert known is not None
+    assert settings.cache == known.model_copy(update={"residual_diff_threshold": 0.2})
 
 
 def test_flags_that_the_old_server_never_read_are_accepted_and_named() -> None:

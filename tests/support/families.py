@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.support.vision import GuardrailStandIn
+
 ENTRIES: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "families.json").read_text(encoding="utf-8"))
 """By class, without `Pipeline`; Wan 2.2 beside 2.1."""
 
@@ -63,6 +65,12 @@ def _component(recipe: dict[str, Any] | None) -> Any:
         return recipe["value"]
     if "tokenizer" in recipe:
         return byte_tokenizer(recipe["max_length"])
+    if "stub" in recipe:
+        return GuardrailStandIn()
+    if "processor" in recipe:
+        parts = {name: _component(part) for name, part in recipe["processor"].items()}
+        processor = getattr(importlib.import_module("transformers"), recipe["class"])
+        return processor(**parts, chat_template=CHAT_TEMPLATE)
     module = importlib.import_module(recipe.get("module", recipe["library"]))
     cls = getattr(module, recipe["class"])
     torch.manual_seed(0)
@@ -92,7 +100,11 @@ def byte_tokenizer(max_length: int) -> Any:
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+        extra_special_tokens={
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+            "vision_bos_token": "<|vision_start|>",
+        },
         chat_template=CHAT_TEMPLATE,
     )
 

@@ -1,11 +1,13 @@
 """Reading the settings tree: one YAML, each leaf overridable from the environment, checked before any weights load.
 
 `CACHE_DIT_SERVING_CONFIG` names a file in `configs/` or gives a path; `CACHE_DIT_SERVING__MODEL__PATH=...` overrides
-one leaf. Without a file's name a model's path starts from `generic`, and with neither the embedded model is served.
+one leaf. Without a file's name the one that is for the model's path is taken, or else `generic`; with neither the
+embedded model is served.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import typing
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cache_dit_serving.config.catalog import CONFIGS, config_names, recognise
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import and_more, findings_of, known_keys, model_of_field, nearest_key
@@ -25,9 +28,9 @@ DEFAULT_CONFIG = "embedded"
 GENERIC_CONFIG = "generic"
 """Knows nothing of a model: every default is the pipeline's own."""
 MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
-# src/cache_dit_serving/config/reading.py -> the bundle's root, in a checkout and in a built Bento alike.
-BUNDLE_ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = BUNDLE_ROOT / "configs"
+REVISION_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__REVISION"
+
+logger = logging.getLogger(__name__)
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -36,7 +39,7 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with its nearest neighbour) or a wrong value.
     """
-    file = config_file(environ.get(CONFIG_VARIABLE) or _default_config(environ))
+    file = config_file(chosen_config(environ))
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -54,10 +57,18 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise ConfigError(f"{source}: {explain(error)}") from error
 
 
-def _default_config(environ: Mapping[str, str]) -> str:
-    """Another model than the embedded one takes nothing from its configuration: no sizes, speeds or figures."""
+def chosen_config(environ: Mapping[str, str]) -> str:
+    """The configuration that is named, or else the one that is for the model's path; says which of those."""
+    if named := environ.get(CONFIG_VARIABLE):
+        return named
     path = environ.get(MODEL_PATH_VARIABLE, EMBEDDED_MODEL)
-    return DEFAULT_CONFIG if path == EMBEDDED_MODEL else GENERIC_CONFIG
+    if path == EMBEDDED_MODEL:
+        return DEFAULT_CONFIG
+    found = recognise(path, environ.get(REVISION_VARIABLE))
+    # Another model takes nothing from a configuration: no sizes, speeds or figures.
+    chosen = found.name or GENERIC_CONFIG
+    logger.info("configuration %s: %s", chosen, found.why)
+    return chosen
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -92,11 +103,6 @@ def config_file(name: str) -> Path:
     if not path.is_file():
         raise ConfigError(f"no configuration named {name!r}; there are: {', '.join(config_names())}")
     return path
-
-
-def config_names() -> list[str]:
-    """The names that `CACHE_DIT_SERVING_CONFIG` accepts."""
-    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[str]:

@@ -36,6 +36,27 @@ class ModelSettings(Section):
     cpu_threads: int | None = Field(None, ge=1, description="Threads that one operation may use on the CPU.")
 
 
+Fact = bool | int | float | str | tuple[int | float | str, ...] | None
+
+
+class AboutSettings(Section):
+    """What `cache-dit-serving models` tells of a configuration's model, and how its folder is recognised."""
+
+    task: str | None = Field(None, description="What the model is for.")
+    parameters: float | None = Field(None, gt=0, description="Of all its networks, in billions.")
+    memory_gb: float | None = Field(
+        None, gt=0, description="For weights in the configuration's dtype and one output at its default size; GB."
+    )
+    licence: str | None = None
+    hub_ids: tuple[str, ...] = Field((), description="Further hub ids that the configuration is for.")
+    pipeline_class: str | None = Field(None, description="The diffusers class of its folder, as model_index.json says.")
+    components: dict[str, dict[str, Fact] | bool] = Field(
+        default_factory=dict,
+        description="What tells its folder from others of the class: by component, keys of its configuration, or "
+        "whether there is one. `pipeline` stands for model_index.json itself.",
+    )
+
+
 class RequestDefaults(Section):
     """What a request that leaves a field out gets; left out here too, the pipeline's own default holds."""
 
@@ -155,6 +176,7 @@ class ServerSettings(Section):
 class Settings(Section):
     """The whole tree."""
 
+    about: AboutSettings = Field(default_factory=AboutSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     cache: CacheSettings | None = Field(
         None, description="What a request gets that asks for nothing else; left out: no cache."

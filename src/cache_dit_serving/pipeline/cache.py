@@ -23,6 +23,7 @@ from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.evidence import Record
 from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings, CacheType
+from cache_dit_serving.pipeline.failure import told
 from cache_dit_serving.pipeline.patch import Patch
 
 if TYPE_CHECKING:
@@ -38,10 +39,19 @@ CONFIGS: dict[CacheType, Callable[..., Any]] = {"DBCache": DBCacheConfig, "DBPru
 
 def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
     """Whether cache-dit knows this family to run guidance as a second forward pass; False for unknown families."""
+    found = False
+
+    def ask() -> None:
+        nonlocal found
+        found = BlockAdapterRegister.is_supported(pipe) and bool(BlockAdapterRegister.has_separate_cfg(pipe))
+
     try:
-        return BlockAdapterRegister.is_supported(pipe) and bool(BlockAdapterRegister.has_separate_cfg(pipe))
-    except AssertionError:  # it builds the family's adapter to find out, which refuses some transformers (SanaVideo)
+        # It builds the family's adapter to find out, which gives some transformers another forward (Qwen-Image's with a
+        # ControlNet), and refuses some (SanaVideo).
+        Patch(pipe, ask)
+    except AssertionError:
         return False
+    return found
 
 
 @dataclass
@@ -109,10 +119,11 @@ class PipelineCache:
             for cache_type in CONFIGS:
                 try:
                     self._installed[cache_type] = self._install(pipe, cache_type, blocks)
-                except Exception:
+                except Exception as error:
                     logger.exception("%s could not be enabled", cache_type)
+                    version = cache_dit.__version__
                     refusals[cache_type] = (
-                        f"{cache_type} of cache-dit {cache_dit.__version__} could not be enabled on {name}"
+                        f"{cache_type} of cache-dit {version} could not be enabled on {name} ({told(error)})"
                     )
         self.support = CacheSupport(blocks, refusals)
 

@@ -56,7 +56,6 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
     """
     signature = inspect.signature(type(pipe).__call__).parameters
     output = output_of(type(pipe))
-    steps = signature.get("num_inference_steps")
     transformer = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     config: Mapping[str, Any] = getattr(transformer, "config", None) or {}
     scheduler = getattr(pipe, "scheduler", None)
@@ -64,6 +63,8 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
     set_timesteps = getattr(scheduler, "set_timesteps", None)
     if set_timesteps is None or "sigmas" not in inspect.signature(set_timesteps).parameters:
         parameters -= {"sigmas"}  # the call takes them, and raises (PixArt with its own scheduler)
+    if hasattr(type(pipe), "do_classifier_free_guidance"):
+        parameters -= {"true_cfg_scale"}  # Chroma's for inpaint has it in its signature, and guides by guidance_scale
     return PipelineTraits(
         pipeline_class=type(pipe).__name__,
         tasks=tasks_of(signature, output.kind, type(pipe).__name__),
@@ -78,7 +79,7 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
         classes=_classes(pipe, signature, config),
         strength=_strength(type(pipe), signature),
         steps=StepTraits(
-            default=steps.default if steps and isinstance(steps.default, int) else USUAL_STEPS,
+            default=_steps(signature),
             # With a terminal shift (Qwen) the one sigma of a single step is divided by zero.
             least=2 if getattr(getattr(scheduler, "config", None), "shift_terminal", None) else 1,
             flow_matching=type(scheduler).__name__.startswith("FlowMatch"),
@@ -89,8 +90,9 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
             guides_above=_guides_above(pipe),
             # Families with true_cfg_scale (Flux, Qwen) only embed guidance_scale, and ignore it without an embedding.
             honours_scale="guidance_scale" in signature
-            and not ("true_cfg_scale" in signature and config.get("guidance_embeds", True) is False),
+            and not ("true_cfg_scale" in parameters and config.get("guidance_embeds", True) is False),
             separate_cfg=separate_cfg,
+            needs_negative_prompt=type(pipe).__name__.startswith("EasyAnimate"),
         ),
         sequence=SequenceTraits(default=_whole(signature, "max_sequence_length"), most=longest_sequence(type(pipe))),
         extra_arguments=extra_arguments_of(type(pipe), frozenset(GenerateRequest.model_fields)),
@@ -157,12 +159,17 @@ def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:
 
 
 def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any]) -> ClipTraits:
-    multiple = _first(pipe, *TEMPORAL) or 1
+    of_latent = _first(pipe, *TEMPORAL) or 1
+    latents_of_chunk = _whole(signature, "num_latent_frames_per_chunk")  # Helios
+    chunk = (latents_of_chunk - 1) * of_latent + 1 if latents_of_chunk else None
+    multiple = chunk or of_latent * _latents_decoded_together(pipe)
     frames_parameter = next((name for name in ("frames", "num_frames") if name in signature), None)
     default = (_default(signature, frames_parameter) if frames_parameter else None) or config.get("sample_frames")
     if type(pipe).__name__ == "AllegroPipeline" and default:
         default *= multiple  # its configuration counts latent frames
-    default_frames = int(default or USUAL_FRAMES)
+    default_frames, least = int(default or USUAL_FRAMES), None
+    if type(pipe).__name__ == "AllegroPipeline":  # its autoencoder leaves frames black that fill no tile of their own
+        least, multiple = pipe.vae.kernel[0], pipe.vae.stride[0]
     fps_parameter = next((name for name in ("frame_rate", "fps") if name in signature), None)
     return ClipTraits(
         default_frames=default_frames,
@@ -172,7 +179,20 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
         frames_parameter=frames_parameter,
         fps_parameter=fps_parameter,
         default_fps=(_default(signature, fps_parameter) if fps_parameter else None) or USUAL_FPS,
+        least=least,
+        chunk=chunk,
     )
+
+
+def _steps(signature: Mapping[str, inspect.Parameter]) -> int:
+    if (levels := signature.get("pyramid_num_inference_steps_list")) is not None:
+        return sum(levels.default)  # of HeliosPyramid, for each of its resolutions
+    return _whole(signature, "num_inference_steps") or USUAL_STEPS
+
+
+def _latents_decoded_together(pipe: DiffusionPipeline) -> int:
+    """Latent frames that an autoencoder decodes as one, so that a clip of other numbers is longer than asked."""
+    return 2 if type(getattr(pipe, "vae", None)).__name__ == "AutoencoderKLCogVideoX" else 1
 
 
 def _sound(
@@ -218,8 +238,10 @@ def _classes(
 def _strength(cls: type[DiffusionPipeline], signature: Mapping[str, inspect.Parameter]) -> StrengthTraits | None:
     """How a pipeline cuts its schedule: asked of its own method, on a schedule of ten steps."""
     get_timesteps = getattr(cls, "get_timesteps", None)
-    if "strength" not in signature or "denoise_strength" in signature or get_timesteps is None:
+    if "strength" not in signature or "denoise_strength" in signature:
         return None  # LTXCondition's strength is that of its conditions
+    if get_timesteps is None:  # aMUSEd
+        return StrengthTraits(default=_default(signature, "strength") or 1.0, rounds_up=False)
     asked = {"num_inference_steps": 10, "strength": 0.55, "device": "cpu", "timesteps": SCHEDULE, "sigmas": SCHEDULE}
     known = inspect.signature(get_timesteps).parameters
     scheduler = SimpleNamespace(order=1, timesteps=SCHEDULE, set_begin_index=lambda index: None)

@@ -6,12 +6,14 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils.import_utils import DummyObject, requires_backends
 
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults
 from cache_dit_serving.errors import LoadError
@@ -31,7 +33,7 @@ SIBLINGS = (
     (Task.TEXT_TO_VIDEO, Task.VIDEO_TO_VIDEO, "VideoToVideo"),
 )
 """A task, a further one, and what diffusers 0.42 puts into the name of a class that runs the same weights for it."""
-MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library")
+MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library|`(\w+)` is not installed")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -49,8 +51,13 @@ def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> D
     dtype = getattr(torch, settings.dtype)
     progress(f"loading the weights of {public_name(settings.path)} as {settings.dtype}")
     options = {"revision": settings.revision, "variant": settings.variant}
+    given = {key: value for key, value in options.items() if value is not None}
     try:
-        pipe = cls.from_pretrained(location, dtype=dtype, **{k: v for k, v in options.items() if v is not None})
+        try:
+            pipe = cls.from_pretrained(location, dtype=dtype, **given)
+        except AttributeError:
+            _require_packages(DiffusionPipeline.load_config(location, revision=settings.revision))
+            raise
         progress(f"moving {type(pipe).__name__} to {device}")
         pipe.to(device)
     except torch.OutOfMemoryError as error:
@@ -63,7 +70,20 @@ def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> D
         logger.exception("loading %s failed", settings.path)
         raise LoadError("the model's files could not be loaded; the server's log has the details") from error
     pipe.set_progress_bar_config(disable=True)
+    if type(pipe).__name__ == "AllegroPipeline":
+        pipe.vae.enable_tiling()  # it decodes no other way
     return pipe
+
+
+def _require_packages(index: Mapping[str, Any]) -> None:
+    """Diffusers 0.42 fails over its own stand-in for a class whose packages are missing, without naming them.
+
+    Raises:
+        ImportError: one of them is missing.
+    """
+    stand_in = getattr(diffusers, index["_class_name"], None)
+    if isinstance(stand_in, DummyObject):
+        requires_backends(stand_in, stand_in._backends)
 
 
 def _without_package(text: str) -> str:
@@ -71,7 +91,7 @@ def _without_package(text: str) -> str:
     named = MISSING_PACKAGE.search(text)
     if named is None:
         return "the model needs a package that is not installed; the server's log has the details"
-    package = named[1].lower()
+    package = (named[1] or named[2]).lower()
     remedy = "pip install -r requirements-vision.txt" if package == "torchvision" else f"install {package}"
     return f"the model needs the package {package}, which is not installed: {remedy}"
 
@@ -97,6 +117,9 @@ def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[Diffusi
         if any(value and name not in taken for name, value in known.items()):
             continue
         parts = {name: value for name, value in known.items() if name in taken}
+        if scheduler := parts.get("scheduler"):
+            # aMUSEd's sibling changes its scheduler's configuration as it is made.
+            parts["scheduler"] = type(scheduler).from_config(scheduler.config)
         sibling = cls(**parts)
         sibling.set_progress_bar_config(disable=True)
         siblings.append(sibling)

@@ -142,9 +142,12 @@ class PipelineRunner:
             # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture.
             with (
                 torch.inference_mode(),
+                # Some families draw noise, or sample a picture's latents, without the generator that they are given.
+                torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
                 self._steps_reported(after_step) as callback,
                 listening(part.tokenizers) as heard,
             ):
+                torch.manual_seed(drawing.seed)
                 output = part.pipe(
                     **_with_fitting_pictures(call),
                     **callback,
@@ -201,17 +204,20 @@ class PipelineRunner:
     @contextmanager
     def _steps_reported(self, after_step: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """Have `after_step` called after each step; yields the arguments that the pipeline's call needs for it."""
+        done = 0
         if self._part.has_callback:
 
             def callback(pipe: object, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-                after_step(index + 1)
-                return tensors
+                nonlocal done
+                done += 1  # the index begins anew with each chunk of a long clip
+                after_step(done)
+                return {}  # nothing is changed; LTXI2VLongMultiPrompt gives latents here that it cannot take back
 
             yield {"callback_on_step_end": callback}
             return
         # Pipelines without a callback (PixArt, HunyuanVideo 1.5 ...) still step their scheduler once for each step.
         # Counting the transformer's forward passes instead would depend on how a family batches its guidance.
-        cls, done = type(self._part.pipe.scheduler), 0
+        cls = type(self._part.pipe.scheduler)
         step = cls.step
 
         @functools.wraps(step)  # pipelines look at its parameters
@@ -257,7 +263,7 @@ def _with_fitting_pictures(call: GenerationCall) -> dict[str, Any]:
     is edited or animated stays as it is: those pipelines have sizes of their own for it.
     """
     arguments = call.arguments
-    if "strength" not in arguments:
+    if not {"strength", "width", "height"} <= arguments.keys():  # aMUSEd's are as large as the picture
         return arguments
     size = (arguments["width"], arguments["height"])
     return {

@@ -13,6 +13,7 @@ from cache_dit_serving.caching.speeds import CacheChoice
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
+from cache_dit_serving.pipeline.failure import told
 from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, Unwatched
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 from cache_dit_serving.planning.example import example_of, simplest_task
@@ -46,10 +47,12 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
         return runner.sample(call, 0, Unwatched()).record
     except Exception as error:
         logger.exception("%s fails on this pipeline", cache_type)
-        cause = "does not fit into the device's memory" if isinstance(error, OutOfMemory) else "fails"
+        no_memory = isinstance(error, OutOfMemory)
+        cause = "does not fit into the device's memory" if no_memory else "fails"
         version = runner.facts.versions["cache-dit"]
         raise CacheTypeFails(
             f"{cache_type} of cache-dit {version} {cause} in the forward pass of {model.traits.pipeline_class}"
+            + ("" if no_memory else f" ({told(error)})")
         ) from error
 
 
@@ -166,6 +169,8 @@ def _short(model: PlannedModel, task: Task | None = None, *, last_image: bool = 
 
 
 def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> GenerationCall:
+    if not model.traits.takes("num_inference_steps"):
+        fields.pop("num_inference_steps", None)
     try:
         request, inputs = example_of(model, task, **fields)
         return plan(request, model, inputs)

@@ -34,7 +34,8 @@ def example_of(
     needs = TASKS[task or simplest_task(model)].needs
     example: dict[str, Any] = {"seed": 0}
     if Input.PROMPT in needs:
-        example["prompt"] = "an example"
+        edits_by_json = model.traits.pipeline_class == "BriaFiboEditPipeline"
+        example["prompt"] = '{"edit_instruction": "an example"}' if edits_by_json else "an example"
     if Input.CLASS_LABELS in needs:
         example["class_label"] = 0
     brought = needs - WORDS | ({Input.LAST_IMAGE} if last_image else set())

@@ -94,6 +94,8 @@ def _steps_run(request: GenerateRequest, model: PlannedModel) -> int:
     """
     count = step_count(request, model)
     run = steps_run(request, model, count)
+    if model.traits.clip is not None:
+        run *= model.traits.clip.chunks(frames_of(request, model))
     if run < 1:
         raise InvalidRequest(
             f"a strength of {request.strength} leaves none of {count} steps; send a greater one, or more steps",

@@ -60,6 +60,7 @@ class Task(StrEnum):
     VIDEO_INPAINT = "video-inpaint"
     VIDEO_CONTROL = "video-control"
     VIDEO_REFERENCE = "video-reference"
+    VIDEO_EXTENSION = "video-extension"
     TEXT_TO_AUDIO = "text-to-audio"
     VIEWS = "3d-views"
     LAYERS = "image-layers"
@@ -91,6 +92,7 @@ TASKS: dict[Task, TaskFacts] = {
     Task.VIDEO_INPAINT: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO, Input.MASK),
     Task.VIDEO_CONTROL: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO),
     Task.VIDEO_REFERENCE: _facts(MediaKind.CLIP, Input.PROMPT),
+    Task.VIDEO_EXTENSION: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO),
     Task.TEXT_TO_AUDIO: _facts(MediaKind.SOUND, Input.PROMPT),
     Task.VIEWS: _facts(MediaKind.PICTURE, Input.PROMPT),
     Task.LAYERS: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
@@ -158,6 +160,8 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
         return frozenset({Task.LAYERS})  # QwenImageLayered takes a picture apart
     if VIDEO_REFERENCES & signature.keys():
         return frozenset({Task.VIDEO_REFERENCE})
+    if "overlap_history" in signature and Input.VIDEO in taken:
+        return frozenset({Task.VIDEO_EXTENSION})  # SkyReels-V2 goes on with a video
     if "control_video" in signature:
         return frozenset({Task.VIDEO_CONTROL})
     if "control_mask" in signature:
@@ -178,6 +182,7 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
         Task.VIEWS,
         Task.LAYERS,
         Task.VIDEO_REFERENCE,
+        Task.VIDEO_EXTENSION,
         Task.VIDEO_CONTROL,
         Task.IMAGE_EDIT if "strength" in signature else Task.IMG2IMG,
     }

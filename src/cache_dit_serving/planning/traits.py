@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,14 @@ class ClipTraits:
     fps_parameter: str | None
     """And the frame rate, where the model is told of it."""
     default_fps: float
+    least: int | None = None
+    """Fewest frames, where the autoencoder decodes no fewer."""
+    chunk: int | None = None
+    """Frames that are denoised together, where a longer clip runs all its steps for each chunk of them."""
+
+    def chunks(self, frames: int) -> int:
+        """How often the steps run for a clip."""
+        return math.ceil(frames / self.chunk) if self.chunk else 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,8 @@ class GuidanceTraits:
     separate_cfg: bool
     """Whether the family makes the second prediction in a forward pass of its own: cache-dit's default for it, until
     a count of the passes says otherwise."""
+    needs_negative_prompt: bool = False
+    """Whether the pipeline fails without one, be it empty."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _clip(model: PlannedModel) -> ClipTraits:
 def _taken(model: PlannedModel) -> range:
     """The numbers of frames that a request may ask for; a clip has at least two."""
     clip = _clip(model)
-    least = clip.remainder if clip.remainder > 1 else clip.remainder + clip.multiple
+    least = clip.least or (clip.remainder if clip.remainder > 1 else clip.remainder + clip.multiple)
     return range(least, max(least, model.limits.max_num_frames) + 1, clip.multiple)
 
 

@@ -88,7 +88,9 @@ class NegativePrompt(PipelineField):
         check_length("negative_prompt", request.negative_prompt, model)
         if request.negative_prompt:
             self._check_effect(request, model)
-        return super().arguments(request, model)
+        arguments = super().arguments(request, model)
+        needed = {self.name: ""} if model.traits.guidance.needs_negative_prompt else {}
+        return needed | arguments
 
     def _check_effect(self, request: GenerateRequest, model: PlannedModel) -> None:
         traits, guidance = model.traits, model.traits.guidance

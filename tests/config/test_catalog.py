@@ -1,0 +1,136 @@
+"""Which configuration is for a model: known by its hub id, or by the small files of its folder; never by its path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache_dit_serving import models
+from cache_dit_serving.config import catalog as catalog_module
+from cache_dit_serving.config.catalog import recognise
+from cache_dit_serving.config.reading import GENERIC_CONFIG, chosen_config
+
+Files = dict[str, dict[str, object]]
+
+CONFIGURATIONS = {
+    "one": """
+about: {task: text to image, parameters: 2, memory_gb: 5, licence: MIT, pipeline_class: FluxPipeline}
+model: {path: maker/one}
+""",
+    "two": """
+about:
+  task: text to video
+  memory_gb: 1e9
+  hub_ids: [maker/two-again]
+  pipeline_class: FluxPipeline
+  components: {transformer: {guidance_embeds: true, sizes: [1, 2]}, pipeline: {boundary: 0.9}}
+model: {path: maker/two}
+""",
+    "three": """
+about: {pipeline_class: WanPipeline, components: {transformer_2: true, transformer: {in_channels: 16}}}
+model: {path: maker/three}
+""",
+    "four": """
+about: {pipeline_class: WanPipeline, components: {scheduler: {shift: 3.0}, transformer: {in_channels: 16}}}
+model: {path: maker/four}
+""",
+}
+
+
+@pytest.fixture(autouse=True)
+def configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for name, text in CONFIGURATIONS.items():
+        (folder / f"{name}.yaml").write_text(text)
+    monkeypatch.setattr(catalog_module, "CONFIGS", folder)
+    catalog_module.catalog.cache_clear()
+    yield
+    catalog_module.catalog.cache_clear()
+
+
+def model(folder: Path, files: Files) -> str:
+    """A model's folder, of a name that would mislead, with no more than its small files."""
+    folder /= "maker/three"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("hub_id", "name"), [("maker/one", "one"), ("maker/two", "two"), ("maker/two-again", "two")])
+def test_a_hub_id_that_a_configuration_names_is_its_model(hub_id: str, name: str) -> None:
+    assert recognise(hub_id) == (name, f"{hub_id} is its model")
+
+
+def test_a_folder_is_known_by_its_class(tmp_path: Path) -> None:
+    folder = model(tmp_path, {"model_index.json": {"_class_name": "FluxPipeline"}})
+    assert recognise(folder).name == "one"
+
+
+def test_of_several_that_fit_the_one_with_more_facts_is_taken(tmp_path: Path) -> None:
+    files: Files = {
+        "model_index.json": {"_class_name": "FluxPipeline", "boundary": 0.9},
+        "transformer/config.json": {"guidance_embeds": True, "sizes": [1, 2]},
+    }
+    assert recognise(model(tmp_path, files)).name == "two"
+    files["transformer/config.json"]["sizes"] = [1, 3]
+    assert recognise(model(tmp_path, files)).name == "one"
+
+
+def test_a_component_that_is_there_or_not_tells_models_apart(tmp_path: Path) -> None:
+    files: Files = {
+        "model_index.json": {"_class_name": "WanPipeline", "transformer_2": [None, None]},
+        "transformer/config.json": {"in_channels": 16},
+        "scheduler/scheduler_config.json": {"shift": 3.0},
+    }
+    assert recognise(model(tmp_path, files)).name == "four"
+    files["model_index.json"]["transformer_2"] = ["diffusers", "WanTransformer3DModel"]
+    files["scheduler/scheduler_config.json"]["shift"] = 5.0
+    assert recognise(model(tmp_path, files)).name == "three"
+
+
+def test_several_that_fit_alike_are_named_and_none_is_taken(tmp_path: Path) -> None:
+    files: Files = {
+        "model_index.json": {"_class_name": "WanPipeline", "transformer_2": ["diffusers", "WanTransformer3DModel"]},
+        "transformer/config.json": {"in_channels": 16},
+        "scheduler/scheduler_config.json": {"shift": 3.0},
+    }
+    found = recognise(model(tmp_path, files))
+    assert found == (None, "four and three are for a WanPipeline alike; name one with --config")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"model_index.json": {"_class_name": "SanaPipeline"}},
+        {"model_index.json": {"_class_name": "WanPipeline"}, "transformer/config.json": {"in_channels": 36}},
+        {"config.json": {}},
+    ],
+)
+def test_what_no_configuration_is_for_starts_from_the_generic_one(files: Files, tmp_path: Path) -> None:
+    assert chosen_config({"CACHE_DIT_SERVING__MODEL__PATH": model(tmp_path, files)}) == GENERIC_CONFIG
+
+
+def test_a_file_that_is_not_json_is_as_none(tmp_path: Path) -> None:
+    folder = model(tmp_path, {"model_index.json": {}})
+    Path(folder, "model_index.json").write_text("{")
+    assert recognise(folder).name is None
+
+
+def test_the_table_says_what_fits_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert models.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["name", "task", "size"]
+    assert lines[1].split()[-4:] == ["GB", "yes", "MIT", "maker/one"]
+    assert lines[2].split()[-4:] == ["GB", "no", "?", "maker/two"]
+    assert not any("maker/three" in line for line in lines)
+
+
+def test_the_table_can_be_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert models.main(["VIDEO"]) == 0
+    assert "maker/one" not in capsys.readouterr().out
+    assert models.main(["nothing-such"]) == 1

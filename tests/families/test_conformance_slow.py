@@ -1,0 +1,37 @@
+"""Classes whose least picture takes seconds, and those that need torchvision, in a process that has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.models_table import Row, names_of, rows
+from tests.support.server import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Row]:
+    names = names_of("slow")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.support.models_table", *names],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"src{os.pathsep}."},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    lines = [line.partition("\t") for line in run.stdout.splitlines() if "\t" in line]
+    print(run.stderr[-10_000:], file=sys.stderr)
+    return {name: Row(**json.loads(row)) for name, _, row in lines}
+
+
+@pytest.mark.parametrize("name", names_of("slow"))
+def test_a_class_is_served_as_the_table_says(name: str, found: dict[str, Row]) -> None:
+    assert found.get(name, "went wrong: see the captured stderr of the first test") == rows()[name]

@@ -1,0 +1,121 @@
+"""`docs/models.md`: the table of pipeline classes, written by what the conformance suite finds, and read by its tests.
+
+`make models` writes it; `python -m tests.support.models_table --write NAME ...` writes the rows of some classes anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from tests.support.families import ENTRIES
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+BEGIN, END = "<!-- rows: written by make models -->\n", "<!-- end of rows -->\n"
+HEAD = "| family | class | tasks | with the cache | why not, and what it needs |\n|---|---|---|---|---|\n"
+SLOW = frozenset(
+    {
+        "HiDreamImage",
+        "JoyImageEdit",
+        "JoyImageEditPlus",
+        "Kandinsky5I2I",
+        "Kandinsky5T2I",
+        "QwenImageEdit",
+        "QwenImageEditInpaint",
+        "QwenImageEditPlus",
+        "LongCatImageEdit",
+    }
+)
+"""Classes whose least picture takes seconds: run less often each, and in a test module of their own."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of a class."""
+
+    tasks: str
+    state: str
+    note: str
+
+
+def variant_of(name: str) -> str:
+    """A class, and which of its models where there are two."""
+    _, _, version = name.partition("-")
+    return f"`{ENTRIES[name]['class']}`" + (f" {version}" if version else "")
+
+
+def rows() -> dict[str, Row]:
+    """The table's rows by the names of `families.json`."""
+    text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    cells = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text.splitlines()[2:]]
+    by_class = {row[1]: Row(*row[2:]) for row in (cell + [""] * (5 - len(cell)) for cell in cells)}
+    return {name: by_class[variant_of(name)] for name in ENTRIES if variant_of(name) in by_class}
+
+
+def row_of(name: str, folder: Path) -> Row:
+    """What the suite finds of a class.
+
+    Raises:
+        AssertionError: the class is served, and not as it must be.
+    """
+    from tests.support.conformance import find
+
+    found = find(name, folder, thorough=name not in SLOW)
+    needs = [f"needs {package}" for package in ENTRIES[name].get("requires", ()) if package not in (found.reason or "")]
+    reason = re.sub(r"; this version serves .*", "", found.reason or "").replace("|", "/")
+    return Row(", ".join(found.tasks), found.state, "; ".join([*filter(None, [reason]), *needs]))
+
+
+def write(found: dict[str, Row]) -> None:
+    """Put rows into the page, in the place of those of the same classes."""
+    known = rows() | found
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    names = sorted(known, key=lambda name: (ENTRIES[name]["family"].lower(), list(ENTRIES).index(name)))
+    lines = [
+        f"| {ENTRIES[name]['family']} | {variant_of(name)} | {row.tasks} | {row.state} | {row.note} |\n"
+        for name, row in ((name, known[name]) for name in names)
+    ]
+    PAGE.write_text(before + BEGIN + HEAD + "".join(lines) + END + rest.partition(END)[2], encoding="utf-8")
+
+
+def names_of(group: Literal["pictures", "guided", "video", "slow"]) -> list[str]:
+    """The entries of a test module."""
+    return [name for name in ENTRIES if _group(name) == group]
+
+
+def _group(name: str) -> str:
+    entry = ENTRIES[name]
+    if name in SLOW or entry.get("requires") or "guardrail" in str(entry["components"].get("safety_checker")):
+        return "slow"
+    if entry["output"]["field"] not in ("images", "image"):
+        return "video"
+    return "pictures" if entry["task"] in ("t2i", "class2image") else "guided"
+
+
+def main(names: list[str], *, writing: bool) -> None:
+    from tests.support.conformance import gone_wrong
+    from tests.support.vision import stand_in_for_guardrail
+
+    stand_in_for_guardrail()
+    for name in names or list(ENTRIES):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                row = row_of(name, Path(folder))
+            except Exception as error:  # noqa: BLE001 (the next class is tried too)
+                print(f"{name}: {gone_wrong(error)}", file=sys.stderr, flush=True)
+                continue
+        if writing:
+            write({name: row})
+        print(f"{name}\t{json.dumps(asdict(row))}", flush=True)
+
+
+if __name__ == "__main__":
+    from tests.support.vision import add_torchvision
+
+    add_torchvision()
+    main([name for name in sys.argv[1:] if name != "--write"], writing="--write" in sys.argv)
