@@ -9,7 +9,13 @@ from typing import NamedTuple
 from cache_dit_serving.config.catalog import CatalogEntry, catalog
 
 HEAD = ("name", "task", "size", "memory", "fits here", "licence", "hub id")
+NOTES = """Size: billions of parameters, of all networks. Memory: the weights alone, computed
+from the size and the configuration's dtype; an output needs more, most for a long video. Fits here: yes where the
+weights leave a quarter of the memory free, tight where they leave less."""
 GB = 1e9
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+FREE = 0.25
+"""Share of the memory beside the weights that lets `fits here` say yes."""
 
 
 class Machine(NamedTuple):
@@ -34,26 +40,29 @@ def main(arguments: Sequence[str]) -> int:
     widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
     for row in (HEAD, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"\nHere: {machine.device}, {machine.memory_gb:.0f} GB. Size is in billions of parameters; memory is for the")
-    print(
-        "weights in the configuration's dtype and one output at its default size, most of them computed, not measured."
-    )
+    print(f"\nHere: {machine.device}, {machine.memory_gb:.0f} GB. {NOTES}")
     return 0 if rows else 1
 
 
 def row_of(entry: CatalogEntry, machine: Machine) -> tuple[str, ...]:
     """A model's cells, in the order of `HEAD`."""
     about = entry.about
-    fits = "?" if about.memory_gb is None else "yes" if about.memory_gb <= machine.memory_gb else "no"
+    weights = about.parameters and about.parameters * BYTES[entry.model.dtype]
     return (
         entry.name,
         about.task or "",
         f"{about.parameters:g} B" if about.parameters else "?",
-        f"{about.memory_gb:g} GB" if about.memory_gb else "?",
-        fits,
+        f"{weights:.0f} GB" if weights else "?",
+        _fits(weights, machine.memory_gb) if weights else "?",
         about.licence or "?",
         entry.model.path,
     )
+
+
+def _fits(weights: float, memory: float) -> str:
+    if weights <= memory * (1 - FREE):
+        return "yes"
+    return "tight" if weights <= memory else "no"
 
 
 def this_machine() -> Machine:

@@ -17,13 +17,13 @@ Files = dict[str, dict[str, object]]
 
 CONFIGURATIONS = {
     "one": """
-about: {task: text to image, parameters: 2, memory_gb: 5, licence: MIT, pipeline_class: FluxPipeline}
+about: {task: text to image, parameters: 0.1, licence: MIT, pipeline_class: FluxPipeline}
 model: {path: maker/one}
 """,
     "two": """
 about:
   task: text to video
-  memory_gb: 1e9
+  parameters: 1e9
   hub_ids: [maker/two-again]
   pipeline_class: FluxPipeline
   components: {transformer: {guidance_embeds: true, sizes: [1, 2]}, pipeline: {boundary: 0.9}}
@@ -64,6 +64,14 @@ def model(folder: Path, files: Files) -> str:
 @pytest.mark.parametrize(("hub_id", "name"), [("maker/one", "one"), ("maker/two", "two"), ("maker/two-again", "two")])
 def test_a_hub_id_that_a_configuration_names_is_its_model(hub_id: str, name: str) -> None:
     assert recognise(hub_id) == (name, f"{hub_id} is its model")
+
+
+def test_a_folder_is_known_by_the_hub_id_that_it_was_saved_from(tmp_path: Path) -> None:
+    files: Files = {"model_index.json": {"_class_name": "FluxPipeline", "_name_or_path": "maker/two"}}
+    folder = model(tmp_path, files)
+    assert recognise(folder) == ("two", f"{folder} was saved from maker/two")
+    files["model_index.json"]["_class_name"] = "SanaPipeline"
+    assert recognise(model(tmp_path, files)).name is None
 
 
 def test_a_folder_is_known_by_its_class(tmp_path: Path) -> None:

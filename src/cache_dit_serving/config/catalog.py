@@ -69,7 +69,8 @@ def catalog() -> tuple[CatalogEntry, ...]:
 def recognise(path: str, revision: str | None = None) -> Recognised:
     """The configuration for a folder or a hub id; of several that fit, the one with the most facts that say so.
 
-    A hub id that no configuration names is asked for its small files, from the local cache or the hub.
+    A folder that `save_pretrained` wrote holds the hub id that it was loaded from. Of a hub id that no configuration
+    names, the small files are read, from the local cache or the hub.
     """
     named = next((entry.name for entry in catalog() if path in entry.hub_ids), None)
     if named is not None:
@@ -80,6 +81,10 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
     if index is None:
         return Recognised(None, f"{path} has no {INDEX} that could be read")
     pipeline_class = index.get("_class_name")
+    source = index.get("_name_or_path")
+    for entry in catalog():
+        if source in entry.hub_ids and entry.about.pipeline_class in (None, pipeline_class):
+            return Recognised(entry.name, f"{path} was saved from {source}")
     fitting: dict[str, int] = {}
     for entry in catalog():
         if entry.about.pipeline_class == pipeline_class and _agrees(entry.about, index, read):

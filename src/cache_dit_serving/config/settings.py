@@ -34,6 +34,9 @@ class ModelSettings(Section):
         None, description="`cuda`, `cuda:1`, `cpu` ...; left out: the accelerator if there is one, else the CPU."
     )
     cpu_threads: int | None = Field(None, ge=1, description="Threads that one operation may use on the CPU.")
+    scheduler: dict[str, bool | int | float | str | None] = Field(
+        default_factory=dict, description="Keys of the scheduler's configuration to change, such as flow_shift."
+    )
 
 
 Fact = bool | int | float | str | tuple[int | float | str, ...] | None
@@ -44,9 +47,6 @@ class AboutSettings(Section):
 
     task: str | None = Field(None, description="What the model is for.")
     parameters: float | None = Field(None, gt=0, description="Of all its networks, in billions.")
-    memory_gb: float | None = Field(
-        None, gt=0, description="For weights in the configuration's dtype and one output at its default size; GB."
-    )
     licence: str | None = None
     hub_ids: tuple[str, ...] = Field((), description="Further hub ids that the configuration is for.")
     pipeline_class: str | None = Field(None, description="The diffusers class of its folder, as model_index.json says.")

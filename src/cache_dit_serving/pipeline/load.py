@@ -12,7 +12,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.import_utils import DummyObject, requires_backends
 
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults
@@ -69,10 +69,26 @@ def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> D
         # The library's text names paths and hosts: it goes to the log, not to callers.
         logger.exception("loading %s failed", settings.path)
         raise LoadError("the model's files could not be loaded; the server's log has the details") from error
+    if settings.scheduler:
+        pipe.scheduler = _changed(pipe.scheduler, settings.scheduler)
     pipe.set_progress_bar_config(disable=True)
     if type(pipe).__name__ == "AllegroPipeline":
         pipe.vae.enable_tiling()  # it decodes no other way
     return pipe
+
+
+def _changed(scheduler: SchedulerMixin, changes: Mapping[str, Any]) -> SchedulerMixin:
+    """A scheduler of the same class with some keys of its configuration changed.
+
+    Raises:
+        LoadError: the class has no such key.
+    """
+    cls = type(scheduler)
+    known = list(inspect.signature(cls.__init__).parameters)[1:]
+    for key in changes:
+        if key not in known:
+            raise LoadError(f"model.scheduler.{key}: {cls.__name__} has no such key; it has: {', '.join(known)}")
+    return cls.from_config(scheduler.config, **changes)
 
 
 def _require_packages(index: Mapping[str, Any]) -> None:
