@@ -92,7 +92,7 @@ def config_file(name: str) -> Path:
     """The file for a name in `configs/` or a path.
 
     Raises:
-        ConfigError: neither exists; the message lists the names there are.
+        ConfigError: neither exists; the message names the nearest.
     """
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name).expanduser()
@@ -101,7 +101,9 @@ def config_file(name: str) -> Path:
         return path
     path = CONFIGS / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"no configuration named {name!r}; there are: {', '.join(config_names())}")
+        near = nearest_key(name, config_names())
+        meant = f"; did you mean {near}?" if near else ";"
+        raise ConfigError(f"no configuration named {name!r}{meant} `cache-dit-serving models` lists them")
     return path
 
 
