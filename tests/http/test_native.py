@@ -195,7 +195,7 @@ def test_health_and_model_info_answer_both_methods_alike(server: Server) -> None
     assert info["pipeline_class"] == "FluxPipeline"
     assert info["tasks"] == ["img2img", "inpaint", "text-to-image"]
     assert info["defaults"]["width"] == 96
-    assert info["cache"]["blocks"] == {"FluxTransformer2DModel.transformer_blocks": 12}
+    assert info["cache"]["blocks"] == {"transformer.transformer_blocks": 12}
     assert "prompt" in info["accepted_fields"]
 
 

@@ -44,7 +44,7 @@ def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) ->
         ({"device": "cuda"}, None, {}, "'cuda' is not available"),
         ({"device": "nonsense"}, None, {}, "'nonsense' is not available"),
         ({"pipeline_class": "NoSuchPipeline"}, None, {}, "no pipeline class 'NoSuchPipeline'"),
-        ({}, {"Fn_compute_blocks": 13}, {}, "more than the 12 blocks of FluxTransformer2DModel.transformer_blocks"),
+        ({}, {"Fn_compute_blocks": 13}, {}, "more than the 12 blocks of transformer.transformer_blocks"),
         ({}, {"Fn_compute_blocks": 8, "Bn_compute_blocks": 5}, {}, "more than the 12 blocks"),
         ({}, None, {"pipeline_arguments": {"no_such_argument": 1}}, "does not take 'no_such_argument'"),
         ({}, None, {"pipeline_arguments": {"generator": 1}}, "set by requests or the server"),

@@ -19,7 +19,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from cache_dit import DBCacheConfig
+from cache_dit import DBCacheConfig, ParamsModifier
 from PIL import Image
 
 from cache_dit_serving.caching.settings import CacheSettings
@@ -155,8 +155,10 @@ def draw(name: str, loaded: Loaded, watch: Any = None, **fields: Any) -> Drawn:
     return loaded.runner.sample(plan(request, loaded.model, inputs), 0, watch or Unwatched())
 
 
-def by_diffusers(name: str, folder: Path, cache: DBCacheConfig | None = None) -> np.ndarray[Any, Any]:
-    """What diffusers makes of an entry's call by itself, or with cache-dit."""
+def by_diffusers(
+    name: str, folder: Path, cache: DBCacheConfig | None = None, modifiers: list[ParamsModifier] | None = None
+) -> np.ndarray[Any, Any]:
+    """What diffusers makes of an entry's call by itself, or with cache-dit and settings of its own for each part."""
     entry = ENTRIES[name]
     dtype = getattr(torch, (entry.get("load") or {}).get("torch_dtype", "float32"))
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype)
@@ -169,7 +171,7 @@ def by_diffusers(name: str, folder: Path, cache: DBCacheConfig | None = None) ->
         call["prompt"] = "an apple"
     call["output_type"] = "np"
     if cache is not None:
-        cache_dit.enable_cache(pipe, cache_config=cache)
+        cache_dit.enable_cache(pipe, cache_config=cache, params_modifiers=modifiers)
     torch.manual_seed(SEED)
     made: np.ndarray[Any, Any] = pipe(**call, generator=torch.Generator("cpu").manual_seed(SEED))[0][0]
     return made

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cache_dit_serving.caching.parts import PARTS
 from cache_dit_serving.caching.settings import CACHE_TYPES, CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.speeds import SpeedLadder
@@ -101,6 +102,9 @@ def _cache(speeds: SpeedLadder) -> CacheCapability:
         fields["Fn_compute_blocks"]["maximum"] = min(least, longest - 1)  # one block is left to reuse
         fields["Bn_compute_blocks"]["maximum"] = min(least - 1, longest - 2)  # and one decides
         fields["non_prune_block_ids"]["items"]["maximum"] = longest - 1
+        for index, name in enumerate(PARTS):
+            named = {label.split(".", 1)[index] for label in support.block_lists}
+            fields[name]["propertyNames"] = {"enum": sorted(named)}
         base = speeds.base
         for name, value in base.effective().items():
             fields[name]["default"] = value

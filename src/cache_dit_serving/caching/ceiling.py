@@ -10,8 +10,15 @@ from cache_dit_serving.caching.settings import CacheSettings
 def exceeds(settings: CacheSettings, ceiling: CacheSettings, steps: int, *, passes: int) -> str | None:
     """The first setting by which `settings` may reuse more than `ceiling` does in so many steps; None where none.
 
-    Calibrators are not compared: they change what a reused step is filled with (see `SpeedLadder`).
+    Each part of the model is compared by itself. Calibrators are not compared: they change what a reused step is filled
+    with (see `SpeedLadder`).
     """
+    parts = settings.parts(ceiling)
+    compared = (_part_exceeds(settings.of(*part), ceiling.of(*part), steps, passes=passes) for part in parts)
+    return next((name for name in compared if name is not None), None)
+
+
+def _part_exceeds(settings: CacheSettings, ceiling: CacheSettings, steps: int, *, passes: int) -> str | None:
     if settings.cache_type != ceiling.cache_type:
         return "cache_type"  # their thresholds mean different things
     if ceiling.force_refresh_step_hint is not None:

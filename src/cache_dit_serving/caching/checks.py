@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from cache_dit_serving.caching.parts import PARTS
 from cache_dit_serving.caching.settings import CACHE_TYPES, CALIBRATORS, CacheOptions, CacheSettings, CacheType
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.errors import InvalidRequest
@@ -18,7 +19,7 @@ class CacheSupport:
     """What cache-dit can do on the loaded pipeline."""
 
     block_lists: Mapping[str, int]
-    """Blocks of each list that the cache spans: what bounds Fn and Bn."""
+    """Blocks of each list that the cache spans, by `transformer.block_list`: what bounds Fn and Bn."""
     refusals: Mapping[CacheType, str]
     """Why a cache type cannot run here, by type."""
 
@@ -52,7 +53,8 @@ def overridden(base: CacheSettings, options: CacheOptions) -> CacheSettings:
         raise InvalidRequest(f"cache: {sentences}", param=f"cache.{field}" if field else "cache") from error
     in_force = effective.effective().keys() | {"enable_separate_cfg"}
     for name, value in options.given.items():
-        if name not in in_force and not (value is None or (name in CALIBRATORS and value is False)):
+        without_it = value is None or (name in CALIBRATORS and value is False) or (name in PARTS and not value)
+        if name not in in_force and not without_it:
             raise InvalidRequest(
                 f"cache.{name} has no effect beside the other settings (mask, calibrator, cache type); leave it out",
                 param=f"cache.{name}",
@@ -64,26 +66,42 @@ def check_model(settings: CacheSettings, support: CacheSupport) -> None:
     """Refuse what the block lists cannot hold: cache-dit fails on some of it and computes blocks twice on other."""
     if (refusal := support.refusals.get(settings.cache_type)) is not None:
         raise InvalidRequest(refusal, param="cache.cache_type", code="unsupported_field")
-    first, last = settings.Fn_compute_blocks, settings.Bn_compute_blocks
+    _check_names(settings, support)
+    ids = set(settings.non_prune_block_ids)
+    free = 0
     for name, count in support.block_lists.items():
+        own = settings.of(*name.split(".", 1))
+        first, last = own.Fn_compute_blocks, own.Bn_compute_blocks
         if first + last > count:
             raise InvalidRequest(
                 f"Fn_compute_blocks {first} + Bn_compute_blocks {last} is more than the {count} blocks of {name}",
                 param="cache.Fn_compute_blocks" if first > count else "cache.Bn_compute_blocks",
             )
+        free += count - len(ids.intersection(range(count)).union(range(first), range(count - last, count)))
     longest = max(support.block_lists.values())
     beyond_all = [index for index in settings.non_prune_block_ids if index >= longest]
     if beyond_all:
         raise InvalidRequest(
             f"non_prune_block_ids {beyond_all} are beyond the {longest} blocks", param="cache.non_prune_block_ids"
         )
-    kept = set(range(first)) | set(settings.non_prune_block_ids)
-    if all(len(kept | set(range(count - last, count))) >= count for count in support.block_lists.values()):
+    if not free:
         raise InvalidRequest(
             "the settings compute every block, which leaves none to reuse; lower Fn_compute_blocks or Bn_compute_blocks"
-            + (", or name fewer non_prune_block_ids" if settings.non_prune_block_ids else ""),
-            param="cache.non_prune_block_ids" if settings.non_prune_block_ids else "cache.Fn_compute_blocks",
+            + (", or name fewer non_prune_block_ids" if ids else ""),
+            param="cache.non_prune_block_ids" if ids else "cache.Fn_compute_blocks",
         )
+
+
+def _check_names(settings: CacheSettings, support: CacheSupport) -> None:
+    """Refuse settings of a part that the model does not have."""
+    for index, field in enumerate(PARTS):
+        known = sorted({name.split(".", 1)[index] for name in support.block_lists})
+        for part in getattr(settings, field):
+            if part not in known:
+                raise InvalidRequest(
+                    f"{field} names {part}, which the cache does not span here; there is: {', '.join(known)}",
+                    param=f"cache.{field}",
+                )
 
 
 def check_request(settings: CacheSettings, steps: int, passes: int, changed: set[str]) -> None:

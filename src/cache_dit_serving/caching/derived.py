@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from cache_dit_serving.caching.parts import PARTS
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.step_masks import POLICIES
+
+SCALED = ("residual_diff_threshold", "max_warmup_steps", "max_continuous_cached_steps")
 
 
 def upstream_settings(usual_steps: int) -> CacheSettings:
@@ -26,7 +32,6 @@ def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
     extrapolates with TaylorSeer. A mask that reuses without asking has no threshold: there `high` asks, and `fast` is
     the next faster policy, if the mask is one.
     """
-    in_a_row, threshold = balanced.max_continuous_cached_steps, balanced.residual_diff_threshold
     if balanced.reuses_without_asking:
         speeds: dict[Speed, CacheSettings] = {
             "high": balanced.overridden({"steps_computation_policy": "dynamic"}),
@@ -37,17 +42,35 @@ def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
             faster = POLICIES[POLICIES.index(mask) + 1]
             speeds["fast"] = balanced.overridden({"steps_computation_mask": faster})
         return speeds
-    high = {
-        "residual_diff_threshold": threshold / 2,
-        "max_continuous_cached_steps": 2 if in_a_row < 0 else min(2, in_a_row),
-    }
-    most = balanced.max_dynamic_prune_threshold
-    fast = {
-        "residual_diff_threshold": max(threshold, min(0.95, threshold * 2)),
-        "max_warmup_steps": balanced.max_warmup_steps // 2,
-        "max_continuous_cached_steps": in_a_row if in_a_row < 0 else in_a_row * 2,
-        **({} if most is None else {"max_dynamic_prune_threshold": most * 2}),
-    }
+    own = {name: getattr(balanced, name) for name in SCALED}
+    high, fast = _less(own), _more(own)
+    if balanced.max_dynamic_prune_threshold is not None:
+        fast["max_dynamic_prune_threshold"] = balanced.max_dynamic_prune_threshold * 2
     if balanced.cache_type == "DBCache" and balanced.calibrator is None:
         fast["enable_taylorseer"] = True
+    for field in PARTS:
+        parts = getattr(balanced, field)
+        high[field] = {name: part.given | _less(part.given) for name, part in parts.items()}
+        fast[field] = {name: part.given | _more(part.given) for name, part in parts.items()}
     return {"high": balanced.overridden(high), "balanced": balanced, "fast": balanced.overridden(fast)}
+
+
+def _less(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the model or a part of it, what reuses less."""
+    changes: dict[str, Any] = {}
+    if (threshold := given.get("residual_diff_threshold")) is not None:
+        changes["residual_diff_threshold"] = threshold / 2
+    if (in_a_row := given.get("max_continuous_cached_steps")) is not None:
+        changes["max_continuous_cached_steps"] = 2 if in_a_row < 0 else min(2, in_a_row)
+    return changes
+
+
+def _more(given: Mapping[str, Any]) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if (threshold := given.get("residual_diff_threshold")) is not None:
+        changes["residual_diff_threshold"] = max(threshold, min(0.95, threshold * 2))
+    if (warm_up := given.get("max_warmup_steps")) is not None:
+        changes["max_warmup_steps"] = warm_up // 2
+    if (in_a_row := given.get("max_continuous_cached_steps")) is not None:
+        changes["max_continuous_cached_steps"] = in_a_row if in_a_row < 0 else in_a_row * 2
+    return changes

@@ -133,11 +133,11 @@ def _reason(record: Record, steps: int, cached: int, diffs: list[float]) -> Reas
     settings = record.settings
     if (certain := settings.cannot_engage(steps, passes=record.passes)) is not None:
         return certain
-    if diffs and min(diffs) >= settings.residual_diff_threshold:
+    threshold = max(settings.of(*part).residual_diff_threshold for part in settings.parts())
+    if diffs and min(diffs) >= threshold:
         return Reason(
             "above_threshold",
-            f"every residual difference is above the threshold {settings.residual_diff_threshold:g} "
-            f"(the least is {min(diffs):.3g})",
+            f"every residual difference is above the threshold {threshold:g} (the least is {min(diffs):.3g})",
         )
     return Reason("conditions_not_met", "no step met the cache's conditions")
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from cache_dit_serving.caching.parts import NO_PARTS, PARTS, HashableDict, Parts
 from cache_dit_serving.caching.step_masks import MOST_STEPS, AnyMask, fitted, tuple_of_list
 
 ReasonCode = Literal[
@@ -90,6 +91,15 @@ class CacheFields(BaseModel):
     )
     force_refresh_step_policy: Literal["once", "repeat"] = Field("once", description="Whether to do so again.")
 
+    per_transformer: Parts = Field(
+        default_factory=HashableDict,
+        description="What a transformer does otherwise, by its component: `transformer_2` of Wan 2.2.",
+    )
+    per_block_list: Parts = Field(
+        default_factory=HashableDict,
+        description="What a block list does otherwise, by its name; goes over its transformer's.",
+    )
+
     enable_dynamic_prune_threshold: bool = Field(
         False, description="DBPrune: let the threshold follow the differences."
     )
@@ -155,7 +165,18 @@ class CacheSettings(CacheFields):
         if isinstance(mask, tuple) and (not mask or not mask[0]):
             sentence = "steps_computation_mask must begin with 1: there is nothing to reuse in the first step"
             raise _contradiction("steps_computation_mask", sentence)
+        self._check_parts()
         return self
+
+    def _check_parts(self) -> None:
+        for field in PARTS:
+            for part, settings in getattr(self, field).items():
+                idle = self._idle() & settings.given.keys()
+                if idle or not settings.given:
+                    what = sorted(idle)[0] if idle else "it"
+                    raise _contradiction(
+                        field, f"{field}.{part}: {what} has no effect" + (" beside the other settings" if idle else "")
+                    )
 
     def _check_prune(self) -> None:
         """What DBPrune ignores or gets wrong in cache-dit 1.5.3."""
@@ -183,11 +204,15 @@ class CacheSettings(CacheFields):
 
         Given back as the `cache` object of a request they come to the same, whatever they are laid over.
         """
-        return self.model_dump(mode="json", exclude=self._idle())
+        said = self.model_dump(mode="json", exclude=self._idle())
+        for field in PARTS:
+            if field in said:
+                said[field] = {part: settings.given for part, settings in getattr(self, field).items()}
+        return said
 
     def _idle(self) -> set[str]:
         """The fields without a say beside the others."""
-        idle = {"num_inference_steps", "enable_separate_cfg"}
+        idle = {"num_inference_steps", "enable_separate_cfg", *(field for field in PARTS if not getattr(self, field))}
         for switch, dependants in CALIBRATORS.items():
             if not getattr(self, switch):
                 idle |= set(dependants)
@@ -227,7 +252,7 @@ class CacheSettings(CacheFields):
         """These settings with some fields given anew.
 
         Fields that the given ones leave without a meaning are dropped: another calibrator replaces the one there is,
-        `cache_type: DBCache` drops DBPrune's.
+        `cache_type: DBCache` drops DBPrune's. A field given anew holds for every part, unless the parts are given too.
 
         Raises:
             pydantic.ValidationError: the fields contradict each other.
@@ -244,19 +269,45 @@ class CacheSettings(CacheFields):
         if given.get("cache_type") == "DBPrune":
             for name in ("max_accumulated_residual_diff_threshold", "cfg_diff_compute_separate", "cfg_compute_first"):
                 kept.pop(name, None)
-        return CacheSettings.model_validate({**kept, **given})
+        together = {**kept, **given}
+        whole = CacheSettings.model_validate({**together, **dict.fromkeys(PARTS, NO_PARTS)})
+        dropped = given.keys() | whole._idle()
+        for field in set(PARTS) - given.keys():
+            left = {
+                part: {name: value for name, value in settings.given.items() if name not in dropped}
+                for part, settings in together.get(field, NO_PARTS).items()
+            }
+            together[field] = {part: values for part, values in left.items() if values}
+        return CacheSettings.model_validate(together)
+
+    def of(self, transformer: str | None, block_list: str | None) -> CacheSettings:
+        """What holds for one block list of one transformer; None: for one that no part names."""
+        if not self.per_transformer and not self.per_block_list:
+            return self
+        parts = (self.per_transformer.get(transformer or ""), self.per_block_list.get(block_list or ""))
+        changes = {name: value for part in parts if part is not None for name, value in part.given.items()}
+        return self.model_copy(update={**changes, **dict.fromkeys(PARTS, NO_PARTS)})
+
+    def parts(self, *others: CacheSettings) -> list[tuple[str | None, str | None]]:
+        """Transformers and block lists for which these settings or others may differ, beginning with all the rest."""
+        transformers = sorted({name for settings in (self, *others) for name in settings.per_transformer})
+        lists = sorted({name for settings in (self, *others) for name in settings.per_block_list})
+        return [(transformer, name) for transformer in (None, *transformers) for name in (None, *lists)]
 
     def mask(self, steps: int) -> list[int] | None:
         """The step mask for a number of steps, None without one; raises as :func:`step_masks.fitted`."""
         return None if self.steps_computation_mask is None else fitted(self.steps_computation_mask, steps)
 
     def max_difference_by_step(self, steps: int, *, passes: int) -> list[float]:
-        """The residual difference up to which each of so many steps may be reused: 0 for one that is computed for
-        certain, infinite for one that is always reused.
+        """The residual difference up to which each of so many steps may be reused, in the part that goes furthest: 0
+        for one that is computed for certain, infinite for one that is always reused.
 
         Args:
             passes: forward passes a step, 2 where guidance takes one of its own.
         """
+        if self.per_transformer or self.per_block_list:
+            by_part = [self.of(*part).max_difference_by_step(steps, passes=passes) for part in self.parts()]
+            return [max(thresholds) for thresholds in zip(*by_part, strict=True)]
         mask = self.mask(steps)
         threshold = self.residual_diff_threshold
         if self.cache_type == "DBPrune" and self.enable_dynamic_prune_threshold:
@@ -287,7 +338,10 @@ class CacheSettings(CacheFields):
         return step < self.max_warmup_steps and step % self.warmup_interval == 0
 
     def cannot_engage(self, steps: int, *, passes: int) -> Reason | None:
-        """Why no step of so many can be reused, where that is certain beforehand."""
+        """Why no step of so many can be reused in any part, where that is certain beforehand."""
+        if self.per_transformer or self.per_block_list:
+            reasons = [self.of(*part).cannot_engage(steps, passes=passes) for part in self.parts()]
+            return None if None in reasons else reasons[0]
         if any(self.max_difference_by_step(steps, passes=passes)):
             if not self.reuses_without_asking and 0 in (self.max_cached_steps, self.max_continuous_cached_steps):
                 return Reason("none_allowed", "the settings allow no cached step")

@@ -21,6 +21,7 @@ from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
 
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.evidence import Record
+from cache_dit_serving.caching.parts import PARTS
 from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings, CacheType
 from cache_dit_serving.pipeline.failure import told
@@ -258,10 +259,7 @@ class PipelineCache:
             cache_dit.enable_cache(pipe, cache_config=CONFIGS[cache_type](Fn_compute_blocks=1))
             found["manager"] = pipe._context_manager
             found["origins"] = origins = _context_origins(pipe)
-            classes = {component: type(pipe.components[component]).__name__ for component, _ in origins.values()}
-            found["blocks"] = {
-                context: blocks[f"{classes[component]}.{name}"] for context, (component, name) in origins.items()
-            }
+            found["blocks"] = {context: blocks[".".join(origin)] for context, origin in origins.items()}
 
         patch = Patch(pipe, enable)
         installation = _Installation(patch, **found)
@@ -281,10 +279,11 @@ class PipelineCache:
             if self._call is not None:
                 if not isinstance(context, str):  # a forced refresh within the call
                     self._call.left.setdefault(context.name, []).append(self._segment(context))
-                config, calibrator = copy.deepcopy(cache_dit_configs(self._call.settings))
+                settings = self._call.settings.of(*self._origin(context if isinstance(context, str) else context.name))
+                config, calibrator = copy.deepcopy(cache_dit_configs(settings))
                 # It counts the warm-up out at every step.
                 config.max_warmup_steps = min(config.max_warmup_steps, self._call.steps)
-                config.steps_computation_mask = self._call.settings.mask(self._call.steps)
+                config.steps_computation_mask = settings.mask(self._call.steps)
                 config.enable_separate_cfg = self._call.passes == 2
                 kwargs |= {"cache_config": config, "calibrator_config": calibrator}
             return reset_context(context, *args, **kwargs)
@@ -293,19 +292,20 @@ class PipelineCache:
 
 
 def block_lists(pipe: DiffusionPipeline) -> dict[str, int]:
-    """Blocks of each list that the cache spans, by transformer class and list. Patches some families' transformer."""
+    """Blocks of each list that the cache spans, by component and list. Patches some families' transformer."""
     adapter = BlockAdapter.normalize(BlockAdapterRegister.get_adapter(pipe))
+    components = {id(module): name for name, module in pipe.components.items()}
     counts: dict[str, int] = {}
     for transformer, blocks, names in zip(adapter.transformer, adapter.blocks, adapter.blocks_name, strict=True):
         for block_list, name in zip(blocks, names, strict=True):
-            counts[f"{type(transformer).__name__}.{name}"] = len(block_list)
+            counts[f"{components[id(transformer)]}.{name}"] = len(block_list)
     return counts
 
 
 @functools.lru_cache(maxsize=256)
 def cache_dit_configs(settings: CacheSettings) -> tuple[Any, Any]:
     """The settings as cache-dit's own `(cache_config, calibrator_config)`, without the mask; not to be changed."""
-    keys = settings.model_dump(exclude_none=True, exclude={"num_inference_steps", "steps_computation_mask"})
+    keys = settings.model_dump(exclude_none=True, exclude={"num_inference_steps", "steps_computation_mask", *PARTS})
     keys["non_prune_block_ids"] = list(settings.non_prune_block_ids)
     if settings.enable_dmd and settings.enable_encoder_dmd is None:
         keys["enable_encoder_dmd"] = True
