@@ -361,7 +361,9 @@ def test_a_fact_of_the_family_is_refused_in_a_speed() -> None:
 def test_every_shipped_configuration_has_its_speeds(name: str) -> None:
     settings = load_settings({"CACHE_DIT_SERVING_CONFIG": name})
     # As deep as the models of the configurations that hold back the most blocks.
-    support = CacheSupport({"transformer.blocks": 60}, {})
+    cache = settings.cache or CacheSettings()
+    lists = [f"{part}.{name}" for part in cache.per_transformer or ["_"] for name in cache.per_block_list or ["_"]]
+    support = CacheSupport(dict.fromkeys(lists, 60), {})
     speeds = SpeedLadder(settings.cache, settings.speeds, support, settings.defaults.num_inference_steps or 28)
     assert speeds.allowed == ["lossless", "high", "balanced", "fast"]
     assert speeds.default == settings.cache
