@@ -224,6 +224,9 @@ def find(name: str, folder: Path, *, thorough: bool = True) -> Finding:
     with_refusal(name, loaded)
     if thorough:
         assert np.array_equal(_array(cached), _array(draw(name, loaded))), "not repeatable"
+        if report.engaged:
+            through = draw(name, loaded, cache={"residual_diff_threshold": 0.0})
+            assert np.array_equal(_array(through), _array(uncached)), "not as without a cache, though nothing is reused"
         cancelled_within(name, loaded)
     state = "cached" if report.engaged else "uncached"
     reason = None if report.engaged else model.speeds.unfulfilled or report.reason

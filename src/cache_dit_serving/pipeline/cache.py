@@ -24,7 +24,9 @@ from cache_dit_serving.caching.evidence import Record
 from cache_dit_serving.caching.parts import PARTS
 from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings, CacheType
+from cache_dit_serving.pipeline import workarounds
 from cache_dit_serving.pipeline.failure import told
+from cache_dit_serving.pipeline.own_forward import context_of_all_passes
 from cache_dit_serving.pipeline.patch import Patch
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ class PipelineCache:
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         """Enable each type once; those that cannot be are in `support.refusals`. Never raises for a pipeline's sake."""
+        workarounds.install()
         self._installed: dict[CacheType, _Installation] = {}
         self._on: CacheType | None = None
         self._call: _Call | None = None
@@ -114,6 +117,8 @@ class PipelineCache:
         name = type(pipe).__name__
         if not BlockAdapterRegister.is_supported(pipe):
             refusals = dict.fromkeys(CONFIGS, f"cache-dit {cache_dit.__version__} does not support {name}")
+        elif name in workarounds.UNFIT:
+            refusals = dict.fromkeys(CONFIGS, f"{name} cannot be cached: {workarounds.UNFIT[name]}")
         else:
             # It would warn that the transformer is patched already: what counts the blocks has patched it.
             logging.getLogger("cache_dit.caching.patch_functors.functor_base").setLevel(logging.ERROR)
@@ -202,7 +207,11 @@ class PipelineCache:
 
     def _origin(self, context_name: str) -> tuple[str, str]:
         assert self._on is not None
-        return self._installed[self._on].origins[context_name]
+        return self._installed[self._on].origins[context_of_all_passes(context_name)]
+
+    def _blocks(self, context_name: str) -> int:
+        assert self._on is not None
+        return self._installed[self._on].blocks[context_of_all_passes(context_name)]
 
     def _segments(self, context_name: str) -> list[_Segment]:
         """What a block list's contexts recorded in this call, in their order: several after a forced refresh."""
@@ -220,7 +229,7 @@ class PipelineCache:
             diffs={int(step): diff for step, diff in context.residual_diffs.items()},
             cfg_cached_steps=tuple(sorted(set(context.cfg_cached_steps))),
             cfg_diffs={int(step): diff for step, diff in context.cfg_residual_diffs.items()},
-            reused_blocks=_reused_blocks(context, self._installed[self._on].blocks[context.name]),
+            reused_blocks=_reused_blocks(context, self._blocks(context.name)),
         )
 
     def _stats(self, context_name: str) -> BlockListStats:
@@ -228,7 +237,7 @@ class PipelineCache:
         transformer, block_list = self._origin(context_name)
         stats = BlockListStats(
             transformer=transformer,
-            block_list=block_list,
+            block_list=block_list + context_name.removeprefix(context_of_all_passes(context_name)),
             cached_steps=[],
             diffs={},
             cfg_cached_steps=[],
@@ -242,7 +251,7 @@ class PipelineCache:
             stats.cfg_cached_steps += [begun + step for step in segment.cfg_cached_steps]
             stats.diffs |= {begun + step: diff for step, diff in segment.diffs.items()}
             stats.cfg_diffs |= {begun + step: diff for step, diff in segment.cfg_diffs.items()}
-            stats.blocks += segment.forward_passes * self._installed[self._on].blocks[context_name]
+            stats.blocks += segment.forward_passes * self._blocks(context_name)
             stats.reused_blocks += segment.reused_blocks
             begun += segment.executed_steps
         return stats
@@ -279,6 +288,10 @@ class PipelineCache:
             if self._call is not None:
                 if not isinstance(context, str):  # a forced refresh within the call
                     self._call.left.setdefault(context.name, []).append(self._segment(context))
+                else:  # cache-dit knows of none for a single pass, and would leave them from the call before
+                    for name in self._manager_contexts():
+                        if name != context and context_of_all_passes(name) == context:
+                            manager.remove_context(name)
                 settings = self._call.settings.of(*self._origin(context if isinstance(context, str) else context.name))
                 config, calibrator = copy.deepcopy(cache_dit_configs(settings))
                 # It counts the warm-up out at every step.

@@ -167,7 +167,9 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
     default = (_default(signature, frames_parameter) if frames_parameter else None) or config.get("sample_frames")
     if type(pipe).__name__ == "AllegroPipeline" and default:
         default *= multiple  # its configuration counts latent frames
-    default_frames, least = int(default or USUAL_FRAMES), None
+    default_frames, least, most = int(default or USUAL_FRAMES), None, None
+    if latents_of_chunks := config.get("chunk_partition"):  # AnyFlowFAR makes clips of just these chunks
+        least = most = default_frames = (sum(latents_of_chunks) - 1) * of_latent + 1
     if type(pipe).__name__ == "AllegroPipeline":  # its autoencoder leaves frames black that fill no tile of their own
         least, multiple = pipe.vae.kernel[0], pipe.vae.stride[0]
     fps_parameter = next((name for name in ("frame_rate", "fps") if name in signature), None)
@@ -180,6 +182,7 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
         fps_parameter=fps_parameter,
         default_fps=(_default(signature, fps_parameter) if fps_parameter else None) or USUAL_FPS,
         least=least,
+        most=most,
         chunk=chunk,
     )
 

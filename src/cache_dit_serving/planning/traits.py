@@ -35,6 +35,8 @@ class ClipTraits:
     default_fps: float
     least: int | None = None
     """Fewest frames, where the autoencoder decodes no fewer."""
+    most: int | None = None
+    """Most frames, where the weights make no more."""
     chunk: int | None = None
     """Frames that are denoised together, where a longer clip runs all its steps for each chunk of them."""
 

@@ -107,7 +107,8 @@ def _taken(model: PlannedModel) -> range:
     """The numbers of frames that a request may ask for; a clip has at least two."""
     clip = _clip(model)
     least = clip.least or (clip.remainder if clip.remainder > 1 else clip.remainder + clip.multiple)
-    return range(least, max(least, model.limits.max_num_frames) + 1, clip.multiple)
+    most = min(model.limits.max_num_frames, clip.most or model.limits.max_num_frames)
+    return range(least, max(least, most) + 1, clip.multiple)
 
 
 def _rounded_down(value: int, taken: range) -> int:
@@ -119,7 +120,8 @@ def _refusal(value: int, taken: range, model: PlannedModel) -> str:
     clip = _clip(model)
     rule = f"{clip.multiple}k + {clip.remainder}" if clip.remainder else f"multiples of {clip.multiple}"
     if value > taken[-1]:
-        return f"num_frames is {value:,}; this server makes at most {taken[-1]:,} frames ({rule})"
+        bounded_by = "this model" if taken[-1] == clip.most else "this server"
+        return f"num_frames is {value:,}; {bounded_by} makes at most {taken[-1]:,} frames ({rule})"
     if value < taken[0]:
         return f"num_frames is {value}; this model makes at least {taken[0]} frames ({rule})"
     below = _rounded_down(value, taken)
