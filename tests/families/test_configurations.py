@@ -90,6 +90,14 @@ def test_a_configurations_arguments_and_size_are_its_classs(entry: CatalogEntry)
 
 
 @pytest.mark.parametrize("entry", OF_A_MODEL, ids=lambda entry: entry.name)
+def test_a_configurations_cache_leaves_steps_to_reuse(entry: CatalogEntry) -> None:
+    settings = load_settings({CONFIG_VARIABLE: entry.name})
+    steps = settings.defaults.num_inference_steps
+    if settings.cache is not None and steps is not None:
+        assert settings.cache.cannot_engage(steps, passes=1) is None
+
+
+@pytest.mark.parametrize("entry", OF_A_MODEL, ids=lambda entry: entry.name)
 def test_a_configuration_is_found_by_its_hub_id_and_by_a_folder_like_its_models(
     entry: CatalogEntry, tmp_path: Path
 ) -> None:

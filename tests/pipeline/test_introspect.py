@@ -22,7 +22,8 @@ CLASSES = {
     "PRXPixel PixArtAlpha PixArtSigma PixArtSigmaPAG QwenImage Sana SanaPAG SanaSprint StableDiffusion3 "
     "StableDiffusion3PAG ZImage",
     "image-edit": "HunyuanImageRefiner JoyImageEdit JoyImageEditPlus Kandinsky5I2I LongCatImageEdit QwenImageEdit "
-    "QwenImageEditPlus VisualCloze VisualClozeGeneration",
+    "QwenImageEditPlus",
+    "by-example": "VisualCloze VisualClozeGeneration",
     "image-edit text-to-image": "BriaFiboEdit Flux2 Flux2Klein Flux2KleinKV FluxKontext GlmImage OmniGen ZImageOmni",
     "img2img": "AmusedImg2Img ChromaImg2Img FluxImg2Img QwenImageImg2Img SanaSprintImg2Img StableDiffusion3Img2Img "
     "StableDiffusion3PAGImg2Img ZImageImg2Img",

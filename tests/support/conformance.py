@@ -22,9 +22,12 @@ import torch
 from cache_dit import DBCacheConfig, ParamsModifier
 from PIL import Image
 
+from cache_dit_serving.api.capabilities import capabilities_of
+from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
+from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.pipeline.failure import told
@@ -222,6 +225,7 @@ def find(name: str, folder: Path, *, thorough: bool = True) -> Finding:
         expected = by_diffusers(name, saved, config)
         assert np.array_equal(_array(cached), _as_floats(expected)), "not as cache-dit makes it"
     with_refusal(name, loaded)
+    described(loaded)
     if thorough:
         assert np.array_equal(_array(cached), _array(draw(name, loaded))), "not repeatable"
         if report.engaged:
@@ -240,6 +244,15 @@ def with_refusal(name: str, loaded: Loaded) -> None:
     with pytest.raises(InvalidRequest) as refused:
         draw(name, loaded, **fields)
     assert refused.value.param in fields, refused.value.message
+
+
+def described(loaded: Loaded) -> None:
+    """The model's description and its capabilities name what it does."""
+    info, able = model_info(loaded), capabilities_of(loaded, Rates())
+    assert info.tasks == able.tasks == [str(task) for task in loaded.model.tasks]
+    assert info.pipeline_class == able.pipeline_class == loaded.model.traits.pipeline_class
+    assert able.cache.supported == (loaded.model.speeds.support.refusal is None)
+    assert able.cache.block_lists or not able.cache.supported
 
 
 def cancelled_within(name: str, loaded: Loaded) -> None:

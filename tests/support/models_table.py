@@ -17,7 +17,22 @@ from tests.support.families import ENTRIES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- rows: written by make models -->\n", "<!-- end of rows -->\n"
-HEAD = "| family | class | tasks | with the cache | why not, and what it needs |\n|---|---|---|---|---|\n"
+HEAD = (
+    "| family | class | cache_dit.serve's name | tasks | with the cache | why not, and what it needs |\n"
+    "|---|---|---|---|---|---|\n"
+)
+OLD_NAMES = {
+    "CogView3": "CogView3+",
+    "CogView4": "CogView4",
+    "Flux": "Flux / Flux.1",
+    "HunyuanDiT": "HunyuanDiT",
+    "HunyuanVideo": "HunyuanVideo",
+    "LTX": "LTX-Video",
+    "Mochi": "Mochi",
+    "QwenImage": "Qwen-Image",
+    "Wan": "Wan / Wan 2.2",
+}
+"""What the README of cache-dit's own server called its families, by how their classes' names begin."""
 SLOW = frozenset(
     {
         "HiDreamImage",
@@ -53,7 +68,7 @@ def rows() -> dict[str, Row]:
     """The table's rows by the names of `families.json`."""
     text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     cells = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text.splitlines()[2:]]
-    by_class = {row[1]: Row(*row[2:]) for row in (cell + [""] * (5 - len(cell)) for cell in cells)}
+    by_class = {row[1]: Row(*row[3:]) for row in (cell + [""] * (6 - len(cell)) for cell in cells)}
     return {name: by_class[variant_of(name)] for name in ENTRIES if variant_of(name) in by_class}
 
 
@@ -76,11 +91,16 @@ def write(found: dict[str, Row]) -> None:
     known = rows() | found
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     names = sorted(known, key=lambda name: (ENTRIES[name]["family"].lower(), list(ENTRIES).index(name)))
-    lines = [
-        f"| {ENTRIES[name]['family']} | {variant_of(name)} | {row.tasks} | {row.state} | {row.note} |\n"
-        for name, row in ((name, known[name]) for name in names)
-    ]
+    lines = []
+    for name in names:
+        row = known[name]
+        cells = (ENTRIES[name]["family"], variant_of(name), _old_name(name), row.tasks, row.state, row.note)
+        lines.append(f"| {' | '.join(cells)} |\n")
     PAGE.write_text(before + BEGIN + HEAD + "".join(lines) + END + rest.partition(END)[2], encoding="utf-8")
+
+
+def _old_name(name: str) -> str:
+    return next((old for begins, old in OLD_NAMES.items() if name.startswith(begins)), "")
 
 
 def names_of(group: Literal["pictures", "guided", "video", "slow"]) -> list[str]:

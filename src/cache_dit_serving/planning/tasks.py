@@ -25,7 +25,7 @@ class Input(StrEnum):
 
 
 PARAMETERS: dict[Input, frozenset[str]] = {
-    Input.PROMPT: frozenset({"prompt", "content_prompt"}),
+    Input.PROMPT: frozenset({"prompt"}),
     Input.IMAGE: frozenset({"image", "images", "input_images", "cond_image"}),
     Input.MASK: frozenset({"mask_image", "mask_video"}),
     Input.CONTROL: frozenset({"control_image"}),
@@ -64,6 +64,7 @@ class Task(StrEnum):
     TEXT_TO_AUDIO = "text-to-audio"
     VIEWS = "3d-views"
     LAYERS = "image-layers"
+    BY_EXAMPLE = "by-example"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ TASKS: dict[Task, TaskFacts] = {
     Task.TEXT_TO_AUDIO: _facts(MediaKind.SOUND, Input.PROMPT),
     Task.VIEWS: _facts(MediaKind.PICTURE, Input.PROMPT),
     Task.LAYERS: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
+    Task.BY_EXAMPLE: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
 }
 SERVED_TASKS = frozenset(
     {
@@ -131,8 +133,6 @@ NOT_FROM_TEXT_ALONE = frozenset(
         "QwenImageEditPipeline",
         "QwenImageEditPlusPipeline",
         "QwenImageLayeredPipeline",
-        "VisualClozeGenerationPipeline",
-        "VisualClozePipeline",
         "WanVACEPipeline",
     }
 )
@@ -156,6 +156,8 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
     needed = frozenset(given for given in taken if any(_required(signature, name) for name in PARAMETERS[given]))
     if "frame_size" in signature:
         return frozenset({Task.VIEWS})  # ShapE draws one object from all sides
+    if "content_prompt" in signature:
+        return frozenset({Task.BY_EXAMPLE})  # VisualCloze is shown pairs of pictures
     if "layers" in signature:
         return frozenset({Task.LAYERS})  # QwenImageLayered takes a picture apart
     if VIDEO_REFERENCES & signature.keys():
@@ -181,6 +183,7 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
     fitting -= {
         Task.VIEWS,
         Task.LAYERS,
+        Task.BY_EXAMPLE,
         Task.VIDEO_REFERENCE,
         Task.VIDEO_EXTENSION,
         Task.VIDEO_CONTROL,
