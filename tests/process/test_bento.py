@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from tests.support.server import ROOT, ready, serving
@@ -47,6 +48,14 @@ def test_it_holds_the_service_its_sources_and_configurations_and_nothing_else(be
     }
     expected |= {"service.py", "requirements.txt", "LICENSE", "README.md"}
     assert files_below(bento / "src") == expected | {"bentofile.yaml"}  # which BentoML adds
+
+
+def test_its_image_gets_torchvision_after_torch(bento: Path) -> None:
+    pin = next(line for line in (ROOT / "requirements-vision.txt").read_text().splitlines() if not line.startswith("#"))
+    (script,) = (bento / "env" / "docker").glob("script__*")
+    assert script.read_text().splitlines()[-1] == f"uv pip install {pin}"
+    described = yaml.safe_load((bento / "bento.yaml").read_text())["image"]
+    assert script.name in described["post_commands"][-1]
 
 
 def test_it_serves_from_the_store_in_an_environment_of_its_own_requirements(bento: Path, tmp_path: Path) -> None:
