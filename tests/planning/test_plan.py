@@ -7,15 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.planning.brought import input_arguments
 from cache_dit_serving.planning.call import ClipSpec, GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest
 from tests.support.traits import DISTILLED, FLUX, KREA_LIKE, QWEN, WAN, WAN_LIKE
@@ -314,3 +318,17 @@ def test_extra_arguments_are_those_that_the_operator_opens() -> None:
     assert none.warnings == ()
     with pytest.raises(InvalidRequest, match="does not take extra_args"):
         planned(request(extra_args={"eta": 1}), WAN_LIKE, Settings())
+
+
+def test_prompts_of_omnigen_name_their_pictures() -> None:
+    brought = {Input.IMAGE: "input_images"}
+    traits = replace(FLUX, pipeline_class="OmniGenPipeline", several_pictures=True, brought=brought)
+    speeds = SpeedLadder(None, Settings().speeds, CacheSupport({"Transformer.blocks": 12}, {}), 20)
+    model = PlannedModel(traits, Settings().defaults, Settings().limits, speeds, False)
+    pictures = Inputs(images=(InputPicture(Image.new("RGB", (8, 8)), ""),) * 2)
+    first = "a cat as in <img><|image_1|></img>"
+    with pytest.raises(InvalidRequest, match=r"write <img><\|image_2\|></img> where picture 2 is meant") as refused:
+        input_arguments(request(prompt=first), pictures, model)
+    assert refused.value.param == "prompt"
+    both = input_arguments(request(prompt=f"{first} on <img><|image_2|></img>"), pictures, model)
+    assert len(both["input_images"]) == 2

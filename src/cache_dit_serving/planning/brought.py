@@ -124,6 +124,13 @@ def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedMode
         raise InvalidRequest(
             f"image_urls holds {len(images)} pictures; {model.traits.pipeline_class} takes one", param="image_urls"
         )
+    if model.traits.pipeline_class == "OmniGenPipeline":
+        for number in range(1, len(images) + 1):
+            if (name := f"<img><|image_{number}|></img>") not in (request.prompt or ""):
+                raise InvalidRequest(
+                    f"this model's prompts name their pictures: write {name} where picture {number} is meant",
+                    param="prompt",
+                )
     if inputs.mask is not None and inputs.mask.size != inputs.images[0].size:
         (mask_width, mask_height), (width, height) = inputs.mask.size, inputs.images[0].size
         raise InvalidRequest(

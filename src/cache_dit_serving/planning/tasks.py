@@ -143,7 +143,9 @@ SEVERAL_PICTURES = frozenset(
         "Flux2KleinKVPipeline",
         "Flux2KleinPipeline",
         "Flux2Pipeline",
+        "GlmImagePipeline",
         "JoyImageEditPlusPipeline",
+        "OmniGenPipeline",
         "QwenImageEditPlusPipeline",
     }
 )
