@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cache_dit_serving.config.catalog import BUNDLE_ROOT, recognise
+from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import (
     CONFIG_VARIABLE,
-    GENERIC_CONFIG,
     MODEL_PATH_VARIABLE,
     OVERRIDE_PREFIX,
-    REVISION_VARIABLE,
+    chosen_config,
     load_settings,
 )
 from cache_dit_serving.errors import ConfigError
@@ -37,9 +36,8 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     path = flags.model_path or environ.get(MODEL_PATH_VARIABLE)
     recognised = config is None and path is not None
     if config is None and path is not None:
-        found = recognise(path, environ.get(REVISION_VARIABLE))
-        config = found.name or GENERIC_CONFIG
-        print(f"configuration {config}: {found.why}", file=sys.stderr)
+        config, why = chosen_config({**environ, MODEL_PATH_VARIABLE: path})
+        print(f"configuration {config}: {why}", file=sys.stderr)
     if config is None:
         raise ConfigError(
             "say what to serve: --model-path with a folder or hub id, or --config with a name that "

@@ -6,6 +6,7 @@ BentoML imports service.py in the supervisor too. There are no hooks in BentoML 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.reading import chosen_config, load_settings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
 
@@ -36,7 +37,8 @@ def settings_or_exit() -> Settings:
 
 
 def prepare_supervisor() -> None:
-    """Check where the server is to listen, and log from now on how workers end. Does nothing in any other process.
+    """Check where the server is to listen, say which configuration it has, and log from now on how workers end. Does
+    nothing in any other process.
 
     Raises:
         SystemExit: 2, with one line that says why, where the port cannot be listened on.
@@ -47,6 +49,7 @@ def prepare_supervisor() -> None:
     host = command.params.get("host") or BentoMLContainer.http.host.get()
     port = command.params.get("port")
     check_port(host, BentoMLContainer.http.port.get() if port is None else port)
+    logger.info("configuration %s: %s", *chosen_config(os.environ))
     _log_ended_workers()
 
 

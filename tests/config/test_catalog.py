@@ -71,7 +71,7 @@ def test_a_folder_is_known_by_the_hub_id_that_it_was_saved_from(tmp_path: Path) 
     folder = model(tmp_path, files)
     assert recognise(folder) == ("two", f"{folder} was saved from maker/two")
     files["model_index.json"]["_class_name"] = "SanaPipeline"
-    assert recognise(model(tmp_path, files)).name is None
+    assert recognise(model(tmp_path, files)).name == ""
 
 
 def test_a_folder_is_known_by_its_class(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_several_that_fit_alike_are_named_and_none_is_taken(tmp_path: Path) -> N
         "scheduler/scheduler_config.json": {"shift": 3.0},
     }
     found = recognise(model(tmp_path, files))
-    assert found == (None, "four and three are for a WanPipeline alike; name one with --config")
+    assert found == ("", "four and three are for a WanPipeline alike; name one with --config")
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_several_that_fit_alike_are_named_and_none_is_taken(tmp_path: Path) -> N
     ],
 )
 def test_what_no_configuration_is_for_starts_from_the_generic_one(files: Files, tmp_path: Path) -> None:
-    assert chosen_config({"CACHE_DIT_SERVING__MODEL__PATH": model(tmp_path, files)}) == GENERIC_CONFIG
+    assert chosen_config({"CACHE_DIT_SERVING__MODEL__PATH": model(tmp_path, files)}).name == GENERIC_CONFIG
 
 
 def test_a_file_that_is_not_json_is_as_none(tmp_path: Path) -> None:
     folder = model(tmp_path, {"model_index.json": {}})
     Path(folder, "model_index.json").write_text("{")
-    assert recognise(folder).name is None
+    assert recognise(folder).name == ""
 
 
 def test_the_table_says_what_fits_this_machine(capsys: pytest.CaptureFixture[str]) -> None:

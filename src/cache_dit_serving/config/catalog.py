@@ -44,8 +44,8 @@ class CatalogEntry:
 class Recognised(NamedTuple):
     """The configuration that is for a model."""
 
-    name: str | None
-    """None where there is none for it."""
+    name: str
+    """Empty where there is none for it."""
     why: str
     """How it was found, or why none was: a phrase."""
 
@@ -79,7 +79,7 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
     read = _in_folder(folder) if folder.is_dir() else _on_hub(path, revision)
     index = read(INDEX)
     if index is None:
-        return Recognised(None, f"{path} has no {INDEX} that could be read")
+        return Recognised("", f"{path} has no {INDEX} that could be read")
     pipeline_class = index.get("_class_name")
     source = index.get("_name_or_path")
     for entry in catalog():
@@ -93,9 +93,9 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
             )
     best = [name for name, facts in fitting.items() if facts == max(fitting.values())]
     if not best:
-        return Recognised(None, f"none is for a {pipeline_class} with such components")
+        return Recognised("", f"none is for a {pipeline_class} with such components")
     if len(best) > 1:
-        return Recognised(None, f"{' and '.join(best)} are for a {pipeline_class} alike; name one with --config")
+        return Recognised("", f"{' and '.join(best)} are for a {pipeline_class} alike; name one with --config")
     return Recognised(best[0], f"it is for a {pipeline_class} with such components")
 
 
@@ -130,6 +130,7 @@ def _in_folder(folder: Path) -> ReadJson:
     return read
 
 
+@cache
 def _on_hub(hub_id: str, revision: str | None) -> ReadJson:
     """Of a hub id, by its cached files if they are there."""
 

@@ -7,7 +7,6 @@ embedded model is served.
 
 from __future__ import annotations
 
-import logging
 import os
 import typing
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cache_dit_serving.config.catalog import CONFIGS, config_names, recognise
+from cache_dit_serving.config.catalog import CONFIGS, Recognised, config_names, recognise
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import and_more, findings_of, known_keys, model_of_field, nearest_key
@@ -30,8 +29,6 @@ GENERIC_CONFIG = "generic"
 MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
 REVISION_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__REVISION"
 
-logger = logging.getLogger(__name__)
-
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings that `environ` asks for.
@@ -39,7 +36,7 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ConfigError: no such file, not YAML, an unknown key (with its nearest neighbour) or a wrong value.
     """
-    file = config_file(chosen_config(environ))
+    file = config_file(chosen_config(environ).name)
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -57,18 +54,16 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise ConfigError(f"{source}: {explain(error)}") from error
 
 
-def chosen_config(environ: Mapping[str, str]) -> str:
-    """The configuration that is named, or else the one that is for the model's path; says which of those."""
+def chosen_config(environ: Mapping[str, str]) -> Recognised:
+    """The configuration that is named, or else the one that is for the model's path."""
     if named := environ.get(CONFIG_VARIABLE):
-        return named
+        return Recognised(named, f"{CONFIG_VARIABLE} names it")
     path = environ.get(MODEL_PATH_VARIABLE, EMBEDDED_MODEL)
     if path == EMBEDDED_MODEL:
-        return DEFAULT_CONFIG
+        return Recognised(DEFAULT_CONFIG, "the embedded model is served unless another is named")
     found = recognise(path, environ.get(REVISION_VARIABLE))
     # Another model takes nothing from a configuration: no sizes, speeds or figures.
-    chosen = found.name or GENERIC_CONFIG
-    logger.info("configuration %s: %s", chosen, found.why)
-    return chosen
+    return found if found.name else Recognised(GENERIC_CONFIG, found.why)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
