@@ -95,6 +95,8 @@ def test_a_video_of_ltx_2_is_heard(tmp_path: Path) -> None:
         Settings(
             model=ModelSettings(path=str(folder), dtype="float32"),
             cache=None,
+            # The cache is tried on a video of the default size.
+            defaults=RequestDefaults(**{name: fields[name] for name in ("height", "width", "num_frames")}),
             limits=Limits(min_side=16),
             server=ServerSettings(warm_up=False),
         )
