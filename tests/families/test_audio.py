@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.config.settings import Limits, ModelSettings, ServerSettings, Settings
+from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.values import Clip, Sound
