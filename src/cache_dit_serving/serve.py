@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if flags.device:
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
-    given = settings_given(flags)
+    given = settings_given(flags) | _loras(flags)
     if flags.model_path and (folder := Path(flags.model_path).expanduser()).is_dir():
         given["model.path"] = str(folder.absolute())
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
@@ -75,6 +76,26 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     root = settings.outputs.root
     result[f"{OVERRIDE_PREFIX}OUTPUTS__ROOT"] = str(root.expanduser().absolute())
     return result
+
+
+def _loras(flags: argparse.Namespace) -> dict[str, object]:
+    """The setting that the flags of a LoRA fill: one, by the name of its file or folder.
+
+    Raises:
+        ConfigError: flags about a LoRA without one.
+    """
+    idle = [name for name in ("lora_name", "disable_fuse_lora", "fuse_lora") if getattr(flags, name)]
+    if not flags.lora_path:
+        if idle:
+            raise ConfigError(f"--{idle[0].replace('_', '-')} would have no effect without --lora-path")
+        return {}
+    if flags.disable_fuse_lora and flags.fuse_lora:
+        raise ConfigError("--fuse-lora and --disable-fuse-lora contradict each other")
+    path = Path(flags.lora_path).expanduser()
+    where = str(path.absolute()) if path.exists() else flags.lora_path
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(flags.lora_name or flags.lora_path).stem).strip("-_") or "lora"
+    lora = {"name": name[:64], "path": where, "weight_name": flags.lora_name, "fuse": not flags.disable_fuse_lora}
+    return {"model.loras": [lora]}
 
 
 def command(flags: argparse.Namespace) -> list[str]:

@@ -71,6 +71,25 @@ def test_flags_that_the_old_server_never_read_are_accepted_and_named() -> None:
     assert idle_flags(parser().parse_args(["--model-path", "x/y"])) == []
 
 
+def test_the_flags_of_a_lora(tmp_path: Path) -> None:
+    words = ["--model-path", "x/y", "--lora-path", "maker/Some-LoRA", "--lora-name", "a b.safetensors"]
+    (fused,) = settings_of(*words).model.loras
+    assert fused.model_dump(exclude_defaults=True) == {
+        "name": "a-b",
+        "path": "maker/Some-LoRA",
+        "weight_name": "a b.safetensors",
+        "fuse": True,
+    }
+    file = tmp_path / "red.safetensors"
+    file.touch()
+    (beside,) = settings_of("--model-path", "x/y", "--lora-path", str(file), "--disable-fuse-lora").model.loras
+    assert (beside.name, beside.path, beside.fuse) == ("red", str(file), False)
+    with pytest.raises(ConfigError, match="--lora-name would have no effect without --lora-path"):
+        settings_of("--model-path", "x/y", "--lora-name", "a.safetensors")
+    with pytest.raises(ConfigError, match="contradict"):
+        settings_of("--model-path", "x/y", "--lora-path", "a/b", "--fuse-lora", "--disable-fuse-lora")
+
+
 def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["--model-path", "x/y", "--warmup-int", "2"])
@@ -79,7 +98,7 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "words",
-    [["--compile"], ["--parallel", "ulysses"], ["-q"], ["--quantize-type", "float8"], ["--lora-path", "a"]],
+    [["--compile"], ["--parallel", "ulysses"], ["-q"], ["--quantize-type", "float8"]],
 )
 def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

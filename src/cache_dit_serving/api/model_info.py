@@ -35,6 +35,7 @@ def model_info(loaded: Loaded) -> ModelInfo:
         },
         attention_backend=facts.attention_backend,
         cache=_cache(model.speeds),
+        loras=[lora.name for lora in model.loras],
         memory=loaded.runner.memory(),
     )
 

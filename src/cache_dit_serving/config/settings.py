@@ -16,6 +16,30 @@ HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
 EMBEDDED_MODEL = "embedded"
 
 
+class LoraSettings(Section):
+    """A LoRA that is loaded with the model."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="By which requests choose it.")
+    path: str = Field(description="A .safetensors file, a folder with one, or a hub id.")
+    weight_name: str | None = Field(
+        None, description="The file in the folder or of the hub id, where there are several."
+    )
+    scale: float = Field(1.0, description="Of a request that names no LoRA; 0: only requests that name it have it.")
+    max_scale: float = Field(2.0, gt=0, description="Greatest scale of a request, and least with a minus.")
+    fuse: bool = Field(
+        False, description="Add it to the weights for good: no cost in a step, and no request can leave it out."
+    )
+    transformer: Literal["transformer", "transformer_2"] | None = Field(
+        None, description="Where a model has two (Wan 2.2): the one that it is for; left out: the first."
+    )
+
+    @model_validator(mode="after")
+    def _scale_within_bounds(self) -> Self:
+        if abs(self.scale) > self.max_scale:
+            raise ValueError(f"scale {self.scale:g} is beyond max_scale {self.max_scale:g}")
+        return self
+
+
 class ModelSettings(Section):
     """Which pipeline to load, and how."""
 
@@ -37,6 +61,15 @@ class ModelSettings(Section):
     scheduler: dict[str, bool | int | float | str | None] = Field(
         default_factory=dict, description="Keys of the scheduler's configuration to change, such as flow_shift."
     )
+    loras: tuple[LoraSettings, ...] = Field((), max_length=32, description="LoRAs that are loaded with the model.")
+
+    @field_validator("loras")
+    @classmethod
+    def _names_differ(cls, loras: tuple[LoraSettings, ...]) -> tuple[LoraSettings, ...]:
+        names = [lora.name for lora in loras]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two LoRAs have the name {twice}")
+        return loras
 
 
 Fact = bool | int | float | str | tuple[int | float | str, ...] | None

@@ -15,6 +15,7 @@ from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.protocol import Facts, Loaded
 from cache_dit_serving.pipeline.runner import Part, PipelineRunner
 from cache_dit_serving.pipeline.warm_up import CacheTypeFails, try_cache, warm_up, working
+from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.model import PlannedModel, usual_steps
 from cache_dit_serving.planning.traits import PipelineTraits
 
@@ -24,9 +25,11 @@ logger = logging.getLogger(__name__)
 def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     """Load, accelerate, try and warm up, reporting each stage to `progress`.
 
-    The order: a pipeline that cannot be served is refused before anything is done to it. The attention backend comes
-    before the cache, which takes the transformer's forward as it finds it. Each cache type is tried before it is
-    offered, since some families fail only in their forward pass. The warm-up comes last, on what requests will meet.
+    The order: a pipeline that cannot be served is refused before anything is done to it. LoRAs come before the cache,
+    so that no layer changes under it; which of them a call draws with is switched inside the layers. The attention
+    backend comes before the cache, which takes the transformer's forward as it finds it. Each cache type is tried
+    before it is offered, since some families fail only in their forward pass. The warm-up comes last, on what requests
+    will meet.
 
     Raises:
         LoadError: what stands in the way, without paths or library texts.
@@ -34,7 +37,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     progress("importing torch, diffusers and cache-dit")
     quiet_libraries()
     # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
-    from cache_dit_serving.pipeline import attention, cache, load
+    from cache_dit_serving.pipeline import attention, cache, load, lora
 
     pipe = load.load_pipeline(settings.model, progress)
     separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
@@ -42,6 +45,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         separate_cfg = cache.has_separate_cfg(pipe)
     traits = traits_of(pipe, separate_cfg=separate_cfg)
     load.check_servable(traits, settings.defaults)
+    loras = lora.Loras.of(pipe, settings.model.loras, progress)
     backend = settings.attention_backend or attention.NATIVE
     attention.set_backend(pipe, backend, pipe.device.type)
     facts = Facts(
@@ -56,8 +60,9 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     pipeline_cache = cache.PipelineCache(pipe)
     sibling_caches = [cache.PipelineCache(sibling) for sibling in siblings]
     caches = [pipeline_cache, *sibling_caches]
-    runner = PipelineRunner([Part.of(*part) for part in zip([pipe, *siblings], caches, strict=True)], facts)
-    model = _planned(settings, traits, pipeline_cache.support)
+    runner = PipelineRunner([Part.of(*part) for part in zip([pipe, *siblings], caches, strict=True)], facts, loras)
+    known = loras.traits(settings.model.loras)
+    model = _planned(settings, traits, pipeline_cache.support, known)
     for cache_type in cache.CONFIGS:
         if cache_type not in pipeline_cache.support.refusals:
             progress(f"trying the cache ({cache_type}) in a few steps")
@@ -69,9 +74,9 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
             runner.flush()
     separate_cfg = model.traits.guidance.separate_cfg
     model = replace(
-        _planned(settings, model.traits, pipeline_cache.support),
+        _planned(settings, model.traits, pipeline_cache.support, known),
         siblings=tuple(
-            _planned(settings, traits_of(sibling, separate_cfg=separate_cfg), its_cache.support)
+            _planned(settings, traits_of(sibling, separate_cfg=separate_cfg), its_cache.support, known)
             for sibling, its_cache in zip(siblings, sibling_caches, strict=True)
         ),
     )
@@ -87,7 +92,9 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     return Loaded(runner, model, warmed_up)
 
 
-def _planned(settings: Settings, traits: PipelineTraits, support: CacheSupport) -> PlannedModel:
+def _planned(
+    settings: Settings, traits: PipelineTraits, support: CacheSupport, loras: tuple[LoraTraits, ...]
+) -> PlannedModel:
     speeds = SpeedLadder(settings.cache, settings.speeds, support, usual_steps(traits, settings.defaults))
     tolerant = settings.server.unsupported_fields == "warn"
-    return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant)
+    return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant, loras)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.clock import StepClock
+    from cache_dit_serving.pipeline.lora import Loras
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +64,13 @@ class Part:
 class PipelineRunner:
     """A diffusers pipeline in this process, with or without cache-dit, and its siblings of the same weights."""
 
-    def __init__(self, parts: Sequence[Part], facts: Facts) -> None:
+    def __init__(self, parts: Sequence[Part], facts: Facts, loras: Loras | None = None) -> None:
         """
         Args:
             parts: the loaded pipeline first.
+            loras: on all of them.
         """
+        self._loras = loras
         self.facts = facts
         self._parts = {part.name: part for part in parts}
         self._part = parts[0]
@@ -119,6 +122,8 @@ class PipelineRunner:
             # They share the transformer, and one patch at a time is on it.
             self._cache.prepare(None, 0, passes=1)
             self._part = part
+        if self._loras is not None:
+            self._loras.use(call.loras)
         transition = self._cache.prepare(drawing.cache.settings, call.num_inference_steps, passes=call.passes)
         self._first_forward = None
         self._forward_passes = 0

@@ -13,6 +13,7 @@ from cache_dit_serving.media.formats import OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
+from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.schemas.answers import RequestWarning
 
 
@@ -47,6 +48,8 @@ class GenerationCall:
     """Of the pipeline that runs it: the loaded one's, or a sibling's of the same weights."""
     pixels: int
     """width x height of an image; of a clip, times its frames; of a sound, its samples."""
+    loras: tuple[LoraChoice, ...] = ()
+    """Those that it draws with, in the order in which they are added; but for fused ones."""
     recorded: dict[str, Any] = field(default_factory=dict)
     """Fields of the request as they were used, of which the arguments have other names."""
     clip: ClipSpec | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
 
@@ -30,6 +31,8 @@ class PlannedModel:
     speeds: SpeedLadder
     tolerant: bool = False
     """Whether a field that the model cannot honour is ignored and reported, not refused."""
+    loras: tuple[LoraTraits, ...] = ()
+    """Those that are loaded, in the configuration's order."""
     siblings: tuple[PlannedModel, ...] = ()
     """Pipelines of the same weights for further tasks."""
 

@@ -14,6 +14,7 @@ from cache_dit_serving.planning.fields.clip import fps_of, frames_of
 from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
 from cache_dit_serving.planning.fields.inputs import steps_run
+from cache_dit_serving.planning.fields.loras import loras_of
 from cache_dit_serving.planning.fields.sound import samples_made
 from cache_dit_serving.planning.fields.steps import step_count
 from cache_dit_serving.planning.model import PlannedModel
@@ -62,6 +63,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         passes=passes,
         pipeline_class=model.traits.pipeline_class,
         pixels=pixels,
+        loras=loras_of(request, model),
         recorded=recorded,
         clip=clip,
         makes=model.traits.makes,

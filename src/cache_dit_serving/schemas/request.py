@@ -54,6 +54,15 @@ class NoFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class LoraRequest(BaseModel):
+    """A LoRA by its name; `GET /capabilities` lists them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1, max_length=64)
+    scale: float | None = Field(None, description="How strongly; left out: as configured.")
+
+
 class GenerateRequest(BaseModel):
     """One generation. A field left out, or null, takes the model's own default; an unknown field is refused."""
 
@@ -84,6 +93,12 @@ class GenerateRequest(BaseModel):
     )
     max_sequence_length: int | None = Field(
         None, ge=1, description="Tokens of the prompt that the text encoder reads; what is beyond them is cut off."
+    )
+    loras: list[LoraRequest] | None = Field(
+        None,
+        max_length=32,
+        description="LoRAs to draw with, and no others; left out: those of the server's configuration. What they add "
+        "is added in this order.",
     )
     extra_args: dict[str, Any] | None = Field(
         None,

@@ -9,6 +9,7 @@ from cache_dit_serving.planning.fields.field import PipelineField, RequestField
 from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePrompt, TrueCfgScale
 from cache_dit_serving.planning.fields.images import NumImages, Seed
 from cache_dit_serving.planning.fields.inputs import INPUT_FIELDS, Strength
+from cache_dit_serving.planning.fields.loras import Loras
 from cache_dit_serving.planning.fields.output import (
     AudioFormat,
     ImageFormat,
@@ -36,6 +37,7 @@ FIELDS: tuple[RequestField, ...] = (
     Sigmas(),
     MaxSequenceLength(),
     ExtraArgs(),
+    Loras(),
     *INPUT_FIELDS,
     Strength(),
     NumFrames(),

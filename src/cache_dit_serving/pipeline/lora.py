@@ -1,0 +1,220 @@
+"""LoRA on a loaded pipeline: files read and checked before it is touched, and which of them a call draws with.
+
+diffusers and PEFT load what fits and log what does not. Here a file that does not fit as a whole is refused, with the
+first names that do not, and the pipeline stays as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import huggingface_hub
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from cache_dit_serving.config.settings import LoraSettings
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.planning.loras import LoraChoice, LoraTraits
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+USUAL_FILE = "pytorch_lora_weights.safetensors"
+"""Of a folder with several, the one that diffusers saves under."""
+TENSOR = re.compile(
+    r"(?P<component>\w+)\.(?P<module>.+)\.lora(_linear_layer)?[._](?P<side>A|B|down|up)(\.\w+)?\.weight"
+)
+"""A tensor's name, as diffusers converts the formats that it knows."""
+DOWN = frozenset({"A", "down"})
+NAMED = 3
+"""Names that an error lists."""
+
+
+class Loras:
+    """The LoRAs of one pipeline and of its siblings, which share its components."""
+
+    def __init__(self, pipe: DiffusionPipeline) -> None:
+        self._pipe = pipe
+        self._ranks: dict[str, int] = {}
+        """Of those that are loaded and not fused."""
+        self._fused: list[LoraTraits] = []
+        self._active: tuple[LoraChoice, ...] | None = None
+        """What the pipeline draws with now; None: not known."""
+
+    @classmethod
+    def of(cls, pipe: DiffusionPipeline, wanted: Sequence[LoraSettings], progress: Callable[[str], None]) -> Loras:
+        """Load those of the configuration.
+
+        Raises:
+            LoadError: one cannot be loaded, or the pipeline takes none.
+        """
+        loras = cls(pipe)
+        for settings in sorted(wanted, key=lambda each: not each.fuse):
+            progress(f"loading the LoRA {settings.name}")
+            loras.load(settings)
+        return loras
+
+    def load(self, settings: LoraSettings) -> None:
+        """Load one and fuse it, if it is to be fused; otherwise no call draws with it until :meth:`use`.
+
+        Raises:
+            LoadError: it is not there, not safetensors, damaged, or for other weights. The pipeline is as before.
+        """
+        pipe: Any = self._pipe
+        if not hasattr(pipe, "load_lora_weights"):
+            raise LoadError(f"model.loras: diffusers cannot put a LoRA on a {type(pipe).__name__}")
+        tensors = read(settings)
+        rank = self._check(settings, tensors)
+        into = {"load_into_transformer_2": True} if settings.transformer == "transformer_2" else {}
+        self._active = None
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are the point
+                pipe.load_lora_weights(dict(tensors), adapter_name=settings.name, **into)
+        except Exception as error:
+            logger.exception("the LoRA %s cannot be loaded", settings.name)
+            pipe.delete_adapters([settings.name])
+            raise LoadError(f"LoRA {settings.name}: diffusers cannot load it ({type(error).__name__})") from error
+        if settings.fuse:
+            pipe.fuse_lora(adapter_names=[settings.name], lora_scale=settings.scale, components=self._components())
+            pipe.unload_lora_weights()  # its layers alone: what is fused stays, and no other is loaded yet
+            self._fused.append(LoraTraits.of(settings, rank))
+        else:
+            self._ranks[settings.name] = rank
+
+    def traits(self, wanted: Sequence[LoraSettings]) -> tuple[LoraTraits, ...]:
+        """What planning needs to know of them, in the configuration's order."""
+        fused = {each.name: each for each in self._fused}
+        return tuple(fused.get(each.name) or LoraTraits.of(each, self._ranks[each.name]) for each in wanted)
+
+    def use(self, choices: tuple[LoraChoice, ...]) -> None:
+        """Draw with these and no others from now on, by the least transition: none, scales alone, or another set.
+
+        What several add is added in their order.
+        """
+        if choices == self._active or not self._ranks:
+            return
+        pipe: Any = self._pipe
+        before, self._active = self._active, None
+        if not choices:
+            pipe.disable_lora()
+        else:
+            if not before:
+                pipe.enable_lora()
+            pipe.set_adapters([each.name for each in choices], [each.scale for each in choices])
+        self._active = choices
+
+    def _components(self) -> list[str]:
+        loadable = getattr(self._pipe, "_lora_loadable_modules", ["transformer"])
+        return [name for name in loadable if isinstance(getattr(self._pipe, name, None), torch.nn.Module)]
+
+    def _check(self, settings: LoraSettings, tensors: Mapping[str, torch.Tensor]) -> int:
+        """That every tensor fits a layer of the pipeline; returns the greatest rank.
+
+        Raises:
+            LoadError: some do not; the first are named.
+        """
+        pipe: Any = self._pipe
+        try:
+            converted = pipe.lora_state_dict(dict(tensors))
+        except Exception as error:
+            logger.exception("the LoRA %s is of no format that diffusers knows", settings.name)
+            raise LoadError(f"LoRA {settings.name}: it is of no format that diffusers knows for this model") from error
+        if isinstance(converted, tuple):
+            converted = converted[0]
+        components = self._components()
+        unmatched, wrong, rank = [], [], 0
+        for name, tensor in converted.items():
+            if name.endswith(".alpha"):
+                continue
+            parts = TENSOR.fullmatch(name)
+            component = parts["component"] if parts else None
+            if component == "transformer" and settings.transformer:
+                component = settings.transformer
+            layer = _layer(getattr(pipe, component), parts["module"]) if parts and component in components else None
+            if layer is None or parts is None:
+                unmatched.append(name)
+                continue
+            down = parts["side"] in DOWN
+            rank = max(rank, tensor.shape[0] if down else tensor.shape[1])
+            if tensor.shape[1 if down else 0] != layer.weight.shape[1 if down else 0]:
+                wrong.append(name)
+        if unmatched:
+            raise LoadError(
+                f"LoRA {settings.name}: {len(unmatched)} of {len(converted)} tensors match no layer of this model: "
+                + _listed(unmatched)
+            )
+        if wrong:
+            raise LoadError(f"LoRA {settings.name}: layers of this model have other sizes: {_listed(wrong)}")
+        if not rank:
+            raise LoadError(f"LoRA {settings.name}: it holds no LoRA")
+        return rank
+
+
+def read(settings: LoraSettings) -> dict[str, torch.Tensor]:
+    """The tensors of a LoRA's file.
+
+    Raises:
+        LoadError: no such file, not safetensors, damaged, or with values that are not numbers.
+    """
+    name = settings.name
+    file = _locate(settings)
+    if file.suffix != ".safetensors":
+        raise LoadError(f"LoRA {name}: only .safetensors files are loaded, not {file.suffix or 'others'}")
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        logger.exception("%s cannot be read", file)
+        raise LoadError(f"LoRA {name}: the file is damaged, or is not safetensors") from error
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor.float()).all():
+            raise LoadError(f"LoRA {name}: {key} holds values that are not numbers")
+    return tensors
+
+
+def _locate(settings: LoraSettings) -> Path:
+    """The file of a LoRA: given as such, in a folder, or on the hub."""
+    path = Path(settings.path).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        try:
+            weight_name = settings.weight_name or USUAL_FILE
+            return Path(huggingface_hub.hf_hub_download(settings.path, weight_name))
+        except Exception as error:
+            logger.exception("the LoRA %s cannot be found", settings.name)
+            message = "its path is neither a file, a folder nor a hub id that can be read"
+            raise LoadError(f"LoRA {settings.name}: {message}") from error
+    if settings.weight_name is not None:
+        if not (path / settings.weight_name).is_file():
+            raise LoadError(f"LoRA {settings.name}: the folder has no file {settings.weight_name}")
+        return path / settings.weight_name
+    files = sorted(path.glob("*.safetensors"))
+    usual = path / USUAL_FILE
+    if usual in files or len(files) == 1:
+        return usual if usual in files else files[0]
+    there = f"{len(files)} .safetensors files; say which by weight_name" if files else "no .safetensors file"
+    raise LoadError(f"LoRA {settings.name}: the folder has {there}")
+
+
+def _layer(component: torch.nn.Module, path: str) -> Any:
+    """A layer that PEFT can put a LoRA on; None where there is none."""
+    try:
+        layer = component.get_submodule(path)
+    except AttributeError:
+        return None
+    layer = getattr(layer, "base_layer", layer)
+    return layer if getattr(layer, "weight", None) is not None and layer.weight.ndim >= 2 else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

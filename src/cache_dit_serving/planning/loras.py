@@ -1,0 +1,38 @@
+"""LoRAs as planning sees them: which there are, and with which a call draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cache_dit_serving.config.settings import LoraSettings
+
+
+class LoraChoice(NamedTuple):
+    """A LoRA that a call draws with."""
+
+    name: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class LoraTraits:
+    """A LoRA that is loaded."""
+
+    name: str
+    scale: float
+    """By default: of a request that names none."""
+    max_scale: float
+    """Greatest scale that a request may ask for, and least with a minus."""
+    fused: bool
+    """Part of the weights: every request draws with it."""
+    rank: int
+    """The greatest of its layers."""
+
+    @classmethod
+    def of(cls, settings: LoraSettings, rank: int) -> LoraTraits:
+        return cls(settings.name, settings.scale, settings.max_scale, settings.fuse, rank)
+
+    @property
+    def choice(self) -> LoraChoice:
+        return LoraChoice(self.name, self.scale)

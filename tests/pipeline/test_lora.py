@@ -1,0 +1,203 @@
+"""LoRA on the embedded model: as diffusers draws with it, switched exactly, and refused where it does not fit."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cache_dit_serving.api.model_info import model_info
+from cache_dit_serving.config.settings import LoraSettings, Settings
+from cache_dit_serving.errors import InvalidRequest, LoadError
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from cache_dit_serving.pipeline.protocol import Loaded
+from tests.support.in_process import EMBEDDED, UNCACHED, draw, load
+from tests.support.loras import save_lora
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("loras")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    return {
+        name: save_lora(pipe, folder / f"{name}.safetensors", seed=seed, rank=rank)
+        for seed, (name, rank) in enumerate({"red": 2, "blue": 4, "soft": 1}.items())
+    }
+
+
+def with_loras(settings: Settings, *loras: LoraSettings) -> Settings:
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"loras": loras})})
+
+
+def lora(name: str, file: Path, **fields: Any) -> LoraSettings:
+    return LoraSettings(name=name, path=str(file), **fields)
+
+
+def picture(loaded: Loaded, loras: list[dict[str, Any]] | None = None, **fields: Any) -> np.ndarray[Any, Any]:
+    asked = fields if loras is None else fields | {"loras": loras}
+    return draw(loaded, num_inference_steps=STEPS, **asked).media.array
+
+
+@pytest.fixture(scope="module")
+def all_three(files: dict[str, Path]) -> Loaded:
+    return load(with_loras(EMBEDDED, *(lora(name, file, scale=0.0) for name, file in files.items())))
+
+
+def test_a_lora_draws_as_diffusers_has_it(files: dict[str, Path]) -> None:
+    loaded = load(with_loras(UNCACHED, lora("red", files["red"], scale=0.7)))
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    pipe.load_lora_weights(files["red"].parent, weight_name="red.safetensors", adapter_name="red")
+    pipe.set_adapters(["red"], [0.7])
+    expected = pipe(
+        "a red apple on a blue background",
+        num_inference_steps=STEPS,
+        width=96,
+        height=96,
+        guidance_scale=loaded.model.defaults.guidance_scale or 3.5,
+        max_sequence_length=loaded.model.defaults.max_sequence_length or 512,
+        generator=torch.Generator("cpu").manual_seed(3),
+        output_type="np",
+    ).images[0]
+    assert np.array_equal(picture(loaded), expected)
+
+
+def test_each_combination_is_the_picture_of_a_server_with_just_that(files: dict[str, Path], all_three: Loaded) -> None:
+    combinations: list[list[dict[str, Any]]] = [
+        [],
+        [{"name": "red", "scale": 0.5}],
+        [{"name": "red", "scale": 1.0}],
+        [{"name": "blue", "scale": -0.5}],
+        [{"name": "red", "scale": 0.5}, {"name": "soft", "scale": 1.5}],
+        [{"name": "soft", "scale": 1.5}, {"name": "red", "scale": 0.5}],
+    ]
+
+    def alone(wanted: list[dict[str, Any]]) -> list[np.ndarray[Any, Any]]:
+        loaded = load(with_loras(EMBEDDED, *(lora(file=files[each["name"]], **each) for each in wanted)))
+        return [picture(loaded, speed=speed) for speed in ("lossless", "balanced")]
+
+    expected = [alone(wanted) for wanted in combinations]
+    requests = [(index, which) for index in range(len(combinations)) for which in (0, 1)] * 2
+    random.Random(1).shuffle(requests)
+    for index, which in requests:
+        speed = ("lossless", "balanced")[which]
+        assert np.array_equal(picture(all_three, combinations[index], speed=speed), expected[index][which]), index
+    distinct = {array[0].tobytes() for array in expected}
+    assert len(distinct) >= len(combinations) - 1  # the order of two may not show
+
+
+def test_a_failure_leaves_no_lora_behind(all_three: Loaded) -> None:
+    before = picture(all_three, [])
+
+    def fail(done: int) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        draw(all_three, fail, num_inference_steps=STEPS, loras=[{"name": "blue", "scale": 2.0}])
+    assert np.array_equal(picture(all_three, []), before)
+
+
+def test_a_fused_lora_is_in_every_picture(files: dict[str, Path]) -> None:
+    loaded = load(with_loras(UNCACHED, lora("red", files["red"], fuse=True), lora("blue", files["blue"], scale=0.0)))
+    beside = load(with_loras(UNCACHED, lora("red", files["red"])))
+    assert np.allclose(picture(loaded), picture(beside), atol=1e-3)
+    assert not np.allclose(picture(loaded, [{"name": "blue", "scale": 1.0}]), picture(loaded), atol=1e-3)
+    assert model_info(loaded).loras == ["red", "blue"]
+    with pytest.raises(InvalidRequest, match="no LoRA of this name to choose; there is: blue"):
+        picture(loaded, [{"name": "red"}])
+
+
+@pytest.mark.parametrize(
+    ("loras", "param", "words"),
+    [
+        ([{"name": "green"}], "loras.0", "there is: red, blue, soft"),
+        ([{"name": "../red"}], "loras.0", "there is: red, blue, soft"),
+        ([{"name": "red"}, {"name": "red", "scale": 0.1}], "loras.1", "named twice"),
+        ([{"name": "red", "scale": 2.5}], "loras.0", "takes -2 to 2"),
+    ],
+)
+def test_a_request_names_loras_that_there_are(
+    loras: list[dict[str, Any]], param: str, words: str, all_three: Loaded
+) -> None:
+    with pytest.raises(InvalidRequest, match=words) as refused:
+        picture(all_three, loras)
+    assert refused.value.param == param
+
+
+def test_a_server_without_loras_says_so() -> None:
+    with pytest.raises(InvalidRequest, match=r"does not take loras \(this server has none\)"):
+        picture(load(EMBEDDED), [{"name": "red"}])
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def not_numbers(file: Path) -> None:
+    tensors = load_file(file)
+    tensors[next(iter(tensors))][0, 0] = float("nan")
+    save_file(tensors, file)
+
+
+def another_familys(file: Path) -> None:
+    save_file({f"transformer.layers.{key}.lora_A.weight": torch.zeros(2, 4) for key in range(5)}, file)
+
+
+def another_size(file: Path) -> None:
+    save_file({name: torch.zeros(tensor.shape[0], 7) for name, tensor in load_file(file).items()}, file)
+
+
+def one_layer_too_many(file: Path) -> None:
+    tensors = load_file(file)
+    save_file(tensors | {"transformer.transformer_blocks.99.attn.to_q.lora_A.weight": torch.zeros(2, 64)}, file)
+
+
+def nothing(file: Path) -> None:
+    save_file({}, file)
+
+
+def pickled(file: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "suffix", "words"),
+    [
+        (truncated, ".safetensors", "the file is damaged, or is not safetensors"),
+        (pickled, ".safetensors", "the file is damaged, or is not safetensors"),
+        (pickled, ".bin", "only .safetensors files are loaded, not .bin"),
+        (not_numbers, ".safetensors", "holds values that are not numbers"),
+        (another_familys, ".safetensors", "5 of 5 tensors match no layer of this model: transformer.layers.0"),
+        (another_size, ".safetensors", "layers of this model have other sizes"),
+        (one_layer_too_many, ".safetensors", "match no layer of this model: transformer.transformer_blocks.99"),
+        (nothing, ".safetensors", "it holds no LoRA"),
+    ],
+)
+def test_a_bad_file_stops_the_start_and_says_why(
+    damage: Callable[[Path], None], suffix: str, words: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / f"bad{suffix}"
+    shutil.copy(files["red"], file)
+    damage(file)
+    with pytest.raises(LoadError, match=words) as refused:
+        load(with_loras(UNCACHED, lora("bad", file)))
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_a_folder_is_enough_where_it_holds_one_file(files: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(files["red"], tmp_path / "one.safetensors")
+    loaded = load(with_loras(UNCACHED, lora("red", tmp_path)))
+    assert [each.rank for each in loaded.model.loras] == [2]
+    shutil.copy(files["red"], tmp_path / "two.safetensors")
+    with pytest.raises(LoadError, match=r"2 \.safetensors files; say which by weight_name"):
+        load(with_loras(UNCACHED, lora("red", tmp_path)))
+    assert load(with_loras(UNCACHED, lora("red", tmp_path, weight_name="two.safetensors"))).model.loras
