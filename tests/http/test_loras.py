@@ -58,6 +58,23 @@ def test_what_there_is_to_choose_is_listed(server_with_loras: Server) -> None:
     assert server_with_loras.get("/get_model_info").json()["loras"] == ["red", "blue"]
 
 
+def test_the_loras_that_are_loaded_are_described(server_with_loras: Server) -> None:
+    red, blue = server_with_loras.get("/loras").json()["loras"]
+    size = red.pop("size_bytes")
+    assert red == {
+        "name": "red",
+        "scale": 0.5,
+        "min_scale": -2.0,
+        "max_scale": 2.0,
+        "fused": False,
+        "layers": 36,
+        "rank": 2,
+        "trigger_words": None,
+    }
+    assert 0 < size < 100_000
+    assert blue["name"] == "blue"
+
+
 @pytest.mark.parametrize(
     ("loras", "param"),
     [

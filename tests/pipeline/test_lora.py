@@ -196,7 +196,7 @@ def test_a_bad_file_stops_the_start_and_says_why(
 def test_a_folder_is_enough_where_it_holds_one_file(files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(files["red"], tmp_path / "one.safetensors")
     loaded = load(with_loras(UNCACHED, lora("red", tmp_path)))
-    assert [each.rank for each in loaded.model.loras] == [2]
+    assert [each.contents.rank for each in loaded.model.loras] == [2]
     shutil.copy(files["red"], tmp_path / "two.safetensors")
     with pytest.raises(LoadError, match=r"2 \.safetensors files; say which by weight_name"):
         load(with_loras(UNCACHED, lora("red", tmp_path)))

@@ -22,6 +22,10 @@ async def capabilities(request: Request) -> Response:
     return JSONResponse(_api().capabilities().model_dump(mode="json"))
 
 
+async def loras(request: Request) -> Response:
+    return JSONResponse(_api().loras().model_dump(mode="json"))
+
+
 async def outputs(request: Request) -> Response:
     path, media_type = _api().outputs.find(request.path_params["path"])
     return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})

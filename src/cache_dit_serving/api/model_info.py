@@ -9,7 +9,7 @@ from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.fields.field import PipelineField
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.schemas.answers import ModelInfo
+from cache_dit_serving.schemas.answers import LoraInfo, LorasResponse, ModelInfo
 
 
 def model_info(loaded: Loaded) -> ModelInfo:
@@ -37,6 +37,23 @@ def model_info(loaded: Loaded) -> ModelInfo:
         cache=_cache(model.speeds),
         loras=[lora.name for lora in model.loras],
         memory=loaded.runner.memory(),
+    )
+
+
+def loras_of_model(model: PlannedModel) -> LorasResponse:
+    """The LoRAs that are loaded, in the configuration's order."""
+    return LorasResponse(
+        loras=[
+            LoraInfo(
+                name=lora.name,
+                scale=lora.scale,
+                min_scale=lora.scale if lora.fused else -lora.max_scale,
+                max_scale=lora.scale if lora.fused else lora.max_scale,
+                fused=lora.fused,
+                **lora.contents._asdict(),
+            )
+            for lora in model.loras
+        ]
     )
 
 

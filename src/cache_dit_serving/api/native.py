@@ -13,7 +13,7 @@ from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.inputs import inputs_of
-from cache_dit_serving.api.model_info import model_info
+from cache_dit_serving.api.model_info import loras_of_model, model_info
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
@@ -37,6 +37,7 @@ from cache_dit_serving.schemas.answers import (
     FlushResponse,
     GenerateResponse,
     HealthResponse,
+    LorasResponse,
     ModelInfo,
     Timings,
 )
@@ -111,6 +112,14 @@ class NativeApi:
             NotReady: there is no loaded model.
         """
         return capabilities_of(self.worker.loaded(), self.worker.rates)
+
+    def loras(self) -> LorasResponse:
+        """The LoRAs that are loaded, and what requests may do with them.
+
+        Raises:
+            NotReady: there is no loaded model.
+        """
+        return loras_of_model(self.worker.loaded().model)
 
     async def flush_cache(self) -> FlushResponse:
         """Free the cached activations once no generation runs.

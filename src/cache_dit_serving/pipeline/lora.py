@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.planning.loras import LoraChoice, LoraTraits
+from cache_dit_serving.planning.loras import LoraChoice, LoraContents, LoraTraits
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -34,6 +33,8 @@ TENSOR = re.compile(
 )
 """A tensor's name, as diffusers converts the formats that it knows."""
 DOWN = frozenset({"A", "down"})
+TRIGGER_WORDS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words")
+"""Where the metadata of trainers name the words that a LoRA wants in the prompt."""
 NAMED = 3
 """Names that an error lists."""
 
@@ -43,7 +44,7 @@ class Loras:
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
         self._pipe = pipe
-        self._ranks: dict[str, int] = {}
+        self._contents: dict[str, LoraContents] = {}
         """Of those that are loaded and not fused."""
         self._fused: list[LoraTraits] = []
         self._active: tuple[LoraChoice, ...] | None = None
@@ -71,8 +72,11 @@ class Loras:
         pipe: Any = self._pipe
         if not hasattr(pipe, "load_lora_weights"):
             raise LoadError(f"model.loras: diffusers cannot put a LoRA on a {type(pipe).__name__}")
-        tensors = read(settings)
-        rank = self._check(settings, tensors)
+        tensors, metadata = read(settings)
+        layers, rank = self._check(settings, tensors)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        words = next((metadata[key] for key in TRIGGER_WORDS if metadata.get(key)), None)
+        contents = LoraContents(layers, rank, size, words)
         into = {"load_into_transformer_2": True} if settings.transformer == "transformer_2" else {}
         self._active = None
         try:
@@ -86,21 +90,21 @@ class Loras:
         if settings.fuse:
             pipe.fuse_lora(adapter_names=[settings.name], lora_scale=settings.scale, components=self._components())
             pipe.unload_lora_weights()  # its layers alone: what is fused stays, and no other is loaded yet
-            self._fused.append(LoraTraits.of(settings, rank))
+            self._fused.append(LoraTraits.of(settings, contents))
         else:
-            self._ranks[settings.name] = rank
+            self._contents[settings.name] = contents
 
     def traits(self, wanted: Sequence[LoraSettings]) -> tuple[LoraTraits, ...]:
         """What planning needs to know of them, in the configuration's order."""
         fused = {each.name: each for each in self._fused}
-        return tuple(fused.get(each.name) or LoraTraits.of(each, self._ranks[each.name]) for each in wanted)
+        return tuple(fused.get(each.name) or LoraTraits.of(each, self._contents[each.name]) for each in wanted)
 
     def use(self, choices: tuple[LoraChoice, ...]) -> None:
         """Draw with these and no others from now on, by the least transition: none, scales alone, or another set.
 
         What several add is added in their order.
         """
-        if choices == self._active or not self._ranks:
+        if choices == self._active or not self._contents:
             return
         pipe: Any = self._pipe
         before, self._active = self._active, None
@@ -116,8 +120,8 @@ class Loras:
         loadable = getattr(self._pipe, "_lora_loadable_modules", ["transformer"])
         return [name for name in loadable if isinstance(getattr(self._pipe, name, None), torch.nn.Module)]
 
-    def _check(self, settings: LoraSettings, tensors: Mapping[str, torch.Tensor]) -> int:
-        """That every tensor fits a layer of the pipeline; returns the greatest rank.
+    def _check(self, settings: LoraSettings, tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        """That every tensor fits a layer of the pipeline; returns the number of layers and their greatest rank.
 
         Raises:
             LoadError: some do not; the first are named.
@@ -132,6 +136,7 @@ class Loras:
             converted = converted[0]
         components = self._components()
         unmatched, wrong, rank = [], [], 0
+        layers = set()
         for name, tensor in converted.items():
             if name.endswith(".alpha"):
                 continue
@@ -143,6 +148,7 @@ class Loras:
             if layer is None or parts is None:
                 unmatched.append(name)
                 continue
+            layers.add((component, parts["module"]))
             down = parts["side"] in DOWN
             rank = max(rank, tensor.shape[0] if down else tensor.shape[1])
             if tensor.shape[1 if down else 0] != layer.weight.shape[1 if down else 0]:
@@ -156,11 +162,11 @@ class Loras:
             raise LoadError(f"LoRA {settings.name}: layers of this model have other sizes: {_listed(wrong)}")
         if not rank:
             raise LoadError(f"LoRA {settings.name}: it holds no LoRA")
-        return rank
+        return len(layers), rank
 
 
-def read(settings: LoraSettings) -> dict[str, torch.Tensor]:
-    """The tensors of a LoRA's file.
+def read(settings: LoraSettings) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a LoRA's file, and its metadata.
 
     Raises:
         LoadError: no such file, not safetensors, damaged, or with values that are not numbers.
@@ -170,14 +176,16 @@ def read(settings: LoraSettings) -> dict[str, torch.Tensor]:
     if file.suffix != ".safetensors":
         raise LoadError(f"LoRA {name}: only .safetensors files are loaded, not {file.suffix or 'others'}")
     try:
-        tensors = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+            metadata = opened.metadata() or {}
     except (OSError, SafetensorError) as error:
         logger.exception("%s cannot be read", file)
         raise LoadError(f"LoRA {name}: the file is damaged, or is not safetensors") from error
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor.float()).all():
             raise LoadError(f"LoRA {name}: {key} holds values that are not numbers")
-    return tensors
+    return tensors, metadata
 
 
 def _locate(settings: LoraSettings) -> Path:

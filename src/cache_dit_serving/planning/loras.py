@@ -15,6 +15,19 @@ class LoraChoice(NamedTuple):
     scale: float
 
 
+class LoraContents(NamedTuple):
+    """What a LoRA's file holds."""
+
+    layers: int
+    """Layers of the model that it changes."""
+    rank: int
+    """The greatest of them."""
+    size_bytes: int
+    """Of its tensors."""
+    trigger_words: str | None
+    """Words that it wants in the prompt, as its own metadata say."""
+
+
 @dataclass(frozen=True)
 class LoraTraits:
     """A LoRA that is loaded."""
@@ -26,12 +39,11 @@ class LoraTraits:
     """Greatest scale that a request may ask for, and least with a minus."""
     fused: bool
     """Part of the weights: every request draws with it."""
-    rank: int
-    """The greatest of its layers."""
+    contents: LoraContents
 
     @classmethod
-    def of(cls, settings: LoraSettings, rank: int) -> LoraTraits:
-        return cls(settings.name, settings.scale, settings.max_scale, settings.fuse, rank)
+    def of(cls, settings: LoraSettings, contents: LoraContents) -> LoraTraits:
+        return cls(settings.name, settings.scale, settings.max_scale, settings.fuse, contents)
 
     @property
     def choice(self) -> LoraChoice:

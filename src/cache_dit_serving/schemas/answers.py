@@ -232,6 +232,26 @@ class Capabilities(BaseModel):
     rates: list[StepRate]
 
 
+class LoraInfo(BaseModel):
+    """A LoRA of this server."""
+
+    name: str
+    scale: float = Field(description="Of a request that names no LoRA.")
+    min_scale: float
+    max_scale: float
+    fused: bool = Field(description="Part of the weights: in every picture, and no request can choose it.")
+    layers: int = Field(description="Layers of the model that it changes.")
+    rank: int = Field(description="The greatest of them.")
+    size_bytes: int
+    trigger_words: str | None = Field(description="Words that it wants in the prompt, as its file says.")
+
+
+class LorasResponse(BaseModel):
+    """The LoRAs that are loaded."""
+
+    loras: list[LoraInfo]
+
+
 class FlushResponse(BaseModel):
     success: bool
     message: str
