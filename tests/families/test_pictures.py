@@ -42,7 +42,7 @@ def test_a_text_to_image_family_begins_from_a_picture_too(name: str, infixes: li
     assert np.array_equal(ours.media.array, same.media.array)
 
 
-@pytest.mark.parametrize(("name", "pictures"), [("FluxKontext", 1), ("Flux2", 1), ("Flux2", 2), ("Flux2Klein", 2)])
+@pytest.mark.parametrize(("name", "pictures"), [("FluxKontext", 1), ("Flux2", 1), ("Flux2", 2)])
 def test_a_family_edits_pictures_and_draws_from_text_alone(name: str, pictures: int, tmp_path: Path) -> None:
     loaded = load_family(name, tmp_path)
     assert {Task.IMAGE_EDIT, Task.TEXT_TO_IMAGE} <= set(loaded.model.tasks)
@@ -62,10 +62,8 @@ def test_a_family_edits_pictures_and_draws_from_text_alone(name: str, pictures: 
             draw(loaded, name, images * 2)
 
 
-@pytest.mark.parametrize(
-    "name", ["WanImageToVideo", "LTXImageToVideo", "CogVideoXImageToVideo", "HunyuanVideoImageToVideo"]
-)
-def test_a_family_animates_a_picture(name: str, tmp_path: Path) -> None:
+def test_a_family_animates_a_picture(tmp_path: Path) -> None:
+    name = "WanImageToVideo"
     loaded = load_family(name, tmp_path)
     assert loaded.model.tasks == [Task.IMAGE_TO_VIDEO]
     image = apple(side_of(name), side_of(name))
