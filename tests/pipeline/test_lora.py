@@ -201,3 +201,15 @@ def test_a_folder_is_enough_where_it_holds_one_file(files: dict[str, Path], tmp_
     with pytest.raises(LoadError, match=r"2 \.safetensors files; say which by weight_name"):
         load(with_loras(UNCACHED, lora("red", tmp_path)))
     assert load(with_loras(UNCACHED, lora("red", tmp_path, weight_name="two.safetensors"))).model.loras
+
+
+def test_the_lora_that_ships_takes_the_colours_out() -> None:
+    loaded = load(with_loras(UNCACHED, LoraSettings(name="monochrome", path="embedded/monochrome", scale=0.0)))
+
+    def colourfulness(scale: float) -> float:
+        drawn = picture(loaded, [{"name": "monochrome", "scale": scale}])
+        return float(np.ptp(drawn, axis=2).mean())
+
+    without, half, whole = (colourfulness(scale) for scale in (0.0, 0.5, 1.0))
+    assert whole < half < without
+    assert whole < 0.2 * without

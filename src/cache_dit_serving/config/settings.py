@@ -20,7 +20,7 @@ class LoraSettings(Section):
     """A LoRA that is loaded with the model."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="By which requests choose it.")
-    path: str = Field(description="A .safetensors file, a folder with one, or a hub id.")
+    path: str = Field(description="A .safetensors file, a folder with one, a hub id, or embedded/monochrome.")
     weight_name: str | None = Field(
         None, description="The file in the folder or of the hub id, where there are several."
     )

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.planning.loras import LoraChoice, LoraContents, LoraTraits
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ TENSOR = re.compile(
 DOWN = frozenset({"A", "down"})
 TRIGGER_WORDS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words")
 """Where the metadata of trainers name the words that a LoRA wants in the prompt."""
+SHIPPED = "embedded/"
+"""Before the name of a LoRA that ships with the embedded model."""
+EMBEDDED_LORAS = EMBEDDED_FOLDER.with_name("loras")
 NAMED = 3
 """Names that an error lists."""
 
@@ -191,6 +195,8 @@ def read(settings: LoraSettings) -> tuple[dict[str, torch.Tensor], dict[str, str
 def _locate(settings: LoraSettings) -> Path:
     """The file of a LoRA: given as such, in a folder, or on the hub."""
     path = Path(settings.path).expanduser()
+    if settings.path.startswith(SHIPPED):
+        path = EMBEDDED_LORAS / f"{settings.path.removeprefix(SHIPPED)}.safetensors"
     if path.is_file():
         return path
     if not path.is_dir():
