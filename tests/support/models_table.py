@@ -18,8 +18,8 @@ from tests.support.families import ENTRIES
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- rows: written by make models -->\n", "<!-- end of rows -->\n"
 HEAD = (
-    "| family | class | cache_dit.serve's name | tasks | with the cache | why not, and what it needs |\n"
-    "|---|---|---|---|---|---|\n"
+    "| family | class | cache_dit.serve's name | LoRA | tasks | with the cache | why not, and what it needs |\n"
+    "|---|---|---|---|---|---|---|\n"
 )
 OLD_NAMES = {
     "CogView3": "CogView3+",
@@ -68,7 +68,7 @@ def rows() -> dict[str, Row]:
     """The table's rows by the names of `families.json`."""
     text = PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     cells = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text.splitlines()[2:]]
-    by_class = {row[1]: Row(*row[3:]) for row in (cell + [""] * (6 - len(cell)) for cell in cells)}
+    by_class = {row[1]: Row(*row[4:]) for row in (cell + [""] * (7 - len(cell)) for cell in cells)}
     return {name: by_class[variant_of(name)] for name in ENTRIES if variant_of(name) in by_class}
 
 
@@ -94,9 +94,24 @@ def write(found: dict[str, Row]) -> None:
     lines = []
     for name in names:
         row = known[name]
-        cells = (ENTRIES[name]["family"], variant_of(name), _old_name(name), row.tasks, row.state, row.note)
+        cells = (
+            ENTRIES[name]["family"],
+            variant_of(name),
+            _old_name(name),
+            _lora(name),
+            row.tasks,
+            row.state,
+            row.note,
+        )
         lines.append(f"| {' | '.join(cells)} |\n")
     PAGE.write_text(before + BEGIN + HEAD + "".join(lines) + END + rest.partition(END)[2], encoding="utf-8")
+
+
+def _lora(name: str) -> str:
+    """Whether diffusers can put a LoRA on a class."""
+    import diffusers
+
+    return "yes" if "load_lora_weights" in dir(getattr(diffusers, ENTRIES[name]["class"])) else ""
 
 
 def _old_name(name: str) -> str:
