@@ -67,6 +67,7 @@ def test_the_loras_that_are_loaded_are_described(server_with_loras: Server) -> N
         "min_scale": -2.0,
         "max_scale": 2.0,
         "fused": False,
+        "loaded": True,
         "layers": 36,
         "rank": 2,
         "trigger_words": None,

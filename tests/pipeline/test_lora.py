@@ -196,7 +196,7 @@ def test_a_bad_file_stops_the_start_and_says_why(
 def test_a_folder_is_enough_where_it_holds_one_file(files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(files["red"], tmp_path / "one.safetensors")
     loaded = load(with_loras(UNCACHED, lora("red", tmp_path)))
-    assert [each.contents.rank for each in loaded.model.loras] == [2]
+    assert [contents.rank for contents in loaded.runner.loras().values()] == [2]
     shutil.copy(files["red"], tmp_path / "two.safetensors")
     with pytest.raises(LoadError, match=r"2 \.safetensors files; say which by weight_name"):
         load(with_loras(UNCACHED, lora("red", tmp_path)))
@@ -213,3 +213,45 @@ def test_the_lora_that_ships_takes_the_colours_out() -> None:
     without, half, whole = (colourfulness(scale) for scale in (0.0, 0.5, 1.0))
     assert whole < half < without
     assert whole < 0.2 * without
+
+
+def test_those_of_a_folder_are_loaded_when_chosen_and_the_one_used_longest_ago_leaves(
+    files: dict[str, Path], all_three: Loaded
+) -> None:
+    with_folder = EMBEDDED.model_copy(
+        update={
+            "model": EMBEDDED.model.model_copy(update={"lora_folder": files["red"].parent}),
+            "limits": EMBEDDED.limits.model_copy(update={"max_loras": 2}),
+        }
+    )
+    loaded = load(with_folder)
+    assert not loaded.runner.loras()
+    combinations = [["red"], [], ["blue", "red"], ["soft"], ["red", "soft"], ["blue"], ["soft", "blue"], ["red"], []]
+    kept = []
+    for names in combinations:
+        chosen = [{"name": name, "scale": 1.0} for name in names]
+        assert np.array_equal(picture(loaded, chosen), picture(all_three, chosen)), names
+        kept.append(set(loaded.runner.loras()))
+    assert kept[2:5] == [{"red", "blue"}, {"red", "soft"}, {"red", "soft"}]
+    assert all(len(names) <= 2 for names in kept)
+    with pytest.raises(InvalidRequest, match="names 3 LoRAs of the server's folder; it keeps at most 2 loaded"):
+        picture(loaded, [{"name": name} for name in ("red", "blue", "soft")])
+
+
+def test_a_bad_file_of_the_folder_fails_its_request_alone(files: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(files["red"], tmp_path / "red.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"{" * 100)
+    (tmp_path / "no name!.safetensors").touch()
+    settings = UNCACHED.model_copy(
+        update={"model": UNCACHED.model.model_copy(update={"lora_folder": tmp_path})},
+    )
+    loaded = load(settings)
+    assert [each.name for each in loaded.model.loras] == ["broken", "red"]
+    before = picture(loaded, [{"name": "red"}])
+    with pytest.raises(InvalidRequest, match="LoRA broken: the file is damaged"):
+        picture(loaded, [{"name": "red"}, {"name": "broken"}])
+    assert np.array_equal(picture(loaded, [{"name": "red"}]), before)
+
+
+def test_a_lora_named_without_a_scale_has_an_effect(all_three: Loaded) -> None:
+    assert np.array_equal(picture(all_three, [{"name": "red"}]), picture(all_three, [{"name": "red", "scale": 1.0}]))

@@ -8,6 +8,7 @@ from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.fields.field import PipelineField
+from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import LoraInfo, LorasResponse, ModelInfo
 
@@ -40,21 +41,24 @@ def model_info(loaded: Loaded) -> ModelInfo:
     )
 
 
-def loras_of_model(model: PlannedModel) -> LorasResponse:
-    """The LoRAs that are loaded, in the configuration's order."""
-    return LorasResponse(
-        loras=[
+def loras_of_model(loaded: Loaded) -> LorasResponse:
+    """The LoRAs that there are, in the configuration's order, those of its folder last."""
+    there = loaded.runner.loras()
+    infos = []
+    for lora in loaded.model.loras:
+        contents = there.get(lora.name) or (lora.contents if lora.fused else None)
+        infos.append(
             LoraInfo(
                 name=lora.name,
                 scale=lora.scale,
                 min_scale=lora.scale if lora.fused else -lora.max_scale,
                 max_scale=lora.scale if lora.fused else lora.max_scale,
                 fused=lora.fused,
-                **lora.contents._asdict(),
+                loaded=contents is not None,
+                **(contents._asdict() if contents else dict.fromkeys(LoraContents._fields)),
             )
-            for lora in model.loras
-        ]
-    )
+        )
+    return LorasResponse(loras=infos)
 
 
 def _defaults(model: PlannedModel) -> dict[str, Any]:

@@ -114,12 +114,12 @@ class NativeApi:
         return capabilities_of(self.worker.loaded(), self.worker.rates)
 
     def loras(self) -> LorasResponse:
-        """The LoRAs that are loaded, and what requests may do with them.
+        """The LoRAs that there are, and what requests may do with them.
 
         Raises:
             NotReady: there is no loaded model.
         """
-        return loras_of_model(self.worker.loaded().model)
+        return loras_of_model(self.worker.loaded())
 
     async def flush_cache(self) -> FlushResponse:
         """Free the cached activations once no generation runs.

@@ -79,7 +79,7 @@ OPERATIONS = (
         (NotReady,),
         handler=handlers.capabilities,
     ),
-    Operation("GET", "/loras", "The LoRAs that are loaded.", LorasResponse, (NotReady,), handler=handlers.loras),
+    Operation("GET", "/loras", "The LoRAs of this server.", LorasResponse, (NotReady,), handler=handlers.loras),
     Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,), handler=handlers.model_info),
     Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), JsonBody(NoFields)),
     Operation("GET", "/health", HEALTH, HealthResponse, (NotReady,), handler=handlers.health),

@@ -16,10 +16,13 @@ HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
 EMBEDDED_MODEL = "embedded"
 
 
+LORA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+
 class LoraSettings(Section):
     """A LoRA that is loaded with the model."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="By which requests choose it.")
+    name: str = Field(pattern=LORA_NAME, description="By which requests choose it.")
     path: str = Field(description="A .safetensors file, a folder with one, a hub id, or embedded/monochrome.")
     weight_name: str | None = Field(
         None, description="The file in the folder or of the hub id, where there are several."
@@ -62,6 +65,12 @@ class ModelSettings(Section):
         default_factory=dict, description="Keys of the scheduler's configuration to change, such as flow_shift."
     )
     loras: tuple[LoraSettings, ...] = Field((), max_length=32, description="LoRAs that are loaded with the model.")
+
+    lora_folder: Path | None = Field(
+        None,
+        description="Folder whose .safetensors files requests may choose too, by their names without the suffix. Each "
+        "is loaded when it is first chosen.",
+    )
 
     @field_validator("loras")
     @classmethod
@@ -135,6 +144,9 @@ class Limits(Section):
     )
     max_num_images: int = Field(8, ge=1)
     max_num_frames: int = Field(257, ge=2, description="Frames of one clip.")
+    max_loras: int = Field(
+        4, ge=1, description="LoRAs of model.lora_folder that are kept loaded; the one used longest ago goes first."
+    )
     max_audio_s: float = Field(300, gt=0, description="Seconds of one sound.")
     max_pixel_steps: int | None = Field(
         None,

@@ -45,7 +45,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         separate_cfg = cache.has_separate_cfg(pipe)
     traits = traits_of(pipe, separate_cfg=separate_cfg)
     load.check_servable(traits, settings.defaults)
-    loras = lora.Loras.of(pipe, settings.model.loras, progress)
+    loras = lora.Loras.of(pipe, settings, progress)
     backend = settings.attention_backend or attention.NATIVE
     attention.set_backend(pipe, backend, pipe.device.type)
     facts = Facts(

@@ -17,8 +17,8 @@ import huggingface_hub
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cache_dit_serving.config.settings import LoraSettings
-from cache_dit_serving.errors import LoadError
+from cache_dit_serving.config.settings import LORA_NAME, LoraSettings, ModelSettings, Settings
+from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.planning.loras import LoraChoice, LoraContents, LoraTraits
 
@@ -46,25 +46,31 @@ NAMED = 3
 class Loras:
     """The LoRAs of one pipeline and of its siblings, which share its components."""
 
-    def __init__(self, pipe: DiffusionPipeline) -> None:
+    def __init__(self, pipe: DiffusionPipeline, on_demand: Sequence[LoraSettings], most: int) -> None:
         self._pipe = pipe
-        self._contents: dict[str, LoraContents] = {}
-        """Of those that are loaded and not fused."""
+        self._on_demand = {settings.name: settings for settings in on_demand}
+        self._most = most
+        """How many of those are kept loaded."""
+        self.loaded: dict[str, LoraContents] = {}
+        """Of those that are not fused; the one used longest ago first. Replaced, not changed: other threads read it."""
         self._fused: list[LoraTraits] = []
         self._active: tuple[LoraChoice, ...] | None = None
         """What the pipeline draws with now; None: not known."""
 
     @classmethod
-    def of(cls, pipe: DiffusionPipeline, wanted: Sequence[LoraSettings], progress: Callable[[str], None]) -> Loras:
-        """Load those of the configuration.
+    def of(cls, pipe: DiffusionPipeline, settings: Settings, progress: Callable[[str], None]) -> Loras:
+        """Load those of the configuration, and find those of its folder.
 
         Raises:
-            LoadError: one cannot be loaded, or the pipeline takes none.
+            LoadError: one cannot be loaded, the pipeline takes none, or there is no such folder.
         """
-        loras = cls(pipe)
-        for settings in sorted(wanted, key=lambda each: not each.fuse):
-            progress(f"loading the LoRA {settings.name}")
-            loras.load(settings)
+        wanted = settings.model.loras
+        loras = cls(pipe, _in_folder(settings.model), settings.limits.max_loras)
+        if (wanted or loras._on_demand) and not hasattr(pipe, "load_lora_weights"):
+            raise LoadError(f"model.loras: diffusers cannot put a LoRA on a {type(pipe).__name__}")
+        for each in sorted(wanted, key=lambda each: not each.fuse):
+            progress(f"loading the LoRA {each.name}")
+            loras.load(each)
         return loras
 
     def load(self, settings: LoraSettings) -> None:
@@ -74,8 +80,6 @@ class Loras:
             LoadError: it is not there, not safetensors, damaged, or for other weights. The pipeline is as before.
         """
         pipe: Any = self._pipe
-        if not hasattr(pipe, "load_lora_weights"):
-            raise LoadError(f"model.loras: diffusers cannot put a LoRA on a {type(pipe).__name__}")
         tensors, metadata = read(settings)
         layers, rank = self._check(settings, tensors)
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -96,20 +100,25 @@ class Loras:
             pipe.unload_lora_weights()  # its layers alone: what is fused stays, and no other is loaded yet
             self._fused.append(LoraTraits.of(settings, contents))
         else:
-            self._contents[settings.name] = contents
+            self.loaded = {**self.loaded, settings.name: contents}
 
     def traits(self, wanted: Sequence[LoraSettings]) -> tuple[LoraTraits, ...]:
-        """What planning needs to know of them, in the configuration's order."""
+        """What planning needs to know of them, in the configuration's order; those of the folder last."""
         fused = {each.name: each for each in self._fused}
-        return tuple(fused.get(each.name) or LoraTraits.of(each, self._contents[each.name]) for each in wanted)
+        configured = [fused.get(each.name) or LoraTraits.of(each, self.loaded[each.name]) for each in wanted]
+        return (*configured, *(LoraTraits.of(each, None) for each in self._on_demand.values()))
 
     def use(self, choices: tuple[LoraChoice, ...]) -> None:
         """Draw with these and no others from now on, by the least transition: none, scales alone, or another set.
 
         What several add is added in their order.
+
+        Raises:
+            InvalidRequest: one that is loaded now cannot be.
         """
-        if choices == self._active or not self._contents:
+        if choices == self._active or not (self.loaded or choices):
             return
+        self._load_chosen([choice.name for choice in choices])
         pipe: Any = self._pipe
         before, self._active = self._active, None
         if not choices:
@@ -119,6 +128,25 @@ class Loras:
                 pipe.enable_lora()
             pipe.set_adapters([each.name for each in choices], [each.scale for each in choices])
         self._active = choices
+
+    def _load_chosen(self, names: list[str]) -> None:
+        """Have those of the folder loaded, in the place of those that were used longest ago."""
+        pipe: Any = self._pipe
+        for name in names:
+            if name in self.loaded:
+                self.loaded = {key: value for key, value in self.loaded.items() if key != name} | {
+                    name: self.loaded[name]
+                }
+                continue
+            kept = [each for each in self.loaded if each in self._on_demand]
+            for leaving in [each for each in kept if each not in names][: max(0, len(kept) + 1 - self._most)]:
+                self._active = None
+                pipe.delete_adapters([leaving])
+                self.loaded = {key: value for key, value in self.loaded.items() if key != leaving}
+            try:
+                self.load(self._on_demand[name])
+            except LoadError as error:
+                raise InvalidRequest(str(error), param="loras") from error
 
     def _components(self) -> list[str]:
         loadable = getattr(self._pipe, "_lora_loadable_modules", ["transformer"])
@@ -167,6 +195,27 @@ class Loras:
         if not rank:
             raise LoadError(f"LoRA {settings.name}: it holds no LoRA")
         return len(layers), rank
+
+
+def _in_folder(model: ModelSettings) -> list[LoraSettings]:
+    """The LoRAs of the configuration's folder, by name; those of its list go before one of the same name.
+
+    Raises:
+        LoadError: there is no such folder.
+    """
+    if model.lora_folder is None:
+        return []
+    folder = model.lora_folder.expanduser()
+    if not folder.is_dir():
+        raise LoadError("model.lora_folder is not a folder on the server")
+    taken = {lora.name for lora in model.loras}
+    found = []
+    for file in sorted(folder.glob("*.safetensors")):
+        if file.stem in taken or not re.fullmatch(LORA_NAME, file.stem):
+            logger.warning("%s of the LoRA folder is left out: its name is taken, or is not one", file.name)
+            continue
+        found.append(LoraSettings(name=file.stem, path=str(file), scale=0.0))
+    return found
 
 
 def read(settings: LoraSettings) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.planning.model import PlannedModel
 
 
@@ -123,6 +125,10 @@ class Runner(Protocol):
 
     def flush(self) -> int:
         """Free the cached activations; bytes."""
+        ...
+
+    def loras(self) -> Mapping[str, LoraContents]:
+        """The LoRAs that are loaded beside the weights; from any thread."""
         ...
 
     def memory(self) -> dict[str, int]:

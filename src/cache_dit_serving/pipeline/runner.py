@@ -9,7 +9,7 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.clock import StepClock
     from cache_dit_serving.pipeline.lora import Loras
+    from cache_dit_serving.planning.loras import LoraContents
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +206,10 @@ class PipelineRunner:
     def memory(self) -> dict[str, int]:
         """Bytes of this process and of the device, and of the activations that the last image left in the cache."""
         return memory_of(self._device) | {"cached_activation_bytes": self._held_bytes}
+
+    def loras(self) -> Mapping[str, LoraContents]:
+        """Those that are loaded beside the weights."""
+        return self._loras.loaded if self._loras is not None else {}
 
     @contextmanager
     def _steps_reported(self, after_step: Callable[[int], None]) -> Iterator[dict[str, Any]]:

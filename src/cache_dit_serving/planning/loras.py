@@ -39,10 +39,11 @@ class LoraTraits:
     """Greatest scale that a request may ask for, and least with a minus."""
     fused: bool
     """Part of the weights: every request draws with it."""
-    contents: LoraContents
+    contents: LoraContents | None
+    """None: it is loaded when it is first chosen."""
 
     @classmethod
-    def of(cls, settings: LoraSettings, contents: LoraContents) -> LoraTraits:
+    def of(cls, settings: LoraSettings, contents: LoraContents | None) -> LoraTraits:
         return cls(settings.name, settings.scale, settings.max_scale, settings.fuse, contents)
 
     @property

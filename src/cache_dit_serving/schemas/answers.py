@@ -240,14 +240,15 @@ class LoraInfo(BaseModel):
     min_scale: float
     max_scale: float
     fused: bool = Field(description="Part of the weights: in every picture, and no request can choose it.")
-    layers: int = Field(description="Layers of the model that it changes.")
-    rank: int = Field(description="The greatest of them.")
-    size_bytes: int
+    loaded: bool = Field(description="false: it is loaded when a request first chooses it; what follows is null.")
+    layers: int | None = Field(description="Layers of the model that it changes.")
+    rank: int | None = Field(description="The greatest of them.")
+    size_bytes: int | None
     trigger_words: str | None = Field(description="Words that it wants in the prompt, as its file says.")
 
 
 class LorasResponse(BaseModel):
-    """The LoRAs that are loaded."""
+    """The LoRAs of this server."""
 
     loras: list[LoraInfo]
 

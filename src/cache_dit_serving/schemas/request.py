@@ -60,7 +60,7 @@ class LoraRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = Field(min_length=1, max_length=64)
-    scale: float | None = Field(None, description="How strongly; left out: as configured.")
+    scale: float | None = Field(None, description="How strongly; left out: as configured, or 1.")
 
 
 class GenerateRequest(BaseModel):

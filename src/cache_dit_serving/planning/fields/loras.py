@@ -61,12 +61,18 @@ def loras_of(request: GenerateRequest, model: PlannedModel) -> tuple[LoraChoice,
             )
         if any(asked.name == earlier.name for earlier in chosen):
             raise InvalidRequest(f"{param}.name: {asked.name} is named twice", param=param)
-        scale = lora.scale if asked.scale is None else asked.scale
+        scale = (lora.scale or 1.0) if asked.scale is None else asked.scale
         if abs(scale) > lora.max_scale:
             raise InvalidRequest(
                 f"{param}.scale is {scale:g}; {lora.name} takes {-lora.max_scale:g} to {lora.max_scale:g}", param=param
             )
         chosen.append(LoraChoice(lora.name, scale))
+    on_demand = [choice.name for choice in chosen if choice.scale and there[choice.name].contents is None]
+    most = model.limits.max_loras
+    if len(on_demand) > most:
+        raise InvalidRequest(
+            f"loras names {len(on_demand)} LoRAs of the server's folder; it keeps at most {most} loaded", param="loras"
+        )
     # At 0 it adds nothing, and costs time.
     return tuple(choice for choice in chosen if choice.scale)
 
