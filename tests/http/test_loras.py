@@ -26,7 +26,14 @@ def server_with_loras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
         {"name": name, "path": str(save_lora(pipe, folder / f"{name}.safetensors", seed=seed)), "scale": scale}
         for seed, (name, scale) in enumerate({"red": 0.5, "blue": 0.0}.items())
     ]
-    environ = {"CACHE_DIT_SERVING__MODEL__LORAS": json.dumps(loras), "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"}
+    (folder / "more").mkdir()
+    save_lora(pipe, folder / "more" / "soft.safetensors", seed=7)
+    (folder / "more" / "broken.safetensors").write_bytes(b"no LoRA")
+    environ = {
+        "CACHE_DIT_SERVING__MODEL__LORA_FOLDER": str(folder / "more"),
+        "CACHE_DIT_SERVING__MODEL__LORAS": json.dumps(loras),
+        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
+    }
     with serving(folder, environ=environ) as running:
         running.wait_for(ready)
         yield running
@@ -53,13 +60,18 @@ def test_requests_choose_their_loras_and_files_record_them(server_with_loras: Se
 
 def test_what_there_is_to_choose_is_listed(server_with_loras: Server) -> None:
     schema = server_with_loras.get("/capabilities").json()["fields"]["loras"]
-    assert [each["properties"]["name"]["const"] for each in schema["items"]["anyOf"]] == ["red", "blue"]
+    assert [each["properties"]["name"]["const"] for each in schema["items"]["anyOf"]] == [
+        "red",
+        "blue",
+        "broken",
+        "soft",
+    ]
     assert schema["default"] == [{"name": "red", "scale": 0.5}]
-    assert server_with_loras.get("/get_model_info").json()["loras"] == ["red", "blue"]
+    assert server_with_loras.get("/get_model_info").json()["loras"] == names
 
 
 def test_the_loras_that_are_loaded_are_described(server_with_loras: Server) -> None:
-    red, blue = server_with_loras.get("/loras").json()["loras"]
+    red, blue, *_ = server_with_loras.get("/loras").json()["loras"]
     size = red.pop("size_bytes")
     assert red == {
         "name": "red",
@@ -90,3 +102,35 @@ def test_a_wrong_choice_is_refused_by_its_field(loras: Any, param: str, server_w
     answer = server_with_loras.generate(prompt="an apple", loras=loras)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+def test_a_lora_of_the_folder_is_loaded_and_freed(server_with_loras: Server) -> None:
+    def loaded(answer: Any) -> list[str]:
+        return [lora["name"] for lora in answer.json()["loras"] if lora["loaded"]]
+
+    assert loaded(server_with_loras.get("/loras")) == ["red", "blue"]
+    assert loaded(server_with_loras.post("/loras/soft")) == ["red", "blue", "soft"]
+    soft, _ = drawn(server_with_loras, loras=[{"name": "soft"}])
+    freed = server_with_loras.session.delete(f"{server_with_loras.url}/loras/soft", timeout=30)
+    assert loaded(freed) == ["red", "blue"]
+    assert drawn(server_with_loras, loras=[{"name": "soft"}])[0] == soft
+    assert loaded(server_with_loras.get("/loras")) == ["red", "blue", "soft"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/loras/green", 404, "there is: red, blue, broken, soft"),
+        ("POST", "/loras/../../etc/passwd", 404, ""),
+        ("POST", "/loras/broken", 400, "LoRA broken: the file is damaged"),
+        ("DELETE", "/loras/green", 404, "there is no LoRA of this name"),
+        ("DELETE", "/loras/red", 400, "is loaded with the model, and stays"),
+        ("PUT", "/loras/red", 405, ""),
+    ],
+)
+def test_what_cannot_be_loaded_or_freed_says_so(
+    method: str, path: str, status: int, words: str, server_with_loras: Server
+) -> None:
+    answer = server_with_loras.session.request(method, server_with_loras.url + path, timeout=30)
+    assert answer.status_code == status
+    assert words in answer.text

@@ -26,6 +26,14 @@ async def loras(request: Request) -> Response:
     return JSONResponse(_api().loras().model_dump(mode="json"))
 
 
+async def load_lora(request: Request) -> Response:
+    return JSONResponse((await _api().load_lora(request.path_params["path"])).model_dump(mode="json"))
+
+
+async def unload_lora(request: Request) -> Response:
+    return JSONResponse((await _api().unload_lora(request.path_params["path"])).model_dump(mode="json"))
+
+
 async def outputs(request: Request) -> Response:
     path, media_type = _api().outputs.find(request.path_params["path"])
     return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})

@@ -17,7 +17,7 @@ from cache_dit_serving.api.model_info import loras_of_model, model_info
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
-from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.errors import InvalidRequest, NotFound
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -28,6 +28,7 @@ from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.brought import variant_for
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
+from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import (
@@ -120,6 +121,37 @@ class NativeApi:
             NotReady: there is no loaded model.
         """
         return loras_of_model(self.worker.loaded())
+
+    async def load_lora(self, name: str) -> LorasResponse:
+        """Load a LoRA of the folder once no generation runs; nothing where it is loaded.
+
+        Raises:
+            NotFound: there is none of this name.
+            InvalidRequest: its file cannot be loaded.
+            NotReady: there is no loaded model.
+        """
+        if not self._lora(name).fused:
+            await asyncio.wrap_future(self.worker.between_generations(lambda runner: runner.load_lora(name)))
+        return self.loras()
+
+    async def unload_lora(self, name: str) -> LorasResponse:
+        """Free the memory of a LoRA of the folder once no generation runs.
+
+        Raises:
+            NotFound: there is none of this name.
+            InvalidRequest: it is one of the configuration's list, which stay loaded.
+            NotReady: there is no loaded model.
+        """
+        if self._lora(name).contents is not None:
+            raise InvalidRequest(f"{name} is loaded with the model, and stays; choose loras without it", param="name")
+        await asyncio.wrap_future(self.worker.between_generations(lambda runner: runner.unload_lora(name)))
+        return self.loras()
+
+    def _lora(self, name: str) -> LoraTraits:
+        loras = {lora.name: lora for lora in self.worker.loaded().model.loras}
+        if name not in loras:
+            raise NotFound(f"there is no LoRA of this name; there is: {', '.join(loras) or 'none'}", param="name")
+        return loras[name]
 
     async def flush_cache(self) -> FlushResponse:
         """Free the cached activations once no generation runs.

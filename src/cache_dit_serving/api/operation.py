@@ -42,7 +42,7 @@ class JsonBody:
 class Operation:
     """One method of one route."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     route: str
     """Its path as OpenAPI writes it."""
     summary: str = ""

@@ -118,7 +118,7 @@ class Loras:
         """
         if choices == self._active or not (self.loaded or choices):
             return
-        self._load_chosen([choice.name for choice in choices])
+        self.ensure([choice.name for choice in choices])
         pipe: Any = self._pipe
         before, self._active = self._active, None
         if not choices:
@@ -129,9 +129,12 @@ class Loras:
             pipe.set_adapters([each.name for each in choices], [each.scale for each in choices])
         self._active = choices
 
-    def _load_chosen(self, names: list[str]) -> None:
-        """Have those of the folder loaded, in the place of those that were used longest ago."""
-        pipe: Any = self._pipe
+    def ensure(self, names: Sequence[str]) -> None:
+        """Have those of the folder loaded, in the place of those that were used longest ago.
+
+        Raises:
+            InvalidRequest: one cannot be loaded; the others are.
+        """
         for name in names:
             if name in self.loaded:
                 self.loaded = {key: value for key, value in self.loaded.items() if key != name} | {
@@ -140,13 +143,19 @@ class Loras:
                 continue
             kept = [each for each in self.loaded if each in self._on_demand]
             for leaving in [each for each in kept if each not in names][: max(0, len(kept) + 1 - self._most)]:
-                self._active = None
-                pipe.delete_adapters([leaving])
-                self.loaded = {key: value for key, value in self.loaded.items() if key != leaving}
+                self.unload(leaving)
             try:
                 self.load(self._on_demand[name])
             except LoadError as error:
                 raise InvalidRequest(str(error), param="loras") from error
+
+    def unload(self, name: str) -> None:
+        """Free one of the folder, if it is loaded."""
+        if name in self.loaded and name in self._on_demand:
+            pipe: Any = self._pipe
+            self._active = None
+            pipe.delete_adapters([name])
+            self.loaded = {key: value for key, value in self.loaded.items() if key != name}
 
     def _components(self) -> list[str]:
         loadable = getattr(self._pipe, "_lora_loadable_modules", ["transformer"])

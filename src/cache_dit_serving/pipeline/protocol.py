@@ -131,6 +131,18 @@ class Runner(Protocol):
         """The LoRAs that are loaded beside the weights; from any thread."""
         ...
 
+    def load_lora(self, name: str) -> None:
+        """Load a LoRA of the folder, if it is not loaded.
+
+        Raises:
+            InvalidRequest: its file cannot be.
+        """
+        ...
+
+    def unload_lora(self, name: str) -> None:
+        """Free a LoRA of the folder, if it is loaded."""
+        ...
+
     def memory(self) -> dict[str, int]:
         """Bytes by what holds them; from any thread."""
         ...

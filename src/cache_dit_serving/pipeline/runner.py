@@ -211,6 +211,16 @@ class PipelineRunner:
         """Those that are loaded beside the weights."""
         return self._loras.loaded if self._loras is not None else {}
 
+    def load_lora(self, name: str) -> None:
+        """Load one of the folder, if it is not loaded."""
+        if self._loras is not None:
+            self._loras.ensure([name])
+
+    def unload_lora(self, name: str) -> None:
+        """Free one of the folder, if it is loaded."""
+        if self._loras is not None:
+            self._loras.unload(name)
+
     @contextmanager
     def _steps_reported(self, after_step: Callable[[int], None]) -> Iterator[dict[str, Any]]:
         """Have `after_step` called after each step; yields the arguments that the pipeline's call needs for it."""
