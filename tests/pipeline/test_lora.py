@@ -161,6 +161,17 @@ def one_layer_too_many(file: Path) -> None:
     save_file(tensors | {"transformer.transformer_blocks.99.attn.to_q.lora_A.weight": torch.zeros(2, 64)}, file)
 
 
+def one_half(file: Path) -> None:
+    tensors = load_file(file)
+    tensors.pop(next(name for name in tensors if "lora_B" in name))
+    save_file(tensors, file)
+
+
+def zeros(file: Path) -> None:
+    with file.open("wb") as opened:
+        opened.truncate(2 << 30)
+
+
 def nothing(file: Path) -> None:
     save_file({}, file)
 
@@ -180,6 +191,8 @@ def pickled(file: Path) -> None:
         (another_size, ".safetensors", "layers of this model have other sizes"),
         (one_layer_too_many, ".safetensors", "match no layer of this model: transformer.transformer_blocks.99"),
         (nothing, ".safetensors", "it holds no LoRA"),
+        (one_half, ".safetensors", "only half of a LoRA for transformer"),
+        (zeros, ".safetensors", "the file is damaged, or is not safetensors"),
     ],
 )
 def test_a_bad_file_stops_the_start_and_says_why(

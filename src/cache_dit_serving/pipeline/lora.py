@@ -39,6 +39,8 @@ TRIGGER_WORDS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words"
 SHIPPED = "embedded/"
 """Before the name of a LoRA that ships with the embedded model."""
 EMBEDDED_LORAS = EMBEDDED_FOLDER.with_name("loras")
+PAIR = 2
+"""Matrices of a LoRA on one layer."""
 NAMED = 3
 """Names that an error lists."""
 
@@ -176,8 +178,9 @@ class Loras:
         if isinstance(converted, tuple):
             converted = converted[0]
         components = self._components()
-        unmatched, wrong, rank = [], [], 0
-        layers = set()
+        unmatched, wrong = [], []
+        ranks: dict[tuple[str, str], list[int]] = {}
+        """By layer, of its two matrices."""
         for name, tensor in converted.items():
             if name.endswith(".alpha"):
                 continue
@@ -189,9 +192,8 @@ class Loras:
             if layer is None or parts is None:
                 unmatched.append(name)
                 continue
-            layers.add((component, parts["module"]))
             down = parts["side"] in DOWN
-            rank = max(rank, tensor.shape[0] if down else tensor.shape[1])
+            ranks.setdefault((str(component), parts["module"]), []).append(tensor.shape[0 if down else 1])
             if tensor.shape[1 if down else 0] != layer.weight.shape[1 if down else 0]:
                 wrong.append(name)
         if unmatched:
@@ -201,9 +203,11 @@ class Loras:
             )
         if wrong:
             raise LoadError(f"LoRA {settings.name}: layers of this model have other sizes: {_listed(wrong)}")
-        if not rank:
+        if halves := [f"{part}.{module}" for (part, module), pair in ranks.items() if len(pair) != PAIR]:
+            raise LoadError(f"LoRA {settings.name}: only half of a LoRA for {_listed(halves)}")
+        if not ranks:
             raise LoadError(f"LoRA {settings.name}: it holds no LoRA")
-        return len(layers), rank
+        return len(ranks), max(map(max, ranks.values()))
 
 
 def _in_folder(model: ModelSettings) -> list[LoraSettings]:
