@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,7 @@ class Loras:
         into = {"load_into_transformer_2": True} if settings.transformer == "transformer_2" else {}
         self._active = None
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are the point
+            with _checked_already():
                 pipe.load_lora_weights(dict(tensors), adapter_name=settings.name, **into)
         except Exception as error:
             logger.exception("the LoRA %s cannot be loaded", settings.name)
@@ -279,6 +279,20 @@ def _locate(settings: LoraSettings) -> Path:
         return usual if usual in files else files[0]
     there = f"{len(files)} .safetensors files; say which by weight_name" if files else "no .safetensors file"
     raise LoadError(f"LoRA {settings.name}: the folder has {there}")
+
+
+@contextmanager
+def _checked_already() -> Iterator[None]:
+    """Without the warnings of diffusers and PEFT about what fits: they name the layers of other LoRAs as missing."""
+    loaders = logging.getLogger("diffusers.loaders")
+    before = loaders.level
+    loaders.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are the point
+            yield
+    finally:
+        loaders.setLevel(before)
 
 
 def _layer(component: torch.nn.Module, path: str) -> Any:
