@@ -284,15 +284,17 @@ def _locate(settings: LoraSettings) -> Path:
 @contextmanager
 def _checked_already() -> Iterator[None]:
     """Without the warnings of diffusers and PEFT about what fits: they name the layers of other LoRAs as missing."""
-    loaders = logging.getLogger("diffusers.loaders")
-    before = loaders.level
-    loaders.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("diffusers.loaders", "diffusers.utils.peft_utils")]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are the point
             yield
     finally:
-        loaders.setLevel(before)
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
 
 
 def _layer(component: torch.nn.Module, path: str) -> Any:
