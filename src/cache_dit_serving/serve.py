@@ -37,7 +37,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     path = flags.model_path or environ.get(MODEL_PATH_VARIABLE)
     recognised = config is None and path is not None
     if config is None and path is not None:
-        config, why = chosen_config({**environ, MODEL_PATH_VARIABLE: path})
+        config, why = chosen_config({**environ, CONFIG_VARIABLE: "", MODEL_PATH_VARIABLE: path})
         print(f"configuration {config}: {why}", file=sys.stderr)
     if config is None:
         raise ConfigError(

@@ -29,6 +29,11 @@ def test_the_old_servers_first_example(capsys: pytest.CaptureFixture[str]) -> No
     assert "configuration qwen-image: Qwen/Qwen-Image is its model" in capsys.readouterr().err
 
 
+def test_a_models_path_goes_before_a_configuration_of_the_environment() -> None:
+    flags = parser().parse_args(["--model-path", "Qwen/Qwen-Image"])
+    assert environment_of(flags, {CONFIG_VARIABLE: "flux"})[CONFIG_VARIABLE] == "qwen-image"
+
+
 def test_a_model_without_a_configuration_starts_with_the_old_servers_cache() -> None:
     settings = settings_of("--model-path", "x/y", "--cache")
     assert settings.model.path == "x/y"
