@@ -36,8 +36,7 @@ def test_each_part_has_its_own_settings(name: str, field: str, parts: tuple[str,
         for changes in own
     ]
     config = DBCacheConfig(**CACHE, enable_separate_cfg=passes == 2)
-    expected = np.asarray(by_diffusers(name, folder, config, modifiers))
-    assert np.array_equal(drawn.media.array, expected if expected.dtype.kind == "f" else expected / 255)
+    assert np.array_equal(drawn.media.array, by_diffusers(name, folder, config, modifiers))
     by_part = {
         part: [record for record in drawn.record.stats if part in (record.transformer, record.block_list)]
         for part in parts

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cache_dit_serving.api.model_info import model_info
-from cache_dit_serving.config.settings import LoraSettings, Settings
+from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load
-from tests.support.loras import save_lora
+from tests.support.loras import save_lora, with_loras
 
 STEPS = 8
 
@@ -33,10 +33,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: save_lora(pipe, folder / f"{name}.safetensors", seed=seed, rank=rank)
         for seed, (name, rank) in enumerate({"red": 2, "blue": 4, "soft": 1}.items())
     }
-
-
-def with_loras(settings: Settings, *loras: LoraSettings) -> Settings:
-    return settings.model_copy(update={"model": settings.model.model_copy(update={"loras": loras})})
 
 
 def lora(name: str, file: Path, **fields: Any) -> LoraSettings:

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,19 @@ def draw(name: str, loaded: Loaded, watch: Any = None, **fields: Any) -> Drawn:
 
 
 def by_diffusers(
-    name: str, folder: Path, cache: DBCacheConfig | None = None, modifiers: list[ParamsModifier] | None = None
+    name: str,
+    folder: Path,
+    cache: DBCacheConfig | None = None,
+    modifiers: list[ParamsModifier] | None = None,
+    prepare: Callable[[Any], None] = lambda pipe: None,
 ) -> np.ndarray[Any, Any]:
-    """What diffusers makes of an entry's call by itself, or with cache-dit and settings of its own for each part."""
+    """What diffusers makes of an entry's call by itself, as floats.
+
+    Args:
+        cache: with cache-dit, too.
+        modifiers: and settings of its own for each part.
+        prepare: done to the pipeline before.
+    """
     entry = ENTRIES[name]
     dtype = getattr(torch, (entry.get("load") or {}).get("torch_dtype", "float32"))
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype)
@@ -175,9 +186,9 @@ def by_diffusers(
     call["output_type"] = "np"
     if cache is not None:
         cache_dit.enable_cache(pipe, cache_config=cache, params_modifiers=modifiers)
+    prepare(pipe)
     torch.manual_seed(SEED)
-    made: np.ndarray[Any, Any] = pipe(**call, generator=torch.Generator("cpu").manual_seed(SEED))[0][0]
-    return made
+    return _as_floats(pipe(**call, generator=torch.Generator("cpu").manual_seed(SEED))[0][0])
 
 
 def _save(name: str, folder: Path) -> Path:
@@ -216,14 +227,14 @@ def find(name: str, folder: Path, *, thorough: bool = True) -> Finding:
     assert _array(uncached).dtype.kind == "f"
     assert np.isfinite(_array(uncached)).all()
     expected = by_diffusers(name, saved)
-    assert np.array_equal(_array(uncached), _as_floats(expected)), "not as diffusers makes it"
+    assert np.array_equal(_array(uncached), expected), "not as diffusers makes it"
     cached = draw(name, loaded)
     report = cached.record.cache
     assert not report.redrawn, "passes were paired wrongly"
     if report.engaged and thorough:
         config = DBCacheConfig(**CACHE, enable_separate_cfg=cached.record.passes == 2)
         expected = by_diffusers(name, saved, config)
-        assert np.array_equal(_array(cached), _as_floats(expected)), "not as cache-dit makes it"
+        assert np.array_equal(_array(cached), expected), "not as cache-dit makes it"
     with_refusal(name, loaded)
     described(loaded)
     if thorough:

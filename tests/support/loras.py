@@ -9,7 +9,14 @@ import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
+from cache_dit_serving.config.settings import LoraSettings, Settings
+
 TARGETS = ["to_q", "to_k", "to_v"]
+
+
+def with_loras(settings: Settings, *loras: LoraSettings) -> Settings:
+    """The same settings with these LoRAs."""
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"loras": loras})})
 
 
 def save_lora(pipe: Any, file: Path, *, seed: int, rank: int = 2, strength: float = 0.3) -> Path:

@@ -102,9 +102,8 @@ def _cache(speeds: SpeedLadder) -> CacheCapability:
         fields["Fn_compute_blocks"]["maximum"] = min(least, longest - 1)  # one block is left to reuse
         fields["Bn_compute_blocks"]["maximum"] = min(least - 1, longest - 2)  # and one decides
         fields["non_prune_block_ids"]["items"]["maximum"] = longest - 1
-        for index, name in enumerate(PARTS):
-            named = {label.split(".", 1)[index] for label in support.block_lists}
-            fields[name]["propertyNames"] = {"enum": sorted(named)}
+        for name in PARTS:
+            fields[name]["propertyNames"] = {"enum": support.names(name)}
         base = speeds.base
         for name, value in base.effective().items():
             fields[name]["default"] = value

@@ -23,6 +23,10 @@ class CacheSupport:
     refusals: Mapping[CacheType, str]
     """Why a cache type cannot run here, by type."""
 
+    def names(self, field: str) -> list[str]:
+        """Transformers or block lists that `per_transformer` or `per_block_list` may name."""
+        return sorted({label.split(".", 1)[PARTS.index(field)] for label in self.block_lists})
+
     @property
     def refusal(self) -> str | None:
         """Why there can be no cache at all; None where any type runs."""
@@ -94,8 +98,8 @@ def check_model(settings: CacheSettings, support: CacheSupport) -> None:
 
 def _check_names(settings: CacheSettings, support: CacheSupport) -> None:
     """Refuse settings of a part that the model does not have."""
-    for index, field in enumerate(PARTS):
-        known = sorted({name.split(".", 1)[index] for name in support.block_lists})
+    for field in PARTS:
+        known = support.names(field)
         for part in getattr(settings, field):
             if part not in known:
                 raise InvalidRequest(

@@ -280,9 +280,13 @@ class CacheSettings(CacheFields):
             together[field] = {part: values for part, values in left.items() if values}
         return CacheSettings.model_validate(together)
 
+    @property
+    def _differs_by_part(self) -> bool:
+        return bool(self.per_transformer or self.per_block_list)
+
     def of(self, transformer: str | None, block_list: str | None) -> CacheSettings:
         """What holds for one block list of one transformer; None: for one that no part names."""
-        if not self.per_transformer and not self.per_block_list:
+        if not self._differs_by_part:
             return self
         parts = (self.per_transformer.get(transformer or ""), self.per_block_list.get(block_list or ""))
         changes = {name: value for part in parts if part is not None for name, value in part.given.items()}
@@ -305,7 +309,7 @@ class CacheSettings(CacheFields):
         Args:
             passes: forward passes a step, 2 where guidance takes one of its own.
         """
-        if self.per_transformer or self.per_block_list:
+        if self._differs_by_part:
             by_part = [self.of(*part).max_difference_by_step(steps, passes=passes) for part in self.parts()]
             return [max(thresholds) for thresholds in zip(*by_part, strict=True)]
         mask = self.mask(steps)
@@ -339,7 +343,7 @@ class CacheSettings(CacheFields):
 
     def cannot_engage(self, steps: int, *, passes: int) -> Reason | None:
         """Why no step of so many can be reused in any part, where that is certain beforehand."""
-        if self.per_transformer or self.per_block_list:
+        if self._differs_by_part:
             reasons = [self.of(*part).cannot_engage(steps, passes=passes) for part in self.parts()]
             return None if None in reasons else reasons[0]
         if any(self.max_difference_by_step(steps, passes=passes)):
