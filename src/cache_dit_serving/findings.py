@@ -13,6 +13,8 @@ MOST_NAMED = 5
 """Findings that one message names."""
 MOST_CHARACTERS = 60
 """Of a key that a message repeats."""
+NOT_SUPPORTED = {"ip_adapter": "IP-Adapter", "textual_inversion": "textual inversion"}
+"""What diffusers has and this server has not, by how a key for it begins."""
 
 
 class Finding(NamedTuple):
@@ -57,6 +59,13 @@ def nearest_key(key: str, known: Sequence[str]) -> str | None:
     names = {name.lower(): name for name in known}
     nearest = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.5)
     return names[nearest[0]] if nearest else None
+
+
+def not_supported(key: str) -> str | None:
+    """That what a key asks for is not supported, in words; None for every other key."""
+    spelt = key.lower().replace("-", "_")
+    named = next((what for beginning, what in NOT_SUPPORTED.items() if spelt.startswith(beginning)), None)
+    return f"{named} is not supported; a style or a subject can be added by a LoRA" if named else None
 
 
 def known_keys(model: type[BaseModel], keys: Sequence[str]) -> list[str]:

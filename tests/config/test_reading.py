@@ -72,6 +72,7 @@ def test_a_cache_dit_file_pastes_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("model: {ip_adapter: x}", "unknown key 'model.ip_adapter'; IP-Adapter is not supported"),
         ("modle: {path: x}", "unknown key 'modle'; did you mean 'model'?"),
         ("cache: {Fn_compute_block: 1}", "unknown key 'cache.Fn_compute_block'; did you mean 'Fn_compute_blocks'?"),
         ("cache: {residual_diff_threshold: high}", "'cache.residual_diff_threshold'"),

@@ -17,10 +17,14 @@ from safetensors.torch import load_file, save_file
 from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import InvalidRequest, LoadError
+from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.pipeline.protocol import Loaded
+from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load
 from tests.support.loras import save_lora, with_loras
+from tests.support.pictures import apple
 
 STEPS = 8
 
@@ -89,6 +93,25 @@ def test_each_combination_is_the_picture_of_a_server_with_just_that(files: dict[
         assert np.array_equal(picture(all_three, combinations[index], speed=speed), expected[index][which]), index
     distinct = {array[0].tobytes() for array in expected}
     assert len(distinct) >= len(combinations) - 1  # the order of two may not show
+
+
+def test_siblings_draw_with_the_same_loras(files: dict[str, Path], all_three: Loaded) -> None:
+    beginning = Inputs(images=(InputPicture(apple(96, 96), ""),))
+
+    def from_a_picture(loaded: Loaded, *loras: dict[str, Any]) -> np.ndarray[Any, Any]:
+        fields = {"prompt": "a red apple", "seed": 3, "num_inference_steps": 2 * STEPS, "loras": list(loras)}
+        request = GenerateRequest.model_validate(fields | {"image_urls": ["a file"], "strength": 0.5})
+        call = plan(request, loaded.model, beginning)
+        assert call.pipeline_class == "FluxImg2ImgPipeline"
+        return loaded.runner.sample(call, 0, Unwatched()).media.array
+
+    red = {"name": "red", "scale": 0.5}
+    alone = load(with_loras(EMBEDDED, lora("red", files["red"], scale=0.0)))
+    without, text = from_a_picture(all_three), picture(all_three, [red])
+    assert np.array_equal(from_a_picture(all_three, red), from_a_picture(alone, red))
+    assert not np.array_equal(from_a_picture(all_three, red), without)
+    assert np.array_equal(picture(all_three, [red]), text)
+    assert np.array_equal(from_a_picture(all_three), without)
 
 
 def test_a_failure_leaves_no_lora_behind(all_three: Loaded) -> None:
@@ -168,6 +191,14 @@ def zeros(file: Path) -> None:
         opened.truncate(2 << 30)
 
 
+def an_ip_adapter(file: Path) -> None:
+    save_file({"image_proj.proj.weight": torch.zeros(2, 2), "ip_adapter.1.to_k_ip.weight": torch.zeros(2, 2)}, file)
+
+
+def a_textual_inversion(file: Path) -> None:
+    save_file({"<a-cat>": torch.zeros(1, 8)}, file)
+
+
 def nothing(file: Path) -> None:
     save_file({}, file)
 
@@ -186,6 +217,8 @@ def pickled(file: Path) -> None:
         (another_familys, ".safetensors", "5 of 5 tensors match no layer of this model: transformer.layers.0"),
         (another_size, ".safetensors", "layers of this model have other sizes"),
         (one_layer_too_many, ".safetensors", "match no layer of this model: transformer.transformer_blocks.99"),
+        (an_ip_adapter, ".safetensors", "the file is an IP-Adapter, which is not supported"),
+        (a_textual_inversion, ".safetensors", "the file is a textual inversion, which is not supported"),
         (nothing, ".safetensors", "it holds no LoRA"),
         (one_half, ".safetensors", "only half of a LoRA for transformer"),
         (zeros, ".safetensors", "the file is damaged, or is not safetensors"),

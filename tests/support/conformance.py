@@ -32,12 +32,14 @@ from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.pipeline.failure import told
+from cache_dit_serving.pipeline.lora import lora_components
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Stopped, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, SOUND_LENGTHS, Input
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.families import ENTRIES, save_family
-from tests.support.in_process import Watch, load
+from tests.support.in_process import Watch, inside, load
+from tests.support.loras import write_lora
 from tests.support.pictures import apple
 
 SEED = 3
@@ -58,6 +60,8 @@ class Finding:
     reason: str | None = None
     cached_steps: int = 0
     steps: int = 0
+    lora: bool = False
+    """Whether it draws with a LoRA."""
 
 
 def settings_of(name: str, folder: Path) -> Settings:
@@ -211,8 +215,14 @@ def find(name: str, folder: Path, *, thorough: bool = True) -> Finding:
         AssertionError: it does something else.
     """
     saved = _save(name, folder)
+    settings, file = settings_of(name, saved), folder / "loras" / "one.safetensors"
+    takes_loras = lora_components(getattr(diffusers, ENTRIES[name]["class"]), ENTRIES[name]["components"]) != []
+    if takes_loras:
+        file.parent.mkdir()
+        file.touch()
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"lora_folder": file.parent})})
     try:
-        loaded = load(settings_of(name, saved))
+        loaded = load(settings)
     except LoadError as error:
         missing = re.search(r"needs the package (\w+)", str(error))
         return Finding("not served", reason=missing[0] if missing else str(error))
@@ -243,9 +253,14 @@ def find(name: str, folder: Path, *, thorough: bool = True) -> Finding:
             through = draw(name, loaded, cache={"residual_diff_threshold": 0.0})
             assert np.array_equal(_array(through), _array(uncached)), "not as without a cache, though nothing is reused"
         cancelled_within(name, loaded)
+    if takes_loras:
+        assert not np.array_equal(with_lora(name, loaded, saved, file), _array(uncached)), "a LoRA changes nothing"
+        # Of Mochi and Sana not to the last bit on a CPU: a matrix product picks its kernel by where in memory it lies.
+        after = _array(draw(name, loaded, speed="lossless"))
+        assert np.allclose(after, _array(uncached), rtol=0, atol=1e-5), "the LoRA stays"
     state = "cached" if report.engaged else "uncached"
     reason = None if report.engaged else model.speeds.unfulfilled or report.reason
-    return Finding(state, tasks, reason, report.cached_steps, report.steps)
+    return Finding(state, tasks, reason, report.cached_steps, report.steps, lora=takes_loras)
 
 
 def with_refusal(name: str, loaded: Loaded) -> None:
@@ -255,6 +270,25 @@ def with_refusal(name: str, loaded: Loaded) -> None:
     with pytest.raises(InvalidRequest) as refused:
         draw(name, loaded, **fields)
     assert refused.value.param in fields, refused.value.message
+
+
+def with_lora(name: str, loaded: Loaded, folder: Path, file: Path) -> np.ndarray[Any, Any]:
+    """A LoRA draws as diffusers has it; returns that.
+
+    Args:
+        file: in the LoRA folder of `loaded`, and not read yet.
+    """
+    write_lora(inside(loaded)._parts[loaded.model.traits.pipeline_class].pipe, file)
+
+    def prepare(pipe: Any) -> None:
+        pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=file.stem)
+        pipe.set_adapters([file.stem], [0.8])
+
+    chosen = {"loras": [{"name": file.stem, "scale": 0.8}]}
+    expected = by_diffusers(name, folder, prepare=prepare)
+    assert np.array_equal(_array(draw(name, loaded, speed="lossless", **chosen)), expected), "LoRA: not as diffusers"
+    assert np.isfinite(_array(draw(name, loaded, **chosen))).all()
+    return expected
 
 
 def described(loaded: Loaded) -> None:

@@ -111,7 +111,9 @@ def _lora(name: str) -> str:
     """Whether diffusers can put a LoRA on a class."""
     import diffusers
 
-    return "yes" if "load_lora_weights" in dir(getattr(diffusers, ENTRIES[name]["class"])) else ""
+    from cache_dit_serving.pipeline.lora import lora_components
+
+    return "yes" if lora_components(getattr(diffusers, ENTRIES[name]["class"]), ENTRIES[name]["components"]) else ""
 
 
 def _old_name(name: str) -> str:

@@ -20,7 +20,7 @@ from cache_dit_serving.api.inputs import take_out_files
 from cache_dit_serving.api.lenient import read_leniently
 from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
-from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key
+from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key, not_supported
 from cache_dit_serving.schemas.answers import RequestWarning
 
 MOST_VALUES = MOST_STEPS
@@ -187,9 +187,10 @@ def _invalid(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
         if finding.kind == "missing":
             message = "is missing; it is required"
         elif finding.kind == "extra_forbidden":
-            nearest = nearest_key(finding.keys[-1], known_keys(model, finding.keys[:-1]))
+            key = finding.keys[-1]
+            nearest = nearest_key(key, known_keys(model, finding.keys[:-1]))
             hint = f"did you mean '{nearest}'?" if nearest else "remove it"
-            message = f"is not a field of this request; {hint}"
+            message = not_supported(key) or f"is not a field of this request; {hint}"
         sentences.append(f"{finding.field}: {message}" if finding.field else message)
     return InvalidRequest("; ".join(sentences) + and_more(error), param=findings[0].field or None)
 

@@ -72,7 +72,8 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
     A folder that `save_pretrained` wrote holds the hub id that it was loaded from. Of a hub id that no configuration
     names, the small files are read, from the local cache or the hub.
     """
-    named = next((entry.name for entry in catalog() if path in entry.hub_ids), None)
+    entries = [entry for entry in catalog() if entry.about.recognised]
+    named = next((entry.name for entry in entries if path in entry.hub_ids), None)
     if named is not None:
         return Recognised(named, f"{path} is its model")
     folder = Path(path).expanduser()
@@ -82,11 +83,11 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
         return Recognised("", f"{path} has no {INDEX} that could be read")
     pipeline_class = index.get("_class_name")
     source = index.get("_name_or_path")
-    for entry in catalog():
+    for entry in entries:
         if source in entry.hub_ids and entry.about.pipeline_class in (None, pipeline_class):
             return Recognised(entry.name, f"{path} was saved from {source}")
     fitting: dict[str, int] = {}
-    for entry in catalog():
+    for entry in entries:
         if entry.about.pipeline_class == pipeline_class and _agrees(entry.about, index, read):
             fitting[entry.name] = sum(
                 len(facts) if isinstance(facts, dict) else 1 for facts in entry.about.components.values()

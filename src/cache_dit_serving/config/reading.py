@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from cache_dit_serving.config.catalog import CONFIGS, Recognised, config_names, recognise
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.findings import and_more, findings_of, known_keys, model_of_field, nearest_key
+from cache_dit_serving.findings import and_more, findings_of, known_keys, model_of_field, nearest_key, not_supported
 
 CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"
 OVERRIDE_PREFIX = "CACHE_DIT_SERVING__"
@@ -139,8 +139,8 @@ def explain(error: ValidationError) -> str:
         if finding.kind == "extra_forbidden":
             known = known_keys(Settings, finding.keys[:-1])
             nearest = nearest_key(finding.keys[-1], known)
-            hint = f"; did you mean '{nearest}'?" if nearest else f"; known keys: {', '.join(known)}"
-            sentences.append(f"unknown key '{finding.field}'{hint}")
+            hint = f"did you mean '{nearest}'?" if nearest else f"known keys: {', '.join(known)}"
+            sentences.append(f"unknown key '{finding.field}'; {not_supported(finding.keys[-1]) or hint}")
         else:
             sentences.append(f"'{finding.field}': {finding.message}" if finding.field else finding.message)
     return "; ".join(sentences) + and_more(error)

@@ -97,6 +97,9 @@ class AboutSettings(Section):
         description="What tells its folder from others of the class: by component, keys of its configuration, or "
         "whether there is one. `pipeline` stands for model_index.json itself.",
     )
+    recognised: bool = Field(
+        True, description="Whether its model's path is enough to choose it; false: it is chosen by its name alone."
+    )
 
 
 class RequestDefaults(Section):

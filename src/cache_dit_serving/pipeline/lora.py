@@ -40,6 +40,12 @@ TRIGGER_WORDS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words"
 SHIPPED = "embedded/"
 """Before the name of a LoRA that ships with the embedded model."""
 EMBEDDED_LORAS = EMBEDDED_FOLDER.with_name("loras")
+OTHERS = {
+    "an IP-Adapter": re.compile(r"image_proj\.|ip_adapter|.*\.processor\..*ip_adapter"),
+    "a textual inversion": re.compile(r"emb_params$|string_to_param|<.+>$|clip_[gl]$"),
+}
+"""What else comes in .safetensors files beside a model, by the names of its tensors."""
+DENOISERS = frozenset({"transformer", "transformer_2", "unet"})
 PAIR = 2
 """Matrices of a LoRA on one layer."""
 NAMED = 3
@@ -69,7 +75,7 @@ class Loras:
         """
         wanted = settings.model.loras
         loras = cls(pipe, _in_folder(settings.model), settings.limits.max_loras)
-        if (wanted or loras._on_demand) and not hasattr(pipe, "load_lora_weights"):
+        if (wanted or loras._on_demand) and not lora_components(type(pipe), pipe.components):
             raise LoadError(f"model.loras: diffusers cannot put a LoRA on a {type(pipe).__name__}")
         for each in sorted(wanted, key=lambda each: not each.fuse):
             progress(f"loading the LoRA {each.name}")
@@ -160,8 +166,7 @@ class Loras:
             self.loaded = {key: value for key, value in self.loaded.items() if key != name}
 
     def _components(self) -> list[str]:
-        loadable = getattr(self._pipe, "_lora_loadable_modules", ["transformer"])
-        return [name for name in loadable if isinstance(getattr(self._pipe, name, None), torch.nn.Module)]
+        return lora_components(type(self._pipe), self._pipe.components)
 
     def _check(self, settings: LoraSettings, tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
         """That every tensor fits a layer of the pipeline; returns the number of layers and their greatest rank.
@@ -210,6 +215,13 @@ class Loras:
         return len(ranks), max(map(max, ranks.values()))
 
 
+def lora_components(cls: type[DiffusionPipeline], components: Mapping[str, object]) -> list[str]:
+    """The components that diffusers can put a LoRA on; none where the denoiser is not among them, as PRX's is not."""
+    loadable = getattr(cls, "_lora_loadable_modules", ())
+    there = [name for name in loadable if components.get(name) is not None]
+    return there if any(name in DENOISERS for name in there) else []
+
+
 def _in_folder(model: ModelSettings) -> list[LoraSettings]:
     """The LoRAs of the configuration's folder, by name; those of its list go before one of the same name.
 
@@ -248,6 +260,9 @@ def read(settings: LoraSettings) -> tuple[dict[str, torch.Tensor], dict[str, str
     except (OSError, SafetensorError) as error:
         logger.exception("%s cannot be read", file)
         raise LoadError(f"LoRA {name}: the file is damaged, or is not safetensors") from error
+    for other, names in OTHERS.items():
+        if any(names.match(key) for key in tensors):
+            raise LoadError(f"LoRA {name}: the file is {other}, which is not supported")
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor.float()).all():
             raise LoadError(f"LoRA {name}: {key} holds values that are not numbers")

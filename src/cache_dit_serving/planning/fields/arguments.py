@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.findings import cut, findings_of
+from cache_dit_serving.findings import cut, findings_of, not_supported
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -91,6 +91,8 @@ def _reader(kind: Any) -> TypeAdapter[Any]:
 def _why_not(name: str, types: dict[str, Any], model: PlannedModel) -> str:
     if name in GenerateRequest.model_fields:
         return "is a field of the request by itself"
+    if refusal := not_supported(name):
+        return refusal
     if name in model.traits.extra_arguments:
         return "is not open to requests on this server"
     if model.traits.takes(name):
