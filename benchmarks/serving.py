@@ -41,7 +41,7 @@ class BarePipeline:
         import cache_dit
 
         self._settings = settings
-        self._pipe = load_pipeline(settings.model, lambda what: None)
+        self._pipe = load_pipeline(settings, lambda what: None)
         if settings.cache is not None:
             config, calibrator = copy.deepcopy(cache_dit_configs(settings.cache))
             cache_dit.enable_cache(self._pipe, cache_config=config, calibrator_config=calibrator)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from cache_dit_serving.config.acceleration import ALIASES, BITSANDBYTES
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import (
     CONFIG_VARIABLE,
@@ -54,6 +55,8 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     given = settings_given(flags) | _loras(flags)
     if flags.model_path and (folder := Path(flags.model_path).expanduser()).is_dir():
         given["model.path"] = str(folder.absolute())
+    if (file := given.get("quantize.pipeline_config_path")) is not None:
+        given["quantize.pipeline_config_path"] = str(Path(str(file)).expanduser().absolute())
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
     uncached = load_settings(result).cache is None
     if cache_flags and not flags.cache and (uncached or recognised):
@@ -93,9 +96,17 @@ def _loras(flags: argparse.Namespace) -> dict[str, object]:
         raise ConfigError("--fuse-lora and --disable-fuse-lora contradict each other")
     path = Path(flags.lora_path).expanduser()
     where = str(path.absolute()) if path.exists() else flags.lora_path
+    # Weights that diffusers quantises as it loads them are never whole here.
+    fuse = flags.fuse_lora or not (flags.disable_fuse_lora or quantised_as_loaded(flags))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(flags.lora_name or flags.lora_path).stem).strip("-_") or "lora"
-    lora = {"name": name[:64], "path": where, "weight_name": flags.lora_name, "fuse": not flags.disable_fuse_lora}
+    lora = {"name": name[:64], "path": where, "weight_name": flags.lora_name, "fuse": fuse}
     return {"model.loras": [lora]}
+
+
+def quantised_as_loaded(flags: argparse.Namespace) -> bool:
+    """Whether the flags have diffusers quantise the weights."""
+    by_type = ALIASES.get(flags.quantize_type or "", flags.quantize_type) == BITSANDBYTES
+    return by_type or flags.pipeline_quant_config_path is not None
 
 
 def command(flags: argparse.Namespace) -> list[str]:

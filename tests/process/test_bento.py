@@ -50,10 +50,11 @@ def test_it_holds_the_service_its_sources_and_configurations_and_nothing_else(be
     assert files_below(bento / "src") == expected | {"bentofile.yaml"}  # which BentoML adds
 
 
-def test_its_image_gets_torchvision_after_torch(bento: Path) -> None:
-    pin = next(line for line in (ROOT / "requirements-vision.txt").read_text().splitlines() if not line.startswith("#"))
+def test_its_image_gets_torchvision_and_torchao_after_torch(bento: Path) -> None:
+    files = [ROOT / f"requirements-{name}.txt" for name in ("vision", "quantization")]
+    pins = [next(line for line in file.read_text().splitlines() if not line.startswith("#")) for file in files]
     (script,) = (bento / "env" / "docker").glob("script__*")
-    assert script.read_text().splitlines()[-1] == f"uv pip install {pin}"
+    assert script.read_text().splitlines()[-1] == f"uv pip install {' '.join(pins)}"
     described = yaml.safe_load((bento / "bento.yaml").read_text())["image"]
     assert script.name in described["post_commands"][-1]
 

@@ -95,6 +95,40 @@ def test_the_flags_of_a_lora(tmp_path: Path) -> None:
         settings_of("--model-path", "x/y", "--lora-path", "a/b", "--fuse-lora", "--disable-fuse-lora")
 
 
+@pytest.mark.parametrize(
+    ("flags", "quant_type"),
+    [
+        (["-q"], "float8_weight_only"),
+        (["--quantize", "--quantize-type", "float8"], "float8_per_row"),
+        (["--quantize-type", "int8_weight_only"], "int8_weight_only"),
+        (["--quant-type", "int4_wo"], "int4_weight_only"),
+        (["--quantize", "--quant-type", "bnb_4bit"], "bitsandbytes_4bit"),
+        (["--quant-type", "svdq_int4_r64_dq"], "svdq_int4_r64_dq"),
+    ],
+)
+def test_the_flags_of_quantisation(flags: list[str], quant_type: str) -> None:
+    quantize = settings_of("--model-path", "x/y", *flags).quantize
+    assert quantize is not None
+    assert quantize.quant_type == quant_type
+
+
+def test_a_lora_is_not_fused_into_weights_that_are_loaded_quantised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fused(*flags: str) -> bool:
+        (lora,) = settings_of("--model-path", "x/y", "--lora-path", "a/b", *flags).model.loras
+        return lora.fuse
+
+    monkeypatch.chdir(tmp_path)
+    assert fused("--quant-type", "int8")
+    assert not fused("--quant-type", "bitsandbytes_4bit")
+    assert not fused("--pipeline-quant-config-path", "quant.py")
+    assert fused("--quant-type", "bnb_4bit", "--fuse-lora")
+    quantize = settings_of("--model-path", "x/y", "--pipeline-quant-config-path", "quant.py").quantize
+    assert quantize is not None
+    assert quantize.pipeline_config_path == tmp_path / "quant.py"
+
+
 def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parser().parse_args(["--model-path", "x/y", "--warmup-int", "2"])
@@ -103,7 +137,7 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "words",
-    [["--compile"], ["--parallel", "ulysses"], ["-q"], ["--quantize-type", "float8"]],
+    [["--compile"], ["--parallel", "ulysses"]],
 )
 def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -241,5 +275,5 @@ def test_the_command_lists_configurations_and_flags() -> None:
         [Path(sys.executable).with_name("cache-dit-serve"), "--help"], capture_output=True, text=True, check=True
     )
     assert "--max-continuous-cached-steps" in helped.stdout
-    for later in ("--quantize", "--compile", "--parallel"):
+    for later in ("--compile", "--parallel"):
         assert later not in helped.stdout

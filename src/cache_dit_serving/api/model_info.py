@@ -10,7 +10,7 @@ from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.fields.field import PipelineField
 from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.schemas.answers import LoraInfo, LorasResponse, ModelInfo
+from cache_dit_serving.schemas.answers import LoraInfo, LorasResponse, ModelInfo, QuantizationInfo
 
 
 def model_info(loaded: Loaded) -> ModelInfo:
@@ -36,6 +36,7 @@ def model_info(loaded: Loaded) -> ModelInfo:
         },
         attention_backend=facts.attention_backend,
         cache=_cache(model.speeds),
+        quantization=[QuantizationInfo.model_validate(each._asdict()) for each in facts.quantized] or None,
         loras=[lora.name for lora in model.loras],
         memory=loaded.runner.memory(),
     )

@@ -43,9 +43,10 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
-    if "cache_config" in tree and "cache" not in tree:
+    for section in ("cache", "quantize"):
         # A file written for cache_dit.load_configs calls the section so.
-        tree["cache"] = tree.pop("cache_config")
+        if f"{section}_config" in tree and section not in tree:
+            tree[section] = tree.pop(f"{section}_config")
     overridden = apply_overrides(tree, environ)
     try:
         return Settings.model_validate(tree)

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speed_settings import SpeedsSettings
+from cache_dit_serving.config.acceleration import QuantizeSettings
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
@@ -230,6 +231,7 @@ class Settings(Section):
         None, description="What a request gets that asks for nothing else; left out: no cache."
     )
     speeds: SpeedsSettings = Field(default_factory=SpeedsSettings)
+    quantize: QuantizeSettings | None = Field(None, description="Weights at fewer bits; left out: at model.dtype.")
     attention_backend: str | None = Field(None, description="A cache-dit attention backend; left out: the native one.")
     defaults: RequestDefaults = Field(default_factory=RequestDefaults)
     limits: Limits = Field(default_factory=Limits)

@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     """Load, accelerate, try and warm up, reporting each stage to `progress`.
 
-    The order: a pipeline that cannot be served is refused before anything is done to it. LoRAs come before the cache,
-    so that no layer changes under it; which of them a call draws with is switched inside the layers. The attention
+    The order: a pipeline that cannot be served is refused before anything is done to it. What is fused is fused into
+    whole weights, which are quantised after it, each component on the device so that the unquantised model need not
+    fit there. The other LoRAs lie beside the weights, whatever those are. They come before the cache, so that no layer
+    changes under it; which of them a call draws with is switched inside the layers. The attention
     backend comes before the cache, which takes the transformer's forward as it finds it. Each cache type is tried
     before it is offered, since some families fail only in their forward pass. The warm-up comes last, on what requests
     will meet.
@@ -37,15 +39,21 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     progress("importing torch, diffusers and cache-dit")
     quiet_libraries()
     # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
-    from cache_dit_serving.pipeline import attention, cache, load, lora
+    from cache_dit_serving.pipeline import attention, cache, load, lora, quantize
 
-    pipe = load.load_pipeline(settings.model, progress)
+    device = load.choose_device(settings.model.device)
+    quantize.check(settings.quantize, device, settings.model.dtype)
+    pipe = load.load_pipeline(settings, progress)
     separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
     if separate_cfg is None:
         separate_cfg = cache.has_separate_cfg(pipe)
     traits = traits_of(pipe, separate_cfg=separate_cfg)
     load.check_servable(traits, settings.defaults)
-    loras = lora.Loras.of(pipe, settings, progress)
+    loras = lora.Loras.of(pipe, settings)
+    loras.load_those(fused=True, progress=progress)
+    quantized = quantize.quantize(pipe, settings.quantize, device, progress)
+    load.place(pipe, device, progress)
+    loras.load_those(fused=False, progress=progress)
     backend = settings.attention_backend or attention.NATIVE
     attention.set_backend(pipe, backend, pipe.device.type)
     facts = Facts(
@@ -54,6 +62,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         device=str(pipe.device),
         attention_backend=backend,
         versions=library_versions(),
+        quantized=quantized,
     )
     progress("installing the cache")
     siblings = load.siblings_of(pipe, traits.tasks)
@@ -61,7 +70,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     sibling_caches = [cache.PipelineCache(sibling) for sibling in siblings]
     caches = [pipeline_cache, *sibling_caches]
     runner = PipelineRunner([Part.of(*part) for part in zip([pipe, *siblings], caches, strict=True)], facts, loras)
-    known = loras.traits(settings.model.loras)
+    known = loras.traits()
     model = _planned(settings, traits, pipeline_cache.support, known)
     for cache_type in cache.CONFIGS:
         if cache_type not in pipeline_cache.support.refusals:

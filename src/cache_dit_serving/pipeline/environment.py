@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 def quiet_libraries() -> None:
     """Keep the log to what an operator acts on. Before the imports: cache-dit 1.5.3 reads its level only then."""
     os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
+    for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # torchao tells at each start what it lacks for other machines
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

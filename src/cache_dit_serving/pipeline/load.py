@@ -6,7 +6,8 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.import_utils import DummyObject, requires_backends
 
-from cache_dit_serving.config.settings import ModelSettings, RequestDefaults
+from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline import quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
@@ -37,44 +39,65 @@ MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library|`(\w+)` is not inst
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def load_pipeline(settings: ModelSettings, progress: Callable[[str], None]) -> DiffusionPipeline:
-    """The pipeline on its device, in evaluation, without progress bars.
+def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> DiffusionPipeline:
+    """The pipeline in the computer's memory, in evaluation, without progress bars.
 
     Raises:
-        LoadError: the model is not there, is not a pipeline, or does not fit the device.
+        LoadError: the model is not there, or is not a pipeline.
     """
-    if settings.cpu_threads:
-        torch.set_num_threads(settings.cpu_threads)
-    device = choose_device(settings.device)
-    location = locate(settings.path)
-    cls = pipeline_class(settings.pipeline_class)
-    dtype = getattr(torch, settings.dtype)
-    progress(f"loading the weights of {public_name(settings.path)} as {settings.dtype}")
-    options = {"revision": settings.revision, "variant": settings.variant}
-    given = {key: value for key, value in options.items() if value is not None}
-    try:
+    model, quantization = settings.model, settings.quantize
+    if model.cpu_threads:
+        torch.set_num_threads(model.cpu_threads)
+    location = locate(model.path)
+    cls = pipeline_class(model.pipeline_class)
+    dtype = getattr(torch, model.dtype)
+    progress(f"loading the weights of {public_name(model.path)} as {model.dtype}")
+    options = {"revision": model.revision, "variant": model.variant}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    with _told(model):
+        if quantization is not None:
+            components = DiffusionPipeline.load_config(location, revision=model.revision)
+            given["quantization_config"] = quantize.as_loaded(quantization, list(components))
         try:
             pipe = cls.from_pretrained(location, dtype=dtype, **given)
         except AttributeError:
-            _require_packages(DiffusionPipeline.load_config(location, revision=settings.revision))
+            _require_packages(DiffusionPipeline.load_config(location, revision=model.revision))
             raise
-        progress(f"moving {type(pipe).__name__} to {device}")
-        pipe.to(device)
-    except torch.OutOfMemoryError as error:
-        raise LoadError(f"the model does not fit into the memory of {device}") from error
-    except ImportError as error:
-        logger.exception("loading %s failed", settings.path)
-        raise LoadError(_without_package(str(error))) from error
-    except (OSError, ValueError, KeyError) as error:
-        # The library's text names paths and hosts: it goes to the log, not to callers.
-        logger.exception("loading %s failed", settings.path)
-        raise LoadError("the model's files could not be loaded; the server's log has the details") from error
-    if settings.scheduler:
-        pipe.scheduler = _changed(pipe.scheduler, settings.scheduler)
+    if model.scheduler:
+        pipe.scheduler = _changed(pipe.scheduler, model.scheduler)
     pipe.set_progress_bar_config(disable=True)
     if type(pipe).__name__ == "AllegroPipeline":
         pipe.vae.enable_tiling()  # it decodes no other way
     return pipe
+
+
+def place(pipe: DiffusionPipeline, device: torch.device, progress: Callable[[str], None]) -> None:
+    """Move all components to the device.
+
+    Raises:
+        LoadError: they do not fit.
+    """
+    progress(f"moving {type(pipe).__name__} to {device}")
+    try:
+        pipe.to(device)
+    except torch.OutOfMemoryError as error:
+        raise LoadError(f"the model does not fit into the memory of {device}") from error
+
+
+@contextmanager
+def _told(model: ModelSettings) -> Iterator[None]:
+    """What goes wrong in the libraries as a model is loaded, as errors that callers may see."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise LoadError("the model does not fit into memory") from error
+    except ImportError as error:
+        logger.exception("loading %s failed", model.path)
+        raise LoadError(_without_package(str(error))) from error
+    except (OSError, ValueError, KeyError) as error:
+        # The library's text names paths and hosts: it goes to the log, not to callers.
+        logger.exception("loading %s failed", model.path)
+        raise LoadError("the model's files could not be loaded; the server's log has the details") from error
 
 
 def _changed(scheduler: SchedulerMixin, changes: Mapping[str, Any]) -> SchedulerMixin:
@@ -174,6 +197,9 @@ def locate(path: str) -> str:
     if path == EMBEDDED:
         return str(EMBEDDED_FOLDER)
     folder = Path(path).expanduser()
+    if folder.is_file():
+        what = "GGUF weights are" if folder.suffix == ".gguf" else "single files are"
+        raise LoadError(f"the model's path is a file; {what} not supported: name a folder saved by save_pretrained")
     if folder.is_dir():
         index = folder / "model_index.json"
         if not index.is_file():
@@ -182,6 +208,7 @@ def locate(path: str) -> str:
             json.loads(index.read_text(encoding="utf-8"))
         except ValueError as error:
             raise LoadError("the model's model_index.json is not valid JSON") from error
+        quantize.check_saved(folder)
         return str(folder)
     if HUB_ID.fullmatch(path):
         return path

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from cache_dit_serving.config.settings import LORA_NAME, LoraSettings, ModelSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from cache_dit_serving.pipeline.quantize import is_quantized
 from cache_dit_serving.planning.loras import LoraChoice, LoraContents, LoraTraits
 
 if TYPE_CHECKING:
@@ -55,8 +56,11 @@ NAMED = 3
 class Loras:
     """The LoRAs of one pipeline and of its siblings, which share its components."""
 
-    def __init__(self, pipe: DiffusionPipeline, on_demand: Sequence[LoraSettings], most: int) -> None:
+    def __init__(
+        self, pipe: DiffusionPipeline, wanted: Sequence[LoraSettings], on_demand: Sequence[LoraSettings], most: int
+    ) -> None:
         self._pipe = pipe
+        self._wanted = wanted
         self._on_demand = {settings.name: settings for settings in on_demand}
         self._most = most
         """How many of those are kept loaded."""
@@ -67,20 +71,28 @@ class Loras:
         """What the pipeline draws with now; None: not known."""
 
     @classmethod
-    def of(cls, pipe: DiffusionPipeline, settings: Settings, progress: Callable[[str], None]) -> Loras:
-        """Load those of the configuration, and find those of its folder.
+    def of(cls, pipe: DiffusionPipeline, settings: Settings) -> Loras:
+        """Those of the configuration and of its folder, none of them loaded yet.
 
         Raises:
-            LoadError: one cannot be loaded, the pipeline takes none, or there is no such folder.
+            LoadError: the pipeline takes none, or there is no such folder.
         """
         wanted = settings.model.loras
-        loras = cls(pipe, _in_folder(settings.model), settings.limits.max_loras)
+        loras = cls(pipe, wanted, _in_folder(settings.model), settings.limits.max_loras)
         if (wanted or loras._on_demand) and not lora_components(type(pipe), pipe.components):
             raise LoadError(f"model.loras: diffusers cannot put a LoRA on a {type(pipe).__name__}")
-        for each in sorted(wanted, key=lambda each: not each.fuse):
-            progress(f"loading the LoRA {each.name}")
-            loras.load(each)
         return loras
+
+    def load_those(self, *, fused: bool, progress: Callable[[str], None]) -> None:
+        """Load those of the configuration that are fused into the weights, or those that are not.
+
+        Raises:
+            LoadError: one cannot be loaded.
+        """
+        for each in self._wanted:
+            if each.fuse is fused:
+                progress(f"loading the LoRA {each.name}")
+                self.load(each)
 
     def load(self, settings: LoraSettings) -> None:
         """Load one and fuse it, if it is to be fused; otherwise no call draws with it until :meth:`use`.
@@ -89,6 +101,8 @@ class Loras:
             LoadError: it is not there, not safetensors, damaged, or for other weights. The pipeline is as before.
         """
         pipe: Any = self._pipe
+        if settings.fuse and any(is_quantized(getattr(pipe, name)) for name in self._components()):
+            raise LoadError(f"LoRA {settings.name}: it cannot be fused into quantised weights; leave fuse out")
         tensors, metadata = read(settings)
         layers, rank = self._check(settings, tensors)
         size = sum(tensor.nbytes for tensor in tensors.values())
@@ -110,10 +124,10 @@ class Loras:
         else:
             self.loaded = {**self.loaded, settings.name: contents}
 
-    def traits(self, wanted: Sequence[LoraSettings]) -> tuple[LoraTraits, ...]:
+    def traits(self) -> tuple[LoraTraits, ...]:
         """What planning needs to know of them, in the configuration's order; those of the folder last."""
         fused = {each.name: each for each in self._fused}
-        configured = [fused.get(each.name) or LoraTraits.of(each, self.loaded[each.name]) for each in wanted]
+        configured = [fused.get(each.name) or LoraTraits.of(each, self.loaded[each.name]) for each in self._wanted]
         return (*configured, *(LoraTraits.of(each, None) for each in self._on_demand.values()))
 
     def use(self, choices: tuple[LoraChoice, ...]) -> None:
@@ -306,6 +320,7 @@ def _checked_already() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are the point
+            warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # nothing is merged
             yield
     finally:
         for each, level in zip(loggers, before, strict=True):

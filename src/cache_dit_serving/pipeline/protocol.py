@@ -39,6 +39,19 @@ class Stopped(Exception):
     """The image was given up between two steps, as its watch said."""
 
 
+class QuantizedComponent(NamedTuple):
+    """A component whose weights have fewer bits than the model's dtype."""
+
+    name: str
+    type: str
+    """How, or the library that did it before or as it was loaded."""
+    layers: int
+    """Linear layers that are quantised."""
+    bytes_before: int | None
+    """Of its weights; None where it was loaded as it is."""
+    bytes: int
+
+
 @dataclass(frozen=True)
 class Facts:
     """A loaded pipeline: values that hold until another one is loaded."""
@@ -49,6 +62,7 @@ class Facts:
     device: str
     attention_backend: str
     versions: dict[str, str]
+    quantized: tuple[QuantizedComponent, ...] = ()
 
 
 class Cut(NamedTuple):

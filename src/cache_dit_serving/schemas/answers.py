@@ -152,6 +152,18 @@ class HealthResponse(BaseModel):
     queue: QueueReport
 
 
+class QuantizationInfo(BaseModel):
+    """A component whose weights have fewer bits than the model's dtype."""
+
+    name: str
+    type: str = Field(
+        description="Of `quantize.quant_type`, or the library that quantised it as or before it was loaded."
+    )
+    layers: int = Field(description="Linear layers that are quantised.")
+    bytes_before: int | None = Field(description="Of its weights; null where it was loaded as it is.")
+    bytes: int
+
+
 class ModelInfo(BaseModel):
     """The loaded model and what a request to it may hold."""
 
@@ -173,7 +185,9 @@ class ModelInfo(BaseModel):
         description="Default settings, the blocks of each list, whether it runs and why not; null: not asked for."
     )
     parallelism: None = None
-    quantization: None = None
+    quantization: list[QuantizationInfo] | None = Field(
+        None, description="What is quantised, by component; null: nothing."
+    )
     loras: list[str] = []
     memory: dict[str, int] = Field(description="Bytes: resident memory of the process, the device's, the cache's.")
 

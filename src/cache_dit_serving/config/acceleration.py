@@ -1,0 +1,121 @@
+"""Settings sections of what makes a model smaller or faster and is not the cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from cache_dit_serving.section import Section
+
+BITSANDBYTES = "bitsandbytes_4bit"
+QUANT_TYPES = (
+    "float8_per_row",
+    "float8_per_tensor",
+    "float8_per_block",
+    "float8_weight_only",
+    "int8_per_row",
+    "int8_per_tensor",
+    "int8_weight_only",
+    "int4_weight_only",
+    "nvfp4",
+    "nvfp4_weight_only",
+    BITSANDBYTES,
+)
+"""cache-dit 1.5.3's names, and bitsandbytes' NF4, which diffusers loads."""
+SVDQ = re.compile(r"svdq_(int4|nvfp4)_r[1-9]\d*(_dq)?")
+"""SVDQuant with a low-rank branch of a rank; `_dq`: without calibration."""
+ALIASES = {
+    "float8": "float8_per_row",
+    "int8": "int8_per_row",
+    "int4": "int4_weight_only",
+    "bnb_4bit": BITSANDBYTES,
+    "per_row": "float8_per_row",
+    "per_tensor": "float8_per_tensor",
+    "per_block": "float8_per_block",
+    "float8_wo": "float8_weight_only",
+    "int8_wo": "int8_weight_only",
+    "int4_wo": "int4_weight_only",
+    "nvfp4_wo": "nvfp4_weight_only",
+}
+"""Names of cache-dit's earlier versions and of its command line."""
+
+
+def _quant_type(name: Any) -> Any:
+    """The type that a name stands for.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(name, str):
+        return name
+    known = ALIASES.get(name.lower(), name.lower())
+    if known not in QUANT_TYPES and not SVDQ.fullmatch(known):
+        there = ", ".join((*QUANT_TYPES, "svdq_int4_r32_dq"))
+        raise ValueError(f"{name} is no type of quantisation; there are: {there}; and short: {', '.join(ALIASES)}")
+    return known
+
+
+QuantType = Annotated[str, BeforeValidator(_quant_type)]
+
+
+class ComponentQuantization(Section):
+    """How one component is quantised."""
+
+    quant_type: QuantType = Field(description="As above, for this component; its name alone is enough.")
+    exclude_layers: tuple[str, ...] | None = Field(None, description="As above, for this component.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name_alone(cls, value: Any) -> Any:
+        return {"quant_type": value} if isinstance(value, str) else value
+
+
+class QuantizeSettings(Section):
+    """Weights at fewer bits. The keys are those of cache-dit's `quantize_config`."""
+
+    quant_type: QuantType | None = Field(None, description="How weights are quantised, by cache-dit's name.")
+    components_to_quantize: tuple[str, ...] | dict[str, ComponentQuantization] | None = Field(
+        None, description="Components of the pipeline, or each with a type of its own; left out: its transformers."
+    )
+    exclude_layers: tuple[str, ...] = Field(
+        ("embedder", "embed", "modulation", "mod"),
+        description="Parts of names: linear layers whose name holds one keep their weights.",
+    )
+    regional_quantize: bool = Field(
+        True, description="Only layers of the repeated blocks, where the component has some; false: all."
+    )
+    precision_plan: dict[str, QuantType] | None = Field(
+        None, description="Part of a layer's name: a type of its own for such layers."
+    )
+    pipeline_config_path: Path | None = Field(
+        None,
+        description="Python file whose get_pipeline_quant_config() returns diffusers' PipelineQuantizationConfig. Its "
+        "code runs in the server.",
+    )
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Self:
+        by_component = isinstance(self.components_to_quantize, dict)
+        if not self.quant_type and not by_component and self.pipeline_config_path is None:
+            raise ValueError("quant_type is missing; name a type, such as float8_weight_only or int8_weight_only")
+        if self.quant_type and by_component:
+            raise ValueError("quant_type has no effect where components_to_quantize gives each component its own")
+        if self.precision_plan and not self.regional_quantize:
+            raise ValueError("precision_plan has no effect with regional_quantize false")
+        return self
+
+    def by_component(self, transformers: tuple[str, ...]) -> dict[str, ComponentQuantization]:
+        """What is quantised, and how.
+
+        Args:
+            transformers: the components meant where none is named.
+        """
+        if isinstance(self.components_to_quantize, dict):
+            return self.components_to_quantize
+        if self.quant_type is None:
+            return {}
+        names = transformers if self.components_to_quantize is None else self.components_to_quantize
+        return {name: ComponentQuantization(quant_type=self.quant_type) for name in names}

@@ -1,0 +1,265 @@
+"""Quantisation: what can run on the device, weights made smaller as or after they are loaded, and what became of them.
+
+cache-dit quantises linear layers by torchao, and by SVDQuant with kernels of its own; diffusers loads weights by
+bitsandbytes, and by what an operator's Python file says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import logging
+import runpy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import cache_dit
+import torch
+from diffusers import PipelineQuantizationConfig
+from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING as OF_DIFFUSERS
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as OF_TRANSFORMERS
+
+from cache_dit_serving.config.acceleration import BITSANDBYTES, QUANT_TYPES, SVDQ, ComponentQuantization
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.protocol import QuantizedComponent
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from cache_dit_serving.config.acceleration import QuantizeSettings
+
+logger = logging.getLogger(__name__)
+
+DENOISERS = ("transformer", "transformer_2")
+REMEDY = "pip install -r requirements-quantization.txt"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a type of quantisation runs on."""
+
+    capability: tuple[int, int] = (0, 0)
+    """Least compute capability of a CUDA device."""
+    package: str = "torchao"
+    cpu: bool = False
+    """Whether it runs on a CPU too."""
+
+
+NEEDS = {
+    "float8_per_row": Need((8, 9)),
+    "float8_per_tensor": Need((8, 9)),
+    "float8_per_block": Need((8, 9)),
+    "float8_weight_only": Need((8, 9), cpu=True),
+    "int8_per_row": Need(cpu=True),
+    "int8_per_tensor": Need(cpu=True),
+    "int8_weight_only": Need(cpu=True),
+    "int4_weight_only": Need((8, 0), package="mslk"),
+    "nvfp4": Need((10, 0)),
+    "nvfp4_weight_only": Need((10, 0)),
+    "svdq_int4": Need((8, 0)),
+    "svdq_nvfp4": Need((10, 0)),
+    BITSANDBYTES: Need(package="bitsandbytes"),
+}
+"""Of torchao 0.18 and cache-dit 1.5.3, as their own checks have it."""
+
+
+def refusal(quant_type: str, device: torch.device) -> str | None:
+    """Why a type cannot be had on a device, in words that follow its name; None where it can."""
+    svdq = SVDQ.fullmatch(quant_type)
+    need = NEEDS["svdq_" + svdq[1] if svdq else quant_type]
+    if device.type != "cuda":
+        if not need.cpu:
+            return f"does not run on {device.type}"
+    elif (capability := torch.cuda.get_device_capability(device)) < need.capability:
+        wanted, there = (".".join(map(str, each)) for each in (need.capability, capability))
+        return f"needs a GPU of compute capability {wanted}; this one has {there}"
+    if svdq and not svdq[2]:
+        return f"needs a calibration, which this server does not run; {quant_type}_dq does without"
+    if svdq and not _has_svdq_kernels():
+        return "needs cache-dit's SVDQuant kernels, which this build of it has not"
+    if importlib.util.find_spec(need.package) is None:
+        return f"needs the package {need.package}, which is not installed: {REMEDY}"
+    return None
+
+
+def usable_types(device: torch.device) -> list[str]:
+    """The types that can be had on a device with the packages installed here."""
+    return [name for name in (*QUANT_TYPES, "svdq_int4_r32_dq", "svdq_nvfp4_r32_dq") if not refusal(name, device)]
+
+
+def check(settings: QuantizeSettings | None, device: torch.device, dtype: str) -> None:
+    """Refuse what the device cannot do, before any weights are loaded.
+
+    Raises:
+        LoadError: naming what it can.
+    """
+    if settings is None:
+        return
+    types = [each.quant_type for each in settings.by_component(DENOISERS).values()]
+    for quant_type in (*types, *(settings.precision_plan or {}).values()):
+        if why := refusal(quant_type, device):
+            usable = usable_types(device)
+            raise LoadError(f"quantize: {quant_type} {why}; usable here: {', '.join(usable) or 'none'}")
+        if quant_type == "float8_per_row" and dtype != "bfloat16":
+            raise LoadError(f"quantize: float8_per_row wants model.dtype bfloat16, not {dtype}")
+
+
+def check_saved(folder: Path) -> None:
+    """Refuse a model whose weights were quantised by a library that diffusers and transformers do not load.
+
+    Raises:
+        LoadError: naming the library.
+    """
+    for file in sorted(folder.glob("*/config.json")):
+        try:
+            method = json.loads(file.read_text(encoding="utf-8")).get("quantization_config", {}).get("quant_method")
+        except (OSError, ValueError, AttributeError):
+            continue  # loading it will say what is wrong
+        if method is not None and method not in {*OF_DIFFUSERS, *OF_TRANSFORMERS}:
+            raise LoadError(f"{file.parent.name} is quantised by {method}, which is not supported")
+
+
+def as_loaded(settings: QuantizeSettings | None, components: Sequence[str]) -> PipelineQuantizationConfig | None:
+    """What diffusers is to quantise as it loads the weights.
+
+    Args:
+        components: of the model, by its index.
+
+    Raises:
+        LoadError: the operator's file gives no such configuration.
+    """
+    if settings is None:
+        return None
+    wanted = settings.by_component(tuple(name for name in DENOISERS if name in components))
+    names = [name for name, each in wanted.items() if each.quant_type == BITSANDBYTES]
+    if settings.pipeline_config_path is None:
+        if not names:
+            return None
+        nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+        return PipelineQuantizationConfig(quant_backend=BITSANDBYTES, quant_kwargs=nf4, components_to_quantize=names)
+    if names:
+        raise LoadError(f"quantize: {BITSANDBYTES} and pipeline_config_path contradict each other; give one of them")
+    try:
+        made = runpy.run_path(str(settings.pipeline_config_path.expanduser()))["get_pipeline_quant_config"]()
+    except Exception as error:
+        logger.exception("quantize.pipeline_config_path")
+        why = "has no get_pipeline_quant_config()" if isinstance(error, KeyError) else f"fails ({type(error).__name__})"
+        raise LoadError(f"quantize.pipeline_config_path: the file {why}; the server's log has the details") from error
+    if not isinstance(made, PipelineQuantizationConfig):
+        raise LoadError("quantize.pipeline_config_path: get_pipeline_quant_config() returns another type")
+    return made
+
+
+def quantize(
+    pipe: DiffusionPipeline, settings: QuantizeSettings | None, device: torch.device, progress: Callable[[str], None]
+) -> tuple[QuantizedComponent, ...]:
+    """Quantise the components that are not quantised as loaded, each on its device; returns what is quantised.
+
+    Raises:
+        LoadError: there is no such component, it is quantised already, or no layer of it can be.
+    """
+    there: dict[str, Any] = {name: each for name, each in pipe.components.items() if isinstance(each, torch.nn.Module)}
+    loaded = {name: str(method) for name, each in there.items() if (method := quantized_as_loaded(each))}
+    found = [
+        QuantizedComponent(name, loaded[name], _layers(there[name]), None, bytes_of(there[name])) for name in loaded
+    ]
+    if settings is None:
+        return tuple(found)
+    for name, wanted in settings.by_component(tuple(name for name in DENOISERS if name in there)).items():
+        if name not in there:
+            raise LoadError(f"quantize.components_to_quantize: there is no {name}; there are: {', '.join(there)}")
+        if wanted.quant_type == BITSANDBYTES:
+            continue
+        if name in loaded:
+            raise LoadError(f"quantize: {name} is quantised already ({loaded[name]}); leave it out")
+        progress(f"quantising {name} ({wanted.quant_type})")
+        try:
+            component = there[name].to(device)
+        except torch.OutOfMemoryError as error:
+            raise LoadError(f"{name} does not fit into the memory of {device} before it is quantised") from error
+        before = bytes_of(component)
+        with _platform_of(device):
+            _quantize(name, component, wanted, settings)
+        layers = _layers(component)
+        if not layers:
+            raise LoadError(f"quantize: no layer of {name} can be quantised; see quantize.exclude_layers")
+        found.append(QuantizedComponent(name, wanted.quant_type, layers, before, bytes_of(component)))
+    return tuple(found)
+
+
+def _quantize(name: str, component: torch.nn.Module, wanted: ComponentQuantization, settings: QuantizeSettings) -> None:
+    exclude = settings.exclude_layers if wanted.exclude_layers is None else wanted.exclude_layers
+    config = cache_dit.QuantizeConfig(
+        quant_type=wanted.quant_type,
+        exclude_layers=list(exclude),
+        regional_quantize=settings.regional_quantize,
+        precision_plan=settings.precision_plan,
+    )
+    try:
+        cache_dit.quantize(component, config)
+    except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:
+        logger.exception("quantising %s failed", name)
+        what = f"{name} cannot be quantised as {wanted.quant_type}"
+        raise LoadError(f"quantize: {what}; the server's log has the details") from error
+
+
+def quantized_as_loaded(component: Any) -> str | None:
+    """The library that quantised a component before or as it was loaded, as diffusers and transformers note it."""
+    method = getattr(component, "quantization_method", None)
+    return str(getattr(method, "value", method)) if method else None
+
+
+def is_quantized(component: torch.nn.Module) -> bool:
+    """Whether weights of it have fewer bits than the model's dtype."""
+    return quantized_as_loaded(component) is not None or _layers(component) > 0
+
+
+def bytes_of(component: torch.nn.Module) -> int:
+    """Of its weights and buffers."""
+    return sum(_bytes(tensor) for each in (component.parameters(), component.buffers()) for tensor in each)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    if not is_traceable_wrapper_subclass(tensor):
+        return tensor.nbytes
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_bytes(getattr(tensor, name)) for name in names)
+
+
+def _layers(component: torch.nn.Module) -> int:
+    """Its quantised linear layers."""
+    count = len(getattr(component, "_svdq_quantized_layers", ()))
+    for layer in component.modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(layer, torch.nn.Linear) and isinstance(weight, torch.Tensor):
+            count += is_traceable_wrapper_subclass(weight) or not weight.is_floating_point()
+    return count
+
+
+def _has_svdq_kernels() -> bool:
+    from cache_dit.kernels import svdq_extension_is_available
+
+    return bool(svdq_extension_is_available())
+
+
+@contextmanager
+def _platform_of(device: torch.device) -> Iterator[None]:
+    """cache-dit 1.5.3 quantises on CUDA alone, though torchao runs what :func:`refusal` lets pass on a CPU too."""
+    if device.type == "cuda":
+        yield
+        return
+    module: Any = importlib.import_module("cache_dit.quantization.torchao.quantize_ao")
+    before = module.current_platform
+    module.current_platform = SimpleNamespace(
+        device_type="cuda", is_accelerator_available=lambda: True, get_device_capability=lambda: (8, 9)
+    )
+    try:
+        yield
+    finally:
+        module.current_platform = before
