@@ -177,6 +177,15 @@ FLAGS: tuple[Flag, ...] = (
     Flag(Group.MODEL, ("--dtype",), "of the weights", leaf="model.dtype", old_default="bfloat16"),
     Flag(
         Group.MODEL,
+        ("--generator-device", "--gen-device"),
+        "where noise is drawn: cpu, so that a seed means the same noise on every device, or the model's device",
+        leaf="model.generator_device",
+        metavar="DEVICE",
+        old_default="the accelerator",
+        differs="`cuda` draws noise where 1.3.5 did; each picture of several still has a seed of its own",
+    ),
+    Flag(
+        Group.MODEL,
         ("--attn",),
         "attention backend: native, flash, _native_cudnn, sage ...",
         leaf="attention_backend",
@@ -359,7 +368,6 @@ FLAGS: tuple[Flag, ...] = (
     _later(Group.MEMORY, "--profile-activities", old="none"),
     _later(Group.MEMORY, "--profile-with-stack"),
     _later(Group.MEMORY, "--profile-record-shapes"),
-    _later(Group.MEMORY, "--generator-device", "--gen-device", old="the accelerator"),
     *(
         _idle(f"--{name}")
         for name in ("repeat", "height", "width", "prompt", "negative-prompt", "image-path", "warmup")

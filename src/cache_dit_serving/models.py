@@ -33,8 +33,12 @@ def main(arguments: Sequence[str]) -> int:
         "`--model-path` with a model's folder or hub id finds its configuration by itself.",
     )
     parser.add_argument("search", nargs="?", default="", help="only those whose name, task or hub id holds this")
-    wanted = parser.parse_args(arguments).search.lower()
-    machine = this_machine()
+    parser.add_argument("--check", action="store_true", help="say what this machine can run, and nothing else")
+    parsed = parser.parse_args(arguments)
+    wanted, machine = parsed.search.lower(), this_machine()
+    if parsed.check:
+        print(checked(machine))
+        return 0
     rows = [row_of(entry, machine) for entry in catalog() if entry.about.task]
     rows = [row for row in rows if wanted in " ".join((row[0], row[1], row[-1])).lower()]
     widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
@@ -42,6 +46,24 @@ def main(arguments: Sequence[str]) -> int:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f"\nHere: {machine.device}, {machine.memory_gb:.0f} GB. {NOTES}")
     return 0 if rows else 1
+
+
+def checked(machine: Machine) -> str:
+    """What the machine can run, a line each; what it cannot, with the reason."""
+    from cache_dit_serving.pipeline.environment import quiet_libraries
+
+    quiet_libraries()
+    from cache_dit_serving.pipeline import attention, load, quantize
+
+    device = load.choose_device(None)
+    lines = [f"{machine.device}, {machine.memory_gb:.0f} GB"]
+    for what, usable, others, refusal in (
+        ("attention backends", attention.usable_backends(device), attention.BACKENDS, attention.refusal),
+        ("types of quantisation", quantize.usable_types(device), quantize.OFFERED, quantize.refusal),
+    ):
+        lines.append(f"\n{what}: {', '.join(usable) or 'none'}")
+        lines += [f"  {name} {refusal(name, device)}" for name in others if name not in usable]
+    return "\n".join(lines)
 
 
 def row_of(entry: CatalogEntry, machine: Machine) -> tuple[str, ...]:

@@ -94,9 +94,22 @@ def test_a_models_public_name_does_not_say_where_it_lies(tmp_path: Path, monkeyp
 
 
 def test_an_attention_backend_that_cannot_run_is_refused_with_those_that_can() -> None:
-    for name in ("flash", "_npu_fia", "nonsense"):
+    for name in ("flash", "_npu_fia", "_native_cudnn", "nonsense"):
         with pytest.raises(LoadError, match="usable here: native"):
             load(EMBEDDED.model_copy(update={"attention_backend": name}))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cuda", "device 'cuda' is not available here"),
+        ("meta", "generator_device 'meta' is neither cpu nor the model's"),
+    ],
+)
+def test_noise_is_drawn_on_the_cpu_or_on_the_models_device(name: str, words: str) -> None:
+    model = EMBEDDED.model.model_copy(update={"generator_device": name})
+    with pytest.raises(LoadError, match=words):
+        load(EMBEDDED.model_copy(update={"model": model}))
 
 
 def test_weights_that_draw_no_numbers_fail_the_load(tmp_path: Path) -> None:

@@ -271,6 +271,14 @@ def test_the_command_lists_configurations_and_flags() -> None:
         [Path(sys.executable).with_name("cache-dit-serving"), "models"], capture_output=True, text=True, check=True
     )
     assert "qwen-image" in models.stdout
+    check = subprocess.run(
+        [Path(sys.executable).with_name("cache-dit-serving"), "models", "--check"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "attention backends: native\n  _native_cudnn does not run on cpu\n" in check.stdout
+    assert "types of quantisation: float8_weight_only, int8_per_row" in check.stdout
     helped = subprocess.run(
         [Path(sys.executable).with_name("cache-dit-serve"), "--help"], capture_output=True, text=True, check=True
     )

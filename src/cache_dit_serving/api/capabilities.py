@@ -37,6 +37,8 @@ def capabilities_of(loaded: Loaded, rates: Rates) -> Capabilities:
         speeds=_speeds(model, rates),
         measured_on=model.speeds.measured_on,
         cache=_cache(model.speeds),
+        attention_backends=list(loaded.runner.facts.usable.attention_backends),
+        quant_types=list(loaded.runner.facts.usable.quant_types),
         rates=rates.by_shape(),
     )
 

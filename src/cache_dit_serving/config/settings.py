@@ -61,6 +61,11 @@ class ModelSettings(Section):
     device: str | None = Field(
         None, description="`cuda`, `cuda:1`, `cpu` ...; left out: the accelerator if there is one, else the CPU."
     )
+    generator_device: str = Field(
+        "cpu",
+        description="Where noise is drawn: on the CPU a seed means the same noise on every device; `cuda` draws it on "
+        "the GPU, as cache_dit.serve did.",
+    )
     cpu_threads: int | None = Field(None, ge=1, description="Threads that one operation may use on the CPU.")
     scheduler: dict[str, bool | int | float | str | None] = Field(
         default_factory=dict, description="Keys of the scheduler's configuration to change, such as flow_shift."

@@ -12,7 +12,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.environment import library_versions, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
-from cache_dit_serving.pipeline.protocol import Facts, Loaded
+from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
 from cache_dit_serving.pipeline.runner import Part, PipelineRunner
 from cache_dit_serving.pipeline.warm_up import CacheTypeFails, try_cache, warm_up, working
 from cache_dit_serving.planning.loras import LoraTraits
@@ -42,6 +42,8 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     from cache_dit_serving.pipeline import attention, cache, load, lora, quantize
 
     device = load.choose_device(settings.model.device)
+    generator_device = load.choose_generator(settings.model.generator_device, device)
+    attention.check(settings.attention_backend, device)
     quantize.check(settings.quantize, device, settings.model.dtype)
     pipe = load.load_pipeline(settings, progress)
     separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
@@ -55,14 +57,16 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     load.place(pipe, device, progress)
     loras.load_those(fused=False, progress=progress)
     backend = settings.attention_backend or attention.NATIVE
-    attention.set_backend(pipe, backend, pipe.device.type)
+    attention.set_backend(pipe, backend)
     facts = Facts(
         name=load.public_name(settings.model.path),
         dtype=settings.model.dtype,
         device=str(pipe.device),
+        generator_device=str(generator_device),
         attention_backend=backend,
         versions=library_versions(),
         quantized=quantized,
+        usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),
     )
     progress("installing the cache")
     siblings = load.siblings_of(pipe, traits.tasks)

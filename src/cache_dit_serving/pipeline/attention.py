@@ -7,9 +7,11 @@ pipeline then fails until it is set back. So what is not known to run here is re
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cache_dit
+import torch
 
 from cache_dit_serving.errors import LoadError
 
@@ -17,49 +19,102 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 NATIVE = "native"
-# Backends of cache-dit 1.5.3 and the package each needs (None: torch alone), on CUDA devices.
-CUDA_BACKENDS: dict[str, str | None] = {
-    NATIVE: None,
-    "_native_cudnn": None,
-    "_sdpa_cudnn": None,
-    "flash": "flash_attn",
-    "flash_varlen": "flash_attn",
-    "_flash_3": "flash_attn_interface",
-    "sage": "sageattention",
-    "sage3": "sageattn3",
-    "ffpa": "ffpa_attn",
-    "ffpa_fp8": "ffpa_attn",
-    "ffpa_fp4": "ffpa_attn",
-    "ffpa_fp8_per_block": "ffpa_attn",
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What an attention backend runs on.
+
+    Attributes:
+        package: it must be installed; None: torch alone.
+        least: compute capability.
+        major: the only ones whose major number will do, as the backend's own check or its kernels have it.
+        exactly: further capabilities that will do.
+    """
+
+    package: str | None = None
+    least: tuple[int, int] = (0, 0)
+    major: tuple[int, ...] = ()
+    exactly: tuple[tuple[int, int], ...] = ()
+    device_type: str = "cuda"
+
+    def runs_on(self, capability: tuple[int, int]) -> bool:
+        """Whether a GPU of this compute capability will do."""
+        if self.major:
+            return capability[0] in self.major or capability in self.exactly
+        return capability >= self.least
+
+    @property
+    def capabilities(self) -> str:
+        """Those that will do, in words."""
+        if not self.major:
+            return f"{_dotted(self.least)} or more"
+        return " or ".join([*map(_dotted, self.exactly), *(f"{major}.x" for major in self.major)])
+
+
+BACKENDS = {
+    "_native_cudnn": Backend(least=(8, 0)),
+    "_sdpa_cudnn": Backend(least=(8, 0)),
+    "flash": Backend("flash_attn", least=(8, 0)),
+    "flash_varlen": Backend("flash_attn", least=(8, 0)),
+    "_flash_3": Backend("flash_attn_interface", major=(9,)),
+    "sage": Backend("sageattention", least=(8, 0)),
+    "sage3": Backend("sageattn3", major=(10, 12)),
+    "ffpa": Backend("ffpa_attn", major=(12,), exactly=((8, 9),)),
+    "ffpa_fp8": Backend("ffpa_attn", major=(12,), exactly=((8, 9),)),
+    "ffpa_fp8_per_block": Backend("ffpa_attn", major=(12,), exactly=((8, 9),)),
+    "ffpa_fp4": Backend("ffpa_attn", major=(12,)),
+    "_native_npu": Backend("torch_npu", device_type="npu"),
+    "_npu_fia": Backend("torch_npu", device_type="npu"),
+    "_mindiesd_laser": Backend("mindiesd", device_type="npu"),
 }
+"""Of cache-dit 1.5.3, but for the native one, which runs everywhere; `_native_cudnn` is diffusers'."""
 
 
-def usable_backends(device_type: str) -> list[str]:
-    """The backends that can run on a device of this type with the packages installed here."""
-    if device_type != "cuda":
-        return [NATIVE]
-    return [
-        name
-        for name, package in CUDA_BACKENDS.items()
-        if package is None or importlib.util.find_spec(package) is not None
-    ]
+def refusal(name: str, device: torch.device) -> str | None:
+    """Why a backend cannot run on a device, in words that follow its name; None where it can."""
+    if name == NATIVE:
+        return None
+    backend = BACKENDS.get(name)
+    if backend is None:
+        return "is not known"
+    if device.type != backend.device_type:
+        return f"does not run on {device.type}"
+    if device.type == "cuda" and not backend.runs_on(capability := torch.cuda.get_device_capability(device)):
+        return f"needs a GPU of compute capability {backend.capabilities}; this one has {_dotted(capability)}"
+    if backend.package is not None and importlib.util.find_spec(backend.package) is None:
+        return f"needs the package {backend.package}, which is not installed"
+    return None
 
 
-def set_backend(pipe: DiffusionPipeline, name: str, device_type: str) -> None:
-    """Have the pipeline's transformers compute attention by `name`.
+def usable_backends(device: torch.device) -> list[str]:
+    """The backends that can run on a device with the packages installed here."""
+    return [name for name in (NATIVE, *BACKENDS) if refusal(name, device) is None]
+
+
+def check(name: str | None, device: torch.device) -> None:
+    """Refuse a backend that the device cannot run, before any weights are loaded.
 
     Raises:
-        LoadError: the backend cannot run here; the message lists those that can.
+        LoadError: the message lists those that can.
     """
-    usable = usable_backends(device_type)
-    if name not in usable:
-        package = CUDA_BACKENDS.get(name)
-        if device_type == "cuda" and package:
-            why = f"needs the package {package}, which is not installed"
-        elif name in CUDA_BACKENDS:
-            why = f"does not run on {device_type}"
-        else:
-            why = "is not known"
-        raise LoadError(f"attention backend {name!r} {why}; usable here: {', '.join(usable)}")
-    if name != NATIVE:
+    if name is not None and (why := refusal(name, device)):
+        raise LoadError(f"attention backend {name!r} {why}; usable here: {', '.join(usable_backends(device))}")
+
+
+def set_backend(pipe: DiffusionPipeline, name: str) -> None:
+    """Have the pipeline's transformers compute attention by a backend that passed :func:`check`.
+
+    Raises:
+        LoadError: the transformers have no place for it.
+    """
+    if name == NATIVE:
+        return
+    try:
         cache_dit.set_attn_backend(pipe, name)
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise LoadError(f"attention backend {name!r} cannot be set on a {type(pipe).__name__}") from error
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))

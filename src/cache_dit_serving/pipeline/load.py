@@ -188,6 +188,18 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def choose_generator(name: str, device: torch.device) -> torch.device:
+    """Where noise is drawn: on the CPU, or on the model's device.
+
+    Raises:
+        LoadError: on neither.
+    """
+    chosen = choose_device(name)
+    if chosen.type not in ("cpu", device.type):
+        raise LoadError(f"model.generator_device {name!r} is neither cpu nor the model's device, {device}")
+    return device if chosen.type == device.type else chosen
+
+
 def locate(path: str) -> str:
     """What `from_pretrained` takes: a local folder, or a hub id.
 

@@ -52,6 +52,13 @@ class QuantizedComponent(NamedTuple):
     bytes: int
 
 
+class Usable(NamedTuple):
+    """What can be had on the device with the packages installed here."""
+
+    attention_backends: tuple[str, ...]
+    quant_types: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Facts:
     """A loaded pipeline: values that hold until another one is loaded."""
@@ -60,9 +67,12 @@ class Facts:
     """The model's, without where on the server it lies."""
     dtype: str
     device: str
+    generator_device: str
+    """Where noise is drawn."""
     attention_backend: str
     versions: dict[str, str]
-    quantized: tuple[QuantizedComponent, ...] = ()
+    quantized: tuple[QuantizedComponent, ...]
+    usable: Usable
 
 
 class Cut(NamedTuple):

@@ -67,6 +67,8 @@ NEEDS = {
     BITSANDBYTES: Need(package="bitsandbytes"),
 }
 """Of torchao 0.18 and cache-dit 1.5.3, as their own checks have it."""
+OFFERED = (*QUANT_TYPES, "svdq_int4_r32_dq", "svdq_nvfp4_r32_dq")
+"""SVDQuant by one rank of many."""
 
 
 def refusal(quant_type: str, device: torch.device) -> str | None:
@@ -90,7 +92,7 @@ def refusal(quant_type: str, device: torch.device) -> str | None:
 
 def usable_types(device: torch.device) -> list[str]:
     """The types that can be had on a device with the packages installed here."""
-    return [name for name in (*QUANT_TYPES, "svdq_int4_r32_dq", "svdq_nvfp4_r32_dq") if not refusal(name, device)]
+    return [name for name in OFFERED if not refusal(name, device)]
 
 
 def check(settings: QuantizeSettings | None, device: torch.device, dtype: str) -> None:

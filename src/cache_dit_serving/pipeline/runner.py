@@ -157,8 +157,7 @@ class PipelineRunner:
                 output = part.pipe(
                     **_with_fitting_pictures(call),
                     **callback,
-                    # On the CPU, so that a seed means the same noise on every device.
-                    generator=torch.Generator("cpu").manual_seed(drawing.seed),
+                    generator=torch.Generator(self.facts.generator_device).manual_seed(drawing.seed),
                     output_type="np",
                 )
         except torch.OutOfMemoryError:

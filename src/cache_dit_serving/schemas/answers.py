@@ -174,6 +174,7 @@ class ModelInfo(BaseModel):
     dtype: str
     torch_dtype: str = Field(description='The same as cache_dit.serve has it, such as "torch.bfloat16".')
     device: str
+    generator_device: str = Field(description="Where noise is drawn; cpu: a seed means the same noise on every device.")
     enable_cache: bool = Field(description="Whether a request without `speed` and `cache` runs a cache.")
     is_loaded: bool = Field(description="Always true: before, this route answers 503.")
     versions: dict[str, str]
@@ -243,6 +244,10 @@ class Capabilities(BaseModel):
     speeds: list[SpeedCapability] = Field(description="Least approximation first.")
     measured_on: str | None = Field(description="Hardware, prompts, versions and date of the speeds' figures.")
     cache: CacheCapability
+    attention_backends: list[str] = Field(
+        description="Those that an operator can set here: by the device and the packages installed."
+    )
+    quant_types: list[str] = Field(description="Of `quantize`, likewise.")
     rates: list[StepRate]
 
 
