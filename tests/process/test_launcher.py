@@ -112,6 +112,20 @@ def test_the_flags_of_quantisation(flags: list[str], quant_type: str) -> None:
     assert quantize.quant_type == quant_type
 
 
+@pytest.mark.parametrize(
+    ("flags", "mode"),
+    [
+        (["--compile"], "default"),
+        (["--compile-repeated-blocks"], "default"),
+        (["--max-autotune", "--compile"], "max-autotune"),
+    ],
+)
+def test_the_flags_of_compilation(flags: list[str], mode: str) -> None:
+    compiled = settings_of("--model-path", "x/y", *flags).compile
+    assert compiled is not None
+    assert compiled.mode == mode
+
+
 def test_a_lora_is_not_fused_into_weights_that_are_loaded_quantised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +151,7 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "words",
-    [["--compile"], ["--parallel", "ulysses"]],
+    [["--device-map"], ["--parallel", "ulysses"]],
 )
 def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -283,5 +297,5 @@ def test_the_command_lists_configurations_and_flags() -> None:
         [Path(sys.executable).with_name("cache-dit-serve"), "--help"], capture_output=True, text=True, check=True
     )
     assert "--max-continuous-cached-steps" in helped.stdout
-    for later in ("--compile", "--parallel"):
+    for later in ("--device-map", "--parallel"):
         assert later not in helped.stdout

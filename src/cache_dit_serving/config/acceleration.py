@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -119,3 +119,22 @@ class QuantizeSettings(Section):
             return {}
         names = transformers if self.components_to_quantize is None else self.components_to_quantize
         return {name: ComponentQuantization(quant_type=self.quant_type) for name in names}
+
+
+class CompileSettings(Section):
+    """torch.compile of the transformers' repeated blocks. `compile: {}` has it with the defaults."""
+
+    mode: Literal["default", "max-autotune"] = Field(
+        "default", description="max-autotune tries several kernels for each product: a longer start, faster steps."
+    )
+    dynamic: bool = Field(
+        True, description="One graph for every size; false: a size is compiled when it is first drawn, for itself."
+    )
+    sizes: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] = Field(
+        (), max_length=16, description="Widths and heights, px, to compile before ready; left out: the default size."
+    )
+    folder: Path | None = Field(
+        None,
+        description="Folder that keeps what is compiled, for a faster next start; left out: torch's own, a temporary "
+        "one.",
+    )

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speed_settings import SpeedsSettings
-from cache_dit_serving.config.acceleration import QuantizeSettings
+from cache_dit_serving.config.acceleration import CompileSettings, QuantizeSettings
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
@@ -237,6 +237,7 @@ class Settings(Section):
     )
     speeds: SpeedsSettings = Field(default_factory=SpeedsSettings)
     quantize: QuantizeSettings | None = Field(None, description="Weights at fewer bits; left out: at model.dtype.")
+    compile: CompileSettings | None = Field(None, description="torch.compile; left out: eager, as torch has it.")
     attention_backend: str | None = Field(None, description="A cache-dit attention backend; left out: the native one.")
     defaults: RequestDefaults = Field(default_factory=RequestDefaults)
     limits: Limits = Field(default_factory=Limits)
@@ -248,4 +249,6 @@ class Settings(Section):
     def _speeds_warm_up_with_the_server(self) -> Self:
         if self.speeds.warm_up and not self.server.warm_up:
             raise ValueError("speeds.warm_up has no effect with server.warm_up false; set it to false too")
+        if self.compile and self.compile.sizes and not self.server.warm_up:
+            raise ValueError("compile.sizes has no effect with server.warm_up false; leave it out")
         return self

@@ -46,6 +46,10 @@ CACHE_TRANSITIONS = Counter(
     "What the cache needed between two images: none, override (other settings), exchange (another type, on or off).",
     ["transition"],
 )
+COMPILED_GRAPHS = Counter(
+    "cache_dit_serving_compiled_graphs",
+    "Graphs that torch.compile compiled for requests: what the start had not compiled, such as a set of LoRAs.",
+)
 STAGE_SECONDS = Histogram(
     "cache_dit_serving_stage_seconds",
     "Seconds by stage: queue (of a generation); encode_prompt, denoise, decode, encode_output (of an image).",
@@ -89,6 +93,7 @@ def observe_image(record: DrawRecord) -> None:
         if math.isfinite(diff):
             RESIDUAL_DIFF.labels(speed).observe(diff)
     CACHE_TRANSITIONS.labels(record.transition).inc()
+    COMPILED_GRAPHS.inc(record.compiled_graphs)
     NAN_DIFFS.inc(report.nan_diffs)
     PAIRING_MISMATCHES.inc(report.redrawn)
     for stage in ("encode_prompt", "denoise", "decode"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.speeds import SpeedLadder
@@ -14,10 +15,15 @@ from cache_dit_serving.pipeline.environment import library_versions, quiet_libra
 from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
 from cache_dit_serving.pipeline.runner import Part, PipelineRunner
-from cache_dit_serving.pipeline.warm_up import CacheTypeFails, try_cache, warm_up, working
+from cache_dit_serving.pipeline.warm_up import CacheTypeFails, compile_ahead, try_cache, warm_up, working
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.model import PlannedModel, usual_steps
 from cache_dit_serving.planning.traits import PipelineTraits
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from cache_dit_serving.pipeline.lora import Loras
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +36,9 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     fit there. The other LoRAs lie beside the weights, whatever those are. They come before the cache, so that no layer
     changes under it; which of them a call draws with is switched inside the layers. The attention
     backend comes before the cache, which takes the transformer's forward as it finds it. Each cache type is tried
-    before it is offered, since some families fail only in their forward pass. The warm-up comes last, on what requests
-    will meet.
+    before it is offered, since some families fail only in their forward pass. Blocks are compiled after that, as they
+    stand with LoRAs, quantised weights and attention: the trials would compile graphs that no request needs. The
+    warm-up comes last, on what requests will meet.
 
     Raises:
         LoadError: what stands in the way, without paths or library texts.
@@ -39,6 +46,63 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     progress("importing torch, diffusers and cache-dit")
     quiet_libraries()
     # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
+    from cache_dit_serving.pipeline import cache, compiling, load
+
+    compiling.prepare(settings.compile)
+    pipe, traits, loras, facts = _accelerated(settings, progress)
+    progress("installing the cache")
+    siblings = load.siblings_of(pipe, traits.tasks)
+    pipeline_cache = cache.PipelineCache(pipe)
+    sibling_caches = [cache.PipelineCache(sibling) for sibling in siblings]
+    caches = [pipeline_cache, *sibling_caches]
+    parts = [Part.of(*part) for part in zip([pipe, *siblings], caches, strict=True)]
+    compiled_graphs = compiling.compiled_graphs if settings.compile else None
+    runner = PipelineRunner(parts, facts, loras, compiled_graphs)
+    known = loras.traits()
+    model = _planned(settings, traits, pipeline_cache.support, known)
+    for cache_type in cache.CONFIGS:
+        if cache_type not in pipeline_cache.support.refusals:
+            progress(f"trying the cache ({cache_type}) in a few steps")
+            try:
+                model = try_cache(runner, model, cache_type).corrected(model)
+            except CacheTypeFails as failure:
+                for each in caches:  # one transformer, and one forward pass of it
+                    each.refuse(cache_type, str(failure))
+            runner.flush()
+    separate_cfg = model.traits.guidance.separate_cfg
+    model = replace(
+        _planned(settings, model.traits, pipeline_cache.support, known),
+        siblings=tuple(
+            _planned(settings, traits_of(sibling, separate_cfg=separate_cfg), its_cache.support, known)
+            for sibling, its_cache in zip(siblings, sibling_caches, strict=True)
+        ),
+    )
+    if (unfulfilled := model.speeds.unfulfilled) is not None:
+        if settings.server.require_cache:
+            raise LoadError(f"{unfulfilled}, and server.require_cache is set")
+        logger.warning("serving without a cache: %s", unfulfilled)
+    if settings.compile is not None:
+        compiling.compile_blocks(pipe, pipeline_cache.support.block_lists, settings.compile)
+        loras.keep_scales_as_tensors()
+        compile_ahead(runner, model, settings, progress)
+    warmed_up = warm_up(runner, model, settings, progress)
+    for _, record in warmed_up:
+        model = record.corrected(model)
+    if settings.server.warm_up:
+        model = working(runner, model, progress)
+    return Loaded(runner, model, warmed_up)
+
+
+class _Accelerated(NamedTuple):
+    """A pipeline on its device, before the cache."""
+
+    pipe: DiffusionPipeline
+    traits: PipelineTraits
+    loras: Loras
+    facts: Facts
+
+
+def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accelerated:
     from cache_dit_serving.pipeline import attention, cache, load, lora, quantize
 
     device = load.choose_device(settings.model.device)
@@ -68,41 +132,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         quantized=quantized,
         usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),
     )
-    progress("installing the cache")
-    siblings = load.siblings_of(pipe, traits.tasks)
-    pipeline_cache = cache.PipelineCache(pipe)
-    sibling_caches = [cache.PipelineCache(sibling) for sibling in siblings]
-    caches = [pipeline_cache, *sibling_caches]
-    runner = PipelineRunner([Part.of(*part) for part in zip([pipe, *siblings], caches, strict=True)], facts, loras)
-    known = loras.traits()
-    model = _planned(settings, traits, pipeline_cache.support, known)
-    for cache_type in cache.CONFIGS:
-        if cache_type not in pipeline_cache.support.refusals:
-            progress(f"trying the cache ({cache_type}) in a few steps")
-            try:
-                model = try_cache(runner, model, cache_type).corrected(model)
-            except CacheTypeFails as failure:
-                for each in caches:  # one transformer, and one forward pass of it
-                    each.refuse(cache_type, str(failure))
-            runner.flush()
-    separate_cfg = model.traits.guidance.separate_cfg
-    model = replace(
-        _planned(settings, model.traits, pipeline_cache.support, known),
-        siblings=tuple(
-            _planned(settings, traits_of(sibling, separate_cfg=separate_cfg), its_cache.support, known)
-            for sibling, its_cache in zip(siblings, sibling_caches, strict=True)
-        ),
-    )
-    if (unfulfilled := model.speeds.unfulfilled) is not None:
-        if settings.server.require_cache:
-            raise LoadError(f"{unfulfilled}, and server.require_cache is set")
-        logger.warning("serving without a cache: %s", unfulfilled)
-    warmed_up = warm_up(runner, model, settings, progress)
-    for _, record in warmed_up:
-        model = record.corrected(model)
-    if settings.server.warm_up:
-        model = working(runner, model, progress)
-    return Loaded(runner, model, warmed_up)
+    return _Accelerated(pipe, traits, loras, facts)
 
 
 def _planned(

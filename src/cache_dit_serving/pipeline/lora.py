@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
 from cache_dit_serving.config.settings import LORA_NAME, LoraSettings, ModelSettings, Settings
@@ -69,6 +70,8 @@ class Loras:
         self._fused: list[LoraTraits] = []
         self._active: tuple[LoraChoice, ...] | None = None
         """What the pipeline draws with now; None: not known."""
+        self._scales: dict[tuple[int, str], torch.Tensor] | None = None
+        """By layer and LoRA, where scales are tensors."""
 
     @classmethod
     def of(cls, pipe: DiffusionPipeline, settings: Settings) -> Loras:
@@ -149,7 +152,26 @@ class Loras:
             if not before:
                 pipe.enable_lora()
             pipe.set_adapters([each.name for each in choices], [each.scale for each in choices])
+            self._put_scales()
         self._active = choices
+
+    def keep_scales_as_tensors(self) -> None:
+        """From now on scales are tensors that are filled: torch.compile takes numbers for constants, and would compile
+        each anew."""
+        self._scales = {}
+        self._active = None
+
+    def _put_scales(self) -> None:
+        if self._scales is None:
+            return
+        for name in self._components():
+            for layer in getattr(self._pipe, name).modules():
+                if not isinstance(layer, LoraLayer):
+                    continue
+                for lora, scale in layer.scaling.items():
+                    if not isinstance(scale, torch.Tensor):
+                        there = self._scales.setdefault((id(layer), lora), torch.zeros((), device=self._pipe.device))
+                        layer.scaling[lora] = there.fill_(scale)
 
     def ensure(self, names: Sequence[str]) -> None:
         """Have those of the folder loaded, in the place of those that were used longest ago.
@@ -177,6 +199,8 @@ class Loras:
             pipe: Any = self._pipe
             self._active = None
             pipe.delete_adapters([name])
+            if self._scales is not None:
+                self._scales = {key: scale for key, scale in self._scales.items() if key[1] != name}
             self.loaded = {key: value for key, value in self.loaded.items() if key != name}
 
     def _components(self) -> list[str]:

@@ -109,6 +109,8 @@ class DrawRecord:
     """What the cache needed to change for it: none, override or exchange."""
     num_frames: int | None = None
     """Of the clip that was made; None of other kinds."""
+    compiled_graphs: int = 0
+    """Graphs that torch.compile had to compile for it."""
     cuts: tuple[Cut, ...] = ()
     """What tokenizers cut off."""
     size: tuple[int, int] | None = None

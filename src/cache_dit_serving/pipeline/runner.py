@@ -65,13 +65,21 @@ class Part:
 class PipelineRunner:
     """A diffusers pipeline in this process, with or without cache-dit, and its siblings of the same weights."""
 
-    def __init__(self, parts: Sequence[Part], facts: Facts, loras: Loras | None = None) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        facts: Facts,
+        loras: Loras | None = None,
+        compiled_graphs: Callable[[], int] | None = None,
+    ) -> None:
         """
         Args:
             parts: the loaded pipeline first.
             loras: on all of them.
+            compiled_graphs: how many this process has compiled; None: nothing is compiled.
         """
         self._loras = loras
+        self._compiled_graphs = compiled_graphs or (lambda: 0)
         self.facts = facts
         self._parts = {part.name: part for part in parts}
         self._part = parts[0]
@@ -143,6 +151,7 @@ class PipelineRunner:
             if watch.cancelled:
                 raise Stopped
 
+        graphs = self._compiled_graphs()
         started = time.perf_counter()
         try:
             # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture.
@@ -187,6 +196,7 @@ class PipelineRunner:
             denoise_s=max(0.0, denoised - first_forward),
             decode_s=finished - denoised,
             cuts=cuts_of(heard, _prompts_of(call)),
+            compiled_graphs=self._compiled_graphs() - graphs,
             num_frames=len(media.array) if isinstance(media, Clip) else None,
             size=(media.array.shape[-2], media.array.shape[-3]) if isinstance(media, Picture | Clip) else None,
         )

@@ -56,6 +56,25 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
         ) from error
 
 
+def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progress: Callable[[str], None]) -> None:
+    """Draw in a few steps what makes torch.compile compile: each declared size, and each configured LoRA alone.
+
+    Raises:
+        LoadError: what every request would fail on, or a declared size that the model does not take.
+    """
+    if settings.compile is None or not settings.server.warm_up:
+        return
+    wanted: list[dict[str, Any]] = [{"width": width, "height": height} for width, height in settings.compile.sizes]
+    choosable = [lora for lora in model.loras if not lora.fused and lora.contents is not None]
+    wanted = (wanted or [{}]) + [{"loras": [{"name": lora.name}]} for lora in choosable]
+    for number, fields in enumerate(wanted, start=1):
+        call = _planned(model, num_inference_steps=_few_steps(model), speed="lossless", **fields)
+        started = time.perf_counter()
+        _, record = _draw(runner, call, f"compiling with one picture ({number} of {len(wanted)})", progress)
+        seconds = time.perf_counter() - started
+        logger.info("compiled %d graphs in %.0f s", record.compiled_graphs, seconds)
+
+
 def warm_up(
     runner: Runner, model: PlannedModel, settings: Settings, progress: Callable[[str], None]
 ) -> tuple[tuple[GenerationCall, DrawRecord], ...]:
@@ -71,14 +90,14 @@ def warm_up(
         # Without the cache, whose code the trials have run: a cached picture of few steps would say little of its rate.
         steps = _few_steps(model)
         call = _planned(model, num_inference_steps=steps, speed="lossless")
-        return (_draw(runner, call, f"{steps} steps", progress),)
+        return (_draw(runner, call, _warming(f"{steps} steps"), progress),)
     speeds = model.speeds
     default = speeds.name_of(speeds.default)
     others = [speed for speed in speeds.allowed if speed != default]
-    drawn = [_draw(runner, whole, f"the default speed, 1 of {len(others) + 1}", progress)]
+    drawn = [_draw(runner, whole, _warming(f"the default speed, 1 of {len(others) + 1}"), progress)]
     for number, speed in enumerate(others, start=2):
         call = _planned(model, speed=speed)
-        drawn.append(_draw(runner, call, f"speed {speed}, {number} of {len(others) + 1}", progress))
+        drawn.append(_draw(runner, call, _warming(f"speed {speed}, {number} of {len(others) + 1}"), progress))
     for _, record in drawn:
         if record.cache.enabled and not record.cache.engaged:
             logger.warning("the cache did not engage at speed %s: %s", record.cache.speed, record.cache.reason)
@@ -125,13 +144,12 @@ def _try(
 ) -> None:
     """Draw in a few steps; raises whatever fails."""
     what = f"{task}{' with a last picture' if last_image else ''}, {_few_steps(model)} steps"
-    _draw(runner, _short(model, task, last_image=last_image), what, progress)
+    _draw(runner, _short(model, task, last_image=last_image), _warming(what), progress)
 
 
 def _draw(
-    runner: Runner, call: GenerationCall, what: str, progress: Callable[[str], None]
+    runner: Runner, call: GenerationCall, stage: str, progress: Callable[[str], None]
 ) -> tuple[GenerationCall, DrawRecord]:
-    stage = f"warming up with one picture ({what})"
     progress(stage)
     try:
         drawn = runner.sample(call, 0, _Reports(stage, call, progress))
@@ -139,6 +157,10 @@ def _draw(
     except ServingError as error:
         raise _failed(error) from error
     return call, drawn.record
+
+
+def _warming(what: str) -> str:
+    return f"warming up with one picture ({what})"
 
 
 class _Reports:

@@ -1,0 +1,98 @@
+"""torch.compile on a pipeline's blocks.
+
+Blocks, not whole transformers: what decides about reuse stays outside the graphs, so that a request's cache settings
+compile nothing anew. Shapes are dynamic by default, and the scales of LoRAs are tensors (:mod:`pipeline.lora`), so that
+neither another size nor another scale does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.quantize import DENOISERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from diffusers import DiffusionPipeline
+
+    from cache_dit_serving.config.acceleration import CompileSettings
+
+logger = logging.getLogger(__name__)
+
+MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs"}
+"""Without CUDA graphs: they would overwrite the activations that the cache holds."""
+
+
+def prepare(settings: CompileSettings | None) -> None:
+    """Say where compiled code is kept. Before anything imports the compiler.
+
+    Raises:
+        LoadError: there is no C++ compiler, which torch.compile calls, or the folder cannot be written.
+    """
+    if settings is None:
+        return
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        raise LoadError("compile: there is no C++ compiler (g++); install one, or leave compile out")
+    if settings.folder is not None:
+        folder = _writable(settings.folder.expanduser().absolute())
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
+
+
+def compile_blocks(pipe: DiffusionPipeline, block_lists: Iterable[str], settings: CompileSettings) -> None:
+    """Have the repeated blocks of the denoisers compiled when they first run.
+
+    Args:
+        block_lists: of the cache, `component.list`: the blocks where the class does not name its repeated ones.
+
+    Raises:
+        LoadError: there are none.
+    """
+    import cache_dit
+
+    cache_dit.set_compile_configs()
+    dynamic, mode = True if settings.dynamic else None, MODES[settings.mode]
+    compiled = 0
+    for name in DENOISERS:
+        component = getattr(pipe, name, None)
+        if component is None:
+            continue
+        repeated = getattr(component, "_repeated_blocks", None) or ()
+        blocks = [each for each in component.modules() if type(each).__name__ in repeated]
+        blocks = blocks or [block for label in block_lists for block in _blocks_at(component, name, label)]
+        for block in blocks:
+            block.compile(dynamic=dynamic, mode=mode)
+        compiled += len(blocks)
+    if not compiled:
+        raise LoadError(f"compile: a {type(pipe).__name__} has no repeated blocks that are known; leave compile out")
+    logger.info("%d blocks are compiled when they first run", compiled)
+
+
+def compiled_graphs() -> int:
+    """Graphs that torch.compile has compiled in this process."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _blocks_at(component: torch.nn.Module, name: str, label: str) -> Iterable[torch.nn.Module]:
+    of, _, path = label.partition(".")
+    blocks: Any = getattr(component, path, ()) if of == name else ()
+    return list(blocks)
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+    except OSError as error:
+        raise LoadError("compile.folder cannot be written on the server") from error
+    return folder

@@ -1,0 +1,107 @@
+"""torch.compile on the embedded model: what compiles, and what must not compile again. One compiled model for all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache_dit_serving.config.acceleration import CompileSettings
+from cache_dit_serving.config.settings import LoraSettings, ServerSettings, Settings
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline import compiling
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded
+from tests.support.families import save_family
+from tests.support.in_process import EMBEDDED, draw, load
+from tests.support.loras import with_loras
+
+pytestmark = pytest.mark.filterwarnings("default")  # of torch about itself
+
+STAGES: list[str] = []
+MONOCHROME = {"name": "mono", "scale": 0.5}
+
+
+def with_compile(settings: Settings, **fields: Any) -> Settings:
+    return settings.model_copy(update={"compile": CompileSettings(**fields)})
+
+
+@pytest.fixture(scope="module")
+def eager() -> Loaded:
+    return load(with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0)))
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    from cache_dit_serving.pipeline.assemble import assemble
+
+    settings = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
+    folder = tmp_path_factory.mktemp("compiled")
+    return assemble(with_compile(settings, sizes=((96, 96),), folder=folder), STAGES.append)
+
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "cached": {},
+    "no cache": {"speed": "lossless"},
+    "another speed": {"speed": "fast"},
+    "settings of its own": {"cache": {"residual_diff_threshold": 0.05, "Fn_compute_blocks": 2}},
+    "dynamic pruning": {"cache": {"cache_type": "DBPrune", "residual_diff_threshold": 0.1}},
+    "larger": {"width": 112, "height": 112},
+    "another shape": {"width": 80, "height": 112},
+    "a lora": {"loras": [MONOCHROME]},
+    "the lora at another scale": {"loras": [MONOCHROME | {"scale": 0.9}], "speed": "lossless"},
+    "the lora at a third scale": {"loras": [MONOCHROME | {"scale": -1.0}]},
+    "more steps": {"num_inference_steps": 20},
+}
+
+
+def test_no_request_compiles_anything_anew_and_pictures_are_nearly_the_eager_ones(
+    eager: Loaded, compiled: Loaded
+) -> None:
+    assert any("compiling with one picture (1 of 2)" in stage for stage in STAGES)
+    drawn: dict[str, Drawn] = {}
+    for name, fields in REQUESTS.items():
+        drawn[name] = draw(compiled, **fields)
+        assert drawn[name].record.compiled_graphs == 0, name
+        expected = draw(eager, **fields)
+        assert drawn[name].record.cache.cached_steps == expected.record.cache.cached_steps, name
+        assert np.allclose(drawn[name].media.array, expected.media.array, rtol=0, atol=1e-4), name
+    for name, fields in reversed(REQUESTS.items()):
+        again = draw(compiled, **fields)
+        assert again.record.compiled_graphs == 0
+        assert np.array_equal(again.media.array, drawn[name].media.array), f"{name}: not as before"
+
+
+def test_what_is_compiled_is_kept_in_the_folder(compiled: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert any(folder.glob("fxgraph/*/*")), "no graphs"
+
+
+def test_without_a_compiler_a_writable_folder_or_blocks_the_start_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LoadError, match=r"compile\.folder cannot be written"):
+        compiling.prepare(CompileSettings(folder=tmp_path / "file" / "below"))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(LoadError, match=r"there is no C\+\+ compiler \(g\+\+\)"):
+        compiling.prepare(CompileSettings())
+
+
+def test_blocks_are_those_of_the_cache_where_the_class_names_none(tmp_path: Path) -> None:
+    import diffusers
+
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(save_family("PixArtAlpha", tmp_path))
+    assert not getattr(pipe.transformer, "_repeated_blocks", None)
+    compiling.compile_blocks(pipe, ["transformer.transformer_blocks"], CompileSettings())
+    assert all(block._compiled_call_impl is not None for block in pipe.transformer.transformer_blocks)
+    with pytest.raises(LoadError, match="has no repeated blocks that are known"):
+        compiling.compile_blocks(pipe, [], CompileSettings())
+
+
+def test_sizes_want_a_warm_up() -> None:
+    with pytest.raises(ValueError, match=r"compile\.sizes has no effect with server\.warm_up false"):
+        Settings(server=ServerSettings(warm_up=False), compile=CompileSettings(sizes=((64, 64),)))
