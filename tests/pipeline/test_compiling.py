@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
+import torch
 
 from cache_dit_serving.config.acceleration import CompileSettings
 from cache_dit_serving.config.settings import LoraSettings, ServerSettings, Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline import compiling
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded
 from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, draw, load
-from tests.support.loras import with_loras
+from tests.support.loras import save_lora, with_loras
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch about itself
 
@@ -36,9 +39,19 @@ def eager() -> Loaded:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     from cache_dit_serving.pipeline.assemble import assemble
 
+    folder = tmp_path_factory.mktemp("loras")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    for seed, name in enumerate(("red", "blue")):
+        save_lora(pipe, folder / f"{name}.safetensors", seed=seed)
     settings = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
-    folder = tmp_path_factory.mktemp("compiled")
-    return assemble(with_compile(settings, sizes=((96, 96),), folder=folder), STAGES.append)
+    settings = settings.model_copy(
+        update={
+            "model": settings.model.model_copy(update={"lora_folder": folder}),
+            "limits": settings.limits.model_copy(update={"max_loras": 1}),
+        }
+    )
+    kept = tmp_path_factory.mktemp("compiled")
+    return assemble(with_compile(settings, sizes=((96, 96),), folder=kept), STAGES.append)
 
 
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -73,6 +86,17 @@ def test_no_request_compiles_anything_anew_and_pictures_are_nearly_the_eager_one
         assert np.array_equal(again.media.array, drawn[name].media.array), f"{name}: not as before"
 
 
+def test_loras_of_the_folder_that_take_each_others_place_compile_once(compiled: Loaded) -> None:
+    graphs: dict[str, list[int]] = {}
+    for name in ("red", "blue", "red"):
+        drawn = draw(compiled, loras=[{"name": name}])
+        graphs.setdefault(name, []).append(drawn.record.compiled_graphs)
+        assert list(compiled.runner.loras()) == ["mono", name]
+    assert graphs["red"][0] > 0
+    assert graphs["blue"] == [0]
+    assert graphs["red"][1] == 0
+
+
 def test_what_is_compiled_is_kept_in_the_folder(compiled: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
@@ -92,8 +116,6 @@ def test_without_a_compiler_a_writable_folder_or_blocks_the_start_fails(
 
 
 def test_blocks_are_those_of_the_cache_where_the_class_names_none(tmp_path: Path) -> None:
-    import diffusers
-
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(save_family("PixArtAlpha", tmp_path))
     assert not getattr(pipe.transformer, "_repeated_blocks", None)
     compiling.compile_blocks(pipe, ["transformer.transformer_blocks"], CompileSettings())

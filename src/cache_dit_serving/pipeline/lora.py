@@ -65,6 +65,9 @@ class Loras:
         self._on_demand = {settings.name: settings for settings in on_demand}
         self._most = most
         """How many of those are kept loaded."""
+        self._places: dict[str, str] = {}
+        """PEFT's name for each that is loaded. Those of the folder take the places of one another: what is compiled for
+        a place serves whichever of the same rank and layers lies there."""
         self.loaded: dict[str, LoraContents] = {}
         """Of those that are not fused; the one used longest ago first. Replaced, not changed: other threads read it."""
         self._fused: list[LoraTraits] = []
@@ -111,20 +114,22 @@ class Loras:
         size = sum(tensor.nbytes for tensor in tensors.values())
         words = next((metadata[key] for key in TRIGGER_WORDS if metadata.get(key)), None)
         contents = LoraContents(layers, rank, size, words)
+        place = self._place_of(settings.name)
         into = {"load_into_transformer_2": True} if settings.transformer == "transformer_2" else {}
         self._active = None
         try:
             with _checked_already():
-                pipe.load_lora_weights(dict(tensors), adapter_name=settings.name, **into)
+                pipe.load_lora_weights(dict(tensors), adapter_name=place, **into)
         except Exception as error:
             logger.exception("the LoRA %s cannot be loaded", settings.name)
-            pipe.delete_adapters([settings.name])
+            pipe.delete_adapters([place])
             raise LoadError(f"LoRA {settings.name}: diffusers cannot load it ({type(error).__name__})") from error
         if settings.fuse:
-            pipe.fuse_lora(adapter_names=[settings.name], lora_scale=settings.scale, components=self._components())
+            pipe.fuse_lora(adapter_names=[place], lora_scale=settings.scale, components=self._components())
             pipe.unload_lora_weights()  # its layers alone: what is fused stays, and no other is loaded yet
             self._fused.append(LoraTraits.of(settings, contents))
         else:
+            self._places[settings.name] = place
             self.loaded = {**self.loaded, settings.name: contents}
 
     def traits(self) -> tuple[LoraTraits, ...]:
@@ -151,7 +156,7 @@ class Loras:
         else:
             if not before:
                 pipe.enable_lora()
-            pipe.set_adapters([each.name for each in choices], [each.scale for each in choices])
+            pipe.set_adapters([self._places[each.name] for each in choices], [each.scale for each in choices])
             self._put_scales()
         self._active = choices
 
@@ -198,10 +203,18 @@ class Loras:
         if name in self.loaded and name in self._on_demand:
             pipe: Any = self._pipe
             self._active = None
-            pipe.delete_adapters([name])
+            place = self._places.pop(name)
+            pipe.delete_adapters([place])
             if self._scales is not None:
-                self._scales = {key: scale for key, scale in self._scales.items() if key[1] != name}
+                self._scales = {key: scale for key, scale in self._scales.items() if key[1] != place}
             self.loaded = {key: value for key, value in self.loaded.items() if key != name}
+
+    def _place_of(self, name: str) -> str:
+        if name not in self._on_demand:
+            return name
+        taken = self._places.values()
+        # No LoRA's name begins with a dash.
+        return next(place for number in range(self._most) if (place := f"-{number}") not in taken)
 
     def _components(self) -> list[str]:
         return lora_components(type(self._pipe), self._pipe.components)
