@@ -78,10 +78,10 @@ def test_flush_frees_what_the_cache_holds_and_changes_no_picture() -> None:
     assert held >= 36 * 128 * 4
     tensors = [weakref.ref(tensor) for tensor in held_tensors(loaded)]
     assert tensors
-    assert loaded.runner.flush() == held
+    assert loaded.runner.flush().activations == held
     assert not [tensor for tensor in tensors if tensor() is not None], "still held by something"
     assert loaded.runner.memory()["cached_activation_bytes"] == 0
-    assert loaded.runner.flush() == 0
+    assert loaded.runner.flush().activations == 0
     assert np.array_equal(draw(loaded).media.array, expected)
 
 

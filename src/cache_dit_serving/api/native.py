@@ -154,14 +154,20 @@ class NativeApi:
         return loras[name]
 
     async def flush_cache(self) -> FlushResponse:
-        """Free the cached activations once no generation runs.
+        """Free the cached activations and the prompts' embeddings once no generation runs.
 
         Raises:
             NotReady: there is no loaded model.
         """
         freed = await asyncio.wrap_future(self.worker.between_generations(lambda runner: runner.flush()))
-        message = f"freed {freed:,} bytes of cached activations" if freed else "no cached activations were held"
-        return FlushResponse(success=True, message=message, freed_bytes=freed)
+        what = [(freed.activations, "cached activations"), (freed.prompts, "prompt embeddings")]
+        held = [f"{size:,} bytes of {name}" for size, name in what if size]
+        return FlushResponse(
+            success=True,
+            message=f"freed {' and '.join(held)}" if held else "nothing was held",
+            freed_bytes=freed.activations,
+            freed_prompt_bytes=freed.prompts,
+        )
 
     def _model(self, http: Request) -> PlannedModel:
         """The loaded model, as tolerant as the request or the operator has it."""
@@ -231,6 +237,7 @@ def _response(
             denoise=round(sum(record.denoise_s for record in records), 4),
             decode=round(sum(record.decode_s for record in records), 4),
             encode_output=round(sum(image.encode_s for image in images), 4),
+            prompt_hits=sum(record.prompt_hits for record in records),
         ),
         request_id=generation.id,
         cache=merge_reports([record.cache for record in records]),

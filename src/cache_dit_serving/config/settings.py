@@ -156,6 +156,12 @@ class Limits(Section):
     max_loras: int = Field(
         4, ge=1, description="LoRAs of model.lora_folder that are kept loaded; the one used longest ago goes first."
     )
+    prompt_cache_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="Of prompt embeddings that are kept on the device, so that a prompt is not encoded twice; the ones "
+        "used longest ago go first. 0: none are kept.",
+    )
     max_audio_s: float = Field(300, gt=0, description="Seconds of one sound.")
     max_pixel_steps: int | None = Field(
         None,

@@ -46,6 +46,11 @@ CACHE_TRANSITIONS = Counter(
     "What the cache needed between two images: none, override (other settings), exchange (another type, on or off).",
     ["transition"],
 )
+PROMPTS = Counter(
+    "cache_dit_serving_prompts",
+    "Prompts to encode, by whether their embeddings were kept from before: hit or miss.",
+    ["outcome"],
+)
 COMPILED_GRAPHS = Counter(
     "cache_dit_serving_compiled_graphs",
     "Graphs that torch.compile compiled for requests: what the start had not compiled, such as a set of LoRAs.",
@@ -93,6 +98,8 @@ def observe_image(record: DrawRecord) -> None:
         if math.isfinite(diff):
             RESIDUAL_DIFF.labels(speed).observe(diff)
     CACHE_TRANSITIONS.labels(record.transition).inc()
+    PROMPTS.labels("hit").inc(record.prompt_hits)
+    PROMPTS.labels("miss").inc(record.prompt_misses)
     COMPILED_GRAPHS.inc(record.compiled_graphs)
     NAN_DIFFS.inc(report.nan_diffs)
     PAIRING_MISMATCHES.inc(report.redrawn)

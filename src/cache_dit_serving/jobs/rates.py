@@ -98,7 +98,8 @@ class Rates:
         """Record the times of one image, and the seconds that its encoding took."""
         shape, report, settings = Shape(pixels, record.passes), record.cache, drawing.cache.settings
         with self._lock:
-            self._fixed_s.note(shape, record.encode_prompt_s + record.decode_s + encode_s)
+            if not record.prompt_hits:  # the next prompt may be another one
+                self._fixed_s.note(shape, record.encode_prompt_s + record.decode_s + encode_s)
             if settings is not None:
                 self._reused_steps.note((settings.digest(), shape.passes, report.steps), report.cached_steps)
             if record.cached_steps_s is None:

@@ -47,6 +47,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     quiet_libraries()
     # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
     from cache_dit_serving.pipeline import cache, compiling, load
+    from cache_dit_serving.pipeline.prompt_cache import PromptCache
 
     compiling.prepare(settings.compile)
     pipe, traits, loras, facts = _accelerated(settings, progress)
@@ -57,7 +58,10 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     caches = [pipeline_cache, *sibling_caches]
     parts = [Part.of(*part) for part in zip([pipe, *siblings], caches, strict=True)]
     compiled_graphs = compiling.compiled_graphs if settings.compile else None
-    runner = PipelineRunner(parts, facts, loras, compiled_graphs)
+    prompts = PromptCache(settings.limits.prompt_cache_bytes, loras.on_encoders)
+    for part in parts:
+        prompts.install(part.pipe)
+    runner = PipelineRunner(parts, facts, loras, prompts, compiled_graphs)
     known = loras.traits()
     model = _planned(settings, traits, pipeline_cache.support, known)
     for cache_type in cache.CONFIGS:

@@ -70,6 +70,8 @@ class Loras:
         a place serves whichever of the same rank and layers lies there."""
         self.loaded: dict[str, LoraContents] = {}
         """Of those that are not fused; the one used longest ago first. Replaced, not changed: other threads read it."""
+        self._on_encoders: set[str] = set()
+        """Those that change more than the transformers."""
         self._fused: list[LoraTraits] = []
         self._active: tuple[LoraChoice, ...] | None = None
         """What the pipeline draws with now; None: not known."""
@@ -110,7 +112,7 @@ class Loras:
         if settings.fuse and any(is_quantized(getattr(pipe, name)) for name in self._components()):
             raise LoadError(f"LoRA {settings.name}: it cannot be fused into quantised weights; leave fuse out")
         tensors, metadata = read(settings)
-        layers, rank = self._check(settings, tensors)
+        components, layers, rank = self._check(settings, tensors)
         size = sum(tensor.nbytes for tensor in tensors.values())
         words = next((metadata[key] for key in TRIGGER_WORDS if metadata.get(key)), None)
         contents = LoraContents(layers, rank, size, words)
@@ -124,6 +126,8 @@ class Loras:
             logger.exception("the LoRA %s cannot be loaded", settings.name)
             pipe.delete_adapters([place])
             raise LoadError(f"LoRA {settings.name}: diffusers cannot load it ({type(error).__name__})") from error
+        if components - DENOISERS:
+            self._on_encoders.add(settings.name)
         if settings.fuse:
             pipe.fuse_lora(adapter_names=[place], lora_scale=settings.scale, components=self._components())
             pipe.unload_lora_weights()  # its layers alone: what is fused stays, and no other is loaded yet
@@ -159,6 +163,10 @@ class Loras:
             pipe.set_adapters([self._places[each.name] for each in choices], [each.scale for each in choices])
             self._put_scales()
         self._active = choices
+
+    def on_encoders(self) -> tuple[LoraChoice, ...]:
+        """What the text encoders run with now."""
+        return tuple(each for each in self._active or () if each.name in self._on_encoders)
 
     def keep_scales_as_tensors(self) -> None:
         """From now on scales are tensors that are filled: torch.compile takes numbers for constants, and would compile
@@ -219,8 +227,8 @@ class Loras:
     def _components(self) -> list[str]:
         return lora_components(type(self._pipe), self._pipe.components)
 
-    def _check(self, settings: LoraSettings, tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-        """That every tensor fits a layer of the pipeline; returns the number of layers and their greatest rank.
+    def _check(self, settings: LoraSettings, tensors: Mapping[str, torch.Tensor]) -> tuple[set[str], int, int]:
+        """That every tensor fits a layer of the pipeline; returns the components, how many layers, their greatest rank.
 
         Raises:
             LoadError: some do not; the first are named.
@@ -263,7 +271,7 @@ class Loras:
             raise LoadError(f"LoRA {settings.name}: only half of a LoRA for {_listed(halves)}")
         if not ranks:
             raise LoadError(f"LoRA {settings.name}: it holds no LoRA")
-        return len(ranks), max(map(max, ranks.values()))
+        return {component for component, _ in ranks}, len(ranks), max(map(max, ranks.values()))
 
 
 def lora_components(cls: type[DiffusionPipeline], components: Mapping[str, object]) -> list[str]:

@@ -52,6 +52,14 @@ class QuantizedComponent(NamedTuple):
     bytes: int
 
 
+class Freed(NamedTuple):
+    """Bytes that were freed."""
+
+    activations: int
+    prompts: int
+    """Embeddings of prompts."""
+
+
 class Usable(NamedTuple):
     """What can be had on the device with the packages installed here."""
 
@@ -109,6 +117,10 @@ class DrawRecord:
     """What the cache needed to change for it: none, override or exchange."""
     num_frames: int | None = None
     """Of the clip that was made; None of other kinds."""
+    prompt_hits: int = 0
+    """Prompts whose embeddings were kept from before."""
+    prompt_misses: int = 0
+    """Prompts that were encoded, and whose embeddings can be kept."""
     compiled_graphs: int = 0
     """Graphs that torch.compile had to compile for it."""
     cuts: tuple[Cut, ...] = ()
@@ -149,8 +161,8 @@ class Runner(Protocol):
         """
         ...
 
-    def flush(self) -> int:
-        """Free the cached activations; bytes."""
+    def flush(self) -> Freed:
+        """Free the cached activations and the prompts' embeddings."""
         ...
 
     def loras(self) -> Mapping[str, LoraContents]:

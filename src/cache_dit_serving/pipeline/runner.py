@@ -23,7 +23,7 @@ from cache_dit_serving.media.values import Clip, Picture
 from cache_dit_serving.pipeline.environment import memory_of
 from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.prompts import cuts_of, listening, tokenizers_of
-from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Stopped, Watch
+from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Freed, Stopped, Watch
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.clock import StepClock
     from cache_dit_serving.pipeline.lora import Loras
+    from cache_dit_serving.pipeline.prompt_cache import PromptCache
     from cache_dit_serving.planning.loras import LoraContents
 
 logger = logging.getLogger(__name__)
@@ -69,16 +70,19 @@ class PipelineRunner:
         self,
         parts: Sequence[Part],
         facts: Facts,
-        loras: Loras | None = None,
+        loras: Loras,
+        prompts: PromptCache,
         compiled_graphs: Callable[[], int] | None = None,
     ) -> None:
         """
         Args:
             parts: the loaded pipeline first.
             loras: on all of them.
+            prompts: installed on all of them.
             compiled_graphs: how many this process has compiled; None: nothing is compiled.
         """
         self._loras = loras
+        self._prompts = prompts
         self._compiled_graphs = compiled_graphs or (lambda: 0)
         self.facts = facts
         self._parts = {part.name: part for part in parts}
@@ -131,8 +135,7 @@ class PipelineRunner:
             # They share the transformer, and one patch at a time is on it.
             self._cache.prepare(None, 0, passes=1)
             self._part = part
-        if self._loras is not None:
-            self._loras.use(call.loras)
+        self._loras.use(call.loras)
         transition = self._cache.prepare(drawing.cache.settings, call.num_inference_steps, passes=call.passes)
         self._first_forward = None
         self._forward_passes = 0
@@ -161,6 +164,7 @@ class PipelineRunner:
                 torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
                 self._steps_reported(after_step) as callback,
                 listening(part.tokenizers) as heard,
+                self._prompts.used(heard) as prompts,
             ):
                 torch.manual_seed(drawing.seed)
                 output = part.pipe(
@@ -197,14 +201,16 @@ class PipelineRunner:
             decode_s=finished - denoised,
             cuts=cuts_of(heard, _prompts_of(call)),
             compiled_graphs=self._compiled_graphs() - graphs,
+            prompt_hits=prompts.hits,
+            prompt_misses=prompts.misses,
             num_frames=len(media.array) if isinstance(media, Clip) else None,
             size=(media.array.shape[-2], media.array.shape[-3]) if isinstance(media, Picture | Clip) else None,
         )
         return Drawn(media, drawn)
 
-    def flush(self) -> int:
-        """Free the activations that the last generation left behind; returns bytes."""
-        freed = self._cache.flush()
+    def flush(self) -> Freed:
+        """Free the activations that the last generation left behind, and the prompts' embeddings."""
+        freed = Freed(self._cache.flush(), self._prompts.flush())
         self._held_bytes = 0
         if self._device.type == "cuda":
             import torch
@@ -213,22 +219,22 @@ class PipelineRunner:
         return freed
 
     def memory(self) -> dict[str, int]:
-        """Bytes of this process and of the device, and of the activations that the last image left in the cache."""
-        return memory_of(self._device) | {"cached_activation_bytes": self._held_bytes}
+        """Bytes of this process and of the device, of the activations that the last image left in the cache, and of
+        the prompts' embeddings."""
+        held = {"cached_activation_bytes": self._held_bytes, "prompt_cache_bytes": self._prompts.held_bytes}
+        return memory_of(self._device) | held
 
     def loras(self) -> Mapping[str, LoraContents]:
         """Those that are loaded beside the weights."""
-        return self._loras.loaded if self._loras is not None else {}
+        return self._loras.loaded
 
     def load_lora(self, name: str) -> None:
         """Load one of the folder, if it is not loaded."""
-        if self._loras is not None:
-            self._loras.ensure([name])
+        self._loras.ensure([name])
 
     def unload_lora(self, name: str) -> None:
         """Free one of the folder, if it is loaded."""
-        if self._loras is not None:
-            self._loras.unload(name)
+        self._loras.unload(name)
 
     @contextmanager
     def _steps_reported(self, after_step: Callable[[int], None]) -> Iterator[dict[str, Any]]:

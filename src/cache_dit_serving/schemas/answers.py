@@ -18,6 +18,9 @@ class Timings(BaseModel):
     denoise: float = Field(description="From there to the end of the last step.")
     decode: float = Field(description="From there to the picture: the VAE.")
     encode_output: float = Field(description="Into the file's format, beside the pipeline.")
+    prompt_hits: int = Field(
+        description="No seconds: prompts that were not encoded again, since their embeddings were kept from before."
+    )
 
 
 class ImageStats(BaseModel):
@@ -276,6 +279,7 @@ class FlushResponse(BaseModel):
     success: bool
     message: str
     freed_bytes: int = Field(description="Bytes of cached activations that were freed.")
+    freed_prompt_bytes: int = Field(description="Bytes of prompts' embeddings that were freed.")
 
 
 class ErrorDetail(BaseModel):
