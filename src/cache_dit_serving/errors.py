@@ -130,8 +130,15 @@ class InternalError(ServingError):
 class OutOfMemory(InternalError):
     code = "out_of_memory"
 
-    def __init__(self) -> None:
-        super().__init__("The device ran out of memory on this request; ask for a smaller size.")
+    def __init__(self, would_fit: tuple[int, int] | None = None) -> None:
+        """
+        Args:
+            would_fit: width and height, px, by what was measured.
+        """
+        sentence = "The device ran out of memory on this request; ask for a smaller size."
+        if would_fit is not None:
+            sentence += " By what was measured here, {} x {} would fit.".format(*would_fit)
+        super().__init__(sentence)
 
 
 class NotReady(ServingError):

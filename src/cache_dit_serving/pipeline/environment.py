@@ -1,4 +1,4 @@
-"""Where the pipeline runs: the libraries and their versions, memory."""
+"""The libraries that the pipeline runs on: their versions, and what they say in the log."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import functools
 import logging
 import os
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 
 def quiet_libraries() -> None:
@@ -27,25 +22,3 @@ def quiet_libraries() -> None:
 @functools.cache
 def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("bentoml", "cache-dit", "diffusers", "torch", "transformers")}
-
-
-def memory_of(device: torch.device) -> dict[str, int]:
-    """Bytes that this process has resident, and what the device holds where it says so."""
-    memory = {"process_resident_bytes": resident_bytes()}
-    if device.type == "cuda":
-        import torch
-
-        free, total = torch.cuda.mem_get_info(device)
-        memory |= {
-            "device_total_bytes": total,
-            "device_free_bytes": free,
-            "device_allocated_bytes": torch.cuda.memory_allocated(device),
-            "device_peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
-        }
-    return memory
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process, in bytes; 0 where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0

@@ -117,6 +117,8 @@ class DrawRecord:
     """What the cache needed to change for it: none, override or exchange."""
     num_frames: int | None = None
     """Of the clip that was made; None of other kinds."""
+    peak_memory_bytes: int | None = None
+    """The most that was allocated on the device meanwhile; on a CPU, that the process had resident. None: not known."""
     prompt_hits: int = 0
     """Prompts whose embeddings were kept from before."""
     prompt_misses: int = 0

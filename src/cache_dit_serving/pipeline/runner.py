@@ -20,7 +20,6 @@ from PIL import Image
 from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.media.values import Clip, Picture
-from cache_dit_serving.pipeline.environment import memory_of
 from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.prompts import cuts_of, listening, tokenizers_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Freed, Stopped, Watch
@@ -81,6 +80,8 @@ class PipelineRunner:
             prompts: installed on all of them.
             compiled_graphs: how many this process has compiled; None: nothing is compiled.
         """
+        from cache_dit_serving.pipeline.memory import MemoryUse
+
         self._loras = loras
         self._prompts = prompts
         self._compiled_graphs = compiled_graphs or (lambda: 0)
@@ -89,6 +90,7 @@ class PipelineRunner:
         self._part = parts[0]
         """The one that ran last: a cache, if any is in force, is on it."""
         self._device = self._part.pipe.device
+        self._memory_use = MemoryUse(self._device)
         self._first_forward: float | None = None
         self._forward_passes = 0
         self._held_bytes = 0
@@ -129,6 +131,7 @@ class PipelineRunner:
         import torch
 
         from cache_dit_serving.pipeline.clock import StepClock
+        from cache_dit_serving.pipeline.memory import is_out_of_memory
 
         part = self._parts[call.pipeline_class]
         if part is not self._part:
@@ -155,6 +158,7 @@ class PipelineRunner:
                 raise Stopped
 
         graphs = self._compiled_graphs()
+        self._memory_use.begin()
         started = time.perf_counter()
         try:
             # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture.
@@ -173,13 +177,16 @@ class PipelineRunner:
                     generator=torch.Generator(self.facts.generator_device).manual_seed(drawing.seed),
                     output_type="np",
                 )
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             logger.exception("out of memory at %d pixels", call.pixels)
             output = None
         if output is None:
             # Outside the handler: while the exception lives, so do the tensors of every frame it passed.
             self.flush()
-            raise OutOfMemory
+            width, height = (call.arguments.get(side) for side in ("width", "height"))
+            raise OutOfMemory(self._memory_use.would_fit(width, height, call.pixels) if width and height else None)
         finished = time.perf_counter()
         first_forward = self._first_forward or started
         record = self._cache.record()
@@ -201,6 +208,7 @@ class PipelineRunner:
             decode_s=finished - denoised,
             cuts=cuts_of(heard, _prompts_of(call)),
             compiled_graphs=self._compiled_graphs() - graphs,
+            peak_memory_bytes=self._memory_use.end(call.pixels),
             prompt_hits=prompts.hits,
             prompt_misses=prompts.misses,
             num_frames=len(media.array) if isinstance(media, Clip) else None,
@@ -221,8 +229,10 @@ class PipelineRunner:
     def memory(self) -> dict[str, int]:
         """Bytes of this process and of the device, of the activations that the last image left in the cache, and of
         the prompts' embeddings."""
+        from cache_dit_serving.pipeline.memory import held_bytes
+
         held = {"cached_activation_bytes": self._held_bytes, "prompt_cache_bytes": self._prompts.held_bytes}
-        return memory_of(self._device) | held
+        return held_bytes(self._device) | held
 
     def loras(self) -> Mapping[str, LoraContents]:
         """Those that are loaded beside the weights."""

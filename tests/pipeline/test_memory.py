@@ -1,0 +1,148 @@
+"""Memory that runs out, as the pipeline's thread meets it; and the most that an output takes."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from cache_dit_serving.errors import LoadError, OutOfMemory
+from cache_dit_serving.pipeline import runner
+from cache_dit_serving.pipeline.memory import MemoryUse, is_out_of_memory
+from tests.support.in_process import EMBEDDED, draw, held_tensors, load
+from tests.support.server import ROOT
+
+CPU = torch.device("cpu")
+FAILS_FOR_REAL = """
+import json, resource
+import numpy as np, psutil
+from cache_dit_serving.errors import OutOfMemory
+from tests.support.in_process import EMBEDDED, draw, load
+
+limits = EMBEDDED.limits.model_copy(update={"sizes": None, "max_side": 4096, "max_pixel_steps": 10**12})
+loaded = load(EMBEDDED.model_copy(update={"limits": limits}))
+before = draw(loaded, width=256, height=256, num_inference_steps=2).media.array
+resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 150 * 2**20, -1))
+said = []
+for _ in range(2):
+    try:
+        draw(loaded, width=1024, height=1024, num_inference_steps=2)
+    except OutOfMemory as error:
+        said.append(error.message)
+again = draw(loaded, width=256, height=256, num_inference_steps=2).media.array
+side = int(said[0].split("measured here, ")[1].split(" x ")[0])
+draw(loaded, width=side, height=side, num_inference_steps=2)
+print(json.dumps({"said": said, "same": bool(np.array_equal(again, before))}))
+"""
+
+
+def test_an_allocation_that_fails_names_a_size_that_would_fit_and_the_next_request_works() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FAILS_FOR_REAL],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"src{os.pathsep}.", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert result["same"]
+    assert len(result["said"]) == 2
+    for sentence in result["said"]:
+        assert sentence.startswith("The device ran out of memory on this request; ask for a smaller size. By what was")
+        width, height = (int(side) for side in sentence.split("measured here, ")[1].split(" would")[0].split(" x "))
+        assert width == height
+        assert 64 <= width < 1024
+        assert width % 64 == 0
+
+
+def test_at_a_step_it_frees_what_it_held_and_the_next_picture_is_as_before() -> None:
+    loaded = load(EMBEDDED)
+    expected = draw(loaded).media.array
+
+    def fail(done: int) -> None:
+        if done == 9:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with pytest.raises(OutOfMemory, match="ran out of memory"):
+        draw(loaded, fail)
+    memory = loaded.runner.memory()
+    assert memory["cached_activation_bytes"] == memory["prompt_cache_bytes"] == 0
+    gc.collect()
+    assert not held_tensors(loaded)
+    assert np.array_equal(draw(loaded).media.array, expected)
+
+
+def test_no_tensor_of_the_failed_output_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.logger, "disabled", True)  # pytest keeps what is logged, with its traceback
+    loaded = load(EMBEDDED)
+    made: list[weakref.ref[Any]] = []
+
+    def fail(done: int) -> None:
+        frame: Any = sys._getframe()
+        while frame is not None and "latents" not in frame.f_locals:
+            frame = frame.f_back
+        made.append(weakref.ref(frame.f_locals["latents"]))
+        del frame
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory):
+        draw(loaded, fail)
+    gc.collect()
+    assert made
+    assert made[0]() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_it"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_is_out_of_memory(error: Exception, is_it: bool) -> None:
+    assert is_out_of_memory(error) is is_it
+
+
+def test_a_model_that_does_not_fit_fails_the_load_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", fail)
+    with pytest.raises(LoadError, match="the model does not fit into memory"):
+        load(EMBEDDED)
+
+
+def test_the_peak_of_an_output_is_that_of_the_output() -> None:
+    use, sizes = MemoryUse(CPU), (100, 10)
+    peaks = []
+    for megabytes in sizes:
+        use.begin()
+        torch.ones(megabytes * 2**18).sum()
+        peaks.append((use.end(1000) or 0) - use._before)
+    assert 90e6 < peaks[0] < 130e6
+    assert peaks[1] < 40e6
+    assert draw(load(EMBEDDED)).record.peak_memory_bytes > 50e6  # type: ignore[operator]
+
+
+def test_nothing_is_said_to_fit_before_anything_was_measured_or_where_it_is_no_smaller() -> None:
+    use = MemoryUse(CPU)
+    assert use.would_fit(1024, 1024, 1024**2) is None
+    use._largest = (64 * 64, 1e-3)
+    assert use.would_fit(128, 128, 128**2) is None
+    use._largest = (64 * 64, 1e9)
+    assert use.would_fit(128, 128, 128**2) is None
