@@ -151,7 +151,7 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "words",
-    [["--device-map"], ["--parallel", "ulysses"]],
+    [["--profile"], ["--parallel", "ulysses"]],
 )
 def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -297,5 +297,5 @@ def test_the_command_lists_configurations_and_flags() -> None:
         [Path(sys.executable).with_name("cache-dit-serve"), "--help"], capture_output=True, text=True, check=True
     )
     assert "--max-continuous-cached-steps" in helped.stdout
-    for later in ("--device-map", "--parallel"):
+    for later in ("--profile", "--parallel"):
         assert later not in helped.stdout

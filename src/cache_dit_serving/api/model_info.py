@@ -24,6 +24,7 @@ def model_info(loaded: Loaded) -> ModelInfo:
         dtype=facts.dtype,
         torch_dtype=f"torch.{facts.dtype}",
         device=facts.device,
+        offload=facts.offload,
         generator_device=facts.generator_device,
         enable_cache=model.speeds.default is not None,
         is_loaded=True,

@@ -61,6 +61,16 @@ class ModelSettings(Section):
     device: str | None = Field(
         None, description="`cuda`, `cuda:1`, `cpu` ...; left out: the accelerator if there is one, else the CPU."
     )
+    offload: Literal["model", "sequential", "group", "layerwise"] | None = Field(
+        None,
+        description="Keep components in the computer's memory until they are needed. model: one whole component at a "
+        "time on the GPU; sequential, group, layerwise: layer by layer, with accelerate, diffusers or cache-dit.",
+    )
+    device_map: Literal["balanced"] | None = Field(
+        None, description="balanced: spread whole components over several GPUs as they are loaded."
+    )
+    vae_slicing: bool = Field(False, description="Decode the pictures of a batch one by one.")
+    vae_tiling: bool = Field(False, description="Decode a picture tile by tile: less memory, and seams may show.")
     generator_device: str = Field(
         "cpu",
         description="Where noise is drawn: on the CPU a seed means the same noise on every device; `cuda` draws it on "
@@ -250,6 +260,20 @@ class Settings(Section):
     inputs: InputSettings = Field(default_factory=InputSettings)
     outputs: OutputSettings = Field(default_factory=OutputSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
+
+    @model_validator(mode="after")
+    def _offload_agrees_with_the_others(self) -> Self:
+        model = self.model
+        if model.offload is None:
+            return self
+        if model.device_map is not None:
+            raise ValueError("model.offload and model.device_map contradict each other; leave one out")
+        if model.lora_folder is not None:
+            raise ValueError("model.lora_folder: no LoRA can be loaded later with model.offload; use model.loras")
+        if model.offload != "model" and (self.compile or self.quantize):
+            what = "compile" if self.compile else "quantize"
+            raise ValueError(f"{what} does not work with model.offload: {model.offload}; offload: model does")
+        return self
 
     @model_validator(mode="after")
     def _speeds_warm_up_with_the_server(self) -> Self:

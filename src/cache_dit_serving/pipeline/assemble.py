@@ -87,7 +87,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         logger.warning("serving without a cache: %s", unfulfilled)
     if settings.compile is not None:
         compiling.compile_blocks(pipe, pipeline_cache.support.block_lists, settings.compile)
-        loras.keep_scales_as_tensors()
+        loras.keep_scales_as_tensors(facts.device)
         compile_ahead(runner, model, settings, progress)
     warmed_up = warm_up(runner, model, settings, progress)
     for _, record in warmed_up:
@@ -107,10 +107,11 @@ class _Accelerated(NamedTuple):
 
 
 def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accelerated:
-    from cache_dit_serving.pipeline import attention, cache, load, lora, quantize
+    from cache_dit_serving.pipeline import attention, cache, load, lora, placing, quantize
 
     device = load.choose_device(settings.model.device)
     generator_device = load.choose_generator(settings.model.generator_device, device)
+    placing.check(settings.model, device)
     attention.check(settings.attention_backend, device)
     quantize.check(settings.quantize, device, settings.model.dtype)
     pipe = load.load_pipeline(settings, progress)
@@ -122,17 +123,18 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     loras = lora.Loras.of(pipe, settings)
     loras.load_those(fused=True, progress=progress)
     quantized = quantize.quantize(pipe, settings.quantize, device, progress)
-    load.place(pipe, device, progress)
     loras.load_those(fused=False, progress=progress)
+    placing.place(pipe, settings.model, device, progress)
     backend = settings.attention_backend or attention.NATIVE
     attention.set_backend(pipe, backend)
     facts = Facts(
         name=load.public_name(settings.model.path),
         dtype=settings.model.dtype,
-        device=str(pipe.device),
+        device=str(device),
         generator_device=str(generator_device),
         attention_backend=backend,
         versions=library_versions(),
+        offload=settings.model.offload,
         quantized=quantized,
         usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),
     )

@@ -18,7 +18,7 @@ from diffusers.utils.import_utils import DummyObject, requires_backends
 
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.pipeline import quantize
+from cache_dit_serving.pipeline import placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import is_out_of_memory
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
@@ -55,6 +55,8 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
     progress(f"loading the weights of {public_name(model.path)} as {model.dtype}")
     options = {"revision": model.revision, "variant": model.variant}
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if model.device_map is not None:
+        given["device_map"] = model.device_map
     with _told(model):
         if quantization is not None:
             components = DiffusionPipeline.load_config(location, revision=model.revision)
@@ -70,21 +72,6 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
     if type(pipe).__name__ == "AllegroPipeline":
         pipe.vae.enable_tiling()  # it decodes no other way
     return pipe
-
-
-def place(pipe: DiffusionPipeline, device: torch.device, progress: Callable[[str], None]) -> None:
-    """Move all components to the device.
-
-    Raises:
-        LoadError: they do not fit.
-    """
-    progress(f"moving {type(pipe).__name__} to {device}")
-    try:
-        pipe.to(device)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise LoadError(f"the model does not fit into the memory of {device}") from error
 
 
 @contextmanager
@@ -166,6 +153,7 @@ def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[Diffusi
             parts["scheduler"] = type(scheduler).from_config(scheduler.config)
         sibling = cls(**parts)
         sibling.set_progress_bar_config(disable=True)
+        placing.share(pipe, sibling)
         siblings.append(sibling)
     return siblings
 
@@ -184,13 +172,12 @@ def choose_device(name: str | None) -> torch.device:
     """
     if name is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator or torch.device("cpu")
+        return torch.empty(0, device=accelerator or "cpu").device
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=device).device  # with its number
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise LoadError(f"device {name!r} is not available here") from error
-    return device
 
 
 def choose_generator(name: str, device: torch.device) -> torch.device:

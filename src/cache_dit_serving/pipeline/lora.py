@@ -77,6 +77,7 @@ class Loras:
         """What the pipeline draws with now; None: not known."""
         self._scales: dict[tuple[int, str], torch.Tensor] | None = None
         """By layer and LoRA, where scales are tensors."""
+        self._scales_device = "cpu"
 
     @classmethod
     def of(cls, pipe: DiffusionPipeline, settings: Settings) -> Loras:
@@ -168,10 +169,11 @@ class Loras:
         """What the text encoders run with now."""
         return tuple(each for each in self._active or () if each.name in self._on_encoders)
 
-    def keep_scales_as_tensors(self) -> None:
+    def keep_scales_as_tensors(self, device: str) -> None:
         """From now on scales are tensors that are filled: torch.compile takes numbers for constants, and would compile
         each anew."""
         self._scales = {}
+        self._scales_device = device
         self._active = None
 
     def _put_scales(self) -> None:
@@ -183,7 +185,7 @@ class Loras:
                     continue
                 for lora, scale in layer.scaling.items():
                     if not isinstance(scale, torch.Tensor):
-                        there = self._scales.setdefault((id(layer), lora), torch.zeros((), device=self._pipe.device))
+                        there = self._scales.setdefault((id(layer), lora), torch.zeros((), device=self._scales_device))
                         layer.scaling[lora] = there.fill_(scale)
 
     def ensure(self, names: Sequence[str]) -> None:

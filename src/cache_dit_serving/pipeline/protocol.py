@@ -79,6 +79,8 @@ class Facts:
     """Where noise is drawn."""
     attention_backend: str
     versions: dict[str, str]
+    offload: str | None
+    """How components are kept in the computer's memory; None: all lie on the device."""
     quantized: tuple[QuantizedComponent, ...]
     usable: Usable
 

@@ -21,7 +21,7 @@ from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.media.values import Clip, Picture
 from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
-from cache_dit_serving.pipeline.prompts import cuts_of, listening, tokenizers_of
+from cache_dit_serving.pipeline.prompts import Heard, cuts_of, listening, tokenizers_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Freed, Stopped, Watch
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.clock import StepClock
     from cache_dit_serving.pipeline.lora import Loras
-    from cache_dit_serving.pipeline.prompt_cache import PromptCache
+    from cache_dit_serving.pipeline.prompt_cache import PromptCache, Use
     from cache_dit_serving.planning.loras import LoraContents
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ class PipelineRunner:
             prompts: installed on all of them.
             compiled_graphs: how many this process has compiled; None: nothing is compiled.
         """
+        import torch
+
         from cache_dit_serving.pipeline.memory import MemoryUse
 
         self._loras = loras
@@ -89,7 +91,7 @@ class PipelineRunner:
         self._parts = {part.name: part for part in parts}
         self._part = parts[0]
         """The one that ran last: a cache, if any is in force, is on it."""
-        self._device = self._part.pipe.device
+        self._device = torch.device(facts.device)
         self._memory_use = MemoryUse(self._device)
         self._first_forward: float | None = None
         self._forward_passes = 0
@@ -132,14 +134,9 @@ class PipelineRunner:
 
         from cache_dit_serving.pipeline.clock import StepClock
         from cache_dit_serving.pipeline.memory import is_out_of_memory
+        from cache_dit_serving.pipeline.placing import release
 
-        part = self._parts[call.pipeline_class]
-        if part is not self._part:
-            # They share the transformer, and one patch at a time is on it.
-            self._cache.prepare(None, 0, passes=1)
-            self._part = part
-        self._loras.use(call.loras)
-        transition = self._cache.prepare(drawing.cache.settings, call.num_inference_steps, passes=call.passes)
+        part, transition = self._prepared(call, drawing)
         self._first_forward = None
         self._forward_passes = 0
         self._clock = clock = StepClock(self._device)
@@ -161,29 +158,18 @@ class PipelineRunner:
         self._memory_use.begin()
         started = time.perf_counter()
         try:
-            # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture.
-            with (
-                torch.inference_mode(),
-                # Some families draw noise, or sample a picture's latents, without the generator that they are given.
-                torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
-                self._steps_reported(after_step) as callback,
-                listening(part.tokenizers) as heard,
-                self._prompts.used(heard) as prompts,
-            ):
-                torch.manual_seed(drawing.seed)
-                output = part.pipe(
-                    **_with_fitting_pictures(call),
-                    **callback,
-                    generator=torch.Generator(self.facts.generator_device).manual_seed(drawing.seed),
-                    output_type="np",
-                )
+            output, heard, prompts = self._call(part, call, drawing, after_step)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             logger.exception("out of memory at %d pixels", call.pixels)
             output = None
+        except BaseException:
+            release(part.pipe)
+            raise
         if output is None:
             # Outside the handler: while the exception lives, so do the tensors of every frame it passed.
+            release(part.pipe)
             self.flush()
             width, height = (call.arguments.get(side) for side in ("width", "height"))
             raise OutOfMemory(self._memory_use.would_fit(width, height, call.pixels) if width and height else None)
@@ -215,6 +201,43 @@ class PipelineRunner:
             size=(media.array.shape[-2], media.array.shape[-3]) if isinstance(media, Picture | Clip) else None,
         )
         return Drawn(media, drawn)
+
+    def _prepared(self, call: GenerationCall, drawing: Drawing) -> tuple[Part, str]:
+        """The pipeline of a call with its LoRAs and cache; and what the cache needed for it."""
+        part = self._parts[call.pipeline_class]
+        if part is not self._part:
+            # They share the transformer, and one patch at a time is on it.
+            self._cache.prepare(None, 0, passes=1)
+            self._part = part
+        self._loras.use(call.loras)
+        settings = drawing.cache.settings
+        return part, self._cache.prepare(settings, call.num_inference_steps, passes=call.passes)
+
+    def _call(
+        self, part: Part, call: GenerationCall, drawing: Drawing, after_step: Callable[[int], None]
+    ) -> tuple[Any, list[Heard], Use]:
+        """Call the pipeline; returns what it returned, what its tokenizers were asked, and how prompts were encoded."""
+        import torch
+
+        # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture. Weights
+        # that are moved in it could not be given another LoRA afterwards.
+        guard = torch.inference_mode if self.facts.offload is None else torch.no_grad
+        with (
+            guard(),
+            # Some families draw noise, or sample a picture's latents, without the generator that they are given.
+            torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
+            self._steps_reported(after_step) as callback,
+            listening(part.tokenizers) as heard,
+            self._prompts.used(heard) as prompts,
+        ):
+            torch.manual_seed(drawing.seed)
+            output = part.pipe(
+                **_with_fitting_pictures(call),
+                **callback,
+                generator=torch.Generator(self.facts.generator_device).manual_seed(drawing.seed),
+                output_type="np",
+            )
+        return output, heard, prompts
 
     def flush(self) -> Freed:
         """Free the activations that the last generation left behind, and the prompts' embeddings."""

@@ -178,6 +178,9 @@ class ModelInfo(BaseModel):
     torch_dtype: str = Field(description='The same as cache_dit.serve has it, such as "torch.bfloat16".')
     device: str
     generator_device: str = Field(description="Where noise is drawn; cpu: a seed means the same noise on every device.")
+    offload: str | None = Field(
+        None, description="How components are kept in the computer's memory; null: they are not."
+    )
     enable_cache: bool = Field(description="Whether a request without `speed` and `cache` runs a cache.")
     is_loaded: bool = Field(description="Always true: before, this route answers 503.")
     versions: dict[str, str]
