@@ -43,6 +43,7 @@ class Flag:
         help: left out where the flag is one of cache_dit.serve that does nothing here.
         const: what a flag without a value fills its leaf with, where that is not true.
         default: of a flag of the launcher's own; others have their setting's.
+        many: whether it takes several values.
         required: whether the launcher asks for it, or for --config, although its setting has a default.
         old_default: of cache_dit.serve as last released (cache-dit 1.3.5); "" where it had no such flag.
         differs: how the flag differs from that server's, for docs/flags.md.
@@ -59,6 +60,7 @@ class Flag:
     choices: tuple[str, ...] | None = None
     required: bool = False
     takes_value: bool = True
+    many: bool = False
     old_default: str = ""
     differs: str = ""
     state: Literal["works", "later", "idle"] = "works"
@@ -79,6 +81,8 @@ class Flag:
         if self.is_switch:
             return "off"
         value = _field(self.leaf).default if self.leaf and not self.required else self.default
+        if isinstance(value, tuple):
+            return " ".join(map(str, value))
         return "none" if value is None else str(value)
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
@@ -96,6 +100,7 @@ class Flag:
                 *self.names,
                 type=self._type,
                 choices=self.choices or self._literal,
+                nargs="+" if self.many else None,
                 metavar=self.metavar or {int: "N", float: "X"}.get(self._type),
                 default=self.default,
                 help=self.help if default == "none" else f"{self.help} (default: {default})",
@@ -400,13 +405,55 @@ FLAGS: tuple[Flag, ...] = (
         old_default="never read",
         differs="works, also without `--compile`",
     ),
-    _later(Group.MEMORY, "--track-memory", old="never read"),
-    _later(Group.MEMORY, "--profile"),
-    _later(Group.MEMORY, "--profile-name", old="none"),
-    _later(Group.MEMORY, "--profile-dir", old="none"),
-    _later(Group.MEMORY, "--profile-activities", old="none"),
-    _later(Group.MEMORY, "--profile-with-stack"),
-    _later(Group.MEMORY, "--profile-record-shapes"),
+    Flag(
+        Group.MEMORY,
+        ("--track-memory",),
+        "nothing more: answers and metrics have the peak of memory without it, too",
+        takes_value=False,
+        old_default="never read",
+        differs="always on",
+    ),
+    Flag(
+        Group.MEMORY,
+        ("--profile",),
+        "write a trace of every output, up to profiling.max_traces",
+        leaf="profiling.requests",
+        const="all",
+        old_default="off",
+        differs="each step is a range that says whether it was cached",
+    ),
+    Flag(Group.MEMORY, ("--profile-name",), "how their names begin", leaf="profiling.name", old_default="none"),
+    Flag(
+        Group.MEMORY,
+        ("--profile-dir",),
+        "folder that they go to",
+        leaf="profiling.folder",
+        metavar="FOLDER",
+        old_default="none",
+    ),
+    Flag(
+        Group.MEMORY,
+        ("--profile-activities",),
+        "what is traced: cpu, gpu, or both",
+        leaf="profiling.activities",
+        metavar="ACTIVITY",
+        many=True,
+        old_default="CPU GPU",
+    ),
+    Flag(
+        Group.MEMORY,
+        ("--profile-with-stack",),
+        "with the Python source of each operation",
+        leaf="profiling.with_stack",
+        old_default="off",
+    ),
+    Flag(
+        Group.MEMORY,
+        ("--profile-record-shapes",),
+        "with the shapes of each operation's tensors",
+        leaf="profiling.record_shapes",
+        old_default="off",
+    ),
     *(
         _idle(f"--{name}")
         for name in ("repeat", "height", "width", "prompt", "negative-prompt", "image-path", "warmup")

@@ -24,7 +24,7 @@ from cache_dit_serving.config.reading import (
     load_settings,
 )
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.flags import idle_flags, parser, settings_given
+from cache_dit_serving.flags import FLAGS, idle_flags, parser, settings_given
 from cache_dit_serving.supervisor import check_port, fail
 
 
@@ -52,11 +52,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if flags.device:
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
-    given = settings_given(flags) | _loras(flags)
-    if flags.model_path and (folder := Path(flags.model_path).expanduser()).is_dir():
-        given["model.path"] = str(folder.absolute())
-    if (file := given.get("quantize.pipeline_config_path")) is not None:
-        given["quantize.pipeline_config_path"] = str(Path(str(file)).expanduser().absolute())
+    given = settings_given(flags) | _loras(flags) | _absolute_paths(flags)
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
     uncached = load_settings(result).cache is None
     if cache_flags and not flags.cache and (uncached or recognised):
@@ -79,6 +75,17 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     root = settings.outputs.root
     result[f"{OVERRIDE_PREFIX}OUTPUTS__ROOT"] = str(root.expanduser().absolute())
     return result
+
+
+def _absolute_paths(flags: argparse.Namespace) -> dict[str, object]:
+    """The settings that are paths, as the server finds them in another folder than this one."""
+    given: dict[str, object] = {}
+    if flags.model_path and Path(flags.model_path).expanduser().is_dir():  # else a hub id
+        given["model.path"] = flags.model_path
+    for flag in ("pipeline_quant_config_path", "profile_dir"):
+        if (path := getattr(flags, flag)) is not None:
+            given[next(each.leaf for each in FLAGS if each.dest == flag) or ""] = path
+    return {leaf: str(Path(str(path)).expanduser().absolute()) for leaf, path in given.items()}
 
 
 def _loras(flags: argparse.Namespace) -> dict[str, object]:

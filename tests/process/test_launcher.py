@@ -126,6 +126,16 @@ def test_the_flags_of_compilation(flags: list[str], mode: str) -> None:
     assert compiled.mode == mode
 
 
+def test_the_flags_of_profiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = "--profile --profile-name flux --profile-dir traces --profile-activities CPU --profile-with-stack"
+    profiling = settings_of("--model-path", "x/y", *words.split(), "--track-memory").profiling
+    assert (profiling.requests, profiling.name, profiling.folder) == ("all", "flux", tmp_path / "traces")
+    assert (profiling.activities, profiling.with_stack, profiling.record_shapes) == (("cpu",), True, False)
+    both = settings_of("--model-path", "x/y", "--profile-activities", "CPU", "GPU").profiling
+    assert both.activities == ("cpu", "gpu")
+
+
 def test_a_lora_is_not_fused_into_weights_that_are_loaded_quantised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +161,7 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "words",
-    [["--profile"], ["--parallel", "ulysses"]],
+    [["--ulysses-anything"], ["--parallel", "ulysses"]],
 )
 def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -297,5 +307,5 @@ def test_the_command_lists_configurations_and_flags() -> None:
         [Path(sys.executable).with_name("cache-dit-serve"), "--help"], capture_output=True, text=True, check=True
     )
     assert "--max-continuous-cached-steps" in helped.stdout
-    for later in ("--profile", "--parallel"):
+    for later in ("--ulysses-async", "--parallel"):
         assert later not in helped.stdout

@@ -244,6 +244,8 @@ def _response(
         deadline=deadline,
         warnings=generation.warnings,
         stats=stats_of(records) if request.include_stats else None,
+        peak_memory_bytes=max((record.peak_memory_bytes or 0 for record in records), default=0) or None,
+        profiles=[record.profile for record in records if record.profile] or None,
     )
 
 

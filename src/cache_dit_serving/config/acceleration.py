@@ -138,3 +138,24 @@ class CompileSettings(Section):
         description="Folder that keeps what is compiled, for a faster next start; left out: torch's own, a temporary "
         "one.",
     )
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Activity = Annotated[Literal["cpu", "gpu"], BeforeValidator(_lower)]
+
+
+class ProfilingSettings(Section):
+    """Traces by torch's profiler: JSON that chrome://tracing and ui.perfetto.dev show."""
+
+    requests: Literal["none", "asked", "all"] = Field(
+        "none", description="Which outputs have one: those of requests with `profile: true`, or all."
+    )
+    folder: Path = Field(Path("profiles"), description="Where traces go; relative to where it is served.")
+    name: str = Field("trace", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="How their names begin.")
+    activities: tuple[Activity, ...] = Field(("cpu", "gpu"), min_length=1, description="What is traced.")
+    with_stack: bool = Field(False, description="With the Python source of each operation; large.")
+    record_shapes: bool = Field(False, description="With the shapes of each operation's tensors.")
+    max_traces: int = Field(100, ge=1, description="After so many, a worker writes none until its next start.")

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speed_settings import SpeedsSettings
-from cache_dit_serving.config.acceleration import CompileSettings, QuantizeSettings
+from cache_dit_serving.config.acceleration import CompileSettings, ProfilingSettings, QuantizeSettings
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
@@ -259,6 +259,7 @@ class Settings(Section):
     limits: Limits = Field(default_factory=Limits)
     inputs: InputSettings = Field(default_factory=InputSettings)
     outputs: OutputSettings = Field(default_factory=OutputSettings)
+    profiling: ProfilingSettings = Field(default_factory=ProfilingSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 
     @model_validator(mode="after")

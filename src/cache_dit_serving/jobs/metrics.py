@@ -55,6 +55,13 @@ COMPILED_GRAPHS = Counter(
     "cache_dit_serving_compiled_graphs",
     "Graphs that torch.compile compiled for requests: what the start had not compiled, such as a set of LoRAs.",
 )
+PEAK_MEMORY_BYTES = Histogram(
+    "cache_dit_serving_peak_memory_bytes",
+    "The most that was allocated on the device while an image was drawn; on a CPU, that the process had resident.",
+    buckets=tuple(
+        gigabytes * 2**30 for gigabytes in (0.5, 1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192)
+    ),
+)
 STAGE_SECONDS = Histogram(
     "cache_dit_serving_stage_seconds",
     "Seconds by stage: queue (of a generation); encode_prompt, denoise, decode, encode_output (of an image).",
@@ -98,6 +105,8 @@ def observe_image(record: DrawRecord) -> None:
         if math.isfinite(diff):
             RESIDUAL_DIFF.labels(speed).observe(diff)
     CACHE_TRANSITIONS.labels(record.transition).inc()
+    if record.peak_memory_bytes is not None:
+        PEAK_MEMORY_BYTES.observe(record.peak_memory_bytes)
     PROMPTS.labels("hit").inc(record.prompt_hits)
     PROMPTS.labels("miss").inc(record.prompt_misses)
     COMPILED_GRAPHS.inc(record.compiled_graphs)

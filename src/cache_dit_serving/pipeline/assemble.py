@@ -46,7 +46,10 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     progress("importing torch, diffusers and cache-dit")
     quiet_libraries()
     # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
+    import torch
+
     from cache_dit_serving.pipeline import cache, compiling, load
+    from cache_dit_serving.pipeline.profiling import Profiler
     from cache_dit_serving.pipeline.prompt_cache import PromptCache
 
     compiling.prepare(settings.compile)
@@ -61,7 +64,8 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     prompts = PromptCache(settings.limits.prompt_cache_bytes, loras.on_encoders)
     for part in parts:
         prompts.install(part.pipe)
-    runner = PipelineRunner(parts, facts, loras, prompts, compiled_graphs)
+    profiler = Profiler(settings.profiling, torch.device(facts.device))
+    runner = PipelineRunner(parts, facts, loras, prompts, profiler, compiled_graphs=compiled_graphs)
     known = loras.traits()
     model = _planned(settings, traits, pipeline_cache.support, known)
     for cache_type in cache.CONFIGS:
@@ -146,4 +150,5 @@ def _planned(
 ) -> PlannedModel:
     speeds = SpeedLadder(settings.cache, settings.speeds, support, usual_steps(traits, settings.defaults))
     tolerant = settings.server.unsupported_fields == "warn"
-    return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant, loras)
+    profiles = settings.profiling.requests
+    return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant, loras, profiles)

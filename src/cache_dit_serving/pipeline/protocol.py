@@ -121,6 +121,8 @@ class DrawRecord:
     """Of the clip that was made; None of other kinds."""
     peak_memory_bytes: int | None = None
     """The most that was allocated on the device meanwhile; on a CPU, that the process had resident. None: not known."""
+    profile: str | None = None
+    """The trace's file, in the operator's folder."""
     prompt_hits: int = 0
     """Prompts whose embeddings were kept from before."""
     prompt_misses: int = 0

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.clock import StepClock
     from cache_dit_serving.pipeline.lora import Loras
+    from cache_dit_serving.pipeline.profiling import Profiler, Trace
     from cache_dit_serving.pipeline.prompt_cache import PromptCache, Use
     from cache_dit_serving.planning.loras import LoraContents
 
@@ -71,6 +72,8 @@ class PipelineRunner:
         facts: Facts,
         loras: Loras,
         prompts: PromptCache,
+        profiler: Profiler,
+        *,
         compiled_graphs: Callable[[], int] | None = None,
     ) -> None:
         """
@@ -78,6 +81,7 @@ class PipelineRunner:
             parts: the loaded pipeline first.
             loras: on all of them.
             prompts: installed on all of them.
+            profiler: writes the traces that calls ask for.
             compiled_graphs: how many this process has compiled; None: nothing is compiled.
         """
         import torch
@@ -86,6 +90,8 @@ class PipelineRunner:
 
         self._loras = loras
         self._prompts = prompts
+        self._profiler = profiler
+        self._trace: Trace | None = None
         self._compiled_graphs = compiled_graphs or (lambda: 0)
         self.facts = facts
         self._parts = {part.name: part for part in parts}
@@ -136,6 +142,7 @@ class PipelineRunner:
         from cache_dit_serving.pipeline.memory import is_out_of_memory
         from cache_dit_serving.pipeline.placing import release
 
+        self._trace = trace = self._profiler.trace(call.profile)
         part, transition = self._prepared(call, drawing)
         self._first_forward = None
         self._forward_passes = 0
@@ -145,6 +152,7 @@ class PipelineRunner:
         def after_step(done: int) -> None:
             nonlocal denoised
             clock.mark()
+            trace.stage(f"step {done}" if done < call.num_inference_steps else "decode")
             if done >= call.num_inference_steps:
                 # Kernels run behind Python: the last step ends when the device is done with it.
                 if self._device.type != "cpu":
@@ -158,7 +166,8 @@ class PipelineRunner:
         self._memory_use.begin()
         started = time.perf_counter()
         try:
-            output, heard, prompts = self._call(part, call, drawing, after_step)
+            with trace:
+                output, heard, prompts = self._call(part, call, drawing, after_step)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -194,6 +203,7 @@ class PipelineRunner:
             decode_s=finished - denoised,
             cuts=cuts_of(heard, _prompts_of(call)),
             compiled_graphs=self._compiled_graphs() - graphs,
+            profile=trace.save(drawing.seed, record.cached_steps() if record is not None else ()),
             peak_memory_bytes=self._memory_use.end(call.pixels),
             prompt_hits=prompts.hits,
             prompt_misses=prompts.misses,
@@ -315,6 +325,8 @@ class PipelineRunner:
             self._first_forward = time.perf_counter()
             if self._clock is not None:
                 self._clock.mark()
+            if self._trace is not None:
+                self._trace.stage("step 0")
 
 
 def _prompts_of(call: GenerationCall) -> dict[str, str]:

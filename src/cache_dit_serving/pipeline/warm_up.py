@@ -195,7 +195,7 @@ def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> Ge
         fields.pop("num_inference_steps", None)
     try:
         request, inputs = example_of(model, task, **fields)
-        return plan(request, model, inputs)
+        return plan(request, replace(model, profiles="none"), inputs)
     except ServingError as error:
         raise _failed(error) from error
 

@@ -14,6 +14,7 @@ from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.planning.loras import LoraChoice
+from cache_dit_serving.planning.model import AskedToProfile
 from cache_dit_serving.schemas.answers import RequestWarning
 
 
@@ -54,6 +55,7 @@ class GenerationCall:
     """Fields of the request as they were used, of which the arguments have other names."""
     clip: ClipSpec | None = None
     """Where the call makes a clip."""
+    profile: AskedToProfile = AskedToProfile.NO
     makes: MediaKind = MediaKind.PICTURE
     inputs: Inputs = NO_INPUTS
     """The pictures among the arguments."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Literal
 
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults
@@ -23,6 +25,14 @@ def usual_steps(traits: PipelineTraits, defaults: RequestDefaults) -> int:
     return defaults.num_inference_steps or traits.steps.default
 
 
+class AskedToProfile(Enum):
+    """Who wants a trace of a call's outputs."""
+
+    NO = "no"
+    BY_REQUEST = "by request"
+    BY_OPERATOR = "by operator"
+
+
 @dataclass(frozen=True)
 class PlannedModel:
     traits: PipelineTraits
@@ -33,6 +43,8 @@ class PlannedModel:
     """Whether a field that the model cannot honour is ignored and reported, not refused."""
     loras: tuple[LoraTraits, ...] = ()
     """Those that are loaded, in the configuration's order."""
+    profiles: Literal["none", "asked", "all"] = "none"
+    """Of which outputs traces are written."""
     siblings: tuple[PlannedModel, ...] = ()
     """Pipelines of the same weights for further tasks."""
 

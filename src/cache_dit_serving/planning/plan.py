@@ -15,6 +15,7 @@ from cache_dit_serving.planning.fields.guidance import forward_passes
 from cache_dit_serving.planning.fields.images import seeds_of
 from cache_dit_serving.planning.fields.inputs import steps_run
 from cache_dit_serving.planning.fields.loras import loras_of
+from cache_dit_serving.planning.fields.profile import asked_to_profile
 from cache_dit_serving.planning.fields.sound import samples_made
 from cache_dit_serving.planning.fields.steps import step_count
 from cache_dit_serving.planning.model import PlannedModel
@@ -64,6 +65,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         pipeline_class=model.traits.pipeline_class,
         pixels=pixels,
         loras=loras_of(request, model),
+        profile=asked_to_profile(request, model),
         recorded=recorded,
         clip=clip,
         makes=model.traits.makes,

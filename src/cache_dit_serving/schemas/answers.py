@@ -82,6 +82,14 @@ class GenerateResponse(Answer):
         [], description="Parts of the request that had no effect, or another one than asked."
     )
     stats: Stats | None = Field(None, description="Where include_stats asked for it.")
+    peak_memory_bytes: int | None = Field(
+        None,
+        description="The most that was allocated on the device meanwhile; on a CPU, that the process had resident. "
+        "Left out where the system does not tell.",
+    )
+    profiles: list[str] | None = Field(
+        None, description="Files in the operator's folder that traces were written to; left out where there are none."
+    )
 
 
 class ComparedImage(BaseModel):

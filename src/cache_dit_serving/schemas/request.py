@@ -134,6 +134,9 @@ class GenerateRequest(BaseModel):
         None, ge=LEAST_AUDIO_S, description="Seconds of a sound, on a model that makes sound."
     )
     include_stats: bool | None = Field(None, description="Add each step's residual difference to the answer.")
+    profile: bool | None = Field(
+        None, description="Write a trace of it on the server, by torch's profiler; where the operator lets requests."
+    )
     output_format: Literal["base64", "path", "url"] | None = Field(None, description="base64 (default), path or url.")
     output_dir: str | None = Field(
         None, max_length=200, description="Folder for path and url, relative to the server's output folder."

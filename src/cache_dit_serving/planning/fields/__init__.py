@@ -19,6 +19,7 @@ from cache_dit_serving.planning.fields.output import (
     OutputFormat,
     VideoFormat,
 )
+from cache_dit_serving.planning.fields.profile import Profile
 from cache_dit_serving.planning.fields.prompt import ClassLabel, Prompt
 from cache_dit_serving.planning.fields.size import Height, Width
 from cache_dit_serving.planning.fields.sound import AudioLength
@@ -46,6 +47,7 @@ FIELDS: tuple[RequestField, ...] = (
     Seed(),
     NumImages(),
     IncludeStats(),
+    Profile(),
     OutputFormat(),
     OutputDir(),
     ImageFormat(),

@@ -1,0 +1,141 @@
+"""Traces of outputs by torch's profiler, with the denoising steps as ranges that say whether they were cached."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Collection
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from cache_dit_serving.errors import InvalidRequest, LoadError
+from cache_dit_serving.planning.model import AskedToProfile
+
+if TYPE_CHECKING:
+    from cache_dit_serving.config.acceleration import ProfilingSettings
+
+logger = logging.getLogger(__name__)
+
+STEP = re.compile(r"step (\d+)")
+
+
+class Trace:
+    """No trace: what asks for none gets this one."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return None
+
+    def stage(self, name: str) -> None:
+        """From here on; ends the stage before."""
+
+    def save(self, seed: int, cached_steps: Collection[int]) -> str | None:
+        """Write the file; returns its name."""
+        return None
+
+
+NO_TRACE = Trace()
+
+
+class Profiler:
+    """Writes traces into the operator's folder, up to a number."""
+
+    def __init__(self, settings: ProfilingSettings, device: torch.device) -> None:
+        """
+        Raises:
+            LoadError: the folder cannot be written, or there is no GPU whose activities alone are wanted.
+        """
+        self._settings = settings
+        self._written = 0
+        self._activities = [torch.profiler.ProfilerActivity.CPU] if "cpu" in settings.activities else []
+        if "gpu" in settings.activities and device.type == "cuda":
+            self._activities.append(torch.profiler.ProfilerActivity.CUDA)
+        if settings.requests == "none":
+            return
+        if not self._activities:
+            raise LoadError(f"profiling.activities: there is no GPU to profile on {device}; add cpu")
+        try:
+            settings.folder.expanduser().mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LoadError("profiling.folder cannot be made on the server") from error
+
+    def trace(self, asked: AskedToProfile) -> Trace:
+        """A trace of the coming output, or none.
+
+        Raises:
+            InvalidRequest: its request asks for one, and as many as the operator allows are written.
+        """
+        if asked is AskedToProfile.NO:
+            return NO_TRACE
+        if self._written >= self._settings.max_traces:
+            if asked is AskedToProfile.BY_REQUEST:
+                most = f"profile: this server has written the {self._settings.max_traces} traces that it may"
+                raise InvalidRequest(f"{most}; leave it out", param="profile")
+            return NO_TRACE
+        self._written += 1
+        if self._written == self._settings.max_traces:
+            logger.warning("profiling.max_traces is reached: no more traces are written until the next start")
+        return _Recorded(self._settings, self._activities)
+
+
+class _Recorded(Trace):
+    def __init__(self, settings: ProfilingSettings, activities: list[Any]) -> None:
+        self._settings = settings
+        self._profile = torch.profiler.profile(
+            activities=activities, record_shapes=settings.record_shapes, with_stack=settings.with_stack
+        )
+        self._range: Any = None
+
+    def __enter__(self) -> Self:
+        self._profile.__enter__()
+        self.stage("encode prompt")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+        self._profile.__exit__(kind, error, traceback)
+
+    def stage(self, name: str) -> None:
+        self._end()
+        self._range = torch.profiler.record_function(name)
+        self._range.__enter__()
+
+    def _end(self) -> None:
+        if self._range is not None:
+            self._range.__exit__(None, None, None)
+            self._range = None
+
+    def save(self, seed: int, cached_steps: Collection[int]) -> str | None:
+        name = f"{self._settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns()}-{seed}.json"
+        file = self._settings.folder.expanduser() / name
+        unfinished = file.with_suffix(".part")
+        try:
+            self._profile.export_chrome_trace(str(unfinished))
+            _name_steps(unfinished, cached_steps)
+            unfinished.rename(file)
+        except OSError:
+            logger.exception("the trace could not be written")
+            unfinished.unlink(missing_ok=True)
+            return None
+        return name
+
+
+def _name_steps(file: Path, cached_steps: Collection[int]) -> None:
+    """Say of each step in a trace whether it was cached: that is known when it has ended, and its range is named."""
+    trace = json.loads(file.read_text(encoding="utf-8"))
+    for event in trace["traceEvents"]:
+        if (step := STEP.fullmatch(str(event.get("name")))) is not None:
+            event["name"] += " cached" if int(step[1]) in cached_steps else " computed"
+    file.write_text(json.dumps(trace), encoding="utf-8")

@@ -1,0 +1,97 @@
+"""Traces: valid JSON in Chrome's format, with each step named as the cache's record has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache_dit_serving.config.acceleration import ProfilingSettings
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.errors import InvalidRequest, LoadError
+from tests.support.in_process import EMBEDDED, STEPS, draw, load
+
+
+def profiling(folder: Path, **fields: Any) -> Settings:
+    return EMBEDDED.model_copy(update={"profiling": ProfilingSettings(folder=folder, **fields)})
+
+
+def ranges(file: Path) -> dict[str, tuple[float, float]]:
+    """Name -> its beginning and end in microseconds, of the ranges that the server makes."""
+    events = json.loads(file.read_text())["traceEvents"]
+    mine = [event for event in events if event.get("cat") == "user_annotation" and event.get("ph") == "X"]
+    return {event["name"]: (event["ts"], event["ts"] + event["dur"]) for event in mine}
+
+
+def test_a_trace_has_each_step_by_number_and_kind_in_order(tmp_path: Path) -> None:
+    loaded = load(profiling(tmp_path / "traces", requests="asked", name="flux"))
+    expected = draw(load(EMBEDDED)).media.array
+    assert not list((tmp_path / "traces").iterdir())  # the warm-up writes none
+    drawn = draw(loaded, profile=True)
+    assert np.array_equal(drawn.media.array, expected)
+    (file,) = (tmp_path / "traces").iterdir()
+    assert drawn.record.profile == file.name
+    assert file.name.startswith("flux-")
+    cached = set(drawn.record.stats[0].cached_steps)
+    assert 0 < len(cached) < STEPS
+    steps = [f"step {step} {'cached' if step in cached else 'computed'}" for step in range(STEPS)]
+    found = ranges(file)
+    assert [name for name in found if name in ("encode prompt", "decode", *steps)] == [
+        *("encode prompt", *steps, "decode"),
+    ]
+    for before, after in zip(["encode prompt", *steps], [*steps, "decode"], strict=True):
+        assert found[before][1] <= found[after][0], after
+    operations = {
+        event["name"] for event in json.loads(file.read_text())["traceEvents"] if event.get("cat") == "cpu_op"
+    }
+    assert "aten::addmm" in operations or "aten::linear" in operations
+
+
+def test_without_the_cache_every_step_is_computed_and_a_request_that_does_not_ask_has_no_trace(tmp_path: Path) -> None:
+    loaded = load(profiling(tmp_path, requests="asked", record_shapes=True, with_stack=True))
+    assert draw(loaded).record.profile is None
+    name = draw(loaded, profile=True, speed="lossless").record.profile
+    assert name is not None
+    assert sum("computed" in each for each in ranges(tmp_path / name)) == STEPS
+    assert "Input Dims" in (tmp_path / name).read_text()
+
+
+def test_all_outputs_have_one_up_to_a_number(tmp_path: Path) -> None:
+    loaded = load(profiling(tmp_path, requests="all", max_traces=2))
+    asked: list[dict[str, Any]] = [{}, {"profile": False}, {}, {}]
+    written = [draw(loaded, num_inference_steps=8, **fields).record.profile for fields in asked]
+    assert [name is not None for name in written] == [True, False, True, False]
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(InvalidRequest, match="has written the 2 traces that it may; leave it out"):
+        draw(loaded, profile=True)
+
+
+def test_a_request_that_fails_leaves_no_trace_and_no_profiler_behind(tmp_path: Path) -> None:
+    loaded = load(profiling(tmp_path, requests="asked"))
+
+    def fail(done: int) -> None:
+        if done == 3:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        draw(loaded, fail, profile=True)
+    assert not list(tmp_path.iterdir())
+    assert draw(loaded, profile=True, num_inference_steps=8).record.profile
+
+
+def test_where_the_operator_does_not_let_them_requests_are_refused() -> None:
+    loaded = load(EMBEDDED)
+    draw(loaded, profile=False, num_inference_steps=8)
+    with pytest.raises(InvalidRequest, match=r"does not take profile \(this server writes no traces; its operator can"):
+        draw(loaded, profile=True)
+
+
+def test_what_cannot_be_traced_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="there is no GPU to profile on cpu; add cpu"):
+        load(profiling(tmp_path, requests="all", activities=("gpu",)))
+    (tmp_path / "file").touch()
+    with pytest.raises(LoadError, match=r"profiling\.folder cannot be made"):
+        load(profiling(tmp_path / "file" / "below", requests="all"))
