@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +60,7 @@ def compile_blocks(pipe: DiffusionPipeline, block_lists: Iterable[str], settings
     import cache_dit
 
     cache_dit.set_compile_configs()
+    warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")  # quantised weights
     dynamic, mode = True if settings.dynamic else None, MODES[settings.mode]
     compiled = 0
     for name in DENOISERS:

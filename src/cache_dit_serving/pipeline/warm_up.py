@@ -57,7 +57,7 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
 
 
 def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progress: Callable[[str], None]) -> None:
-    """Draw in a few steps what makes torch.compile compile: each declared size, and each configured LoRA alone.
+    """Draw in a few steps what makes torch.compile compile: each declared size, no LoRA, and each configured one alone.
 
     Raises:
         LoadError: what every request would fail on, or a declared size that the model does not take.
@@ -66,7 +66,9 @@ def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progr
         return
     wanted: list[dict[str, Any]] = [{"width": width, "height": height} for width, height in settings.compile.sizes]
     choosable = [lora for lora in model.loras if not lora.fused and lora.contents is not None]
-    wanted = (wanted or [{}]) + [{"loras": [{"name": lora.name}]} for lora in choosable]
+    wanted = wanted or [{}]
+    if choosable:
+        wanted += [{"loras": []}, *({"loras": [{"name": lora.name}]} for lora in choosable)]
     for number, fields in enumerate(wanted, start=1):
         call = _planned(model, num_inference_steps=_few_steps(model), speed="lossless", **fields)
         started = time.perf_counter()
