@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+from bentoml._internal.context import server_context
 
 # In a Bento the sources lie beside this file and are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
@@ -27,6 +28,7 @@ from cache_dit_serving.api.lifecycle import (
 )
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.routes import mounted_routes
+from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.assemble import assemble
@@ -44,13 +46,14 @@ from cache_dit_serving.supervisor import prepare_supervisor, settings_or_exit
 SETTINGS = settings_or_exit()
 configure_logging(SETTINGS.server.log_level)
 prepare_supervisor()
+take_share(SETTINGS, server_context.worker_index)
 # BentoML, and BentoCloud before it, cut requests off after 60 s unless told: later than ours, which says why.
 TIMEOUT_S = SETTINGS.limits.max_request_s + 60
 
 
 @bentoml.service(
     name="cache_dit_serving",
-    resources={"gpu": 1},
+    resources={"gpu": SETTINGS.server.workers * SETTINGS.server.gpus_per_worker},
     workers=SETTINGS.server.workers,
     traffic={"timeout": TIMEOUT_S},
 )

@@ -304,7 +304,7 @@ FLAGS: tuple[Flag, ...] = (
         "worker processes, each with the model",
         leaf="server.workers",
         old_default="1",
-        differs="2 and more work; 1.3.5 ended after loading",
+        differs="2 and more work, each on a GPU of its own; 1.3.5 ended after loading",
     ),
     _later(Group.PARALLELISM, "--parallel-type", "--parallel", old="none"),
     _later(Group.PARALLELISM, "--ulysses-anything", "--uaa"),

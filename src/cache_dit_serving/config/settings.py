@@ -227,6 +227,9 @@ class OutputSettings(Section):
 
 class ServerSettings(Section):
     workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
+    gpus_per_worker: int = Field(
+        1, ge=1, description="GPUs that each worker sees, none of them another's: more for model.device_map."
+    )
     require_cache: bool = Field(
         False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."
     )
