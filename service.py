@@ -33,6 +33,7 @@ from cache_dit_serving.jobs.metrics import forget_ended_workers
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded
+from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.answers import (
     CompareResponse,
     FlushResponse,
@@ -53,7 +54,7 @@ TIMEOUT_S = SETTINGS.limits.max_request_s + 60
 
 @bentoml.service(
     name="cache_dit_serving",
-    resources={"gpu": SETTINGS.server.workers * SETTINGS.server.gpus_per_worker},
+    resources={"gpu": SETTINGS.server.workers * SETTINGS.gpus_per_worker},
     workers=SETTINGS.server.workers,
     traffic={"timeout": TIMEOUT_S},
 )
@@ -64,7 +65,7 @@ class CacheDiTServing:
     def __init__(self) -> None:
         forget_ended_workers()
         self.worker = PipelineWorker(
-            partial(assemble, SETTINGS),
+            partial(RankedRunner.start if SETTINGS.parallelism else assemble, SETTINGS),
             max_queue=SETTINGS.limits.max_queue,
             on_ready=self._became_ready,
         )

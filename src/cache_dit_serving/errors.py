@@ -141,6 +141,16 @@ class OutOfMemory(InternalError):
         super().__init__(sentence)
 
 
+class RunnerLost(ServingError):
+    """The processes that run the model are lost; they start anew."""
+
+    status = 503
+    code = "runner_lost"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The model's processes were lost ({reason}); they start anew.", retry_after_s=30)
+
+
 class NotReady(ServingError):
     """The server cannot generate now: it is loading, failed to load, or is shutting down (`code` says which)."""
 

@@ -44,6 +44,7 @@ class Flag:
         const: what a flag without a value fills its leaf with, where that is not true.
         default: of a flag of the launcher's own; others have their setting's.
         many: whether it takes several values.
+        kind: of the values of a flag of the launcher's own without a default.
         required: whether the launcher asks for it, or for --config, although its setting has a default.
         old_default: of cache_dit.serve as last released (cache-dit 1.3.5); "" where it had no such flag.
         differs: how the flag differs from that server's, for docs/flags.md.
@@ -61,6 +62,7 @@ class Flag:
     required: bool = False
     takes_value: bool = True
     many: bool = False
+    kind: type = str
     old_default: str = ""
     differs: str = ""
     state: Literal["works", "later", "idle"] = "works"
@@ -114,7 +116,7 @@ class Flag:
     def _kinds(self) -> tuple[object, ...]:
         """The setting's type, without None."""
         if self.leaf is None:
-            return (type(self.default),)
+            return (self.kind if self.default is None else type(self.default),)
         annotation = _field(self.leaf).annotation
         parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
         return tuple(part for part in parts if part is not types.NoneType)
@@ -306,12 +308,55 @@ FLAGS: tuple[Flag, ...] = (
         old_default="1",
         differs="2 and more work, each on a GPU of its own; 1.3.5 ended after loading",
     ),
-    _later(Group.PARALLELISM, "--parallel-type", "--parallel", old="none"),
-    _later(Group.PARALLELISM, "--ulysses-anything", "--uaa"),
-    _later(Group.PARALLELISM, "--ulysses-async", "--ulysses-async-qkv-proj", "--uaqkv"),
-    _later(Group.PARALLELISM, "--ulysses-float8", "--ufp8"),
-    _later(Group.PARALLELISM, "--parallel-vae"),
-    _later(Group.PARALLELISM, "--parallel-text-encoder", "--parallel-text"),
+    Flag(
+        Group.PARALLELISM,
+        ("--parallel-type", "--parallel"),
+        "how --parallel-size GPUs share a forward pass",
+        choices=("ulysses", "ring", "tp"),
+        old_default="none",
+        differs="the server starts the processes itself; 1.3.5 wanted torchrun",
+    ),
+    Flag(
+        Group.PARALLELISM,
+        ("--parallel-size",),
+        "how many; left out: all GPUs, and 2 on a CPU",
+        kind=int,
+    ),
+    Flag(
+        Group.PARALLELISM,
+        ("--ulysses-anything", "--uaa"),
+        "Ulysses for sequences and heads of any number",
+        leaf="parallelism.ulysses_anything",
+        old_default="off",
+    ),
+    Flag(
+        Group.PARALLELISM,
+        ("--ulysses-async", "--ulysses-async-qkv-proj", "--uaqkv"),
+        "Ulysses whose exchange overlaps the projections",
+        leaf="parallelism.ulysses_async",
+        old_default="off",
+    ),
+    Flag(
+        Group.PARALLELISM,
+        ("--ulysses-float8", "--ufp8"),
+        "Ulysses that exchanges at 8 bits",
+        leaf="parallelism.ulysses_float8",
+        old_default="off",
+    ),
+    Flag(
+        Group.PARALLELISM,
+        ("--parallel-vae",),
+        "spread the VAE too",
+        takes_value=False,
+        old_default="off",
+    ),
+    Flag(
+        Group.PARALLELISM,
+        ("--parallel-text-encoder", "--parallel-text"),
+        "spread the text encoder too",
+        takes_value=False,
+        old_default="off",
+    ),
     _later(Group.PARALLELISM, "--disable-compute-comm-overlap", "--dcco"),
     Flag(
         Group.QUANTISATION,

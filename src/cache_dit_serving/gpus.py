@@ -44,7 +44,7 @@ def take_share(settings: Settings, worker_index: int | None) -> None:
     Args:
         worker_index: BentoML's, from 1; None in a process that is no worker.
     """
-    workers, per_worker = settings.server.workers, settings.server.gpus_per_worker
+    workers, per_worker = settings.server.workers, settings.gpus_per_worker
     if worker_index is None or workers * per_worker == 1 or settings.model.device not in (None, "cuda"):
         return
     # A worker that ended may be followed by one of a higher number.

@@ -24,7 +24,7 @@ from cache_dit_serving.config.reading import (
     load_settings,
 )
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.flags import FLAGS, idle_flags, parser, settings_given
+from cache_dit_serving.flags import FLAGS, Group, idle_flags, parser, settings_given
 from cache_dit_serving.supervisor import check_port, fail
 
 
@@ -52,7 +52,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if flags.device:
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
-    given = settings_given(flags) | _loras(flags) | _absolute_paths(flags)
+    given = settings_given(flags) | _loras(flags) | _absolute_paths(flags) | _parallelism(flags)
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
     uncached = load_settings(result).cache is None
     if cache_flags and not flags.cache and (uncached or recognised):
@@ -86,6 +86,35 @@ def _absolute_paths(flags: argparse.Namespace) -> dict[str, object]:
         if (path := getattr(flags, flag)) is not None:
             given[next(each.leaf for each in FLAGS if each.dest == flag) or ""] = path
     return {leaf: str(Path(str(path)).expanduser().absolute()) for leaf, path in given.items()}
+
+
+def _parallelism(flags: argparse.Namespace) -> dict[str, object]:
+    """The settings that the flags of parallelism fill.
+
+    Raises:
+        ConfigError: flags about parallelism without a type of it.
+    """
+    others = [flag for flag in FLAGS if flag.group is Group.PARALLELISM and flag.state == "works"]
+    idle = [flag.names[0] for flag in others if flag.dest != "parallel_type" and getattr(flags, flag.dest)]
+    if not flags.parallel_type:
+        if idle:
+            raise ConfigError(f"{idle[0]} would have no effect without --parallel-type")
+        return {}
+    extra = [part for part in ("vae", "text_encoder") if getattr(flags, f"parallel_{part}")]
+    size = flags.parallel_size or max(2, _gpus())
+    return {f"parallelism.{flags.parallel_type}_size": size} | (
+        {"parallelism.extra_parallel_modules": extra} if extra else {}
+    )
+
+
+def _gpus() -> int:
+    """Of this machine, as the environment lets the server see them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip()])
+    from bentoml._internal.resource import system_resources
+
+    return len(system_resources().get("nvidia.com/gpu", []))
 
 
 def _loras(flags: argparse.Namespace) -> dict[str, object]:

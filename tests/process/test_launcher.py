@@ -136,6 +136,26 @@ def test_the_flags_of_profiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert both.activities == ("cpu", "gpu")
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--parallel ulysses --parallel-size 4 --uaa --uaqkv", {"ulysses_size": 4, "ulysses_anything": True}),
+        ("--parallel-type tp", {"tp_size": 2, "ulysses_size": None}),
+        ("--parallel ring --parallel-size 2 --parallel-vae --parallel-text", {"ring_size": 2}),
+    ],
+)
+def test_the_flags_of_parallelism(words: str, expected: dict[str, object]) -> None:
+    parallelism = settings_of("--model-path", "x/y", *words.split()).parallelism
+    assert parallelism is not None
+    assert {key: getattr(parallelism, key) for key in expected} == expected
+    assert (parallelism.extra_parallel_modules == ("vae", "text_encoder")) is ("--parallel-vae" in words)
+
+
+def test_flags_about_parallelism_want_a_type() -> None:
+    with pytest.raises(ConfigError, match="--ulysses-anything would have no effect without --parallel-type"):
+        settings_of("--model-path", "x/y", "--uaa")
+
+
 def test_a_lora_is_not_fused_into_weights_that_are_loaded_quantised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +181,7 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "words",
-    [["--ulysses-anything"], ["--parallel", "ulysses"]],
+    [["--dcco"], ["--disable-compute-comm-overlap"]],
 )
 def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -307,5 +327,4 @@ def test_the_command_lists_configurations_and_flags() -> None:
         [Path(sys.executable).with_name("cache-dit-serve"), "--help"], capture_output=True, text=True, check=True
     )
     assert "--max-continuous-cached-steps" in helped.stdout
-    for later in ("--ulysses-async", "--parallel"):
-        assert later not in helped.stdout
+    assert "--dcco" not in helped.stdout

@@ -159,3 +159,34 @@ class ProfilingSettings(Section):
     with_stack: bool = Field(False, description="With the Python source of each operation; large.")
     record_shapes: bool = Field(False, description="With the shapes of each operation's tensors.")
     max_traces: int = Field(100, ge=1, description="After so many, a worker writes none until its next start.")
+
+
+class ParallelismSettings(Section):
+    """One forward pass on several GPUs. The keys are those of cache-dit's `parallelism_config`."""
+
+    ulysses_size: int | None = Field(None, ge=2, description="GPUs that share the sequence, by Ulysses attention.")
+    ring_size: int | None = Field(None, ge=2, description="GPUs that share the sequence, by ring attention.")
+    tp_size: int | None = Field(None, ge=2, description="GPUs that share each layer's weights.")
+    ulysses_anything: bool = Field(False, description="Ulysses for sequences and heads of any number.")
+    ulysses_async: bool = Field(False, description="Ulysses whose exchange overlaps the projections.")
+    ulysses_float8: bool = Field(False, description="Ulysses that exchanges at 8 bits.")
+    extra_parallel_modules: tuple[str, ...] = Field(
+        (), description="Further components to spread: vae, text_encoder, controlnet."
+    )
+    step_timeout_s: float = Field(
+        600, gt=0, description="Seconds after which a step that has not ended counts as hung, and the ranks start anew."
+    )
+
+    @model_validator(mode="after")
+    def _says_how_many(self) -> Self:
+        if self.world_size == 1:
+            raise ValueError("name how many GPUs share what: ulysses_size, ring_size or tp_size")
+        for key in ("ulysses_anything", "ulysses_async", "ulysses_float8"):
+            if getattr(self, key) and not self.ulysses_size:
+                raise ValueError(f"{key} has no effect without ulysses_size")
+        return self
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return (self.ulysses_size or 1) * (self.ring_size or 1) * (self.tp_size or 1)

@@ -43,7 +43,7 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
-    for section in ("cache", "quantize"):
+    for section in ("cache", "parallelism", "quantize"):
         # A file written for cache_dit.load_configs calls the section so.
         if f"{section}_config" in tree and section not in tree:
             tree[section] = tree.pop(f"{section}_config")

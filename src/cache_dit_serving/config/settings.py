@@ -10,7 +10,12 @@ from pydantic import Field, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speed_settings import SpeedsSettings
-from cache_dit_serving.config.acceleration import CompileSettings, ProfilingSettings, QuantizeSettings
+from cache_dit_serving.config.acceleration import (
+    CompileSettings,
+    ParallelismSettings,
+    ProfilingSettings,
+    QuantizeSettings,
+)
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
@@ -256,6 +261,9 @@ class Settings(Section):
     )
     speeds: SpeedsSettings = Field(default_factory=SpeedsSettings)
     quantize: QuantizeSettings | None = Field(None, description="Weights at fewer bits; left out: at model.dtype.")
+    parallelism: ParallelismSettings | None = Field(
+        None, description="One forward pass on several GPUs; left out: on one."
+    )
     compile: CompileSettings | None = Field(None, description="torch.compile; left out: eager, as torch has it.")
     attention_backend: str | None = Field(None, description="A cache-dit attention backend; left out: the native one.")
     defaults: RequestDefaults = Field(default_factory=RequestDefaults)
@@ -264,6 +272,11 @@ class Settings(Section):
     outputs: OutputSettings = Field(default_factory=OutputSettings)
     profiling: ProfilingSettings = Field(default_factory=ProfilingSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
+
+    @property
+    def gpus_per_worker(self) -> int:
+        """One for each rank, or as many as the operator says."""
+        return self.parallelism.world_size if self.parallelism else self.server.gpus_per_worker
 
     @model_validator(mode="after")
     def _offload_agrees_with_the_others(self) -> Self:

@@ -43,6 +43,8 @@ State = Literal["loading", "ready", "failed", "draining"]
 ENCODER_THREADS = 2
 # A generation that lasts says in the log how far it is, this often.
 PROGRESS_S = 10.0
+LOST_S = 1.0
+"""Between two looks at an idle runner."""
 
 
 class PipelineWorker:
@@ -198,7 +200,9 @@ class PipelineWorker:
             return
         assert self._loaded is not None
         try:
-            self._serve(self._loaded.runner)
+            while self._serve(self._loaded.runner):
+                if not self._load_anew():
+                    return
         except Exception:
             # Nothing should come here; if something does, a server that says ready must not let requests wait for ever.
             logger.exception("the pipeline's thread failed")
@@ -211,13 +215,31 @@ class PipelineWorker:
                 if not generation.result.done():
                     generation.result.set_exception(self._not_ready())
 
-    def _serve(self, runner: Runner) -> None:
+    def _load_anew(self) -> bool:
+        assert self._loaded is not None
+        runner = self._loaded.runner
+        with self._changed:
+            if self._stopping:
+                return False
+            self._state, self._reason = "loading", f"the model's processes were lost ({runner.lost})"
+        logger.error("loading anew: %s", self._reason)
+        runner.close()
+        return self._load_model()
+
+    def _serve(self, runner: Runner) -> bool:
+        """Run what comes; returns whether there is more to come, since the runner was lost."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._actions or self._waiting)
+                # A runner of several processes may be lost while it is idle.
+                while not self._changed.wait_for(lambda: self._stopping or self._actions or self._waiting, LOST_S):
+                    if runner.lost is not None:
+                        return True
+                if runner.lost is not None:
+                    return True
                 action = self._actions.popleft() if self._actions else None
                 if action is None and not self._waiting:
-                    return
+                    runner.close()
+                    return False
                 generation = self._running = self._waiting.popleft() if action is None else None
                 metrics.QUEUE_WAITING.set(len(self._waiting))
             if action is not None:

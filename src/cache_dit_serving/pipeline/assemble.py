@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from cache_dit_serving.caching.checks import CacheSupport
-from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.environment import library_versions, quiet_libraries
@@ -16,8 +14,7 @@ from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
 from cache_dit_serving.pipeline.runner import Part, PipelineRunner
 from cache_dit_serving.pipeline.warm_up import CacheTypeFails, compile_ahead, try_cache, warm_up, working
-from cache_dit_serving.planning.loras import LoraTraits
-from cache_dit_serving.planning.model import PlannedModel, usual_steps
+from cache_dit_serving.planning.model import planned
 from cache_dit_serving.planning.traits import PipelineTraits
 
 if TYPE_CHECKING:
@@ -67,7 +64,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     profiler = Profiler(settings.profiling, torch.device(facts.device))
     runner = PipelineRunner(parts, facts, loras, prompts, profiler, compiled_graphs=compiled_graphs)
     known = loras.traits()
-    model = _planned(settings, traits, pipeline_cache.support, known)
+    model = planned(settings, traits, pipeline_cache.support, known)
     for cache_type in cache.CONFIGS:
         if cache_type not in pipeline_cache.support.refusals:
             progress(f"trying the cache ({cache_type}) in a few steps")
@@ -79,9 +76,9 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
             runner.flush()
     separate_cfg = model.traits.guidance.separate_cfg
     model = replace(
-        _planned(settings, model.traits, pipeline_cache.support, known),
+        planned(settings, model.traits, pipeline_cache.support, known),
         siblings=tuple(
-            _planned(settings, traits_of(sibling, separate_cfg=separate_cfg), its_cache.support, known)
+            planned(settings, traits_of(sibling, separate_cfg=separate_cfg), its_cache.support, known)
             for sibling, its_cache in zip(siblings, sibling_caches, strict=True)
         ),
     )
@@ -111,11 +108,12 @@ class _Accelerated(NamedTuple):
 
 
 def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accelerated:
-    from cache_dit_serving.pipeline import attention, cache, load, lora, placing, quantize
+    from cache_dit_serving.pipeline import attention, cache, load, lora, parallel, placing, quantize
 
     device = load.choose_device(settings.model.device)
     generator_device = load.choose_generator(settings.model.generator_device, device)
     placing.check(settings.model, device)
+    parallel.check(settings.parallelism, device)
     attention.check(settings.attention_backend, device)
     quantize.check(settings.quantize, device, settings.model.dtype)
     pipe = load.load_pipeline(settings, progress)
@@ -129,6 +127,8 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     quantized = quantize.quantize(pipe, settings.quantize, device, progress)
     loras.load_those(fused=False, progress=progress)
     placing.place(pipe, settings.model, device, progress)
+    if settings.parallelism is not None:
+        parallel.enable(pipe, settings.parallelism)
     backend = settings.attention_backend or attention.NATIVE
     attention.set_backend(pipe, backend)
     facts = Facts(
@@ -143,12 +143,3 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
         usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),
     )
     return _Accelerated(pipe, traits, loras, facts)
-
-
-def _planned(
-    settings: Settings, traits: PipelineTraits, support: CacheSupport, loras: tuple[LoraTraits, ...]
-) -> PlannedModel:
-    speeds = SpeedLadder(settings.cache, settings.speeds, support, usual_steps(traits, settings.defaults))
-    tolerant = settings.server.unsupported_fields == "warn"
-    profiles = settings.profiling.requests
-    return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant, loras, profiles)

@@ -155,6 +155,13 @@ class Drawn:
 class Runner(Protocol):
     """Runs the images of calls, one at a time, on one thread."""
 
+    lost: str | None
+    """What befell it, where it can run nothing any more and the model must be loaded anew."""
+
+    def close(self) -> None:
+        """End what it holds beside this process."""
+        ...
+
     @property
     def facts(self) -> Facts: ...
 

@@ -106,6 +106,11 @@ class PipelineRunner:
         for denoiser in _denoisers(self._part.pipe):
             denoiser.register_forward_pre_hook(self._note_forward)
 
+    lost: str | None = None
+
+    def close(self) -> None:
+        pass
+
     @property
     def _cache(self) -> PipelineCache:
         return self._part.cache

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
+from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.speeds import SpeedLadder
-from cache_dit_serving.config.settings import Limits, RequestDefaults
+from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
@@ -76,3 +77,13 @@ class PlannedModel:
         guidance = replace(self.traits.guidance, separate_cfg=passes == 2)
         siblings = tuple(sibling.corrected(passes) for sibling in self.siblings)
         return replace(self, traits=replace(self.traits, guidance=guidance), siblings=siblings)
+
+
+def planned(
+    settings: Settings, traits: PipelineTraits, support: CacheSupport, loras: tuple[LoraTraits, ...]
+) -> PlannedModel:
+    """A loaded pipeline under a configuration."""
+    speeds = SpeedLadder(settings.cache, settings.speeds, support, usual_steps(traits, settings.defaults))
+    tolerant = settings.server.unsupported_fields == "warn"
+    profiles = settings.profiling.requests
+    return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant, loras, profiles)

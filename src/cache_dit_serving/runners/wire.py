@@ -1,0 +1,317 @@
+"""What the server's process and its ranks tell each other: JSON of a few kinds, with arrays and pictures as raw bytes.
+
+A message is a length (8 bytes, big-endian), that much JSON, and the bytes of its attachments, whose lengths the JSON
+has. Nothing is pickled. :data:`DOWN` goes to rank 0, :data:`UP` comes from every rank.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import struct
+import threading
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speeds import CacheChoice
+from cache_dit_serving.media.values import Array, Clip, Media, MediaKind, Picture, Sound
+from cache_dit_serving.pipeline.protocol import DrawRecord
+from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
+from cache_dit_serving.planning.loras import LoraChoice
+from cache_dit_serving.planning.model import AskedToProfile
+
+SOCKET = "CACHEDIT_RANKS_SOCKET"
+TOKEN = "CACHEDIT_RANKS_TOKEN"
+"""Variables that tell a rank where the server listens, and how it proves that it is one."""
+ANOTHER = "another rank failed"
+"""Of a rank that ends since another does."""
+SETTINGS = "settings.json"
+"""Beside the socket: what the server was configured with."""
+LENGTH = struct.Struct(">Q")
+MOST_JSON_BYTES = 64 * 2**20
+PICTURE = "picture"
+"""Key of a mapping that stands for a picture among a call's arguments: its attachment's number."""
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PictureShape(Message):
+    """An attachment that is a picture, row by row."""
+
+    mode: Literal["L", "RGB", "RGBA"]
+    size: tuple[int, int]
+
+
+class WireCall(Message):
+    """One drawing of a call."""
+
+    arguments: dict[str, Any]
+    """Pictures among them as `{"picture": n}`."""
+    pictures: list[PictureShape]
+    seed: int
+    cache: dict[str, Any] | None
+    """What differs from the defaults of cache settings; None: no cache."""
+    speed: str
+    num_inference_steps: int
+    passes: int
+    pipeline_class: str
+    pixels: int
+    loras: list[tuple[str, float]]
+    clip: tuple[int, float] | None
+    makes: MediaKind
+    profile: AskedToProfile
+
+
+class Sample(Message):
+    kind: Literal["sample"] = "sample"
+    call: WireCall
+
+
+class Cancel(Message):
+    kind: Literal["cancel"] = "cancel"
+
+
+class Flush(Message):
+    kind: Literal["flush"] = "flush"
+
+
+class Lora(Message):
+    kind: Literal["lora"] = "lora"
+    name: str
+    loaded: bool
+
+
+class Exit(Message):
+    kind: Literal["exit"] = "exit"
+
+
+class Hello(Message):
+    kind: Literal["hello"] = "hello"
+    rank: int
+    pid: int
+    token: str
+
+
+class Stage(Message):
+    kind: Literal["stage"] = "stage"
+    what: str
+
+
+class Ready(Message):
+    kind: Literal["ready"] = "ready"
+    facts: dict[str, Any]
+    variants: list[dict[str, Any]]
+    """Traits and cache support, of the pipeline and its siblings."""
+    loras: list[dict[str, Any]]
+
+
+class Progress(Message):
+    kind: Literal["progress"] = "progress"
+    done: int
+
+
+class WireArray(Message):
+    dtype: Literal["float32", "float64"]
+    shape: tuple[int, ...]
+
+
+class Drawn(Message):
+    kind: Literal["drawn"] = "drawn"
+    record: dict[str, Any]
+    array: WireArray
+    fps: float | None = None
+    sound: WireArray | None = None
+    rate: int | None = None
+
+
+class Done(Message):
+    """A command other than a sample is done."""
+
+    kind: Literal["done"] = "done"
+    freed: tuple[int, int] = (0, 0)
+
+
+class Failed(Message):
+    """A command failed; the ranks go on unless `fatal`."""
+
+    kind: Literal["failed"] = "failed"
+    what: Literal["stopped", "invalid", "out_of_memory", "error"]
+    message: str
+    param: str | None = None
+    fatal: bool = False
+
+
+class Beat(Message):
+    """Sent every second by every rank."""
+
+    kind: Literal["beat"] = "beat"
+    memory: dict[str, int]
+    loras: dict[str, dict[str, Any]]
+
+
+Down = Sample | Cancel | Flush | Lora | Exit
+Up = Hello | Stage | Ready | Progress | Drawn | Done | Failed | Beat
+DOWN: TypeAdapter[Down] = TypeAdapter(Annotated[Down, Field(discriminator="kind")])
+UP: TypeAdapter[Up] = TypeAdapter(Annotated[Up, Field(discriminator="kind")])
+RECORD = TypeAdapter(DrawRecord)
+
+
+class Closed(Exception):
+    """The other side has gone."""
+
+
+class Link:
+    """One connection; may be written to by several threads."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._writing = threading.Lock()
+
+    def send(self, message: Message, attachments: list[bytes] | None = None) -> None:
+        """
+        Raises:
+            Closed: nobody reads it.
+        """
+        blobs = attachments or []
+        text = json.dumps({"message": message.model_dump(mode="json"), "lengths": list(map(len, blobs))}).encode()
+        try:
+            with self._writing:
+                self._socket.sendall(LENGTH.pack(len(text)) + text)
+                for blob in blobs:
+                    self._socket.sendall(blob)
+        except OSError as error:
+            raise Closed from error
+
+    def receive(self) -> tuple[Any, list[bytes]]:
+        """The next message, not validated yet, and its attachments.
+
+        Raises:
+            Closed: there is none any more.
+        """
+        (length,) = LENGTH.unpack(self._read(LENGTH.size))
+        if length > MOST_JSON_BYTES:
+            raise Closed
+        envelope = json.loads(self._read(length))
+        return envelope["message"], [self._read(int(size)) for size in envelope["lengths"]]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _read(self, size: int) -> bytes:
+        parts = []
+        while size:
+            try:
+                part = self._socket.recv(min(size, 2**20))
+            except OSError as error:
+                raise Closed from error
+            if not part:
+                raise Closed
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+def wired(call: GenerationCall, index: int) -> tuple[WireCall, list[bytes]]:
+    """A call's drawing as JSON has it, and its pictures."""
+    pictures: list[Image.Image] = []
+    drawing = call.drawings[index]
+    settings = drawing.cache.settings
+    message = WireCall(
+        arguments={name: _wired(value, pictures) for name, value in call.arguments.items()},
+        pictures=[PictureShape(mode=picture.mode, size=picture.size) for picture in pictures],
+        seed=drawing.seed,
+        cache=settings.model_dump(mode="json", exclude_defaults=True) if settings else None,
+        speed=drawing.cache.speed,
+        num_inference_steps=call.num_inference_steps,
+        passes=call.passes,
+        pipeline_class=call.pipeline_class,
+        pixels=call.pixels,
+        loras=[tuple(choice) for choice in call.loras],
+        clip=(call.clip.num_frames, call.clip.fps) if call.clip else None,
+        makes=call.makes,
+        profile=call.profile,
+    )
+    return message, [picture.tobytes() for picture in pictures]
+
+
+def unwired(message: WireCall, attachments: list[bytes]) -> GenerationCall:
+    """The call with that one drawing."""
+    pictures = [
+        Image.frombytes(shape.mode, shape.size, data) for shape, data in zip(message.pictures, attachments, strict=True)
+    ]
+    settings = CacheSettings.model_validate(message.cache) if message.cache is not None else None
+    return GenerationCall(
+        arguments={name: _unwired(value, pictures) for name, value in message.arguments.items()},
+        drawings=(Drawing(message.seed, CacheChoice(settings, message.speed)),),
+        num_inference_steps=message.num_inference_steps,
+        passes=message.passes,
+        pipeline_class=message.pipeline_class,
+        pixels=message.pixels,
+        loras=tuple(LoraChoice(*choice) for choice in message.loras),
+        clip=ClipSpec(*message.clip) if message.clip else None,
+        makes=message.makes,
+        profile=message.profile,
+    )
+
+
+def _wired(value: Any, pictures: list[Image.Image]) -> Any:
+    if isinstance(value, Image.Image):
+        pictures.append(value if value.mode in ("L", "RGB", "RGBA") else value.convert("RGB"))
+        return {PICTURE: len(pictures) - 1}
+    if isinstance(value, list | tuple):
+        return [_wired(each, pictures) for each in value]
+    return value
+
+
+def _unwired(value: Any, pictures: list[Image.Image]) -> Any:
+    if isinstance(value, dict) and value.keys() == {PICTURE}:
+        return pictures[value[PICTURE]]
+    if isinstance(value, list):
+        return [_unwired(each, pictures) for each in value]
+    return value
+
+
+def drawn_message(media: Media, record: DrawRecord) -> tuple[Drawn, list[bytes]]:
+    """An output as rank 0 sends it."""
+    sound = media.sound if isinstance(media, Clip) else None
+    arrays = [media.array, *([sound.array] if sound else [])]
+    shapes = [WireArray.model_validate({"dtype": array.dtype.name, "shape": array.shape}) for array in arrays]
+    message = Drawn(
+        record=RECORD.dump_python(record, mode="json"),
+        array=shapes[0],
+        fps=media.fps if isinstance(media, Clip) else None,
+        sound=shapes[1] if sound else None,
+        rate=media.rate if isinstance(media, Sound) else sound.rate if sound else None,
+    )
+    return message, [np.ascontiguousarray(array).tobytes() for array in arrays]
+
+
+def media_of(message: Drawn, attachments: list[bytes], makes: MediaKind) -> tuple[Media, DrawRecord]:
+    """What :func:`drawn_message` was made of.
+
+    Raises:
+        ValueError: the attachments are not what the message says.
+    """
+    array = _array(message.array, attachments[0])
+    record = message.record | {"diffs": [math.nan if diff is None else diff for diff in message.record["diffs"]]}
+    return _media(message, array, attachments, makes), RECORD.validate_python(record)
+
+
+def _media(message: Drawn, array: Array, attachments: list[bytes], makes: MediaKind) -> Media:
+    if makes is MediaKind.PICTURE:
+        return Picture(array)
+    if makes is MediaKind.SOUND:
+        return Sound(array, message.rate or 0)
+    sound = Sound(_array(message.sound, attachments[1]), message.rate or 0) if message.sound else None
+    return Clip(array, message.fps or 0.0, sound)
+
+
+def _array(shape: WireArray, data: bytes) -> Array:
+    return np.frombuffer(data, dtype=shape.dtype).reshape(shape.shape)

@@ -1,0 +1,69 @@
+"""A server whose model runs on two ranks: over HTTP, and what is left of it when it ends, one way or another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.server import Server, serving
+
+TWO = {
+    "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",
+    "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def ranks_of(server: Server) -> list[psutil.Process]:
+    below = psutil.Process(server.process.pid).children(recursive=True)
+    return [process for process in below if "cache_dit_serving.runners.rank" in process.cmdline()]
+
+
+def gone(processes: list[psutil.Process], within_s: float = 15) -> bool:
+    _, alive = psutil.wait_procs(processes, within_s)
+    return not alive
+
+
+def by_sigterm(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+
+
+def by_killing_the_supervisor(server: Server) -> None:
+    server.process.kill()
+
+
+def worker_of(server: Server) -> psutil.Process:
+    worker = ranks_of(server)[0].parent()
+    assert worker is not None
+    return worker
+
+
+@pytest.mark.parametrize("end", [by_sigterm, by_killing_the_supervisor])
+def test_it_serves_and_leaves_no_rank_behind(end: Callable[[Server], None], tmp_path: Path) -> None:
+    with serving(tmp_path, environ=TWO) as server:
+        server.wait_for(lambda server: server.get("/readyz").status_code == 200, 90)
+        answer = server.generate(seed=3).json()
+        assert answer["cache"]["engaged"]
+        assert answer["cache"]["cached_steps"] > 0
+        assert len(ranks_of(server)) == 2
+        left = ranks_of(server)
+        end(server)
+        assert gone(left)
+
+
+def test_a_worker_that_is_killed_takes_its_ranks_along_and_another_one_serves_the_same(tmp_path: Path) -> None:
+    with serving(tmp_path, environ=TWO) as server:
+        server.wait_for(lambda server: server.get("/readyz").status_code == 200, 90)
+        before = server.generate(seed=3).json()["images"]
+        left = ranks_of(server)
+        os.kill(worker_of(server).pid, signal.SIGKILL)
+        assert gone(left)
+        time.sleep(1)
+        server.wait_for(lambda server: server.get("/readyz").status_code == 200, 90)
+        assert server.generate(seed=3).json()["images"] == before

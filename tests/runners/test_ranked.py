@@ -1,0 +1,283 @@
+"""A model on two ranks: the pictures of one process, all that requests can do, and what becomes of lost ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from cache_dit_serving.config.acceleration import ParallelismSettings
+from cache_dit_serving.config.settings import LoraSettings, Settings
+from cache_dit_serving.errors import InvalidRequest, LoadError, RunnerLost
+from cache_dit_serving.jobs.generation import Generation
+from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.pipeline.protocol import Loaded, Stopped, Unwatched
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.runners.ranked import RankedRunner
+from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.conformance import settings_of
+from tests.support.families import save_family
+from tests.support.in_process import EMBEDDED, load
+from tests.support.loras import with_loras
+from tests.support.pictures import apple
+
+pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
+STEPS = 14
+CLOSE = 1e-5
+"""Greatest difference of a channel: sums over two ranks are rounded in another order."""
+
+
+def spread(settings: Settings = EMBEDDED, **fields: Any) -> Settings:
+    parallelism = ParallelismSettings(**({"ulysses_size": 2} | fields))
+    server = settings.server.model_copy(update={"warm_up": False})
+    return settings.model_copy(update={"parallelism": parallelism, "server": server})
+
+
+@contextlib.contextmanager
+def ranks(settings: Settings) -> Iterator[Loaded]:
+    loaded = RankedRunner.start(settings, print)
+    try:
+        yield loaded
+    finally:
+        loaded.runner.close()
+
+
+def draw(loaded: Loaded, watch: Any = None, inputs: Inputs | None = None, **fields: Any) -> Any:
+    asked = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
+    call = plan(GenerateRequest.model_validate(asked), loaded.model, inputs or Inputs())
+    return loaded.runner.sample(call, 0, watch or Unwatched())
+
+
+LORAS = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
+
+
+@pytest.fixture(scope="module")
+def one() -> Loaded:
+    return load(LORAS)
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Loaded]:
+    with ranks(spread(LORAS, step_timeout_s=4)) as loaded:
+        yield loaded
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"speed": "lossless"},
+        {"speed": "fast", "num_inference_steps": 20},
+        {"cache": {"cache_type": "DBPrune", "residual_diff_threshold": 0.1}},
+        {"cache": {"Fn_compute_blocks": 2, "enable_taylorseer": True, "taylorseer_order": 2}},
+        {"width": 80, "height": 96},
+        {"true_cfg_scale": 2.0, "negative_prompt": "blue"},  # two forward passes a step
+        {"loras": [{"name": "mono", "scale": 0.6}]},
+    ],
+    ids=str,
+)
+def test_two_ranks_draw_as_one_process(fields: dict[str, Any], one: Loaded, two: Loaded) -> None:
+    drawn, expected = draw(two, **fields), draw(one, **fields)
+    assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
+    assert drawn.record.cache.cached_steps == expected.record.cache.cached_steps
+    assert [each.cached_steps for each in drawn.record.stats] == [each.cached_steps for each in expected.record.stats]
+    assert np.array_equal(draw(two, **fields).media.array, drawn.media.array)
+
+
+def test_a_sibling_draws_from_a_picture(one: Loaded, two: Loaded) -> None:
+    begin = Inputs(images=(InputPicture(apple(96, 96), ""),))
+    fields: dict[str, Any] = {"image_urls": ["a file"], "strength": 0.5, "num_inference_steps": 20}
+    drawn, expected = (draw(loaded, inputs=begin, **fields) for loaded in (two, one))
+    assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
+
+
+def test_a_size_that_the_ranks_cannot_share_is_refused_and_the_next_picture_is_as_before(two: Loaded) -> None:
+    before = draw(two).media.array
+    with pytest.raises(InvalidRequest, match="the ranks cannot share evenly; choose another size") as refused:
+        draw(two, width=112, height=112)
+    assert refused.value.param == "width"
+    assert np.array_equal(draw(two).media.array, before)
+
+
+def test_a_cancellation_stops_all_ranks_within_two_steps(two: Loaded) -> None:
+    steps: list[int] = []
+
+    class Cancelling:
+        @property
+        def cancelled(self) -> bool:
+            return len(steps) >= 3
+
+        def progress(self, done: int) -> None:
+            steps.append(done)
+
+    before = draw(two).media.array
+    with pytest.raises(Stopped):
+        draw(two, Cancelling(), num_inference_steps=100)
+    assert steps[:3] == [1, 2, 3]
+    assert len(steps) < 30  # messages that were under way: the ranks stop two steps after they hear of it
+    assert np.array_equal(draw(two).media.array, before)
+
+
+def test_idle_for_longer_than_a_step_may_take_does_no_harm(two: Loaded) -> None:
+    before = draw(two).media.array
+    time.sleep(6)  # the group's own time-out is 4 s
+    assert np.array_equal(draw(two).media.array, before)
+
+
+def test_flush_memory_and_facts_are_rank_0s(two: Loaded) -> None:
+    draw(two, prompt="a new prompt")
+    freed = two.runner.flush()
+    assert freed.activations > 0
+    assert freed.prompts > 0
+    assert two.runner.flush() == (0, 0)
+    assert two.runner.facts.device == "cpu"
+    deadline = time.monotonic() + 5
+    while not two.runner.memory() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert two.runner.memory()["process_resident_bytes"] > 0
+    assert list(two.runner.loras()) == ["mono"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"ulysses_anything": True}, {"ulysses_async": True}, {"ulysses_size": None, "tp_size": 2}],
+    ids=["anything", "async", "tp"],
+)
+def test_other_ways_to_spread_draw_the_same(fields: dict[str, Any], one: Loaded) -> None:
+    with ranks(spread(**fields)) as loaded:
+        requests: list[dict[str, Any]] = [{}, {"speed": "lossless"}]
+        for asked in requests:
+            drawn, expected = draw(loaded, **asked), draw(one, **asked)
+            assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
+            assert drawn.record.cache.cached_steps == expected.record.cache.cached_steps
+
+
+@pytest.mark.parametrize("name", ["CogView4", "Wan"])
+def test_a_family_with_separated_guidance_and_one_of_video(name: str, tmp_path: Path) -> None:
+    settings = settings_of(name, save_family(name, tmp_path))
+    call: dict[str, Any] = {"seed": 3, "prompt": "an apple", "negative_prompt": "a pear", "width": 32, "height": 32}
+    with ranks(settings.model_copy(update={"parallelism": ParallelismSettings(ulysses_size=2)})) as loaded:
+        alone = load(settings)
+        for speed in ("lossless", None):
+            drawn, expected = (draw(each, **call, num_inference_steps=None, speed=speed) for each in (loaded, alone))
+            assert drawn.record.passes == 2
+            assert drawn.media.array.shape == expected.media.array.shape
+            assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
+            assert drawn.record.cache.cached_steps == expected.record.cache.cached_steps
+        assert drawn.record.cache.engaged
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ulysses_size": 3}, r"parallelism\.ulysses_size: \d+ attention heads cannot be dealt out to 3; 2"),
+        ({"ulysses_size": None, "ring_size": 2}, "ring attention does not run on a CPU; use ulysses_size or tp_size"),
+    ],
+)
+def test_what_cannot_be_spread_fails_the_start_with_the_reason(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(LoadError, match=words):
+        RankedRunner.start(spread(**fields), print)
+
+
+class Server:
+    """The pipeline's worker on two ranks, and how it gets on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.worker = PipelineWorker(lambda progress: RankedRunner.start(settings, progress), max_queue=4)
+        self.worker.start()
+
+    def ready(self) -> Loaded:
+        end = time.monotonic() + 90
+        while self.worker.state != "ready":
+            assert time.monotonic() < end, self.worker.reason
+            assert self.worker.state != "failed", self.worker.reason
+            time.sleep(0.05)
+        return self.worker.loaded()
+
+    def pids(self) -> dict[int, int]:
+        runner = self.ready().runner
+        assert isinstance(runner, RankedRunner)
+        return dict(runner._pids)
+
+    def generate(self, **fields: Any) -> Generation:
+        asked = {"prompt": "a red apple", "seed": 3, "num_inference_steps": STEPS} | fields
+        call = plan(GenerateRequest.model_validate(asked), self.ready().model)
+        generation = Generation("one", call)
+        self.worker.submit(generation)
+        return generation
+
+    def picture(self) -> bytes:
+        return self.generate().result.result(60)[0].content
+
+    def lost(self, generation: Generation) -> str:
+        """What a generation that a fault befell says, once the ranks run again."""
+        error = generation.result.exception(60)
+        assert isinstance(error, RunnerLost)
+        assert error.status == 503
+        return error.message
+
+
+def running(generation: Generation) -> None:
+    while generation.step < 2:
+        time.sleep(0.01)
+
+
+def test_lost_ranks_fail_their_request_and_start_anew() -> None:
+    server = Server(spread(step_timeout_s=5))
+    try:
+        before = server.picture()
+        seen = set(server.pids().values())
+
+        generation = server.generate(num_inference_steps=100)
+        running(generation)
+        os.kill(server.pids()[1], signal.SIGKILL)
+        message = server.lost(generation)
+        assert "rank" in message
+        assert "start anew" in message
+        assert server.picture() == before
+        assert not any(map(psutil.pid_exists, seen)), "ranks are left"
+
+        seen = set(server.pids().values())
+        generation = server.generate(num_inference_steps=100)
+        running(generation)
+        os.kill(server.pids()[1], signal.SIGSTOP)
+        assert "took longer than 5 s" in server.lost(generation)
+        assert server.picture() == before
+        assert not any(map(psutil.pid_exists, seen)), "ranks are left"
+
+        os.kill(server.pids()[0], signal.SIGKILL)  # idle
+        end = time.monotonic() + 20
+        while server.worker.state == "ready" and time.monotonic() < end:
+            time.sleep(0.05)
+        assert server.worker.state == "loading"
+        assert "processes were lost" in str(server.worker.reason) or "ranks" in str(server.worker.reason)
+        assert server.picture() == before
+        seen = set(server.pids().values())
+    finally:
+        server.worker.drain()
+        server.worker.join(20)
+    assert not any(map(psutil.pid_exists, seen)), "ranks are left"
+
+
+def test_a_rank_that_runs_out_of_memory_is_told_as_that(tmp_path: Path) -> None:
+    limits = EMBEDDED.limits.model_copy(update={"sizes": None, "max_side": 4096, "max_pixel_steps": 10**12})
+    server = Server(spread(EMBEDDED.model_copy(update={"limits": limits})))
+    try:
+        before = server.picture()
+        rank = psutil.Process(server.pids()[1])
+        rank.rlimit(psutil.RLIMIT_AS, (rank.memory_info().vms + 100 * 2**20, -1))
+        message = server.lost(server.generate(width=1024, height=1024, num_inference_steps=2))
+        assert "rank 1 ran out of memory" in message
+        assert server.picture() == before
+    finally:
+        server.worker.drain()
+        server.worker.join(20)
