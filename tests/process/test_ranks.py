@@ -51,6 +51,7 @@ def test_it_serves_and_leaves_no_rank_behind(end: Callable[[Server], None], tmp_
         answer = server.generate(seed=3).json()
         assert answer["cache"]["engaged"]
         assert answer["cache"]["cached_steps"] > 0
+        assert server.get("/get_model_info").json()["parallelism"] == {"world_size": 2, "ulysses_size": 2}
         assert len(ranks_of(server)) == 2
         left = ranks_of(server)
         end(server)

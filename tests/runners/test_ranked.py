@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from cache_dit_serving.config.acceleration import ParallelismSettings
+from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
 from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError, RunnerLost
 from cache_dit_serving.jobs.generation import Generation
@@ -186,6 +187,42 @@ def test_a_family_with_separated_guidance_and_one_of_video(name: str, tmp_path: 
 def test_what_cannot_be_spread_fails_the_start_with_the_reason(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(LoadError, match=words):
         RankedRunner.start(spread(**fields), print)
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "words"),
+    [
+        ({"offload": "model"}, {}, "model.offload does not work with parallelism"),
+        ({"device_map": "balanced"}, {}, "model.device_map does not work with parallelism"),
+        ({"loras": [{"name": "a", "path": "b"}]}, {}, "model.loras does not work with parallelism.tp_size"),
+        ({}, {"quantize": {"quant_type": "int8"}}, "quantize does not work with parallelism.tp_size"),
+        ({}, {"parallelism": {}}, "name how many GPUs share what"),
+        (
+            {},
+            {"parallelism": {"tp_size": 2, "ulysses_async": True}},
+            "ulysses_async has no effect without ulysses_size",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(model: dict[str, Any], others: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Settings.model_validate({"model": model, "parallelism": {"tp_size": 2}} | others)
+
+
+def test_a_file_of_cache_dits_pastes_in(tmp_path: Path) -> None:
+    file = tmp_path / "cache_dit.yaml"
+    file.write_text(
+        "parallelism_config: {ulysses_size: 2, tp_size: 2, extra_parallel_modules: [vae]}\nmodel: {path: x/y}\n"
+    )
+    parallelism = load_settings({CONFIG_VARIABLE: str(file)}).parallelism
+    assert parallelism is not None
+    assert parallelism.world_size == 4
+    assert parallelism.described() == {
+        "world_size": 4,
+        "ulysses_size": 2,
+        "tp_size": 2,
+        "extra_parallel_modules": ["vae"],
+    }
 
 
 class Server:

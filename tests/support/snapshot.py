@@ -1,4 +1,4 @@
-"""Snapshots of the OpenAPI document and of the shape of one answer per kind.
+"""Snapshots of the OpenAPI document, of the shape of one answer per kind, and of the messages to and from ranks.
 
 `python -m tests.support.snapshot` writes both anew.
 """
@@ -12,14 +12,20 @@ from typing import Any
 
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.routes import OPERATIONS
+from cache_dit_serving.runners import wire
 from tests.support.server import Server, ready, serving
 
 SNAPSHOTS = Path(__file__).resolve().parents[1] / "snapshots"
-OPENAPI, ANSWERS = SNAPSHOTS / "openapi.json", SNAPSHOTS / "answers.json"
+OPENAPI, ANSWERS, WIRE = (SNAPSHOTS / f"{name}.json" for name in ("openapi", "answers", "wire"))
 
 
 def rendered(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def wire_document() -> dict[str, Any]:
+    """The messages between the server's process and its ranks, as JSON schemas."""
+    return {"down": wire.DOWN.json_schema(), "up": wire.UP.json_schema()}
 
 
 def answers_of(server: Server) -> dict[str, Any]:
@@ -52,6 +58,7 @@ def shape_of(value: Any) -> Any:
 
 if __name__ == "__main__":
     SNAPSHOTS.mkdir(exist_ok=True)
+    WIRE.write_text(rendered(wire_document()), encoding="utf-8")
     OPENAPI.write_text(rendered(openapi_document(OPERATIONS)), encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as running:
         running.wait_for(ready)

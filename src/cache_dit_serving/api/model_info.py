@@ -38,6 +38,7 @@ def model_info(loaded: Loaded) -> ModelInfo:
         },
         attention_backend=facts.attention_backend,
         cache=_cache(model.speeds),
+        parallelism=facts.parallelism,
         quantization=[QuantizationInfo.model_validate(each._asdict()) for each in facts.quantized] or None,
         loras=[lora.name for lora in model.loras],
         memory=loaded.runner.memory(),

@@ -20,6 +20,7 @@ from cache_dit_serving.errors import (
     NotReady,
     QueueFull,
     RangeNotSatisfiable,
+    RunnerLost,
     ServingError,
 )
 from cache_dit_serving.media.formats import MEDIA_TYPES
@@ -36,7 +37,7 @@ from cache_dit_serving.schemas.request import GenerateRequest, NoFields
 
 UNKNOWN_ROUTE = "unknown"
 """Stands for every path that is no route's."""
-GENERATION_ERRORS: Errors = (CacheNotEngaged, QueueFull, InternalError, NotReady, DeadlineExceeded)
+GENERATION_ERRORS: Errors = (CacheNotEngaged, QueueFull, InternalError, RunnerLost, NotReady, DeadlineExceeded)
 
 HEALTH = "Whether the server can generate, and why not."
 MODEL = "The loaded model and what it takes."

@@ -190,3 +190,8 @@ class ParallelismSettings(Section):
     def world_size(self) -> int:
         """Ranks in all."""
         return (self.ulysses_size or 1) * (self.ring_size or 1) * (self.tp_size or 1)
+
+    def described(self) -> dict[str, int | bool | list[str]]:
+        """What differs from the defaults, and the number of ranks."""
+        given = self.model_dump(mode="json", exclude_defaults=True, exclude={"step_timeout_s"})
+        return {"world_size": self.world_size, **given}

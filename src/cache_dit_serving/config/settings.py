@@ -293,6 +293,18 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _parallelism_agrees_with_the_others(self) -> Self:
+        if self.parallelism is None:
+            return self
+        for key in ("offload", "device_map"):
+            if getattr(self.model, key) is not None:
+                raise ValueError(f"model.{key} does not work with parallelism; leave one out")
+        if self.parallelism.tp_size and (self.quantize or self.model.loras or self.model.lora_folder):
+            what = "quantize" if self.quantize else "model.loras"
+            raise ValueError(f"{what} does not work with parallelism.tp_size; ulysses_size or ring_size do")
+        return self
+
+    @model_validator(mode="after")
     def _speeds_warm_up_with_the_server(self) -> Self:
         if self.speeds.warm_up and not self.server.warm_up:
             raise ValueError("speeds.warm_up has no effect with server.warm_up false; set it to false too")

@@ -30,12 +30,13 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
 
     The order: a pipeline that cannot be served is refused before anything is done to it. What is fused is fused into
     whole weights, which are quantised after it, each component on the device so that the unquantised model need not
-    fit there. The other LoRAs lie beside the weights, whatever those are. They come before the cache, so that no layer
-    changes under it; which of them a call draws with is switched inside the layers. The attention
-    backend comes before the cache, which takes the transformer's forward as it finds it. Each cache type is tried
-    before it is offered, since some families fail only in their forward pass. Blocks are compiled after that, as they
-    stand with LoRAs, quantised weights and attention: the trials would compile graphs that no request needs. The
-    warm-up comes last, on what requests will meet.
+    fit there. The other LoRAs lie beside the weights, whatever those are. Offload, and the exchange between ranks, wrap
+    `forward` of components and layers, LoRAs among them. The attention backend comes after that. The cache comes on top
+    of them all, takes each transformer's forward as it finds it, and no layer changes under it: which LoRAs a call
+    draws with is switched inside the layers. Each cache type is tried before it is offered, since some families fail
+    only in their forward pass. Blocks are compiled after that, as they stand with LoRAs, quantised weights and
+    attention: the trials would compile graphs that no request needs. The warm-up comes last, on what requests will
+    meet.
 
     Raises:
         LoadError: what stands in the way, without paths or library texts.
@@ -138,6 +139,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
         generator_device=str(generator_device),
         attention_backend=backend,
         versions=library_versions(),
+        parallelism=settings.parallelism.described() if settings.parallelism else None,
         offload=settings.model.offload,
         quantized=quantized,
         usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),

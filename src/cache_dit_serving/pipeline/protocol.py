@@ -79,6 +79,8 @@ class Facts:
     """Where noise is drawn."""
     attention_backend: str
     versions: dict[str, str]
+    parallelism: dict[str, int | bool | list[str]] | None
+    """How ranks share a forward pass; None: one does it alone."""
     offload: str | None
     """How components are kept in the computer's memory; None: all lie on the device."""
     quantized: tuple[QuantizedComponent, ...]

@@ -199,7 +199,9 @@ class ModelInfo(BaseModel):
     cache: dict[str, Any] | None = Field(
         description="Default settings, the blocks of each list, whether it runs and why not; null: not asked for."
     )
-    parallelism: None = None
+    parallelism: dict[str, int | bool | list[str]] | None = Field(
+        None, description="How processes share a forward pass, and how many (`world_size`); null: one does it alone."
+    )
     quantization: list[QuantizationInfo] | None = Field(
         None, description="What is quantised, by component; null: nothing."
     )

@@ -1,0 +1,103 @@
+"""A model on two ranks against one process: `python -m benchmarks.ranks`, about three minutes on two quiet cores.
+
+Writes docs/ranks.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from benchmarks.run import machine
+from cache_dit_serving.config.acceleration import ParallelismSettings
+from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.pipeline.assemble import assemble
+from cache_dit_serving.pipeline.environment import quiet_libraries
+from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.runners.ranked import RankedRunner
+from cache_dit_serving.schemas.request import GenerateRequest
+
+PAGE = BUNDLE_ROOT / "docs" / "ranks.md"
+ROUNDS = 7
+KINDS = {
+    "one process, 1 thread": ("one", 1),
+    "one process, 2 threads": ("one", 2),
+    "Ulysses, 2 ranks of 1 thread": ("ulysses_size", 1),
+    "tensor parallelism, 2 ranks of 1 thread": ("tp_size", 1),
+}
+TEXT = """\
+# What ranks cost
+
+Written by `python -m benchmarks.ranks` ({date}): the embedded model (3.8 million parameters, 36 + 32 tokens), 28
+steps, medians of {rounds} pictures, each row a process or a group of its own, one after the other.
+
+{machine}
+
+| | start, s | no cache, s | cached (`balanced`), s | beside the pipeline, ms a step |
+|---|---|---|---|---|
+{rows}
+
+Beside the pipeline: what a picture took longer than the pipeline itself on rank 0, by its number of steps; the
+messages between the server and its ranks, and the picture's way back. The exchange between the ranks is part of the
+steps.
+
+So small a model on a CPU gains nothing by ranks. GPUs were not measured.
+"""
+
+
+def measure(kind: str) -> None:
+    """One row, in this process."""
+    quiet_libraries()
+    settings = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
+    begun = time.perf_counter()
+    if kind == "one":
+        loaded = assemble(settings, lambda stage: None)
+    else:
+        spread = settings.model_copy(update={"parallelism": ParallelismSettings(**{kind: 2})})
+        loaded = RankedRunner.start(spread, lambda stage: None)
+    start_s = time.perf_counter() - begun
+    figures: dict[str, Any] = {"start": start_s, "beside": []}
+    for speed in ("lossless", "balanced"):
+        figures[speed] = statistics.median(picture(loaded, speed, figures["beside"]) for _ in range(ROUNDS))
+    loaded.runner.close()
+    figures["beside"] = statistics.median(figures["beside"])
+    print(json.dumps(figures))
+
+
+def picture(loaded: Loaded, speed: str, beside: list[float]) -> float:
+    fields = {"prompt": "a robot on a yellow background", "seed": 1, "speed": speed}
+    call = plan(GenerateRequest.model_validate(fields), loaded.model)
+    begun = time.perf_counter()
+    record = loaded.runner.sample(call, 0, Unwatched()).record
+    seconds = time.perf_counter() - begun
+    beside.append((seconds - record.seconds) / call.num_inference_steps * 1000)
+    return seconds
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    rows = []
+    for name, (kind, threads) in KINDS.items():
+        environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        words = [sys.executable, "-m", "benchmarks.ranks", kind]
+        run = subprocess.run(words, env=environ, cwd=BUNDLE_ROOT, capture_output=True, text=True, check=True)
+        row = json.loads(run.stdout.splitlines()[-1])
+        cells = f"{row['start']:.1f} | {row['lossless']:.3f} | {row['balanced']:.3f} | {row['beside']:.2f}"
+        rows.append(f"| {name} | {cells} |")
+    date = datetime.now(UTC).date()
+    PAGE.write_text(TEXT.format(date=date, rounds=ROUNDS, machine=machine(), rows="\n".join(rows)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        measure(sys.argv[1])
+    else:
+        main()

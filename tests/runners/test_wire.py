@@ -1,0 +1,124 @@
+"""The messages between the server's process and its ranks."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speeds import CacheChoice
+from cache_dit_serving.media.values import Clip, MediaKind, Picture, Sound
+from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
+from cache_dit_serving.planning.loras import LoraChoice
+from cache_dit_serving.runners import wire
+from tests.support.pictures import apple
+from tests.support.records import record_of
+from tests.support.snapshot import WIRE, rendered, wire_document
+
+CALL = GenerationCall(
+    arguments={
+        "prompt": "a cat",
+        "image": apple(16, 8),
+        "video": [apple(8, 8).convert("L"), apple(8, 8)],
+        "width": 64,
+        "sigmas": [1.0, 0.5],
+        "negative_prompt": None,
+    },
+    drawings=(
+        Drawing(1, CacheChoice(None, "lossless")),
+        Drawing(2**53 - 1, CacheChoice(CacheSettings(cache_type="DBPrune", max_warmup_steps=3), "custom")),
+    ),
+    num_inference_steps=7,
+    passes=2,
+    pipeline_class="WanPipeline",
+    pixels=64 * 64 * 9,
+    loras=(LoraChoice("a", 0.5),),
+    clip=ClipSpec(9, 16.0),
+    makes=MediaKind.CLIP,
+)
+
+
+def over_json(message: Any) -> Any:
+    return json.loads(json.dumps(message.model_dump(mode="json")))
+
+
+def test_the_messages_are_those_of_the_snapshot() -> None:
+    assert WIRE.read_text(encoding="utf-8") == rendered(wire_document())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_call_arrives_as_it_was_sent(index: int) -> None:
+    message, pictures = wire.wired(CALL, index)
+    back = wire.unwired(wire.WireCall.model_validate(over_json(message)), pictures)
+    assert back.drawings == (CALL.drawings[index],)
+    for name in ("num_inference_steps", "passes", "pipeline_class", "pixels", "loras", "clip", "makes", "profile"):
+        assert getattr(back, name) == getattr(CALL, name), name
+    assert {name: value for name, value in back.arguments.items() if name not in ("image", "video")} == {
+        name: value for name, value in CALL.arguments.items() if name not in ("image", "video")
+    }
+    assert [each.tobytes() for each in (back.arguments["image"], *back.arguments["video"])] == [
+        each.tobytes() for each in (CALL.arguments["image"], *CALL.arguments["video"])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("media", "makes"),
+    [
+        (Picture(np.random.default_rng(0).random((4, 5, 3), dtype=np.float32)), MediaKind.PICTURE),
+        (Clip(np.zeros((2, 4, 5, 3), np.float32), 16.0), MediaKind.CLIP),
+        (Clip(np.ones((2, 4, 5, 3), np.float32), 24.0, Sound(np.ones((2, 9), np.float32), 48_000)), MediaKind.CLIP),
+        (Sound(np.full((1, 7), -0.5, np.float64), 44_100), MediaKind.SOUND),
+    ],
+)
+def test_an_output_arrives_as_it_was_sent(media: Any, makes: MediaKind) -> None:
+    record = replace(record_of(CALL), diffs=[0.1, float("nan")], cached_steps_s=None)
+    message, blobs = wire.drawn_message(media, record)
+    back, its_record = wire.media_of(wire.Drawn.model_validate(over_json(message)), blobs, makes)
+    assert type(back) is type(media)
+    assert np.array_equal(back.array, media.array)
+    assert back.array.dtype == media.array.dtype
+    assert (getattr(back, "fps", None), getattr(back, "rate", None)) == (
+        getattr(media, "fps", None),
+        getattr(media, "rate", None),
+    )
+    if sound := getattr(media, "sound", None):
+        assert isinstance(back, Clip)
+        assert back.sound is not None
+        assert back.sound.rate == sound.rate
+        assert np.array_equal(back.sound.array, sound.array)
+    assert its_record.diffs[0] == 0.1
+    assert np.isnan(its_record.diffs[1])
+    assert replace(its_record, diffs=[]) == replace(record, diffs=[])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [{"kind": "run", "code": "1"}, {"kind": "sample"}, {"kind": "lora", "name": "a", "loaded": True, "more": 1}, []],
+)
+def test_what_is_no_message_is_refused(text: Any) -> None:
+    with pytest.raises(ValidationError):
+        wire.DOWN.validate_python(text)
+
+
+def test_a_link_carries_large_attachments_and_ends() -> None:
+    ours, theirs = socket.socketpair()
+    blobs = [b"a" * (3 * 2**20), b"", b"b"]
+    sending = threading.Thread(target=lambda: wire.Link(ours).send(wire.Flush(), blobs))
+    sending.start()
+    link = wire.Link(theirs)
+    assert link.receive() == ({"kind": "flush"}, blobs)
+    sending.join()
+    ours.close()
+    with pytest.raises(wire.Closed):
+        link.receive()
+    ours, theirs = socket.socketpair()
+    ours.sendall(wire.LENGTH.pack(2**60))
+    with pytest.raises(wire.Closed):
+        wire.Link(theirs).receive()
