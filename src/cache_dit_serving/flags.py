@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, NoReturn
+from typing import Literal
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -48,7 +48,7 @@ class Flag:
         required: whether the launcher asks for it, or for --config, although its setting has a default.
         old_default: of cache_dit.serve as last released (cache-dit 1.3.5); "" where it had no such flag.
         differs: how the flag differs from that server's, for docs/flags.md.
-        state: whether it works, is still to come, or is accepted without effect.
+        state: whether it works, or is accepted without effect.
     """
 
     group: Group
@@ -65,7 +65,7 @@ class Flag:
     kind: type = str
     old_default: str = ""
     differs: str = ""
-    state: Literal["works", "later", "idle"] = "works"
+    state: Literal["works", "idle"] = "works"
 
     @property
     def dest(self) -> str:
@@ -89,9 +89,7 @@ class Flag:
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         """Teach the parser the flag."""
-        if self.state == "later":
-            parser.add_argument(*self.names, action=NotYet, nargs="*", help=argparse.SUPPRESS)
-        elif self.state == "idle":
+        if self.state == "idle":
             nothing_read = {} if self.takes_value else {"action": "store_true", "default": None}
             parser.add_argument(*self.names, help=argparse.SUPPRESS, **nothing_read)  # type: ignore[arg-type]
         elif self.is_switch:
@@ -131,15 +129,6 @@ class Flag:
         return typing.get_args(kind) if typing.get_origin(kind) is Literal else None
 
 
-class NotYet(argparse.Action):
-    """Refuses a flag that is still to come."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: object, values: object, option_string: str | None = None
-    ) -> NoReturn:
-        parser.error(f"{option_string} is not supported yet; docs/flags.md lists what is")
-
-
 def _field(leaf: str) -> FieldInfo:
     """The field of the settings tree at a dotted key."""
     model: type[BaseModel] = Settings
@@ -147,10 +136,6 @@ def _field(leaf: str) -> FieldInfo:
     for section in sections:
         model = typing.cast("type[BaseModel]", model_of_field(model, section))
     return model.model_fields[key]
-
-
-def _later(group: Group, *names: str, old: str = "off") -> Flag:
-    return Flag(group, names, old_default=old, state="later")
 
 
 def _idle(name: str, takes_value: bool = True) -> Flag:
@@ -357,7 +342,14 @@ FLAGS: tuple[Flag, ...] = (
         takes_value=False,
         old_default="off",
     ),
-    _later(Group.PARALLELISM, "--disable-compute-comm-overlap", "--dcco"),
+    Flag(
+        Group.PARALLELISM,
+        ("--disable-compute-comm-overlap", "--dcco"),
+        "do not have compiled blocks overlap the exchange between GPUs",
+        leaf="parallelism.compute_comm_overlap",
+        const="false",
+        old_default="off",
+    ),
     Flag(
         Group.QUANTISATION,
         ("--quantize", "-q"),
@@ -530,8 +522,7 @@ def parser() -> argparse.ArgumentParser:
         title, description = group.value
         if group is Group.OLD:
             description += ": " + " ".join(flag.names[0] for flag in flags)
-        is_to_come = all(flag.state == "later" for flag in flags)
-        section = result if is_to_come else result.add_argument_group(title.lower(), description)
+        section = result.add_argument_group(title.lower(), description)
         for flag in flags:
             flag.add_to(section)
     return result

@@ -140,6 +140,7 @@ def test_the_flags_of_profiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("words", "expected"),
     [
         ("--parallel ulysses --parallel-size 4 --uaa --uaqkv", {"ulysses_size": 4, "ulysses_anything": True}),
+        ("--parallel tp --compile --dcco", {"tp_size": 2, "compute_comm_overlap": False}),
         ("--parallel-type tp", {"tp_size": 2, "ulysses_size": None}),
         ("--parallel ring --parallel-size 2 --parallel-vae --parallel-text", {"ring_size": 2}),
     ],
@@ -177,16 +178,6 @@ def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         parser().parse_args(["--model-path", "x/y", "--warmup-int", "2"])
     assert "unrecognized arguments: --warmup-int" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["--dcco"], ["--disable-compute-comm-overlap"]],
-)
-def test_a_flag_that_is_yet_to_come_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        parser().parse_args(["--model-path", "x/y", *words])
-    assert f"{words[0]} is not supported yet; docs/flags.md lists what is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -327,4 +318,4 @@ def test_the_command_lists_configurations_and_flags() -> None:
         [Path(sys.executable).with_name("cache-dit-serve"), "--help"], capture_output=True, text=True, check=True
     )
     assert "--max-continuous-cached-steps" in helped.stdout
-    assert "--dcco" not in helped.stdout
+    assert "--disable-compute-comm-overlap" in helped.stdout

@@ -23,6 +23,7 @@ from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.pipeline.protocol import Loaded, Stopped, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.runners import ranked
 from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.conformance import settings_of
@@ -268,7 +269,7 @@ def running(generation: Generation) -> None:
         time.sleep(0.01)
 
 
-def test_lost_ranks_fail_their_request_and_start_anew() -> None:
+def test_lost_ranks_fail_their_request_and_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(spread(step_timeout_s=5))
     try:
         before = server.picture()
@@ -290,6 +291,15 @@ def test_lost_ranks_fail_their_request_and_start_anew() -> None:
         assert "took longer than 5 s" in server.lost(generation)
         assert server.picture() == before
         assert not any(map(psutil.pid_exists, seen)), "ranks are left"
+
+        monkeypatch.setattr(ranked, "SILENT_S", 4.0)
+        os.kill(server.pids()[1], signal.SIGSTOP)  # idle
+        end = time.monotonic() + 20
+        while server.worker.state == "ready" and time.monotonic() < end:
+            time.sleep(0.05)
+        assert "rank 1 hangs: nothing was heard of it for 4 s" in str(server.worker.reason)
+        monkeypatch.undo()
+        assert server.picture() == before
 
         os.kill(server.pids()[0], signal.SIGKILL)  # idle
         end = time.monotonic() + 20

@@ -12,7 +12,7 @@ HEAD = """\
 
 `cache-dit-serve`, `cache-dit-serving serve` and `python -m cache_dit_serving.serve` are one command. A flag fills a
 setting, which a file in `configs/` or a variable of the environment can fill too; flags go over both. The columns on
-1.3.5 compare with `cache_dit.serve` as it was last released (cache-dit 1.3.5). A flag that is not there yet is refused.
+1.3.5 compare with `cache_dit.serve` as it was last released (cache-dit 1.3.5).
 """
 
 
@@ -27,14 +27,9 @@ def flags_page() -> str:
         if group is Group.OLD:
             parts.append(", ".join(f"`{flag.names[0]}`" for flag in flags) + "\n")
             continue
-        if all(flag.state == "later" for flag in flags):
-            parts.append("| flag | aliases | default in 1.3.5 | |\n|---|---|---|---|\n")
-            rows: list[tuple[str, ...]] = [(_name(flag), _aliases(flag), flag.old_default, "not yet") for flag in flags]
-        else:
-            parts.append("| flag | aliases | setting | environment | default | default in 1.3.5 | differs |\n")
-            parts.append("|---|---|---|---|---|---|---|\n")
-            rows = [_row(flag) for flag in flags]
-        parts += [f"| {' | '.join(row)} |\n" for row in rows]
+        parts.append("| flag | aliases | setting | environment | default | default in 1.3.5 | differs |\n")
+        parts.append("|---|---|---|---|---|---|---|\n")
+        parts += [f"| {' | '.join(_row(flag))} |\n" for flag in flags]
     return "".join(parts)
 
 

@@ -173,6 +173,9 @@ class ParallelismSettings(Section):
     extra_parallel_modules: tuple[str, ...] = Field(
         (), description="Further components to spread: vae, text_encoder, controlnet."
     )
+    compute_comm_overlap: bool = Field(
+        True, description="Have compiled blocks overlap the exchange between GPUs with what they compute."
+    )
     step_timeout_s: float = Field(
         600, gt=0, description="Seconds after which a step that has not ended counts as hung, and the ranks start anew."
     )

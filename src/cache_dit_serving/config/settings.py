@@ -296,6 +296,8 @@ class Settings(Section):
     def _parallelism_agrees_with_the_others(self) -> Self:
         if self.parallelism is None:
             return self
+        if not self.parallelism.compute_comm_overlap and self.compile is None:
+            raise ValueError("parallelism.compute_comm_overlap has no effect without compile; leave it out")
         for key in ("offload", "device_map"):
             if getattr(self.model, key) is not None:
                 raise ValueError(f"model.{key} does not work with parallelism; leave one out")

@@ -88,7 +88,8 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
             raise LoadError(f"{unfulfilled}, and server.require_cache is set")
         logger.warning("serving without a cache: %s", unfulfilled)
     if settings.compile is not None:
-        compiling.compile_blocks(pipe, pipeline_cache.support.block_lists, settings.compile)
+        overlap = settings.parallelism is None or settings.parallelism.compute_comm_overlap
+        compiling.compile_blocks(pipe, pipeline_cache.support.block_lists, settings.compile, overlap=overlap)
         loras.keep_scales_as_tensors(facts.device)
         compile_ahead(runner, model, settings, progress)
     warmed_up = warm_up(runner, model, settings, progress)

@@ -48,18 +48,21 @@ def prepare(settings: CompileSettings | None) -> None:
         os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
 
 
-def compile_blocks(pipe: DiffusionPipeline, block_lists: Iterable[str], settings: CompileSettings) -> None:
+def compile_blocks(
+    pipe: DiffusionPipeline, block_lists: Iterable[str], settings: CompileSettings, *, overlap: bool = True
+) -> None:
     """Have the repeated blocks of the denoisers compiled when they first run.
 
     Args:
         block_lists: of the cache, `component.list`: the blocks where the class does not name its repeated ones.
+        overlap: whether ranks exchange while they compute.
 
     Raises:
         LoadError: there are none.
     """
     import cache_dit
 
-    cache_dit.set_compile_configs()
+    cache_dit.set_compile_configs(compute_comm_overlap=overlap)
     warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")  # quantised weights
     dynamic, mode = True if settings.dynamic else None, MODES[settings.mode]
     compiled = 0

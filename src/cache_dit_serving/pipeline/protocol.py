@@ -157,8 +157,10 @@ class Drawn:
 class Runner(Protocol):
     """Runs the images of calls, one at a time, on one thread."""
 
-    lost: str | None
-    """What befell it, where it can run nothing any more and the model must be loaded anew."""
+    @property
+    def lost(self) -> str | None:
+        """What befell it, where it can run nothing any more and the model must be loaded anew."""
+        ...
 
     def close(self) -> None:
         """End what it holds beside this process."""

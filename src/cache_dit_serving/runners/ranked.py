@@ -65,8 +65,7 @@ class RankedRunner:
         self._memory: dict[str, int] = {}
         self._loras: dict[str, LoraContents] = {}
         self._closing = False
-        self.lost: str | None = None
-        """What befell the ranks, once they are of no more use."""
+        self._lost: str | None = None
         self.facts: Facts
 
     @classmethod
@@ -87,6 +86,14 @@ class RankedRunner:
             raise
         runner.facts = TypeAdapter(Facts).validate_python(ready.facts)
         return Loaded(runner, _model(settings, ready))
+
+    @property
+    def lost(self) -> str | None:
+        """What befell the ranks, once they are of no more use."""
+        silent = [rank for rank, when in self._heard.items() if time.monotonic() - when > SILENT_S]
+        if silent:
+            self._lose(f"rank {silent[0]} hangs: nothing was heard of it for {SILENT_S:g} s")
+        return self._lost
 
     def sample(self, call: GenerationCall, index: int, watch: Watch) -> Drawn:
         """As the runner in one process does."""
@@ -133,7 +140,7 @@ class RankedRunner:
         """End all ranks."""
         self._closing = True
         try:
-            if self.lost is None and 0 in self._links:
+            if self._lost is None and 0 in self._links:
                 self._links[0].send(wire.Exit())
                 self._until_ended(ENDING_S)
         except wire.Closed:
@@ -179,25 +186,21 @@ class RankedRunner:
         Raises:
             RunnerLost: the ranks are of no more use.
         """
-        if self.lost is None:
-            silent = [rank for rank, when in self._heard.items() if time.monotonic() - when > SILENT_S]
-            if silent:
-                self._lose(f"rank {silent[0]} hangs: nothing was heard of it for {SILENT_S:g} s")
-        if self.lost is not None:
-            raise RunnerLost(self.lost)
+        if (reason := self.lost) is not None:
+            raise RunnerLost(reason)
 
     def _lose(self, reason: str) -> None:
-        if self.lost is None and not self._closing:
+        if self._lost is None and not self._closing:
             logger.error("the ranks are given up: %s", reason)
-            self.lost = reason
+            self._lost = reason
 
     def _await_ready(self, progress: Callable[[str], None]) -> wire.Ready:
         while True:
             try:
                 answer, _ = self._messages.get(timeout=POLL_S)
             except queue.Empty:
-                if self.lost is not None:
-                    raise LoadError(f"the ranks ended while they loaded: {self.lost}") from None
+                if self._lost is not None:
+                    raise LoadError(f"the ranks ended while they loaded: {self._lost}") from None
                 continue
             if isinstance(answer, wire.Stage):
                 progress(answer.what)
