@@ -50,7 +50,42 @@ messages between the server and its ranks, and the picture's way back. The excha
 steps.
 
 So small a model on a CPU gains nothing by ranks. GPUs were not measured.
+
+{estimate}"""
+ESTIMATE = """\
+## An estimate for GPUs
+
+On paper, not measured: what Ulysses moves in one forward pass without the cache. Each block's attention exchanges
+queries, keys, values and its output, each token's share once: a GPU of N sends 4 x blocks x (tokens / N) x width x
+2 bytes x (N - 1) / N. At {bandwidth} GB/s in one direction (NVLink of an H100 or H200, by its data sheet), without overlap
+or latency:
+
+| model | blocks, width, tokens | 2 GPUs | 4 GPUs | 8 GPUs |
+|---|---|---|---|---|
+{rows}
+
+Over PCIe 5 (64 GB/s) it takes seven times as long. A step that is reused computes and exchanges only the first and last
+blocks.
 """
+NVLINK_GB_S = 450
+MODELS = {
+    "FLUX.1, 1024 x 1024": (57, 3072, 4096 + 512),
+    "Qwen-Image, 1328 x 1328": (60, 3072, 6889 + 256),
+    "Wan 2.1 14B, 1280 x 720 x 81": (40, 5120, 21 * 45 * 80),
+}
+"""Blocks and width by the models' configurations, and tokens of picture and prompt."""
+
+
+def estimate() -> str:
+    """Bytes and milliseconds of one forward pass."""
+    rows = []
+    for name, (blocks, width, tokens) in MODELS.items():
+        cells = []
+        for ranks in (2, 4, 8):
+            sent = 4 * blocks * tokens / ranks * width * 2 * (ranks - 1) / ranks
+            cells.append(f"{sent / 1e9:.2f} GB, {sent / NVLINK_GB_S / 1e6:.1f} ms")
+        rows.append(f"| {name} | {blocks}, {width:,}, {tokens:,} | {' | '.join(cells)} |")
+    return ESTIMATE.format(bandwidth=NVLINK_GB_S, rows="\n".join(rows))
 
 
 def measure(kind: str) -> None:
@@ -93,7 +128,8 @@ def main() -> None:
         cells = f"{row['start']:.1f} | {row['lossless']:.3f} | {row['balanced']:.3f} | {row['beside']:.2f}"
         rows.append(f"| {name} | {cells} |")
     date = datetime.now(UTC).date()
-    PAGE.write_text(TEXT.format(date=date, rounds=ROUNDS, machine=machine(), rows="\n".join(rows)), encoding="utf-8")
+    text = TEXT.format(date=date, rounds=ROUNDS, machine=machine(), rows="\n".join(rows), estimate=estimate())
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
