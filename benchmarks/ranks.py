@@ -57,8 +57,8 @@ ESTIMATE = """\
 
 On paper, not measured: what Ulysses moves in one forward pass without the cache. Each block's attention exchanges
 queries, keys, values and its output, each token's share once: a GPU of N sends 4 x blocks x (tokens / N) x width x
-2 bytes x (N - 1) / N. At {bandwidth} GB/s in one direction (NVLink of an H100 or H200, by its data sheet), without overlap
-or latency:
+2 bytes x (N - 1) / N. At {bandwidth} GB/s in one direction (NVLink of an H100 or H200, by its data sheet), without
+overlap or latency:
 
 | model | blocks, width, tokens | 2 GPUs | 4 GPUs | 8 GPUs |
 |---|---|---|---|---|

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.errors import ClientGone, InternalError, InvalidRequest, NotReady, QueueFull
+from cache_dit_serving.errors import ClientGone, InternalError, InvalidRequest, LoadError, NotReady, QueueFull
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs import worker as worker_module
 from cache_dit_serving.jobs.generation import Generation
@@ -247,3 +247,32 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
         broken.result.result(60)
     assert counts()[0] > before[0]
     assert "broken: residual differences that are not numbers" in caplog.text
+
+
+def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
+    loads: list[Loaded] = []
+
+    def load(progress: Callable[[str], None]) -> Loaded:
+        if len(loads) == 2:
+            raise LoadError("there is no third")
+        loads.append(assemble(SETTINGS, progress))
+        return loads[-1]
+
+    worker = PipelineWorker(load, max_queue=3)
+    worker.start()
+    wait_until(lambda: worker.state == "ready")
+    running, waiting = one_running_one_waiting(worker)
+    loads[0].runner.lost = "a test"  # type: ignore[misc]
+    assert running.result.result(30)
+    assert waiting.result.result(30)
+    assert len(loads) == 2
+    wait_until(lambda: worker.state == "ready")
+
+    running, waiting = one_running_one_waiting(worker)
+    asked = worker.between_generations(lambda runner: runner.flush())
+    loads[1].runner.lost = "a test"  # type: ignore[misc]
+    assert running.result.result(30)
+    for refused in (waiting.result, asked):
+        with pytest.raises(NotReady, match="cannot be served: there is no third"):
+            refused.result(30)
+    assert worker.state == "failed"

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cache_dit_serving.errors import (
     ClientGone,
@@ -62,7 +62,7 @@ class PipelineWorker:
         self._on_ready = on_ready
         self._changed = threading.Condition()
         self._waiting: deque[Generation] = deque()
-        self._actions: deque[Callable[[Runner], None]] = deque()
+        self._actions: deque[tuple[Callable[[Runner], None], Future[Any]]] = deque()
         self._running: Generation | None = None
         self._loaded: Loaded | None = None
         self._state: State = "loading"
@@ -167,7 +167,7 @@ class PipelineWorker:
         with self._changed:
             if self._state != "ready":
                 raise self._not_ready()
-            self._actions.append(run)
+            self._actions.append((run, future))
             self._changed.notify()
         return future
 
@@ -207,24 +207,35 @@ class PipelineWorker:
             # Nothing should come here; if something does, a server that says ready must not let requests wait for ever.
             logger.exception("the pipeline's thread failed")
             self._fail("the pipeline stopped working; the server's log has the details")
-            with self._changed:
-                left = [*self._waiting, *([self._running] if self._running else [])]
-                self._waiting.clear()
-                self._running = None
-            for generation in left:
-                if not generation.result.done():
-                    generation.result.set_exception(self._not_ready())
+            self._refuse_what_is_left()
 
     def _load_anew(self) -> bool:
+        """After a runner was lost; whether there is a model again."""
         assert self._loaded is not None
         runner = self._loaded.runner
         with self._changed:
-            if self._stopping:
-                return False
-            self._state, self._reason = "loading", f"the model's processes were lost ({runner.lost})"
-        logger.error("loading anew: %s", self._reason)
+            if not self._stopping:
+                self._state, self._reason = "loading", f"the model's processes were lost ({runner.lost})"
+        logger.error("the model's processes were lost (%s)", runner.lost)
         runner.close()
-        return self._load_model()
+        if self._stopping:
+            return False
+        loaded = self._load_model()
+        if not loaded:
+            self._refuse_what_is_left()
+        return loaded
+
+    def _refuse_what_is_left(self) -> None:
+        with self._changed:
+            left = [*self._waiting, *([self._running] if self._running else [])]
+            self._waiting.clear()
+            self._running = None
+            actions, self._actions = self._actions, deque()
+        for generation in left:
+            if not generation.result.done():
+                generation.result.set_exception(self._not_ready())
+        for _, future in actions:
+            future.set_exception(self._not_ready())
 
     def _serve(self, runner: Runner) -> bool:
         """Run what comes; returns whether there is more to come, since the runner was lost."""
@@ -236,7 +247,7 @@ class PipelineWorker:
                         return True
                 if runner.lost is not None:
                     return True
-                action = self._actions.popleft() if self._actions else None
+                action = self._actions.popleft()[0] if self._actions else None
                 if action is None and not self._waiting:
                     runner.close()
                     return False
