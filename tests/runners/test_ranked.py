@@ -166,6 +166,9 @@ def test_other_ways_to_spread_draw_the_same(fields: dict[str, Any], one: Loaded)
 @pytest.mark.parametrize("name", ["CogView4", "Wan"])
 def test_a_family_with_separated_guidance_and_one_of_video(name: str, tmp_path: Path) -> None:
     settings = settings_of(name, save_family(name, tmp_path))
+    settings = settings.model_copy(
+        update={"defaults": settings.defaults.model_copy(update={"width": 32, "height": 32})}
+    )
     call: dict[str, Any] = {"seed": 3, "prompt": "an apple", "negative_prompt": "a pear", "width": 32, "height": 32}
     with ranks(settings.model_copy(update={"parallelism": ParallelismSettings(ulysses_size=2)})) as loaded:
         alone = load(settings)
@@ -188,6 +191,18 @@ def test_a_family_with_separated_guidance_and_one_of_video(name: str, tmp_path: 
 def test_what_cannot_be_spread_fails_the_start_with_the_reason(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(LoadError, match=words):
         RankedRunner.start(spread(**fields), print)
+
+
+def test_a_family_that_ranks_draw_wrong_is_refused(tmp_path: Path) -> None:
+    settings = settings_of("Chroma", save_family("Chroma", tmp_path))
+    sized = settings.model_copy(
+        update={
+            "defaults": settings.defaults.model_copy(update={"width": 32, "height": 32}),
+            "parallelism": ParallelismSettings(ulysses_size=2),
+        }
+    )
+    with pytest.raises(LoadError, match=r"2 ranks draw something else than one .* leave parallelism out"):
+        RankedRunner.start(sized, print)
 
 
 @pytest.mark.parametrize(

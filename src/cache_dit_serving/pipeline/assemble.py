@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from cache_dit_serving.caching.checks import CacheSupport
+from cache_dit_serving.caching.settings import CACHE_TYPES
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.environment import library_versions, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
 from cache_dit_serving.pipeline.runner import Part, PipelineRunner
-from cache_dit_serving.pipeline.warm_up import CacheTypeFails, compile_ahead, try_cache, warm_up, working
+from cache_dit_serving.pipeline.warm_up import CacheTypeFails, compile_ahead, short, try_cache, warm_up, working
 from cache_dit_serving.planning.model import planned
 from cache_dit_serving.planning.traits import PipelineTraits
 
@@ -130,7 +132,9 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     loras.load_those(fused=False, progress=progress)
     placing.place(pipe, settings.model, device, progress)
     if settings.parallelism is not None:
-        parallel.enable(pipe, settings.parallelism)
+        progress(f"spreading it over {settings.parallelism.world_size} ranks, with one output before and one after")
+        uncached = CacheSupport({}, dict.fromkeys(CACHE_TYPES, "not yet"))
+        parallel.enable(pipe, settings.parallelism, short(planned(settings, traits, uncached, ())))
     backend = settings.attention_backend or attention.NATIVE
     attention.set_backend(pipe, backend)
     facts = Facts(

@@ -8,18 +8,28 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import cache_dit
+import numpy as np
 import torch
 from cache_dit import ParallelismConfig
 
 from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.output import media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.quantize import DENOISERS
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from cache_dit_serving.config.acceleration import ParallelismSettings
+    from cache_dit_serving.media.values import Array
+    from cache_dit_serving.planning.call import GenerationCall
 
 logger = logging.getLogger(__name__)
+
+CLOSE = {torch.float32: 1e-3}
+CLOSE_HALF = 0.1
+"""Greatest difference of a channel, of 0 to 1, between ranks and one: sums are rounded in another order."""
+UNDIVIDED = "must be divisible by mesh size"
+"""What cache-dit says of a sequence that the ranks cannot share evenly."""
 
 
 def check(settings: ParallelismSettings | None, device: torch.device) -> None:
@@ -36,12 +46,19 @@ def check(settings: ParallelismSettings | None, device: torch.device) -> None:
         raise LoadError("parallelism.ring_size: ring attention does not run on a CPU; use ulysses_size or tp_size")
 
 
-def enable(pipe: DiffusionPipeline, settings: ParallelismSettings) -> None:
+def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: GenerationCall) -> None:
     """Spread the transformers, and the components that the settings name, over the ranks.
 
+    cache-dit 1.5.3 draws something else with some models then, and says nothing: a call is drawn before and after.
+
+    Args:
+        call: short, and without a cache.
+
     Raises:
-        LoadError: the transformer's heads cannot be dealt out to so many, or cache-dit has no plan for it.
+        LoadError: the transformer's heads cannot be dealt out to so many, cache-dit has no plan for it, or the ranks
+            draw something else than one of them.
     """
+    before = _output(pipe, call)
     for name in DENOISERS:
         if (transformer := getattr(pipe, name, None)) is not None:
             _check_heads(transformer, settings)
@@ -66,6 +83,34 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings) -> None:
             f"parallelism: cache-dit cannot spread a {name} so; the server's log has the details"
         ) from error
     _keep_signatures(pipe)
+    difference = float(np.abs(_output(pipe, call) - before).max())
+    logger.info("%d ranks draw as one, but for %.1e", settings.world_size, difference)
+    dtype = next(getattr(pipe, DENOISERS[0]).parameters()).dtype
+    if not difference <= CLOSE.get(dtype, CLOSE_HALF):
+        raise LoadError(
+            f"parallelism: {settings.world_size} ranks draw something else than one (a channel differs by "
+            f"{difference:.2g} of 1): cache-dit does not spread this model right; leave parallelism out"
+        )
+
+
+def _output(pipe: DiffusionPipeline, call: GenerationCall) -> Array:
+    """What a call makes on this pipeline as it is.
+
+    Raises:
+        LoadError: its sequence cannot be shared evenly.
+    """
+    try:
+        with torch.inference_mode():
+            torch.manual_seed(0)
+            generator = torch.Generator("cpu").manual_seed(0)
+            output = pipe(**call.arguments, generator=generator, output_type="np")
+    except AssertionError as error:
+        if UNDIVIDED not in str(error):
+            raise
+        why = "the default size gives a sequence that the ranks cannot share evenly; set another by defaults"
+        raise LoadError(f"parallelism: {why}") from error
+    fps = call.clip.fps if call.clip else None
+    return media_of(output, output_of(type(pipe)), fps=fps, sound_rate=sound_rate_of(pipe)).array
 
 
 def _keep_signatures(pipe: DiffusionPipeline) -> None:

@@ -42,7 +42,7 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
     settings = CacheSettings.model_validate(
         {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
     )
-    call = replace(_short(model), drawings=(Drawing(0, CacheChoice(settings, "custom")),))
+    call = replace(short(model), drawings=(Drawing(0, CacheChoice(settings, "custom")),))
     try:
         return runner.sample(call, 0, Unwatched()).record
     except Exception as error:
@@ -146,7 +146,7 @@ def _try(
 ) -> None:
     """Draw in a few steps; raises whatever fails."""
     what = f"{task}{' with a last picture' if last_image else ''}, {_few_steps(model)} steps"
-    _draw(runner, _short(model, task, last_image=last_image), _warming(what), progress)
+    _draw(runner, short(model, task, last_image=last_image), _warming(what), progress)
 
 
 def _draw(
@@ -186,7 +186,7 @@ def _few_steps(model: PlannedModel) -> int:
     return max(TRIAL_STEPS, model.traits.steps.least)
 
 
-def _short(model: PlannedModel, task: Task | None = None, *, last_image: bool = False) -> GenerationCall:
+def short(model: PlannedModel, task: Task | None = None, *, last_image: bool = False) -> GenerationCall:
     """A call of few steps and frames: it tries the forward pass, not the work."""
     fields = {"speed": "lossless", "num_inference_steps": _few_steps(model), "num_frames": least_frames(model)}
     return _planned(model, task, last_image=last_image, **fields)

@@ -26,6 +26,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError, OutOfMemory
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.failure import told
+from cache_dit_serving.pipeline.parallel import UNDIVIDED
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Stopped
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.traits import PipelineTraits
@@ -37,7 +38,6 @@ BEAT_S = 1.0
 AGREE_S = 10.0
 """Within which all ranks must say how a command ended, after the first has."""
 FOREVER = timedelta(days=3650)
-UNDIVIDED = "must be divisible by mesh size"
 
 
 class Rank:
