@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from cache_dit_serving.errors import LoadError, OutOfMemory
-from cache_dit_serving.pipeline import runner
+from cache_dit_serving.pipeline import memory, runner
 from cache_dit_serving.pipeline.memory import MemoryUse, is_out_of_memory
 from tests.support.in_process import EMBEDDED, draw, held_tensors, load
 from tests.support.server import ROOT
@@ -76,8 +76,8 @@ def test_at_a_step_it_frees_what_it_held_and_the_next_picture_is_as_before() -> 
 
     with pytest.raises(OutOfMemory, match="ran out of memory"):
         draw(loaded, fail)
-    memory = loaded.runner.memory()
-    assert memory["cached_activation_bytes"] == memory["prompt_cache_bytes"] == 0
+    held = loaded.runner.memory()
+    assert held["cached_activation_bytes"] == held["prompt_cache_bytes"] == 0
     gc.collect()
     assert not held_tensors(loaded)
     assert np.array_equal(draw(loaded).media.array, expected)
@@ -137,6 +137,13 @@ def test_the_peak_of_an_output_is_that_of_the_output() -> None:
     assert 90e6 < peaks[0] < 130e6
     assert peaks[1] < 40e6
     assert draw(load(EMBEDDED)).record.peak_memory_bytes > 50e6  # type: ignore[operator]
+
+
+def test_a_peak_that_cannot_be_forgotten_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "CLEAR_PEAK", memory.CLEAR_PEAK / "nowhere")
+    use = MemoryUse(CPU)
+    use.begin()
+    assert use.end(1000) is None
 
 
 def test_nothing_is_said_to_fit_before_anything_was_measured_or_where_it_is_no_smaller() -> None:

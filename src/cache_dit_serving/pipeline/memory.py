@@ -46,6 +46,8 @@ class MemoryUse:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._before = 0
+        self._tells = True
+        """Whether a peak is that of one output."""
         self._largest: tuple[int, float] | None = None
         """Of the largest output that was drawn: its pixels, and bytes for each of them."""
 
@@ -55,9 +57,10 @@ class MemoryUse:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
         else:
-            # Linux forgets the peak of a process that writes a 5 there.
-            with contextlib.suppress(OSError):
-                CLEAR_PEAK.write_text("5")
+            try:
+                CLEAR_PEAK.write_text("5")  # Linux forgets the peak of a process that writes this there
+            except OSError:
+                self._tells = False  # not allowed in some containers
             self._before = _resident_bytes()
 
     def end(self, pixels: int) -> int | None:
@@ -67,7 +70,7 @@ class MemoryUse:
             pixels: of what was drawn meanwhile.
         """
         peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _peak_resident_bytes()
-        if peak is None:
+        if peak is None or not self._tells:
             return None
         if pixels >= (self._largest or (0,))[0]:
             self._largest = (pixels, max(0, peak - self._before) / pixels)
