@@ -38,6 +38,7 @@ BEAT_S = 1.0
 AGREE_S = 10.0
 """Within which all ranks must say how a command ended, after the first has."""
 FOREVER = timedelta(days=3650)
+LOADING = timedelta(minutes=30)
 
 
 class Rank:
@@ -195,7 +196,8 @@ def main() -> None:
     link.send(wire.Hello(rank=number, pid=os.getpid(), token=os.environ[wire.TOKEN]))
     on_gpus = torch.cuda.is_available() and settings.model.device != "cpu"
     model = settings.model.model_copy(update={"device": f"cuda:{os.environ['LOCAL_RANK']}" if on_gpus else "cpu"})
-    timeout = timedelta(seconds=settings.parallelism.step_timeout_s if settings.parallelism else 600)
+    # Ranks load at different paces. Steps that stand still are the server's to notice.
+    timeout = max(LOADING, timedelta(seconds=settings.parallelism.step_timeout_s if settings.parallelism else 0))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timeout)
     rank = Rank(settings.model_copy(update={"model": model}), link)
     try:
