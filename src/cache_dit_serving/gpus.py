@@ -23,6 +23,11 @@ class Share(NamedTuple):
     """Whether other workers have some of them too, since there are too few."""
 
 
+def visible_gpus(environ: Mapping[str, str]) -> list[str]:
+    """The GPUs that CUDA_VISIBLE_DEVICES names; empty also where it is not set."""
+    return [name.strip() for name in environ.get(VISIBLE, "").split(",") if name.strip()]
+
+
 def share_of(worker: int, workers: int, per_worker: int, environ: Mapping[str, str]) -> Share:
     """The GPUs of a worker: as many as each has, after those of the workers before it.
 
@@ -30,7 +35,7 @@ def share_of(worker: int, workers: int, per_worker: int, environ: Mapping[str, s
         worker: from 0.
         environ: its CUDA_VISIBLE_DEVICES, where it is set, names the GPUs to deal out; else all are, by number.
     """
-    visible = [name.strip() for name in environ.get(VISIBLE, "").split(",") if name.strip()]
+    visible = visible_gpus(environ)
     wanted = range(worker * per_worker, (worker + 1) * per_worker)
     if not visible:
         return Share(",".join(map(str, wanted)), shared=False)

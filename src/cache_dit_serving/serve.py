@@ -25,6 +25,7 @@ from cache_dit_serving.config.reading import (
 )
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.flags import FLAGS, Group, idle_flags, parser, settings_given
+from cache_dit_serving.gpus import VISIBLE, visible_gpus
 from cache_dit_serving.supervisor import check_port, fail
 
 
@@ -109,9 +110,8 @@ def _parallelism(flags: argparse.Namespace) -> dict[str, object]:
 
 def _gpus() -> int:
     """Of this machine, as the environment lets the server see them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip()])
+    if VISIBLE in os.environ:
+        return len(visible_gpus(os.environ))
     from bentoml._internal.resource import system_resources
 
     return len(system_resources().get("nvidia.com/gpu", []))

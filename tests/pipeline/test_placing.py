@@ -81,17 +81,20 @@ def test_weights_that_are_fetched_layer_by_layer_draw_the_same(
         assert np.array_equal(array, expected[name]), name
 
 
+@pytest.mark.parametrize("error", [KeyError, RuntimeError])
 @pytest.mark.usefixtures("anywhere")
-def test_what_a_cancelled_call_left_on_the_device_is_sent_back(expected: dict[str, np.ndarray[Any, Any]]) -> None:
+def test_what_a_failed_call_left_on_the_device_is_sent_back(
+    error: type[Exception], expected: dict[str, np.ndarray[Any, Any]]
+) -> None:
     loaded = load(with_model(offload="model"))
     pipe: Any = inside(loaded)._part.pipe
     sent: list[int] = []
     pipe._all_hooks[0].offload = lambda: sent.append(0)
 
     def fail(done: int) -> None:
-        raise KeyError
+        raise error
 
-    with pytest.raises(KeyError):
+    with pytest.raises(error):
         draw(loaded, fail)
     assert sent
     assert np.array_equal(draw(loaded).media.array, expected["cached"])

@@ -20,7 +20,7 @@ from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Se
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline import placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
-from cache_dit_serving.pipeline.memory import is_out_of_memory
+from cache_dit_serving.pipeline.memory import needing_memory
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
@@ -78,14 +78,11 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
 def _told(model: ModelSettings) -> Iterator[None]:
     """What goes wrong in the libraries as a model is loaded, as errors that callers may see."""
     try:
-        yield
+        with needing_memory("the model does not fit into memory"):
+            yield
     except ImportError as error:
         logger.exception("loading %s failed", model.path)
         raise LoadError(_without_package(str(error))) from error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise LoadError("the model does not fit into memory") from error
     except (OSError, ValueError, KeyError) as error:
         # The library's text names paths and hosts: it goes to the log, not to callers.
         logger.exception("loading %s failed", model.path)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
+
+from cache_dit_serving.errors import LoadError
 
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 STATUS = Path("/proc/self/status")
@@ -24,6 +28,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
+
+
+@contextmanager
+def needing_memory(what_if_not: str) -> Iterator[None]:
+    """Work that may not fit.
+
+    Args:
+        what_if_not: what to say then.
+
+    Raises:
+        LoadError: it does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise LoadError(what_if_not) from error
 
 
 def held_bytes(device: torch.device) -> dict[str, int]:

@@ -14,7 +14,7 @@ import cache_dit
 import torch
 
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.pipeline.memory import is_out_of_memory
+from cache_dit_serving.pipeline.memory import needing_memory
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -43,16 +43,13 @@ def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, p
     """
     name = type(pipe).__name__
     try:
-        if model.offload is not None:
-            progress(f"preparing {name} for offload ({model.offload})")
-            _offload(pipe, model.offload, device)
-        elif model.device_map is None:
-            progress(f"moving {name} to {device}")
-            pipe.to(device)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise LoadError(f"the model does not fit into the memory of {device}") from error
+        with needing_memory(f"the model does not fit into the memory of {device}"):
+            if model.offload is not None:
+                progress(f"preparing {name} for offload ({model.offload})")
+                _offload(pipe, model.offload, device)
+            elif model.device_map is None:
+                progress(f"moving {name} to {device}")
+                pipe.to(device)
     except (ValueError, ImportError) as error:
         logger.exception("offload")
         raise LoadError(f"model.offload: {model.offload} does not work on a {name}; the log has the details") from error

@@ -27,6 +27,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as OF_TRANSFORME
 
 from cache_dit_serving.config.acceleration import BITSANDBYTES, QUANT_TYPES, SVDQ, ComponentQuantization
 from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.memory import needing_memory
 from cache_dit_serving.pipeline.protocol import QuantizedComponent
 
 if TYPE_CHECKING:
@@ -181,10 +182,8 @@ def quantize(
         if name in loaded:
             raise LoadError(f"quantize: {name} is quantised already ({loaded[name]}); leave it out")
         progress(f"quantising {name} ({wanted.quant_type})")
-        try:
+        with needing_memory(f"{name} does not fit into the memory of {device} before it is quantised"):
             component = there[name].to(device)
-        except torch.OutOfMemoryError as error:
-            raise LoadError(f"{name} does not fit into the memory of {device} before it is quantised") from error
         before = bytes_of(component)
         with _platform_of(device):
             _quantize(name, component, wanted, settings)

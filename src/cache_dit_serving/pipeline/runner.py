@@ -173,17 +173,14 @@ class PipelineRunner:
         try:
             with trace:
                 output, heard, prompts = self._call(part, call, drawing, after_step)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except BaseException as error:
+            release(part.pipe)
             if not is_out_of_memory(error):
                 raise
             logger.exception("out of memory at %d pixels", call.pixels)
             output = None
-        except BaseException:
-            release(part.pipe)
-            raise
         if output is None:
             # Outside the handler: while the exception lives, so do the tensors of every frame it passed.
-            release(part.pipe)
             self.flush()
             width, height = (call.arguments.get(side) for side in ("width", "height"))
             raise OutOfMemory(self._memory_use.would_fit(width, height, call.pixels) if width and height else None)

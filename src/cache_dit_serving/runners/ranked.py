@@ -104,15 +104,13 @@ class RankedRunner:
             if watch.cancelled and not cancelled:
                 cancelled = True
                 self._send(wire.Cancel())
-            try:
-                answer, blobs = self._messages.get(timeout=POLL_S)
-            except queue.Empty:
-                self._check_lost()
+            if (heard := self._next()) is None:
                 if time.monotonic() - since > self._step_timeout_s:
                     self._lose(f"a step took longer than {self._step_timeout_s:g} s")
                     self._check_lost()
                 continue
             since = time.monotonic()
+            answer, blobs = heard
             if isinstance(answer, wire.Progress):
                 watch.progress(answer.done)
             elif isinstance(answer, wire.Drawn):
@@ -163,15 +161,23 @@ class RankedRunner:
     def _ask(self, message: wire.Message) -> wire.Done:
         self._send(message)
         while True:
-            try:
-                answer, _ = self._messages.get(timeout=POLL_S)
-            except queue.Empty:
-                self._check_lost()
-                continue
+            answer, _ = self._next() or (None, [])
             if isinstance(answer, wire.Failed):
                 raise _error_of(answer)
             if isinstance(answer, wire.Done):
                 return answer
+
+    def _next(self) -> tuple[wire.Up, list[bytes]] | None:
+        """What rank 0 says next; None where it says nothing for a while.
+
+        Raises:
+            RunnerLost: it will say nothing any more.
+        """
+        try:
+            return self._messages.get(timeout=POLL_S)
+        except queue.Empty:
+            self._check_lost()
+            return None
 
     def _send(self, message: wire.Message, attachments: list[bytes] | None = None) -> None:
         self._check_lost()
