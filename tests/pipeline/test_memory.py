@@ -49,12 +49,19 @@ def test_an_allocation_that_fails_names_a_size_that_would_fit_and_the_next_reque
     run = subprocess.run(
         [sys.executable, "-c", FAILS_FOR_REAL],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"src{os.pathsep}.", "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {
+            "PYTHONPATH": f"src{os.pathsep}.",
+            "OMP_NUM_THREADS": "1",
+            # glibc raises this by itself; what is smaller stays in the heap when freed, in pieces that fit nothing.
+            "MALLOC_MMAP_THRESHOLD_": str(2**20),
+        },
         capture_output=True,
         text=True,
         timeout=100,
-        check=True,
+        check=False,
     )
+    assert run.returncode == 0, run.stderr[-2000:]
     result = json.loads(run.stdout.splitlines()[-1])
     assert result["same"]
     assert len(result["said"]) == 2
