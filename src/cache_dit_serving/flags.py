@@ -309,6 +309,18 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         Group.PARALLELISM,
+        ("--nodes", "--nnodes"),
+        "machines that they are on; the others run `cache-dit-serving join`",
+        leaf="parallelism.nodes",
+    ),
+    Flag(
+        Group.PARALLELISM,
+        ("--rendezvous", "--rdzv-endpoint"),
+        "host:port of this machine, where the others join it",
+        leaf="parallelism.rendezvous",
+    ),
+    Flag(
+        Group.PARALLELISM,
         ("--ulysses-anything", "--uaa"),
         "Ulysses for sequences and heads of any number",
         leaf="parallelism.ulysses_anything",

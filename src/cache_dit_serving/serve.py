@@ -102,7 +102,7 @@ def _parallelism(flags: argparse.Namespace) -> dict[str, object]:
             raise ConfigError(f"{idle[0]} would have no effect without --parallel-type")
         return {}
     extra = [part for part in ("vae", "text_encoder") if getattr(flags, f"parallel_{part}")]
-    size = flags.parallel_size or max(2, _gpus())
+    size = flags.parallel_size or max(2, _gpus()) * (flags.nodes or 1)
     return {f"parallelism.{flags.parallel_type}_size": size} | (
         {"parallelism.extra_parallel_modules": extra} if extra else {}
     )

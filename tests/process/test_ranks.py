@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +59,35 @@ def test_it_serves_and_leaves_no_rank_behind(end: Callable[[Server], None], tmp_
         left = ranks_of(server)
         end(server)
         assert gone(left)
+
+
+def test_two_nodes_serve_and_end_with_the_server(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        rendezvous = "{}:{}".format(*free.getsockname())
+    secret = {"CACHEDIT_JOIN_TOKEN": "between nodes"}
+    nodes = {"PARALLELISM__NODES": "2", "PARALLELISM__RENDEZVOUS": rendezvous}
+    environ = TWO | {f"CACHE_DIT_SERVING__{key}": value for key, value in nodes.items()} | secret
+    join = [str(Path(sys.executable).with_name("cache-dit-serving")), "join", rendezvous]
+    with subprocess.Popen(join, env=os.environ | {"OMP_NUM_THREADS": "1"} | secret) as joined:
+        try:
+            with serving(tmp_path, environ=environ) as server:
+                server.wait_for(lambda server: server.get("/readyz").status_code == 200, 90)
+                assert server.generate(seed=3).json()["cache"]["engaged"]
+                assert server.get("/get_model_info").json()["parallelism"] == {
+                    "world_size": 2,
+                    "ulysses_size": 2,
+                    "nodes": 2,
+                }
+                left = psutil.Process(joined.pid).children(recursive=True)
+                assert left
+                by_sigterm(server)
+                assert gone(left)
+        finally:
+            joined.terminate()
+    with serving(tmp_path, environ=environ) as server:
+        server.wait_for(lambda server: "waiting for 1 of 2 nodes" in server.get("/health").text, 60)
+        by_sigterm(server)
+        assert server.process.wait(10) == 0
 
 
 def test_a_worker_that_is_killed_takes_its_ranks_along_and_another_one_serves_the_same(tmp_path: Path) -> None:

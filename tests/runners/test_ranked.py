@@ -17,31 +17,19 @@ import pytest
 from cache_dit_serving.config.acceleration import ParallelismSettings
 from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
 from cache_dit_serving.config.settings import LoraSettings, Settings
-from cache_dit_serving.errors import InvalidRequest, LoadError, RunnerLost
-from cache_dit_serving.jobs.generation import Generation
-from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputPicture, Inputs
-from cache_dit_serving.pipeline.protocol import Loaded, Stopped, Unwatched
-from cache_dit_serving.planning.plan import plan
-from cache_dit_serving.runners import ranked
+from cache_dit_serving.pipeline.protocol import Loaded, Stopped
+from cache_dit_serving.runners import group
 from cache_dit_serving.runners.ranked import RankedRunner
-from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.conformance import settings_of
 from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
 from tests.support.pictures import apple
+from tests.support.ranks import CLOSE, Server, draw, running, spread
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
-STEPS = 14
-CLOSE = 1e-5
-"""Greatest difference of a channel: sums over two ranks are rounded in another order."""
-
-
-def spread(settings: Settings = EMBEDDED, **fields: Any) -> Settings:
-    parallelism = ParallelismSettings(**({"ulysses_size": 2} | fields))
-    server = settings.server.model_copy(update={"warm_up": False})
-    return settings.model_copy(update={"parallelism": parallelism, "server": server})
 
 
 @contextlib.contextmanager
@@ -51,12 +39,6 @@ def ranks(settings: Settings) -> Iterator[Loaded]:
         yield loaded
     finally:
         loaded.runner.close()
-
-
-def draw(loaded: Loaded, watch: Any = None, inputs: Inputs | None = None, **fields: Any) -> Any:
-    asked = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
-    call = plan(GenerateRequest.model_validate(asked), loaded.model, inputs or Inputs())
-    return loaded.runner.sample(call, 0, watch or Unwatched())
 
 
 LORAS = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
@@ -241,49 +223,6 @@ def test_a_file_of_cache_dits_pastes_in(tmp_path: Path) -> None:
     }
 
 
-class Server:
-    """The pipeline's worker on two ranks, and how it gets on."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.worker = PipelineWorker(lambda progress: RankedRunner.start(settings, progress), max_queue=4)
-        self.worker.start()
-
-    def ready(self) -> Loaded:
-        end = time.monotonic() + 90
-        while self.worker.state != "ready":
-            assert time.monotonic() < end, self.worker.reason
-            assert self.worker.state != "failed", self.worker.reason
-            time.sleep(0.05)
-        return self.worker.loaded()
-
-    def pids(self) -> dict[int, int]:
-        runner = self.ready().runner
-        assert isinstance(runner, RankedRunner)
-        return dict(runner._pids)
-
-    def generate(self, **fields: Any) -> Generation:
-        asked = {"prompt": "a red apple", "seed": 3, "num_inference_steps": STEPS} | fields
-        call = plan(GenerateRequest.model_validate(asked), self.ready().model)
-        generation = Generation("one", call)
-        self.worker.submit(generation)
-        return generation
-
-    def picture(self) -> bytes:
-        return self.generate().result.result(60)[0].content
-
-    def lost(self, generation: Generation) -> str:
-        """What a generation that a fault befell says, once the ranks run again."""
-        error = generation.result.exception(60)
-        assert isinstance(error, RunnerLost)
-        assert error.status == 503
-        return error.message
-
-
-def running(generation: Generation) -> None:
-    while generation.step < 2:
-        time.sleep(0.01)
-
-
 def test_lost_ranks_fail_their_request_and_start_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,7 +248,7 @@ def test_lost_ranks_fail_their_request_and_start_anew(
         assert server.picture() == before
         assert not any(map(psutil.pid_exists, seen)), "ranks are left"
 
-        monkeypatch.setattr(ranked, "SILENT_S", 6.0)
+        monkeypatch.setattr(group, "SILENT_S", 6.0)
         os.kill(server.pids()[1], signal.SIGSTOP)  # idle
         end = time.monotonic() + 20
         while server.worker.state == "ready" and time.monotonic() < end:

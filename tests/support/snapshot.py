@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.runners import wire
@@ -25,7 +27,9 @@ def rendered(document: dict[str, Any]) -> str:
 
 def wire_document() -> dict[str, Any]:
     """The messages between the server's process and its ranks, as JSON schemas."""
-    return {"down": wire.DOWN.json_schema(), "up": wire.UP.json_schema()}
+    kinds = ("greeting", "welcome", "down", "up")
+    adapters: list[TypeAdapter[Any]] = [getattr(wire, kind.upper()) for kind in kinds]
+    return {kind: adapter.json_schema() for kind, adapter in zip(kinds, adapters, strict=True)}
 
 
 def answers_of(server: Server) -> dict[str, Any]:

@@ -176,6 +176,12 @@ class ParallelismSettings(Section):
     compute_comm_overlap: bool = Field(
         True, description="Have compiled blocks overlap the exchange between GPUs with what they compute."
     )
+    nodes: int = Field(1, ge=1, description="Machines that the GPUs are on, as many on each.")
+    rendezvous: str | None = Field(
+        None,
+        pattern=r"^\S+:\d{1,5}$",
+        description="With several nodes: host:port of this one, where the others join it (`cache-dit-serving join`).",
+    )
     step_timeout_s: float = Field(
         600, gt=0, description="Seconds after which a step that has not ended counts as hung, and the ranks start anew."
     )
@@ -187,6 +193,12 @@ class ParallelismSettings(Section):
         for key in ("ulysses_anything", "ulysses_async", "ulysses_float8"):
             if getattr(self, key) and not self.ulysses_size:
                 raise ValueError(f"{key} has no effect without ulysses_size")
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError("several nodes need rendezvous: the host:port of this machine where the others join it")
+        if self.nodes == 1 and self.rendezvous is not None:
+            raise ValueError("rendezvous has no effect with one node")
+        if self.world_size % self.nodes:
+            raise ValueError(f"{self.world_size} GPUs in all cannot be on {self.nodes} nodes, as many on each")
         return self
 
     @property
@@ -194,7 +206,12 @@ class ParallelismSettings(Section):
         """Ranks in all."""
         return (self.ulysses_size or 1) * (self.ring_size or 1) * (self.tp_size or 1)
 
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on each machine."""
+        return self.world_size // self.nodes
+
     def described(self) -> dict[str, int | bool | list[str]]:
         """What differs from the defaults, and the number of ranks."""
-        given = self.model_dump(mode="json", exclude_defaults=True, exclude={"step_timeout_s"})
+        given = self.model_dump(mode="json", exclude_defaults=True, exclude={"step_timeout_s", "rendezvous"})
         return {"world_size": self.world_size, **given}

@@ -276,7 +276,7 @@ class Settings(Section):
     @property
     def gpus_per_worker(self) -> int:
         """One for each rank, or as many as the operator says."""
-        return self.parallelism.world_size if self.parallelism else self.server.gpus_per_worker
+        return self.parallelism.ranks_per_node if self.parallelism else self.server.gpus_per_worker
 
     @model_validator(mode="after")
     def _offload_agrees_with_the_others(self) -> Self:
@@ -298,6 +298,8 @@ class Settings(Section):
             return self
         if not self.parallelism.compute_comm_overlap and self.compile is None:
             raise ValueError("parallelism.compute_comm_overlap has no effect without compile; leave it out")
+        if self.parallelism.nodes > 1 and self.server.workers > 1:
+            raise ValueError("server.workers must be 1 with several parallelism.nodes")
         for key in ("offload", "device_map"):
             if getattr(self.model, key) is not None:
                 raise ValueError(f"model.{key} does not work with parallelism; leave one out")

@@ -11,11 +11,9 @@ import logging
 import os
 import queue
 import signal
-import socket
 import threading
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,20 +42,25 @@ LOADING = timedelta(minutes=30)
 class Rank:
     """The state of this process."""
 
-    def __init__(self, settings: Settings, link: wire.Link) -> None:
+    def __init__(self, rank: int, settings: Settings, link: wire.Link) -> None:
+        self.rank = rank
         self._settings = settings
         self._link = link
-        self.rank = dist.get_rank()
-        self._control = dist.new_group(backend="gloo", timeout=FOREVER)
-        """For commands: idle for as long as nobody asks for anything."""
+        self._control: Any = None
+        """The group for commands: idle for as long as nobody asks for anything."""
         self._commands: queue.Queue[tuple[Any, list[bytes]]] = queue.Queue()
         self._cancel = threading.Event()
         self._loaded: Loaded | None = None
 
     def run(self) -> None:
-        """Load, then do what comes until told to end."""
+        """Meet the other ranks, load, then do what comes until told to end.
+
+        Raises:
+            LoadError: what stands in the way.
+        """
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
+        self._meet()
         self._loaded = loaded = assemble(self._settings, lambda what: self._say(wire.Stage(what=what)))
         self._say(_ready(loaded))
         while True:
@@ -66,6 +69,14 @@ class Rank:
             if isinstance(command, wire.Exit):
                 return
             self._do(loaded, command, attachments)
+
+    def _meet(self) -> None:
+        assert self._settings.parallelism is not None
+        on_gpus = self._settings.model.device != "cpu"
+        # Ranks load at different paces. Steps that stand still are the server's to notice.
+        timeout = max(LOADING, timedelta(seconds=self._settings.parallelism.step_timeout_s))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timeout)
+        self._control = dist.new_group(backend="gloo", timeout=FOREVER)
 
     def _say(self, message: wire.Message, attachments: list[bytes] | None = None) -> None:
         if self.rank == 0:
@@ -187,21 +198,19 @@ def _ready(loaded: Loaded) -> wire.Ready:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the server ends its ranks itself
-    number, address = int(os.environ["RANK"]), Path(os.environ[wire.SOCKET])
-    settings = Settings.model_validate_json(address.with_name(wire.SETTINGS).read_bytes())
-    logging.basicConfig(level=settings.server.log_level, format=f"rank {number}: %(levelname)s %(name)s: %(message)s")
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(address))
-    link = wire.Link(connection)
-    link.send(wire.Hello(rank=number, pid=os.getpid(), token=os.environ[wire.TOKEN]))
-    on_gpus = torch.cuda.is_available() and settings.model.device != "cpu"
-    model = settings.model.model_copy(update={"device": f"cuda:{os.environ['LOCAL_RANK']}" if on_gpus else "cpu"})
-    # Ranks load at different paces. Steps that stand still are the server's to notice.
-    timeout = max(LOADING, timedelta(seconds=settings.parallelism.step_timeout_s if settings.parallelism else 0))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timeout)
-    rank = Rank(settings.model_copy(update={"model": model}), link)
+    number = int(os.environ["RANK"])
     try:
-        rank.run()
+        link = wire.connect(os.environ[wire.SERVER])
+        link.send(wire.Hello(rank=number, pid=os.getpid(), token=os.environ[wire.TOKEN]))
+        brief = wire.Brief.model_validate(link.receive()[0])
+    except (OSError, wire.Closed):
+        os._exit(1)  # the server has gone
+    settings = Settings.model_validate(brief.settings)
+    logging.basicConfig(level=settings.server.log_level, format=f"rank {number}: %(levelname)s %(name)s: %(message)s")
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if brief.on_gpus else "cpu"
+    model = settings.model.model_copy(update={"device": device})
+    try:
+        Rank(number, settings.model_copy(update={"model": model}), link).run()
     except LoadError as error:
         link.send(wire.Failed(what="invalid", message=str(error), fatal=True))
         os._exit(1)

@@ -1,17 +1,19 @@
 """What the server's process and its ranks tell each other: JSON of a few kinds, with arrays and pictures as raw bytes.
 
 A message is a length (8 bytes, big-endian), that much JSON, and the bytes of its attachments, whose lengths the JSON
-has. Nothing is pickled. :data:`DOWN` goes to rank 0, :data:`UP` comes from every rank.
+has. Nothing is pickled. A connection begins with a :data:`GREETING`, of a rank or of another machine, and the server's
+:data:`WELCOME`. Then :data:`DOWN` goes to rank 0, and :data:`UP` comes from every rank.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
 import struct
 import threading
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from PIL import Image
@@ -25,15 +27,20 @@ from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile
 
-SOCKET = "CACHEDIT_RANKS_SOCKET"
+SERVER = "CACHEDIT_RANKS_SERVER"
 TOKEN = "CACHEDIT_RANKS_TOKEN"
 """Variables that tell a rank where the server listens, and how it proves that it is one."""
+JOIN_TOKEN = "CACHEDIT_JOIN_TOKEN"
+"""The variable of a secret by which another machine proves that it may join."""
 ANOTHER = "another rank failed"
 """Of a rank that ends since another does."""
-SETTINGS = "settings.json"
-"""Beside the socket: what the server was configured with."""
 LENGTH = struct.Struct(">Q")
 MOST_JSON_BYTES = 64 * 2**20
+MOST_GREETING_BYTES = 2**16
+GREETING_S = 10.0
+"""For a greeting to come, on a new connection."""
+UNREACHABLE_S = 30
+"""Without a sign of life from another machine, after which a connection to it counts as closed."""
 PICTURE = "picture"
 """Key of a mapping that stands for a picture among a call's arguments: its attachment's number."""
 
@@ -69,6 +76,45 @@ class WireCall(Message):
     profile: AskedToProfile
 
 
+class Hello(Message):
+    """The greeting of a rank."""
+
+    kind: Literal["hello"] = "hello"
+    rank: int
+    pid: int
+    token: str
+
+
+class Join(Message):
+    """The greeting of another machine, which offers to run ranks."""
+
+    kind: Literal["join"] = "join"
+    token: str
+    gpus: int
+    versions: dict[str, str]
+
+
+class Brief(Message):
+    """The welcome of a rank."""
+
+    kind: Literal["brief"] = "brief"
+    settings: dict[str, Any]
+    on_gpus: bool
+
+
+class Place(Message):
+    """The welcome of another machine, once there are enough: which ranks it starts, and how they find each other."""
+
+    kind: Literal["place"] = "place"
+    node: int
+    nodes: int
+    ranks: int
+    """On each machine."""
+    endpoint: str
+    """Of torch's rendezvous, host:port."""
+    token: str
+
+
 class Sample(Message):
     kind: Literal["sample"] = "sample"
     call: WireCall
@@ -90,13 +136,6 @@ class Lora(Message):
 
 class Exit(Message):
     kind: Literal["exit"] = "exit"
-
-
-class Hello(Message):
-    kind: Literal["hello"] = "hello"
-    rank: int
-    pid: int
-    token: str
 
 
 class Stage(Message):
@@ -157,7 +196,11 @@ class Beat(Message):
 
 
 Down = Sample | Cancel | Flush | Lora | Exit
-Up = Hello | Stage | Ready | Progress | Drawn | Done | Failed | Beat
+Up = Stage | Ready | Progress | Drawn | Done | Failed | Beat
+Greeting = Hello | Join
+Welcome = Brief | Place | Failed
+GREETING: TypeAdapter[Greeting] = TypeAdapter(Annotated[Greeting, Field(discriminator="kind")])
+WELCOME: TypeAdapter[Welcome] = TypeAdapter(Annotated[Welcome, Field(discriminator="kind")])
 DOWN: TypeAdapter[Down] = TypeAdapter(Annotated[Down, Field(discriminator="kind")])
 UP: TypeAdapter[Up] = TypeAdapter(Annotated[Up, Field(discriminator="kind")])
 RECORD = TypeAdapter(DrawRecord)
@@ -172,6 +215,8 @@ class Link:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self.local = connection.family == socket.AF_UNIX
+        """Whether the other side is on this machine."""
         self._writing = threading.Lock()
 
     def send(self, message: Message, attachments: list[bytes] | None = None) -> None:
@@ -195,14 +240,40 @@ class Link:
         Raises:
             Closed: there is none any more.
         """
-        (length,) = LENGTH.unpack(self._read(LENGTH.size))
-        if length > MOST_JSON_BYTES:
-            raise Closed
-        envelope = json.loads(self._read(length))
+        envelope = self._envelope(MOST_JSON_BYTES)
         return envelope["message"], [self._read(int(size)) for size in envelope["lengths"]]
 
+    def greeting(self) -> Greeting:
+        """What a new connection says first. It may be anyone's, and is taken for nothing else.
+
+        Raises:
+            Closed: it is no greeting, or none comes.
+        """
+        self._socket.settimeout(GREETING_S)
+        try:
+            greeting = GREETING.validate_python(self._envelope(MOST_GREETING_BYTES)["message"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Closed from error
+        self._socket.settimeout(None)
+        return greeting
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
+        """At once, though another thread waits for a message."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def _envelope(self, most_bytes: int) -> Any:
+        (length,) = LENGTH.unpack(self._read(LENGTH.size))
+        if length > most_bytes:
+            raise Closed
+        return json.loads(self._read(length))
 
     def _read(self, size: int) -> bytes:
         parts = []
@@ -216,6 +287,40 @@ class Link:
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
+
+
+def connect(server: str) -> Link:
+    """A connection to the server.
+
+    Args:
+        server: the path of its Unix socket, or host:port.
+
+    Raises:
+        OSError: it is not there.
+    """
+    if server.startswith("/"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(server)
+        return Link(connection)
+    host, _, port = server.rpartition(":")
+    return Link(alive(socket.create_connection((host.strip("[]"), int(port)), timeout=UNREACHABLE_S)))
+
+
+def alive(connection: socket.socket) -> socket.socket:
+    """A connection to another machine, set to end when that cannot be reached any more."""
+    connection.settimeout(None)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    third = UNREACHABLE_S // 3
+    for option, value in {
+        "TCP_KEEPIDLE": third,
+        "TCP_KEEPINTVL": third,
+        "TCP_KEEPCNT": 2,
+        "TCP_USER_TIMEOUT": 1000 * UNREACHABLE_S,
+    }.items():
+        if hasattr(socket, option):  # Linux has all of them
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return connection
 
 
 def wired(call: GenerationCall, index: int) -> tuple[WireCall, list[bytes]]:

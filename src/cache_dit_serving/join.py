@@ -1,0 +1,125 @@
+"""`cache-dit-serving join`: this machine runs ranks for a server on another machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from cache_dit_serving.runners import wire
+from cache_dit_serving.runners.agent import run_ranks
+from cache_dit_serving.runners.versions import versions
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Join the server's group, and the next one when that has ended, until told to end.
+
+    Returns:
+        The exit status: 1 where the server refuses this machine, 2 for wrong usage, 128 and more after a signal.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    server = _parser().parse_args(arguments).server
+    logging.basicConfig(level=logging.INFO, format="join: %(message)s")
+    if not (token := os.environ.get(wire.JOIN_TOKEN)):
+        print(f"set {wire.JOIN_TOKEN} to the secret that the server has there", file=sys.stderr)
+        return 2
+    try:
+        while True:
+            with _reached(server) as link:
+                refused = _take_part(link, server, token)
+            if refused:
+                print(refused, file=sys.stderr)
+                return 1
+    except KeyboardInterrupt:
+        return 130
+    except SignalException as ended:
+        return 128 + int(ended.sigval)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cache-dit-serving join",
+        description="Run ranks on this machine for a server on another one, whose configuration has parallelism.nodes "
+        "and parallelism.rendezvous. The server says how many ranks and with what model; the model must be at the same "
+        "path here. Waits for the server, and joins it again after it has started anew.",
+        epilog=f"{wire.JOIN_TOKEN} holds the same secret on every node.",
+    )
+    parser.add_argument("server", type=_address, metavar="HOST:PORT", help="parallelism.rendezvous of the server")
+    return parser
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
+
+
+def _reached(server: str) -> wire.Link:
+    """A connection to the server, as soon as it is there."""
+    told = False
+    while True:
+        try:
+            return wire.connect(server)
+        except OSError as error:
+            if not told:
+                logger.info("waiting for a server at %s (%s)", server, error)
+                told = True
+            time.sleep(RETRY_S)
+
+
+def _take_part(link: wire.Link, server: str, token: str) -> str | None:
+    """Be a node of one group to its end; returns why the server refuses that."""
+    import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        link.send(wire.Join(token=token, gpus=torch.cuda.device_count(), versions=versions()))
+        logger.info("connected to %s; waiting for the other nodes", server)
+        answer = wire.WELCOME.validate_python(link.receive()[0])
+    except wire.Closed:
+        time.sleep(RETRY_S)
+        return None
+    if isinstance(answer, wire.Failed):
+        return answer.message
+    assert isinstance(answer, wire.Place)
+    logger.info("node %d of %d: starting %d ranks", answer.node, answer.nodes, answer.ranks)
+    over = threading.Event()
+    threading.Thread(target=_end_with, args=(link, over), daemon=True).start()
+    try:
+        run_ranks(answer, server)
+    except ChildFailedError:
+        logger.info("the ranks ended")
+    except SignalException:
+        raise
+    except Exception:
+        logger.exception("the ranks could not be started")
+        time.sleep(RETRY_S)
+    finally:
+        over.set()
+    return None
+
+
+def _end_with(link: wire.Link, over: threading.Event) -> None:
+    """End the ranks when the server ends its connection; they do so themselves, but for those that hang."""
+    import psutil
+
+    with contextlib.suppress(wire.Closed):
+        while True:
+            link.receive()
+    if not over.is_set():
+        logger.info("the server has ended this group")
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()

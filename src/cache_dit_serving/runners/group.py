@@ -1,0 +1,299 @@
+"""The ranks of one model as the server sees them: started by torch's elastic agents, heard, and given up as a whole.
+
+The agent of this machine runs in a thread here; other machines run theirs with `cache-dit-serving join`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.errors import LoadError, RunnerLost
+from cache_dit_serving.planning.loras import LoraContents
+from cache_dit_serving.runners import wire
+from cache_dit_serving.runners.agent import POLL_S, run_ranks
+from cache_dit_serving.runners.versions import differing
+
+logger = logging.getLogger(__name__)
+
+SILENT_S = 30.0
+"""Without a word from a rank, after which it counts as hung."""
+ENDING_S = 10.0
+REASON_S = 1.0
+"""For a rank to say what befell it, before another's end that followed counts."""
+
+
+class Group:
+    """Hears every rank, and speaks to rank 0."""
+
+    def __init__(self, settings: Settings) -> None:
+        """
+        Raises:
+            LoadError: the address where nodes meet cannot be listened at, or they could not prove who they are.
+        """
+        import torch
+
+        assert settings.parallelism is not None
+        self._spread = settings.parallelism
+        self._settings = settings
+        self._on_gpus = settings.model.device != "cpu" and torch.cuda.is_available()
+        self.size = self._spread.world_size
+        self._token = secrets.token_hex(16)
+        self._join_token = os.environ.get(wire.JOIN_TOKEN, "")
+        self._listening: list[socket.socket] = []
+        if self._spread.nodes > 1:
+            if not self._join_token:
+                raise LoadError(f"parallelism.nodes: set {wire.JOIN_TOKEN} to a secret, the same one on every node")
+            self._listening.append(_listening_at(self._spread.rendezvous or "", self.size))
+        self._folder = tempfile.TemporaryDirectory(prefix="cache-dit-ranks-")
+        self._path = str(Path(self._folder.name) / "socket")
+        self._listening.append(_listening_at(self._path, self.size))
+        self._links: dict[int, wire.Link] = {}
+        self._pids: dict[int, int] = {}
+        """Of the ranks on this machine."""
+        self._heard: dict[int, float] = {}
+        self._nodes: list[wire.Link] = []
+        """Other machines, as they joined; those beyond the number that is needed wait for the next group."""
+        self._gathered = threading.Condition()
+        self._placed = False
+        self._closing = False
+        self._lost: str | None = None
+        self.messages: queue.Queue[tuple[wire.Up, list[bytes]]] = queue.Queue()
+        """What rank 0 says."""
+        self.memory: dict[str, int] = {}
+        """Of rank 0, as it says by and by; so its LoRAs."""
+        self.loras: dict[str, LoraContents] = {}
+
+    def start(self, progress: Callable[[str], None]) -> None:
+        """Start the ranks, here and on other machines, once those have joined; for however long that takes."""
+        for listening in self._listening:
+            threading.Thread(target=self._accept, args=(listening,), daemon=True, name="ranks").start()
+        nodes, ranks = self._spread.nodes, self._spread.ranks_per_node
+        self._await_nodes(nodes - 1, progress)
+        progress(f"starting {self.size} ranks" + (f" on {nodes} nodes" if nodes > 1 else ""))
+        place = wire.Place(node=0, nodes=nodes, ranks=ranks, endpoint=self._endpoint(), token=self._token)
+        for number, link in enumerate(self._nodes[: nodes - 1], 1):
+            try:
+                link.send(place.model_copy(update={"node": number}))
+            except wire.Closed:
+                self.lose(f"node {number} ended")
+        threading.Thread(target=self._agent, args=(place,), daemon=True, name="elastic").start()
+
+    @property
+    def lost(self) -> str | None:
+        """What befell the ranks, once they are of no more use."""
+        silent = [rank for rank, when in self._heard.items() if time.monotonic() - when > SILENT_S]
+        if silent:
+            self.lose(f"rank {silent[0]} hangs: nothing was heard of it for {SILENT_S:g} s")
+        return self._lost
+
+    def check(self) -> None:
+        """
+        Raises:
+            RunnerLost: the ranks are of no more use.
+        """
+        if (reason := self.lost) is not None:
+            raise RunnerLost(reason)
+
+    def lose(self, reason: str) -> None:
+        """Give the ranks up."""
+        if self._lost is None and not self._closing:
+            logger.error("the ranks are given up: %s", reason)
+            self._lost = reason
+
+    def send(self, message: wire.Message, attachments: list[bytes] | None = None) -> None:
+        """To rank 0.
+
+        Raises:
+            RunnerLost: it has gone.
+        """
+        self.check()
+        try:
+            self._links[0].send(message, attachments)
+        except wire.Closed:
+            self.lose("rank 0 ended")
+            self.check()
+
+    def close(self) -> None:
+        """End all ranks. The other machines end theirs as their connection does."""
+        self._closing = True
+        try:
+            if self._lost is None and 0 in self._links:
+                self._links[0].send(wire.Exit())
+                self._until_ended(ENDING_S)
+        except wire.Closed:
+            pass
+        for pid in self._pids.values():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        for listening in self._listening:
+            with contextlib.suppress(OSError):
+                listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which keeps it open
+            listening.close()
+        for link in [*self._links.values(), *self._nodes]:
+            link.close()
+        self._folder.cleanup()
+
+    def _until_ended(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and any(map(_runs, self._pids.values())):
+            time.sleep(POLL_S)
+
+    def _await_nodes(self, others: int, progress: Callable[[str], None]) -> None:
+        told = 0
+        with self._gathered:
+            while (missing := others - len(self._nodes)) > 0:
+                if missing != told:
+                    where = f"cache-dit-serving join {self._spread.rendezvous}"
+                    progress(f"waiting for {missing} of {others + 1} nodes to join ({where})")
+                    told = missing
+                self._gathered.wait()
+            self._placed = True
+
+    def _endpoint(self) -> str:
+        """Where the agents meet."""
+        if self._spread.nodes == 1:
+            return "127.0.0.1:0"
+        host = (self._spread.rendezvous or "").rpartition(":")[0]
+        with _listening_at(f"{host}:0", 1) as free:
+            return f"{host}:{free.getsockname()[1]}"
+
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            while True:
+                connection, _ = listening.accept()
+                if listening.family != socket.AF_UNIX:
+                    wire.alive(connection)
+                threading.Thread(target=self._listen, args=(wire.Link(connection),), daemon=True).start()
+        except OSError:
+            return  # closed
+
+    def _listen(self, link: wire.Link) -> None:
+        """Take what one connection says, to its end."""
+        try:
+            greeting = link.greeting()
+        except wire.Closed:
+            link.close()
+            return
+        if isinstance(greeting, wire.Join):
+            self._take_node(link, greeting)
+        elif secrets.compare_digest(greeting.token, self._token):
+            self._take_rank(link, greeting)
+        else:
+            link.close()
+
+    def _take_node(self, link: wire.Link, join: wire.Join) -> None:
+        """Have another machine in the group, until it ends."""
+        if (why := self._unfit(join)) is not None:
+            logger.warning("a node may not join: %s", why)
+            with link:
+                link.send(wire.Failed(what="invalid", message=why))
+            return
+        with self._gathered:
+            self._nodes.append(link)
+            self._gathered.notify()
+        try:
+            while True:
+                link.receive()
+        except wire.Closed:
+            with self._gathered:
+                number = 1 + self._nodes.index(link)
+                if not self._placed or number >= self._spread.nodes:
+                    self._nodes.remove(link)
+                    self._gathered.notify()
+                    return
+            time.sleep(REASON_S)
+            self.lose(f"node {number} ended")
+
+    def _unfit(self, join: wire.Join) -> str | None:
+        if self._spread.nodes == 1 or not secrets.compare_digest(join.token, self._join_token):
+            return f"{wire.JOIN_TOKEN} is not the server's"
+        if other := differing(join.versions):
+            return other
+        needed = self._spread.ranks_per_node if self._on_gpus else 0
+        if join.gpus < needed:
+            return f"this node has {join.gpus} GPUs, and each node needs {needed}"
+        return None
+
+    def _take_rank(self, link: wire.Link, hello: wire.Hello) -> None:
+        rank = hello.rank
+        self._links[rank] = link
+        if link.local:
+            self._pids[rank] = hello.pid
+        try:
+            # An explicit default may be one that has no effect.
+            given = self._settings.model_dump(mode="json", exclude_defaults=True)
+            link.send(wire.Brief(settings=given, on_gpus=self._on_gpus))
+            while True:
+                text, attachments = link.receive()
+                self._heard[rank] = time.monotonic()
+                self._hear(rank, wire.UP.validate_python(text), attachments)
+        except wire.Closed:
+            time.sleep(REASON_S)
+            self.lose(f"rank {rank} ended")
+        except ValidationError:
+            logger.exception("a message of rank %s is not valid", rank)
+            self.lose(f"rank {rank} says what is not understood")
+
+    def _hear(self, rank: int, message: wire.Up, attachments: list[bytes]) -> None:
+        if isinstance(message, wire.Failed) and message.fatal:
+            if message.message == wire.ANOTHER:
+                return
+            what = "ran out of memory" if message.what == "out_of_memory" else f"failed: {message.message}"
+            if message.what == "invalid":
+                self.messages.put((message, attachments))
+            self.lose(f"rank {rank} {what}")
+        elif isinstance(message, wire.Beat):
+            if rank == 0:
+                self.memory = message.memory
+                self.loras = {name: LoraContents(**fields) for name, fields in message.loras.items()}
+        elif rank == 0:
+            self.messages.put((message, attachments))
+
+    def _agent(self, place: wire.Place) -> None:
+        try:
+            run_ranks(place, self._path)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the ranks are gone)
+            self.lose(f"the ranks ended ({type(error).__name__})")
+
+
+def _listening_at(address: str, backlog: int) -> socket.socket:
+    """A socket at a path, or at host:port.
+
+    Raises:
+        LoadError: nobody can listen there.
+    """
+    if address.startswith("/"):
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(address)
+        listening.listen(backlog)
+        return listening
+    host, _, port = address.rpartition(":")
+    try:
+        family, *_, resolved = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        return socket.create_server(resolved[:2], family=family, backlog=backlog)
+    except OSError as error:
+        raise LoadError(f"parallelism.rendezvous: this machine cannot listen at {address}: {error}") from error
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,23 @@
+"""What must be alike on every machine of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+
+from cache_dit_serving import __version__
+
+PACKAGES = ("torch", "diffusers", "transformers", "cache-dit")
+
+
+def versions() -> dict[str, str]:
+    """Of this server and the packages that draw."""
+    return {"cache-dit-serving": __version__} | {package: metadata.version(package) for package in PACKAGES}
+
+
+def differing(others: Mapping[str, str]) -> str | None:
+    """A sentence about the first that another machine has in another version; None: none."""
+    for package, version in versions().items():
+        if others.get(package) != version:
+            return f"this node has {package} {others.get(package, 'in no version')}, and the server has {version}"
+    return None

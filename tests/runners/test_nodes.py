@@ -1,0 +1,219 @@
+"""A model on two machines: here two addresses of one, each with an agent of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from pydantic import ValidationError
+
+from cache_dit_serving import join
+from cache_dit_serving.config.acceleration import ParallelismSettings
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.runners import versions, wire
+from cache_dit_serving.runners.group import Group
+from tests.support.in_process import EMBEDDED, load
+from tests.support.ranks import CLOSE, Server, draw, running, spread
+from tests.support.server import ROOT
+
+pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
+SECRET = "between nodes"
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of the embedded model on two nodes, which meet at a free port of another loopback address."""
+    monkeypatch.setenv(wire.JOIN_TOKEN, SECRET)
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        rendezvous = "{}:{}".format(*free.getsockname())
+    return spread(nodes=2, rendezvous=rendezvous, step_timeout_s=10)
+
+
+def meeting(settings: Settings) -> str:
+    assert settings.parallelism is not None
+    assert settings.parallelism.rendezvous is not None
+    return settings.parallelism.rendezvous
+
+
+@contextlib.contextmanager
+def node(settings: Settings, log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A machine that joins."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("cache-dit-serving"), "join", meeting(settings)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": "src", "OMP_NUM_THREADS": "1", wire.JOIN_TOKEN: SECRET} | environ,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(40)
+
+
+def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def within(seconds: float, what: Callable[[], Any]) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+def test_two_nodes_draw_as_one_process_and_join_again_after_faults(settings: Settings, tmp_path: Path) -> None:
+    log = tmp_path / "join.log"
+    server = Server(settings)
+    try:
+        within(20, lambda: "waiting for 1 of 2 nodes" in (server.worker.reason or ""))
+        assert meeting(settings) in (server.worker.reason or "")
+        with node(settings, log) as joined:
+            loaded = server.ready()
+            drawn, expected = draw(loaded), draw(load(EMBEDDED))
+            assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
+            assert drawn.record.cache.cached_steps == expected.record.cache.cached_steps
+            assert len(server.pids()) == 1
+            assert len(ranks_of(joined)) == 1
+            before = server.picture()
+
+            generation = server.generate(num_inference_steps=100)
+            running(generation)
+            left = ranks_of(joined)
+            left[0].kill()
+            assert "start anew" in server.lost(generation)
+            assert server.picture() == before
+            assert "node 1 of 2" in log.read_text()
+
+            # One that hangs hears nothing, and is ended by its agent.
+            hung = ranks_of(joined)[0]
+            generation = server.generate(num_inference_steps=100)
+            running(generation)
+            hung.suspend()
+            assert "a step took longer than 10 s" in server.lost(generation)
+            within(20, lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE)
+            assert server.picture() == before
+
+            left = ranks_of(joined)
+            joined.kill()
+            assert not psutil.wait_procs(left, 15)[1]
+            within(20, lambda: "waiting for 1 of 2 nodes" in (server.worker.reason or ""))
+        with node(settings, log) as joined:
+            assert server.picture() == before
+            left = ranks_of(joined)
+            joined.terminate()
+            assert joined.wait(40) == 128 + signal.SIGTERM
+            assert not psutil.wait_procs(left, 5)[1]
+    finally:
+        server.worker.drain()
+        server.worker.join(20)
+
+
+def said_by(settings: Settings, log: Path, **environ: str) -> tuple[int, str]:
+    """How a node ends that the server refuses, and what it says."""
+    with node(settings, log, **environ) as joined:
+        status = joined.wait(40)
+    return status, log.read_text().splitlines()[-1]
+
+
+def test_a_node_is_refused_that_has_another_secret_or_other_versions(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Group(settings)
+    waiting: list[str] = []
+    threading.Thread(target=group.start, args=(waiting.append,), daemon=True).start()
+    log = tmp_path / "log"
+    try:
+        # What is no greeting, and what is one of a rank without the token of the group.
+        host, _, port = meeting(settings).rpartition(":")
+        for said in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\0" * 8,
+            wire.LENGTH.pack(2) + b"[]",
+            wire.LENGTH.pack(4) + b"\xff{{{",
+        ):
+            with socket.create_connection((host, int(port)), 10) as stranger:
+                stranger.sendall(said)
+                assert stranger.recv(1) == b""
+        with wire.connect(meeting(settings)) as stranger:
+            stranger.send(wire.Hello(rank=0, pid=1, token="guessed"))
+            with pytest.raises(wire.Closed):
+                stranger.receive()
+        assert said_by(settings, log, **{wire.JOIN_TOKEN: "guessed"}) == (1, "CACHEDIT_JOIN_TOKEN is not the server's")
+        assert said_by(settings, log, **{wire.JOIN_TOKEN: ""})[0] == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, "PACKAGES", ("torch", "numpy"))
+            status, sentence = said_by(settings, log)
+        assert status == 1
+        assert sentence == f"this node has numpy in no version, and the server has {np.__version__}"
+        assert waiting == [f"waiting for 1 of 2 nodes to join (cache-dit-serving join {meeting(settings)})"]
+    finally:
+        group.close()
+
+
+def test_a_node_with_fewer_gpus_than_ranks_is_refused(settings: Settings) -> None:
+    group = Group(settings)
+    group._on_gpus = True
+    joining = wire.Join(token=SECRET, gpus=0, versions=versions.versions())
+    assert group._unfit(joining) == "this node has 0 GPUs, and each node needs 1"
+    assert group._unfit(joining.model_copy(update={"gpus": 1})) is None
+    group.close()
+
+
+def test_nodes_need_a_secret_and_an_address_of_this_machine(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(LoadError, match=r"cannot listen at 192\.0\.2\.1:29400"):
+        Group(spread(nodes=2, rendezvous="192.0.2.1:29400"))
+    monkeypatch.delenv(wire.JOIN_TOKEN)
+    with pytest.raises(LoadError, match="set CACHEDIT_JOIN_TOKEN to a secret, the same one on every node"):
+        Group(settings)
+
+
+@pytest.mark.parametrize(
+    ("fields", "remedy"),
+    [
+        ({"ulysses_size": 2, "nodes": 2}, "several nodes need rendezvous"),
+        ({"ulysses_size": 3, "nodes": 2, "rendezvous": "a:1"}, "3 GPUs in all cannot be on 2 nodes"),
+        ({"ulysses_size": 2, "rendezvous": "a:1"}, "rendezvous has no effect with one node"),
+        ({"ulysses_size": 2, "nodes": 2, "rendezvous": "a"}, "rendezvous"),
+    ],
+)
+def test_settings_of_nodes_that_contradict_each_other(fields: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(ValidationError, match=remedy):
+        ParallelismSettings.model_validate(fields)
+
+
+def test_nodes_take_one_worker() -> None:
+    with pytest.raises(ValidationError, match="must be 1 with several"):
+        Settings.model_validate(
+            {
+                "parallelism": {"ulysses_size": 2, "nodes": 2, "rendezvous": "a:1"},
+                "server": {"workers": 2},
+            }
+        )
+
+
+@pytest.mark.parametrize("arguments", [[], ["here"], [":80"], ["a:b"]])
+def test_join_says_what_it_takes(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        join.main(arguments)
+    assert "HOST:PORT" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""The embedded model spread over ranks, and drawn with."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cache_dit_serving.config.acceleration import ParallelismSettings
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.errors import RunnerLost
+from cache_dit_serving.jobs.generation import Generation
+from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.media.inputs import Inputs
+from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.runners.ranked import RankedRunner
+from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.in_process import EMBEDDED
+
+STEPS = 14
+CLOSE = 1e-5
+"""Greatest difference of a channel: sums over two ranks are rounded in another order."""
+
+
+def spread(settings: Settings = EMBEDDED, **fields: Any) -> Settings:
+    parallelism = ParallelismSettings(**({"ulysses_size": 2} | fields))
+    server = settings.server.model_copy(update={"warm_up": False})
+    return settings.model_copy(update={"parallelism": parallelism, "server": server})
+
+
+def draw(loaded: Loaded, watch: Any = None, inputs: Inputs | None = None, **fields: Any) -> Any:
+    asked = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
+    call = plan(GenerateRequest.model_validate(asked), loaded.model, inputs or Inputs())
+    return loaded.runner.sample(call, 0, watch or Unwatched())
+
+
+class Server:
+    """The pipeline's worker on two ranks, and how it gets on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.worker = PipelineWorker(lambda progress: RankedRunner.start(settings, progress), max_queue=4)
+        self.worker.start()
+
+    def ready(self) -> Loaded:
+        end = time.monotonic() + 90
+        while self.worker.state != "ready":
+            assert time.monotonic() < end, self.worker.reason
+            assert self.worker.state != "failed", self.worker.reason
+            time.sleep(0.05)
+        return self.worker.loaded()
+
+    def pids(self) -> dict[int, int]:
+        runner = self.ready().runner
+        assert isinstance(runner, RankedRunner)
+        return dict(runner._group._pids)
+
+    def generate(self, **fields: Any) -> Generation:
+        asked = {"prompt": "a red apple", "seed": 3, "num_inference_steps": STEPS} | fields
+        call = plan(GenerateRequest.model_validate(asked), self.ready().model)
+        generation = Generation("one", call)
+        self.worker.submit(generation)
+        return generation
+
+    def picture(self) -> bytes:
+        return self.generate().result.result(60)[0].content
+
+    def lost(self, generation: Generation) -> str:
+        """What a generation that a fault befell says, once the ranks run again."""
+        error = generation.result.exception(60)
+        assert isinstance(error, RunnerLost)
+        assert error.status == 503
+        return error.message
+
+
+def running(generation: Generation) -> None:
+    while generation.step < 2:
+        time.sleep(0.01)
