@@ -49,7 +49,8 @@ Beside the pipeline: what a picture took longer than the pipeline itself on rank
 messages between the server and its ranks, and the picture's way back. The exchange between the ranks is part of the
 steps.
 
-So small a model on a CPU gains nothing by ranks. GPUs were not measured.
+So small a model on a CPU gains nothing by ranks. GPUs were not measured;
+`python -m benchmarks.gpu --ranks 1 2 4 8` does so, with a model of FLUX.1's size.
 
 {estimate}"""
 ESTIMATE = """\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cache_dit_serving.runners.wire import JOIN_TOKEN
+from tests.support.nodes import SECRET, free_meeting
 from tests.support.server import Server, serving
 
 TWO = {
@@ -62,9 +63,7 @@ def test_it_serves_and_leaves_no_rank_behind(end: Callable[[Server], None], tmp_
 
 
 def test_two_nodes_serve_and_end_with_the_server(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.2", 0)) as free:
-        rendezvous = "{}:{}".format(*free.getsockname())
-    secret = {"CACHEDIT_JOIN_TOKEN": "between nodes"}
+    rendezvous, secret = free_meeting(), {JOIN_TOKEN: SECRET}
     nodes = {"PARALLELISM__NODES": "2", "PARALLELISM__RENDEZVOUS": rendezvous}
     environ = TWO | {f"CACHE_DIT_SERVING__{key}": value for key, value in nodes.items()} | secret
     join = [str(Path(sys.executable).with_name("cache-dit-serving")), "join", rendezvous]

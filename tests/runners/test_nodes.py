@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,44 +23,17 @@ from cache_dit_serving.errors import LoadError
 from cache_dit_serving.runners import versions, wire
 from cache_dit_serving.runners.group import Group
 from tests.support.in_process import EMBEDDED, load
+from tests.support.nodes import SECRET, free_meeting, meeting, node
 from tests.support.ranks import CLOSE, Server, draw, running, spread
-from tests.support.server import ROOT
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
-SECRET = "between nodes"
 
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Of the embedded model on two nodes, which meet at a free port of another loopback address."""
     monkeypatch.setenv(wire.JOIN_TOKEN, SECRET)
-    with socket.create_server(("127.0.0.2", 0)) as free:
-        rendezvous = "{}:{}".format(*free.getsockname())
-    return spread(nodes=2, rendezvous=rendezvous, step_timeout_s=10)
-
-
-def meeting(settings: Settings) -> str:
-    assert settings.parallelism is not None
-    assert settings.parallelism.rendezvous is not None
-    return settings.parallelism.rendezvous
-
-
-@contextlib.contextmanager
-def node(settings: Settings, log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A machine that joins."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name("cache-dit-serving"), "join", meeting(settings)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": "src", "OMP_NUM_THREADS": "1", wire.JOIN_TOKEN: SECRET} | environ,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(40)
+    return spread(nodes=2, rendezvous=free_meeting(), step_timeout_s=10)
 
 
 def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

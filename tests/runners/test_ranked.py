@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -27,18 +26,9 @@ from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
 from tests.support.pictures import apple
-from tests.support.ranks import CLOSE, Server, draw, running, spread
+from tests.support.ranks import CLOSE, Server, draw, ranks, running, spread
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
-
-
-@contextlib.contextmanager
-def ranks(settings: Settings) -> Iterator[Loaded]:
-    loaded = RankedRunner.start(settings, print)
-    try:
-        yield loaded
-    finally:
-        loaded.runner.close()
 
 
 LORAS = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))

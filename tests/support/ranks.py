@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from cache_dit_serving.config.acceleration import ParallelismSettings
@@ -28,6 +30,15 @@ def spread(settings: Settings = EMBEDDED, **fields: Any) -> Settings:
     return settings.model_copy(update={"parallelism": parallelism, "server": server})
 
 
+@contextlib.contextmanager
+def ranks(settings: Settings) -> Iterator[Loaded]:
+    loaded = RankedRunner.start(settings, print)
+    try:
+        yield loaded
+    finally:
+        loaded.runner.close()
+
+
 def draw(loaded: Loaded, watch: Any = None, inputs: Inputs | None = None, **fields: Any) -> Any:
     asked = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
     call = plan(GenerateRequest.model_validate(asked), loaded.model, inputs or Inputs())
@@ -41,8 +52,8 @@ class Server:
         self.worker = PipelineWorker(lambda progress: RankedRunner.start(settings, progress), max_queue=4)
         self.worker.start()
 
-    def ready(self) -> Loaded:
-        end = time.monotonic() + 90
+    def ready(self, within_s: float = 90) -> Loaded:
+        end = time.monotonic() + within_s
         while self.worker.state != "ready":
             assert time.monotonic() < end, self.worker.reason
             assert self.worker.state != "failed", self.worker.reason
