@@ -18,6 +18,7 @@ from bentoml._internal.context import server_context
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from cache_dit_serving.api.envelope import Envelope, answers_errors
+from cache_dit_serving.api.jobs import JobsApi
 from cache_dit_serving.api.lifecycle import (
     announce,
     configure_logging,
@@ -70,6 +71,7 @@ class CacheDiTServing:
             on_ready=self._became_ready,
         )
         self.api = NativeApi(SETTINGS, self.worker)
+        self.jobs = JobsApi(self.api)
         drain_on_signals(self.worker)
         end_with_supervisor()
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.

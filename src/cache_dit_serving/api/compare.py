@@ -53,7 +53,7 @@ def compared_response(
         (uncached.content, uncached.extension),
         encode(distance.shown, output, {}),
     ]
-    cached_file, uncached_file, difference_file = delivery.deliver(files)
+    cached_file, uncached_file, difference_file = delivery.deliver(files).texts
     identical = distance.max_difference == 0
     return CompareResponse(
         seed=cached.record.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,16 +60,24 @@ def openapi_document(operations: Sequence[Operation]) -> Json:
 
 
 def _operation(operation: Operation, schemas: Json) -> Json:
-    name = operation.route.strip("/").removesuffix(BELOW).replace(".", "_") or "index"
+    name = re.sub(r"[{}]", "", operation.route.removesuffix(BELOW)).strip("/").replace("/", "_").replace(".", "_")
+    name = name or "index"
     described: Json = {
         "operationId": f"{operation.method.lower()}_{name}",
         "summary": operation.summary,
         "tags": [operation.tag],
         "responses": _answer(operation, schemas) | _error_answers(operation.all_errors, schemas),
     }
-    if operation.route.endswith(BELOW):
-        parameter = {"name": "path", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        described["parameters"] = [parameter]
+    text = {"type": "string", "minLength": 1}
+    parameters: list[Json] = [
+        {"name": part, "in": "path", "required": True, "schema": text}
+        for part in re.findall(r"\{(\w+)\}", operation.route)
+    ]
+    parameters += [
+        {"name": part, "in": "query", "description": what, "schema": text} for part, what in operation.query.items()
+    ]
+    if parameters:
+        described["parameters"] = parameters
     if operation.body is not None:
         described["parameters"] = [MODE_PARAMETER]
         required = bool(operation.body.model.model_fields)

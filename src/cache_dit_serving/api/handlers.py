@@ -7,7 +7,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from cache_dit_serving.api.docs import SWAGGER_PAGE
+from cache_dit_serving.api.jobs import JobsApi
 from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.schemas.request import GenerateRequest
+
+JSON = "application/json"
 
 
 async def health(request: Request) -> Response:
@@ -34,6 +38,29 @@ async def unload_lora(request: Request) -> Response:
     return JSONResponse((await _api().unload_lora(request.path_params["path"])).model_dump(mode="json"))
 
 
+async def submit_job(request: Request) -> Response:
+    job = await _jobs().submit(GenerateRequest.model_validate(await request.json()), request)
+    return Response(job.model_dump_json(), status_code=202, media_type=JSON, headers={"Location": f"/jobs/{job.id}"})
+
+
+async def list_jobs(request: Request) -> Response:
+    return Response(_jobs().list(request.query_params).model_dump_json(), media_type=JSON)
+
+
+async def job(request: Request) -> Response:
+    jobs = _jobs()
+    return Response(jobs.answer(jobs.find(request.path_params["id"])).model_dump_json(), media_type=JSON)
+
+
+async def delete_job(request: Request) -> Response:
+    return Response((await _jobs().delete(request.path_params["id"])).model_dump_json(), media_type=JSON)
+
+
+async def job_output(request: Request) -> Response:
+    path, media_type = _jobs().output(request.path_params["id"], request.path_params["number"])
+    return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+
+
 async def outputs(request: Request) -> Response:
     path, media_type = _api().outputs.find(request.path_params["path"])
     return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
@@ -50,6 +77,12 @@ async def docs(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     return Response(request.app.state.openapi, media_type="application/json")
+
+
+def _jobs() -> JobsApi:
+    jobs = bentoml.get_current_service().jobs
+    assert isinstance(jobs, JobsApi)
+    return jobs
 
 
 def _api() -> NativeApi:

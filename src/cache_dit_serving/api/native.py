@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
 
 from starlette.requests import Request
 
-from cache_dit_serving.api.answering import request_id_of
+from cache_dit_serving.api.answering import request_id_of, timestamp
 from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
@@ -45,6 +46,15 @@ from cache_dit_serving.schemas.answers import (
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
+class Prepared(NamedTuple):
+    """A request on its way to the queue."""
+
+    request: GenerateRequest
+    generation: Generation
+    delivery: Delivery
+    deadline: DeadlineReport | None
+
+
 class NativeApi:
     """The endpoints over one worker and one folder of outputs."""
 
@@ -60,16 +70,33 @@ class NativeApi:
             ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
                 InternalError.
         """
+        prepared = await self.prepare(request, http)
+        self.worker.submit(prepared.generation)
+        response, _ = await self.finish(prepared, await self._images(prepared.generation, request, http))
+        return response
+
+    async def prepare(self, request: GenerateRequest, http: Request) -> Prepared:
+        """Fetch what a request names, and plan it.
+
+        Raises:
+            ServingError: InvalidRequest, NotReady, DeadlineExceeded or InternalError.
+        """
         model = self._model(http)
         inputs = await self._inputs(request, model, http)
         queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
         call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s, inputs)
-        delivery = self._delivery(request, http)
-        generation = _generation(call, http)
-        images = await self._images(generation, request, http)
+        return Prepared(request, _generation(call, http), self._delivery(request, http), deadline)
+
+    async def finish(self, prepared: Prepared, images: list[Encoded]) -> tuple[GenerateResponse, tuple[Path, ...]]:
+        """Deliver the images of a request; the answer, and the files where some were written.
+
+        Raises:
+            InternalError: they cannot be written.
+        """
         files = [(image.content, image.extension) for image in images]
-        delivered = await asyncio.to_thread(delivery.deliver, files)
-        return _response(generation, images, delivered, request, deadline)
+        delivered = await asyncio.to_thread(prepared.delivery.deliver, files)
+        response = _response(prepared.generation, images, delivered.texts, prepared.request, prepared.deadline)
+        return response, delivered.paths
 
     async def compare(self, request: GenerateRequest, http: Request) -> CompareResponse:
         """The same image with the cache and without, as one entry of the queue.
@@ -85,6 +112,7 @@ class NativeApi:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
         delivery = self._delivery(request, http)
         generation = _generation(call.compared(), http)
+        self.worker.submit(generation)
         images = await self._images(generation, request, http)
         return await asyncio.to_thread(compared_response, generation, images, request, delivery)
 
@@ -229,8 +257,8 @@ def _response(
         audio=delivered[0] if makes is MediaKind.SOUND else None,
         seeds=[record.seed for record in records],
         time_cost=round(finished - started, 4),
-        inference_start_time=_timestamp(started),
-        inference_end_time=_timestamp(finished),
+        inference_start_time=timestamp(started),
+        inference_end_time=timestamp(finished),
         timings=Timings(
             queue=round(started - generation.submitted, 4),
             encode_prompt=round(sum(record.encode_prompt_s for record in records), 4),
@@ -247,8 +275,3 @@ def _response(
         peak_memory_bytes=max((record.peak_memory_bytes or 0 for record in records), default=0) or None,
         profiles=[record.profile for record in records if record.profile] or None,
     )
-
-
-def _timestamp(seconds: float) -> str:
-    """ISO 8601 in UTC with milliseconds, from seconds since the epoch."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel
@@ -57,6 +57,9 @@ class Operation:
     status: int = 200
     handler: Callable[[Request], Awaitable[Response]] | None = None
     """None: BentoML answers it, by itself or by a `@bentoml.api` method of the service."""
+
+    query: Mapping[str, str] = field(default_factory=dict)
+    """What may stand behind the path, each with what it means."""
 
     @property
     def all_errors(self) -> Errors:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -33,6 +35,7 @@ from cache_dit_serving.schemas.answers import (
     LorasResponse,
     ModelInfo,
 )
+from cache_dit_serving.schemas.jobs import JobAnswer, JobsResponse
 from cache_dit_serving.schemas.request import GenerateRequest, NoFields
 
 UNKNOWN_ROUTE = "unknown"
@@ -43,6 +46,7 @@ HEALTH = "Whether the server can generate, and why not."
 MODEL = "The loaded model and what it takes."
 CAPABILITIES = "What this server accepts, for programs."
 DRAW = "Generation"
+JOBS = "Jobs"
 INFRASTRUCTURE = "Infrastructure"
 OPERATIONS = (
     Operation(
@@ -62,6 +66,46 @@ OPERATIONS = (
         GENERATION_ERRORS,
         JsonBody(GenerateRequest, "max_upload_bytes", form=True),
         DRAW,
+    ),
+    Operation(
+        "POST",
+        "/jobs",
+        "Draw pictures from a prompt, and answer before that is done.",
+        JobAnswer,
+        (QueueFull, InternalError, NotReady, DeadlineExceeded),
+        JsonBody(GenerateRequest, "max_upload_bytes", form=True),
+        JOBS,
+        202,
+        handlers.submit_job,
+    ),
+    Operation(
+        "GET",
+        "/jobs",
+        "The jobs that are kept, the latest first.",
+        JobsResponse,
+        (InvalidRequest,),
+        tag=JOBS,
+        handler=handlers.list_jobs,
+        query={"state": "Only jobs in it.", "limit": "Jobs on a page, 1 to 100.", "after": "`next` of a page before."},
+    ),
+    Operation("GET", "/jobs/{id}", "A job as it is.", JobAnswer, (NotFound,), tag=JOBS, handler=handlers.job),
+    Operation(
+        "DELETE",
+        "/jobs/{id}",
+        "Cancel a job; forget one that has ended, and its files.",
+        JobAnswer,
+        (NotFound,),
+        tag=JOBS,
+        handler=handlers.delete_job,
+    ),
+    Operation(
+        "GET",
+        "/jobs/{id}/outputs/{number}",
+        "A file that a job made; the first is 0.",
+        tuple(MEDIA_TYPES.values()),
+        (NotFound, RangeNotSatisfiable),
+        tag=JOBS,
+        handler=handlers.job_output,
     ),
     Operation(
         "GET",
@@ -131,14 +175,16 @@ _BODIES: dict[tuple[str, str], JsonBody | None] = {
     (operation.method, operation.route): operation.body for operation in OPERATIONS
 }
 _ROUTES = {operation.route for operation in OPERATIONS}
-_FOLDERS = tuple(route for route in _ROUTES if route.endswith(BELOW))
+_PATTERNS = {
+    route: re.compile(re.sub(r"\{\w+\}", "[^/]+", route.replace(BELOW, "/.*"))) for route in _ROUTES if "{" in route
+}
 
 
 def route_of(path: str) -> str:
     """The route of a request's path, or :data:`UNKNOWN_ROUTE`: one of a few names, whatever clients ask for."""
     if path in _ROUTES:
         return path
-    return next((route for route in _FOLDERS if path.startswith(route.removesuffix("{path}"))), UNKNOWN_ROUTE)
+    return next((route for route, pattern in _PATTERNS.items() if pattern.fullmatch(path)), UNKNOWN_ROUTE)
 
 
 def body_of(method: str, path: str) -> JsonBody | None:

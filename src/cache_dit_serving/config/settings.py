@@ -147,6 +147,8 @@ class Limits(Section):
     """What one request, and all of them together, may ask of the server."""
 
     max_queue: int = Field(32, ge=1, description="Generations that may wait; the next one gets 429.")
+    max_kept_jobs: int = Field(1000, ge=0, description="Jobs that have ended and are kept with their files.")
+    keep_jobs_s: float = Field(86400, ge=0, description="Seconds after its end that a job is kept with its files.")
     max_request_s: float = Field(1800, gt=0, description="Seconds from admission after which a request gets 504.")
     max_prompt_characters: int = Field(10_000, ge=1)
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body.")

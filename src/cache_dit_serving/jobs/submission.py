@@ -1,4 +1,4 @@
-"""Submitting a call and waiting for its images, no longer than the caller does."""
+"""Waiting for the images of a generation, no longer than the caller does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def images_of(
     max_request_s: float,
     deadline_s: float | None,
 ) -> list[Encoded]:
-    """The images of a generation that is submitted here; it stops between two steps when nobody waits any more.
+    """The images of a generation that was submitted; it stops between two steps when nobody waits any more.
 
     Args:
         caller_gone: done when the caller has gone.
@@ -28,9 +28,8 @@ async def images_of(
         deadline_s: the request's own.
 
     Raises:
-        ServingError: QueueFull, NotReady, ClientGone, DeadlineExceeded, or what the generation failed with.
+        ServingError: ClientGone, DeadlineExceeded, or what the generation failed with.
     """
-    worker.submit(generation)
     result = asyncio.wrap_future(generation.result)
     # Nobody may be there any more when it fails: asyncio would log that as forgotten.
     result.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -139,6 +139,21 @@ class PipelineWorker:
                 return 0
             return self._waiting.index(generation) + 1 if generation in self._waiting else None
 
+    def seconds_before(self, generation: Generation) -> float | None:
+        """Until one that waits begins, by what those before it are known to take; None for one that does not wait."""
+        with self._changed:
+            if generation not in self._waiting:
+                return None
+            waiting, until_room = list(self._waiting), self._seconds_until_room()
+        before = waiting[: waiting.index(generation)]
+        return until_room + sum(self.rates.estimate(each.call).seconds or 0.0 for each in before)
+
+    def seconds_left(self, generation: Generation) -> float | None:
+        """Until the one that runs ends, by what such ones took; None for another, or where that is not known."""
+        if generation is not self._running or (seconds := self.rates.estimate(generation.call).seconds) is None:
+            return None
+        return seconds * (1 - generation.step / max(1, generation.steps))
+
     def cancel(self, generation: Generation) -> None:
         """Take it from the queue, or stop it after the step it is at. Does nothing to one that is done."""
         with self._changed:

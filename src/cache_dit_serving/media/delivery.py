@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from cache_dit_serving.media.outputs import OutputFolder
 
@@ -13,6 +14,13 @@ OUTPUTS_ROUTE = "/outputs"
 """Where the files of the output folder are served."""
 File = tuple[bytes, str]
 """Content and file extension."""
+
+
+class Delivered(NamedTuple):
+    """Files in the form that was asked for, and where they lie on this machine if they do."""
+
+    texts: list[str]
+    paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,16 +44,17 @@ class Delivery:
         if self.form != "base64":
             self.outputs.folder(self.folder)
 
-    def deliver(self, files: Sequence[File]) -> list[str]:
+    def deliver(self, files: Sequence[File]) -> Delivered:
         """Base64 text, or the paths or URLs of the files once all are written.
 
         Raises:
             ServingError: as :meth:`check`.
         """
         if self.form == "base64":
-            return [base64.b64encode(content).decode("ascii") for content, _ in files]
+            return Delivered([base64.b64encode(content).decode("ascii") for content, _ in files])
         paths = self.outputs.save_all(files, self.outputs.folder(self.folder))
         if self.form == "path":
-            return [str(path) for path in paths]
+            return Delivered([str(path) for path in paths], tuple(paths))
         root = self.outputs.root
-        return [f"{self.base_url}{OUTPUTS_ROUTE}/{path.relative_to(root).as_posix()}" for path in paths]
+        urls = [f"{self.base_url}{OUTPUTS_ROUTE}/{path.relative_to(root).as_posix()}" for path in paths]
+        return Delivered(urls, tuple(paths))

@@ -1,0 +1,63 @@
+"""A generation that nobody holds a connection open for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cache_dit_serving.errors import ClientGone, DeadlineExceeded, ServingError
+from cache_dit_serving.jobs.generation import Generation
+from cache_dit_serving.schemas.answers import GenerateResponse
+from cache_dit_serving.schemas.jobs import JobState
+
+
+@dataclass(eq=False)
+class Job:
+    """Written by the event loop alone; of its generation, the pipeline's thread writes the progress."""
+
+    id: str
+    generation: Generation
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is no longer wanted."""
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once its state is final."""
+    result: GenerateResponse | None = None
+    files: tuple[Path, ...] = ()
+    error: ServingError | None = None
+    _ended: tuple[JobState, float] | None = None
+
+    @property
+    def state(self) -> JobState:
+        return self.history[-1][0]
+
+    @property
+    def history(self) -> list[tuple[JobState, float]]:
+        """Each state so far, and when it came into it: seconds since the epoch."""
+        started = self.generation.started
+        moments = [(JobState.QUEUED, self.generation.submitted)]
+        # A generation may begin while it is being cancelled.
+        if started is not None and (self._ended is None or started <= self._ended[1]):
+            moments.append((JobState.RUNNING, started))
+        if self._ended is not None:
+            moments.append(self._ended)
+        return moments
+
+    def succeed(self, result: GenerateResponse, files: tuple[Path, ...]) -> None:
+        """End it with its result."""
+        self.result, self.files = result, files
+        self._end(JobState.SUCCEEDED)
+
+    def fail(self, error: ServingError) -> None:
+        """End it with an error, which says in which state; that nobody wants it any more is none."""
+        if isinstance(error, ClientGone):
+            self._end(JobState.CANCELLED)
+            return
+        self.error = error
+        self._end(JobState.EXPIRED if isinstance(error, DeadlineExceeded) else JobState.FAILED)
+
+    def _end(self, state: JobState) -> None:
+        assert self._ended is None, "a job ends once"
+        self._ended = (state, time.time())
+        self.done.set()

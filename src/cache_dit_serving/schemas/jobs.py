@@ -1,0 +1,55 @@
+"""Answers about jobs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, Field
+
+from cache_dit_serving.schemas.answers import Answer, ErrorDetail, GenerateResponse
+
+
+class JobState(StrEnum):
+    """Where a job stands. It is queued, then running, and ends in one of the others."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing follows."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class JobMoment(BaseModel):
+    """When a job came into a state."""
+
+    state: JobState
+    at: str = Field(description="ISO 8601, UTC, ms.")
+
+
+class JobAnswer(Answer):
+    """One job."""
+
+    id: str
+    state: JobState
+    history: list[JobMoment] = Field(description="The states so far; the last one is `state`.")
+    position: int | None = Field(None, description="While it is queued: 1 for the next.")
+    starts_in_s: float | None = Field(None, description="While it is queued: an estimate, by what others took.")
+    step: int = Field(0, description="Denoising steps done, over all images.")
+    steps: int
+    seconds_left: float | None = Field(None, description="While it runs: an estimate, by what others took.")
+    outputs: list[str] = Field([], description="Routes of its files, once it has succeeded.")
+    result: GenerateResponse | None = Field(None, description="As /generate answers, once it has succeeded.")
+    error: ErrorDetail | None = Field(None, description="Why it has no result.")
+
+
+class JobsResponse(Answer):
+    """A page of jobs, the latest first, without their results."""
+
+    jobs: list[JobAnswer]
+    next: str | None = Field(None, description="`after` of the next page; left out: this is the last.")

@@ -1,0 +1,183 @@
+"""Jobs over HTTP: from 202 to their outputs, cancelled, failed, expired, listed and forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from starlette.requests import Request
+
+from cache_dit_serving.api.jobs import JobsApi
+from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.pictures import apple, file_of
+from tests.support.server import Server, ready, serving
+
+PROMPT = "a red apple on a blue background"
+LONG = {"num_inference_steps": 100, "num_images": 4, "speed": "lossless"}
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that lets two wait, and keeps two jobs that have ended."""
+    variables = {"LIMITS__MAX_QUEUE": "2", "LIMITS__MAX_KEPT_JOBS": "2", "SPEEDS__WARM_UP": "false"}
+    prefixed = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
+    with serving(tmp_path_factory.mktemp("few"), environ=prefixed) as running:
+        running.wait_for(ready)
+        yield running
+
+
+def submitted(server: Server, **fields: Any) -> str:
+    answer = server.post("/jobs", json={"prompt": PROMPT} | fields)
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["Location"] == f"/jobs/{answer.json()['id']}"
+    return str(answer.headers["Location"])
+
+
+def ended(server: Server, job: str) -> dict[str, Any]:
+    end = time.monotonic() + 60
+    while (answer := server.get(job).json())["state"] in ("queued", "running"):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return dict(answer)
+
+
+def states(answer: dict[str, Any]) -> list[str]:
+    return [moment["state"] for moment in answer["history"]]
+
+
+def test_a_job_draws_what_generate_draws(server: Server) -> None:
+    expected = server.generate(seed=5, num_images=2).json()
+    answer = ended(server, job := submitted(server, seed=5, num_images=2))
+    assert answer["state"] == "succeeded"
+    assert states(answer) == ["queued", "running", "succeeded"]
+    assert [moment["at"] for moment in answer["history"]] == sorted(moment["at"] for moment in answer["history"])
+    assert answer["step"] == answer["steps"] == expected["cache"]["steps"]
+    result = answer["result"]
+    assert result["seeds"] == expected["seeds"]
+    assert result["cache"]["cached_steps"] == expected["cache"]["cached_steps"]
+    assert answer["outputs"] == [f"{job}/outputs/0", f"{job}/outputs/1"]
+    for route, url, picture in zip(answer["outputs"], result["images"], expected["images"], strict=True):
+        output = server.get(route)
+        assert output.headers["content-type"] == "image/png"
+        assert output.content == base64.b64decode(picture)
+        assert requests.get(url, timeout=10).content == output.content
+    assert server.get(f"{job}/outputs/2").json()["error"]["message"] == (
+        "there is no such output; this job has 2 output(s), from 0"
+    )
+    assert server.get(f"{job}/outputs/x").status_code == 404
+
+
+def test_a_form_makes_a_job_too(server: Server) -> None:
+    fields = {"prompt": PROMPT, "seed": "1", "strength": "0.5"}
+    answer = server.post("/jobs", data=fields, files={"image": file_of(apple())})
+    assert answer.status_code == 202, answer.text
+    assert ended(server, answer.headers["Location"])["state"] == "succeeded"
+
+
+def test_where_a_job_stands_while_it_waits_and_runs(server: Server) -> None:
+    server.generate(**LONG | {"num_images": 1})  # what such ones take is known then
+    first, second = submitted(server, **LONG), submitted(server, **LONG)
+    server.wait_for(lambda server: server.get(first).json()["step"] > 2, 30)
+    running, waiting = server.get(first).json(), server.get(second).json()
+    assert running["state"] == "running"
+    assert 2 < running["step"] < running["steps"] == 400
+    assert running["seconds_left"] > 0
+    assert "position" not in running
+    assert waiting["state"] == "queued"
+    assert waiting["position"] == 1
+    assert waiting["starts_in_s"] > 0
+    assert "seconds_left" not in waiting
+    assert (
+        server.get(f"{second}/outputs/0").json()["error"]["message"].endswith("this job has no outputs: it is queued")
+    )
+    for job in (second, first):
+        assert server.session.delete(server.url + job).json()["state"] == "cancelled"
+    assert states(ended(server, second)) == ["queued", "cancelled"]
+    assert states(ended(server, first)) == ["queued", "running", "cancelled"]
+    assert "error" not in server.get(first).json()
+    clean = server.generate(seed=5).json()["images"]
+    assert clean == server.generate(seed=5).json()["images"]
+
+
+def test_a_job_that_has_ended_is_forgotten_with_its_files(server: Server) -> None:
+    answer = ended(server, job := submitted(server, seed=5))
+    folder = server.outputs / "jobs" / answer["id"]
+    assert len(list(folder.iterdir())) == 1
+    assert server.session.delete(server.url + job).json()["state"] == "succeeded"
+    assert not folder.exists()
+    for method in ("get", "delete"):
+        assert getattr(server.session, method)(server.url + job).status_code == 404
+    assert requests.get(answer["result"]["images"][0], timeout=10).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "remedy"),
+    [
+        ({"width": 97}, "width", "is not a size this model takes"),
+        ({"output_format": "base64"}, "output_format", "leave output_format out, or ask for url or path"),
+        ({"webhook": "x"}, "webhook", ""),
+    ],
+)
+def test_what_generate_refuses_is_refused_at_once(
+    server: Server, fields: dict[str, Any], param: str, remedy: str
+) -> None:
+    answer = server.post("/jobs", json={"prompt": PROMPT} | fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert remedy in answer.json()["error"]["message"]
+
+
+def test_a_failure_says_why(server: Server) -> None:
+    failed = ended(server, submitted(server, num_inference_steps=4, cache={"strict": True}))
+    assert failed["state"] == "failed"
+    assert failed["error"]["code"] == "cache_not_engaged"
+    assert "result" not in failed
+
+
+def test_pages_and_states(few: Server) -> None:
+    assert few.get("/jobs").json() == {"jobs": []}
+    jobs = [submitted(few, **LONG) for _ in range(3)]
+    few.wait_for(lambda few: few.get(jobs[0]).json()["state"] == "running", 30)
+    full = few.post("/jobs", json={"prompt": PROMPT})
+    assert full.status_code == 429
+    assert int(full.headers["Retry-After"]) >= 1
+    names = [job.removeprefix("/jobs/") for job in reversed(jobs)]
+
+    def listed(**query: str) -> tuple[list[str], str | None]:
+        answer = few.get("/jobs", params=query).json()
+        return [job["id"] for job in answer["jobs"]], answer.get("next")
+
+    assert listed() == (names, None)
+    assert listed(limit="2") == (names[:2], names[1])
+    assert listed(limit="2", after=names[1]) == (names[2:], None)
+    assert listed(state="running") == (names[2:], None)
+    assert listed(state="queued", limit="1") == (names[:1], names[0])
+    for query, param in (
+        ({"limit": "0"}, "limit"),
+        ({"limit": "x"}, "limit"),
+        ({"state": "done"}, "state"),
+        ({"after": "x"}, "after"),
+        ({"page": "2"}, "page"),
+    ):
+        assert few.get("/jobs", params=query).json()["error"]["param"] == param
+    for job in jobs:
+        few.session.delete(few.url + job)
+    # Two that have ended are kept, the latest.
+    assert len(listed()[0]) == 2
+    assert few.get(jobs[0]).status_code == 404
+
+
+def test_several_workers_do_not_share_jobs() -> None:
+    settings = Settings.model_validate({"server": {"workers": 2}})
+    jobs = JobsApi(NativeApi(settings, PipelineWorker(lambda progress: pytest.fail("nothing is loaded"), max_queue=1)))
+    with pytest.raises(InvalidRequest, match="this server has 2 workers, which do not share jobs; use /generate"):
+        asyncio.run(jobs.submit(GenerateRequest(prompt=PROMPT), Request({"type": "http"})))
