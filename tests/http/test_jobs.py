@@ -76,6 +76,12 @@ def test_a_job_draws_what_generate_draws(server: Server) -> None:
     assert server.get(f"{job}/outputs/x").status_code == 404
 
 
+def test_an_empty_body_is_answered_as_generate_answers_it(server: Server) -> None:
+    job, generate = (server.post(route) for route in ("/jobs", "/generate"))
+    assert job.status_code == generate.status_code == 400
+    assert job.json()["error"] == generate.json()["error"]
+
+
 def test_a_form_makes_a_job_too(server: Server) -> None:
     fields = {"prompt": PROMPT, "seed": "1", "strength": "0.5"}
     answer = server.post("/jobs", data=fields, files={"image": file_of(apple())})

@@ -39,7 +39,7 @@ async def unload_lora(request: Request) -> Response:
 
 
 async def submit_job(request: Request) -> Response:
-    job = await _jobs().submit(GenerateRequest.model_validate(await request.json()), request)
+    job = await _jobs().submit(GenerateRequest.model_validate_json(await request.body() or b"{}"), request)
     return Response(job.model_dump_json(), status_code=202, media_type=JSON, headers={"Location": f"/jobs/{job.id}"})
 
 

@@ -153,7 +153,7 @@ class Limits(Section):
     max_prompt_characters: int = Field(10_000, ge=1)
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body.")
     max_upload_bytes: int = Field(
-        32 * 2**20, ge=1024, description="Size of the body of /generate and /compare, which may hold pictures."
+        32 * 2**20, ge=1024, description="Size of the body of /generate, /compare and /jobs, which may hold pictures."
     )
     max_body_s: float = Field(30, gt=0, description="Seconds within which a request's body must arrive.")
     sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
