@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InternalError, ServingError
@@ -20,8 +22,9 @@ from tests.support.records import FAST, call
     ],
 )
 def test_an_error_says_in_which_state_a_job_ends(error: ServingError, state: JobState) -> None:
-    job = Job("one", Generation("a", call(FAST)))
-    job.generation.started = job.generation.submitted + 1
+    generation = Generation("a", call(FAST))
+    job = Job("one", generation)
+    generation.started = generation.submitted + 1
     assert [state for state, _ in job.history] == [JobState.QUEUED, JobState.RUNNING]
     job.fail(error)
     assert job.state is state
@@ -31,8 +34,14 @@ def test_an_error_says_in_which_state_a_job_ends(error: ServingError, state: Job
         job.fail(error)
 
 
-def test_a_generation_that_begins_while_its_job_is_cancelled_is_no_longer_told() -> None:
-    job = Job("one", Generation("a", call(FAST)))
+def test_a_job_that_has_ended_keeps_no_generation_and_tells_of_it_as_it_was() -> None:
+    generation = Generation("a", call(FAST))
+    job = Job("one", generation)
+    generation.step = 3
     job.fail(ClientGone(""))
-    job.generation.started = job.history[-1][1] + 1
+    generation.started, generation.step = job.history[-1][1] + 1, 4  # it may begin while its job is cancelled
     assert [state for state, _ in job.history] == [JobState.QUEUED, JobState.CANCELLED]
+    assert job.progress.step == 3
+    kept = weakref.ref(generation)
+    del generation
+    assert kept() is None

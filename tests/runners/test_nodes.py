@@ -125,7 +125,7 @@ def test_a_node_is_refused_that_has_another_secret_or_other_versions(
             stranger.send(wire.Hello(rank=0, pid=1, token="guessed"))
             with pytest.raises(wire.Closed):
                 stranger.receive()
-        assert said_by(settings, log, **{wire.JOIN_TOKEN: "guessed"}) == (1, "CACHEDIT_JOIN_TOKEN is not the server's")
+        assert said_by(settings, log, **{wire.JOIN_TOKEN: "guesséd"}) == (1, "CACHEDIT_JOIN_TOKEN is not the server's")
         assert said_by(settings, log, **{wire.JOIN_TOKEN: ""})[0] == 2
         with monkeypatch.context() as patch:
             patch.setattr(versions, "PACKAGES", ("torch", "numpy"))
@@ -163,6 +163,7 @@ def test_nodes_need_a_secret_and_an_address_of_this_machine(
         ({"ulysses_size": 3, "nodes": 2, "rendezvous": "a:1"}, "3 GPUs in all cannot be on 2 nodes"),
         ({"ulysses_size": 2, "rendezvous": "a:1"}, "rendezvous has no effect with one node"),
         ({"ulysses_size": 2, "nodes": 2, "rendezvous": "a"}, "rendezvous"),
+        ({"ulysses_size": 2, "nodes": 2, "rendezvous": "0.0.0.0:1"}, "where the other nodes reach this one"),
     ],
 )
 def test_settings_of_nodes_that_contradict_each_other(fields: dict[str, Any], remedy: str) -> None:

@@ -144,17 +144,21 @@ class JobsApi:
 
     def answer(self, job: Job) -> JobAnswer:
         """A job as it is now."""
-        generation, state = job.generation, job.state
-        position = self._worker.position(generation) if state is JobState.QUEUED else None
+        generation, state, progress = job.generation, job.state, job.progress
+        position = starts_in_s = seconds_left = None
+        if generation is not None and state is JobState.QUEUED:
+            position, starts_in_s = self._worker.position(generation), self._worker.seconds_before(generation)
+        elif generation is not None:
+            seconds_left = self._worker.seconds_left(generation)
         return JobAnswer(
             id=job.id,
             state=state,
             history=[JobMoment(state=each, at=timestamp(at)) for each, at in job.history],
             position=position or None,
-            starts_in_s=_rounded(self._worker.seconds_before(generation)) if position else None,
-            step=generation.step,
-            steps=generation.steps,
-            seconds_left=_rounded(self._worker.seconds_left(generation)) if state is JobState.RUNNING else None,
+            starts_in_s=_rounded(starts_in_s),
+            step=progress.step,
+            steps=progress.steps,
+            seconds_left=_rounded(seconds_left),
             outputs=[f"/jobs/{job.id}/outputs/{number}" for number in range(len(job.files))],
             result=job.result,
             error=ErrorDetail(**job.error.body("")["error"]) if job.error is not None else None,
@@ -164,7 +168,7 @@ class JobsApi:
         """Bring a job that was admitted to its end."""
         try:
             images = await images_of(
-                job.generation,
+                prepared.generation,
                 self._worker,
                 caller_gone=_set(job.cancelled),
                 max_request_s=self._settings.limits.max_request_s,

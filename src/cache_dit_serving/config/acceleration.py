@@ -195,6 +195,8 @@ class ParallelismSettings(Section):
                 raise ValueError(f"{key} has no effect without ulysses_size")
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError("several nodes need rendezvous: the host:port of this machine where the others join it")
+        if self.rendezvous is not None and self.rendezvous.rpartition(":")[0] in ("0.0.0.0", "[::]"):
+            raise ValueError("rendezvous is where the other nodes reach this one; name its address")
         if self.nodes == 1 and self.rendezvous is not None:
             raise ValueError("rendezvous has no effect with one node")
         if self.world_size % self.nodes:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded, ServingError
 from cache_dit_serving.jobs.generation import Generation
@@ -13,12 +14,23 @@ from cache_dit_serving.schemas.answers import GenerateResponse
 from cache_dit_serving.schemas.jobs import JobState
 
 
+class Progress(NamedTuple):
+    """How far a generation is, or was when its job ended."""
+
+    submitted: float
+    """Seconds since the epoch."""
+    started: float | None
+    step: int
+    steps: int
+
+
 @dataclass(eq=False)
 class Job:
     """Written by the event loop alone; of its generation, the pipeline's thread writes the progress."""
 
     id: str
-    generation: Generation
+    generation: Generation | None
+    """None once it has ended: a job is kept for long, and its pictures would stay in memory."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it is no longer wanted."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -26,7 +38,17 @@ class Job:
     result: GenerateResponse | None = None
     files: tuple[Path, ...] = ()
     error: ServingError | None = None
+    _last: Progress | None = None
     _ended: tuple[JobState, float] | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """As it is now."""
+        if self.generation is None:
+            assert self._last is not None
+            return self._last
+        generation = self.generation
+        return Progress(generation.submitted, generation.started, generation.step, generation.steps)
 
     @property
     def state(self) -> JobState:
@@ -35,11 +57,10 @@ class Job:
     @property
     def history(self) -> list[tuple[JobState, float]]:
         """Each state so far, and when it came into it: seconds since the epoch."""
-        started = self.generation.started
-        moments = [(JobState.QUEUED, self.generation.submitted)]
-        # A generation may begin while it is being cancelled.
-        if started is not None and (self._ended is None or started <= self._ended[1]):
-            moments.append((JobState.RUNNING, started))
+        progress = self.progress
+        moments = [(JobState.QUEUED, progress.submitted)]
+        if progress.started is not None:
+            moments.append((JobState.RUNNING, progress.started))
         if self._ended is not None:
             moments.append(self._ended)
         return moments
@@ -54,10 +75,11 @@ class Job:
         if isinstance(error, ClientGone):
             self._end(JobState.CANCELLED)
             return
-        self.error = error
+        self.error = error.with_traceback(None)
         self._end(JobState.EXPIRED if isinstance(error, DeadlineExceeded) else JobState.FAILED)
 
     def _end(self, state: JobState) -> None:
         assert self._ended is None, "a job ends once"
+        self._last, self.generation = self.progress, None
         self._ended = (state, time.time())
         self.done.set()

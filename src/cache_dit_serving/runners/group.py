@@ -129,7 +129,8 @@ class Group:
 
     def close(self) -> None:
         """End all ranks. The other machines end theirs as their connection does."""
-        self._closing = True
+        with self._gathered:
+            self._closing = True
         try:
             if self._lost is None and 0 in self._links:
                 self._links[0].send(wire.Exit())
@@ -192,7 +193,7 @@ class Group:
             return
         if isinstance(greeting, wire.Join):
             self._take_node(link, greeting)
-        elif secrets.compare_digest(greeting.token, self._token):
+        elif _same(greeting.token, self._token):
             self._take_rank(link, greeting)
         else:
             link.close()
@@ -205,6 +206,9 @@ class Group:
                 link.send(wire.Failed(what="invalid", message=why))
             return
         with self._gathered:
+            if self._closing:
+                link.close()
+                return
             self._nodes.append(link)
             self._gathered.notify()
         try:
@@ -221,7 +225,7 @@ class Group:
             self.lose(f"node {number} ended")
 
     def _unfit(self, join: wire.Join) -> str | None:
-        if self._spread.nodes == 1 or not secrets.compare_digest(join.token, self._join_token):
+        if self._spread.nodes == 1 or not _same(join.token, self._join_token):
             return f"{wire.JOIN_TOKEN} is not the server's"
         if other := differing(join.versions):
             return other
@@ -289,6 +293,10 @@ def _listening_at(address: str, backlog: int) -> socket.socket:
         return socket.create_server(resolved[:2], family=family, backlog=backlog)
     except OSError as error:
         raise LoadError(f"parallelism.rendezvous: this machine cannot listen at {address}: {error}") from error
+
+
+def _same(given: str, secret: str) -> bool:
+    return secrets.compare_digest(given.encode(errors="replace"), secret.encode(errors="replace"))
 
 
 def _runs(pid: int) -> bool:
