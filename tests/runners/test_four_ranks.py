@@ -12,7 +12,10 @@ from tests.support.in_process import EMBEDDED, load
 from tests.support.nodes import SECRET, free_meeting, node
 from tests.support.ranks import CLOSE, Server, draw, spread
 
-pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # of torch's elastic agent outside of the main thread
+]
 
 
 def test_ulysses_and_tensor_parallelism_together_draw_as_one_process(
