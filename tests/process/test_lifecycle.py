@@ -211,7 +211,7 @@ def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(tmp_path: Path
             server.wait_for(lambda server: queue_of(server)["waiting"] == 1)
         server.process.send_signal(signal.SIGTERM)
         server.wait_for(lambda server: server.log().count("draining:") == int(workers), timeout_s=10)
-        for _ in range(5):  # on new connections, each to a worker of its own choice
+        for _ in range(8):  # on new connections, each to a worker of its own choice
             for path in ("/readyz", "/health"):
                 answer = requests.get(server.url + path, timeout=20)
                 assert answer.status_code == 503

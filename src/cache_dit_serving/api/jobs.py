@@ -170,7 +170,7 @@ class JobsApi:
             images = await images_of(
                 prepared.generation,
                 self._worker,
-                caller_gone=_set(job.cancelled),
+                caller_gone=job.cancelled.wait(),
                 max_request_s=self._settings.limits.max_request_s,
                 deadline_s=prepared.request.deadline_s,
             )
@@ -202,10 +202,6 @@ def _remove_if_empty(outputs: OutputFolder, name: str) -> None:
     folder = outputs.root / FOLDER / name
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-async def _set(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -16,7 +16,7 @@ async def images_of(
     generation: Generation,
     worker: PipelineWorker,
     *,
-    caller_gone: Awaitable[None],
+    caller_gone: Awaitable[object],
     max_request_s: float,
     deadline_s: float | None,
 ) -> list[Encoded]:

@@ -98,8 +98,7 @@ class PipelineWorker:
     def wait_s(self) -> float:
         """Seconds until a generation submitted now begins, by what those before it are known to take."""
         with self._changed:
-            waiting, until_room = list(self._waiting), self._seconds_until_room()
-        return until_room + sum(self.rates.estimate(each.call).seconds or 0.0 for each in waiting)
+            return self._seconds_behind(list(self._waiting))
 
     def queue(self) -> QueueReport:
         """The queue as it is now."""
@@ -144,9 +143,8 @@ class PipelineWorker:
         with self._changed:
             if generation not in self._waiting:
                 return None
-            waiting, until_room = list(self._waiting), self._seconds_until_room()
-        before = waiting[: waiting.index(generation)]
-        return until_room + sum(self.rates.estimate(each.call).seconds or 0.0 for each in before)
+            waiting = list(self._waiting)
+            return self._seconds_behind(waiting[: waiting.index(generation)])
 
     def seconds_left(self, generation: Generation) -> float | None:
         """Until the one that runs ends, by what such ones took; None for another, or where that is not known."""
@@ -379,6 +377,10 @@ class PipelineWorker:
         if drawing.cache.strict and not report.engaged:
             raise not_engaged(report)
         return drawn
+
+    def _seconds_behind(self, waiting: list[Generation]) -> float:
+        """Until the running generation and those that wait have ended, by what such ones are known to take."""
+        return self._seconds_until_room() + sum(self.rates.estimate(each.call).seconds or 0.0 for each in waiting)
 
     def _seconds_until_room(self) -> float:
         """Until the running generation ends and the next leaves the queue."""
