@@ -38,16 +38,8 @@ def test_paths_that_clients_make_up_add_no_series(server: Server) -> None:
     assert "\0" not in after
     assert set(ENDPOINT.findall(after)) <= {
         "unknown",
-        *(
-            "/generate",
-            "/compare",
-            "/health",
-            "/get_model_info",
-            "/model_info",
-            "/capabilities",
-            "/loras",
-            "/flush_cache",
-        ),
+        *("/generate", "/compare", "/jobs", "/jobs/{id}", "/jobs/{id}/outputs/{number}"),
+        *("/health", "/get_model_info", "/model_info", "/capabilities", "/loras", "/flush_cache"),
         *("/outputs/{path}", "/static_content/{path}", "/", "/docs", "/openapi.json", "/docs.json", "/schema.json"),
         *("/livez", "/readyz", "/healthz"),
     }
