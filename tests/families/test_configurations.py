@@ -38,7 +38,7 @@ def tiny_of(entry: CatalogEntry) -> str:
 
 
 def runs_here(entry: CatalogEntry) -> bool:
-    return tiny_of(entry) not in names_of("slow")
+    return tiny_of(entry) not in names_of("apart")
 
 
 @pytest.fixture(scope="module")

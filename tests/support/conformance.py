@@ -205,11 +205,8 @@ def _save(name: str, folder: Path) -> Path:
         return folder
 
 
-def find(name: str, folder: Path, *, thorough: bool = True) -> Finding:
+def find(name: str, folder: Path) -> Finding:
     """Hold an entry to what every family must do.
-
-    Args:
-        thorough: whether it is run a second time, and cancelled.
 
     Raises:
         AssertionError: it does something else.
@@ -241,18 +238,17 @@ def find(name: str, folder: Path, *, thorough: bool = True) -> Finding:
     cached = draw(name, loaded)
     report = cached.record.cache
     assert not report.redrawn, "passes were paired wrongly"
-    if report.engaged and thorough:
+    if report.engaged:
         config = DBCacheConfig(**CACHE, enable_separate_cfg=cached.record.passes == 2)
         expected = by_diffusers(name, saved, config)
         assert np.array_equal(_array(cached), expected), "not as cache-dit makes it"
     with_refusal(name, loaded)
     described(loaded)
-    if thorough:
-        assert np.array_equal(_array(cached), _array(draw(name, loaded))), "not repeatable"
-        if report.engaged:
-            through = draw(name, loaded, cache={"residual_diff_threshold": 0.0})
-            assert np.array_equal(_array(through), _array(uncached)), "not as without a cache, though nothing is reused"
-        cancelled_within(name, loaded)
+    assert np.array_equal(_array(cached), _array(draw(name, loaded))), "not repeatable"
+    if report.engaged:
+        through = draw(name, loaded, cache={"residual_diff_threshold": 0.0})
+        assert np.array_equal(_array(through), _array(uncached)), "not as without a cache, though nothing is reused"
+    cancelled_within(name, loaded)
     if takes_loras:
         assert not np.array_equal(with_lora(name, loaded, saved, file), _array(uncached)), "a LoRA changes nothing"
         # Of Mochi and Sana not to the last bit on a CPU: a matrix product picks its kernel by where in memory it lies.

@@ -33,20 +33,8 @@ OLD_NAMES = {
     "Wan": "Wan / Wan 2.2",
 }
 """What the README of cache-dit's own server called its families, by how their classes' names begin."""
-SLOW = frozenset(
-    {
-        "HiDreamImage",
-        "JoyImageEdit",
-        "JoyImageEditPlus",
-        "Kandinsky5I2I",
-        "Kandinsky5T2I",
-        "QwenImageEdit",
-        "QwenImageEditInpaint",
-        "QwenImageEditPlus",
-        "LongCatImageEdit",
-    }
-)
-"""Classes whose least picture takes seconds: run less often each, and in a test module of their own."""
+ALWAYS_LARGE = frozenset({"HiDreamImage", "Kandinsky5T2I"})
+"""Classes that draw a megapixel whatever they are asked, unless :func:`tests.support.small.draw_small` was called."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,7 @@ def row_of(name: str, folder: Path) -> Row:
     """
     from tests.support.conformance import find
 
-    found = find(name, folder, thorough=name not in SLOW)
+    found = find(name, folder)
     needs = [f"needs {package}" for package in ENTRIES[name].get("requires", ()) if package not in (found.reason or "")]
     reason = re.sub(r"; this version serves .*", "", found.reason or "").replace("|", "/")
     return Row(", ".join(found.tasks), found.state, "; ".join([*filter(None, [reason]), *needs]))
@@ -120,15 +108,15 @@ def _old_name(name: str) -> str:
     return next((old for begins, old in OLD_NAMES.items() if name.startswith(begins)), "")
 
 
-def names_of(group: Literal["pictures", "guided", "video", "slow"]) -> list[str]:
+def names_of(group: Literal["pictures", "guided", "video", "apart"]) -> list[str]:
     """The entries of a test module."""
     return [name for name in ENTRIES if _group(name) == group]
 
 
 def _group(name: str) -> str:
     entry = ENTRIES[name]
-    if name in SLOW or entry.get("requires") or "guardrail" in str(entry["components"].get("safety_checker")):
-        return "slow"
+    if name in ALWAYS_LARGE or entry.get("requires") or "guardrail" in str(entry["components"].get("safety_checker")):
+        return "apart"
     if entry["output"]["field"] not in ("images", "image"):
         return "video"
     return "pictures" if entry["task"] in ("t2i", "class2image") else "guided"
@@ -136,9 +124,11 @@ def _group(name: str) -> str:
 
 def main(names: list[str], *, writing: bool) -> None:
     from tests.support.conformance import gone_wrong
+    from tests.support.small import draw_small
     from tests.support.vision import stand_in_for_guardrail
 
     stand_in_for_guardrail()
+    draw_small()
     for name in names or list(ENTRIES):
         with tempfile.TemporaryDirectory() as folder:
             try:

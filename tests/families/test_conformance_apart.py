@@ -1,4 +1,4 @@
-"""Classes whose least picture takes seconds, and those that need torchvision, in a process that has it."""
+"""Classes that need torchvision, and those that always draw a megapixel: in a process made for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Row]:
-    names = names_of("slow")
+    names = names_of("apart")
     run = subprocess.run(
         [sys.executable, "-m", "tests.support.models_table", *names],
         cwd=ROOT,
@@ -32,6 +32,6 @@ def found() -> dict[str, Row]:
     return {name: Row(**json.loads(row)) for name, _, row in lines}
 
 
-@pytest.mark.parametrize("name", names_of("slow"))
+@pytest.mark.parametrize("name", names_of("apart"))
 def test_a_class_is_served_as_the_table_says(name: str, found: dict[str, Row]) -> None:
     assert found.get(name, "went wrong: see the captured stderr of the first test") == rows()[name]
