@@ -13,12 +13,13 @@ from typing import Any
 
 import bentoml
 from bentoml._internal.context import server_context
+from starlette.responses import Response
 
 # In a Bento the sources lie beside this file and are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from cache_dit_serving.api.envelope import Envelope, answers_errors
-from cache_dit_serving.api.jobs import JobsApi
+from cache_dit_serving.api.jobs import JobsApi, prefers_job
 from cache_dit_serving.api.lifecycle import (
     announce,
     configure_logging,
@@ -86,8 +87,10 @@ class CacheDiTServing:
 
     @bentoml.api(input_spec=GenerateRequest, output_spec=GenerateResponse)
     @answers_errors
-    async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse:
+    async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse | Response:
         """Draw pictures from a prompt."""
+        if prefers_job(ctx.request.headers):
+            return await self.jobs.accepted(GenerateRequest(**fields), ctx.request)
         return await self.api.generate(GenerateRequest(**fields), ctx.request)
 
     @bentoml.api(input_spec=GenerateRequest, output_spec=CompareResponse)

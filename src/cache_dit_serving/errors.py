@@ -74,6 +74,14 @@ class MethodNotAllowed(ServingError):
     code = "method_not_allowed"
 
 
+class KeyReused(ServingError):
+    """An Idempotency-Key came again with another request."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
+
+
 class CacheNotEngaged(ServingError):
     """`cache.strict` asked for a reused step and there was none; `details` hold the evidence."""
 

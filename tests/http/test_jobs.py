@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.support.pictures import apple, file_of
+from tests.support.pictures import apple, data_uri, file_of
 from tests.support.server import Server, ready, serving
 
 PROMPT = "a red apple on a blue background"
@@ -186,4 +187,54 @@ def test_several_workers_do_not_share_jobs() -> None:
     settings = Settings.model_validate({"server": {"workers": 2}})
     jobs = JobsApi(NativeApi(settings, PipelineWorker(lambda progress: pytest.fail("nothing is loaded"), max_queue=1)))
     with pytest.raises(InvalidRequest, match="this server has 2 workers, which do not share jobs; use /generate"):
-        asyncio.run(jobs.submit(GenerateRequest(prompt=PROMPT), Request({"type": "http"})))
+        asyncio.run(jobs.accepted(GenerateRequest(prompt=PROMPT), Request({"type": "http", "headers": []})))
+
+
+def test_the_same_request_with_the_same_key_is_the_same_job(server: Server) -> None:
+    def post(key: str, **fields: Any) -> requests.Response:
+        return requests.post(
+            f"{server.url}/jobs", json={"prompt": PROMPT} | fields, headers={"Idempotency-Key": key}, timeout=30
+        )
+
+    first = post("a-1", seed=5)
+    assert "Idempotency-Replayed" not in first.headers
+    again = post("a-1", seed=5)
+    assert again.status_code == 202
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    other = post("a-1", seed=6)
+    assert other.status_code == 409
+    assert other.json()["error"]["code"] == "idempotency_key_reused"
+    assert post("b-1", seed=5).headers["Location"] != first.headers["Location"]
+    assert post("x" * 256).status_code == post("no spaces").status_code == 400
+
+    # What was refused has taken no key.
+    assert post("c-1", width=97).status_code == 400
+    assert post("c-1").status_code == 202
+
+    # Many at once are one, and a form's pictures count.
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post("d-1", image_urls=[data_uri(file_of(apple()))], strength=0.5), range(8)))
+    assert len({answer.headers["Location"] for answer in answers}) == 1
+    assert post("d-1", image_urls=[data_uri(file_of(apple().rotate(90)))], strength=0.5).status_code == 409
+    for answer in (first, post("b-1", seed=5), post("c-1"), answers[0]):
+        ended(server, answer.headers["Location"])
+
+    # A job that is forgotten frees its key.
+    server.session.delete(server.url + first.headers["Location"])
+    assert post("a-1", seed=6).headers["Location"] != first.headers["Location"]
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=5, Respond-Async"])
+def test_generate_is_a_job_where_the_client_prefers_that(server: Server, prefer: str) -> None:
+    headers = {"Prefer": prefer, "Idempotency-Key": prefer.replace(" ", "")}
+    for _ in range(2):
+        answer = requests.post(f"{server.url}/generate", json={"prompt": PROMPT}, headers=headers, timeout=30)
+        assert answer.status_code == 202, answer.text
+        assert answer.headers["Preference-Applied"] == "respond-async"
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json()["state"] in ("queued", "running")
+    assert ended(server, answer.headers["Location"])["state"] == "succeeded"
+    assert "Preference-Applied" not in server.generate().headers
+    refused = requests.post(f"{server.url}/generate", json={"prompt": PROMPT, "width": 97}, headers=headers, timeout=30)
+    assert refused.status_code == 409  # another request under the key

@@ -42,7 +42,13 @@ class Watch:
     cancelled = False
 
     def __init__(self, on_step: Callable[[int], None]) -> None:
-        self.progress = on_step
+        self._on_step = on_step
+        self.cached = 0
+        """Steps that reused blocks, as last heard."""
+
+    def progress(self, done: int, cached: int) -> None:
+        self.cached = cached
+        self._on_step(done)
 
 
 def load(settings: Settings) -> Loaded:

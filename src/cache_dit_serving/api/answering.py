@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from starlette.responses import JSONResponse
 from starlette.types import Scope
 
@@ -15,11 +13,6 @@ REQUEST_ID_HEADER = "X-Request-ID"
 def request_id_of(scope: Scope) -> str:
     """The id of a request that came through :class:`envelope.Envelope`."""
     return str(scope.get("state", {}).get("request_id", ""))
-
-
-def timestamp(seconds: float) -> str:
-    """ISO 8601 in UTC with milliseconds, from seconds since the epoch."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def error_response(error: ServingError, request_id: str) -> JSONResponse:

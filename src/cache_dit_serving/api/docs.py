@@ -76,10 +76,14 @@ def _operation(operation: Operation, schemas: Json) -> Json:
     parameters += [
         {"name": part, "in": "query", "description": what, "schema": text} for part, what in operation.query.items()
     ]
+    parameters += [
+        {"name": name, "in": "header", "description": what, "schema": text} for name, what in operation.headers.items()
+    ]
+    if operation.body is not None:
+        parameters.append(MODE_PARAMETER)
     if parameters:
         described["parameters"] = parameters
     if operation.body is not None:
-        described["parameters"] = [MODE_PARAMETER]
         required = bool(operation.body.model.model_fields)
         schema = _schema(operation.body.model, schemas, "validation")
         content = {"application/json": {"schema": schema}}
@@ -104,6 +108,9 @@ def _answer(operation: Operation, schemas: Json) -> Json:
     else:
         content = {"application/json": {"schema": _schema(operation.answer, schemas, "validation")}}
     answers: Json = {str(operation.status): {"description": "As asked.", **({"content": content} if content else {})}}
+    for status, model in operation.also.items():
+        body = {"content": {"application/json": {"schema": _schema(model, schemas, "validation")}}} if model else {}
+        answers[str(status)] = {"description": "As asked by the header.", **body}
     if operation.route.startswith("/outputs"):
         answers["206"] = {"description": "The part that the header Range asks for.", "content": content}
     return answers

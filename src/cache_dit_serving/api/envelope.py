@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import bentoml
 from pydantic import ValidationError
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache_dit_serving.api.answering import REQUEST_ID_HEADER, error_response, request_id_of
@@ -223,7 +223,10 @@ def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitab
     @wraps(method)
     async def answering(self: object, ctx: bentoml.Context, **fields: object) -> R | JSONResponse:
         try:
-            return await method(self, ctx, **fields)
+            answer = await method(self, ctx, **fields)
+            if isinstance(answer, Response):
+                ctx.response.status_code = answer.status_code
+            return answer
         except ServingError as error:
             serving_error = error
         except ValidationError:

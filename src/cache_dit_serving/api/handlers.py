@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bentoml
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from cache_dit_serving.api.docs import SWAGGER_PAGE
-from cache_dit_serving.api.jobs import JobsApi
+from cache_dit_serving.api.jobs import JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -39,8 +39,7 @@ async def unload_lora(request: Request) -> Response:
 
 
 async def submit_job(request: Request) -> Response:
-    job = await _jobs().submit(GenerateRequest.model_validate_json(await request.body() or b"{}"), request)
-    return Response(job.model_dump_json(), status_code=202, media_type=JSON, headers={"Location": f"/jobs/{job.id}"})
+    return await _jobs().accepted(GenerateRequest.model_validate_json(await request.body() or b"{}"), request)
 
 
 async def list_jobs(request: Request) -> Response:
@@ -59,6 +58,16 @@ async def delete_job(request: Request) -> Response:
 async def job_output(request: Request) -> Response:
     path, media_type = _jobs().output(request.path_params["id"], request.path_params["number"])
     return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def job_events(request: Request) -> Response:
+    jobs = _jobs()
+    job, seen = jobs.find(request.path_params["id"]), last_event_of(request.headers)
+    if job.events.ended and seen >= job.events.last:
+        return Response(status_code=204)  # an EventSource that comes again is to stay away
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    stream = jobs.events(job, seen) if request.method == "GET" else iter(())
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
 async def outputs(request: Request) -> Response:

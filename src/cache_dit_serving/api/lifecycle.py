@@ -21,6 +21,9 @@ from cache_dit_serving.pipeline.protocol import Loaded
 
 logger = logging.getLogger("cache_dit_serving")
 
+LAST_REQUESTS_S = 0.5
+"""For requests to come on connections that are open, when no more are accepted."""
+
 
 def configure_logging(level: str) -> None:
     """Give the package's loggers a handler of their own: BentoML shows only those below `bentoml`."""
@@ -113,7 +116,22 @@ class _Drain:
     def _drain(self, signum: int) -> None:
         self._worker.drain()
         self._worker.join()
+        # uvicorn closes connections that it has accepted and not read from. They come to this worker as long as it
+        # accepts any, also while another worker drains.
+        accept_no_more(self.previous[signum])
+        time.sleep(LAST_REQUESTS_S)
         self.previous[signum](signum, None)
+
+
+def accept_no_more(handler: Callable[[int, FrameType | None], Any]) -> None:
+    """Stop listening, and go on serving the connections that there are.
+
+    Args:
+        handler: uvicorn's of a signal; with another one nothing is done.
+    """
+    server = getattr(handler, "__self__", None)
+    for each in getattr(server, "servers", ()):
+        each.get_loop().call_soon_threadsafe(each.close)
 
 
 def end_with_supervisor(*, poll_s: float = 1.0) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from cache_dit_serving.api.answering import request_id_of, timestamp
+from cache_dit_serving.api.answering import request_id_of
 from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
@@ -42,6 +42,7 @@ from cache_dit_serving.schemas.answers import (
     LorasResponse,
     ModelInfo,
     Timings,
+    timestamp,
 )
 from cache_dit_serving.schemas.request import GenerateRequest
 

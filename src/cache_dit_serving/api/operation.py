@@ -60,6 +60,10 @@ class Operation:
 
     query: Mapping[str, str] = field(default_factory=dict)
     """What may stand behind the path, each with what it means."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What may be sent as a header, each with what it means."""
+    also: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
+    """Other answers that are no errors, by status; None: without a body."""
 
     @property
     def all_errors(self) -> Errors:

@@ -18,6 +18,7 @@ from cache_dit_serving.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
+    KeyReused,
     NotFound,
     NotReady,
     QueueFull,
@@ -47,6 +48,7 @@ MODEL = "The loaded model and what it takes."
 CAPABILITIES = "What this server accepts, for programs."
 DRAW = "Generation"
 JOBS = "Jobs"
+KEY = "For a job: the same request with the same key is the same job."
 INFRASTRUCTURE = "Infrastructure"
 OPERATIONS = (
     Operation(
@@ -54,9 +56,11 @@ OPERATIONS = (
         "/generate",
         "Draw pictures from a prompt.",
         GenerateResponse,
-        GENERATION_ERRORS,
+        (*GENERATION_ERRORS, KeyReused),
         JsonBody(GenerateRequest, "max_upload_bytes", form=True),
         DRAW,
+        headers={"Prefer": "respond-async makes it a job.", "Idempotency-Key": KEY},
+        also={202: JobAnswer},
     ),
     Operation(
         "POST",
@@ -72,11 +76,12 @@ OPERATIONS = (
         "/jobs",
         "Draw pictures from a prompt, and answer before that is done.",
         JobAnswer,
-        (QueueFull, InternalError, NotReady, DeadlineExceeded),
+        (KeyReused, QueueFull, InternalError, NotReady, DeadlineExceeded),
         JsonBody(GenerateRequest, "max_upload_bytes", form=True),
         JOBS,
         202,
         handlers.submit_job,
+        headers={"Idempotency-Key": KEY},
     ),
     Operation(
         "GET",
@@ -97,6 +102,17 @@ OPERATIONS = (
         (NotFound,),
         tag=JOBS,
         handler=handlers.delete_job,
+    ),
+    Operation(
+        "GET",
+        "/jobs/{id}/events",
+        "What becomes of a job, as it happens: server-sent events.",
+        ("text/event-stream",),
+        (InvalidRequest, NotFound),
+        tag=JOBS,
+        handler=handlers.job_events,
+        headers={"Last-Event-ID": "Events up to this one are left out."},
+        also={204: None},
     ),
     Operation(
         "GET",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -37,9 +38,13 @@ class Generation:
     finished: float | None = None
     step: int = 0
     """Denoising steps done, over all images."""
+    cached_steps: int = 0
+    """Those among them that reused blocks."""
     warnings: list[RequestWarning] = field(default_factory=list)
     """What had no effect or came out otherwise than asked; those of its call first."""
     result: Future[list[Encoded]] = field(default_factory=Future)
+    changed: Callable[[], None] = lambda: None
+    """Called on the pipeline's thread when it has started, and after each step."""
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:

@@ -315,6 +315,7 @@ class PipelineWorker:
     def _generate(self, runner: Runner, generation: Generation) -> None:
         began = time.perf_counter()
         generation.started = time.time()
+        generation.changed()
         speed = generation.call.cache.speed
         metrics.STAGE_SECONDS.labels("queue", speed).observe(max(0.0, generation.started - generation.submitted))
         outcome = "succeeded"
@@ -409,6 +410,7 @@ class _Watch:
     def __init__(self, generation: Generation, index: int) -> None:
         self._generation = generation
         self._before = generation.call.num_inference_steps * index
+        self._cached_before = generation.cached_steps
         self._last_logged = time.monotonic()
         self._first: float | None = None
         self.step_s: float | None = None
@@ -418,9 +420,11 @@ class _Watch:
     def cancelled(self) -> bool:
         return self._generation.cancelled
 
-    def progress(self, done: int) -> None:
+    def progress(self, done: int, cached: int) -> None:
         generation = self._generation
+        generation.cached_steps = self._cached_before + cached
         generation.step = self._before + min(done, generation.call.num_inference_steps)
+        generation.changed()
         if time.monotonic() - self._last_logged > PROGRESS_S:
             self._last_logged = time.monotonic()
             logger.info("%s at step %d of %d", generation.id, generation.step, generation.steps)

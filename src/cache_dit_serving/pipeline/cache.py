@@ -172,6 +172,11 @@ class PipelineCache:
             block_lists=[self._stats(name) for name in self._manager_contexts()],
         )
 
+    def reused_blocks(self) -> int:
+        """Block runs that the current call's contexts have left out so far; after a forced refresh, since that."""
+        contexts = self._manager_contexts().items()
+        return sum(_reused_blocks(context, self._blocks(name)) for name, context in contexts)
+
     def _executed_steps(self, passes: int) -> dict[str, int]:
         """Denoising steps by transformer as cache-dit counted them, in one block list of each."""
         executed: dict[str, int] = {}

@@ -21,8 +21,8 @@ class Watch(Protocol):
         """Whether to stop; read after each step."""
         ...
 
-    def progress(self, done: int) -> None:
-        """Denoising steps of the image that are done."""
+    def progress(self, done: int, cached: int) -> None:
+        """Denoising steps of the image that are done, and those among them that reused blocks."""
         ...
 
 
@@ -31,7 +31,7 @@ class Unwatched:
 
     cancelled = False
 
-    def progress(self, done: int) -> None:
+    def progress(self, done: int, cached: int) -> None:
         pass
 
 

@@ -153,9 +153,10 @@ class PipelineRunner:
         self._forward_passes = 0
         self._clock = clock = StepClock(self._device)
         denoised = time.perf_counter()
+        reused = cached = 0
 
         def after_step(done: int) -> None:
-            nonlocal denoised
+            nonlocal denoised, reused, cached
             clock.mark()
             trace.stage(f"step {done}" if done < call.num_inference_steps else "decode")
             if done >= call.num_inference_steps:
@@ -163,7 +164,9 @@ class PipelineRunner:
                 if self._device.type != "cpu":
                     torch.accelerator.synchronize(self._device)
                 denoised = time.perf_counter()
-            watch.progress(done)
+            before, reused = reused, self._cache.reused_blocks()
+            cached += reused > before
+            watch.progress(done, cached)
             if watch.cancelled:
                 raise Stopped
 

@@ -176,7 +176,7 @@ class _Reports:
         self._progress = progress
         self._last_reported = time.monotonic()
 
-    def progress(self, done: int) -> None:
+    def progress(self, done: int, cached: int) -> None:
         if time.monotonic() - self._last_reported >= PROGRESS_S:
             self._last_reported = time.monotonic()
             self._progress(f"{self._what}, step {done} of {self._steps}")

@@ -258,9 +258,11 @@ class Group:
         if isinstance(message, wire.Failed) and message.fatal:
             if message.message == wire.ANOTHER:
                 return
-            what = "ran out of memory" if message.what == "out_of_memory" else f"failed: {message.message}"
             if message.what == "invalid":
                 self.messages.put((message, attachments))
+            if message.what == "error":
+                time.sleep(REASON_S)  # it may be an exchange with a rank that ended
+            what = "ran out of memory" if message.what == "out_of_memory" else f"failed: {message.message}"
             self.lose(f"rank {rank} {what}")
         elif isinstance(message, wire.Beat):
             if rank == 0:
@@ -270,8 +272,18 @@ class Group:
             self.messages.put((message, attachments))
 
     def _agent(self, place: wire.Place) -> None:
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
         try:
             run_ranks(place, self._path)
+        except ChildFailedError as error:
+            told = {
+                rank: failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+                for rank, failure in error.failures.items()
+            }
+            ends = ", ".join(f"rank {rank} by {by}" for rank, by in told.items())
+            logger.error("the ranks have ended: %s", ends)
+            self.lose(f"the ranks ended ({ends})")
         except Exception as error:  # noqa: BLE001 (whatever it is, the ranks are gone)
             self.lose(f"the ranks ended ({type(error).__name__})")
 

@@ -158,8 +158,8 @@ class Rank:
         dist.broadcast(flag, 0, group=self._control)
         return bool(flag)
 
-    def progress(self, done: int) -> None:
-        self._say(wire.Progress(done=done))
+    def progress(self, done: int, cached: int) -> None:
+        self._say(wire.Progress(done=done, cached=cached))
 
     def _agree(self, answer: wire.Message) -> None:
         """End unless all ranks ended the command alike."""

@@ -78,7 +78,7 @@ class RankedRunner:
             since = time.monotonic()
             answer, blobs = heard
             if isinstance(answer, wire.Progress):
-                watch.progress(answer.done)
+                watch.progress(answer.done, answer.cached)
             elif isinstance(answer, wire.Drawn):
                 return Drawn(*wire.media_of(answer, blobs, call.makes))
             elif isinstance(answer, wire.Failed):

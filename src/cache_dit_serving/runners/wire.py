@@ -154,6 +154,7 @@ class Ready(Message):
 class Progress(Message):
     kind: Literal["progress"] = "progress"
     done: int
+    cached: int
 
 
 class WireArray(Message):

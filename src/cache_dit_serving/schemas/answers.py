@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -37,6 +38,11 @@ class DeadlineReport(BaseModel):
     )
     queue_s: float = Field(description="The queue's part of it.")
     speed: str = Field(description="The speed that was chosen, or the request's own.")
+
+
+def timestamp(seconds: float) -> str:
+    """ISO 8601 in UTC with milliseconds, from seconds since the epoch."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Answer(BaseModel):

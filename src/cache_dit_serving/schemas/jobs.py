@@ -25,11 +25,50 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
+class EventKind(StrEnum):
+    """What an event of a job is about."""
+
+    STATE = "state"
+    PROGRESS = "progress"
+    POSITION = "position"
+    DRAINING = "draining"
+    RESULT = "result"
+    FAILURE = "failure"
+    """Not `error`: a browser's EventSource gives that name to a lost connection."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether a later one of its kind leaves it true."""
+        return self is not EventKind.PROGRESS
+
+
 class JobMoment(BaseModel):
     """When a job came into a state."""
 
     state: JobState
     at: str = Field(description="ISO 8601, UTC, ms.")
+
+
+class JobProgress(Answer):
+    """How far a job is."""
+
+    step: int = Field(0, description="Denoising steps done, over all images.")
+    steps: int
+    cached_steps: int = Field(0, description="Steps among those done that reused blocks.")
+    seconds_left: float | None = Field(None, description="While it runs: an estimate, by what others took.")
+
+
+class JobPosition(Answer):
+    """Where a job that is queued stands."""
+
+    position: int = Field(description="1 for the next.")
+    starts_in_s: float | None = Field(None, description="An estimate, by what others took.")
+
+
+class Draining(Answer):
+    """The server is shutting down; what runs ends before."""
+
+    message: str
 
 
 class JobAnswer(Answer):
@@ -42,6 +81,7 @@ class JobAnswer(Answer):
     starts_in_s: float | None = Field(None, description="While it is queued: an estimate, by what others took.")
     step: int = Field(0, description="Denoising steps done, over all images.")
     steps: int
+    cached_steps: int = Field(0, description="Steps among those done that reused blocks.")
     seconds_left: float | None = Field(None, description="While it runs: an estimate, by what others took.")
     outputs: list[str] = Field([], description="Routes of its files, once it has succeeded.")
     result: GenerateResponse | None = Field(None, description="As /generate answers, once it has succeeded.")
