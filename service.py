@@ -6,6 +6,7 @@ in src/cache_dit_serving: api/ (HTTP), jobs/ (the queue and its one worker), pip
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from functools import partial
 from pathlib import Path
@@ -117,10 +118,16 @@ class CacheDiTServing:
         """Free the cached activations."""
         return await self.api.flush_cache()
 
+    @bentoml.on_startup
+    async def startup(self) -> None:
+        self.jobs.start()
+
     @bentoml.on_shutdown
-    def shutdown(self) -> None:
+    async def shutdown(self) -> None:
         self.worker.drain()
-        if not self.worker.join(timeout_s=TIMEOUT_S):
+        ended = await asyncio.to_thread(self.worker.join, TIMEOUT_S)
+        await self.jobs.close()
+        if not ended:
             end_process()
 
 

@@ -167,6 +167,21 @@ class NotReady(ServingError):
     code = "not_ready"
 
 
+class JobInterrupted(ServingError):
+    """The server ended while a job ran, and it is not begun again."""
+
+    status = 503
+    code = "interrupted"
+
+
+class StoreUnavailable(ServingError):
+    """The database of jobs does not answer."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "store_unavailable"
+
+
 class DeadlineExceeded(ServingError):
     status = 504
     type = "server_error"

@@ -2,92 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import json
-from collections.abc import Callable, Coroutine
 
-from cache_dit_serving.errors import InternalError
-from cache_dit_serving.jobs.events import Event, Events
-from cache_dit_serving.jobs.generation import Generation
-from cache_dit_serving.jobs.job import Job
-from cache_dit_serving.schemas.jobs import EventKind, JobProgress
-from tests.support.records import FAST, call
+from cache_dit_serving.jobs.events import STRIDE, Event, events_of
+from cache_dit_serving.schemas.jobs import EventKind, JobState
+from tests.support.jobs import QUEUED, RUNNING, record
 
 
-def in_a_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
-    return functools.wraps(test)(lambda: asyncio.run(test()))
+def kinds(events: list[Event]) -> list[str]:
+    return [event.kind.value for event in events]
 
 
-async def followed(events: Events, number: int = 0) -> list[Event | None]:
-    """What there is at once, and None where more is to come."""
-    found: list[Event | None] = []
-    async for event in events.after(number, silence_s=0.01):
-        found.append(event)
-        if event is None:
-            break
-    return found
+def test_of_progress_the_latest_is_told_and_of_the_states_all() -> None:
+    running = record("one", QUEUED, RUNNING, step=3, cached_steps=1)
+    events = events_of(running, 0, 2.0)
+    assert kinds(events) == ["state", "state", "progress"]
+    assert json.loads(events[-1].data) == {"step": 3, "steps": 10, "cached_steps": 1, "seconds_left": 2.0}
+    assert json.loads(events[0].data) == {"state": "queued", "at": "1970-01-01T00:16:40.000Z"}
+    seen = events[-1].number
+    assert seen is not None
+    assert events_of(running, seen) == []
+    assert kinds(events_of(record("one", QUEUED, RUNNING, step=4), seen)) == ["progress"]
 
 
-def numbers(found: list[Event | None]) -> list[int | None]:
-    return [event.number if event else None for event in found]
+def test_the_end_comes_after_all_and_whoever_comes_again_hears_what_it_missed() -> None:
+    ended = record("one", QUEUED, RUNNING, JobState.SUCCEEDED, step=10, result='{"seeds":[1]}')
+    events = events_of(ended, 2 * STRIDE + 9)
+    assert kinds(events) == ["result", "state"]
+    assert events[0].data == '{"seeds":[1]}'
+    assert kinds(events_of(ended, events[0].number or 0)) == ["state"]
+    assert events_of(ended, events[-1].number or 0) == []
+    failed = record("one", QUEUED, JobState.FAILED, error='{"code":"x"}')
+    assert kinds(events_of(failed, 0)) == ["state", "failure", "state"]
 
 
-def progress(step: int) -> JobProgress:
-    return JobProgress(step=step, steps=10)
+def test_a_job_that_is_queued_again_counts_on() -> None:
+    first = events_of(record("one", QUEUED, RUNNING, step=7), 0)[-1].number
+    again = events_of(record("one", QUEUED, RUNNING, QUEUED, RUNNING, step=1), first or 0)
+    assert kinds(again) == ["state", "state", "progress"]
 
 
-@in_a_loop
-async def test_of_progress_the_latest_is_kept_and_of_the_rest_all() -> None:
-    events = Events()
-    events.add(EventKind.STATE, progress(0))
-    for step in (1, 2, 3):
-        events.add(EventKind.PROGRESS, progress(step))
-    assert numbers(await followed(events)) == [1, 4, None]
-    assert numbers(await followed(events, 1)) == [4, None]
-    assert numbers(await followed(events, 4)) == [None]
-    events.add(EventKind.RESULT, progress(4))
-    events.add(EventKind.STATE, progress(4), final=True)
-    assert numbers(await followed(events)) == [1, 4, 5, 6]
-    assert numbers(await followed(events, 6)) == []
-
-
-def test_all_followers_hear_of_each_event_as_it_comes() -> None:
-    async def follow(events: Events) -> list[int | None]:
-        return numbers([event async for event in events.after(0, silence_s=5)])
-
-    async def run() -> list[list[int | None]]:
-        events = Events()
-        followers = [asyncio.create_task(follow(events)) for _ in range(3)]
-        for step in range(5):
-            await asyncio.sleep(0)
-            events.add(EventKind.PROGRESS, progress(step))
-            await asyncio.sleep(0.01)
-        events.add(EventKind.STATE, progress(5), final=True)
-        return await asyncio.wait_for(asyncio.gather(*followers), 5)
-
-    assert asyncio.run(run()) == [[1, 2, 3, 4, 5, 6]] * 3
+def test_numbers_grow() -> None:
+    events = events_of(record("one", QUEUED, RUNNING, QUEUED, RUNNING, JobState.CANCELLED), 0)
+    numbers = [event.number or 0 for event in events]
+    assert numbers == sorted(set(numbers))
 
 
 def test_an_event_as_it_stands_in_the_stream() -> None:
     assert Event(3, EventKind.PROGRESS, "{}").encoded() == b"id: 3\nevent: progress\ndata: {}\n\n"
     assert Event(None, EventKind.POSITION, "{}").encoded() == b"event: position\ndata: {}\n\n"
-
-
-@in_a_loop
-async def test_a_job_tells_its_states_each_step_once_and_why_it_failed() -> None:
-    generation = Generation("a", call(FAST))
-    job = Job("one", generation)
-    job.tell()
-    assert numbers(await followed(job.events)) == [1, None]
-    generation.started = generation.submitted + 1
-    generation.step, generation.cached_steps = 3, 1
-    job.tell(2.04)
-    job.tell(2.04)
-    job.fail(InternalError())
-    told = [(event.kind, json.loads(event.data)) for event in await followed(job.events) if event]
-    assert [data["state"] for kind, data in told if kind is EventKind.STATE] == ["queued", "running", "failed"]
-    [step] = [data for kind, data in told if kind is EventKind.PROGRESS]
-    assert step == {"step": 3, "steps": job.progress.steps, "cached_steps": 1, "seconds_left": 2.0}
-    assert [data["code"] for kind, data in told if kind is EventKind.FAILURE] == ["internal_error"]
-    assert told[-1][0] is EventKind.STATE

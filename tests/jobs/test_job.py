@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import weakref
+import json
 
 import pytest
 
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded, InternalError, ServingError
 from cache_dit_serving.jobs.generation import Generation
-from cache_dit_serving.jobs.job import Job
+from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
 from cache_dit_serving.schemas.jobs import JobState
+from tests.support.jobs import QUEUED, RUNNING, record
 from tests.support.records import FAST, call
 
 
@@ -22,26 +23,27 @@ from tests.support.records import FAST, call
     ],
 )
 def test_an_error_says_in_which_state_a_job_ends(error: ServingError, state: JobState) -> None:
-    generation = Generation("a", call(FAST))
-    job = Job("one", generation)
-    generation.started = generation.submitted + 1
-    assert [state for state, _ in job.history] == [JobState.QUEUED, JobState.RUNNING]
-    job.fail(error)
-    assert job.state is state
-    assert job.done.is_set()
-    assert (job.error is None) is (state is JobState.CANCELLED)
+    ended = failed(record("one", QUEUED, RUNNING), error)
+    assert ended.state is state
+    assert (ended.error is None) is (state is JobState.CANCELLED)
+    assert ended.error is None or json.loads(ended.error)["message"] == error.message
     with pytest.raises(AssertionError, match="a job ends once"):
-        job.fail(error)
+        failed(ended, error)
+    with pytest.raises(AssertionError, match="a job ends once"):
+        succeeded(ended, "{}", ())
 
 
-def test_a_job_that_has_ended_keeps_no_generation_and_tells_of_it_as_it_was() -> None:
+def test_a_job_runs_once_its_generation_has_started() -> None:
     generation = Generation("a", call(FAST))
-    job = Job("one", generation)
-    generation.step = 3
-    job.fail(ClientGone(""))
-    generation.started, generation.step = job.history[-1][1] + 1, 4  # it may begin while its job is cancelled
-    assert [state for state, _ in job.history] == [JobState.QUEUED, JobState.CANCELLED]
-    assert job.progress.step == 3
-    kept = weakref.ref(generation)
-    del generation
-    assert kept() is None
+    job = Job(record(attempts=1), generation)
+    assert job.record == job.admitted
+    generation.started, generation.step, generation.cached_steps = 2000.0, 3, 1
+    now = job.record
+    assert now.history == ((QUEUED, 1000.0), (RUNNING, 2000.0))
+    assert (now.step, now.cached_steps, now.attempts) == (3, 1, 2)
+
+
+def test_a_job_is_queued_again_from_its_beginning() -> None:
+    again = queued_again(record("one", QUEUED, RUNNING, step=5, cached_steps=2, attempts=1))
+    assert [state for state, _ in again.history] == [QUEUED, RUNNING, QUEUED]
+    assert (again.step, again.cached_steps, again.attempts) == (0, 0, 1)

@@ -9,6 +9,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from cache_dit_serving.api.docs import SWAGGER_PAGE
 from cache_dit_serving.api.jobs import JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.jobs.events import events_of
 from cache_dit_serving.schemas.request import GenerateRequest
 
 JSON = "application/json"
@@ -43,12 +44,12 @@ async def submit_job(request: Request) -> Response:
 
 
 async def list_jobs(request: Request) -> Response:
-    return Response(_jobs().list(request.query_params).model_dump_json(), media_type=JSON)
+    return Response((await _jobs().list(request.query_params)).model_dump_json(), media_type=JSON)
 
 
 async def job(request: Request) -> Response:
     jobs = _jobs()
-    return Response(jobs.answer(jobs.find(request.path_params["id"])).model_dump_json(), media_type=JSON)
+    return Response(jobs.answer(await jobs.find(request.path_params["id"])).model_dump_json(), media_type=JSON)
 
 
 async def delete_job(request: Request) -> Response:
@@ -56,17 +57,17 @@ async def delete_job(request: Request) -> Response:
 
 
 async def job_output(request: Request) -> Response:
-    path, media_type = _jobs().output(request.path_params["id"], request.path_params["number"])
+    path, media_type = await _jobs().output(request.path_params["id"], request.path_params["number"])
     return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
 
 
 async def job_events(request: Request) -> Response:
     jobs = _jobs()
-    job, seen = jobs.find(request.path_params["id"]), last_event_of(request.headers)
-    if job.events.ended and seen >= job.events.last:
+    seen, record = last_event_of(request.headers), await jobs.find(request.path_params["id"])
+    if record.state.final and not events_of(record, seen):
         return Response(status_code=204)  # an EventSource that comes again is to stay away
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    stream = jobs.events(job, seen) if request.method == "GET" else iter(())
+    stream = jobs.events(record, seen) if request.method == "GET" else iter(())
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 

@@ -1,6 +1,7 @@
 """The routes of jobs: a request that is answered at once, and asked about later.
 
-They are kept in the memory of the one worker that took them.
+A job that waits or runs here is in the worker's queue like every request; what is known of it is in the database, too,
+from before it is promised until it is forgotten.
 """
 
 from __future__ import annotations
@@ -12,22 +13,39 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
 from cache_dit_serving.api.native import NativeApi, Prepared
-from cache_dit_serving.errors import InternalError, InvalidRequest, KeyReused, NotFound, ServingError
+from cache_dit_serving.api.received import Received, read, received
+from cache_dit_serving.errors import (
+    ClientGone,
+    InternalError,
+    InvalidRequest,
+    JobInterrupted,
+    KeyReused,
+    LoadError,
+    NotFound,
+    NotReady,
+    QueueFull,
+    ServingError,
+    StoreUnavailable,
+)
 from cache_dit_serving.findings import cut
-from cache_dit_serving.jobs.events import Event
-from cache_dit_serving.jobs.job import Job
+from cache_dit_serving.jobs.events import events_of, now
+from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
+from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.jobs.store.store import JobStore, KeyTaken
 from cache_dit_serving.jobs.submission import images_of
-from cache_dit_serving.media.outputs import OutputFolder
-from cache_dit_serving.schemas.answers import ErrorDetail, timestamp
+from cache_dit_serving.schemas.answers import ErrorDetail, GenerateResponse, timestamp
 from cache_dit_serving.schemas.jobs import (
     Draining,
     EventKind,
@@ -41,6 +59,8 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 RESPOND_ASYNC = "respond-async"
 KEY = re.compile(r"[!-~]{1,255}")
 PAGE = 20
@@ -52,14 +72,17 @@ RECONNECT_MS = 2000
 """For a follower's EventSource to wait before it comes again."""
 FOLDER = "jobs"
 """Below the root of the outputs: a folder for each job."""
-
-
-class _Keyed(NamedTuple):
-    """What came with an Idempotency-Key."""
-
-    digest: str
-    job: asyncio.Future[Job]
-    """Done once it is admitted; cancelled if it was not."""
+DATABASE = "jobs.sqlite3"
+BEAT_S = 2.0
+"""Between two signs of life in the database."""
+OWNED_S = 15.0
+"""After the last sign, when others may take a server's jobs over."""
+MOST_ATTEMPTS = 3
+"""Of a job during which the server ended each time."""
+AGAIN_S = 2.0
+"""Before the database is asked again to take what has become of a job."""
+CLOSING_S = 20.0
+"""For what has become of the last jobs to be written as the server ends."""
 
 
 class JobsApi:
@@ -69,11 +92,29 @@ class JobsApi:
         self._native = native
         self._worker = native.worker
         self._settings = native.settings
-        self._jobs: dict[str, Job] = {}
-        """The oldest first."""
-        self._keys: dict[str, _Keyed] = {}
-        """By Idempotency-Key."""
+        self._owner = secrets.token_hex(8)
+        """This server, for the database."""
+        self._store: JobStore | None = None
+        self._unopened = "the database of jobs is not open yet"
+        self._access = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
+        self._live: dict[str, Job] = {}
+        """Those that wait or run here."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    def start(self) -> None:
+        """Open the database, and care for what is in it from then on; in the event loop."""
+        if self._settings.server.workers == 1:
+            self._begin(self._keep())
+
+    async def close(self) -> None:
+        """Write what has become of the jobs; those that wait are for the next server. After the worker has ended."""
+        self._closing.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSING_S)
+        self._access.shutdown()
+        if self._store is not None:
+            self._store.close()
 
     async def accepted(self, request: GenerateRequest, http: Request) -> Response:
         """Admit a job, and answer with where to ask about it.
@@ -81,76 +122,79 @@ class JobsApi:
         A request whose Idempotency-Key came with the same request before gets the job of that one.
 
         Raises:
-            ServingError: as :meth:`_submit`, and KeyReused.
+            ServingError: InvalidRequest, KeyReused, QueueFull, NotReady, StoreUnavailable, or DeadlineExceeded where no
+                speed meets its deadline.
         """
-        key = _idempotency_key(http.headers)
-        known = key is not None and key in self._keys
-        job = await (self._submit(request, http) if key is None else self._submit_once(key, request, http))
-        headers = {"Location": f"/jobs/{job.id}"}
+        key, asked = _idempotency_key(http.headers), received(request, http)
+        digest = _digest(asked)
+        record = None if key is None else await self._of_key(key, digest)
+        known = record is not None
+        if record is None:
+            try:
+                record = await self._submit(asked, key, digest)
+            except KeyTaken:  # by one that came meanwhile
+                record, known = (await self._of_key(key, digest) if key else None), True
+                if record is None:
+                    raise InternalError from None
+        headers = {"Location": f"/jobs/{record.id}"}
         if known:
             headers["Idempotency-Replayed"] = "true"
         if prefers_job(http.headers):
             headers["Preference-Applied"] = RESPOND_ASYNC
-        return Response(
-            self.answer(job).model_dump_json(), status_code=202, media_type="application/json", headers=headers
-        )
+        answer = self.answer(record).model_dump_json()
+        return Response(answer, status_code=202, media_type="application/json", headers=headers)
 
-    async def _submit_once(self, key: str, request: GenerateRequest, http: Request) -> Job:
-        """The job of a key, which is submitted if it is new.
+    async def _of_key(self, key: str, digest: str) -> JobRecord | None:
+        """The job of an Idempotency-Key.
 
         Raises:
-            ServingError: as :meth:`_submit`, and KeyReused.
+            KeyReused: it came with another request.
         """
-        digest = _digest(request, http)
-        while (keyed := self._keys.get(key)) is not None:
-            if keyed.digest != digest:
-                raise KeyReused("this Idempotency-Key came with another request before; send a new key with a new one")
-            try:
-                return await asyncio.shield(keyed.job)
-            except asyncio.CancelledError:
-                if not keyed.job.cancelled():
-                    raise
-        keyed = self._keys[key] = _Keyed(digest, asyncio.get_running_loop().create_future())
-        try:
-            job = await self._submit(request, http)
-        except BaseException:
-            # Nothing was admitted: whoever waits for the same tries by itself.
-            del self._keys[key]
-            keyed.job.cancel()
-            raise
-        job.key = key
-        keyed.job.set_result(job)
-        return job
+        record = await self._ask(lambda store: store.of_key(key))
+        if record is not None and record.digest != digest:
+            raise KeyReused("this Idempotency-Key came with another request before; send a new key with a new one")
+        return record
 
-    async def _submit(self, request: GenerateRequest, http: Request) -> Job:
+    async def _submit(self, asked: Received, key: str | None, digest: str) -> JobRecord:
         """Admit a job: from here on it ends in one final state, whoever asks.
 
         Raises:
-            ServingError: InvalidRequest, QueueFull, NotReady, or DeadlineExceeded where no speed meets its deadline.
+            KeyTaken: there is a job of its key by now.
+            ServingError: as :meth:`accepted`.
         """
         if self._settings.server.workers > 1:
             raise InvalidRequest(
                 f"this server has {self._settings.server.workers} workers, which do not share jobs; use /generate"
             )
+        request = asked.request
         if request.output_format == "base64":
             raise InvalidRequest(
                 "the outputs of a job are files: leave output_format out, or ask for url or path", param="output_format"
             )
         name = secrets.token_hex(12)
         kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or f"{FOLDER}/{name}"}
-        prepared = await self._native.prepare(request.model_copy(update=kept), http)
-        loop = asyncio.get_running_loop()
-        job = Job(name, prepared.generation)
+        asked = Received(**{**vars(asked), "request": request.model_copy(update=kept)})
+        prepared = await self._native.prepare(asked)
+        generation = prepared.generation
+        history = ((JobState.QUEUED, generation.submitted),)
+        record = JobRecord(name, history, generation.steps, asked.dumped(), digest, key=key)
+        job = self._job(record, prepared)
+        self._worker.submit(generation)
+        try:
+            await self._ask(lambda store: store.add(record, asked.uploads, self._owner, time.time() + OWNED_S))
+        except BaseException:
+            self._worker.cancel(generation)  # nothing was promised
+            raise
+        self._live[name] = job
+        self._begin(self._follow(job, prepared))
+        return record
+
+    def _job(self, record: JobRecord, prepared: Prepared) -> Job:
+        loop, job = asyncio.get_running_loop(), Job(record, prepared.generation)
         prepared.generation.changed = lambda: _soon(loop, self._tell, job)
-        self._worker.submit(prepared.generation)
-        self._jobs[name] = job
-        task = asyncio.create_task(self._follow(job, prepared))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        self._prune()
         return job
 
-    def list(self, query: Mapping[str, str]) -> JobsResponse:
+    async def list(self, query: Mapping[str, str]) -> JobsResponse:
         """A page of jobs.
 
         Args:
@@ -158,8 +202,8 @@ class JobsApi:
 
         Raises:
             InvalidRequest: one of them is not what it must be.
+            StoreUnavailable: the database does not answer.
         """
-        self._prune()
         for name in query:
             if name not in ("state", "limit", "after"):
                 raise InvalidRequest(f"{cut(name)} is no parameter; there are state, limit and after", param=cut(name))
@@ -169,30 +213,27 @@ class JobsApi:
         limit = query.get("limit", str(PAGE))
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MOST_ON_A_PAGE):
             raise InvalidRequest(f"limit is {cut(limit)!r}; send 1 to {MOST_ON_A_PAGE}", param="limit")
-        jobs = [job for job in reversed(self._jobs.values()) if state in (None, job.state)]
-        if (after := query.get("after")) is not None:
-            names = [job.id for job in reversed(self._jobs.values())]
-            if after not in names:
-                raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
-            older = set(names[names.index(after) + 1 :])
-            jobs = [job for job in jobs if job.id in older]
-        page = jobs[: int(limit)]
-        return JobsResponse(
-            jobs=[self.answer(job).model_copy(update={"result": None}) for job in page],
-            next=page[-1].id if len(jobs) > len(page) else None,
-        )
+        wanted, most = JobState(state) if state else None, int(limit)
+        page = await self._ask(lambda store: store.page(wanted, most + 1, query.get("after")))
+        if page is None:
+            raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
+        answers = [self.answer(record).model_copy(update={"result": None}) for record in page[:most]]
+        return JobsResponse(jobs=answers, next=answers[-1].id if len(page) > most else None)
 
-    def find(self, name: str) -> Job:
-        """
+    async def find(self, name: str) -> JobRecord:
+        """A job as it is now.
+
         Raises:
             NotFound: there is no such job, or not any more.
+            StoreUnavailable: the database does not answer.
         """
-        self._prune()
-        if name not in self._jobs:
+        if (job := self._live.get(name)) is not None:
+            return job.record
+        if (record := await self._ask(lambda store: store.get(name))) is None:
             raise NotFound("there is no job of this id; jobs that have ended are kept for a while only")
-        return self._jobs[name]
+        return record
 
-    def output(self, name: str, number: str) -> tuple[Path, str]:
+    async def output(self, name: str, number: str) -> tuple[Path, str]:
         """The file and media type of one output of a job.
 
         Args:
@@ -200,147 +241,266 @@ class JobsApi:
 
         Raises:
             NotFound: there is none.
+            StoreUnavailable: the database does not answer.
         """
-        job = self.find(name)
-        files = job.files
+        record = await self.find(name)
+        files = record.files
         if not (number.isascii() and number.isdecimal() and int(number[:9]) < len(files)):
-            have = f"{len(files)} output(s), from 0" if files else f"no outputs: it is {job.state}"
+            have = f"{len(files)} output(s), from 0" if files else f"no outputs: it is {record.state}"
             raise NotFound(f"there is no such output; this job has {have}")
-        outputs = self._native.outputs
-        return outputs.find(files[int(number)].relative_to(outputs.root).as_posix())
+        return self._native.outputs.find(files[int(number)])
 
-    async def events(self, job: Job, seen: int) -> AsyncIterator[bytes]:
+    async def events(self, record: JobRecord, seen: int) -> AsyncIterator[bytes]:
         """A job's events to its last, as server-sent events.
 
         Args:
-            seen: number of the last one that the follower has.
+            record: the job as it is.
+            seen: number of the last event that the follower has.
         """
         yield f"retry: {RECONNECT_MS}\n\n".encode()
         said = time.monotonic()
         position: int | None = None
         draining = False
-        async for event in job.events.after(seen, silence_s=TICK_S):
-            if event is not None:
-                yield event.encoded()
-                said = time.monotonic()
-            now: list[tuple[EventKind, JobPosition | Draining]] = []
-            generation = job.generation
-            if generation is not None and (place := self._worker.position(generation)) and place != position:
-                position = place
-                starts_in_s = _rounded(self._worker.seconds_before(generation))
-                now.append((EventKind.POSITION, JobPosition(position=place, starts_in_s=starts_in_s)))
-            if self._worker.state == "draining" and not draining and not job.state.final:
+        while True:
+            job = self._live.get(record.id)
+            changed = job.changed if job is not None else self._closing
+            record = job.record if job is not None else await self.find(record.id)
+            told = events_of(record, seen, self._seconds_left(job))
+            seen = told[-1].number or seen if told else seen
+            if job is not None and (place := self._worker.position(job.generation)) and place != position:
+                position, starts_in_s = place, _rounded(self._worker.seconds_before(job.generation))
+                told.append(now(EventKind.POSITION, JobPosition(position=place, starts_in_s=starts_in_s)))
+            if self._worker.state == "draining" and not draining and not record.state.final:
                 draining = True
-                now.append((EventKind.DRAINING, Draining(message="the server is shutting down; what runs ends before")))
-            for kind, data in now:
-                yield Event(None, kind, data.model_dump_json()).encoded()
-            if not now and time.monotonic() - said > HEART_BEAT_S:
+                told.append(now(EventKind.DRAINING, Draining(message="the server is shutting down; what runs ends")))
+            for event in told:
+                yield event.encoded()
+            if not told and time.monotonic() - said > HEART_BEAT_S:
                 yield b": heart-beat\n\n"
+            elif told:
                 said = time.monotonic()
+            if record.state.final or (draining and job is None):
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), TICK_S)
 
     async def delete(self, name: str) -> JobAnswer:
         """Cancel a job that has not ended; forget one that has, and its files.
 
         Raises:
             NotFound: there is no such job.
+            NotReady: nobody has it at the moment, and it is not free yet.
+            StoreUnavailable: the database does not answer.
         """
-        job = self.find(name)
-        if job.state.final:
-            self._forget(job)
-        else:
+        if (job := self._live.get(name)) is not None:
             job.cancelled.set()
-            await job.done.wait()
-        return self.answer(job)
+            await job.left.wait()
+            return self.answer(await self.find(name))
+        record = await self.find(name)
+        if record.state.final:
+            await self._forget(record)
+            return self.answer(record)
+        claimed = await self._ask(lambda store: store.claim(name, self._owner, time.time() + OWNED_S))
+        if claimed is None:
+            raise NotReady("the server that had this job has ended; try again", retry_after_s=OWNED_S)
+        cancelled = failed(claimed, ClientGone("nobody wants it any more"))
+        await self._put(cancelled)
+        return self.answer(cancelled)
 
-    def answer(self, job: Job) -> JobAnswer:
+    def answer(self, record: JobRecord) -> JobAnswer:
         """A job as it is now."""
-        generation, state, progress = job.generation, job.state, job.progress
-        position = starts_in_s = seconds_left = None
-        if generation is not None and state is JobState.QUEUED:
-            position, starts_in_s = self._worker.position(generation), self._worker.seconds_before(generation)
-        elif generation is not None:
-            seconds_left = self._worker.seconds_left(generation)
+        position = starts_in_s = None
+        if (job := self._live.get(record.id)) is not None:
+            record = job.record
+            position, starts_in_s = self._worker.position(job.generation), self._worker.seconds_before(job.generation)
         return JobAnswer(
-            id=job.id,
-            state=state,
-            history=[JobMoment(state=each, at=timestamp(at)) for each, at in job.history],
+            id=record.id,
+            state=record.state,
+            history=[JobMoment(state=each, at=timestamp(at)) for each, at in record.history],
             position=position or None,
             starts_in_s=_rounded(starts_in_s),
-            step=progress.step,
-            steps=progress.steps,
-            cached_steps=progress.cached_steps,
-            seconds_left=_rounded(seconds_left),
-            outputs=[f"/jobs/{job.id}/outputs/{number}" for number in range(len(job.files))],
-            result=job.result,
-            error=ErrorDetail(**job.error.body("")["error"]) if job.error is not None else None,
+            step=record.step,
+            steps=record.steps,
+            cached_steps=record.cached_steps,
+            seconds_left=self._seconds_left(job),
+            outputs=[f"/jobs/{record.id}/outputs/{number}" for number in range(len(record.files))],
+            result=GenerateResponse.model_validate_json(record.result) if record.result is not None else None,
+            error=ErrorDetail.model_validate_json(record.error) if record.error is not None else None,
         )
 
+    def _seconds_left(self, job: Job | None) -> float | None:
+        return None if job is None else _rounded(self._worker.seconds_left(job.generation))
+
     def _tell(self, job: Job) -> None:
-        if (generation := job.generation) is not None:
-            job.tell(self._worker.seconds_left(generation))
+        """On the event loop, after the pipeline's thread has begun a job or done a step of it."""
+        job.tell()
+        if not job.begun:
+            job.begun = True
+            self._begin(self._note_start(job))
+
+    async def _note_start(self, job: Job) -> None:
+        with contextlib.suppress(StoreUnavailable):  # its end will be written
+            await self._put(job.record)
 
     async def _follow(self, job: Job, prepared: Prepared) -> None:
         """Bring a job that was admitted to its end."""
+        waited_s = max(0.0, time.time() - job.admitted.history[0][1])
+        deadline_s = prepared.request.deadline_s
         try:
             images = await images_of(
                 prepared.generation,
                 self._worker,
                 caller_gone=job.cancelled.wait(),
                 max_request_s=self._settings.limits.max_request_s,
-                deadline_s=prepared.request.deadline_s,
+                deadline_s=None if deadline_s is None else max(0.001, deadline_s - waited_s),
             )
-            result, files = await self._native.finish(prepared, images)
-            job.succeed(result, files)
+            response, paths = await self._native.finish(prepared, images)
+            root = self._native.outputs.root
+            files = tuple(path.relative_to(root).as_posix() for path in paths)
+            record = succeeded(job.record, response.model_dump_json(), files)
+        except NotReady as error:
+            # Refused while it waited, since the server ends: it is for the next one.
+            record = job.record if error.code == "draining" else failed(job.record, error)
         except ServingError as error:
-            job.fail(error)
+            record = failed(job.record, error)
         except Exception:
-            logger.exception("job %s failed", job.id)
-            job.fail(InternalError())
+            logger.exception("job %s failed", job.admitted.id)
+            record = failed(job.record, InternalError())
+        await self._leave(job, record)
 
-    def _prune(self) -> None:
-        """Forget those that have ended, and are too old or too many."""
+    async def _leave(self, job: Job, record: JobRecord) -> None:
+        """Write what has become of a job, however long the database takes to take it."""
+        while True:
+            try:
+                mine = await self._put(record, keep=False)
+                break
+            except StoreUnavailable as error:
+                logger.error("what has become of job %s is not written yet: %s", record.id, error.message)
+                if self._closing.is_set():
+                    mine = True
+                    break
+                await asyncio.sleep(AGAIN_S)
+        if not mine:
+            logger.error("job %s was taken over by another server", record.id)
+            self._unlink(record)
+        del self._live[record.id]
+        job.left.set()
+        job.tell()
+
+    async def _keep(self) -> None:
+        """Show that this server lives, take over jobs of one that does not, and forget what is too old."""
+        while not self._closing.is_set():
+            try:
+                if self._store is None:
+                    self._store = await self._on_thread(lambda: JobStore(self._database()))
+                await self._beat()
+                if self._worker.state == "ready":
+                    await self._adopt()
+                await self._prune()
+            except LoadError as error:
+                if str(error) != self._unopened:
+                    logger.error("%s", error)
+                self._unopened = str(error)
+            except ServingError as error:
+                logger.error("%s", error.message)
+            except Exception:
+                logger.exception("the jobs of the database are not cared for")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), BEAT_S)
+
+    async def _beat(self) -> None:
+        steps = {name: (job.generation.step, job.generation.cached_steps) for name, job in self._live.items()}
+        await self._ask(lambda store: store.beat(self._owner, time.time() + OWNED_S, steps))
+
+    async def _prune(self) -> None:
+        """Forget jobs that have ended, and are too old or too many."""
         limits = self._settings.limits
-        ended = [job for job in self._jobs.values() if job.state.final]
         since = time.time() - limits.keep_jobs_s
-        for number, job in enumerate(ended):
-            if len(ended) - number > limits.max_kept_jobs or job.history[-1][1] < since:
-                self._forget(job)
+        for record in await self._ask(lambda store: store.surplus(since, limits.max_kept_jobs)):
+            await self._forget(record)
 
-    def _forget(self, job: Job) -> None:
-        del self._jobs[job.id]
-        if job.key is not None:
-            del self._keys[job.key]
-        for file in job.files:
-            file.unlink(missing_ok=True)
-        _remove_if_empty(self._native.outputs, job.id)
+    async def _adopt(self) -> None:
+        """Take over as many jobs that nobody has as there is room for."""
+        room = self._settings.limits.max_queue - self._worker.queue().waiting
+        if room <= 0:
+            return
+        for record in await self._ask(lambda store: store.adopt(self._owner, time.time() + OWNED_S, room)):
+            ran = record.state is JobState.RUNNING
+            if ran and (self._settings.jobs.interrupted == "fail" or record.attempts >= MOST_ATTEMPTS):
+                times = f"{record.attempts} times " if record.attempts > 1 else ""
+                error = JobInterrupted(f"the server ended {times}while this job ran; submit it again")
+                await self._put(failed(record, error))
+            else:
+                await self._resume(queued_again(record) if ran else record)
 
+    async def _resume(self, record: JobRecord) -> None:
+        """Put a job that another server had into the queue."""
+        try:
+            prepared = await self._native.prepare(
+                read(record.request, await self._ask(lambda store: store.uploads(record.id)))
+            )
+            job = self._job(record, prepared)
+            self._worker.submit(prepared.generation)
+        except (NotReady, QueueFull):
+            await self._put(record, keep=False)
+            return
+        except ValidationError:
+            error: ServingError = JobInterrupted("the server was exchanged for another version; submit this job again")
+        except ServingError as raised:
+            error = raised
+        else:
+            logger.info("job %s is taken over", record.id)
+            self._live[record.id] = job
+            self._begin(self._follow(job, prepared))
+            await self._put(record)
+            return
+        await self._put(failed(record, error))
 
-def _remove_if_empty(outputs: OutputFolder, name: str) -> None:
-    folder = outputs.root / FOLDER / name
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    async def _forget(self, record: JobRecord) -> None:
+        await self._ask(lambda store: store.delete(record.id))
+        await asyncio.to_thread(self._unlink, record)
+
+    def _unlink(self, record: JobRecord) -> None:
+        root = self._native.outputs.root
+        for file in record.files:
+            (root / file).unlink(missing_ok=True)
+        folder = root / FOLDER / record.id
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+    def _database(self) -> str:
+        return self._settings.jobs.database or f"sqlite:///{self._native.outputs.root / DATABASE}"
+
+    async def _put(self, record: JobRecord, *, keep: bool = True) -> bool:
+        return await self._ask(lambda store: store.put(record, self._owner, keep=keep))
+
+    async def _ask(self, what: Callable[[JobStore], T]) -> T:
+        """Have the database do something, on the thread that speaks to it.
+
+        Raises:
+            StoreUnavailable: it does not answer.
+        """
+        if (store := self._store) is None:
+            raise StoreUnavailable(self._unopened, retry_after_s=AGAIN_S)
+        try:
+            return await self._on_thread(lambda: what(store))
+        except SQLAlchemyError as error:
+            logger.error("the database of jobs: %s", error)
+            raise StoreUnavailable("the database of jobs does not answer", retry_after_s=AGAIN_S) from error
+
+    async def _on_thread(self, what: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._access, what)
+
+    def _begin(self, task: Coroutine[None, None, None]) -> None:
+        begun = asyncio.create_task(task)
+        self._tasks.add(begun)
+        begun.add_done_callback(self._tasks.discard)
 
 
 def prefers_job(headers: Headers) -> bool:
     """Whether a request wants to be a job, RFC 7240."""
     preferences = ",".join(headers.getlist("Prefer")).lower().split(",")
     return RESPOND_ASYNC in (preference.partition(";")[0].strip() for preference in preferences)
-
-
-def _idempotency_key(headers: Headers) -> str | None:
-    key = headers.get("Idempotency-Key")
-    if key is not None and not KEY.fullmatch(key):
-        raise InvalidRequest(f"the header Idempotency-Key is {cut(key)!r}; send 1 to 255 letters, digits or signs")
-    return key
-
-
-def _digest(request: GenerateRequest, http: Request) -> str:
-    """Of a request and the files that came with it."""
-    digest = hashlib.sha256(request.model_dump_json(exclude_unset=True).encode())
-    for upload in http.scope["state"]["uploads"]:
-        content = upload.encode() if isinstance(upload, str) else upload
-        digest.update(len(content).to_bytes(8) + content)
-    return digest.hexdigest()
 
 
 def last_event_of(headers: Mapping[str, str]) -> int:
@@ -350,9 +510,25 @@ def last_event_of(headers: Mapping[str, str]) -> int:
         InvalidRequest: it is no number.
     """
     number = headers.get("Last-Event-ID") or "0"
-    if not (number.isascii() and number.isdecimal() and len(number) < 10):
+    if not (number.isascii() and number.isdecimal() and len(number) < 15):
         raise InvalidRequest(f"the header Last-Event-ID is {cut(number)!r}; send the id of an event, or leave it out")
     return int(number)
+
+
+def _idempotency_key(headers: Headers) -> str | None:
+    key = headers.get("Idempotency-Key")
+    if key is not None and not KEY.fullmatch(key):
+        raise InvalidRequest(f"the header Idempotency-Key is {cut(key)!r}; send 1 to 255 letters, digits or signs")
+    return key
+
+
+def _digest(asked: Received) -> str:
+    """Of a request and the files that came with it."""
+    digest = hashlib.sha256(asked.request.model_dump_json(exclude_unset=True).encode())
+    for upload in asked.uploads:
+        content = upload.encode() if isinstance(upload, str) else upload
+        digest.update(len(content).to_bytes(8) + content)
+    return digest.hexdigest()
 
 
 def _soon(loop: asyncio.AbstractEventLoop, tell: Callable[[Job], None], job: Job) -> None:

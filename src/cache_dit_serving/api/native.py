@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from cache_dit_serving.api.answering import request_id_of
 from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.inputs import inputs_of
 from cache_dit_serving.api.model_info import loras_of_model, model_info
+from cache_dit_serving.api.received import Received, received
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
@@ -71,22 +71,22 @@ class NativeApi:
             ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
                 InternalError.
         """
-        prepared = await self.prepare(request, http)
+        prepared = await self.prepare(received(request, http))
         self.worker.submit(prepared.generation)
         response, _ = await self.finish(prepared, await self._images(prepared.generation, request, http))
         return response
 
-    async def prepare(self, request: GenerateRequest, http: Request) -> Prepared:
+    async def prepare(self, asked: Received) -> Prepared:
         """Fetch what a request names, and plan it.
 
         Raises:
             ServingError: InvalidRequest, NotReady, DeadlineExceeded or InternalError.
         """
-        model = self._model(http)
-        inputs = await self._inputs(request, model, http)
+        request, model = asked.request, self._model(asked)
+        inputs = await self._inputs(asked, model)
         queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
         call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s, inputs)
-        return Prepared(request, _generation(call, http), self._delivery(request, http), deadline)
+        return Prepared(request, _generation(call, asked), self._delivery(asked), deadline)
 
     async def finish(self, prepared: Prepared, images: list[Encoded]) -> tuple[GenerateResponse, tuple[Path, ...]]:
         """Deliver the images of a request; the answer, and the files where some were written.
@@ -107,12 +107,13 @@ class NativeApi:
         """
         if request.deadline_s is not None:
             raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
-        model = self._model(http)
-        call = plan(request, model, await self._inputs(request, model, http))
+        asked = received(request, http)
+        model = self._model(asked)
+        call = plan(request, model, await self._inputs(asked, model))
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
-        delivery = self._delivery(request, http)
-        generation = _generation(call.compared(), http)
+        delivery = self._delivery(asked)
+        generation = _generation(call.compared(), asked)
         self.worker.submit(generation)
         images = await self._images(generation, request, http)
         return await asyncio.to_thread(compared_response, generation, images, request, delivery)
@@ -198,17 +199,20 @@ class NativeApi:
             freed_prompt_bytes=freed.prompts,
         )
 
-    def _model(self, http: Request) -> PlannedModel:
+    def _model(self, asked: Received) -> PlannedModel:
         """The loaded model, as tolerant as the request or the operator has it."""
-        return replace(self.worker.loaded().model, tolerant=http.scope["state"]["lenient"])
+        return replace(self.worker.loaded().model, tolerant=asked.lenient)
 
-    async def _inputs(self, request: GenerateRequest, model: PlannedModel, http: Request) -> Inputs:
+    async def _inputs(self, asked: Received, model: PlannedModel) -> Inputs:
         """What a request brings, which no model that has no use for it lets in."""
+        request = asked.request
         variant_for(request, model)
         if not any(getattr(request, field) for field in FIELDS_OF_INPUTS.values()):
             return NO_INPUTS
-        uploads, most = http.scope["state"]["uploads"], model.limits.max_num_frames
-        return await inputs_of(request, uploads, self.settings.inputs, min(request.num_frames or most, most))
+        most = model.limits.max_num_frames
+        return await inputs_of(
+            request, list(asked.uploads), self.settings.inputs, min(request.num_frames or most, most)
+        )
 
     async def _images(self, generation: Generation, request: GenerateRequest, http: Request) -> list[Encoded]:
         return await images_of(
@@ -219,17 +223,17 @@ class NativeApi:
             deadline_s=request.deadline_s,
         )
 
-    def _delivery(self, request: GenerateRequest, http: Request) -> Delivery:
-        base_url = (self.settings.outputs.public_url or str(http.base_url)).rstrip("/")
+    def _delivery(self, asked: Received) -> Delivery:
+        request, base_url = asked.request, (self.settings.outputs.public_url or asked.base_url).rstrip("/")
         delivery = Delivery(self.outputs, request.output_format or "base64", request.output_dir, base_url)
         delivery.check()
         return delivery
 
 
-def _generation(call: GenerationCall, http: Request) -> Generation:
+def _generation(call: GenerationCall, asked: Received) -> Generation:
     """With what the body's reading had to adjust among its warnings."""
-    generation = Generation(request_id_of(http.scope), call)
-    for warning in http.scope["state"]["warnings"]:
+    generation = Generation(asked.id, call)
+    for warning in asked.warnings:
         generation.warn(warning)
     return generation
 

@@ -232,6 +232,18 @@ class OutputSettings(Section):
     )
 
 
+class JobsSettings(Section):
+    """Where jobs are kept, and what becomes of them when the server ends."""
+
+    database: str | None = Field(
+        None,
+        description="URL as SQLAlchemy takes it; left out: the SQLite file jobs.sqlite3 below outputs.root.",
+    )
+    interrupted: Literal["requeue", "fail"] = Field(
+        "requeue", description="A job that ran when the server was killed: begin it again, or mark it failed."
+    )
+
+
 class ServerSettings(Section):
     workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
     gpus_per_worker: int = Field(
@@ -272,6 +284,7 @@ class Settings(Section):
     limits: Limits = Field(default_factory=Limits)
     inputs: InputSettings = Field(default_factory=InputSettings)
     outputs: OutputSettings = Field(default_factory=OutputSettings)
+    jobs: JobsSettings = Field(default_factory=JobsSettings)
     profiling: ProfilingSettings = Field(default_factory=ProfilingSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 

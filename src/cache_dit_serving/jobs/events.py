@@ -1,14 +1,20 @@
-"""What befalls a job, as its followers are told of it: server-sent events, https://html.spec.whatwg.org/#sse."""
+"""What befalls a job, as its followers are told of it: server-sent events, https://html.spec.whatwg.org/#sse.
+
+An event's number follows from what it says, so that a follower that comes again is understood by whoever knows the job.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from cache_dit_serving.schemas.jobs import EventKind
+from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.schemas.answers import timestamp
+from cache_dit_serving.schemas.jobs import EventKind, JobMoment, JobProgress, JobState
+
+STRIDE = 10**8
+"""Numbers from one state to the next: more than a job has steps."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class Event:
     """One event, which a follower that has seen its number does not get again."""
 
     number: int | None
-    """From 1; None: it says what is so at the moment, and is not kept."""
+    """From :data:`STRIDE`; None: it says what is so at the moment, and nobody who comes again would miss it."""
     kind: EventKind
     data: str
     """JSON."""
@@ -27,57 +33,31 @@ class Event:
         return f"{number}event: {self.kind}\ndata: {self.data}\n\n".encode()
 
 
-class Events:
-    """All events of one job but those that a later one of their kind makes pointless. For one event loop."""
+def now(kind: EventKind, data: BaseModel) -> Event:
+    """One that says what is so at the moment."""
+    return Event(None, kind, data.model_dump_json())
 
-    def __init__(self) -> None:
-        self._kept: list[Event] = []
-        self._last = 0
-        self._ended = False
-        self._added = asyncio.Event()
 
-    @property
-    def last(self) -> int:
-        """Number of the latest one."""
-        return self._last
+def events_of(record: JobRecord, seen: int, seconds_left: float | None = None) -> list[Event]:
+    """What a follower is told that has seen the event of that number: each state, and of progress the latest.
 
-    @property
-    def ended(self) -> bool:
-        """Whether none follows."""
-        return self._ended
-
-    def add(self, kind: EventKind, data: BaseModel, *, final: bool = False) -> None:
-        """Tell all followers.
-
-        Args:
-            final: it is the last one.
-        """
-        assert not self._ended, "an event after the last one"
-        self._last += 1
-        self._ended = final
-        if not kind.kept:
-            self._kept = [event for event in self._kept if event.kind is not kind]
-        self._kept.append(Event(self._last, kind, data.model_dump_json()))
-        # Whoever waits has this one; whoever comes later waits for the next.
-        self._added.set()
-        self._added = asyncio.Event()
-
-    async def after(self, number: int, *, silence_s: float) -> AsyncIterator[Event | None]:
-        """Those with a higher number, as they come, to the last one; None whenever none came for `silence_s`.
-
-        A follower that is slower than the job misses what has become pointless meanwhile, and nothing is kept for it.
-        """
-        while True:
-            added = self._added
-            for event in [each for each in self._kept if each.number is not None and each.number > number]:
-                assert event.number is not None
-                number = event.number
-                yield event
-            if self._ended and number >= self._last:
-                return
-            if added is not self._added:
-                continue
-            try:
-                await asyncio.wait_for(added.wait(), silence_s)
-            except TimeoutError:
-                yield None
+    A follower that is slower than the job misses the steps in between, and nothing is kept for it.
+    """
+    events: list[Event] = []
+    for number, (state, at) in enumerate(record.history, 1):
+        told = STRIDE * number
+        if state.final:
+            if record.result is not None:
+                events.append(Event(told - 1, EventKind.RESULT, record.result))
+            if record.error is not None:
+                events.append(Event(told - 1, EventKind.FAILURE, record.error))
+        events.append(
+            Event(told, EventKind.STATE, JobMoment(state=state, at=timestamp(at)).model_dump_json()),
+        )
+    if record.state is JobState.RUNNING and record.step:
+        progress = JobProgress(
+            step=record.step, steps=record.steps, cached_steps=record.cached_steps, seconds_left=seconds_left
+        )
+        number = STRIDE * len(record.history) + record.step
+        events.append(Event(number, EventKind.PROGRESS, progress.model_dump_json()))
+    return [event for event in events if event.number is not None and event.number > seen]

@@ -1,0 +1,77 @@
+"""A request apart from its connection, so that it can be kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from cache_dit_serving.api.answering import request_id_of
+from cache_dit_serving.schemas.answers import RequestWarning
+from cache_dit_serving.schemas.request import GenerateRequest
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a request asks, and all that its connection said beside."""
+
+    request: GenerateRequest
+    id: str
+    lenient: bool
+    """Whether fields that the model cannot honour are left out."""
+    warnings: tuple[RequestWarning, ...]
+    """What the body's reading had to adjust."""
+    uploads: tuple[str | bytes, ...]
+    """Files that came with it."""
+    base_url: str
+    """Of this server, as its client calls it."""
+
+    def dumped(self) -> str:
+        """As JSON, without its uploads."""
+        return _Kept(
+            request=self.request.model_dump(mode="json", exclude_unset=True),
+            id=self.id,
+            lenient=self.lenient,
+            warnings=self.warnings,
+            base_url=self.base_url,
+        ).model_dump_json()
+
+
+class _Kept(BaseModel):
+    request: dict[str, Any]
+    id: str
+    lenient: bool
+    warnings: tuple[RequestWarning, ...]
+    base_url: str
+
+
+def received(request: GenerateRequest, http: Request) -> Received:
+    """What came over a connection, whose body was checked."""
+    state = http.scope["state"]
+    return Received(
+        request,
+        id=request_id_of(http.scope),
+        lenient=state["lenient"],
+        warnings=tuple(state["warnings"]),
+        uploads=tuple(state["uploads"]),
+        base_url=str(http.base_url).rstrip("/"),
+    )
+
+
+def read(dumped: str, uploads: list[str | bytes]) -> Received:
+    """What was kept by :meth:`Received.dumped`, and its uploads.
+
+    Raises:
+        ValidationError: it is of another version, which had other fields.
+    """
+    kept = _Kept.model_validate_json(dumped)
+    return Received(
+        GenerateRequest.model_validate(kept.request),
+        id=kept.id,
+        lenient=kept.lenient,
+        warnings=kept.warnings,
+        uploads=tuple(uploads),
+        base_url=kept.base_url,
+    )

@@ -1,0 +1,43 @@
+"""What is known of a job at one moment, wherever it runs and whether it has ended: a value without references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache_dit_serving.schemas.jobs import JobState
+
+Moment = tuple[JobState, float]
+"""A state, and when a job came into it: seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job."""
+
+    id: str
+    history: tuple[Moment, ...]
+    """The states so far, in their order."""
+    steps: int
+    """Denoising steps, over all images."""
+    request: str
+    """What it was asked, as JSON."""
+    digest: str = ""
+    """Of the request and its files."""
+    step: int = 0
+    """Steps done."""
+    cached_steps: int = 0
+    """Those among them that reused blocks."""
+    result: str | None = None
+    """The answer of /generate as JSON."""
+    error: str | None = None
+    """Why there is none, as JSON."""
+    files: tuple[str, ...] = ()
+    """Its outputs, below the root of all."""
+    key: str | None = None
+    """The Idempotency-Key that it came with."""
+    attempts: int = 0
+    """How often it was begun."""
+
+    @property
+    def state(self) -> JobState:
+        return self.history[-1][0]

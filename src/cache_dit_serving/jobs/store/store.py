@@ -1,0 +1,259 @@
+"""Jobs in a database, where they outlive the server: SQLite's file, or any that SQLAlchemy has a driver for.
+
+Each live job has an owner, the server that has it in its queue or runs it. An owner says every so often that it lives;
+of one that does not, any server may take the jobs over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    ScalarResult,
+    Select,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.jobs.store.tables import JobRow, UploadRow
+from cache_dit_serving.schemas.jobs import JobState
+
+logger = logging.getLogger(__name__)
+
+LOCKED_S = 10
+"""For another process to end its transaction, where SQLite lets one write at a time."""
+LIVE = (JobState.QUEUED, JobState.RUNNING)
+Uploads = Sequence[str | bytes]
+
+
+class KeyTaken(Exception):
+    """There is a job of the same Idempotency-Key."""
+
+
+class JobStore:
+    """The jobs of one database, for any thread."""
+
+    def __init__(self, url: str) -> None:
+        """
+        Args:
+            url: as SQLAlchemy takes it; of a SQLite file the folder need not be there.
+
+        Raises:
+            LoadError: the database cannot be opened, or its tables cannot be made.
+        """
+        try:
+            parsed = make_url(url)
+            if parsed.get_backend_name() == "sqlite" and parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self._engine = _engine(url)
+            with self._engine.begin() as connection:
+                config = Config()
+                config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            raise LoadError(f"jobs.database cannot be opened: {_told(error)}") from error
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def add(self, record: JobRecord, uploads: Uploads, owner: str, until: float) -> None:
+        """
+        Raises:
+            KeyTaken: there is a job of its key.
+        """
+        files = [upload.encode() if isinstance(upload, str) else upload for upload in uploads]
+        try:
+            with self._engine.begin() as connection:
+                values = _columns(record) | {"owner": owner, "owned_until": until}
+                connection.execute(insert(JobRow).values(values))
+                for number, (upload, content) in enumerate(zip(uploads, files, strict=True)):
+                    row = {"job": record.id, "number": number, "is_text": isinstance(upload, str), "content": content}
+                    connection.execute(insert(UploadRow).values(row))
+        except IntegrityError as error:
+            raise KeyTaken from error
+
+    def get(self, job: str) -> JobRecord | None:
+        return self._one(select(JobRow).where(JobRow.id == job))
+
+    def of_key(self, key: str) -> JobRecord | None:
+        return self._one(select(JobRow).where(JobRow.key == key))
+
+    def uploads(self, job: str) -> list[str | bytes]:
+        """The files that came with a job that has not ended."""
+        query = select(UploadRow).where(UploadRow.job == job).order_by(UploadRow.number)
+        with self._rows(query) as rows:
+            return [row.content.decode() if row.is_text else row.content for row in rows]
+
+    def page(self, state: JobState | None, limit: int, after: str | None) -> list[JobRecord] | None:
+        """The latest first; None: there is no job to come after."""
+        query = select(JobRow).order_by(JobRow.number.desc()).limit(limit)
+        if state is not None:
+            query = query.where(JobRow.state == state)
+        if after is not None:
+            with self._engine.connect() as connection:
+                number = connection.scalar(select(JobRow.number).where(JobRow.id == after))
+            if number is None:
+                return None
+            query = query.where(JobRow.number < number)
+        return self._many(query)
+
+    def put(self, record: JobRecord, owner: str, *, keep: bool = True) -> bool:
+        """Write what has become of a job of an owner's, and drop its uploads once it has ended.
+
+        Args:
+            keep: whether it stays the owner's.
+
+        Returns:
+            False: it is another's by now, or has ended, and nothing was written.
+        """
+        mine = (JobRow.id == record.id, JobRow.owner == owner, JobRow.state.in_(LIVE))
+        with self._engine.begin() as connection:
+            values = _columns(record) | ({} if keep and not record.state.final else {"owner": None})
+            if connection.execute(update(JobRow).where(*mine).values(values)).rowcount == 0:
+                return False
+            if record.state.final:
+                connection.execute(delete(UploadRow).where(UploadRow.job == record.id))
+        return True
+
+    def beat(self, owner: str, until: float, steps: Mapping[str, tuple[int, int]]) -> None:
+        """Say that an owner lives, and how far its jobs are: steps done and cached by id."""
+        with self._engine.begin() as connection:
+            mine = (JobRow.owner == owner, JobRow.state.in_(LIVE))
+            connection.execute(update(JobRow).where(*mine).values(owned_until=until))
+            for job, (step, cached) in steps.items():
+                of_it = update(JobRow).where(*mine, JobRow.id == job)
+                connection.execute(of_it.values(step=step, cached_steps=cached))
+
+    def adopt(self, owner: str, until: float, limit: int) -> list[JobRecord]:
+        """Take over jobs that nobody has any more, the oldest first."""
+        taken = []
+        with self._engine.begin() as connection:
+            oldest = select(JobRow.id).where(*_free()).order_by(JobRow.number).limit(limit)
+            for job in connection.scalars(oldest).all():
+                mine = update(JobRow).where(JobRow.id == job, *_free()).values(owner=owner, owned_until=until)
+                if connection.execute(mine).rowcount:
+                    taken.append(job)
+        return self._many(select(JobRow).where(JobRow.id.in_(taken)).order_by(JobRow.number)) if taken else []
+
+    def claim(self, job: str, owner: str, until: float) -> JobRecord | None:
+        """Take over one job that nobody has any more; None: somebody has it, or it has ended."""
+        with self._engine.begin() as connection:
+            mine = update(JobRow).where(JobRow.id == job, *_free()).values(owner=owner, owned_until=until)
+            if connection.execute(mine).rowcount == 0:
+                return None
+        return self.get(job)
+
+    def delete(self, job: str) -> None:
+        """Forget a job."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(JobRow).where(JobRow.id == job))
+
+    def surplus(self, ended_before: float, most: int) -> list[JobRecord]:
+        """Jobs that ended before a time, or that more than so many have ended after."""
+        ended = select(JobRow).where(JobRow.ended.is_not(None))
+        old = self._many(ended.where(JobRow.ended < ended_before))
+        many = self._many(ended.order_by(JobRow.ended.desc(), JobRow.number.desc()).offset(most).limit(1000))
+        return list({record.id: record for record in (*old, *many)}.values())
+
+    def count(self) -> int:
+        """Jobs of all states."""
+        with self._engine.connect() as connection:
+            return connection.scalar(select(func.count()).select_from(JobRow)) or 0
+
+    def _one(self, query: Select[JobRow]) -> JobRecord | None:
+        return next(iter(self._many(query)), None)
+
+    def _many(self, query: Select[JobRow]) -> list[JobRecord]:
+        with self._rows(query) as rows:
+            return [_record(row) for row in rows]
+
+    @contextmanager
+    def _rows(self, query: Select[Any]) -> Iterator[ScalarResult[Any]]:
+        from sqlalchemy.orm import Session
+
+        with Session(self._engine) as session:
+            yield session.scalars(query)
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def prepare(connection: Any, record: object) -> None:
+            # Readers go on while one writes. A commit is on the disk when it returns: a job is promised by then.
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "foreign_keys=ON",
+                f"busy_timeout={LOCKED_S * 1000}",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _free() -> tuple[ColumnElement[bool], ...]:
+    """Of jobs that nobody has any more."""
+    return JobRow.state.in_(LIVE), or_(JobRow.owner.is_(None), JobRow.owned_until < time.time())
+
+
+def _columns(record: JobRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "key": record.key,
+        "digest": record.digest,
+        "request": record.request,
+        "state": record.state,
+        "history": json.dumps(record.history),
+        "ended": record.history[-1][1] if record.state.final else None,
+        "step": record.step,
+        "steps": record.steps,
+        "cached_steps": record.cached_steps,
+        "result": record.result,
+        "error": record.error,
+        "files": json.dumps(record.files),
+        "attempts": record.attempts,
+    }
+
+
+def _record(row: JobRow) -> JobRecord:
+    return JobRecord(
+        id=row.id,
+        history=tuple((JobState(state), at) for state, at in json.loads(row.history)),
+        steps=row.steps,
+        request=row.request,
+        digest=row.digest,
+        step=row.step,
+        cached_steps=row.cached_steps,
+        result=row.result,
+        error=row.error,
+        files=tuple(json.loads(row.files)),
+        key=row.key,
+        attempts=row.attempts,
+    )
+
+
+def _told(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -1,0 +1,53 @@
+"""The tables of jobs, as the latest migration leaves them."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Double, ForeignKey, Integer, LargeBinary, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Number = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself for this one type."""
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class JobRow(Base):
+    """A job."""
+
+    __tablename__ = "jobs"
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
+    """The order of admission."""
+    id: Mapped[str] = mapped_column(Text, unique=True)
+    key: Mapped[str | None] = mapped_column(Text, unique=True)
+    digest: Mapped[str] = mapped_column(Text)
+    request: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(Text, index=True)
+    """The last one of `history`."""
+    history: Mapped[str] = mapped_column(Text)
+    ended: Mapped[float | None] = mapped_column(Double, index=True)
+    """Seconds since the epoch."""
+    step: Mapped[int]
+    steps: Mapped[int]
+    cached_steps: Mapped[int]
+    result: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+    files: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int]
+    owner: Mapped[str | None] = mapped_column(Text)
+    """The server that has it in its queue, or runs it."""
+    owned_until: Mapped[float] = mapped_column(Double)
+    """Seconds since the epoch, when the owner counts as dead unless it has said by then that it lives."""
+
+
+class UploadRow(Base):
+    """A file that came with a job's request."""
+
+    __tablename__ = "job_uploads"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    is_text: Mapped[bool]
+    content: Mapped[bytes] = mapped_column(LargeBinary)

@@ -1,0 +1,145 @@
+"""Jobs in a database."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from cache_dit_serving.errors import InternalError, LoadError
+from cache_dit_serving.jobs.job import failed, succeeded
+from cache_dit_serving.jobs.store.store import JobStore, KeyTaken
+from cache_dit_serving.jobs.store.tables import Base
+from cache_dit_serving.schemas.jobs import JobState
+from tests.support.jobs import QUEUED, RUNNING, record
+
+LATER, BEFORE = time.time() + 1000, time.time() - 1000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    opened = JobStore(f"sqlite:///{tmp_path}/below/jobs.sqlite3")
+    yield opened
+    opened.close()
+
+
+def test_a_job_comes_back_as_it_was_put(store: JobStore) -> None:
+    job = record(digest="d", key="k", attempts=2)
+    store.add(job, ["text", b"\0bytes"], "me", LATER)
+    assert store.get("one") == store.of_key("k") == job
+    assert store.uploads("one") == ["text", b"\0bytes"]
+    assert store.get("two") is None
+    ended = succeeded(record("one", QUEUED, RUNNING, digest="d", key="k"), '{"a":1}', ("a/b.png",))
+    assert store.put(ended, "me")
+    assert store.get("one") == ended
+    assert store.uploads("one") == []
+
+
+def test_the_tables_are_what_the_migrations_make(store: JobStore) -> None:
+    with store._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_opening_it_again_keeps_all(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.sqlite3"
+    first = JobStore(url)
+    first.add(record(), [], "me", LATER)
+    first.close()
+    second = JobStore(url)
+    assert second.get("one") == record()
+    second.close()
+
+
+def test_a_job_has_one_owner_and_one_end(store: JobStore) -> None:
+    store.add(record(), [], "me", LATER)
+    assert not store.put(record("one", QUEUED, RUNNING), "you")
+    assert store.put(record("one", QUEUED, RUNNING), "me")
+    end = succeeded(record("one", QUEUED, RUNNING), "{}", ())
+    assert store.put(end, "me")
+    assert not store.put(failed(record("one", QUEUED, RUNNING), InternalError()), "me")
+    assert not store.put(record("one", QUEUED, RUNNING), "me")
+    assert store.get("one") == end
+
+
+def test_a_key_is_of_one_job_until_it_is_forgotten(store: JobStore) -> None:
+    store.add(record(key="k"), [], "me", LATER)
+    with pytest.raises(KeyTaken):
+        store.add(record("two", key="k"), [], "me", LATER)
+    store.delete("one")
+    store.add(record("two", key="k"), [], "me", LATER)
+    for name in ("three", "four"):  # no key is no key
+        store.add(record(name), [], "me", LATER)
+
+
+def test_jobs_that_nobody_has_are_taken_over_once(store: JobStore) -> None:
+    for name, until in (("a", BEFORE), ("b", LATER), ("c", BEFORE)):
+        store.add(record(name), [], "dead", until)
+    store.add(record("d"), [], "me", LATER)
+    store.put(record("d"), "me", keep=False)
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(lambda owner: store.adopt(owner, LATER, 9), "wxyz"))
+    names = [job.id for some in taken for job in some]
+    assert sorted(names) == ["a", "c", "d"]
+    assert store.claim("b", "me", LATER) is None
+    assert store.adopt("me", LATER, 9) == []
+
+
+def test_who_says_that_it_lives_keeps_its_jobs(store: JobStore) -> None:
+    store.add(record(), [], "me", BEFORE)
+    store.beat("me", LATER, {"one": (4, 2)})
+    assert store.adopt("you", LATER, 9) == []
+    now = store.get("one")
+    assert now is not None
+    assert (now.step, now.cached_steps) == (4, 2)
+
+
+def test_pages_have_the_latest_first(store: JobStore) -> None:
+    for name in "abcde":
+        store.add(record(name), [], "me", LATER)
+    store.put(record("b", QUEUED, RUNNING), "me")
+
+    def page(state: JobState | None, limit: int, after: str | None) -> list[str] | None:
+        found = store.page(state, limit, after)
+        return None if found is None else [job.id for job in found]
+
+    assert page(None, 2, None) == ["e", "d"]
+    assert page(None, 9, "d") == ["c", "b", "a"]
+    assert page(QUEUED, 9, "d") == ["c", "a"]
+    assert page(None, 9, "x") is None
+
+
+def test_those_that_are_too_old_or_too_many(store: JobStore) -> None:
+    for number, name in enumerate("abcd"):
+        store.add(record(name), [], "me", LATER)
+        ended = record(name, history=((QUEUED, 1.0), (JobState.CANCELLED, 100.0 + number)))
+        store.put(ended, "me")
+    store.add(record("live"), [], "me", LATER)
+    assert sorted(job.id for job in store.surplus(101.0, 2)) == ["a", "b"]
+    assert sorted(job.id for job in store.surplus(0.0, 1)) == ["a", "b", "c"]
+    assert store.surplus(0.0, 4) == []
+
+
+def test_what_is_no_database_fails_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x" * 5000)
+    for url in (f"sqlite:///{tmp_path}/file", "nonsense", "nodialect://host/name"):
+        with pytest.raises(LoadError, match=r"^jobs\.database cannot be opened: "):
+            JobStore(url)
+
+
+def test_a_database_that_another_process_writes_to_is_waited_for(store: JobStore, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "below" / "jobs.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        added = pool.submit(store.add, record(), [], "me", LATER)
+        time.sleep(0.3)
+        assert store.get("one") is None  # reading goes on
+        other.execute("COMMIT")
+        added.result(5)
+    assert store.get("one") == record()
+    other.close()

@@ -1,0 +1,120 @@
+"""Jobs outlive the server."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.server import Server, ready, serving
+
+LONG = {"num_inference_steps": 100, "num_images": 4, "speed": "lossless"}
+UNWARMED = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"}
+WITHIN_S = 60
+
+
+def submitted(server: Server, **fields: Any) -> str:
+    answer = server.post("/jobs", json={"prompt": "a red apple"} | fields)
+    assert answer.status_code == 202, answer.text
+    return str(answer.headers["Location"])
+
+
+def ended(server: Server, job: str) -> dict[str, Any]:
+    end = time.monotonic() + WITHIN_S
+    while (answer := server.get(job).json())["state"] in ("queued", "running"):
+        assert time.monotonic() < end, answer
+        time.sleep(0.1)
+    return dict(answer)
+
+
+def states(answer: dict[str, Any]) -> list[str]:
+    return [moment["state"] for moment in answer["history"]]
+
+
+def running(server: Server, job: str) -> None:
+    server.wait_for(lambda server: server.get(job).json()["step"] > 10, WITHIN_S)
+
+
+def kill(server: Server) -> None:
+    """All its processes: a worker whose supervisor is gone ends what it runs."""
+    supervisor = psutil.Process(server.process.pid)
+    processes = [supervisor, *supervisor.children(recursive=True)]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, 10)
+
+
+def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path: Path) -> None:
+    with serving(tmp_path, environ=UNWARMED) as server:
+        server.wait_for(ready)
+        done = submitted(server, seed=5)
+        before = ended(server, done)
+        picture = server.get(f"{done}/outputs/0").content
+        cancelled = submitted(server, **LONG)
+        server.session.delete(server.url + cancelled)
+        first, second = submitted(server, seed=5, **LONG), submitted(server, seed=5)
+        running(server, first)
+        kill(server)
+    with serving(tmp_path, environ=UNWARMED) as server:
+        server.wait_for(ready)
+        assert server.get(done).json() == before
+        assert server.get(f"{done}/outputs/0").content == picture
+        assert server.get(cancelled).json()["state"] == "cancelled"
+        assert server.get(second).json()["state"] == "queued"
+        again = ended(server, second)
+        assert states(again) == ["queued", "running", "succeeded"]
+        assert server.get(f"{second}/outputs/0").content == picture
+        assert states(ended(server, first)) == ["queued", "running", "queued", "running", "succeeded"]
+        assert len(server.get(first).json()["outputs"]) == 4
+        files = [file.name for file in server.outputs.rglob("*") if file.is_file()]
+        assert sorted(name for name in files if name.endswith(".png")) == sorted(
+            Path(url).name for job in (done, second, first) for url in server.get(job).json()["result"]["images"]
+        )
+        assert not [name for name in files if name.startswith(".partial")]
+        listed = [job["id"] for job in server.get("/jobs").json()["jobs"]]
+        assert [f"/jobs/{name}" for name in listed] == [second, first, cancelled, done]
+
+
+def test_what_ran_when_the_server_was_killed_fails_where_the_operator_says_so(tmp_path: Path) -> None:
+    environ = UNWARMED | {"CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail"}
+    with serving(tmp_path, environ=environ) as server:
+        server.wait_for(ready)
+        job = submitted(server, **LONG)
+        running(server, job)
+        kill(server)
+    with serving(tmp_path, environ=environ) as server:
+        server.wait_for(ready)
+        answer = ended(server, job)
+        assert states(answer) == ["queued", "running", "failed"]
+        assert answer["error"]["code"] == "interrupted"
+        assert "submit it again" in answer["error"]["message"]
+
+
+def test_a_drained_server_leaves_what_waits_to_the_next_one(tmp_path: Path) -> None:
+    with serving(tmp_path, environ=UNWARMED) as server:
+        server.wait_for(ready)
+        first, second = submitted(server, **LONG), submitted(server, seed=7)
+        running(server, first)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+    with serving(tmp_path, environ=UNWARMED) as server:
+        server.wait_for(ready)
+        assert states(server.get(first).json()) == ["queued", "running", "succeeded"]
+        assert states(ended(server, second)) == ["queued", "running", "succeeded"]
+
+
+def test_a_database_that_cannot_be_opened_is_named_and_the_rest_is_served(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no database " * 500)
+    environ = UNWARMED | {"CACHE_DIT_SERVING__JOBS__DATABASE": f"sqlite:///{tmp_path}/file"}
+    with serving(tmp_path, environ=environ) as server:
+        server.wait_for(ready)
+        answer = server.post("/jobs", json={"prompt": "a red apple"})
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "store_unavailable"
+        assert "jobs.database cannot be opened: file is not a database" in answer.json()["error"]["message"]
+        assert "Retry-After" in answer.headers
+        assert server.generate().status_code == 200
+        assert server.log().count("jobs.database cannot be opened") == 1
