@@ -1,50 +1,32 @@
-"""The routes of jobs: a request that is answered at once, and asked about later.
-
-A job that waits or runs here is in the worker's queue like every request; what is known of it is in the database, too,
-from before it is promised until it is forgotten.
-"""
+"""The routes of jobs: a request that is answered at once, and asked about later."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import hashlib
-import logging
 import re
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cache_dit_serving.api.native import NativeApi, Prepared
-from cache_dit_serving.api.received import Received, read, received
+from cache_dit_serving.api.kept_jobs import KeptJobs
+from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.api.received import Received, received
 from cache_dit_serving.errors import (
-    ClientGone,
     InternalError,
     InvalidRequest,
-    JobInterrupted,
-    KeyReused,
-    LoadError,
     NotFound,
-    NotReady,
-    QueueFull,
-    ServingError,
-    StoreUnavailable,
 )
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.events import events_of, now
-from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
+from cache_dit_serving.jobs.job import Job
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import JobStore, KeyTaken
-from cache_dit_serving.jobs.submission import images_of
+from cache_dit_serving.jobs.store.store import KeyTaken
 from cache_dit_serving.schemas.answers import ErrorDetail, GenerateResponse, timestamp
 from cache_dit_serving.schemas.jobs import (
     Draining,
@@ -57,10 +39,6 @@ from cache_dit_serving.schemas.jobs import (
 )
 from cache_dit_serving.schemas.request import GenerateRequest
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
 RESPOND_ASYNC = "respond-async"
 KEY = re.compile(r"[!-~]{1,255}")
 PAGE = 20
@@ -70,51 +48,23 @@ TICK_S = 1.0
 HEART_BEAT_S = 10.0
 RECONNECT_MS = 2000
 """For a follower's EventSource to wait before it comes again."""
-FOLDER = "jobs"
-"""Below the root of the outputs: a folder for each job."""
-DATABASE = "jobs.sqlite3"
-BEAT_S = 2.0
-"""Between two signs of life in the database."""
-OWNED_S = 15.0
-"""After the last sign, when others may take a server's jobs over."""
-MOST_ATTEMPTS = 3
-"""Of a job during which the server ended each time."""
-AGAIN_S = 2.0
-"""Before the database is asked again to take what has become of a job."""
-CLOSING_S = 20.0
-"""For what has become of the last jobs to be written as the server ends."""
 
 
 class JobsApi:
     """Jobs, over the same worker and folder of outputs as the other routes."""
 
     def __init__(self, native: NativeApi) -> None:
-        self._native = native
+        self._outputs = native.outputs
         self._worker = native.worker
-        self._settings = native.settings
-        self._owner = secrets.token_hex(8)
-        """This server, for the database."""
-        self._store: JobStore | None = None
-        self._unopened = "the database of jobs is not open yet"
-        self._access = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
-        self._live: dict[str, Job] = {}
-        """Those that wait or run here."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = asyncio.Event()
+        self._kept = KeptJobs(native)
 
     def start(self) -> None:
         """Open the database, and care for what is in it from then on; in the event loop."""
-        if self._settings.server.workers == 1:
-            self._begin(self._keep())
+        self._kept.start()
 
     async def close(self) -> None:
         """Write what has become of the jobs; those that wait are for the next server. After the worker has ended."""
-        self._closing.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSING_S)
-        self._access.shutdown()
-        if self._store is not None:
-            self._store.close()
+        await self._kept.close()
 
     async def accepted(self, request: GenerateRequest, http: Request) -> Response:
         """Admit a job, and answer with where to ask about it.
@@ -127,13 +77,13 @@ class JobsApi:
         """
         key, asked = _idempotency_key(http.headers), received(request, http)
         digest = _digest(asked)
-        record = None if key is None else await self._of_key(key, digest)
+        record = None if key is None else await self._kept.of_key(key, digest)
         known = record is not None
         if record is None:
             try:
-                record = await self._submit(asked, key, digest)
+                record = await self._kept.admit(asked, key, digest)
             except KeyTaken:  # by one that came meanwhile
-                record, known = (await self._of_key(key, digest) if key else None), True
+                record, known = (await self._kept.of_key(key, digest) if key else None), True
                 if record is None:
                     raise InternalError from None
         headers = {"Location": f"/jobs/{record.id}"}
@@ -143,56 +93,6 @@ class JobsApi:
             headers["Preference-Applied"] = RESPOND_ASYNC
         answer = self.answer(record).model_dump_json()
         return Response(answer, status_code=202, media_type="application/json", headers=headers)
-
-    async def _of_key(self, key: str, digest: str) -> JobRecord | None:
-        """The job of an Idempotency-Key.
-
-        Raises:
-            KeyReused: it came with another request.
-        """
-        record = await self._ask(lambda store: store.of_key(key))
-        if record is not None and record.digest != digest:
-            raise KeyReused("this Idempotency-Key came with another request before; send a new key with a new one")
-        return record
-
-    async def _submit(self, asked: Received, key: str | None, digest: str) -> JobRecord:
-        """Admit a job: from here on it ends in one final state, whoever asks.
-
-        Raises:
-            KeyTaken: there is a job of its key by now.
-            ServingError: as :meth:`accepted`.
-        """
-        if self._settings.server.workers > 1:
-            raise InvalidRequest(
-                f"this server has {self._settings.server.workers} workers, which do not share jobs; use /generate"
-            )
-        request = asked.request
-        if request.output_format == "base64":
-            raise InvalidRequest(
-                "the outputs of a job are files: leave output_format out, or ask for url or path", param="output_format"
-            )
-        name = secrets.token_hex(12)
-        kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or f"{FOLDER}/{name}"}
-        asked = Received(**{**vars(asked), "request": request.model_copy(update=kept)})
-        prepared = await self._native.prepare(asked)
-        generation = prepared.generation
-        history = ((JobState.QUEUED, generation.submitted),)
-        record = JobRecord(name, history, generation.steps, asked.dumped(), digest, key=key)
-        job = self._job(record, prepared)
-        self._worker.submit(generation)
-        try:
-            await self._ask(lambda store: store.add(record, asked.uploads, self._owner, time.time() + OWNED_S))
-        except BaseException:
-            self._worker.cancel(generation)  # nothing was promised
-            raise
-        self._live[name] = job
-        self._begin(self._follow(job, prepared))
-        return record
-
-    def _job(self, record: JobRecord, prepared: Prepared) -> Job:
-        loop, job = asyncio.get_running_loop(), Job(record, prepared.generation)
-        prepared.generation.changed = lambda: _soon(loop, self._tell, job)
-        return job
 
     async def list(self, query: Mapping[str, str]) -> JobsResponse:
         """A page of jobs.
@@ -214,7 +114,7 @@ class JobsApi:
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MOST_ON_A_PAGE):
             raise InvalidRequest(f"limit is {cut(limit)!r}; send 1 to {MOST_ON_A_PAGE}", param="limit")
         wanted, most = JobState(state) if state else None, int(limit)
-        page = await self._ask(lambda store: store.page(wanted, most + 1, query.get("after")))
+        page = await self._kept.page(wanted, most + 1, query.get("after"))
         if page is None:
             raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
         answers = [self.answer(record).model_copy(update={"result": None}) for record in page[:most]]
@@ -227,11 +127,7 @@ class JobsApi:
             NotFound: there is no such job, or not any more.
             StoreUnavailable: the database does not answer.
         """
-        if (job := self._live.get(name)) is not None:
-            return job.record
-        if (record := await self._ask(lambda store: store.get(name))) is None:
-            raise NotFound("there is no job of this id; jobs that have ended are kept for a while only")
-        return record
+        return await self._kept.find(name)
 
     async def output(self, name: str, number: str) -> tuple[Path, str]:
         """The file and media type of one output of a job.
@@ -248,7 +144,7 @@ class JobsApi:
         if not (number.isascii() and number.isdecimal() and int(number[:9]) < len(files)):
             have = f"{len(files)} output(s), from 0" if files else f"no outputs: it is {record.state}"
             raise NotFound(f"there is no such output; this job has {have}")
-        return self._native.outputs.find(files[int(number)])
+        return self._outputs.find(files[int(number)])
 
     async def events(self, record: JobRecord, seen: int) -> AsyncIterator[bytes]:
         """A job's events to its last, as server-sent events.
@@ -262,8 +158,8 @@ class JobsApi:
         position: int | None = None
         draining = False
         while True:
-            job = self._live.get(record.id)
-            changed = job.changed if job is not None else self._closing
+            job = self._kept.live(record.id)
+            changed = job.changed if job is not None else self._kept.closing
             record = job.record if job is not None else await self.find(record.id)
             told = events_of(record, seen, self._seconds_left(job))
             seen = told[-1].number or seen if told else seen
@@ -292,25 +188,17 @@ class JobsApi:
             NotReady: nobody has it at the moment, and it is not free yet.
             StoreUnavailable: the database does not answer.
         """
-        if (job := self._live.get(name)) is not None:
-            job.cancelled.set()
-            await job.left.wait()
-            return self.answer(await self.find(name))
         record = await self.find(name)
         if record.state.final:
-            await self._forget(record)
-            return self.answer(record)
-        claimed = await self._ask(lambda store: store.claim(name, self._owner, time.time() + OWNED_S))
-        if claimed is None:
-            raise NotReady("the server that had this job has ended; try again", retry_after_s=OWNED_S)
-        cancelled = failed(claimed, ClientGone("nobody wants it any more"))
-        await self._put(cancelled)
-        return self.answer(cancelled)
+            await self._kept.forget(record)
+        else:
+            record = await self._kept.cancel(name)
+        return self.answer(record)
 
     def answer(self, record: JobRecord) -> JobAnswer:
         """A job as it is now."""
         position = starts_in_s = None
-        if (job := self._live.get(record.id)) is not None:
+        if (job := self._kept.live(record.id)) is not None:
             record = job.record
             position, starts_in_s = self._worker.position(job.generation), self._worker.seconds_before(job.generation)
         return JobAnswer(
@@ -330,171 +218,6 @@ class JobsApi:
 
     def _seconds_left(self, job: Job | None) -> float | None:
         return None if job is None else _rounded(self._worker.seconds_left(job.generation))
-
-    def _tell(self, job: Job) -> None:
-        """On the event loop, after the pipeline's thread has begun a job or done a step of it."""
-        job.tell()
-        if not job.begun:
-            job.begun = True
-            self._begin(self._note_start(job))
-
-    async def _note_start(self, job: Job) -> None:
-        with contextlib.suppress(StoreUnavailable):  # its end will be written
-            await self._put(job.record)
-
-    async def _follow(self, job: Job, prepared: Prepared) -> None:
-        """Bring a job that was admitted to its end."""
-        waited_s = max(0.0, time.time() - job.admitted.history[0][1])
-        deadline_s = prepared.request.deadline_s
-        try:
-            images = await images_of(
-                prepared.generation,
-                self._worker,
-                caller_gone=job.cancelled.wait(),
-                max_request_s=self._settings.limits.max_request_s,
-                deadline_s=None if deadline_s is None else max(0.001, deadline_s - waited_s),
-            )
-            response, paths = await self._native.finish(prepared, images)
-            root = self._native.outputs.root
-            files = tuple(path.relative_to(root).as_posix() for path in paths)
-            record = succeeded(job.record, response.model_dump_json(), files)
-        except NotReady as error:
-            # Refused while it waited, since the server ends: it is for the next one.
-            record = job.record if error.code == "draining" else failed(job.record, error)
-        except ServingError as error:
-            record = failed(job.record, error)
-        except Exception:
-            logger.exception("job %s failed", job.admitted.id)
-            record = failed(job.record, InternalError())
-        await self._leave(job, record)
-
-    async def _leave(self, job: Job, record: JobRecord) -> None:
-        """Write what has become of a job, however long the database takes to take it."""
-        while True:
-            try:
-                mine = await self._put(record, keep=False)
-                break
-            except StoreUnavailable as error:
-                logger.error("what has become of job %s is not written yet: %s", record.id, error.message)
-                if self._closing.is_set():
-                    mine = True
-                    break
-                await asyncio.sleep(AGAIN_S)
-        if not mine:
-            logger.error("job %s was taken over by another server", record.id)
-            self._unlink(record)
-        del self._live[record.id]
-        job.left.set()
-        job.tell()
-
-    async def _keep(self) -> None:
-        """Show that this server lives, take over jobs of one that does not, and forget what is too old."""
-        while not self._closing.is_set():
-            try:
-                if self._store is None:
-                    self._store = await self._on_thread(lambda: JobStore(self._database()))
-                await self._beat()
-                if self._worker.state == "ready":
-                    await self._adopt()
-                await self._prune()
-            except LoadError as error:
-                if str(error) != self._unopened:
-                    logger.error("%s", error)
-                self._unopened = str(error)
-            except ServingError as error:
-                logger.error("%s", error.message)
-            except Exception:
-                logger.exception("the jobs of the database are not cared for")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), BEAT_S)
-
-    async def _beat(self) -> None:
-        steps = {name: (job.generation.step, job.generation.cached_steps) for name, job in self._live.items()}
-        await self._ask(lambda store: store.beat(self._owner, time.time() + OWNED_S, steps))
-
-    async def _prune(self) -> None:
-        """Forget jobs that have ended, and are too old or too many."""
-        limits = self._settings.limits
-        since = time.time() - limits.keep_jobs_s
-        for record in await self._ask(lambda store: store.surplus(since, limits.max_kept_jobs)):
-            await self._forget(record)
-
-    async def _adopt(self) -> None:
-        """Take over as many jobs that nobody has as there is room for."""
-        room = self._settings.limits.max_queue - self._worker.queue().waiting
-        if room <= 0:
-            return
-        for record in await self._ask(lambda store: store.adopt(self._owner, time.time() + OWNED_S, room)):
-            ran = record.state is JobState.RUNNING
-            if ran and (self._settings.jobs.interrupted == "fail" or record.attempts >= MOST_ATTEMPTS):
-                times = f"{record.attempts} times " if record.attempts > 1 else ""
-                error = JobInterrupted(f"the server ended {times}while this job ran; submit it again")
-                await self._put(failed(record, error))
-            else:
-                await self._resume(queued_again(record) if ran else record)
-
-    async def _resume(self, record: JobRecord) -> None:
-        """Put a job that another server had into the queue."""
-        try:
-            prepared = await self._native.prepare(
-                read(record.request, await self._ask(lambda store: store.uploads(record.id)))
-            )
-            job = self._job(record, prepared)
-            self._worker.submit(prepared.generation)
-        except (NotReady, QueueFull):
-            await self._put(record, keep=False)
-            return
-        except ValidationError:
-            error: ServingError = JobInterrupted("the server was exchanged for another version; submit this job again")
-        except ServingError as raised:
-            error = raised
-        else:
-            logger.info("job %s is taken over", record.id)
-            self._live[record.id] = job
-            self._begin(self._follow(job, prepared))
-            await self._put(record)
-            return
-        await self._put(failed(record, error))
-
-    async def _forget(self, record: JobRecord) -> None:
-        await self._ask(lambda store: store.delete(record.id))
-        await asyncio.to_thread(self._unlink, record)
-
-    def _unlink(self, record: JobRecord) -> None:
-        root = self._native.outputs.root
-        for file in record.files:
-            (root / file).unlink(missing_ok=True)
-        folder = root / FOLDER / record.id
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-
-    def _database(self) -> str:
-        return self._settings.jobs.database or f"sqlite:///{self._native.outputs.root / DATABASE}"
-
-    async def _put(self, record: JobRecord, *, keep: bool = True) -> bool:
-        return await self._ask(lambda store: store.put(record, self._owner, keep=keep))
-
-    async def _ask(self, what: Callable[[JobStore], T]) -> T:
-        """Have the database do something, on the thread that speaks to it.
-
-        Raises:
-            StoreUnavailable: it does not answer.
-        """
-        if (store := self._store) is None:
-            raise StoreUnavailable(self._unopened, retry_after_s=AGAIN_S)
-        try:
-            return await self._on_thread(lambda: what(store))
-        except SQLAlchemyError as error:
-            logger.error("the database of jobs: %s", error)
-            raise StoreUnavailable("the database of jobs does not answer", retry_after_s=AGAIN_S) from error
-
-    async def _on_thread(self, what: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._access, what)
-
-    def _begin(self, task: Coroutine[None, None, None]) -> None:
-        begun = asyncio.create_task(task)
-        self._tasks.add(begun)
-        begun.add_done_callback(self._tasks.discard)
 
 
 def prefers_job(headers: Headers) -> bool:
@@ -529,11 +252,6 @@ def _digest(asked: Received) -> str:
         content = upload.encode() if isinstance(upload, str) else upload
         digest.update(len(content).to_bytes(8) + content)
     return digest.hexdigest()
-
-
-def _soon(loop: asyncio.AbstractEventLoop, tell: Callable[[Job], None], job: Job) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: the server ends while a generation runs
-        loop.call_soon_threadsafe(tell, job)
 
 
 def _rounded(seconds: float | None) -> float | None:
