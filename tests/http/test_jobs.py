@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 from collections.abc import Iterator
@@ -11,14 +10,7 @@ from typing import Any
 
 import pytest
 import requests
-from starlette.requests import Request
 
-from cache_dit_serving.api.jobs import JobsApi
-from cache_dit_serving.api.native import NativeApi
-from cache_dit_serving.config.settings import Settings
-from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.pictures import apple, data_uri, file_of
 from tests.support.server import Server, ready, serving
 
@@ -181,15 +173,6 @@ def test_pages_and_states(few: Server) -> None:
     # Two that have ended are kept, the latest.
     few.wait_for(lambda few: len(listed()[0]) == 2, 10)
     assert sum(few.get(job).status_code == 404 for job in jobs) == 1
-
-
-def test_several_workers_do_not_share_jobs() -> None:
-    settings = Settings.model_validate({"server": {"workers": 2}})
-    jobs = JobsApi(NativeApi(settings, PipelineWorker(lambda progress: pytest.fail("nothing is loaded"), max_queue=1)))
-    state = {"lenient": False, "warnings": [], "uploads": []}
-    http = Request({"type": "http", "headers": [], "state": state, "path": "/jobs", "server": ("localhost", 3000)})
-    with pytest.raises(InvalidRequest, match="this server has 2 workers, which do not share jobs; use /generate"):
-        asyncio.run(jobs.accepted(GenerateRequest(prompt=PROMPT), http))
 
 
 def test_the_same_request_with_the_same_key_is_the_same_job(server: Server) -> None:

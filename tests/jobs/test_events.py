@@ -14,8 +14,8 @@ def kinds(events: list[Event]) -> list[str]:
 
 
 def test_of_progress_the_latest_is_told_and_of_the_states_all() -> None:
-    running = record("one", QUEUED, RUNNING, step=3, cached_steps=1)
-    events = events_of(running, 0, 2.0)
+    running = record("one", QUEUED, RUNNING, step=3, cached_steps=1, seconds_left=2.0)
+    events = events_of(running, 0)
     assert kinds(events) == ["state", "state", "progress"]
     assert json.loads(events[-1].data) == {"step": 3, "steps": 10, "cached_steps": 1, "seconds_left": 2.0}
     assert json.loads(events[0].data) == {"state": "queued", "at": "1970-01-01T00:16:40.000Z"}

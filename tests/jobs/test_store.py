@@ -92,11 +92,33 @@ def test_jobs_that_nobody_has_are_taken_over_once(store: JobStore) -> None:
 
 def test_who_says_that_it_lives_keeps_its_jobs(store: JobStore) -> None:
     store.add(record(), [], "me", BEFORE)
-    store.beat("me", LATER, {"one": (4, 2)})
+    told = record(step=4, cached_steps=2, position=3, starts_in_s=1.5)
+    assert store.beat("me", LATER, [told]) == {"one": False}
     assert store.adopt("you", LATER, 9) == []
-    now = store.get("one")
-    assert now is not None
-    assert (now.step, now.cached_steps) == (4, 2)
+    assert store.get("one") == told
+    store.want_cancelled("one")
+    assert store.beat("me", LATER, []) == {"one": True}
+    assert store.beat("you", LATER, [record(step=9)]) == {}
+    assert store.get("one") == told
+    store.release(["one"], "you")
+    assert store.adopt("you", LATER, 9) == []
+    store.release(["one"], "me")
+    assert [job.id for job in store.adopt("you", LATER, 9)] == ["one"]
+
+
+def test_an_idle_server_takes_what_waits_longest_and_its_owner_may_not_start_it(store: JobStore) -> None:
+    for name in "abc":
+        store.add(record(name), [], "busy", LATER)
+    store.put(record("a", QUEUED, RUNNING), "busy")
+    store.want_cancelled("b")
+    assert store.take_waiting("idle", LATER) is None  # it came just now
+    store.beat("busy", LATER, [record("b", position=1), record("c", position=2)])
+    taken = store.take_waiting("idle", LATER)
+    assert taken is not None
+    assert taken.id == "c"
+    assert not store.put(record("c", QUEUED, RUNNING), "busy")
+    assert store.take_waiting("idle", LATER) is None
+    assert store.beat("busy", LATER, []) == {"a": False, "b": True}
 
 
 def test_pages_have_the_latest_first(store: JobStore) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
+import requests
 
 from tests.support.server import Server, ready, serving
 
@@ -104,6 +106,36 @@ def test_a_drained_server_leaves_what_waits_to_the_next_one(tmp_path: Path) -> N
         server.wait_for(ready)
         assert states(server.get(first).json()) == ["queued", "running", "succeeded"]
         assert states(ended(server, second)) == ["queued", "running", "succeeded"]
+
+
+def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
+    environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2"}
+    with serving(tmp_path, environ=environ) as server:
+        server.wait_for(lambda server: server.log().count("is ready on") == 2, WITHIN_S)
+        expected = server.generate(prompt="a red apple", seed=5).json()["images"]
+        jobs = [submitted(server, seed=5, speed="lossless", num_inference_steps=100) for _ in range(4)]
+        jobs += [submitted(server, seed=5) for _ in range(2)]
+        cancelled = submitted(server, **LONG)
+        assert requests.delete(server.url + cancelled, timeout=WITHIN_S).json()["state"] == "cancelled"
+        for job in jobs:
+            with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:  # of any worker
+                told = [line for line in events.iter_lines(decode_unicode=True) if line.startswith("data:")]
+            assert '"state":"succeeded"' in told[-1]
+            for _ in range(4):  # each on a connection of its own, to a worker of its own choice
+                answer = requests.get(server.url + job, timeout=10).json()
+                assert states(answer) == ["queued", "running", "succeeded"]
+        drawn = requests.get(f"{server.url}{jobs[-1]}/outputs/0", timeout=10).content
+        assert base64.b64encode(drawn).decode() == expected[0]
+
+        # A worker that is killed leaves its jobs to the other.
+        first = [submitted(server, **LONG) for _ in range(2)]
+        for job in first:
+            running(server, job)
+        psutil.Process(server.process.pid).children()[0].kill()
+        server.session.close()  # it may hold a connection to that one
+        again = [states(ended(server, job)) for job in first]
+        assert sorted(map(len, again)) == [3, 5]
+        assert all(each[-1] == "succeeded" for each in again)
 
 
 def test_a_database_that_cannot_be_opened_is_named_and_the_rest_is_served(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from cache_dit_serving.errors import (
     InternalError,
     InvalidRequest,
     NotFound,
+    StoreUnavailable,
 )
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.events import events_of, now
-from cache_dit_serving.jobs.job import Job
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import KeyTaken
 from cache_dit_serving.schemas.answers import ErrorDetail, GenerateResponse, timestamp
@@ -160,12 +160,18 @@ class JobsApi:
         while True:
             job = self._kept.live(record.id)
             changed = job.changed if job is not None else self._kept.closing
-            record = job.record if job is not None else await self.find(record.id)
-            told = events_of(record, seen, self._seconds_left(job))
+            with contextlib.suppress(StoreUnavailable):
+                try:
+                    record = await self.find(record.id)
+                except NotFound:
+                    return  # it was forgotten
+            told = events_of(record, seen)
             seen = told[-1].number or seen if told else seen
-            if job is not None and (place := self._worker.position(job.generation)) and place != position:
-                position, starts_in_s = place, _rounded(self._worker.seconds_before(job.generation))
-                told.append(now(EventKind.POSITION, JobPosition(position=place, starts_in_s=starts_in_s)))
+            if record.state is JobState.QUEUED and record.position not in (None, position):
+                position = record.position
+                told.append(
+                    now(EventKind.POSITION, JobPosition(position=record.position, starts_in_s=record.starts_in_s))
+                )
             if self._worker.state == "draining" and not draining and not record.state.final:
                 draining = True
                 told.append(now(EventKind.DRAINING, Draining(message="the server is shutting down; what runs ends")))
@@ -185,7 +191,6 @@ class JobsApi:
 
         Raises:
             NotFound: there is no such job.
-            NotReady: nobody has it at the moment, and it is not free yet.
             StoreUnavailable: the database does not answer.
         """
         record = await self.find(name)
@@ -196,28 +201,22 @@ class JobsApi:
         return self.answer(record)
 
     def answer(self, record: JobRecord) -> JobAnswer:
-        """A job as it is now."""
-        position = starts_in_s = None
-        if (job := self._kept.live(record.id)) is not None:
-            record = job.record
-            position, starts_in_s = self._worker.position(job.generation), self._worker.seconds_before(job.generation)
+        """What is told of a job."""
+        queued, runs = record.state is JobState.QUEUED, record.state is JobState.RUNNING
         return JobAnswer(
             id=record.id,
             state=record.state,
             history=[JobMoment(state=each, at=timestamp(at)) for each, at in record.history],
-            position=position or None,
-            starts_in_s=_rounded(starts_in_s),
+            position=record.position if queued else None,
+            starts_in_s=record.starts_in_s if queued else None,
             step=record.step,
             steps=record.steps,
             cached_steps=record.cached_steps,
-            seconds_left=self._seconds_left(job),
+            seconds_left=record.seconds_left if runs else None,
             outputs=[f"/jobs/{record.id}/outputs/{number}" for number in range(len(record.files))],
             result=GenerateResponse.model_validate_json(record.result) if record.result is not None else None,
             error=ErrorDetail.model_validate_json(record.error) if record.error is not None else None,
         )
-
-    def _seconds_left(self, job: Job | None) -> float | None:
-        return None if job is None else _rounded(self._worker.seconds_left(job.generation))
 
 
 def prefers_job(headers: Headers) -> bool:
@@ -252,7 +251,3 @@ def _digest(asked: Received) -> str:
         content = upload.encode() if isinstance(upload, str) else upload
         digest.update(len(content).to_bytes(8) + content)
     return digest.hexdigest()
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 1)

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -33,6 +34,7 @@ from cache_dit_serving.errors import (
     ServingError,
     StoreUnavailable,
 )
+from cache_dit_serving.jobs.generation import TakenOver
 from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import JobStore
@@ -46,7 +48,7 @@ T = TypeVar("T")
 FOLDER = "jobs"
 """Below the root of the outputs: a folder for each job."""
 DATABASE = "jobs.sqlite3"
-BEAT_S = 2.0
+BEAT_S = 1.0
 """Between two signs of life in the database."""
 OWNED_S = 15.0
 """After the last sign, when others may take a server's jobs over."""
@@ -54,6 +56,9 @@ MOST_ATTEMPTS = 3
 """Of a job during which the server ended each time."""
 AGAIN_S = 2.0
 """Before the database is asked again to take what has become of a job."""
+CANCEL_S = 60.0
+"""For a job to end that is to be cancelled."""
+LOOK_S = 0.2
 CLOSING_S = 20.0
 """For what has become of the last jobs to be written as the server ends."""
 
@@ -77,8 +82,7 @@ class KeptJobs:
 
     def start(self) -> None:
         """Open the database, and care for what is in it from then on; in the event loop."""
-        if self._settings.server.workers == 1:
-            self._begin(self._keep())
+        self._begin(self._keep())
 
     async def close(self) -> None:
         """Write what has become of the jobs; those that wait are for the next server. After the worker has ended."""
@@ -105,12 +109,13 @@ class KeptJobs:
 
         Raises:
             KeyTaken: there is a job of its key by now.
-            ServingError: as :meth:`accepted`.
+            ServingError: InvalidRequest, QueueFull, NotReady, StoreUnavailable, or DeadlineExceeded where no speed
+                meets its deadline.
         """
-        if self._settings.server.workers > 1:
-            raise InvalidRequest(
-                f"this server has {self._settings.server.workers} workers, which do not share jobs; use /generate"
-            )
+        # A client that goes meanwhile must not leave half of it behind.
+        return await asyncio.shield(asyncio.ensure_future(self._admit(asked, key, digest)))
+
+    async def _admit(self, asked: Received, key: str | None, digest: str) -> JobRecord:
         request = asked.request
         if request.output_format == "base64":
             raise InvalidRequest(
@@ -125,28 +130,39 @@ class KeptJobs:
         record = JobRecord(name, history, generation.steps, asked.dumped(), digest, key=key)
         job = self._job(record, prepared)
         self._worker.submit(generation)
+        self._live[name] = job
         try:
-            await self._ask(lambda store: store.add(record, asked.uploads, self._owner, time.time() + OWNED_S))
+            await self._ask(lambda store: store.add(record, asked.uploads, self._owner, _owned()))
         except BaseException:
+            del self._live[name]
             self._worker.cancel(generation)  # nothing was promised
             raise
-        self._live[name] = job
         self._begin(self._follow(job, prepared))
-        return record
+        return self._now(job)
 
     def live(self, name: str) -> Job | None:
         """A job that waits or runs here."""
         return self._live.get(name)
 
+    def _now(self, job: Job) -> JobRecord:
+        """A job that is live, with where it stands in the queue."""
+        generation = job.generation
+        return replace(
+            job.record,
+            position=self._worker.position(generation) or None,
+            starts_in_s=_rounded(self._worker.seconds_before(generation)),
+            seconds_left=_rounded(self._worker.seconds_left(generation)),
+        )
+
     async def find(self, name: str) -> JobRecord:
-        """A job as it is now.
+        """A job as it is now, or as another server has told of it within the last second.
 
         Raises:
             NotFound: there is no such job, or not any more.
             StoreUnavailable: the database does not answer.
         """
         if (job := self._live.get(name)) is not None:
-            return job.record
+            return self._now(job)
         if (record := await self._ask(lambda store: store.get(name))) is None:
             raise NotFound("there is no job of this id; jobs that have ended are kept for a while only")
         return record
@@ -157,42 +173,45 @@ class KeptJobs:
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        return await self._ask(lambda store: store.page(state, limit, after))
+        if (page := await self._ask(lambda store: store.page(state, limit, after))) is None:
+            return None
+        live = [self._live.get(record.id) for record in page]
+        return [record if job is None else self._now(job) for record, job in zip(page, live, strict=True)]
 
     async def cancel(self, name: str) -> JobRecord:
-        """End a job that has not ended.
+        """End a job that has not ended, wherever it is; returns once it has, or as it is after a while.
 
         Raises:
             NotFound: there is no such job.
-            NotReady: its server has ended, and nobody else has it yet.
             StoreUnavailable: the database does not answer.
         """
-        if (job := self._live.get(name)) is not None:
-            job.cancelled.set()
-            await job.left.wait()
-            return await self.find(name)
-        claimed = await self._ask(lambda store: store.claim(name, self._owner, time.time() + OWNED_S))
-        if claimed is None:
-            raise NotReady("the server that had this job has ended; try again", retry_after_s=OWNED_S)
-        cancelled = failed(claimed, ClientGone("nobody wants it any more"))
-        await self._put(cancelled)
-        return cancelled
+        end = time.monotonic() + CANCEL_S
+        await self._ask(lambda store: store.want_cancelled(name))
+        while True:
+            if (job := self._live.get(name)) is not None:
+                job.cancelled.set()
+                await job.left.wait()
+            elif (claimed := await self._ask(lambda store: store.claim(name, self._owner, _owned()))) is not None:
+                await self._put(failed(claimed, ClientGone("nobody wants it any more")))
+            record = await self.find(name)
+            if record.state.final or time.monotonic() > end:
+                return record
+            await asyncio.sleep(LOOK_S)
 
     def _job(self, record: JobRecord, prepared: Prepared) -> Job:
         loop, job = asyncio.get_running_loop(), Job(record, prepared.generation)
-        prepared.generation.changed = lambda: _soon(loop, self._tell, job)
+        prepared.generation.changed = lambda: _soon(loop, job)
+        prepared.generation.may_start = lambda: self._may_start(job)
         return job
 
-    def _tell(self, job: Job) -> None:
-        """On the event loop, after the pipeline's thread has begun a job or done a step of it."""
-        job.tell()
-        if not job.begun:
-            job.begun = True
-            self._begin(self._note_start(job))
-
-    async def _note_start(self, job: Job) -> None:
-        with contextlib.suppress(StoreUnavailable):  # its end will be written
-            await self._put(job.record)
+    def _may_start(self, job: Job) -> bool:
+        """On the pipeline's thread: write that a job runs, unless another server has it by now."""
+        assert self._store is not None
+        try:
+            return self._store.put(job.record, self._owner)
+        except SQLAlchemyError:
+            logger.exception("it is not written that job %s runs", job.admitted.id)
+            return True  # whether it is still ours is found out at its end
 
     async def _follow(self, job: Job, prepared: Prepared) -> None:
         """Bring a job that was admitted to its end."""
@@ -210,6 +229,9 @@ class KeptJobs:
             root = self._native.outputs.root
             files = tuple(path.relative_to(root).as_posix() for path in paths)
             record = succeeded(job.record, response.model_dump_json(), files)
+        except TakenOver:
+            job.taken = True
+            record = job.admitted
         except NotReady as error:
             # Refused while it waited, since the server ends: it is for the next one.
             record = job.record if error.code == "draining" else failed(job.record, error)
@@ -222,18 +244,18 @@ class KeptJobs:
 
     async def _leave(self, job: Job, record: JobRecord) -> None:
         """Write what has become of a job, however long the database takes to take it."""
-        while True:
+        taken = job.taken
+        while not taken:
             try:
-                mine = await self._put(record, keep=False)
+                taken = not await self._put(record, keep=False)
                 break
             except StoreUnavailable as error:
                 logger.error("what has become of job %s is not written yet: %s", record.id, error.message)
                 if self.closing.is_set():
-                    mine = True
                     break
                 await asyncio.sleep(AGAIN_S)
-        if not mine:
-            logger.error("job %s was taken over by another server", record.id)
+        if taken:
+            logger.info("job %s was taken over by another server", record.id)
             self._unlink(record)
         del self._live[record.id]
         job.left.set()
@@ -248,6 +270,7 @@ class KeptJobs:
                 await self._beat()
                 if self._worker.state == "ready":
                     await self._adopt()
+                    await self._help()
                 await self._prune()
             except LoadError as error:
                 if str(error) != self._unopened:
@@ -261,8 +284,27 @@ class KeptJobs:
                 await asyncio.wait_for(self.closing.wait(), BEAT_S)
 
     async def _beat(self) -> None:
-        steps = {name: (job.generation.step, job.generation.cached_steps) for name, job in self._live.items()}
-        await self._ask(lambda store: store.beat(self._owner, time.time() + OWNED_S, steps))
+        """Say that this server lives and how far its jobs are, and hear what has become of them meanwhile."""
+        jobs = dict(self._live)
+        told = [self._now(job) for job in jobs.values()]
+        mine = await self._ask(lambda store: store.beat(self._owner, _owned(), told))
+        for name, job in jobs.items():
+            if name not in mine and self._live.get(name) is job:
+                job.taken = True
+                job.cancelled.set()
+            elif mine.get(name):
+                job.cancelled.set()
+        # Promised while the database did not answer: nobody here knows of them.
+        if forgotten := [name for name in mine if name not in jobs and name not in self._live]:
+            await self._ask(lambda store: store.release(forgotten, self._owner))
+
+    async def _help(self) -> None:
+        """Take a job that waits at another server, if this one is idle."""
+        queue = self._worker.queue()
+        if queue.running or queue.waiting:
+            return
+        if (record := await self._ask(lambda store: store.take_waiting(self._owner, _owned()))) is not None:
+            await self._resume(record)
 
     async def _prune(self) -> None:
         """Forget jobs that have ended, and are too old or too many."""
@@ -276,7 +318,7 @@ class KeptJobs:
         room = self._settings.limits.max_queue - self._worker.queue().waiting
         if room <= 0:
             return
-        for record in await self._ask(lambda store: store.adopt(self._owner, time.time() + OWNED_S, room)):
+        for record in await self._ask(lambda store: store.adopt(self._owner, _owned(), room)):
             ran = record.state is JobState.RUNNING
             if ran and (self._settings.jobs.interrupted == "fail" or record.attempts >= MOST_ATTEMPTS):
                 times = f"{record.attempts} times " if record.attempts > 1 else ""
@@ -287,10 +329,10 @@ class KeptJobs:
 
     async def _resume(self, record: JobRecord) -> None:
         """Put a job that another server had into the queue."""
+        await self._put(record)
+        uploads = await self._ask(lambda store: store.uploads(record.id))
         try:
-            prepared = await self._native.prepare(
-                read(record.request, await self._ask(lambda store: store.uploads(record.id)))
-            )
+            prepared = await self._native.prepare(read(record.request, uploads))
             job = self._job(record, prepared)
             self._worker.submit(prepared.generation)
         except (NotReady, QueueFull):
@@ -304,7 +346,6 @@ class KeptJobs:
             logger.info("job %s is taken over", record.id)
             self._live[record.id] = job
             self._begin(self._follow(job, prepared))
-            await self._put(record)
             return
         await self._put(failed(record, error))
 
@@ -350,6 +391,15 @@ class KeptJobs:
         begun.add_done_callback(self._tasks.discard)
 
 
-def _soon(loop: asyncio.AbstractEventLoop, tell: Callable[[Job], None], job: Job) -> None:
+def _owned() -> float:
+    """Until when a server has its jobs that says now that it lives."""
+    return time.time() + OWNED_S
+
+
+def _soon(loop: asyncio.AbstractEventLoop, job: Job) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed: the server ends while a generation runs
-        loop.call_soon_threadsafe(tell, job)
+        loop.call_soon_threadsafe(job.tell)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

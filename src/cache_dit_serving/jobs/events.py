@@ -38,7 +38,7 @@ def now(kind: EventKind, data: BaseModel) -> Event:
     return Event(None, kind, data.model_dump_json())
 
 
-def events_of(record: JobRecord, seen: int, seconds_left: float | None = None) -> list[Event]:
+def events_of(record: JobRecord, seen: int) -> list[Event]:
     """What a follower is told that has seen the event of that number: each state, and of progress the latest.
 
     A follower that is slower than the job misses the steps in between, and nothing is kept for it.
@@ -56,7 +56,10 @@ def events_of(record: JobRecord, seen: int, seconds_left: float | None = None) -
         )
     if record.state is JobState.RUNNING and record.step:
         progress = JobProgress(
-            step=record.step, steps=record.steps, cached_steps=record.cached_steps, seconds_left=seconds_left
+            step=record.step,
+            steps=record.steps,
+            cached_steps=record.cached_steps,
+            seconds_left=record.seconds_left,
         )
         number = STRIDE * len(record.history) + record.step
         events.append(Event(number, EventKind.PROGRESS, progress.model_dump_json()))

@@ -27,6 +27,10 @@ class Encoded:
     """The raw image, where the call keeps it."""
 
 
+class TakenOver(Exception):
+    """Another server has the job of this generation; nothing was drawn."""
+
+
 @dataclass(eq=False)
 class Generation:
     """A request on its way through the queue. Written by the pipeline's thread, read by any."""
@@ -45,6 +49,8 @@ class Generation:
     result: Future[list[Encoded]] = field(default_factory=Future)
     changed: Callable[[], None] = lambda: None
     """Called on the pipeline's thread when it has started, and after each step."""
+    may_start: Callable[[], bool] = lambda: True
+    """Asked on the pipeline's thread when it is to start: whether it is still this server's."""
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:

@@ -24,8 +24,8 @@ class Job:
     """Set when it is no longer wanted."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once this server has it no more: it has ended, or is for another one."""
-    begun: bool = False
-    """Whether it was noted that it runs."""
+    taken: bool = False
+    """Whether another server has it by now."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

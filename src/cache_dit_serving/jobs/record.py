@@ -37,6 +37,12 @@ class JobRecord:
     """The Idempotency-Key that it came with."""
     attempts: int = 0
     """How often it was begun."""
+    position: int | None = None
+    """While it is queued: 1 for the next of its server."""
+    starts_in_s: float | None = None
+    """While it is queued: an estimate."""
+    seconds_left: float | None = None
+    """While it runs: an estimate."""
 
     @property
     def state(self) -> JobState:

@@ -27,7 +27,7 @@ from cache_dit_serving.errors import (
 )
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.found import found_while_drawing
-from cache_dit_serving.jobs.generation import Encoded, Generation
+from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
@@ -315,6 +315,9 @@ class PipelineWorker:
     def _generate(self, runner: Runner, generation: Generation) -> None:
         began = time.perf_counter()
         generation.started = time.time()
+        if not generation.may_start():
+            generation.result.set_exception(TakenOver())
+            return
         generation.changed()
         speed = generation.call.cache.speed
         metrics.STAGE_SECONDS.labels("queue", speed).observe(max(0.0, generation.started - generation.submitted))

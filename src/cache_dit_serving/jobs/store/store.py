@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Engine,
     ScalarResult,
     Select,
@@ -40,9 +41,13 @@ from cache_dit_serving.schemas.jobs import JobState
 
 logger = logging.getLogger(__name__)
 
-LOCKED_S = 10
-"""For another process to end its transaction, where SQLite lets one write at a time."""
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
+"""Of SQLite: readers go on while one writes; a commit is on the disk when it returns, for a job is promised by then;
+another process is waited for, ms."""
+MIGRATING = 0x6361636865646974
+"""Number of the lock that a server of several has while it makes the tables."""
 LIVE = (JobState.QUEUED, JobState.RUNNING)
+PROGRESS = ("step", "cached_steps", "position", "starts_in_s", "seconds_left")
 Uploads = Sequence[str | bytes]
 
 
@@ -66,7 +71,10 @@ class JobStore:
             if parsed.get_backend_name() == "sqlite" and parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             self._engine = _engine(url)
-            with self._engine.begin() as connection:
+            self._writing = self._engine.execution_options(writes=True)
+            with self._writing.begin() as connection:
+                if self._engine.dialect.name == "postgresql":
+                    connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
                 config = Config()
                 config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
                 config.attributes["connection"] = connection
@@ -84,8 +92,8 @@ class JobStore:
         """
         files = [upload.encode() if isinstance(upload, str) else upload for upload in uploads]
         try:
-            with self._engine.begin() as connection:
-                values = _columns(record) | {"owner": owner, "owned_until": until}
+            with self._writing.begin() as connection:
+                values = _columns(record) | {"owner": owner, "owned_until": until, "unwanted": False}
                 connection.execute(insert(JobRow).values(values))
                 for number, (upload, content) in enumerate(zip(uploads, files, strict=True)):
                     row = {"job": record.id, "number": number, "is_text": isinstance(upload, str), "content": content}
@@ -128,7 +136,7 @@ class JobStore:
             False: it is another's by now, or has ended, and nothing was written.
         """
         mine = (JobRow.id == record.id, JobRow.owner == owner, JobRow.state.in_(LIVE))
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             values = _columns(record) | ({} if keep and not record.state.final else {"owner": None})
             if connection.execute(update(JobRow).where(*mine).values(values)).rowcount == 0:
                 return False
@@ -136,19 +144,49 @@ class JobStore:
                 connection.execute(delete(UploadRow).where(UploadRow.job == record.id))
         return True
 
-    def beat(self, owner: str, until: float, steps: Mapping[str, tuple[int, int]]) -> None:
-        """Say that an owner lives, and how far its jobs are: steps done and cached by id."""
-        with self._engine.begin() as connection:
-            mine = (JobRow.owner == owner, JobRow.state.in_(LIVE))
+    def beat(self, owner: str, until: float, jobs: Iterable[JobRecord]) -> dict[str, bool]:
+        """Say that an owner lives, and how far its jobs are.
+
+        Returns:
+            The jobs that are its own by now, each with whether it is to be cancelled.
+        """
+        mine = (JobRow.owner == owner, JobRow.state.in_(LIVE))
+        with self._writing.begin() as connection:
             connection.execute(update(JobRow).where(*mine).values(owned_until=until))
-            for job, (step, cached) in steps.items():
-                of_it = update(JobRow).where(*mine, JobRow.id == job)
-                connection.execute(of_it.values(step=step, cached_steps=cached))
+            for job in jobs:
+                of_it = update(JobRow).where(*mine, JobRow.id == job.id)
+                connection.execute(of_it.values({name: getattr(job, name) for name in PROGRESS}))
+            return {
+                job: unwanted for job, unwanted in connection.execute(select(JobRow.id, JobRow.unwanted).where(*mine))
+            }
+
+    def want_cancelled(self, job: str) -> None:
+        """Have the owner of a job cancel it."""
+        with self._writing.begin() as connection:
+            connection.execute(update(JobRow).where(JobRow.id == job, JobRow.state.in_(LIVE)).values(unwanted=True))
+
+    def release(self, jobs: Sequence[str], owner: str) -> None:
+        """Give jobs of an owner's up, for whoever takes them over."""
+        with self._writing.begin() as connection:
+            mine = (JobRow.id.in_(jobs), JobRow.owner == owner, JobRow.state.in_(LIVE))
+            connection.execute(update(JobRow).where(*mine).values(owner=None))
+
+    def take_waiting(self, owner: str, until: float) -> JobRecord | None:
+        """Take the job that waits longest at another server, for one that is idle."""
+        # One that came within the last second has no position yet: its owner may be about to begin it.
+        told = (JobRow.position.is_not(None), JobRow.unwanted.is_(False))
+        waits = (JobRow.state == JobState.QUEUED, JobRow.owner != owner, *told)
+        with self._writing.begin() as connection:
+            job = connection.scalar(select(JobRow.id).where(*waits).order_by(JobRow.number).limit(1))
+            mine = update(JobRow).where(JobRow.id == job, *waits).values(owner=owner, owned_until=until, position=None)
+            if job is None or connection.execute(mine).rowcount == 0:
+                return None
+        return self.get(job)
 
     def adopt(self, owner: str, until: float, limit: int) -> list[JobRecord]:
         """Take over jobs that nobody has any more, the oldest first."""
         taken = []
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             oldest = select(JobRow.id).where(*_free()).order_by(JobRow.number).limit(limit)
             for job in connection.scalars(oldest).all():
                 mine = update(JobRow).where(JobRow.id == job, *_free()).values(owner=owner, owned_until=until)
@@ -158,7 +196,7 @@ class JobStore:
 
     def claim(self, job: str, owner: str, until: float) -> JobRecord | None:
         """Take over one job that nobody has any more; None: somebody has it, or it has ended."""
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             mine = update(JobRow).where(JobRow.id == job, *_free()).values(owner=owner, owned_until=until)
             if connection.execute(mine).rowcount == 0:
                 return None
@@ -166,7 +204,7 @@ class JobStore:
 
     def delete(self, job: str) -> None:
         """Forget a job."""
-        with self._engine.begin() as connection:
+        with self._writing.begin() as connection:
             connection.execute(delete(JobRow).where(JobRow.id == job))
 
     def surplus(self, ended_before: float, most: int) -> list[JobRecord]:
@@ -203,13 +241,15 @@ def _engine(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def prepare(connection: Any, record: object) -> None:
             # Readers go on while one writes. A commit is on the disk when it returns: a job is promised by then.
-            for pragma in (
-                "journal_mode=WAL",
-                "synchronous=FULL",
-                "foreign_keys=ON",
-                f"busy_timeout={LOCKED_S * 1000}",
-            ):
+            connection.isolation_level = None  # transactions begin below
+            for pragma in PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            # One that would write after it has read waits for its turn now: later it could only fail.
+            writes = connection.get_execution_options().get("writes", False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 
@@ -235,6 +275,9 @@ def _columns(record: JobRecord) -> dict[str, Any]:
         "error": record.error,
         "files": json.dumps(record.files),
         "attempts": record.attempts,
+        "position": record.position,
+        "starts_in_s": record.starts_in_s,
+        "seconds_left": record.seconds_left,
     }
 
 
@@ -252,6 +295,9 @@ def _record(row: JobRow) -> JobRecord:
         files=tuple(json.loads(row.files)),
         key=row.key,
         attempts=row.attempts,
+        position=row.position,
+        starts_in_s=row.starts_in_s,
+        seconds_left=row.seconds_left,
     )
 
 

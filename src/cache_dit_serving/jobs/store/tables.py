@@ -36,6 +36,11 @@ class JobRow(Base):
     error: Mapped[str | None] = mapped_column(Text)
     files: Mapped[str] = mapped_column(Text)
     attempts: Mapped[int]
+    position: Mapped[int | None]
+    starts_in_s: Mapped[float | None] = mapped_column(Double)
+    seconds_left: Mapped[float | None] = mapped_column(Double)
+    unwanted: Mapped[bool]
+    """Whether its owner is to cancel it."""
     owner: Mapped[str | None] = mapped_column(Text)
     """The server that has it in its queue, or runs it."""
     owned_until: Mapped[float] = mapped_column(Double)

@@ -29,6 +29,10 @@ def upgrade() -> None:
         sa.Column("error", sa.Text),
         sa.Column("files", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("position", sa.Integer),
+        sa.Column("starts_in_s", sa.Double),
+        sa.Column("seconds_left", sa.Double),
+        sa.Column("unwanted", sa.Boolean, nullable=False),
         sa.Column("owner", sa.Text),
         sa.Column("owned_until", sa.Double, nullable=False),
     )
