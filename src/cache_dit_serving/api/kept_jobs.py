@@ -137,6 +137,8 @@ class KeptJobs:
             del self._live[name]
             self._worker.cancel(generation)  # nothing was promised
             raise
+        finally:
+            job.written.set()
         self._begin(self._follow(job, prepared))
         return self._now(job)
 
@@ -207,6 +209,7 @@ class KeptJobs:
     def _may_start(self, job: Job) -> bool:
         """On the pipeline's thread: write that a job runs, unless another server has it by now."""
         assert self._store is not None
+        job.written.wait()
         try:
             return self._store.put(job.record, self._owner)
         except SQLAlchemyError:
@@ -334,6 +337,7 @@ class KeptJobs:
         try:
             prepared = await self._native.prepare(read(record.request, uploads))
             job = self._job(record, prepared)
+            job.written.set()
             self._worker.submit(prepared.generation)
         except (NotReady, QueueFull):
             await self._put(record, keep=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +25,8 @@ class Job:
     """Set when it is no longer wanted."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once this server has it no more: it has ended, or is for another one."""
+    written: threading.Event = field(default_factory=threading.Event)
+    """Set once it is in the database, or will never be."""
     taken: bool = False
     """Whether another server has it by now."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
