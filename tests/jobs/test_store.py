@@ -19,7 +19,7 @@ from cache_dit_serving.jobs.store.tables import Base
 from cache_dit_serving.schemas.jobs import JobState
 from tests.support.jobs import QUEUED, RUNNING, record
 
-LATER, BEFORE = time.time() + 1000, time.time() - 1000
+LATER, BEFORE = time.time() + 1e9, 1.0
 
 
 @pytest.fixture

@@ -73,7 +73,8 @@ class KeptJobs:
         self._owner = secrets.token_hex(8)
         """This server, for the database."""
         self._store: JobStore | None = None
-        self._unopened = "the database of jobs is not open yet"
+        self._unopened = ""
+        """Why it is not open."""
         self._access = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
         self._live: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -278,7 +279,7 @@ class KeptJobs:
             except LoadError as error:
                 if str(error) != self._unopened:
                     logger.error("%s", error)
-                self._unopened = str(error)
+                self._unopened = str(error)  # for the log: it may name hosts and folders
             except ServingError as error:
                 logger.error("%s", error.message)
             except Exception:
@@ -379,7 +380,7 @@ class KeptJobs:
             StoreUnavailable: it does not answer.
         """
         if (store := self._store) is None:
-            raise StoreUnavailable(self._unopened, retry_after_s=AGAIN_S)
+            raise StoreUnavailable("the database of jobs is not open; the server's log says why", retry_after_s=AGAIN_S)
         try:
             return await self._on_thread(lambda: what(store))
         except SQLAlchemyError as error:
