@@ -20,7 +20,12 @@ from cache_dit_serving.config.catalog import BUNDLE_ROOT
 PAGE = BUNDLE_ROOT / "docs" / "job-events.md"
 ROUNDS = 60
 FOLLOWERS = (0, 1, 8)
-ASKED: dict[str, Any] = {"prompt": "a red apple on a blue background", "seed": 7, "num_inference_steps": 60, "speed": "lossless"}
+ASKED: dict[str, Any] = {
+    "prompt": "a red apple on a blue background",
+    "seed": 7,
+    "num_inference_steps": 60,
+    "speed": "lossless",
+}
 TEXT = """\
 # What it costs a job to be followed
 
