@@ -40,7 +40,8 @@ in turn; {rounds} rounds. Medians of `timings.denoise`, and of its ratio to the 
 {rows}
 
 A step of this model takes {step_ms:.1f} ms. The clients run on the same cores as the server and take their
-part of them, so the ratios are of both together. The aim, less than 0.5 % of a generation, is not shown by these figures.
+part of them, so the ratios are of both together. The aim, less than 0.5 % of a generation,
+is not shown by these figures.
 """
 
 
