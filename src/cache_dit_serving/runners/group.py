@@ -277,11 +277,10 @@ class Group:
         try:
             run_ranks(place, self._path)
         except ChildFailedError as error:
-            told = {
-                rank: failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+            ends = ", ".join(
+                f"rank {rank} by {failure.signal_name() if failure.exitcode < 0 else f'exit code {failure.exitcode}'}"
                 for rank, failure in error.failures.items()
-            }
-            ends = ", ".join(f"rank {rank} by {by}" for rank, by in told.items())
+            )
             logger.error("the ranks have ended: %s", ends)
             self.lose(f"the ranks ended ({ends})")
         except Exception as error:  # noqa: BLE001 (whatever it is, the ranks are gone)

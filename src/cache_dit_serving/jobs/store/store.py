@@ -7,7 +7,6 @@ of one that does not, any server may take the jobs over.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,13 +32,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.tables import JobRow, UploadRow
 from cache_dit_serving.schemas.jobs import JobState
-
-logger = logging.getLogger(__name__)
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
 """Of SQLite: readers go on while one writes; a commit is on the disk when it returns, for a job is promised by then;
@@ -135,7 +133,7 @@ class JobStore:
         Returns:
             False: it is another's by now, or has ended, and nothing was written.
         """
-        mine = (JobRow.id == record.id, JobRow.owner == owner, JobRow.state.in_(LIVE))
+        mine = (JobRow.id == record.id, *_of(owner))
         with self._writing.begin() as connection:
             values = _columns(record) | ({} if keep and not record.state.final else {"owner": None})
             if connection.execute(update(JobRow).where(*mine).values(values)).rowcount == 0:
@@ -150,7 +148,7 @@ class JobStore:
         Returns:
             The jobs that are its own by now, each with whether it is to be cancelled.
         """
-        mine = (JobRow.owner == owner, JobRow.state.in_(LIVE))
+        mine = _of(owner)
         with self._writing.begin() as connection:
             connection.execute(update(JobRow).where(*mine).values(owned_until=until))
             for job in jobs:
@@ -168,8 +166,7 @@ class JobStore:
     def release(self, jobs: Sequence[str], owner: str) -> None:
         """Give jobs of an owner's up, for whoever takes them over."""
         with self._writing.begin() as connection:
-            mine = (JobRow.id.in_(jobs), JobRow.owner == owner, JobRow.state.in_(LIVE))
-            connection.execute(update(JobRow).where(*mine).values(owner=None))
+            connection.execute(update(JobRow).where(JobRow.id.in_(jobs), *_of(owner)).values(owner=None))
 
     def take_waiting(self, owner: str, until: float) -> JobRecord | None:
         """Take the job that waits longest at another server, for one that is idle."""
@@ -189,16 +186,14 @@ class JobStore:
         with self._writing.begin() as connection:
             oldest = select(JobRow.id).where(*_free()).order_by(JobRow.number).limit(limit)
             for job in connection.scalars(oldest).all():
-                mine = update(JobRow).where(JobRow.id == job, *_free()).values(owner=owner, owned_until=until)
-                if connection.execute(mine).rowcount:
+                if _take(connection, job, owner, until):
                     taken.append(job)
         return self._many(select(JobRow).where(JobRow.id.in_(taken)).order_by(JobRow.number)) if taken else []
 
     def claim(self, job: str, owner: str, until: float) -> JobRecord | None:
         """Take over one job that nobody has any more; None: somebody has it, or it has ended."""
         with self._writing.begin() as connection:
-            mine = update(JobRow).where(JobRow.id == job, *_free()).values(owner=owner, owned_until=until)
-            if connection.execute(mine).rowcount == 0:
+            if not _take(connection, job, owner, until):
                 return None
         return self.get(job)
 
@@ -214,11 +209,6 @@ class JobStore:
         many = self._many(ended.order_by(JobRow.ended.desc(), JobRow.number.desc()).offset(most).limit(1000))
         return list({record.id: record for record in (*old, *many)}.values())
 
-    def count(self) -> int:
-        """Jobs of all states."""
-        with self._engine.connect() as connection:
-            return connection.scalar(select(func.count()).select_from(JobRow)) or 0
-
     def _one(self, query: Select[JobRow]) -> JobRecord | None:
         return next(iter(self._many(query)), None)
 
@@ -228,8 +218,6 @@ class JobStore:
 
     @contextmanager
     def _rows(self, query: Select[Any]) -> Iterator[ScalarResult[Any]]:
-        from sqlalchemy.orm import Session
-
         with Session(self._engine) as session:
             yield session.scalars(query)
 
@@ -240,7 +228,6 @@ def _engine(url: str) -> Engine:
 
         @event.listens_for(engine, "connect")
         def prepare(connection: Any, record: object) -> None:
-            # Readers go on while one writes. A commit is on the disk when it returns: a job is promised by then.
             connection.isolation_level = None  # transactions begin below
             for pragma in PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
@@ -252,6 +239,17 @@ def _engine(url: str) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _of(owner: str) -> tuple[ColumnElement[bool], ...]:
+    """Of live jobs of an owner's."""
+    return JobRow.owner == owner, JobRow.state.in_(LIVE)
+
+
+def _take(connection: Connection, job: str, owner: str, until: float) -> bool:
+    """Take over a job; whether nobody had it any more."""
+    mine = update(JobRow).where(JobRow.id == job, *_free()).values(owner=owner, owned_until=until)
+    return connection.execute(mine).rowcount > 0
 
 
 def _free() -> tuple[ColumnElement[bool], ...]:
