@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import requests
 
 from tests.support.browser import browser, needs_browser
+from tests.support.jobs import LONG, submitted
 from tests.support.server import Server, ready, serving
-
-LONG = {"num_inference_steps": 100, "num_images": 4, "speed": "lossless"}
 
 
 class Told(NamedTuple):
@@ -45,12 +44,6 @@ def read(lines: Iterator[str]) -> Iterator[Told]:
                 number = int(fields["id"]) if "id" in fields else None
                 yield Told(number, fields["event"], json.loads(fields["data"]))
             fields = {}
-
-
-def submitted(server: Server, **fields: Any) -> str:
-    answer = server.post("/jobs", json={"prompt": "a red apple on a blue background"} | fields)
-    assert answer.status_code == 202, answer.text
-    return str(answer.headers["Location"])
 
 
 def states(told: list[Told]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,11 +10,9 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support.jobs import LONG, PROMPT, ended, states, submitted
 from tests.support.pictures import apple, data_uri, file_of
 from tests.support.server import Server, ready, serving
-
-PROMPT = "a red apple on a blue background"
-LONG = {"num_inference_steps": 100, "num_images": 4, "speed": "lossless"}
 
 
 @pytest.fixture(scope="module")
@@ -26,25 +23,6 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("few"), environ=prefixed) as running:
         running.wait_for(ready)
         yield running
-
-
-def submitted(server: Server, **fields: Any) -> str:
-    answer = server.post("/jobs", json={"prompt": PROMPT} | fields)
-    assert answer.status_code == 202, answer.text
-    assert answer.headers["Location"] == f"/jobs/{answer.json()['id']}"
-    return str(answer.headers["Location"])
-
-
-def ended(server: Server, job: str) -> dict[str, Any]:
-    end = time.monotonic() + 60
-    while (answer := server.get(job).json())["state"] in ("queued", "running"):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return dict(answer)
-
-
-def states(answer: dict[str, Any]) -> list[str]:
-    return [moment["state"] for moment in answer["history"]]
 
 
 def test_a_job_draws_what_generate_draws(server: Server) -> None:

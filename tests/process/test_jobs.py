@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import base64
 import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import requests
 
+from tests.support.jobs import LONG, PROMPT, ended, states, submitted
 from tests.support.server import Server, ready, serving
 
-LONG = {"num_inference_steps": 100, "num_images": 4, "speed": "lossless"}
 UNWARMED = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"}
 WITHIN_S = 180
-
-
-def submitted(server: Server, **fields: Any) -> str:
-    answer = server.post("/jobs", json={"prompt": "a red apple"} | fields)
-    assert answer.status_code == 202, answer.text
-    return str(answer.headers["Location"])
-
-
-def ended(server: Server, job: str) -> dict[str, Any]:
-    end = time.monotonic() + WITHIN_S
-    while (answer := server.get(job).json())["state"] in ("queued", "running"):
-        assert time.monotonic() < end, answer
-        time.sleep(0.1)
-    return dict(answer)
-
-
-def states(answer: dict[str, Any]) -> list[str]:
-    return [moment["state"] for moment in answer["history"]]
 
 
 def running(server: Server, job: str) -> None:
@@ -53,7 +33,7 @@ def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path
     with serving(tmp_path, environ=UNWARMED) as server:
         server.wait_for(ready)
         done = submitted(server, seed=5)
-        before = ended(server, done)
+        before = ended(server, done, WITHIN_S)
         picture = server.get(f"{done}/outputs/0").content
         cancelled = submitted(server, **LONG)
         server.session.delete(server.url + cancelled)
@@ -66,10 +46,10 @@ def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path
         assert server.get(f"{done}/outputs/0").content == picture
         assert server.get(cancelled).json()["state"] == "cancelled"
         assert server.get(second).json()["state"] == "queued"
-        again = ended(server, second)
+        again = ended(server, second, WITHIN_S)
         assert states(again) == ["queued", "running", "succeeded"]
         assert server.get(f"{second}/outputs/0").content == picture
-        assert states(ended(server, first)) == ["queued", "running", "queued", "running", "succeeded"]
+        assert states(ended(server, first, WITHIN_S)) == ["queued", "running", "queued", "running", "succeeded"]
         assert len(server.get(first).json()["outputs"]) == 4
         files = [file.name for file in server.outputs.rglob("*") if file.is_file()]
         assert sorted(name for name in files if name.endswith(".png")) == sorted(
@@ -89,7 +69,7 @@ def test_what_ran_when_the_server_was_killed_fails_where_the_operator_says_so(tm
         kill(server)
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
-        answer = ended(server, job)
+        answer = ended(server, job, WITHIN_S)
         assert states(answer) == ["queued", "running", "failed"]
         assert answer["error"]["code"] == "interrupted"
         assert "submit it again" in answer["error"]["message"]
@@ -105,14 +85,14 @@ def test_a_drained_server_leaves_what_waits_to_the_next_one(tmp_path: Path) -> N
     with serving(tmp_path, environ=UNWARMED) as server:
         server.wait_for(ready)
         assert states(server.get(first).json()) == ["queued", "running", "succeeded"]
-        assert states(ended(server, second)) == ["queued", "running", "succeeded"]
+        assert states(ended(server, second, WITHIN_S)) == ["queued", "running", "succeeded"]
 
 
 def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
     environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2"}
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(lambda server: server.log().count("is ready on") == 2, WITHIN_S)
-        expected = server.generate(prompt="a red apple", seed=5).json()["images"]
+        expected = server.generate(prompt=PROMPT, seed=5).json()["images"]
         jobs = [submitted(server, seed=5, speed="lossless", num_inference_steps=100) for _ in range(4)]
         jobs += [submitted(server, seed=5) for _ in range(2)]
         cancelled = submitted(server, **LONG)
@@ -133,7 +113,7 @@ def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
             running(server, job)
         psutil.Process(server.process.pid).children()[0].kill()
         server.session.close()  # it may hold a connection to that one
-        again = [states(ended(server, job)) for job in first]
+        again = [states(ended(server, job, WITHIN_S)) for job in first]
         assert sorted(map(len, again)) == [3, 5]
         assert all(each[-1] == "succeeded" for each in again)
 
