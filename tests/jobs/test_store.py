@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.exc import SQLAlchemyError
 
 from cache_dit_serving.errors import InternalError, LoadError
 from cache_dit_serving.jobs.job import failed, succeeded
@@ -18,13 +19,28 @@ from cache_dit_serving.jobs.store.store import JobStore, KeyTaken
 from cache_dit_serving.jobs.store.tables import Base
 from cache_dit_serving.schemas.jobs import JobState
 from tests.support.jobs import QUEUED, RUNNING, record
+from tests.support.postgres import Postgres, needs_postgres, postgres
 
 LATER, BEFORE = time.time() + 1e9, 1.0
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Postgres]:
+    with postgres() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/below/jobs.sqlite3"
+    cluster: Postgres = request.getfixturevalue("cluster")
+    return cluster.new_database()
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    opened = JobStore(f"sqlite:///{tmp_path}/below/jobs.sqlite3")
+def store(url: str) -> Iterator[JobStore]:
+    opened = JobStore(url)
     yield opened
     opened.close()
 
@@ -46,8 +62,7 @@ def test_the_tables_are_what_the_migrations_make(store: JobStore) -> None:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_opening_it_again_keeps_all(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/jobs.sqlite3"
+def test_opening_it_again_keeps_all(url: str) -> None:
     first = JobStore(url)
     first.add(record(), [], "me", LATER)
     first.close()
@@ -154,8 +169,30 @@ def test_what_is_no_database_fails_with_the_reason(tmp_path: Path) -> None:
             JobStore(url)
 
 
-def test_a_database_that_another_process_writes_to_is_waited_for(store: JobStore, tmp_path: Path) -> None:
-    other = sqlite3.connect(tmp_path / "below" / "jobs.sqlite3", isolation_level=None)
+def test_several_servers_make_the_tables_at_once(url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(JobStore, [url] * 4))
+    stores[0].add(record(), [], "me", LATER)
+    for store in stores:
+        assert store.get("one") == record()
+        store.close()
+
+
+@needs_postgres
+def test_a_connection_that_was_cut_is_made_anew(cluster: Postgres) -> None:
+    store = JobStore(cluster.new_database())
+    store.add(record(), [], "me", LATER)
+    cluster.stop()
+    with pytest.raises(SQLAlchemyError):
+        store.get("one")
+    cluster.start()
+    assert store.get("one") == record()
+    store.close()
+
+
+def test_a_file_that_another_process_writes_to_is_waited_for(tmp_path: Path) -> None:
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    other = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(1) as pool:
         added = pool.submit(store.add, record(), [], "me", LATER)
@@ -165,3 +202,4 @@ def test_a_database_that_another_process_writes_to_is_waited_for(store: JobStore
         added.result(5)
     assert store.get("one") == record()
     other.close()
+    store.close()

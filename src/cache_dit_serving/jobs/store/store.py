@@ -1,4 +1,4 @@
-"""Jobs in a database, where they outlive the server: SQLite's file, or any that SQLAlchemy has a driver for.
+"""Jobs in a database, where they outlive the server: SQLite's file, or PostgreSQL for servers on several machines.
 
 Each live job has an owner, the server that has it in its queue or runs it. An owner says every so often that it lives;
 of one that does not, any server may take the jobs over.
@@ -16,6 +16,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import (
+    URL,
     ColumnElement,
     Connection,
     Engine,
@@ -42,6 +43,9 @@ from cache_dit_serving.schemas.jobs import JobState
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
 """Of SQLite: readers go on while one writes; a commit is on the disk when it returns, for a job is promised by then;
 another process is waited for, ms."""
+PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
+"""Of PostgreSQL, where the URL says nothing of it: a host that is gone is given up after so long, s and ms, rather than
+after minutes."""
 MIGRATING = 0x6361636865646974
 """Number of the lock that a server of several has while it makes the tables."""
 LIVE = (JobState.QUEUED, JobState.RUNNING)
@@ -68,7 +72,7 @@ class JobStore:
             parsed = make_url(url)
             if parsed.get_backend_name() == "sqlite" and parsed.database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = _engine(url)
+            self._engine = _engine(parsed)
             self._writing = self._engine.execution_options(writes=True)
             with self._writing.begin() as connection:
                 if self._engine.dialect.name == "postgresql":
@@ -222,7 +226,9 @@ class JobStore:
             yield session.scalars(query)
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "postgresql":
+        url = url.set(query={**PATIENCE, **url.query})
     engine = create_engine(url, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
 
