@@ -37,7 +37,7 @@ from cache_dit_serving.errors import (
 from cache_dit_serving.jobs.generation import TakenOver
 from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import JobStore
+from cache_dit_serving.jobs.store.store import JobStore, told
 from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.schemas.jobs import JobState
 
@@ -75,6 +75,8 @@ class KeptJobs:
         self._store: JobStore | None = None
         self._unopened = ""
         """Why it is not open."""
+        self._silent = False
+        """Whether it did not answer the last time."""
         self._access = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
         self._live: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -213,8 +215,8 @@ class KeptJobs:
         job.written.wait()
         try:
             return self._store.put(job.record, self._owner)
-        except SQLAlchemyError:
-            logger.exception("it is not written that job %s runs", job.admitted.id)
+        except SQLAlchemyError as error:
+            logger.error("it is not written that job %s runs: %s", job.admitted.id, told(error))
             return True  # whether it is still ours is found out at its end
 
     async def _follow(self, job: Job, prepared: Prepared) -> None:
@@ -251,10 +253,10 @@ class KeptJobs:
         taken = job.taken
         while not taken:
             try:
-                taken = not await self._put(record, keep=False)
+                taken = not await self._put(record, keep=False) and not await self._is_written(record)
                 break
             except StoreUnavailable as error:
-                logger.error("what has become of job %s is not written yet: %s", record.id, error.message)
+                logger.warning("what has become of job %s is not written yet: %s", record.id, error.message)
                 if self.closing.is_set():
                     break
                 await asyncio.sleep(AGAIN_S)
@@ -264,6 +266,11 @@ class KeptJobs:
         del self._live[record.id]
         job.left.set()
         job.tell()
+
+    async def _is_written(self, record: JobRecord) -> bool:
+        """Whether a job ended in the database as here: the answer to an attempt before may have been lost."""
+        stored = await self._ask(lambda store: store.get(record.id))
+        return stored is not None and (stored.history, stored.files) == (record.history, record.files)
 
     async def _keep(self) -> None:
         """Show that this server lives, take over jobs of one that does not, and forget what is too old."""
@@ -280,8 +287,8 @@ class KeptJobs:
                 if str(error) != self._unopened:
                     logger.error("%s", error)
                 self._unopened = str(error)  # for the log: it may name hosts and folders
-            except ServingError as error:
-                logger.error("%s", error.message)
+            except StoreUnavailable:
+                pass  # the log has it
             except Exception:
                 logger.exception("the jobs of the database are not cared for")
             with contextlib.suppress(TimeoutError):
@@ -327,6 +334,7 @@ class KeptJobs:
             if ran and (self._settings.jobs.interrupted == "fail" or record.attempts >= MOST_ATTEMPTS):
                 times = f"{record.attempts} times " if record.attempts > 1 else ""
                 error = JobInterrupted(f"the server ended {times}while this job ran; submit it again")
+                await self._clear(record.id)
                 await self._put(failed(record, error))
             else:
                 await self._resume(queued_again(record) if ran else record)
@@ -334,6 +342,7 @@ class KeptJobs:
     async def _resume(self, record: JobRecord) -> None:
         """Put a job that another server had into the queue."""
         await self._put(record)
+        await self._clear(record.id)
         uploads = await self._ask(lambda store: store.uploads(record.id))
         try:
             prepared = await self._native.prepare(read(record.request, uploads))
@@ -356,16 +365,25 @@ class KeptJobs:
 
     async def forget(self, record: JobRecord) -> None:
         """Delete a job that has ended, and its files."""
-        await self._ask(lambda store: store.delete(record.id))
+        # In this order: a job whose files are gone is forgotten next time, files without a job are not.
         await asyncio.to_thread(self._unlink, record)
+        await self._ask(lambda store: store.delete(record.id))
 
     def _unlink(self, record: JobRecord) -> None:
         root = self._native.outputs.root
         for file in record.files:
             (root / file).unlink(missing_ok=True)
-        folder = root / FOLDER / record.id
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # it is not there, or another server fills it
+            (root / FOLDER / record.id).rmdir()
+
+    async def _clear(self, job: str) -> None:
+        """Delete what a server wrote of a job that was killed, or taken over, before it could say so."""
+
+        def clear() -> None:
+            for file in (self._native.outputs.root / FOLDER / job).glob("*"):
+                file.unlink(missing_ok=True)
+
+        await asyncio.to_thread(clear)
 
     def _database(self) -> str:
         return self._settings.jobs.database or f"sqlite:///{self._native.outputs.root / DATABASE}"
@@ -382,10 +400,16 @@ class KeptJobs:
         if (store := self._store) is None:
             raise StoreUnavailable("the database of jobs is not open; the server's log says why", retry_after_s=AGAIN_S)
         try:
-            return await self._on_thread(lambda: what(store))
+            answer = await self._on_thread(lambda: what(store))
         except SQLAlchemyError as error:
-            logger.error("the database of jobs: %s", error)
+            if not self._silent:
+                logger.error("the database of jobs does not answer: %s", told(error))
+            self._silent = True
             raise StoreUnavailable("the database of jobs does not answer", retry_after_s=AGAIN_S) from error
+        if self._silent:
+            logger.info("the database of jobs answers again")
+        self._silent = False
+        return answer
 
     async def _on_thread(self, what: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._access, what)

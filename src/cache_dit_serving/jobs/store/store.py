@@ -82,7 +82,7 @@ class JobStore:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except (SQLAlchemyError, OSError, ImportError) as error:
-            raise LoadError(f"jobs.database cannot be opened: {_told(error)}") from error
+            raise LoadError(f"jobs.database cannot be opened: {told(error)}") from error
 
     def close(self) -> None:
         self._engine.dispose()
@@ -305,5 +305,6 @@ def _record(row: JobRow) -> JobRecord:
     )
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """What a database says of an error, in one line and without the statement."""
     return str(getattr(error, "orig", None) or error).splitlines()[0]
