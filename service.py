@@ -70,6 +70,7 @@ class CacheDiTServing:
         self.worker = PipelineWorker(
             partial(RankedRunner.start if SETTINGS.parallelism else assemble, SETTINGS),
             max_queue=SETTINGS.limits.max_queue,
+            order=SETTINGS.server.queue_order,
             on_ready=self._became_ready,
         )
         self.api = NativeApi(SETTINGS, self.worker)

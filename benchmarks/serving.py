@@ -15,11 +15,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -80,8 +81,11 @@ class RunningServer:
 
 
 @contextmanager
-def server() -> Iterator[RunningServer]:
-    """`bentoml serve` as a user starts it, ready; `ready_s` from the command to the first 200 of /readyz."""
+def server(environ: Mapping[str, str] = MappingProxyType({})) -> Iterator[RunningServer]:
+    """`bentoml serve` as a user starts it, with these variables, ready.
+
+    Its `ready_s` is from the command to the first 200 of /readyz.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,7 +97,7 @@ def server() -> Iterator[RunningServer]:
             cwd=BUNDLE_ROOT,
             stdout=file,
             stderr=file,
-            env=os.environ | {"BENTOML_DO_NOT_TRACK": "True"},
+            env=os.environ | {"BENTOML_DO_NOT_TRACK": "True"} | dict(environ),
         )
     url = f"http://127.0.0.1:{port}"
     try:

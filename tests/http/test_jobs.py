@@ -17,8 +17,13 @@ from tests.support.server import Server, ready, serving
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that lets two wait, and keeps two jobs that have ended."""
-    variables = {"LIMITS__MAX_QUEUE": "2", "LIMITS__MAX_KEPT_JOBS": "2", "SPEEDS__WARM_UP": "false"}
+    """A server that lets two wait, knows priorities, and keeps two jobs that have ended."""
+    variables = {
+        "LIMITS__MAX_QUEUE": "2",
+        "LIMITS__MAX_PRIORITY": "3",
+        "LIMITS__MAX_KEPT_JOBS": "2",
+        "SPEEDS__WARM_UP": "false",
+    }
     prefixed = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
     with serving(tmp_path_factory.mktemp("few"), environ=prefixed) as running:
         running.wait_for(ready)
@@ -151,6 +156,29 @@ def test_pages_and_states(few: Server) -> None:
     # Two that have ended are kept, the latest.
     few.wait_for(lambda few: len(listed()[0]) == 2, 10)
     assert sum(few.get(job).status_code == 404 for job in jobs) == 1
+
+
+def test_a_greater_priority_goes_first(few: Server, server: Server) -> None:
+    running = submitted(few, **LONG)
+    few.wait_for(lambda server: server.get(running).json()["step"] > 0, 30)
+    later, sooner = submitted(few, seed=1), submitted(few, seed=2, priority=3)
+    assert few.get(sooner).json()["position"] == 1
+    assert few.get(later).json()["position"] == 2
+    few.session.delete(few.url + running)
+    began = [ended(few, job)["history"][1]["at"] for job in (sooner, later)]
+    assert began == sorted(began)
+    for refusing, priority, sentence in (
+        (few, 4, "priority 4 is more than this server's 3"),
+        (server, 1, "all requests are equal on this server, by limits.max_priority"),
+        (server, -1, "priority"),
+    ):
+        refused = refusing.generate(priority=priority)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "priority"
+        assert sentence in refused.json()["error"]["message"]
+    assert server.generate(priority=0).status_code == 200
+    assert few.get("/capabilities").json()["fields"]["priority"]["maximum"] == 3
+    assert "priority" not in server.get("/capabilities").json()["fields"]
 
 
 def test_the_same_request_with_the_same_key_is_the_same_job(server: Server) -> None:

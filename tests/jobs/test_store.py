@@ -136,6 +136,15 @@ def test_an_idle_server_takes_what_waits_longest_and_its_owner_may_not_start_it(
     assert store.beat("busy", LATER, []) == {"a": False, "b": True}
 
 
+def test_greater_priorities_are_taken_first(store: JobStore) -> None:
+    for name, priority in zip("abc", (0, 1, 1), strict=True):
+        store.add(record(name, position=1, priority=priority), [], "dead", BEFORE)
+    taken = store.take_waiting("idle", LATER)
+    assert taken is not None
+    assert (taken.id, taken.priority) == ("b", 1)
+    assert [job.id for job in store.adopt("me", LATER, 1)] == ["c"]
+
+
 def test_pages_have_the_latest_first(store: JobStore) -> None:
     for name in "abcde":
         store.add(record(name), [], "me", LATER)

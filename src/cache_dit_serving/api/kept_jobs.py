@@ -130,7 +130,9 @@ class KeptJobs:
         prepared = await self._native.prepare(asked)
         generation = prepared.generation
         history = ((JobState.QUEUED, generation.submitted),)
-        record = JobRecord(name, history, generation.steps, asked.dumped(), digest, key=key)
+        record = JobRecord(
+            name, history, generation.steps, asked.dumped(), digest, key=key, priority=generation.priority
+        )
         job = self._job(record, prepared)
         self._worker.submit(generation)
         self._live[name] = job

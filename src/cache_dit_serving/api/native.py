@@ -84,9 +84,10 @@ class NativeApi:
         """
         request, model = asked.request, self._model(asked)
         inputs = await self._inputs(asked, model)
-        queue_s = self.worker.wait_s() if request.deadline_s is not None else 0.0
+        priority = self._priority(request)
+        queue_s = self.worker.wait_s(priority) if request.deadline_s is not None else 0.0
         call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s, inputs)
-        return Prepared(request, _generation(call, asked), self._delivery(asked), deadline)
+        return Prepared(request, _generation(call, asked, priority), self._delivery(asked), deadline)
 
     async def finish(self, prepared: Prepared, images: list[Encoded]) -> tuple[GenerateResponse, tuple[Path, ...]]:
         """Deliver the images of a request; the answer, and the files where some were written.
@@ -113,7 +114,7 @@ class NativeApi:
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
         delivery = self._delivery(asked)
-        generation = _generation(call.compared(), asked)
+        generation = _generation(call.compared(), asked, self._priority(request))
         self.worker.submit(generation)
         images = await self._images(generation, request, http)
         return await asyncio.to_thread(compared_response, generation, images, request, delivery)
@@ -223,6 +224,9 @@ class NativeApi:
             deadline_s=request.deadline_s,
         )
 
+    def _priority(self, request: GenerateRequest) -> int:
+        return min(request.priority or 0, self.settings.limits.max_priority)
+
     def _delivery(self, asked: Received) -> Delivery:
         request, base_url = asked.request, (self.settings.outputs.public_url or asked.base_url).rstrip("/")
         delivery = Delivery(self.outputs, request.output_format or "base64", request.output_dir, base_url)
@@ -230,9 +234,9 @@ class NativeApi:
         return delivery
 
 
-def _generation(call: GenerationCall, asked: Received) -> Generation:
+def _generation(call: GenerationCall, asked: Received, priority: int) -> Generation:
     """With what the body's reading had to adjust among its warnings."""
-    generation = Generation(asked.id, call)
+    generation = Generation(asked.id, call, priority)
     for warning in asked.warnings:
         generation.warn(warning)
     return generation

@@ -147,6 +147,7 @@ class Limits(Section):
     """What one request, and all of them together, may ask of the server."""
 
     max_queue: int = Field(32, ge=1, description="Generations that may wait; the next one gets 429.")
+    max_priority: int = Field(0, ge=0, le=100, description="Greatest `priority` of a request; 0: all are equal.")
     max_kept_jobs: int = Field(1000, ge=0, description="Jobs that have ended and are kept with their files.")
     keep_jobs_s: float = Field(86400, ge=0, description="Seconds after its end that a job is kept with its files.")
     max_request_s: float = Field(1800, gt=0, description="Seconds from admission after which a request gets 504.")
@@ -248,6 +249,11 @@ class ServerSettings(Section):
     workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
     gpus_per_worker: int = Field(
         1, ge=1, description="GPUs that each worker sees, none of them another's: more for model.device_map."
+    )
+    queue_order: Literal["arrival", "shortest"] = Field(
+        "arrival",
+        description="Among requests of one priority and caller: first come first served, or those first that are "
+        "expected to take least.",
     )
     require_cache: bool = Field(
         False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."

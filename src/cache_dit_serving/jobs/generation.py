@@ -37,6 +37,10 @@ class Generation:
 
     id: str
     call: GenerationCall
+    priority: int = 0
+    """Greater ones run before."""
+    caller: str = ""
+    """Who sent it, as far as that is known; each has a share of the pipeline."""
     submitted: float = field(default_factory=time.time)
     started: float | None = None
     finished: float | None = None

@@ -35,6 +35,8 @@ class JobRecord:
     """Its outputs, below the root of all."""
     key: str | None = None
     """The Idempotency-Key that it came with."""
+    priority: int = 0
+    """Greater ones run before."""
     attempts: int = 0
     """How often it was begun."""
     position: int | None = None

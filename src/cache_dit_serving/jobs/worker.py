@@ -28,6 +28,7 @@ from cache_dit_serving.errors import (
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.found import found_while_drawing
 from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
+from cache_dit_serving.jobs.queue import Order, Queue
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
@@ -48,20 +49,20 @@ LOST_S = 1.0
 
 
 class PipelineWorker:
-    """Loads a model on a thread of its own and runs generations on it, in order of admission."""
+    """Loads a model on a thread of its own and runs generations on it, one at a time."""
 
     def __init__(
         self,
         load: Callable[[Callable[[str], None]], Loaded],
         *,
         max_queue: int,
+        order: Order = "arrival",
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
     ) -> None:
         self._load = load
         self._max_queue = max_queue
         self._on_ready = on_ready
         self._changed = threading.Condition()
-        self._waiting: deque[Generation] = deque()
         self._actions: deque[tuple[Callable[[Runner], None], Future[Any]]] = deque()
         self._running: Generation | None = None
         self._loaded: Loaded | None = None
@@ -69,6 +70,7 @@ class PipelineWorker:
         self._reason: str | None = "starting"
         self._stopping = False
         self.rates = Rates()
+        self._waiting = Queue(order, lambda call: self.rates.estimate(call).seconds)
         self._encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
 
@@ -95,10 +97,10 @@ class PipelineWorker:
             raise self._not_ready()
         return self._loaded
 
-    def wait_s(self) -> float:
+    def wait_s(self, priority: int = 0) -> float:
         """Seconds until a generation submitted now begins, by what those before it are known to take."""
         with self._changed:
-            return self._seconds_behind(list(self._waiting))
+            return self._seconds_behind([each for each in self._waiting if each.priority >= priority])
 
     def queue(self) -> QueueReport:
         """The queue as it is now."""
@@ -111,7 +113,7 @@ class PipelineWorker:
         )
 
     def submit(self, generation: Generation) -> None:
-        """Admit a generation to the end of the queue.
+        """Admit a generation to the queue.
 
         Raises:
             QueueFull: with the time after which there should be room, from the measured rate.
@@ -127,7 +129,7 @@ class PipelineWorker:
                 )
             # From here only this thread's work resolves it: whoever waits on it may go, but not cancel it.
             generation.result.set_running_or_notify_cancel()
-            self._waiting.append(generation)
+            self._waiting.add(generation)
             metrics.QUEUE_WAITING.set(len(self._waiting))
             self._changed.notify()
 
@@ -136,7 +138,7 @@ class PipelineWorker:
         with self._changed:
             if generation is self._running:
                 return 0
-            return self._waiting.index(generation) + 1 if generation in self._waiting else None
+            return list(self._waiting).index(generation) + 1 if generation in self._waiting else None
 
     def seconds_before(self, generation: Generation) -> float | None:
         """Until one that waits begins, by what those before it are known to take; None for one that does not wait."""
@@ -190,7 +192,7 @@ class PipelineWorker:
             if self._state == "draining":
                 return
             self._state, self._reason = "draining", "the server is shutting down"
-            refused, self._waiting = self._waiting, deque()
+            refused = self._waiting.clear()
             metrics.QUEUE_WAITING.set(0)
             self._stopping = True
             self._changed.notify()
@@ -240,8 +242,7 @@ class PipelineWorker:
 
     def _refuse_what_is_left(self) -> None:
         with self._changed:
-            left = [*self._waiting, *([self._running] if self._running else [])]
-            self._waiting.clear()
+            left = [*self._waiting.clear(), *([self._running] if self._running else [])]
             self._running = None
             actions, self._actions = self._actions, deque()
         for generation in left:
@@ -264,7 +265,7 @@ class PipelineWorker:
                 if action is None and not self._waiting:
                     runner.close()
                     return False
-                generation = self._running = self._waiting.popleft() if action is None else None
+                generation = self._running = self._waiting.next() if action is None else None
                 metrics.QUEUE_WAITING.set(len(self._waiting))
             if action is not None:
                 action(runner)

@@ -19,6 +19,8 @@ MOST_FPS = 120
 
 MOST_LABEL_CHARACTERS = 200
 
+MOST_PRIORITY = 100
+
 LEAST_AUDIO_S = 0.1
 """Shortest sound, seconds."""
 
@@ -152,6 +154,9 @@ class GenerateRequest(BaseModel):
     )
     cache: CacheOptions | None = Field(
         None, description="Cache settings of this request, laid over those of its speed or of the server."
+    )
+    priority: int | None = Field(
+        None, ge=0, le=MOST_PRIORITY, description="Greater ones run first (default 0); limits.max_priority bounds it."
     )
     deadline_s: float | None = Field(
         None,

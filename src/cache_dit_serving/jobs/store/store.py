@@ -50,6 +50,7 @@ MIGRATING = 0x6361636865646974
 """Number of the lock that a server of several has while it makes the tables."""
 LIVE = (JobState.QUEUED, JobState.RUNNING)
 PROGRESS = ("step", "cached_steps", "position", "starts_in_s", "seconds_left")
+FIRST = (JobRow.priority.desc(), JobRow.number)
 Uploads = Sequence[str | bytes]
 
 
@@ -173,26 +174,26 @@ class JobStore:
             connection.execute(update(JobRow).where(JobRow.id.in_(jobs), *_of(owner)).values(owner=None))
 
     def take_waiting(self, owner: str, until: float) -> JobRecord | None:
-        """Take the job that waits longest at another server, for one that is idle."""
+        """Take the next job that waits at another server, for one that is idle."""
         # One that came within the last second has no position yet: its owner may be about to begin it.
         told = (JobRow.position.is_not(None), JobRow.unwanted.is_(False))
         waits = (JobRow.state == JobState.QUEUED, JobRow.owner != owner, *told)
         with self._writing.begin() as connection:
-            job = connection.scalar(select(JobRow.id).where(*waits).order_by(JobRow.number).limit(1))
+            job = connection.scalar(select(JobRow.id).where(*waits).order_by(*FIRST).limit(1))
             mine = update(JobRow).where(JobRow.id == job, *waits).values(owner=owner, owned_until=until, position=None)
             if job is None or connection.execute(mine).rowcount == 0:
                 return None
         return self.get(job)
 
     def adopt(self, owner: str, until: float, limit: int) -> list[JobRecord]:
-        """Take over jobs that nobody has any more, the oldest first."""
+        """Take over jobs that nobody has any more, the first ones first."""
         taken = []
         with self._writing.begin() as connection:
-            oldest = select(JobRow.id).where(*_free()).order_by(JobRow.number).limit(limit)
-            for job in connection.scalars(oldest).all():
+            free = select(JobRow.id).where(*_free()).order_by(*FIRST).limit(limit)
+            for job in connection.scalars(free).all():
                 if _take(connection, job, owner, until):
                     taken.append(job)
-        return self._many(select(JobRow).where(JobRow.id.in_(taken)).order_by(JobRow.number)) if taken else []
+        return self._many(select(JobRow).where(JobRow.id.in_(taken)).order_by(*FIRST)) if taken else []
 
     def claim(self, job: str, owner: str, until: float) -> JobRecord | None:
         """Take over one job that nobody has any more; None: somebody has it, or it has ended."""
@@ -278,6 +279,7 @@ def _columns(record: JobRecord) -> dict[str, Any]:
         "result": record.result,
         "error": record.error,
         "files": json.dumps(record.files),
+        "priority": record.priority,
         "attempts": record.attempts,
         "position": record.position,
         "starts_in_s": record.starts_in_s,
@@ -298,6 +300,7 @@ def _record(row: JobRow) -> JobRecord:
         error=row.error,
         files=tuple(json.loads(row.files)),
         key=row.key,
+        priority=row.priority,
         attempts=row.attempts,
         position=row.position,
         starts_in_s=row.starts_in_s,

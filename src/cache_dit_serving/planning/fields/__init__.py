@@ -19,6 +19,7 @@ from cache_dit_serving.planning.fields.output import (
     OutputFormat,
     VideoFormat,
 )
+from cache_dit_serving.planning.fields.priority import Priority
 from cache_dit_serving.planning.fields.profile import Profile
 from cache_dit_serving.planning.fields.prompt import ClassLabel, Prompt
 from cache_dit_serving.planning.fields.size import Height, Width
@@ -56,6 +57,7 @@ FIELDS: tuple[RequestField, ...] = (
     AudioFormat(),
     SpeedField(),
     CacheField(),
+    Priority(),
     DeadlineField(),
 )
 """In the order in which they are checked and listed."""

@@ -1,0 +1,125 @@
+"""Who is next: the order of generations that wait.
+
+Greater priorities first. Among equals the caller that has had least of the pipeline lately, so that one who sends a
+hundred does not make another wait for all of them. Of one caller's, first come first served, or the shortest first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+from cache_dit_serving.jobs.generation import Generation
+from cache_dit_serving.planning.call import GenerationCall
+
+Order = Literal["arrival", "shortest"]
+OVERTAKEN = 10.0
+"""With the shortest first: how long others that are shorter may still come and go before, in its own duration.
+
+Without a bound a long one waits for ever where short ones keep coming.
+"""
+UNKNOWN_S = 1.0
+"""Duration of a generation of which nothing is known."""
+
+
+class _Waiting(NamedTuple):
+    seconds: float
+    """What it was expected to take when it came."""
+    rank: float
+    """Among its caller's of the same priority, the least is next: monotonic seconds."""
+
+
+class Queue:
+    """Generations that wait; for one thread at a time."""
+
+    def __init__(
+        self,
+        order: Order,
+        estimate: Callable[[GenerationCall], float | None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            estimate: seconds that a call is known to take.
+            now: seconds.
+        """
+        self._now = now
+        self._order = order
+        self._estimate = estimate
+        self._waiting: dict[Generation, _Waiting] = {}
+        self._had: dict[str, float] = {}
+        """Seconds of the pipeline that each caller had, among those who are here; who comes begins with the least."""
+        self._running: str | None = None
+        """Caller of the one that runs."""
+        self._ordered: list[Generation] | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Generation]:
+        """The next one first."""
+        if self._ordered is None:
+            self._ordered = list(self._in_order())
+        return iter(self._ordered)
+
+    def __contains__(self, generation: Generation) -> bool:
+        return generation in self._waiting
+
+    def add(self, generation: Generation) -> None:
+        """Let a generation wait."""
+        seconds = self._estimate(generation.call)
+        if seconds is None:
+            seconds = UNKNOWN_S
+        overtaken_s = OVERTAKEN * seconds if self._order == "shortest" else 0.0
+        self._waiting[generation] = _Waiting(seconds, self._now() + overtaken_s)
+        self._had.setdefault(generation.caller, min(self._had.values(), default=0.0))
+        self._ordered = None
+
+    def remove(self, generation: Generation) -> None:
+        """Let it wait no more."""
+        del self._waiting[generation]
+        self._forget_callers()
+
+    def next(self) -> Generation:
+        """Take the next one out, to be run."""
+        generation = next(iter(self))
+        self._running = generation.caller
+        self._had[generation.caller] += self._waiting.pop(generation).seconds
+        self._forget_callers()
+        return generation
+
+    def clear(self) -> list[Generation]:
+        """Take all out."""
+        left = list(self)
+        self._waiting.clear()
+        self._running = None
+        self._forget_callers()
+        return left
+
+    def _forget_callers(self) -> None:
+        # Nobody saves up for later by staying away.
+        here = {generation.caller for generation in self._waiting} | {self._running}
+        self._had = {caller: seconds for caller, seconds in self._had.items() if caller in here}
+        self._ordered = None
+
+    def _in_order(self) -> Iterator[Generation]:
+        had = dict(self._had)
+        equals: defaultdict[int, defaultdict[str, list[Generation]]] = defaultdict(lambda: defaultdict(list))
+        for generation in self._waiting:
+            equals[generation.priority][generation.caller].append(generation)
+        for _, callers in sorted(equals.items(), reverse=True):
+            for own in callers.values():
+                own.sort(key=self._rank)
+                own.reverse()  # the next is the last; not by sort's own reverse, which leaves equals as they came
+            while callers:
+                caller = min(callers, key=lambda caller: (had[caller], self._rank(callers[caller][-1])))
+                generation = callers[caller].pop()
+                if not callers[caller]:
+                    del callers[caller]
+                had[caller] += self._waiting[generation].seconds
+                yield generation
+
+    def _rank(self, generation: Generation) -> float:
+        return self._waiting[generation].rank

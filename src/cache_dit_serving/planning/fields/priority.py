@@ -1,0 +1,38 @@
+"""What runs before what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.planning.fields.field import RequestField, Schema
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.request import GenerateRequest
+
+
+class Priority(RequestField):
+    name = "priority"
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return model.limits.max_priority > 0
+
+    def why_not(self, model: PlannedModel) -> str:
+        return " (all requests are equal on this server, by limits.max_priority)"
+
+    def asks_nothing(self, value: Any) -> bool:
+        return not value
+
+    def schema(self, model: PlannedModel) -> Schema:
+        return {"maximum": model.limits.max_priority}
+
+    def default(self, model: PlannedModel) -> int:
+        return 0
+
+    def adjusted(self, value: Any, model: PlannedModel) -> int:
+        return min(int(value), model.limits.max_priority)
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        most = model.limits.max_priority
+        if (request.priority or 0) > most:
+            raise InvalidRequest(f"priority {request.priority} is more than this server's {most}", param="priority")
+        return {}

@@ -1,0 +1,111 @@
+"""Who is next."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any, cast
+
+from cache_dit_serving.jobs.generation import Generation
+from cache_dit_serving.jobs.queue import Order, Queue
+
+
+def queue(order: Order = "arrival") -> Queue:
+    """One whose clock goes on by a second with each that comes."""
+    seconds = itertools.count()
+    return Queue(order, lambda call: cast(Any, call).seconds, lambda: float(next(seconds)))
+
+
+def generation(name: str, seconds: float | None = 1.0, caller: str = "", priority: int = 0) -> Generation:
+    call = SimpleNamespace(seconds=seconds, warnings=())
+    return Generation(name, cast(Any, call), priority=priority, caller=caller)
+
+
+def drained(waiting: Queue) -> str:
+    """The names of all in their order, which each had told before."""
+    names = ""
+    while waiting:
+        told = [each.id for each in waiting]
+        names += waiting.next().id
+        assert told[0] == names[-1]
+    return names
+
+
+def test_first_come_first_served() -> None:
+    waiting = queue()
+    generations = [generation(name) for name in "abcd"]
+    for each in generations:
+        waiting.add(each)
+    assert "".join(each.id for each in waiting) == "abcd"
+    waiting.remove(generations[1])
+    assert generations[1] not in waiting
+    assert generations[2] in waiting
+    assert len(waiting) == 3
+    assert drained(waiting) == "acd"
+
+
+def test_a_greater_priority_goes_first() -> None:
+    waiting = queue()
+    for name, priority in zip("abcde", (0, 2, 1, 2, 0), strict=True):
+        waiting.add(generation(name, priority=priority))
+    assert drained(waiting) == "bdcae"
+
+
+def test_each_caller_has_a_share() -> None:
+    waiting = queue()
+    for name in "abcdef":
+        waiting.add(generation(name, caller="many"))
+    waiting.next()
+    for name in "xy":
+        waiting.add(generation(name, caller="few"))
+    # Who comes does not have what others had before made up for.
+    assert drained(waiting) == "bxcydef"
+
+
+def test_a_share_is_of_seconds_and_not_of_requests() -> None:
+    waiting = queue()
+    for name in "LM":
+        waiting.add(generation(name, seconds=4.0, caller="long"))
+    for name in "abcdefgh":
+        waiting.add(generation(name, seconds=1.0, caller="short"))
+    assert drained(waiting) == "LabcdMefgh"
+
+
+def test_nobody_saves_up_by_staying_away() -> None:
+    waiting = queue()
+    for name in "abcd":
+        waiting.add(generation(name, caller="steady"))
+    waiting.add(generation("x", caller="rare"))
+    assert [waiting.next().id for _ in range(4)] == ["a", "x", "b", "c"]
+    for name in "yz":
+        waiting.add(generation(name, caller="rare"))
+    waiting.add(generation("e", caller="steady"))
+    assert drained(waiting) == "dyze"
+
+
+def test_the_shortest_first_and_none_for_ever_behind() -> None:
+    waiting = queue("shortest")
+    waiting.add(generation("L", seconds=1.0))
+    waiting.add(generation("a", seconds=0.1))
+    waiting.add(generation("b", seconds=0.2))
+    assert "".join(each.id for each in waiting) == "abL"
+    for name in "cdefghijklmn":
+        waiting.add(generation(name, seconds=0.1))
+    assert drained(waiting) == "abcdefghLijklmn"
+
+
+def test_what_nothing_is_known_of_counts_as_something() -> None:
+    waiting = queue("shortest")
+    waiting.add(generation("a", seconds=None))
+    waiting.add(generation("b", seconds=30.0))
+    assert drained(waiting) == "ab"
+
+
+def test_all_are_taken_out_in_their_order() -> None:
+    waiting = queue()
+    for name, priority in (("a", 0), ("b", 1)):
+        waiting.add(generation(name, priority=priority))
+    assert [each.id for each in waiting.clear()] == ["b", "a"]
+    assert len(waiting) == 0
+    waiting.add(generation("c"))
+    assert drained(waiting) == "c"
