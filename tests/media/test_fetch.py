@@ -17,7 +17,8 @@ import trustme
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.fetch import fetch, is_listed, is_open
+from cache_dit_serving.media.fetch import fetch
+from cache_dit_serving.media.outgoing import is_listed, is_open
 
 PICTURE = b"a picture, as far as fetching goes"
 

@@ -7,10 +7,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from cache_dit_serving.api.docs import SWAGGER_PAGE
+from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.jobs import JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.jobs.events import events_of
-from cache_dit_serving.schemas.request import GenerateRequest
+from cache_dit_serving.schemas.request import JobRequest
 
 JSON = "application/json"
 
@@ -40,7 +41,7 @@ async def unload_lora(request: Request) -> Response:
 
 
 async def submit_job(request: Request) -> Response:
-    return await _jobs().accepted(GenerateRequest.model_validate_json(await request.body() or b"{}"), request)
+    return await _jobs().accepted(JobRequest.model_validate_json(await request.body() or b"{}"), request)
 
 
 async def list_jobs(request: Request) -> Response:
@@ -48,8 +49,8 @@ async def list_jobs(request: Request) -> Response:
 
 
 async def job(request: Request) -> Response:
-    jobs = _jobs()
-    return Response(jobs.answer(await jobs.find(request.path_params["id"])).model_dump_json(), media_type=JSON)
+    record = await _jobs().find(request.path_params["id"])
+    return Response(answer_of(record).model_dump_json(), media_type=JSON)
 
 
 async def delete_job(request: Request) -> Response:

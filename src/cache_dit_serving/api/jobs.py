@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.kept_jobs import KeptJobs
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.received import Received, received
@@ -27,12 +28,10 @@ from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.events import events_of, now
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import KeyTaken
-from cache_dit_serving.schemas.answers import ErrorDetail, GenerateResponse, timestamp
 from cache_dit_serving.schemas.jobs import (
     Draining,
     EventKind,
     JobAnswer,
-    JobMoment,
     JobPosition,
     JobsResponse,
     JobState,
@@ -91,7 +90,7 @@ class JobsApi:
             headers["Idempotency-Replayed"] = "true"
         if prefers_job(http.headers):
             headers["Preference-Applied"] = RESPOND_ASYNC
-        answer = self.answer(record).model_dump_json()
+        answer = answer_of(record).model_dump_json()
         return Response(answer, status_code=202, media_type="application/json", headers=headers)
 
     async def list(self, query: Mapping[str, str]) -> JobsResponse:
@@ -117,7 +116,7 @@ class JobsApi:
         page = await self._kept.page(wanted, most + 1, query.get("after"))
         if page is None:
             raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
-        answers = [self.answer(record).model_copy(update={"result": None}) for record in page[:most]]
+        answers = [answer_of(record).model_copy(update={"result": None}) for record in page[:most]]
         return JobsResponse(jobs=answers, next=answers[-1].id if len(page) > most else None)
 
     async def find(self, name: str) -> JobRecord:
@@ -198,25 +197,7 @@ class JobsApi:
             await self._kept.forget(record)
         else:
             record = await self._kept.cancel(name)
-        return self.answer(record)
-
-    def answer(self, record: JobRecord) -> JobAnswer:
-        """What is told of a job."""
-        queued, runs = record.state is JobState.QUEUED, record.state is JobState.RUNNING
-        return JobAnswer(
-            id=record.id,
-            state=record.state,
-            history=[JobMoment(state=each, at=timestamp(at)) for each, at in record.history],
-            position=record.position if queued else None,
-            starts_in_s=record.starts_in_s if queued else None,
-            step=record.step,
-            steps=record.steps,
-            cached_steps=record.cached_steps,
-            seconds_left=record.seconds_left if runs else None,
-            outputs=[f"/jobs/{record.id}/outputs/{number}" for number in range(len(record.files))],
-            result=GenerateResponse.model_validate_json(record.result) if record.result is not None else None,
-            error=ErrorDetail.model_validate_json(record.error) if record.error is not None else None,
-        )
+        return answer_of(record)
 
 
 def prefers_job(headers: Headers) -> bool:

@@ -19,8 +19,10 @@ from typing import TypeVar
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.native import NativeApi, Prepared
 from cache_dit_serving.api.received import Received, read
+from cache_dit_serving.api.webhooks import Webhooks
 from cache_dit_serving.errors import (
     ClientGone,
     InternalError,
@@ -39,7 +41,10 @@ from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import JobStore, told
 from cache_dit_serving.jobs.submission import images_of
+from cache_dit_serving.jobs.webhooks import Webhook, webhooks_of
+from cache_dit_serving.schemas.answers import timestamp
 from cache_dit_serving.schemas.jobs import JobState
+from cache_dit_serving.schemas.request import JobRequest
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +83,7 @@ class KeptJobs:
         self._silent = False
         """Whether it did not answer the last time."""
         self._access = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
+        self._webhooks = Webhooks(self._settings.webhooks, self._ask)
         self._live: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.closing = asyncio.Event()
@@ -86,6 +92,7 @@ class KeptJobs:
     def start(self) -> None:
         """Open the database, and care for what is in it from then on; in the event loop."""
         self._begin(self._keep())
+        self._begin(self._webhooks.send_until(self.closing))
 
     async def close(self) -> None:
         """Write what has become of the jobs; those that wait are for the next server. After the worker has ended."""
@@ -124,6 +131,8 @@ class KeptJobs:
             raise InvalidRequest(
                 "the outputs of a job are files: leave output_format out, or ask for url or path", param="output_format"
             )
+        if isinstance(request, JobRequest):
+            self._webhooks.check(request.webhook_url)
         name = secrets.token_hex(12)
         kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or f"{FOLDER}/{name}"}
         asked = Received(**{**vars(asked), "request": request.model_copy(update=kept)})
@@ -216,7 +225,7 @@ class KeptJobs:
         assert self._store is not None
         job.written.wait()
         try:
-            return self._store.put(job.record, self._owner)
+            return self._store.put(job.record, self._owner, webhooks=_webhooks(job.record))
         except SQLAlchemyError as error:
             logger.error("it is not written that job %s runs: %s", job.admitted.id, told(error))
             return True  # whether it is still ours is found out at its end
@@ -391,7 +400,8 @@ class KeptJobs:
         return self._settings.jobs.database or f"sqlite:///{self._native.outputs.root / DATABASE}"
 
     async def _put(self, record: JobRecord, *, keep: bool = True) -> bool:
-        return await self._ask(lambda store: store.put(record, self._owner, keep=keep))
+        told = _webhooks(record)
+        return await self._ask(lambda store: store.put(record, self._owner, keep=keep, webhooks=told))
 
     async def _ask(self, what: Callable[[JobStore], T]) -> T:
         """Have the database do something, on the thread that speaks to it.
@@ -420,6 +430,10 @@ class KeptJobs:
         begun = asyncio.create_task(task)
         self._tasks.add(begun)
         begun.add_done_callback(self._tasks.discard)
+
+
+def _webhooks(record: JobRecord) -> list[Webhook]:
+    return webhooks_of(record, answer_of(record).model_dump_json(), timestamp(record.history[-1][1]))
 
 
 def _owned() -> float:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from cache_dit_serving.api.answering import request_id_of
 from cache_dit_serving.schemas.answers import RequestWarning
-from cache_dit_serving.schemas.request import GenerateRequest
+from cache_dit_serving.schemas.request import GenerateRequest, JobRequest
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read(dumped: str, uploads: list[str | bytes]) -> Received:
     """
     kept = _Kept.model_validate_json(dumped)
     return Received(
-        GenerateRequest.model_validate(kept.request),
+        JobRequest.model_validate(kept.request),
         id=kept.id,
         lenient=kept.lenient,
         warnings=kept.warnings,

@@ -38,7 +38,7 @@ from cache_dit_serving.schemas.answers import (
     ModelInfo,
 )
 from cache_dit_serving.schemas.jobs import JobAnswer, JobsResponse
-from cache_dit_serving.schemas.request import GenerateRequest, NoFields
+from cache_dit_serving.schemas.request import GenerateRequest, JobRequest, NoFields
 
 UNKNOWN_ROUTE = "unknown"
 """Stands for every path that is no route's."""
@@ -78,7 +78,7 @@ OPERATIONS = (
         "Draw pictures from a prompt, and answer before that is done.",
         JobAnswer,
         (KeyReused, QueueFull, InternalError, NotReady, StoreUnavailable, DeadlineExceeded),
-        JsonBody(GenerateRequest, "max_upload_bytes", form=True),
+        JsonBody(JobRequest, "max_upload_bytes", form=True),
         JOBS,
         202,
         handlers.submit_job,

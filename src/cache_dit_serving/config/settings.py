@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speed_settings import SpeedsSettings
@@ -19,9 +21,16 @@ from cache_dit_serving.config.acceleration import (
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
+WEBHOOK_SECRET_PREFIX = "whsec_"
 EMBEDDED_MODEL = "embedded"
 
 
+def _is_network(network: str) -> str:
+    ipaddress.ip_network(network)
+    return network
+
+
+Network = Annotated[str, AfterValidator(_is_network)]
 LORA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 
@@ -206,20 +215,13 @@ class InputSettings(Section):
         description="Hosts whose http and https addresses are opened: `cdn.example.org`, `*.example.org`, and with a "
         "port where it is not the usual one, `images:9000`.",
     )
-    url_networks: tuple[str, ...] = Field(
+    url_networks: tuple[Network, ...] = Field(
         (), description="Networks that those hosts may lie in although they are not public: `10.1.0.0/16`."
     )
     fetch_s: float = Field(10, gt=0, description="Seconds within which a picture must come from its address.")
     folders: tuple[Path, ...] = Field(
         (), description="Folders of the server whose pictures requests may name by their absolute path."
     )
-
-    @field_validator("url_networks")
-    @classmethod
-    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
-        for network in networks:
-            ipaddress.ip_network(network)
-        return networks
 
 
 class OutputSettings(Section):
@@ -243,6 +245,49 @@ class JobsSettings(Section):
     interrupted: Literal["requeue", "fail"] = Field(
         "requeue", description="A job that ran when the server was killed: begin it again, or mark it failed."
     )
+
+
+def webhook_key(secret: str) -> bytes:
+    """The key that a secret stands for.
+
+    Raises:
+        ValueError: it is none of the form `whsec_` and base64 of 24 bytes or more.
+    """
+    try:
+        key = base64.b64decode(secret.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        key = b""
+    if not secret.startswith(WEBHOOK_SECRET_PREFIX) or len(key) < 24:
+        raise ValueError(f"should be {WEBHOOK_SECRET_PREFIX} and at least 24 random bytes as base64")
+    return key
+
+
+class WebhookSettings(Section):
+    """Who may be told what becomes of a job."""
+
+    hosts: tuple[Annotated[str, Field(pattern=HOST)], ...] = Field(
+        (), description="Hosts that `webhook_url` may be on, as in inputs.url_hosts; none: no job has one."
+    )
+    networks: tuple[Network, ...] = Field(
+        (), description="Networks that those hosts may lie in although they are not public: `10.1.0.0/16`."
+    )
+    secret: str | None = Field(
+        None, repr=False, description="That messages are signed with: `whsec_` and 24 random bytes or more as base64."
+    )
+    timeout_s: float = Field(10, gt=0, description="Seconds within which a receiver must answer.")
+
+    @field_validator("secret")
+    @classmethod
+    def _is_a_key(cls, secret: str | None) -> str | None:
+        if secret is not None:
+            webhook_key(secret)
+        return secret
+
+    @model_validator(mode="after")
+    def _signed(self) -> Self:
+        if self.hosts and self.secret is None:
+            raise ValueError("hosts needs secret: every message is signed")
+        return self
 
 
 class ServerSettings(Section):
@@ -291,6 +336,7 @@ class Settings(Section):
     inputs: InputSettings = Field(default_factory=InputSettings)
     outputs: OutputSettings = Field(default_factory=OutputSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     profiling: ProfilingSettings = Field(default_factory=ProfilingSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 

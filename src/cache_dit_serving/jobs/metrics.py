@@ -76,6 +76,11 @@ WARNINGS = Counter(
 DEADLINES = Counter(
     "cache_dit_serving_deadlines", "Requests with deadline_s: met, missed, or refused at admission.", ["outcome"]
 )
+WEBHOOKS = Counter(
+    "cache_dit_serving_webhooks",
+    "Attempts to deliver a webhook: delivered, failed (to be tried again), given_up.",
+    ["outcome"],
+)
 
 
 def forget_ended_workers() -> None:

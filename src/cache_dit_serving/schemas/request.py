@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
@@ -20,6 +20,8 @@ MOST_FPS = 120
 MOST_LABEL_CHARACTERS = 200
 
 MOST_PRIORITY = 100
+
+WebhookEvent = Literal["running", "succeeded", "failed", "cancelled", "expired"]
 
 LEAST_AUDIO_S = 0.1
 """Shortest sound, seconds."""
@@ -173,3 +175,23 @@ class GenerateRequest(BaseModel):
     def encoding(self) -> ImageFormat:
         """`image_format`, or what stands for it when it is left out."""
         return self.image_format or DEFAULT_FORMAT
+
+
+class JobRequest(GenerateRequest):
+    """One generation, and who is told what becomes of it."""
+
+    webhook_url: str | None = Field(
+        None,
+        min_length=1,
+        max_length=2048,
+        description="Address that is told what becomes of the job; see webhooks.hosts.",
+    )
+    webhook_events: list[WebhookEvent] | None = Field(
+        None, min_length=1, description="States that are told; left out: those in which a job ends."
+    )
+
+    @model_validator(mode="after")
+    def _events_have_an_address(self) -> Self:
+        if self.webhook_events and self.webhook_url is None:
+            raise ValueError("webhook_events needs webhook_url: the address that is told")
+        return self

@@ -37,7 +37,9 @@ from sqlalchemy.orm import Session
 
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.jobs.store.outbox import Outbox
 from cache_dit_serving.jobs.store.tables import JobRow, UploadRow
+from cache_dit_serving.jobs.webhooks import Webhook
 from cache_dit_serving.schemas.jobs import JobState
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
@@ -75,6 +77,7 @@ class JobStore:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             self._engine = _engine(parsed)
             self._writing = self._engine.execution_options(writes=True)
+            self.outbox = Outbox(self._writing)
             with self._writing.begin() as connection:
                 if self._engine.dialect.name == "postgresql":
                     connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
@@ -129,11 +132,12 @@ class JobStore:
             query = query.where(JobRow.number < number)
         return self._many(query)
 
-    def put(self, record: JobRecord, owner: str, *, keep: bool = True) -> bool:
+    def put(self, record: JobRecord, owner: str, *, keep: bool = True, webhooks: Iterable[Webhook] = ()) -> bool:
         """Write what has become of a job of an owner's, and drop its uploads once it has ended.
 
         Args:
             keep: whether it stays the owner's.
+            webhooks: what is to be told of it.
 
         Returns:
             False: it is another's by now, or has ended, and nothing was written.
@@ -143,6 +147,7 @@ class JobStore:
             values = _columns(record) | ({} if keep and not record.state.final else {"owner": None})
             if connection.execute(update(JobRow).where(*mine).values(values)).rowcount == 0:
                 return False
+            self.outbox.add(connection, webhooks, time.time())
             if record.state.final:
                 connection.execute(delete(UploadRow).where(UploadRow.job == record.id))
         return True

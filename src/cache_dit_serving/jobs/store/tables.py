@@ -48,6 +48,20 @@ class JobRow(Base):
     """Seconds since the epoch, when the owner counts as dead unless it has said by then that it lives."""
 
 
+class WebhookRow(Base):
+    """A message about a job that is not delivered yet; it outlives its job."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    job: Mapped[str] = mapped_column(Text)
+    url: Mapped[str] = mapped_column(Text)
+    body: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int]
+    due: Mapped[float] = mapped_column(Double, index=True)
+    """Seconds since the epoch."""
+
+
 class UploadRow(Base):
     """A file that came with a job's request."""
 

@@ -1,0 +1,108 @@
+"""Webhooks on their way: checked when a job is submitted, sent until their receivers have taken them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+
+from cache_dit_serving.config.settings import WebhookSettings, webhook_key
+from cache_dit_serving.errors import InvalidRequest, StoreUnavailable
+from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.store.store import JobStore
+from cache_dit_serving.jobs.webhooks import Webhook
+from cache_dit_serving.media.outgoing import Reach, Refused, addressed, client_for, reachable
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 8
+LOOK_S = 1.0
+"""Between two looks at what is due."""
+
+Ask = Callable[[Callable[[JobStore], Any]], Awaitable[Any]]
+
+
+class Webhooks:
+    """Messages of the jobs of all servers that share a database, for the event loop of one of them."""
+
+    def __init__(self, settings: WebhookSettings, ask: Ask) -> None:
+        """
+        Args:
+            ask: has the database do something, or raises StoreUnavailable.
+        """
+        self._settings = settings
+        self._reach = Reach(settings.hosts, settings.networks, "webhooks.hosts", "webhooks.networks")
+        self._key = webhook_key(settings.secret) if settings.secret else b""
+        self._ask = ask
+
+    def check(self, url: str | None) -> None:
+        """
+        Raises:
+            InvalidRequest: nothing is sent to that address.
+        """
+        if url is None:
+            return
+        try:
+            reachable(url, self._reach)
+        except Refused as refusal:
+            raise InvalidRequest(f"webhook_url {refusal}", param="webhook_url") from None
+        except (httpx.InvalidURL, UnicodeError):
+            raise InvalidRequest("webhook_url is no address", param="webhook_url") from None
+
+    async def send_until(self, closing: asyncio.Event) -> None:
+        """Send what is due, until the server ends."""
+        if not self._settings.hosts:
+            return
+        async with client_for(self._settings.timeout_s) as client:
+            while not closing.is_set():
+                try:
+                    # Another server sends them if this one dies meanwhile.
+                    until = time.time() + 3 * self._settings.timeout_s
+                    due = await self._ask(lambda store: store.outbox.take(time.time(), until, AT_ONCE))  # noqa: B023
+                    await asyncio.gather(*(self._send(client, webhook) for webhook in due))
+                except StoreUnavailable:
+                    due = []  # the log has it
+                except Exception:
+                    logger.exception("webhooks are not sent")
+                    due = []
+                if len(due) < AT_ONCE:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(closing.wait(), LOOK_S)
+
+    async def _send(self, client: httpx.AsyncClient, webhook: Webhook) -> None:
+        try:
+            async with asyncio.timeout(self._settings.timeout_s):
+                said = await self._answer(client, webhook)
+        except TimeoutError:
+            said = f"no answer within {self._settings.timeout_s:g} s"
+        except Refused as refusal:
+            said = f"its address {refusal}"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            said = type(error).__name__
+        if said is None:
+            metrics.WEBHOOKS.labels("delivered").inc()
+            await self._ask(lambda store: store.outbox.done(webhook.id))
+            return
+        again_s = webhook.again_s()
+        if again_s is None:
+            logger.error("job %s: its webhook is given up after %d attempts: %s", webhook.job, webhook.attempts, said)
+            metrics.WEBHOOKS.labels("given_up").inc()
+            await self._ask(lambda store: store.outbox.done(webhook.id))
+            return
+        logger.warning("job %s: its webhook is sent again in %.0f s: %s", webhook.job, again_s, said)
+        metrics.WEBHOOKS.labels("failed").inc()
+        await self._ask(lambda store: store.outbox.again(webhook.id, time.time() + again_s))
+
+    async def _answer(self, client: httpx.AsyncClient, webhook: Webhook) -> str | None:
+        """What went wrong with one attempt; None: it was taken."""
+        target = reachable(webhook.url, self._reach)
+        headers = webhook.headers(self._key, int(time.time()))
+        request = await addressed(client, "POST", target, self._reach, headers=headers, content=webhook.body)
+        response = await client.send(request, stream=True)  # what it says is not read
+        await response.aclose()
+        return None if response.is_success else f"answered {response.status_code}"
