@@ -45,11 +45,12 @@ from cache_dit_serving.schemas.answers import (
     ModelInfo,
 )
 from cache_dit_serving.schemas.request import GenerateRequest
-from cache_dit_serving.supervisor import prepare_supervisor, settings_or_exit
+from cache_dit_serving.supervisor import access_or_exit, prepare_supervisor, settings_or_exit
 
 SETTINGS = settings_or_exit()
 configure_logging(SETTINGS.server.log_level)
 prepare_supervisor()
+ACCESS = access_or_exit(SETTINGS.server)
 take_share(SETTINGS, server_context.worker_index)
 # BentoML, and BentoCloud before it, cut requests off after 60 s unless told: later than ours, which says why.
 TIMEOUT_S = SETTINGS.limits.max_request_s + 60
@@ -133,5 +134,8 @@ class CacheDiTServing:
 
 
 CacheDiTServing.add_asgi_middleware(
-    Envelope, limits=SETTINGS.limits, unsupported_fields=SETTINGS.server.unsupported_fields
+    Envelope,
+    limits=SETTINGS.limits,
+    unsupported_fields=SETTINGS.server.unsupported_fields,
+    access=ACCESS,
 )

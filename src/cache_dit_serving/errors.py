@@ -62,6 +62,34 @@ class InvalidRequest(ServingError):
     code = "invalid_value"
 
 
+class Unauthorized(ServingError):
+    """No API key, or none of this server's."""
+
+    status = 401
+    type = "authentication_error"
+    code = "missing_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(ServingError):
+    """An API key of another scope."""
+
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
+class RateLimited(ServingError):
+    """One caller asks for more than its share."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class NotFound(ServingError):
     status = 404
     type = "invalid_request_error"

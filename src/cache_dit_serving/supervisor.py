@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 
+from cache_dit_serving.api.access import Access
 from cache_dit_serving.config.reading import chosen_config, load_settings
-from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.settings import ServerSettings, Settings
 from cache_dit_serving.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,18 @@ def settings_or_exit() -> Settings:
     """
     try:
         return load_settings()
+    except ConfigError as error:
+        fail(str(error))
+
+
+def access_or_exit(settings: ServerSettings) -> Access:
+    """Who may use the server.
+
+    Raises:
+        SystemExit: 2, with one line that says what is wrong with the file of keys.
+    """
+    try:
+        return Access(settings)
     except ConfigError as error:
         fail(str(error))
 

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
 from cache_dit_serving import __version__
+from cache_dit_serving.api.access import OPEN_ROUTES
 from cache_dit_serving.api.operation import BELOW, UNSUPPORTED_FIELDS_HEADER, Errors, Operation
+from cache_dit_serving.errors import Forbidden, Unauthorized
 from cache_dit_serving.schemas.answers import ErrorResponse
 
 SWAGGER_PAGE = """<!doctype html>
@@ -55,7 +57,10 @@ def openapi_document(operations: Sequence[Operation]) -> Json:
             "ErrorResponse, every answer the header X-Request-ID.",
         },
         "paths": paths,
-        "components": {"schemas": dict(sorted(schemas.items()))},
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -66,8 +71,13 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         "operationId": f"{operation.method.lower()}_{name}",
         "summary": operation.summary,
         "tags": [operation.tag],
-        "responses": _answer(operation, schemas) | _error_answers(operation.all_errors, schemas),
+        "responses": _answer(operation, schemas),
     }
+    errors = operation.all_errors
+    if not any(operation.route in routes for routes in OPEN_ROUTES.values()):
+        errors += (Unauthorized, Forbidden)
+        described["security"] = [{}, {"key": []}]  # a server may have keys
+    described["responses"] |= _error_answers(errors, schemas)
     text = {"type": "string", "minLength": 1}
     parameters: list[Json] = [
         {"name": part, "in": "path", "required": True, "schema": text}

@@ -17,12 +17,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cache_dit_serving.api.access import Access
 from cache_dit_serving.api.answering import REQUEST_ID_HEADER, error_response, request_id_of
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
 from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
 from cache_dit_serving.api.form import FORM, read_form
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
-from cache_dit_serving.api.routes import allowed_methods, body_of, route_of
+from cache_dit_serving.api.routes import allowed_methods, body_of, route_of, scope_of
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import (
     InternalError,
@@ -48,8 +49,9 @@ R = TypeVar("R")
 class Envelope:
     """ASGI middleware around the whole service."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, unsupported_fields: str) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Limits, unsupported_fields: str, access: Access) -> None:
         self.app = app
+        self.access = access
         self.limits = limits
         self.unsupported_fields = unsupported_fields
 
@@ -80,7 +82,10 @@ class Envelope:
         Raises:
             ServingError: the headers or the body are refused.
         """
-        policy = body_of(scope["method"], scope["path"])
+        policy, route = body_of(scope["method"], scope["path"]), route_of(scope["path"])
+        scope["state"]["caller"] = self.access.admit(
+            incoming.headers, route, scope_of(scope["method"], route), draws=policy is not None and policy.draws
+        )
         if policy is None:
             return scope, incoming
         length, max_bytes = incoming.headers.get("content-length", ""), getattr(self.limits, policy.limit)

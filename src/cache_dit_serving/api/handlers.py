@@ -6,6 +6,7 @@ import bentoml
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
+from cache_dit_serving.api.access import caller_of
 from cache_dit_serving.api.docs import SWAGGER_PAGE
 from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.jobs import JobsApi, last_event_of
@@ -45,30 +46,37 @@ async def submit_job(request: Request) -> Response:
 
 
 async def list_jobs(request: Request) -> Response:
-    return Response((await _jobs().list(request.query_params)).model_dump_json(), media_type=JSON)
+    return Response(
+        (await _jobs().list(request.query_params, caller_of(request.scope))).model_dump_json(), media_type=JSON
+    )
 
 
 async def job(request: Request) -> Response:
-    record = await _jobs().find(request.path_params["id"])
+    record = await _jobs().find(request.path_params["id"], caller_of(request.scope))
     return Response(answer_of(record).model_dump_json(), media_type=JSON)
 
 
 async def delete_job(request: Request) -> Response:
-    return Response((await _jobs().delete(request.path_params["id"])).model_dump_json(), media_type=JSON)
+    return Response(
+        (await _jobs().delete(request.path_params["id"], caller_of(request.scope))).model_dump_json(), media_type=JSON
+    )
 
 
 async def job_output(request: Request) -> Response:
-    path, media_type = await _jobs().output(request.path_params["id"], request.path_params["number"])
+    path, media_type = await _jobs().output(
+        request.path_params["id"], request.path_params["number"], caller_of(request.scope)
+    )
     return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
 
 
 async def job_events(request: Request) -> Response:
     jobs = _jobs()
-    seen, record = last_event_of(request.headers), await jobs.find(request.path_params["id"])
+    caller = caller_of(request.scope)
+    seen, record = last_event_of(request.headers), await jobs.find(request.path_params["id"], caller)
     if record.state.final and not events_of(record, seen):
         return Response(status_code=204)  # an EventSource that comes again is to stay away
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    stream = jobs.events(record, seen) if request.method == "GET" else iter(())
+    stream = jobs.events(record, seen, caller) if request.method == "GET" else iter(())
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 

@@ -14,6 +14,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cache_dit_serving.api.access import Caller
 from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.kept_jobs import KeptJobs
 from cache_dit_serving.api.native import NativeApi
@@ -74,7 +75,8 @@ class JobsApi:
             ServingError: InvalidRequest, KeyReused, QueueFull, NotReady, StoreUnavailable, or DeadlineExceeded where no
                 speed meets its deadline.
         """
-        key, asked = _idempotency_key(http.headers), received(request, http)
+        asked = received(request, http)
+        key = _idempotency_key(http.headers, asked.caller)
         digest = _digest(asked)
         record = None if key is None else await self._kept.of_key(key, digest)
         known = record is not None
@@ -93,8 +95,8 @@ class JobsApi:
         answer = answer_of(record).model_dump_json()
         return Response(answer, status_code=202, media_type="application/json", headers=headers)
 
-    async def list(self, query: Mapping[str, str]) -> JobsResponse:
-        """A page of jobs.
+    async def list(self, query: Mapping[str, str], caller: Caller) -> JobsResponse:
+        """A page of the jobs of a caller; of everyone's for an admin.
 
         Args:
             query: `state`, `limit` and `after`, each as text.
@@ -113,22 +115,22 @@ class JobsApi:
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MOST_ON_A_PAGE):
             raise InvalidRequest(f"limit is {cut(limit)!r}; send 1 to {MOST_ON_A_PAGE}", param="limit")
         wanted, most = JobState(state) if state else None, int(limit)
-        page = await self._kept.page(wanted, most + 1, query.get("after"))
+        page = await self._kept.page(wanted, most + 1, query.get("after"), caller)
         if page is None:
             raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
         answers = [answer_of(record).model_copy(update={"result": None}) for record in page[:most]]
         return JobsResponse(jobs=answers, next=answers[-1].id if len(page) > most else None)
 
-    async def find(self, name: str) -> JobRecord:
+    async def find(self, name: str, caller: Caller) -> JobRecord:
         """A job as it is now.
 
         Raises:
-            NotFound: there is no such job, or not any more.
+            NotFound: the caller has no such job, or not any more.
             StoreUnavailable: the database does not answer.
         """
-        return await self._kept.find(name)
+        return await self._kept.find(name, caller)
 
-    async def output(self, name: str, number: str) -> tuple[Path, str]:
+    async def output(self, name: str, number: str, caller: Caller) -> tuple[Path, str]:
         """The file and media type of one output of a job.
 
         Args:
@@ -138,14 +140,14 @@ class JobsApi:
             NotFound: there is none.
             StoreUnavailable: the database does not answer.
         """
-        record = await self.find(name)
+        record = await self.find(name, caller)
         files = record.files
         if not (number.isascii() and number.isdecimal() and int(number[:9]) < len(files)):
             have = f"{len(files)} output(s), from 0" if files else f"no outputs: it is {record.state}"
             raise NotFound(f"there is no such output; this job has {have}")
         return self._outputs.find(files[int(number)])
 
-    async def events(self, record: JobRecord, seen: int) -> AsyncIterator[bytes]:
+    async def events(self, record: JobRecord, seen: int, caller: Caller) -> AsyncIterator[bytes]:
         """A job's events to its last, as server-sent events.
 
         Args:
@@ -161,7 +163,7 @@ class JobsApi:
             changed = job.changed if job is not None else self._kept.closing
             with contextlib.suppress(StoreUnavailable):
                 try:
-                    record = await self.find(record.id)
+                    record = await self.find(record.id, caller)
                 except NotFound:
                     return  # it was forgotten
             told = events_of(record, seen)
@@ -185,18 +187,18 @@ class JobsApi:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), TICK_S)
 
-    async def delete(self, name: str) -> JobAnswer:
+    async def delete(self, name: str, caller: Caller) -> JobAnswer:
         """Cancel a job that has not ended; forget one that has, and its files.
 
         Raises:
             NotFound: there is no such job.
             StoreUnavailable: the database does not answer.
         """
-        record = await self.find(name)
+        record = await self.find(name, caller)
         if record.state.final:
             await self._kept.forget(record)
         else:
-            record = await self._kept.cancel(name)
+            record = await self._kept.cancel(name, caller)
         return answer_of(record)
 
 
@@ -218,11 +220,12 @@ def last_event_of(headers: Mapping[str, str]) -> int:
     return int(number)
 
 
-def _idempotency_key(headers: Headers) -> str | None:
+def _idempotency_key(headers: Headers, caller: Caller) -> str | None:
+    """That of a request, apart from those of other callers."""
     key = headers.get("Idempotency-Key")
     if key is not None and not KEY.fullmatch(key):
         raise InvalidRequest(f"the header Idempotency-Key is {cut(key)!r}; send 1 to 255 letters, digits or signs")
-    return key
+    return key and f"{caller.name} {key}" if caller.name else key
 
 
 def _digest(asked: Received) -> str:

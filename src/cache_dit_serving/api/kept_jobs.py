@@ -19,6 +19,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from cache_dit_serving.api.access import Caller
 from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.native import NativeApi, Prepared
 from cache_dit_serving.api.received import Received, read
@@ -140,10 +141,17 @@ class KeptJobs:
         generation = prepared.generation
         history = ((JobState.QUEUED, generation.submitted),)
         record = JobRecord(
-            name, history, generation.steps, asked.dumped(), digest, key=key, priority=generation.priority
+            name,
+            history,
+            generation.steps,
+            asked.dumped(),
+            digest,
+            key=key,
+            caller=asked.caller.name,
+            priority=generation.priority,
         )
         job = self._job(record, prepared)
-        self._worker.submit(generation)
+        self._worker.submit(generation, asked.caller.max_live)
         self._live[name] = job
         try:
             await self._ask(lambda store: store.add(record, asked.uploads, self._owner, _owned()))
@@ -170,31 +178,34 @@ class KeptJobs:
             seconds_left=_rounded(self._worker.seconds_left(generation)),
         )
 
-    async def find(self, name: str) -> JobRecord:
+    async def find(self, name: str, caller: Caller) -> JobRecord:
         """A job as it is now, or as another server has told of it within the last second.
 
         Raises:
-            NotFound: there is no such job, or not any more.
+            NotFound: the caller has no such job, or not any more.
             StoreUnavailable: the database does not answer.
         """
-        if (job := self._live.get(name)) is not None:
-            return self._now(job)
-        if (record := await self._ask(lambda store: store.get(name))) is None:
+        job = self._live.get(name)
+        record = self._now(job) if job is not None else await self._ask(lambda store: store.get(name))
+        if record is None or not caller.owns(record.caller):
             raise NotFound("there is no job of this id; jobs that have ended are kept for a while only")
         return record
 
-    async def page(self, state: JobState | None, limit: int, after: str | None) -> list[JobRecord] | None:
-        """The latest first; None: there is no job to come after.
+    async def page(
+        self, state: JobState | None, limit: int, after: str | None, caller: Caller
+    ) -> list[JobRecord] | None:
+        """Those of a caller, the latest first; None: there is no job to come after.
 
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        if (page := await self._ask(lambda store: store.page(state, limit, after))) is None:
+        whose = None if caller.admin else caller.name
+        if (page := await self._ask(lambda store: store.page(state, limit, after, whose))) is None:
             return None
         live = [self._live.get(record.id) for record in page]
         return [record if job is None else self._now(job) for record, job in zip(page, live, strict=True)]
 
-    async def cancel(self, name: str) -> JobRecord:
+    async def cancel(self, name: str, caller: Caller) -> JobRecord:
         """End a job that has not ended, wherever it is; returns once it has, or as it is after a while.
 
         Raises:
@@ -209,7 +220,7 @@ class KeptJobs:
                 await job.left.wait()
             elif (claimed := await self._ask(lambda store: store.claim(name, self._owner, _owned()))) is not None:
                 await self._put(failed(claimed, ClientGone("nobody wants it any more")))
-            record = await self.find(name)
+            record = await self.find(name, caller)
             if record.state.final or time.monotonic() > end:
                 return record
             await asyncio.sleep(LOOK_S)

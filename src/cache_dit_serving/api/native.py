@@ -18,7 +18,7 @@ from cache_dit_serving.api.received import Received, received
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
-from cache_dit_serving.errors import InvalidRequest, NotFound
+from cache_dit_serving.errors import Forbidden, InvalidRequest, NotFound
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -71,8 +71,9 @@ class NativeApi:
             ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
                 InternalError.
         """
-        prepared = await self.prepare(received(request, http))
-        self.worker.submit(prepared.generation)
+        asked = received(request, http)
+        prepared = await self.prepare(asked)
+        self.worker.submit(prepared.generation, asked.caller.max_live)
         response, _ = await self.finish(prepared, await self._images(prepared.generation, request, http))
         return response
 
@@ -82,6 +83,7 @@ class NativeApi:
         Raises:
             ServingError: InvalidRequest, NotReady, DeadlineExceeded or InternalError.
         """
+        _check_scope(asked)
         request, model = asked.request, self._model(asked)
         inputs = await self._inputs(asked, model)
         priority = self._priority(request)
@@ -109,13 +111,14 @@ class NativeApi:
         if request.deadline_s is not None:
             raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
         asked = received(request, http)
+        _check_scope(asked)
         model = self._model(asked)
         call = plan(request, model, await self._inputs(asked, model))
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
         delivery = self._delivery(asked)
         generation = _generation(call.compared(), asked, self._priority(request))
-        self.worker.submit(generation)
+        self.worker.submit(generation, asked.caller.max_live)
         images = await self._images(generation, request, http)
         return await asyncio.to_thread(compared_response, generation, images, request, delivery)
 
@@ -234,9 +237,14 @@ class NativeApi:
         return delivery
 
 
+def _check_scope(asked: Received) -> None:
+    if asked.request.profile and not asked.caller.admin:
+        raise Forbidden("this key may not ask for a profile: it lacks the scope admin", param="profile")
+
+
 def _generation(call: GenerationCall, asked: Received, priority: int) -> Generation:
     """With what the body's reading had to adjust among its warnings."""
-    generation = Generation(asked.id, call, priority)
+    generation = Generation(asked.id, call, priority, asked.caller.name)
     for warning in asked.warnings:
         generation.warn(warning)
     return generation

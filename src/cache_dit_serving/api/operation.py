@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cache_dit_serving.config.keys import Scope
 from cache_dit_serving.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -37,6 +38,11 @@ class JsonBody:
     form: bool = False
     """Whether it may come as a form too, with pictures as files."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether it asks for a generation."""
+        return "prompt" in self.model.model_fields
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -62,6 +68,8 @@ class Operation:
     """What may stand behind the path, each with what it means."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """What may be sent as a header, each with what it means."""
+    scope: Scope = "generate"
+    """What an API key must be for, where there are keys."""
     also: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     """Other answers that are no errors, by status; None: without a body."""
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from cache_dit_serving.api.access import SCOPES, Caller, caller_of
 from cache_dit_serving.api.answering import request_id_of
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest, JobRequest
@@ -27,6 +28,7 @@ class Received:
     """Files that came with it."""
     base_url: str
     """Of this server, as its client calls it."""
+    caller: Caller
 
     def dumped(self) -> str:
         """As JSON, without its uploads."""
@@ -36,6 +38,7 @@ class Received:
             lenient=self.lenient,
             warnings=self.warnings,
             base_url=self.base_url,
+            caller=self.caller.name,
         ).model_dump_json()
 
 
@@ -45,6 +48,7 @@ class _Kept(BaseModel):
     lenient: bool
     warnings: tuple[RequestWarning, ...]
     base_url: str
+    caller: str = ""
 
 
 def received(request: GenerateRequest, http: Request) -> Received:
@@ -57,6 +61,7 @@ def received(request: GenerateRequest, http: Request) -> Received:
         warnings=tuple(state["warnings"]),
         uploads=tuple(state["uploads"]),
         base_url=str(http.base_url).rstrip("/"),
+        caller=caller_of(http.scope),
     )
 
 
@@ -74,4 +79,5 @@ def read(dumped: str, uploads: list[str | bytes]) -> Received:
         warnings=kept.warnings,
         uploads=tuple(uploads),
         base_url=kept.base_url,
+        caller=Caller(kept.caller, SCOPES),  # what it asks for was found allowed
     )

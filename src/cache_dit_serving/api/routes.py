@@ -13,6 +13,7 @@ from cache_dit_serving.api import handlers
 from cache_dit_serving.api.answering import error_response, request_id_of
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.operation import BELOW, Errors, JsonBody, Operation
+from cache_dit_serving.config.keys import Scope
 from cache_dit_serving.errors import (
     CacheNotEngaged,
     DeadlineExceeded,
@@ -151,6 +152,7 @@ OPERATIONS = (
         LorasResponse,
         (InvalidRequest, NotFound, NotReady),
         handler=handlers.load_lora,
+        scope="admin",
     ),
     Operation(
         "DELETE",
@@ -159,6 +161,7 @@ OPERATIONS = (
         LorasResponse,
         (InvalidRequest, NotFound, NotReady),
         handler=handlers.unload_lora,
+        scope="admin",
     ),
     Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,), handler=handlers.model_info),
     Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), JsonBody(NoFields)),
@@ -171,6 +174,7 @@ OPERATIONS = (
         FlushResponse,
         (InternalError, NotReady),
         JsonBody(NoFields),
+        scope="admin",
     ),
     Operation("GET", "/", "To the API's documentation.", (), status=307, handler=handlers.index),
     Operation("GET", "/docs", "The API's documentation, for people.", ("text/html",), handler=handlers.docs),
@@ -193,6 +197,9 @@ OPERATIONS = (
 _BODIES: dict[tuple[str, str], JsonBody | None] = {
     (operation.method, operation.route): operation.body for operation in OPERATIONS
 }
+_SCOPES: dict[tuple[str, str], Scope] = {
+    (operation.method, operation.route): operation.scope for operation in OPERATIONS
+}
 _ROUTES = {operation.route for operation in OPERATIONS}
 _PATTERNS = {
     route: re.compile(re.sub(r"\{\w+\}", "[^/]+", route.replace(BELOW, "/.*"))) for route in _ROUTES if "{" in route
@@ -204,6 +211,11 @@ def route_of(path: str) -> str:
     if path in _ROUTES:
         return path
     return next((route for route, pattern in _PATTERNS.items() if pattern.fullmatch(path)), UNKNOWN_ROUTE)
+
+
+def scope_of(method: str, route: str) -> Scope:
+    """What an API key must be for."""
+    return _SCOPES.get((method, route), "generate")
 
 
 def body_of(method: str, path: str) -> JsonBody | None:

@@ -18,6 +18,7 @@ from cache_dit_serving.config.acceleration import (
     ProfilingSettings,
     QuantizeSettings,
 )
+from cache_dit_serving.config.keys import ApiKeys
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
@@ -299,6 +300,18 @@ class ServerSettings(Section):
         "arrival",
         description="Among requests of one priority and caller: first come first served, or those first that are "
         "expected to take least.",
+    )
+    api_keys: ApiKeys = Field(
+        (),
+        repr=False,
+        description="Keys of those who may use the server, as texts or with a name, scopes and limits; "
+        "none here and no file: anyone may.",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="YAML or JSON file with a list as of api_keys, read again whenever it changes."
+    )
+    open_routes: tuple[Literal["health", "metrics", "docs"], ...] = Field(
+        ("health", "metrics", "docs"), description="What needs no key where there are keys."
     )
     require_cache: bool = Field(
         False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."

@@ -35,6 +35,8 @@ class JobRecord:
     """Its outputs, below the root of all."""
     key: str | None = None
     """The Idempotency-Key that it came with."""
+    caller: str = ""
+    """Who submitted it; empty where there are no API keys."""
     priority: int = 0
     """Greater ones run before."""
     attempts: int = 0

@@ -23,6 +23,7 @@ from cache_dit_serving.errors import (
     LoadError,
     NotReady,
     QueueFull,
+    RateLimited,
     ServingError,
 )
 from cache_dit_serving.jobs import metrics
@@ -112,16 +113,27 @@ class PipelineWorker:
             steps=running.steps if running else 0,
         )
 
-    def submit(self, generation: Generation) -> None:
+    def submit(self, generation: Generation, max_live: int | None = None) -> None:
         """Admit a generation to the queue.
 
+        Args:
+            max_live: how many of its caller's may wait or run.
+
         Raises:
+            RateLimited: there are as many of its caller's.
             QueueFull: with the time after which there should be room, from the measured rate.
             NotReady: it is loading, failed to load, or the server is shutting down.
         """
         with self._changed:
             if self._state != "ready":
                 raise self._not_ready()
+            running = [self._running] if self._running is not None else []
+            live = sum(each.caller == generation.caller for each in (*self._waiting, *running))
+            if max_live is not None and live >= max_live:
+                raise RateLimited(
+                    f"{live} generations of this key wait or run, as many as it may have; come back later",
+                    retry_after_s=self._seconds_until_room(),
+                )
             if len(self._waiting) >= self._max_queue:
                 raise QueueFull(
                     f"{len(self._waiting)} generations are waiting, as many as this server lets wait; come back later",

@@ -119,14 +119,23 @@ class JobStore:
         with self._rows(query) as rows:
             return [row.content.decode() if row.is_text else row.content for row in rows]
 
-    def page(self, state: JobState | None, limit: int, after: str | None) -> list[JobRecord] | None:
-        """The latest first; None: there is no job to come after."""
+    def page(
+        self, state: JobState | None, limit: int, after: str | None, caller: str | None = None
+    ) -> list[JobRecord] | None:
+        """The latest first; None: there is no job to come after.
+
+        Args:
+            caller: whose; None: everyone's.
+        """
         query = select(JobRow).order_by(JobRow.number.desc()).limit(limit)
+        if caller is not None:
+            query = query.where(JobRow.caller == caller)
         if state is not None:
             query = query.where(JobRow.state == state)
         if after is not None:
             with self._engine.connect() as connection:
-                number = connection.scalar(select(JobRow.number).where(JobRow.id == after))
+                of_it = select(JobRow.number).where(JobRow.id == after)
+                number = connection.scalar(of_it if caller is None else of_it.where(JobRow.caller == caller))
             if number is None:
                 return None
             query = query.where(JobRow.number < number)
@@ -284,6 +293,7 @@ def _columns(record: JobRecord) -> dict[str, Any]:
         "result": record.result,
         "error": record.error,
         "files": json.dumps(record.files),
+        "caller": record.caller,
         "priority": record.priority,
         "attempts": record.attempts,
         "position": record.position,
@@ -305,6 +315,7 @@ def _record(row: JobRow) -> JobRecord:
         error=row.error,
         files=tuple(json.loads(row.files)),
         key=row.key,
+        caller=row.caller,
         priority=row.priority,
         attempts=row.attempts,
         position=row.position,

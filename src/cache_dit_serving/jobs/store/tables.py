@@ -35,6 +35,7 @@ class JobRow(Base):
     result: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
     files: Mapped[str] = mapped_column(Text)
+    caller: Mapped[str] = mapped_column(Text, server_default="", index=True)
     priority: Mapped[int] = mapped_column(server_default="0")
     attempts: Mapped[int]
     position: Mapped[int | None]

@@ -1,0 +1,163 @@
+"""Who may do what: API keys as Bearer tokens, and what each may ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from starlette.types import Scope as AsgiScope
+
+from cache_dit_serving.config.keys import ApiKey, Scope, read_keys
+from cache_dit_serving.config.settings import ServerSettings
+from cache_dit_serving.errors import ConfigError, Forbidden, RateLimited, Unauthorized
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Between two looks at whether the file of keys has changed."""
+OPEN_ROUTES = {
+    "health": ("/livez", "/readyz", "/healthz", "/health"),
+    "metrics": ("/metrics",),
+    "docs": ("/", "/docs", "/openapi.json", "/docs.json", "/schema.json", "/static_content/{path}"),
+}
+"""By what `server.open_routes` calls them."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever sends a request."""
+
+    name: str
+    """Empty where there are no keys."""
+    scopes: tuple[Scope, ...]
+    max_live: int | None = None
+    """Generations that wait or run at a time."""
+
+    @property
+    def admin(self) -> bool:
+        return "admin" in self.scopes
+
+    def owns(self, owner: str) -> bool:
+        """Whether what an owner has is for this caller too."""
+        return self.admin or owner == self.name
+
+
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+ANYONE = Caller("", SCOPES)
+
+
+def caller_of(scope: AsgiScope) -> Caller:
+    """Who sent a request that came through :class:`envelope.Envelope`."""
+    caller = scope.get("state", {}).get("caller", ANYONE)
+    assert isinstance(caller, Caller)
+    return caller
+
+
+class Access:
+    """The keys of the settings and of the file, for one worker."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """
+        Raises:
+            ConfigError: the file of keys cannot be read.
+        """
+        self._own = settings.api_keys
+        self._file = settings.api_keys_file
+        self._open = {route for name in settings.open_routes for route in OPEN_ROUTES[name]}
+        self._buckets: dict[str, _Bucket] = {}
+        self._read: tuple[ApiKey, ...] = ()
+        self._version: object = None
+        self._looked = time.monotonic()
+        if self._file is not None:
+            self._version = _version(self._file)
+            self._read = read_keys(self._file)
+
+    def admit(self, headers: Mapping[str, str], route: str, needed: Scope, *, draws: bool) -> Caller:
+        """Who sends a request, which it may.
+
+        Args:
+            needed: scope of what it asks for.
+            draws: whether it is one of those that `requests_per_minute` counts.
+
+        Raises:
+            Unauthorized: no key, or none of this server's.
+            Forbidden: a key of another scope.
+            RateLimited: too many within a minute.
+        """
+        if not self._own and self._file is None:
+            return ANYONE
+        if route in self._open:
+            return Caller("", ())
+        key = self._key(headers)
+        if needed not in key.scopes and "admin" not in key.scopes:
+            raise Forbidden(f"this key may not do that: it lacks the scope {needed}")
+        if draws and key.requests_per_minute is not None:
+            self._take(key.name, key.requests_per_minute)
+        return Caller(key.name, key.scopes, key.max_live)
+
+    def _key(self, headers: Mapping[str, str]) -> ApiKey:
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not token.strip():
+            raise Unauthorized("this server wants an API key; send it as Authorization: Bearer ...")
+        digest = hashlib.sha256(token.strip().encode()).hexdigest()
+        found = None
+        # All of them are compared, so that the time does not tell which one came near.
+        for key in (*self._own, *self._of_file()):
+            if hmac.compare_digest(digest, key.sha256):
+                found = key
+        if found is None:
+            raise Unauthorized("this API key is not one of this server's", code="invalid_api_key")
+        return found
+
+    def _of_file(self) -> tuple[ApiKey, ...]:
+        """The keys of the file as it is now; those of before where it cannot be read."""
+        if self._file is not None and time.monotonic() - self._looked > LOOK_S:
+            self._looked = time.monotonic()
+            version = _version(self._file)
+            if version != self._version:
+                self._version = version
+                try:
+                    self._read = read_keys(self._file)
+                    logger.info("the file of API keys was read again: %d keys", len(self._read))
+                except ConfigError as error:
+                    logger.error("the API keys of before hold: %s", error)
+        return self._read
+
+    def _take(self, name: str, per_minute: float) -> None:
+        bucket = self._buckets.setdefault(name, _Bucket(per_minute, time.monotonic()))
+        wait_s = bucket.take(per_minute, time.monotonic())
+        if wait_s > 0:
+            raise RateLimited(f"more than {per_minute:g} generations a minute of this key", retry_after_s=wait_s)
+
+
+@dataclass
+class _Bucket:
+    """What is left of a minute's requests; it fills up evenly."""
+
+    left: float
+    at: float
+
+    def take(self, per_minute: float, now: float) -> float:
+        """Take one; seconds until there is one where there is none."""
+        most = max(1.0, per_minute)
+        self.left = min(most, self.left + (now - self.at) * per_minute / 60)
+        self.at = now
+        if self.left < 1:
+            return (1 - self.left) * 60 / per_minute
+        self.left -= 1
+        return 0.0
+
+
+def _version(file: Path) -> object:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

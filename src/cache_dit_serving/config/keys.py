@@ -1,0 +1,87 @@
+"""API keys: who may use the server, and how much of it. Only digests of them are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.findings import findings_of
+from cache_dit_serving.section import Section
+
+LEAST_CHARACTERS = 16
+"""Of a key: fewer could be guessed."""
+Scope = Literal["generate", "admin"]
+
+
+class ApiKey(Section):
+    """One caller, by the digest of its key."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Of the caller; two keys of one name are one caller."
+    )
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the key, in place of `key`; hexadecimal.")
+    scopes: tuple[Scope, ...] = Field(
+        ("generate",),
+        description="generate: all that draws and tells, of one's own jobs. admin: also /flush_cache, loading and "
+        "unloading LoRAs, `profile`, and everyone's jobs.",
+    )
+    requests_per_minute: float | None = Field(None, gt=0, description="Generations that it may ask for, by a worker.")
+    max_live: int | None = Field(None, ge=1, description="Generations that wait or run at a time, at a worker.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _digested(cls, given: Any) -> Any:
+        """With the digest in place of the key, so that no later error or log can hold it."""
+        if isinstance(given, str):
+            digest = _digest(given)
+            return {"name": f"key-{digest[:8]}", "sha256": digest}
+        if isinstance(given, Mapping) and "key" in given:
+            if "sha256" in given:
+                raise ValueError("key and sha256 stand for the same; give one of them")
+            return {**{name: value for name, value in given.items() if name != "key"}, "sha256": _digest(given["key"])}
+        return given
+
+    @model_validator(mode="after")
+    def _may_do_something(self) -> Self:
+        if not self.scopes:
+            raise ValueError("scopes is empty; list generate, admin or both")
+        return self
+
+
+def _digest(key: object) -> str:
+    if not isinstance(key, str) or len(key) < LEAST_CHARACTERS or not key.isascii() or not key.isprintable():
+        raise ValueError(f"a key is a text of {LEAST_CHARACTERS} or more printable ASCII characters")
+    if key != key.strip() or " " in key:
+        raise ValueError("a key has no blanks")
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _from_text(given: Any) -> Any:
+    return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+
+
+ApiKeys = Annotated[tuple[ApiKey, ...], BeforeValidator(_from_text)]
+_READ: TypeAdapter[tuple[ApiKey, ...]] = TypeAdapter(ApiKeys)
+
+
+def read_keys(file: Path) -> tuple[ApiKey, ...]:
+    """The keys of a YAML or JSON file: a list as of `server.api_keys`.
+
+    Raises:
+        ConfigError: it cannot be read, or is no such list; nothing of its content is in the message.
+    """
+    try:
+        return _READ.validate_python(yaml.safe_load(file.read_text(encoding="utf-8")) or ())
+    except ValidationError as error:
+        said = "; ".join(f"{finding.field}: {finding.message or 'is unknown'}" for finding in findings_of(error))
+    except (OSError, UnicodeDecodeError) as error:
+        said = type(error).__name__
+    except yaml.YAMLError:
+        said = "it is not YAML"
+    raise ConfigError(f"server.api_keys_file cannot be read: {said}")

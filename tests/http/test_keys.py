@@ -1,0 +1,201 @@
+"""API keys: who may do what, and who sees whose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support.jobs import LONG, PROMPT
+from tests.support.server import Server, ready, serving
+
+ALICE, BOB, ROOT_KEY, SLOW, LATER = (f"sk-{name}-{'x' * 16}" for name in ("alice", "bob", "root", "slow", "later"))
+
+
+@dataclass
+class Guarded:
+    """A server with keys, and the file of some of them."""
+
+    server: Server
+    file: Path
+
+    def ask(self, method: str, path: str, key: str | None, **options: Any) -> requests.Response:
+        headers = options.pop("headers", {}) | ({"Authorization": f"Bearer {key}"} if key else {})
+        return requests.request(method, self.server.url + path, headers=headers, timeout=60, **options)
+
+    def job(self, key: str, **fields: Any) -> str:
+        answer = self.ask("POST", "/jobs", key, json={"prompt": PROMPT} | fields)
+        assert answer.status_code == 202, answer.text
+        return str(answer.headers["Location"])
+
+    def ended(self, job: str, key: str) -> dict[str, Any]:
+        end = time.monotonic() + 60
+        while (answer := self.ask("GET", job, key).json())["state"] in ("queued", "running"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return dict(answer)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+    file = folder / "keys.yaml"
+    file.write_text(json.dumps([{"name": "slow", "key": SLOW, "requests_per_minute": 2, "max_live": 1}]))
+    keys = [
+        {"name": "alice", "key": ALICE},
+        {"name": "bob", "sha256": hashlib.sha256(BOB.encode()).hexdigest()},
+        {"name": "root", "key": ROOT_KEY, "scopes": ["admin"]},
+    ]
+    environ = {
+        "CACHE_DIT_SERVING__SERVER__API_KEYS": json.dumps(keys),
+        "CACHE_DIT_SERVING__SERVER__API_KEYS_FILE": str(file),
+        "CACHE_DIT_SERVING__PROFILING__REQUESTS": "asked",
+        "CACHE_DIT_SERVING__PROFILING__FOLDER": str(folder / "profiles"),
+        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
+    }
+    with serving(folder, environ=environ) as running:
+        running.wait_for(ready)
+        yield Guarded(running, file)
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "missing_api_key"),
+        ({"Authorization": "Basic YTpi"}, "missing_api_key"),
+        ({"Authorization": "Bearer "}, "missing_api_key"),
+        ({"Authorization": "Bearer sk-nobody"}, "invalid_api_key"),
+        ({"Authorization": f"Bearer {ALICE[:-1]}"}, "invalid_api_key"),
+        ({"Authorization": "Bearer é".encode("latin-1")}, "invalid_api_key"),
+    ],
+)
+@pytest.mark.parametrize(
+    "route", ["POST /generate", "GET /jobs", "GET /capabilities", "GET /nowhere", "POST /flush_cache"]
+)
+def test_without_a_key_nothing_is_done(
+    guarded: Guarded, route: str, headers: dict[str, str | bytes], code: str
+) -> None:
+    method, path = route.split()
+    refused = requests.request(method, guarded.server.url + path, headers=headers, json={"prompt": PROMPT}, timeout=10)
+    assert refused.status_code == 401
+    assert refused.headers["WWW-Authenticate"] == "Bearer"
+    assert refused.json()["error"]["type"] == "authentication_error"
+    assert refused.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/docs", "/openapi.json"])
+def test_what_is_open_needs_none(guarded: Guarded, path: str) -> None:
+    assert guarded.ask("GET", path, None).status_code == 200
+
+
+def test_what_a_key_may_do_is_its_scope(guarded: Guarded) -> None:
+    for path, body in (("/flush_cache", {}), ("/loras/x", None), ("/generate", {"prompt": PROMPT, "profile": True})):
+        refused = guarded.ask("POST", path, ALICE, json=body)
+        assert refused.status_code == 403, path
+        assert refused.json()["error"]["type"] == "permission_error"
+        assert "admin" in refused.json()["error"]["message"]
+    assert guarded.ask("POST", "/flush_cache", ROOT_KEY, json={}).status_code == 200
+    for key in (ALICE, BOB, ROOT_KEY):
+        assert guarded.ask("POST", "/generate", key, json={"prompt": PROMPT, "seed": 1}).status_code == 200
+        assert guarded.ask("GET", "/get_model_info", key).status_code == 200
+
+
+def test_callers_do_not_see_each_others_jobs(guarded: Guarded) -> None:
+    job = guarded.job(ALICE, seed=5)
+    answer = guarded.ended(job, ALICE)
+    for method, path in (("GET", job), ("GET", f"{job}/events"), ("GET", f"{job}/outputs/0"), ("DELETE", job)):
+        unknown = guarded.ask(method, path.replace(job, "/jobs/000000000000000000000000"), BOB)
+        refused = guarded.ask(method, path, BOB)
+        assert refused.status_code == 404
+        assert refused.json()["error"] == unknown.json()["error"]
+    assert guarded.ask("GET", f"/jobs?after={answer['id']}", BOB).status_code == 400
+    assert guarded.ask("GET", "/jobs", BOB).json()["jobs"] == []
+    assert [each["id"] for each in guarded.ask("GET", "/jobs", ALICE).json()["jobs"]] == [answer["id"]]
+    assert [each["id"] for each in guarded.ask("GET", "/jobs", ROOT_KEY).json()["jobs"]] == [answer["id"]]
+    assert guarded.ask("GET", f"{job}/outputs/0", ALICE).content[:4] == b"\x89PNG"
+    assert guarded.ask("GET", f"{job}/outputs/0", ROOT_KEY).status_code == 200
+    # The key of a retry is its caller's.
+    headers = {"Idempotency-Key": "once"}
+    jobs = [
+        guarded.ask("POST", "/jobs", key, json={"prompt": PROMPT, "seed": seed}, headers=headers)
+        for seed, key in ((1, ALICE), (2, BOB), (1, ALICE))
+    ]
+    ids = [each.json()["id"] for each in jobs]
+    assert ids[0] == ids[2] != ids[1]
+    for each, key in ((ids[0], ALICE), (ids[1], BOB)):
+        guarded.ended(f"/jobs/{each}", key)
+        guarded.ask("DELETE", f"/jobs/{each}", key)
+    assert guarded.ask("DELETE", job, ROOT_KEY).status_code == 200
+
+
+def test_one_caller_does_not_starve_another(guarded: Guarded) -> None:
+    many = [guarded.job(ALICE, **LONG | {"num_images": 1}) for _ in range(4)]
+    few = guarded.job(BOB, seed=1)
+    assert guarded.ask("GET", few, BOB).json()["position"] <= 2
+    guarded.ended(few, BOB)
+    states = [guarded.ask("GET", job, ALICE).json()["state"] for job in many]
+    assert states[-1] == "queued"
+    for job in many:
+        guarded.ask("DELETE", job, ALICE)
+
+
+def test_limits_of_a_key(guarded: Guarded) -> None:
+    job = guarded.job(SLOW, **LONG)
+    refused = guarded.ask("POST", "/generate", SLOW, json={"prompt": PROMPT})
+    assert refused.status_code == 429
+    assert "1 generations of this key wait or run" in refused.json()["error"]["message"]
+    assert guarded.ask("DELETE", job, SLOW).status_code == 200
+    refused = guarded.ask("POST", "/generate", SLOW, json={"prompt": PROMPT})
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert "more than 2 generations a minute" in refused.json()["error"]["message"]
+    assert 1 <= int(refused.headers["Retry-After"]) <= 30
+    assert guarded.ask("GET", "/jobs", SLOW).status_code == 200  # asking is not drawing
+
+
+def test_the_file_is_read_again(guarded: Guarded) -> None:
+    assert guarded.ask("GET", "/jobs", LATER).status_code == 401
+    before = guarded.file.read_text()
+    guarded.file.write_text("{no keys")
+    time.sleep(1.2)
+    assert guarded.ask("GET", "/jobs", SLOW).status_code == 200
+    assert "the API keys of before hold" in guarded.server.log()
+    guarded.file.write_text(json.dumps([*json.loads(before), LATER]))
+    time.sleep(1.2)
+    assert guarded.ask("GET", "/jobs", LATER).status_code == 200
+    guarded.file.write_text(before)
+    time.sleep(1.2)
+    assert guarded.ask("GET", "/jobs", LATER).status_code == 401
+
+
+def test_keys_stay_out_of_sight(guarded: Guarded) -> None:
+    told = [guarded.server.log(), guarded.ask("GET", "/metrics", None).text]
+    told += [guarded.ask("GET", path, ROOT_KEY).text for path in ("/get_model_info", "/capabilities", "/openapi.json")]
+    told += [guarded.ask("POST", "/generate", ALICE, json={"prompt": PROMPT}).text]
+    kept = b"".join(file.read_bytes() for file in guarded.server.outputs.rglob("*") if file.is_file())
+    for key in (ALICE, BOB, ROOT_KEY, SLOW, LATER):
+        assert not any(key in text for text in told)
+        assert key.encode() not in kept
+
+
+def test_many_at_once_are_each_their_own(guarded: Guarded) -> None:
+    statuses: dict[str, set[int]] = {ALICE: set(), "sk-nobody-at-all-here": set(), BOB: set()}
+
+    def ask(key: str) -> None:
+        for _ in range(20):
+            statuses[key].add(guarded.ask("GET", "/jobs", key).status_code)
+
+    threads = [threading.Thread(target=ask, args=(key,)) for key in statuses for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(statuses.values()) == [{200}, {401}, {200}]
