@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import bentoml
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
@@ -10,6 +13,7 @@ from cache_dit_serving.api.docs import SWAGGER_PAGE
 from cache_dit_serving.api.jobs import JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.jobs.events import events_of
+from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.request import GenerateRequest
 
 JSON = "application/json"
@@ -48,8 +52,7 @@ async def list_jobs(request: Request) -> Response:
 
 
 async def job(request: Request) -> Response:
-    jobs = _jobs()
-    return Response(jobs.answer(await jobs.find(request.path_params["id"])).model_dump_json(), media_type=JSON)
+    return Response((await _jobs().now(request.path_params["id"])).model_dump_json(), media_type=JSON)
 
 
 async def delete_job(request: Request) -> Response:
@@ -57,8 +60,7 @@ async def delete_job(request: Request) -> Response:
 
 
 async def job_output(request: Request) -> Response:
-    path, media_type = await _jobs().output(request.path_params["id"], request.path_params["number"])
-    return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+    return _sent(await _jobs().output(request.path_params["id"], request.path_params["number"]))
 
 
 async def job_events(request: Request) -> Response:
@@ -72,8 +74,7 @@ async def job_events(request: Request) -> Response:
 
 
 async def outputs(request: Request) -> Response:
-    path, media_type = _api().outputs.find(request.path_params["path"])
-    return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+    return _sent(await asyncio.to_thread(_api().outputs.find, request.path_params["path"]))
 
 
 async def index(request: Request) -> Response:
@@ -87,6 +88,14 @@ async def docs(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     return Response(request.app.state.openapi, media_type="application/json")
+
+
+def _sent(output: Stored) -> Response:
+    if isinstance(output.place, Path):
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return FileResponse(output.place, media_type=output.media_type, headers=headers)
+    # To be asked for again each time: the URL is valid for a while only.
+    return RedirectResponse(output.place, 307, headers={"Cache-Control": "no-store"})
 
 
 def _jobs() -> JobsApi:
