@@ -16,9 +16,9 @@ from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs import worker as worker_module
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.media.delivery import File
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.formats import OutputSpec
+from cache_dit_serving.media.outputs import File
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded

@@ -121,6 +121,8 @@ def _answer(operation: Operation, schemas: Json) -> Json:
     for status, model in operation.also.items():
         body = {"content": {"application/json": {"schema": _schema(model, schemas, "validation")}}} if model else {}
         answers[str(status)] = {"description": "As asked by the header.", **body}
+    if "/outputs/" in operation.route:
+        answers["307"] = {"description": "It lies in object storage, at the URL of the header Location."}
     if operation.route.startswith("/outputs"):
         answers["206"] = {"description": "The part that the header Range asks for.", "content": content}
     return answers

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import bentoml
 from pydantic import ValidationError
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import URL, Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -157,7 +157,7 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             headers[REQUEST_ID_HEADER] = self._request_id
             if 300 <= self._status < 400 and "location" in headers:
-                headers["location"] = _relative(headers["location"])
+                headers["location"] = _relative(headers["location"], URL(scope=self._scope).netloc)
         elif message["type"] == "http.response.body" and self._error_start is not None:
             self._error_body += message.get("body", b"")
             if not message.get("more_body", False):
@@ -213,10 +213,10 @@ def _check_media_type(headers: Headers, *, form: bool) -> None:
         raise UnsupportedMediaType(f"the body is encoded as {cut(encoding)}; send it without Content-Encoding")
 
 
-def _relative(location: str) -> str:
-    """A redirect's target without scheme and host, which Starlette takes from what the client calls this server."""
+def _relative(location: str, here: str) -> str:
+    """A redirect's target, without scheme and host where they are `here`: what the client calls this server."""
     parts = urlsplit(location)
-    return parts._replace(scheme="", netloc="").geturl() if parts.netloc else location
+    return parts._replace(scheme="", netloc="").geturl() if parts.netloc == here else location
 
 
 def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R | JSONResponse]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import bentoml
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from cache_dit_serving.api.access import caller_of
 from cache_dit_serving.api.docs import SWAGGER_PAGE
-from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.jobs import JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.jobs.events import events_of
+from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.request import JobRequest
 
 JSON = "application/json"
@@ -52,8 +55,8 @@ async def list_jobs(request: Request) -> Response:
 
 
 async def job(request: Request) -> Response:
-    record = await _jobs().find(request.path_params["id"], caller_of(request.scope))
-    return Response(answer_of(record).model_dump_json(), media_type=JSON)
+    answer = await _jobs().now(request.path_params["id"], caller_of(request.scope))
+    return Response(answer.model_dump_json(), media_type=JSON)
 
 
 async def delete_job(request: Request) -> Response:
@@ -63,10 +66,8 @@ async def delete_job(request: Request) -> Response:
 
 
 async def job_output(request: Request) -> Response:
-    path, media_type = await _jobs().output(
-        request.path_params["id"], request.path_params["number"], caller_of(request.scope)
-    )
-    return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+    params, caller = request.path_params, caller_of(request.scope)
+    return _sent(await _jobs().output(params["id"], params["number"], caller))
 
 
 async def job_events(request: Request) -> Response:
@@ -81,8 +82,7 @@ async def job_events(request: Request) -> Response:
 
 
 async def outputs(request: Request) -> Response:
-    path, media_type = _api().outputs.find(request.path_params["path"])
-    return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+    return _sent(await asyncio.to_thread(_api().outputs.find, request.path_params["path"]))
 
 
 async def index(request: Request) -> Response:
@@ -96,6 +96,14 @@ async def docs(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     return Response(request.app.state.openapi, media_type="application/json")
+
+
+def _sent(output: Stored) -> Response:
+    if isinstance(output.place, Path):
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return FileResponse(output.place, media_type=output.media_type, headers=headers)
+    # To be asked for again each time: the URL is valid for a while only.
+    return RedirectResponse(output.place, 307, headers={"Cache-Control": "no-store"})
 
 
 def _jobs() -> JobsApi:

@@ -8,7 +8,7 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from dataclasses import replace
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -29,6 +29,8 @@ from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.events import events_of, now
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import KeyTaken
+from cache_dit_serving.media.outputs import Stored
+from cache_dit_serving.schemas.answers import GenerateResponse
 from cache_dit_serving.schemas.jobs import (
     Draining,
     EventKind,
@@ -51,7 +53,7 @@ RECONNECT_MS = 2000
 
 
 class JobsApi:
-    """Jobs, over the same worker and folder of outputs as the other routes."""
+    """Jobs, over the same worker and place of outputs as the other routes."""
 
     def __init__(self, native: NativeApi) -> None:
         self._outputs = native.outputs
@@ -92,7 +94,7 @@ class JobsApi:
             headers["Idempotency-Replayed"] = "true"
         if prefers_job(http.headers):
             headers["Preference-Applied"] = RESPOND_ASYNC
-        answer = answer_of(record).model_dump_json()
+        answer = answer_of(await self._signed(record)).model_dump_json()
         return Response(answer, status_code=202, media_type="application/json", headers=headers)
 
     async def list(self, query: Mapping[str, str], caller: Caller) -> JobsResponse:
@@ -130,14 +132,25 @@ class JobsApi:
         """
         return await self._kept.find(name, caller)
 
-    async def output(self, name: str, number: str, caller: Caller) -> tuple[Path, str]:
-        """The file and media type of one output of a job.
+    async def now(self, name: str, caller: Caller) -> JobAnswer:
+        """What is told of a job as it is now.
+
+        Raises:
+            NotFound: the caller has no such job, or not any more.
+            InternalError: the URLs of its outputs cannot be signed.
+            StoreUnavailable: the database does not answer.
+        """
+        return answer_of(await self._signed(await self.find(name, caller)))
+
+    async def output(self, name: str, number: str, caller: Caller) -> Stored:
+        """One output of a job.
 
         Args:
             number: from 0, as text.
 
         Raises:
             NotFound: there is none.
+            InternalError: it cannot be told.
             StoreUnavailable: the database does not answer.
         """
         record = await self.find(name, caller)
@@ -145,7 +158,7 @@ class JobsApi:
         if not (number.isascii() and number.isdecimal() and int(number[:9]) < len(files)):
             have = f"{len(files)} output(s), from 0" if files else f"no outputs: it is {record.state}"
             raise NotFound(f"there is no such output; this job has {have}")
-        return self._outputs.find(files[int(number)])
+        return await asyncio.to_thread(self._outputs.find, files[int(number)])
 
     async def events(self, record: JobRecord, seen: int, caller: Caller) -> AsyncIterator[bytes]:
         """A job's events to its last, as server-sent events.
@@ -161,9 +174,9 @@ class JobsApi:
         while True:
             job = self._kept.live(record.id)
             changed = job.changed if job is not None else self._kept.closing
-            with contextlib.suppress(StoreUnavailable):
+            with contextlib.suppress(StoreUnavailable, InternalError):
                 try:
-                    record = await self.find(record.id, caller)
+                    record = await self._signed(await self.find(record.id, caller))
                 except NotFound:
                     return  # it was forgotten
             told = events_of(record, seen)
@@ -192,6 +205,7 @@ class JobsApi:
 
         Raises:
             NotFound: there is no such job.
+            InternalError: its files cannot be deleted.
             StoreUnavailable: the database does not answer.
         """
         record = await self.find(name, caller)
@@ -200,6 +214,19 @@ class JobsApi:
         else:
             record = await self._kept.cancel(name, caller)
         return answer_of(record)
+
+    async def _signed(self, record: JobRecord) -> JobRecord:
+        """A job whose result has URLs that are valid from now on: those of object storage expire."""
+        if record.result is None or not self._outputs.expiring:
+            return record
+        addresses = await asyncio.to_thread(
+            lambda: [self._outputs.address(file, "url", base_url="") for file in record.files]
+        )
+        result = GenerateResponse.model_validate_json(record.result)
+        result.images = addresses if result.images is not None else None
+        result.video = addresses[0] if result.video is not None else None
+        result.audio = addresses[0] if result.audio is not None else None
+        return replace(record, result=result.model_dump_json())
 
 
 def prefers_job(headers: Headers) -> bool:

@@ -54,6 +54,7 @@ T = TypeVar("T")
 FOLDER = "jobs"
 """Below the root of the outputs: a folder for each job."""
 DATABASE = "jobs.sqlite3"
+"""In the local folder, wherever the outputs lie."""
 BEAT_S = 1.0
 """Between two signs of life in the database."""
 OWNED_S = 15.0
@@ -253,9 +254,7 @@ class KeptJobs:
                 max_request_s=self._settings.limits.max_request_s,
                 deadline_s=None if deadline_s is None else max(0.001, deadline_s - waited_s),
             )
-            response, paths = await self._native.finish(prepared, images)
-            root = self._native.outputs.root
-            files = tuple(path.relative_to(root).as_posix() for path in paths)
+            response, files = await self._native.finish(prepared, images)
             record = succeeded(job.record, response.model_dump_json(), files)
         except TakenOver:
             job.taken = True
@@ -284,7 +283,8 @@ class KeptJobs:
                 await asyncio.sleep(AGAIN_S)
         if taken:
             logger.info("job %s was taken over by another server", record.id)
-            self._unlink(record)
+            with contextlib.suppress(InternalError):  # the log has it
+                await self._unlink(record)
         del self._live[record.id]
         job.left.set()
         job.tell()
@@ -309,7 +309,7 @@ class KeptJobs:
                 if str(error) != self._unopened:
                     logger.error("%s", error)
                 self._unopened = str(error)  # for the log: it may name hosts and folders
-            except StoreUnavailable:
+            except (StoreUnavailable, InternalError):
                 pass  # the log has it
             except Exception:
                 logger.exception("the jobs of the database are not cared for")
@@ -386,29 +386,26 @@ class KeptJobs:
         await self._put(failed(record, error))
 
     async def forget(self, record: JobRecord) -> None:
-        """Delete a job that has ended, and its files."""
+        """Delete a job that has ended, and its files.
+
+        Raises:
+            InternalError: its files cannot be deleted.
+            StoreUnavailable: the database does not answer.
+        """
         # In this order: a job whose files are gone is forgotten next time, files without a job are not.
-        await asyncio.to_thread(self._unlink, record)
+        await self._unlink(record)
         await self._ask(lambda store: store.delete(record.id))
 
-    def _unlink(self, record: JobRecord) -> None:
-        root = self._native.outputs.root
-        for file in record.files:
-            (root / file).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it is not there, or another server fills it
-            (root / FOLDER / record.id).rmdir()
+    async def _unlink(self, record: JobRecord) -> None:
+        await asyncio.to_thread(self._native.outputs.delete, record.files, f"{FOLDER}/{record.id}")
 
     async def _clear(self, job: str) -> None:
         """Delete what a server wrote of a job that was killed, or taken over, before it could say so."""
-
-        def clear() -> None:
-            for file in (self._native.outputs.root / FOLDER / job).glob("*"):
-                file.unlink(missing_ok=True)
-
-        await asyncio.to_thread(clear)
+        await asyncio.to_thread(self._native.outputs.clear, f"{FOLDER}/{job}")
 
     def _database(self) -> str:
-        return self._settings.jobs.database or f"sqlite:///{self._native.outputs.root / DATABASE}"
+        root = self._settings.outputs.root.expanduser().absolute()
+        return self._settings.jobs.database or f"sqlite:///{root / DATABASE}"
 
     async def _put(self, record: JobRecord, *, keep: bool = True) -> bool:
         told = _webhooks(record)

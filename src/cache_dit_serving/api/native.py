@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -24,7 +23,8 @@ from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
-from cache_dit_serving.media.outputs import OutputFolder
+from cache_dit_serving.media.object_outputs import ObjectOutputs
+from cache_dit_serving.media.outputs import OutputFolder, Outputs
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.brought import variant_for
 from cache_dit_serving.planning.call import GenerationCall
@@ -57,12 +57,13 @@ class Prepared(NamedTuple):
 
 
 class NativeApi:
-    """The endpoints over one worker and one folder of outputs."""
+    """The endpoints over one worker and one place of outputs."""
 
     def __init__(self, settings: Settings, worker: PipelineWorker) -> None:
         self.settings = settings
         self.worker = worker
-        self.outputs = OutputFolder(settings.outputs.root)
+        place = settings.outputs
+        self.outputs: Outputs = ObjectOutputs(place) if place.store is not None else OutputFolder(place.root)
 
     async def generate(self, request: GenerateRequest, http: Request) -> GenerateResponse:
         """Plan, queue, wait (no longer than the client does), answer.
@@ -91,8 +92,8 @@ class NativeApi:
         call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s, inputs)
         return Prepared(request, _generation(call, asked, priority), self._delivery(asked), deadline)
 
-    async def finish(self, prepared: Prepared, images: list[Encoded]) -> tuple[GenerateResponse, tuple[Path, ...]]:
-        """Deliver the images of a request; the answer, and the files where some were written.
+    async def finish(self, prepared: Prepared, images: list[Encoded]) -> tuple[GenerateResponse, tuple[str, ...]]:
+        """Deliver the images of a request; the answer, and the names of outputs that were written.
 
         Raises:
             InternalError: they cannot be written.
@@ -100,7 +101,7 @@ class NativeApi:
         files = [(image.content, image.extension) for image in images]
         delivered = await asyncio.to_thread(prepared.delivery.deliver, files)
         response = _response(prepared.generation, images, delivered.texts, prepared.request, prepared.deadline)
-        return response, delivered.paths
+        return response, delivered.names
 
     async def compare(self, request: GenerateRequest, http: Request) -> CompareResponse:
         """The same image with the cache and without, as one entry of the queue.

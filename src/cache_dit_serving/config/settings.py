@@ -19,6 +19,7 @@ from cache_dit_serving.config.acceleration import (
     QuantizeSettings,
 )
 from cache_dit_serving.config.keys import ApiKeys
+from cache_dit_serving.config.object_store import object_store
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
@@ -234,6 +235,28 @@ class OutputSettings(Section):
         pattern=r"^https?://[^\s]+$",
         description="Prefix of output URLs, where clients reach the server by another name than their Host header.",
     )
+    store: str | None = Field(
+        None,
+        description="Object storage that holds every output instead: s3://bucket/prefix, gs://bucket/prefix or "
+        "az://container/prefix. Credentials come from the environment, as AWS_ACCESS_KEY_ID does.",
+    )
+    store_options: dict[str, str | bool] = Field(
+        default_factory=dict, description="Of the object storage, by obstore's names: endpoint, region, allow_http."
+    )
+    sign_s: int = Field(
+        3600, ge=1, le=604_800, description="Seconds for which the URL of an output in object storage is valid."
+    )
+
+    @model_validator(mode="after")
+    def _store_is_valid(self) -> Self:
+        if self.store is not None:
+            try:
+                object_store(self.store, self.store_options)
+            except ValueError as error:
+                raise ValueError(f"store or store_options: {error}") from error
+        elif self.store_options:
+            raise ValueError("store_options have no effect without store")
+        return self
 
 
 class JobsSettings(Section):

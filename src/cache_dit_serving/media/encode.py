@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cache_dit_serving.media.delivery import File
 from cache_dit_serving.media.formats import OutputSpec
 from cache_dit_serving.media.images import encode_image
+from cache_dit_serving.media.outputs import File
 from cache_dit_serving.media.sound import encode_sound
 from cache_dit_serving.media.values import Clip, Media, Picture, Sound
 from cache_dit_serving.media.video import encode_clip

@@ -1,23 +1,100 @@
-"""The one folder that holds outputs: names chosen by the server, files that appear whole or not at all."""
+"""Outputs as files: names chosen by the server, files that appear whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple, Protocol
 
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
 from cache_dit_serving.media.formats import MEDIA_TYPES
 
 logger = logging.getLogger(__name__)
 
+OUTPUTS_ROUTE = "/outputs"
+"""Where outputs are served by their names."""
+File = tuple[bytes, str]
+"""Content and file extension."""
+Form = Literal["path", "url"]
+NONE = "there is no such output"
+
+
+class Stored(NamedTuple):
+    """An output that can be fetched."""
+
+    place: Path | str
+    """Its file on this machine, or a URL that leads to it."""
+    media_type: str
+
+
+class Outputs(Protocol):
+    """Where outputs lie, each under a name: its path below one root.
+
+    All methods but `check` take time: they are not for the event loop.
+    """
+
+    @property
+    def expiring(self) -> bool:
+        """Whether the URLs of outputs are valid for a while only."""
+
+    def check(self, folder: str | None, form: Form) -> None:
+        """Find out before the work is done whether outputs can be written.
+
+        Args:
+            folder: below the root; None is the root.
+
+        Raises:
+            InvalidRequest: not into this folder, or not in this form.
+            InternalError: they cannot be written.
+        """
+
+    def save_all(self, files: Sequence[File], folder: str | None) -> list[str]:
+        """Write files under new names: all of them, or none where one cannot be written. Returns the names.
+
+        Raises:
+            ServingError: as :meth:`check`.
+        """
+
+    def address(self, name: str, form: Form, base_url: str) -> str:
+        """An output's path on this machine, or a URL.
+
+        Raises:
+            InternalError: it cannot be told.
+        """
+
+    def find(self, name: str) -> Stored:
+        """An output, to be sent to whoever asks for its name.
+
+        Raises:
+            NotFound: there is none.
+            InternalError: it cannot be told.
+        """
+
+    def delete(self, names: Sequence[str], folder: str) -> None:
+        """Delete outputs that may be gone already, and a folder if it is empty then.
+
+        Raises:
+            InternalError: one cannot be deleted.
+        """
+
+    def clear(self, folder: str) -> None:
+        """Delete every output in a folder.
+
+        Raises:
+            InternalError: one cannot be deleted.
+        """
+
 
 class OutputFolder:
     """Files under one root; nothing is read or written outside it, links included."""
+
+    expiring = False
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
@@ -43,31 +120,28 @@ class OutputFolder:
             raise self._unwritable() from error
         return directory
 
-    def save_all(self, files: Sequence[tuple[bytes, str]], folder: Path) -> list[Path]:
-        """Write files, each given with its extension: all of them, or none where one cannot be written.
+    def check(self, folder: str | None, form: Form) -> None:
+        self.folder(folder)
 
-        Raises:
-            InternalError: one cannot be written.
-        """
+    def save_all(self, files: Sequence[File], folder: str | None) -> list[str]:
+        directory = self.folder(folder)
         paths: list[Path] = []
         try:
             for content, extension in files:
-                paths.append(self.save(content, folder, extension=extension))
+                paths.append(self.save(content, directory, extension=extension))
         except BaseException:
             for path in paths:
                 path.unlink(missing_ok=True)
             raise
-        return paths
+        return [path.relative_to(self.root).as_posix() for path in paths]
 
     def save(self, content: bytes, folder: Path, *, extension: str) -> Path:
         """Write a file of a new name into a folder from :meth:`folder`; returns its path.
 
-        The name is random: one that a caller could choose or guess would let requests reach each other's pictures.
-
         Raises:
             InternalError: it cannot be written.
         """
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(12)}.{extension}"
+        name = new_name(extension)
         try:
             descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".partial-")
             try:
@@ -83,22 +157,34 @@ class OutputFolder:
             raise self._unwritable() from error
         return folder / name
 
-    def find(self, relative: str) -> tuple[Path, str]:
-        """An output's file and media type, by its path below the root.
+    def address(self, name: str, form: Form, base_url: str) -> str:
+        return str(self.root / name) if form == "path" else f"{base_url}{OUTPUTS_ROUTE}/{name}"
 
-        Raises:
-            NotFound: there is none, or the path leads out of the root.
-        """
-        path = self.root / relative
-        media_type = MEDIA_TYPES.get(path.suffix.removeprefix("."))
-        hidden = any(part.startswith(".") for part in Path(relative).parts)
+    def find(self, name: str) -> Stored:
+        path, media_type = self.root / name, media_type_of(name)
         try:
             there = self._holds(path) and path.is_file()
         except (OSError, ValueError):  # a name too long, or with a NUL
             there = False
-        if media_type is None or hidden or not there:
-            raise NotFound("there is no such output")
-        return path, media_type
+        if not there:
+            raise NotFound(NONE)
+        return Stored(path, media_type)
+
+    def delete(self, names: Sequence[str], folder: str) -> None:
+        try:
+            for name in names:
+                (self.root / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable() from error
+        with contextlib.suppress(OSError):  # it is not there, or another server fills it
+            (self.root / folder).rmdir()
+
+    def clear(self, folder: str) -> None:
+        try:
+            for file in (self.root / folder).glob("*"):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable() from error
 
     def _holds(self, path: Path) -> bool:
         """Whether a path lies below the root once its links are followed."""
@@ -110,3 +196,24 @@ class OutputFolder:
     def _unwritable(self) -> InternalError:
         logger.exception("outputs cannot be written under %s", self.root)
         return InternalError("The output folder cannot be written; the server's log has the details.")
+
+
+def new_name(extension: str) -> str:
+    """For an output.
+
+    It is random: one that a caller could choose or guess would let requests reach each other's pictures.
+    """
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(12)}.{extension}"
+
+
+def media_type_of(name: str) -> str:
+    """By an output's name.
+
+    Raises:
+        NotFound: no output has such a name.
+    """
+    path = PurePosixPath(name)
+    media_type = MEDIA_TYPES.get(path.suffix.removeprefix("."))
+    if media_type is None or any(part.startswith(".") for part in path.parts):
+        raise NotFound(NONE)
+    return media_type

@@ -1,0 +1,56 @@
+"""Object storage as the settings name it: a URL, and options by the names that obstore has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, S3Store, from_url
+
+ObjectStore = S3Store | GCSStore | AzureStore
+"""Those that sign URLs."""
+EXAMPLES = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://container/prefix"}
+"""A URL of each scheme."""
+CLIENT_OPTIONS = frozenset(
+    {
+        "allow_http",
+        "allow_invalid_certificates",
+        "connect_timeout",
+        "proxy_ca_certificate",
+        "proxy_excludes",
+        "proxy_url",
+        "root_certificate",
+        "timeout",
+    }
+)
+"""Options of the HTTP client; obstore 0.12.1 panics where one comes among those of the storage."""
+MOST_RETRIES = 3
+RETRY_S = 30
+"""obstore's own 180 s would keep a request waiting for storage that is gone."""
+
+
+def object_store(url: str, options: Mapping[str, str | bool]) -> ObjectStore:
+    """The storage behind a URL. Nothing is connected to yet, and credentials come from the environment.
+
+    Raises:
+        ValueError: the URL or an option is not valid.
+    """
+    scheme, _, place = url.partition("://")
+    if scheme not in EXAMPLES or not place.strip("/"):
+        raise ValueError(f"give a URL such as {', '.join(EXAMPLES.values())}; leave it out for a local folder")
+    client: Any = {name: value for name, value in options.items() if name in CLIENT_OPTIONS}
+    config: Any = {name: value for name, value in options.items() if name not in CLIENT_OPTIONS}
+    retries: Any = {"max_retries": MOST_RETRIES, "retry_timeout": timedelta(seconds=RETRY_S)}
+    try:
+        store = from_url(url, config=config, client_options=client, retry_config=retries)
+    except BaseError as error:
+        raise ValueError(summary(error)) from error
+    assert isinstance(store, ObjectStore)
+    return store
+
+
+def summary(error: Exception) -> str:
+    """What an error of obstore says, in one line without its dump of the source."""
+    return " ".join(str(error).partition("Debug source:")[0].split())
