@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.clock import StepClock
     from cache_dit_serving.pipeline.lora import Loras
+    from cache_dit_serving.pipeline.previews import Previewer
     from cache_dit_serving.pipeline.profiling import Profiler, Trace
     from cache_dit_serving.pipeline.prompt_cache import PromptCache, Use
     from cache_dit_serving.planning.loras import LoraContents
@@ -74,6 +75,7 @@ class PipelineRunner:
         prompts: PromptCache,
         profiler: Profiler,
         *,
+        previewer: Previewer | None = None,
         compiled_graphs: Callable[[], int] | None = None,
     ) -> None:
         """
@@ -82,6 +84,7 @@ class PipelineRunner:
             loras: on all of them.
             prompts: installed on all of them.
             profiler: writes the traces that calls ask for.
+            previewer: of their latents; None: no previews are made.
             compiled_graphs: how many this process has compiled; None: nothing is compiled.
         """
         import torch
@@ -91,6 +94,7 @@ class PipelineRunner:
         self._loras = loras
         self._prompts = prompts
         self._profiler = profiler
+        self._previewer = previewer
         self._trace: Trace | None = None
         self._compiled_graphs = compiled_graphs or (lambda: 0)
         self.facts = facts
@@ -155,8 +159,10 @@ class PipelineRunner:
         denoised = time.perf_counter()
         reused = cached = 0
 
-        def after_step(done: int) -> None:
-            nonlocal denoised, reused, cached
+        latents_before: Any = None
+
+        def after_step(done: int, latents: Any) -> None:
+            nonlocal denoised, reused, cached, latents_before
             clock.mark()
             trace.stage(f"step {done}" if done < call.num_inference_steps else "decode")
             if done >= call.num_inference_steps:
@@ -167,6 +173,13 @@ class PipelineRunner:
             before, reused = reused, self._cache.reused_blocks()
             cached += reused > before
             watch.progress(done, cached)
+            previewer = self._previewer
+            if previewer is not None and isinstance(latents, torch.Tensor):
+                if previewer.due(done, call.num_inference_steps):
+                    watch.preview(
+                        done, functools.partial(previewer.take, part.pipe, call.arguments, latents_before, latents)
+                    )
+                latents_before = latents
             if watch.cancelled:
                 raise Stopped
 
@@ -229,7 +242,7 @@ class PipelineRunner:
         return part, self._cache.prepare(settings, call.num_inference_steps, passes=call.passes)
 
     def _call(
-        self, part: Part, call: GenerationCall, drawing: Drawing, after_step: Callable[[int], None]
+        self, part: Part, call: GenerationCall, drawing: Drawing, after_step: Callable[[int, Any], None]
     ) -> tuple[Any, list[Heard], Use]:
         """Call the pipeline; returns what it returned, what its tokenizers were asked, and how prompts were encoded."""
         import torch
@@ -285,15 +298,15 @@ class PipelineRunner:
         self._loras.unload(name)
 
     @contextmanager
-    def _steps_reported(self, after_step: Callable[[int], None]) -> Iterator[dict[str, Any]]:
-        """Have `after_step` called after each step; yields the arguments that the pipeline's call needs for it."""
+    def _steps_reported(self, after_step: Callable[[int, Any], None]) -> Iterator[dict[str, Any]]:
+        """Have `after_step` called after each step with the latents, None where they do not show; yields the arguments that the pipeline's call needs for it."""
         done = 0
         if self._part.has_callback:
 
             def callback(pipe: object, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
                 nonlocal done
                 done += 1  # the index begins anew with each chunk of a long clip
-                after_step(done)
+                after_step(done, tensors.get("latents"))
                 return {}  # nothing is changed; LTXI2VLongMultiPrompt gives latents here that it cannot take back
 
             yield {"callback_on_step_end": callback}
@@ -308,7 +321,7 @@ class PipelineRunner:
             nonlocal done
             result = step(*args, **kwargs)
             done += 1
-            after_step(done)
+            after_step(done, result[0] if isinstance(result, tuple) else getattr(result, "prev_sample", None))
             return result
 
         # On the class: some pipelines step a copy of their scheduler.
