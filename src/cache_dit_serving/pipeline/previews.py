@@ -1,7 +1,7 @@
 """Small pictures of what a pipeline is drawing, from its latents between two steps.
 
-By the autoencoder itself, or by a linear map from a latent pixel's channels to RGB. The map is fitted to what the loaded
-autoencoder decodes, so that no family needs numbers of its own.
+By the autoencoder itself, or by a linear map from a latent pixel's channels to RGB. The map is fitted to what the
+loaded autoencoder decodes, so that no family needs numbers of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from cache_dit_serving.config.settings import PreviewSettings
     from cache_dit_serving.media.values import Array
+    from cache_dit_serving.pipeline.protocol import Watch
+    from cache_dit_serving.planning.call import GenerationCall
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,8 @@ class Previewer:
             NotUnderstood: nothing can be seen in the latents of this pipeline.
         """
         self._settings = settings
-        self._vae = vae = getattr(pipe, "vae", None)
+        vae: Any = getattr(pipe, "vae", None)
+        self._vae = vae
         config = getattr(vae, "config", {})
         channels = config.get("latent_channels") or config.get("z_dim")
         dimensions = [weight.ndim for weight in vae.decoder.parameters()] if hasattr(vae, "decoder") else []
@@ -59,16 +63,25 @@ class Previewer:
         self._warned = False
         self._factors, self._scale = self._fitted(pipe._execution_device)
 
-    def due(self, done: int, steps: int) -> bool:
-        """Whether a preview follows a step. The last one is followed by the picture itself."""
-        return done < steps and done % self._settings.every == 0
+    def showing(self, pipe: Any, call: GenerationCall, watch: Watch) -> Callable[[int, Any], None]:
+        """What is told of the latents after each step of a call, and offers previews to the watch."""
+        before: torch.Tensor | None = None
 
-    def take(
+        def show(done: int, latents: Any) -> None:
+            nonlocal before
+            # The last step is followed by the picture itself.
+            if done < call.num_inference_steps and done % self._settings.every == 0:
+                watch.preview(done, partial(self._take, pipe, call.arguments, before, latents))
+            before = latents
+
+        return show
+
+    def _take(
         self, pipe: Any, arguments: Mapping[str, Any], before: torch.Tensor | None, latents: torch.Tensor
     ) -> Callable[[], Image.Image] | None:
         """What makes a preview, on any thread; None where the latents are not understood, which the log says once.
 
-        For the pipeline's thread, which alone runs the autoencoder. The device is not waited for.
+        For the pipeline's thread, which alone runs the autoencoder. A projection does not wait for the device.
 
         Args:
             arguments: of the pipeline's call.
@@ -114,11 +127,10 @@ class Previewer:
             raise NotUnderstood(f"latents of {tuple(latents.shape)} with {self._channels} channels")
         return latents
 
-    @torch.no_grad()
     def _decoded(self, frames: torch.Tensor) -> torch.Tensor:
         """RGB from 0 to 1, as the pipelines of diffusers decode their latents."""
         config, vae = self._vae.config, self._vae
-        with _whole_numbers(vae):
+        with torch.no_grad(), _upcast(vae):
             latents = frames.to(vae.dtype)
             latents = latents / (config.get("scaling_factor") or 1.0)
             if config.get("latents_mean") is not None and config.get("latents_std") is not None:
@@ -182,7 +194,7 @@ def _foreseen(scheduler: Any, before: torch.Tensor | None, latents: torch.Tensor
 
 
 @contextmanager
-def _whole_numbers(vae: Any) -> Iterator[None]:
+def _upcast(vae: Any) -> Iterator[None]:
     """Have an autoencoder that overflows in float16 (SDXL's) in float32 meanwhile."""
     if vae.dtype != torch.float16 or not vae.config.get("force_upcast"):
         yield

@@ -159,10 +159,8 @@ class PipelineRunner:
         denoised = time.perf_counter()
         reused = cached = 0
 
-        latents_before: Any = None
-
-        def after_step(done: int, latents: Any) -> None:
-            nonlocal denoised, reused, cached, latents_before
+        def after_step(done: int) -> None:
+            nonlocal denoised, reused, cached
             clock.mark()
             trace.stage(f"step {done}" if done < call.num_inference_steps else "decode")
             if done >= call.num_inference_steps:
@@ -173,13 +171,6 @@ class PipelineRunner:
             before, reused = reused, self._cache.reused_blocks()
             cached += reused > before
             watch.progress(done, cached)
-            previewer = self._previewer
-            if previewer is not None and isinstance(latents, torch.Tensor):
-                if previewer.due(done, call.num_inference_steps):
-                    watch.preview(
-                        done, functools.partial(previewer.take, part.pipe, call.arguments, latents_before, latents)
-                    )
-                latents_before = latents
             if watch.cancelled:
                 raise Stopped
 
@@ -188,7 +179,7 @@ class PipelineRunner:
         started = time.perf_counter()
         try:
             with trace:
-                output, heard, prompts = self._call(part, call, drawing, after_step)
+                output, heard, prompts = self._call(part, call, drawing, after_step, watch)
         except BaseException as error:
             release(part.pipe)
             if not is_out_of_memory(error):
@@ -242,11 +233,12 @@ class PipelineRunner:
         return part, self._cache.prepare(settings, call.num_inference_steps, passes=call.passes)
 
     def _call(
-        self, part: Part, call: GenerationCall, drawing: Drawing, after_step: Callable[[int, Any], None]
+        self, part: Part, call: GenerationCall, drawing: Drawing, after_step: Callable[[int], None], watch: Watch
     ) -> tuple[Any, list[Heard], Use]:
         """Call the pipeline; returns what it returned, what its tokenizers were asked, and how prompts were encoded."""
         import torch
 
+        show = None if self._previewer is None else self._previewer.showing(part.pipe, call, watch)
         # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture. Weights
         # that are moved in it could not be given another LoRA afterwards.
         guard = torch.inference_mode if self.facts.offload is None else torch.no_grad
@@ -254,7 +246,7 @@ class PipelineRunner:
             guard(),
             # Some families draw noise, or sample a picture's latents, without the generator that they are given.
             torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
-            self._steps_reported(after_step) as callback,
+            self._steps_reported(after_step, show) as callback,
             listening(part.tokenizers) as heard,
             self._prompts.used(heard) as prompts,
         ):
@@ -298,15 +290,22 @@ class PipelineRunner:
         self._loras.unload(name)
 
     @contextmanager
-    def _steps_reported(self, after_step: Callable[[int, Any], None]) -> Iterator[dict[str, Any]]:
-        """Have `after_step` called after each step with the latents, None where they do not show; yields the arguments that the pipeline's call needs for it."""
+    def _steps_reported(
+        self, after_step: Callable[[int], None], show: Callable[[int, Any], None] | None
+    ) -> Iterator[dict[str, Any]]:
+        """Have `after_step` called after each step, and `show` with the latents after that.
+
+        Yields the arguments that the pipeline's call needs for it.
+        """
         done = 0
         if self._part.has_callback:
 
             def callback(pipe: object, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
                 nonlocal done
                 done += 1  # the index begins anew with each chunk of a long clip
-                after_step(done, tensors.get("latents"))
+                after_step(done)
+                if show is not None:
+                    show(done, tensors.get("latents"))
                 return {}  # nothing is changed; LTXI2VLongMultiPrompt gives latents here that it cannot take back
 
             yield {"callback_on_step_end": callback}
@@ -321,7 +320,9 @@ class PipelineRunner:
             nonlocal done
             result = step(*args, **kwargs)
             done += 1
-            after_step(done, result[0] if isinstance(result, tuple) else getattr(result, "prev_sample", None))
+            after_step(done)
+            if show is not None:
+                show(done, result[0])
             return result
 
         # On the class: some pipelines step a copy of their scheduler.
