@@ -31,8 +31,8 @@ TEXT = """\
 # What previews cost
 
 Written by `python -m benchmarks.previews` ({date}): the embedded model, {steps} steps without the cache, 96 x 96 px. The
-same job on three servers, without previews and with one every {every} steps by each way, in turn; {rounds} rounds. One
-client follows each job by `GET /jobs/{{id}}/events`. Medians of `timings.denoise`, and of its ratio to that without
+same job on three servers, without previews and with one every {every} steps by each way, in turn; {rounds} rounds.
+One client follows each job by `GET /jobs/{{id}}/events`. Medians of `timings.denoise`, and of its ratio to that without
 previews of the same round.
 
 {machine} The cores are shared with other work.

@@ -42,9 +42,10 @@ def test_previews_show_what_is_drawn_and_change_nothing_of_it(server: Server, tm
     environ = {f"CACHE_DIT_SERVING__PREVIEWS__{key}": value for key, value in variables.items()}
     with serving(tmp_path, environ={"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false", **environ}) as previewing:
         previewing.wait_for(ready)
-        told = list(follow(previewing, submitted(previewing, **ASKED, output_format="base64")))
-        [result] = [event.data for event in told if event.kind == "result"]
-        assert result["images"][0] == plain
+        job = submitted(previewing, **ASKED)
+        told = list(follow(previewing, job))
+        [drawn] = previewing.get(job).json()["outputs"]
+        assert previewing.get(drawn).content == base64.b64decode(plain)
         assert previewing.generate(**ASKED).json()["images"][0] == plain
     shown = previews_of(told)
     assert len(shown) > 5
