@@ -30,10 +30,10 @@ SETTINGS: dict[str, dict[str, str]] = {
 TEXT = """\
 # What previews cost
 
-Written by `python -m benchmarks.previews` ({date}): the embedded model, {steps} steps without the cache, 96 x 96 px. The
-same job on three servers, without previews and with one every {every} steps by each way, in turn; {rounds} rounds.
-One client follows each job by `GET /jobs/{{id}}/events`. Medians of `timings.denoise`, and of its ratio to that without
-previews of the same round.
+Written by `python -m benchmarks.previews` ({date}): the embedded model, {steps} steps without the cache, 96 x 96 px.
+The same job on three servers, without previews and with one every {every} steps by each way, in turn; {rounds} rounds.
+One client follows each job by `GET /jobs/{{id}}/events`. Medians of `timings.denoise`, and of its ratio to that
+without previews of the same round.
 
 {machine} The cores are shared with other work.
 
@@ -42,8 +42,8 @@ previews of the same round.
 {rows}
 
 The client and the three servers run on the same cores. `projection` copies the latents and leaves the rest to a thread.
-`vae` decodes a picture between two steps, on the thread that alone runs the model. This model decodes in the time of
-half a step or so; for a large one `timings.decode` of an answer says what each preview adds.
+`vae` decodes a picture between two steps, on the thread that alone runs the model. For another
+model, `timings.decode` of an answer says about what each preview adds.
 """
 
 
