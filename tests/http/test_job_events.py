@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import requests
 
 from tests.support.browser import browser, needs_browser
 from tests.support.jobs import LONG, submitted
+from tests.support.jobs_events import Told, follow, read
 from tests.support.server import Server, ready, serving
-
-
-class Told(NamedTuple):
-    """An event as a client reads it."""
-
-    number: int | None
-    kind: str
-    data: dict[str, Any]
-
-
-def follow(server: Server, job: str, after: int | None = None) -> Iterator[Told]:
-    headers = {} if after is None else {"Last-Event-ID": str(after)}
-    with requests.get(f"{server.url}{job}/events", headers=headers, stream=True, timeout=30) as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        yield from read(answer.iter_lines(chunk_size=1, decode_unicode=True))
-
-
-def read(lines: Iterator[str]) -> Iterator[Told]:
-    """The events of a stream."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line and not line.startswith(":"):
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        elif not line:
-            if "event" in fields:
-                number = int(fields["id"]) if "id" in fields else None
-                yield Told(number, fields["event"], json.loads(fields["data"]))
-            fields = {}
 
 
 def states(told: list[Told]) -> list[str]:

@@ -18,7 +18,7 @@ from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
 from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputPicture, Inputs
-from cache_dit_serving.pipeline.protocol import Loaded, Stopped
+from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview
 from cache_dit_serving.runners import group
 from cache_dit_serving.runners.ranked import RankedRunner
 from tests.support.conformance import settings_of
@@ -92,6 +92,9 @@ def test_a_cancellation_stops_all_ranks_within_two_steps(two: Loaded) -> None:
 
         def progress(self, done: int, cached: int) -> None:
             steps.append(done)
+
+        def preview(self, done: int, take: TakePreview) -> None:
+            pass
 
     before = draw(two).media.array
     with pytest.raises(Stopped):

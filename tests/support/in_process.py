@@ -9,7 +9,7 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import RequestDefaults, Settings
 from cache_dit_serving.pipeline.assemble import assemble
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded, TakePreview
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -49,6 +49,9 @@ class Watch:
     def progress(self, done: int, cached: int) -> None:
         self.cached = cached
         self._on_step(done)
+
+    def preview(self, done: int, take: TakePreview) -> None:
+        pass
 
 
 def load(settings: Settings) -> Loaded:

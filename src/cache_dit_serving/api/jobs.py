@@ -36,6 +36,7 @@ from cache_dit_serving.schemas.jobs import (
     EventKind,
     JobAnswer,
     JobPosition,
+    JobPreview,
     JobsResponse,
     JobState,
 )
@@ -171,8 +172,11 @@ class JobsApi:
         said = time.monotonic()
         position: int | None = None
         draining = False
+        shown: JobPreview | None = None
         while True:
             job = self._kept.live(record.id)
+            if job is not None:
+                job.generation.followed = time.monotonic()
             changed = job.changed if job is not None else self._kept.closing
             with contextlib.suppress(StoreUnavailable, InternalError):
                 try:
@@ -186,6 +190,10 @@ class JobsApi:
                 told.append(
                     now(EventKind.POSITION, JobPosition(position=record.position, starts_in_s=record.starts_in_s))
                 )
+            preview = job.generation.preview if job is not None else None
+            if preview is not None and preview is not shown and record.state is JobState.RUNNING:
+                shown = preview
+                told.append(now(EventKind.PREVIEW, preview))
             if self._worker.state == "draining" and not draining and not record.state.final:
                 draining = True
                 told.append(now(EventKind.DRAINING, Draining(message="the server is shutting down; what runs ends")))

@@ -314,6 +314,18 @@ class WebhookSettings(Section):
         return self
 
 
+class PreviewSettings(Section):
+    """Small pictures of what a job is drawing, among its events."""
+
+    every: int = Field(0, ge=0, description="Denoising steps from one preview to the next; 0: there are none.")
+    by: Literal["projection", "vae"] = Field(
+        "projection",
+        description="projection: colours by a linear map of the latents; vae: what the autoencoder makes of them, "
+        "between two steps and at the cost of decoding a picture.",
+    )
+    side: int = Field(256, ge=16, le=1024, description="Longer side of a preview, px at most.")
+
+
 class ServerSettings(Section):
     workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
     gpus_per_worker: int = Field(
@@ -373,6 +385,7 @@ class Settings(Section):
     outputs: OutputSettings = Field(default_factory=OutputSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    previews: PreviewSettings = Field(default_factory=PreviewSettings)
     profiling: ProfilingSettings = Field(default_factory=ProfilingSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 

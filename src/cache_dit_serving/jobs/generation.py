@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.schemas.answers import RequestWarning
+from cache_dit_serving.schemas.jobs import JobPreview
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class TakenOver(Exception):
 
 @dataclass(eq=False)
 class Generation:
-    """A request on its way through the queue. Written by the pipeline's thread, read by any."""
+    """A request on its way through the queue. Written by the pipeline's thread, but for its preview; read by any."""
 
     id: str
     call: GenerationCall
@@ -52,7 +54,11 @@ class Generation:
     """What had no effect or came out otherwise than asked; those of its call first."""
     result: Future[list[Encoded]] = field(default_factory=Future)
     changed: Callable[[], None] = lambda: None
-    """Called on the pipeline's thread when it has started, and after each step."""
+    """Called on the pipeline's thread when it has started and after each step, on another one after each preview."""
+    preview: JobPreview | None = None
+    """The latest."""
+    followed: float = -math.inf
+    """When somebody last looked for a preview, by the monotonic clock."""
     may_start: Callable[[], bool] = lambda: True
     """Asked on the pipeline's thread when it is to start: whether it is still this server's."""
     _cancelled: threading.Event = field(default_factory=threading.Event)

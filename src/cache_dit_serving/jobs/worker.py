@@ -7,6 +7,7 @@ picture is denoised.
 
 from __future__ import annotations
 
+import base64
 import logging
 import threading
 import time
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
+
+from PIL import Image
 
 from cache_dit_serving.errors import (
     ClientGone,
@@ -32,10 +35,11 @@ from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
 from cache_dit_serving.jobs.queue import Order, Queue
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.encode import encode
-from cache_dit_serving.media.images import check_finite
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped
+from cache_dit_serving.media.images import check_finite, webp_of
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped, TakePreview
 from cache_dit_serving.planning.call import not_engaged
 from cache_dit_serving.schemas.answers import QueueReport
+from cache_dit_serving.schemas.jobs import JobPreview
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ State = Literal["loading", "ready", "failed", "draining"]
 ENCODER_THREADS = 2
 # A generation that lasts says in the log how far it is, this often.
 PROGRESS_S = 10.0
+FOLLOWED_S = 5.0
+"""After its last look a follower of a job, who looks every second, is taken for gone."""
 LOST_S = 1.0
 """Between two looks at an idle runner."""
 
@@ -376,7 +382,7 @@ class PipelineWorker:
         if generation.cancelled:
             raise _gone()
         drawing = generation.call.drawings[index]
-        watch = _Watch(generation, index)
+        watch = _Watch(generation, index, self._encoders)
         try:
             drawn = runner.sample(generation.call, index, watch)
         except Stopped:
@@ -423,8 +429,10 @@ class PipelineWorker:
 class _Watch:
     """Notes in a generation how far it is, says so in the log now and then, and has it stopped once it is cancelled."""
 
-    def __init__(self, generation: Generation, index: int) -> None:
+    def __init__(self, generation: Generation, index: int, encoders: ThreadPoolExecutor) -> None:
         self._generation = generation
+        self._encoders = encoders
+        self._preview: Future[None] | None = None
         self._before = generation.call.num_inference_steps * index
         self._cached_before = generation.cached_steps
         self._last_logged = time.monotonic()
@@ -449,6 +457,23 @@ class _Watch:
             self._first = now
         elif done > 1:
             self.step_s = (now - self._first) / (done - 1)
+
+    def preview(self, done: int, take: TakePreview) -> None:
+        """Have a preview made on another thread, if somebody follows the job and the last one is done."""
+        generation = self._generation
+        if time.monotonic() - generation.followed > FOLLOWED_S or (self._preview and not self._preview.done()):
+            return
+        if (make := take()) is not None:
+            self._preview = self._encoders.submit(_show, generation, self._before + done, make)
+
+
+def _show(generation: Generation, step: int, make: Callable[[], Image.Image]) -> None:
+    try:
+        image = base64.b64encode(webp_of(make())).decode()
+        generation.preview = JobPreview(step=step, steps=generation.steps, image=image)
+        generation.changed()
+    except Exception:
+        logger.exception("a preview of %s failed", generation.id)
 
 
 def _failure(generation: Generation) -> ServingError:

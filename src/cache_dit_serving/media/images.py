@@ -15,6 +15,7 @@ from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.formats import DEFAULT_QUALITY, ImageFormat
 from cache_dit_serving.media.values import Array, Clip, Media, Picture
 
+PREVIEW_QUALITY = 70
 TEXT_KEY = "parameters"
 """PNG text chunk that holds what draws the picture again, as JSON."""
 WARNINGS_KEY = "warnings"
@@ -46,6 +47,13 @@ def encode_image(
         image.save(buffer, "PNG", pnginfo=text, compress_level=1)
     else:
         image.save(buffer, image_format.upper(), quality=quality or DEFAULT_QUALITY)
+    return buffer.getvalue()
+
+
+def webp_of(image: Image.Image) -> bytes:
+    """A picture to be looked at once."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=PREVIEW_QUALITY, method=0)
     return buffer.getvalue()
 
 

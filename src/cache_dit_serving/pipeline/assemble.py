@@ -49,6 +49,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     import torch
 
     from cache_dit_serving.pipeline import cache, compiling, load
+    from cache_dit_serving.pipeline.previews import previewer_of
     from cache_dit_serving.pipeline.profiling import Profiler
     from cache_dit_serving.pipeline.prompt_cache import PromptCache
 
@@ -65,7 +66,13 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     for part in parts:
         prompts.install(part.pipe)
     profiler = Profiler(settings.profiling, torch.device(facts.device))
-    runner = PipelineRunner(parts, facts, loras, prompts, profiler, compiled_graphs=compiled_graphs)
+    previewer = None
+    if settings.previews.every and settings.parallelism is None:
+        progress("learning to show its latents")
+        previewer = previewer_of(pipe, settings.previews)
+    runner = PipelineRunner(
+        parts, facts, loras, prompts, profiler, previewer=previewer, compiled_graphs=compiled_graphs
+    )
     known = loras.traits()
     model = planned(settings, traits, pipeline_cache.support, known)
     for cache_type in cache.CONFIGS:

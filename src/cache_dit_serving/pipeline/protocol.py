@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from PIL import Image
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
 from cache_dit_serving.media.values import Media
@@ -12,9 +14,12 @@ from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.planning.model import PlannedModel
 
+TakePreview = Callable[[], Callable[[], Image.Image] | None]
+"""Takes the latents, on the runner's thread; returns what makes a picture of them on any thread, or None."""
+
 
 class Watch(Protocol):
-    """Carries progress out of a runner and a cancellation in; no more than two processes could exchange."""
+    """Carries progress and previews out of a runner, and a cancellation in."""
 
     @property
     def cancelled(self) -> bool:
@@ -25,6 +30,10 @@ class Watch(Protocol):
         """Denoising steps of the image that are done, and those among them that reused blocks."""
         ...
 
+    def preview(self, done: int, take: TakePreview) -> None:
+        """A preview may be made of the latents after that step. `take` is called now or never."""
+        ...
+
 
 class Unwatched:
     """A watch that nobody reads and that never stops."""
@@ -32,6 +41,9 @@ class Unwatched:
     cancelled = False
 
     def progress(self, done: int, cached: int) -> None:
+        pass
+
+    def preview(self, done: int, take: TakePreview) -> None:
         pass
 
 

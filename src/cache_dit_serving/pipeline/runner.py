@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.clock import StepClock
     from cache_dit_serving.pipeline.lora import Loras
+    from cache_dit_serving.pipeline.previews import Previewer
     from cache_dit_serving.pipeline.profiling import Profiler, Trace
     from cache_dit_serving.pipeline.prompt_cache import PromptCache, Use
     from cache_dit_serving.planning.loras import LoraContents
@@ -74,6 +75,7 @@ class PipelineRunner:
         prompts: PromptCache,
         profiler: Profiler,
         *,
+        previewer: Previewer | None = None,
         compiled_graphs: Callable[[], int] | None = None,
     ) -> None:
         """
@@ -82,6 +84,7 @@ class PipelineRunner:
             loras: on all of them.
             prompts: installed on all of them.
             profiler: writes the traces that calls ask for.
+            previewer: of their latents; None: no previews are made.
             compiled_graphs: how many this process has compiled; None: nothing is compiled.
         """
         import torch
@@ -91,6 +94,7 @@ class PipelineRunner:
         self._loras = loras
         self._prompts = prompts
         self._profiler = profiler
+        self._previewer = previewer
         self._trace: Trace | None = None
         self._compiled_graphs = compiled_graphs or (lambda: 0)
         self.facts = facts
@@ -175,7 +179,7 @@ class PipelineRunner:
         started = time.perf_counter()
         try:
             with trace:
-                output, heard, prompts = self._call(part, call, drawing, after_step)
+                output, heard, prompts = self._call(part, call, drawing, after_step, watch)
         except BaseException as error:
             release(part.pipe)
             if not is_out_of_memory(error):
@@ -229,11 +233,12 @@ class PipelineRunner:
         return part, self._cache.prepare(settings, call.num_inference_steps, passes=call.passes)
 
     def _call(
-        self, part: Part, call: GenerationCall, drawing: Drawing, after_step: Callable[[int], None]
+        self, part: Part, call: GenerationCall, drawing: Drawing, after_step: Callable[[int], None], watch: Watch
     ) -> tuple[Any, list[Heard], Use]:
         """Call the pipeline; returns what it returned, what its tokenizers were asked, and how prompts were encoded."""
         import torch
 
+        show = None if self._previewer is None else self._previewer.showing(part.pipe, call, watch)
         # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture. Weights
         # that are moved in it could not be given another LoRA afterwards.
         guard = torch.inference_mode if self.facts.offload is None else torch.no_grad
@@ -241,7 +246,7 @@ class PipelineRunner:
             guard(),
             # Some families draw noise, or sample a picture's latents, without the generator that they are given.
             torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
-            self._steps_reported(after_step) as callback,
+            self._steps_reported(after_step, show) as callback,
             listening(part.tokenizers) as heard,
             self._prompts.used(heard) as prompts,
         ):
@@ -285,8 +290,13 @@ class PipelineRunner:
         self._loras.unload(name)
 
     @contextmanager
-    def _steps_reported(self, after_step: Callable[[int], None]) -> Iterator[dict[str, Any]]:
-        """Have `after_step` called after each step; yields the arguments that the pipeline's call needs for it."""
+    def _steps_reported(
+        self, after_step: Callable[[int], None], show: Callable[[int, Any], None] | None
+    ) -> Iterator[dict[str, Any]]:
+        """Have `after_step` called after each step, and `show` with the latents after that.
+
+        Yields the arguments that the pipeline's call needs for it.
+        """
         done = 0
         if self._part.has_callback:
 
@@ -294,6 +304,8 @@ class PipelineRunner:
                 nonlocal done
                 done += 1  # the index begins anew with each chunk of a long clip
                 after_step(done)
+                if show is not None:
+                    show(done, tensors.get("latents"))
                 return {}  # nothing is changed; LTXI2VLongMultiPrompt gives latents here that it cannot take back
 
             yield {"callback_on_step_end": callback}
@@ -309,6 +321,8 @@ class PipelineRunner:
             result = step(*args, **kwargs)
             done += 1
             after_step(done)
+            if show is not None:
+                show(done, result[0])
             return result
 
         # On the class: some pipelines step a copy of their scheduler.

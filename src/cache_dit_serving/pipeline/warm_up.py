@@ -14,7 +14,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.failure import told
-from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, Unwatched
+from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, TakePreview, Unwatched
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 from cache_dit_serving.planning.example import example_of, simplest_task
 from cache_dit_serving.planning.fields.clip import least_frames
@@ -180,6 +180,9 @@ class _Reports:
         if time.monotonic() - self._last_reported >= PROGRESS_S:
             self._last_reported = time.monotonic()
             self._progress(f"{self._what}, step {done} of {self._steps}")
+
+    def preview(self, done: int, take: TakePreview) -> None:
+        pass
 
 
 def _few_steps(model: PlannedModel) -> int:

@@ -25,7 +25,7 @@ from cache_dit_serving.errors import InvalidRequest, LoadError, OutOfMemory
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.failure import told
 from cache_dit_serving.pipeline.parallel import UNDIVIDED
-from cache_dit_serving.pipeline.protocol import Facts, Loaded, Stopped
+from cache_dit_serving.pipeline.protocol import Facts, Loaded, Stopped, TakePreview
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.runners import wire
@@ -160,6 +160,9 @@ class Rank:
 
     def progress(self, done: int, cached: int) -> None:
         self._say(wire.Progress(done=done, cached=cached))
+
+    def preview(self, done: int, take: TakePreview) -> None:
+        pass  # latents do not leave the ranks
 
     def _agree(self, answer: wire.Message) -> None:
         """End unless all ranks ended the command alike."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
@@ -30,6 +31,7 @@ class EventKind(StrEnum):
 
     STATE = "state"
     PROGRESS = "progress"
+    PREVIEW = "preview"
     POSITION = "position"
     DRAINING = "draining"
     RESULT = "result"
@@ -39,7 +41,7 @@ class EventKind(StrEnum):
     @property
     def kept(self) -> bool:
         """Whether a later one of its kind leaves it true."""
-        return self is not EventKind.PROGRESS
+        return self not in (EventKind.PROGRESS, EventKind.PREVIEW)
 
 
 class JobMoment(BaseModel):
@@ -56,6 +58,15 @@ class JobProgress(Answer):
     steps: int
     cached_steps: int = Field(0, description="Steps among those done that reused blocks.")
     seconds_left: float | None = Field(None, description="While it runs: an estimate, by what others took.")
+
+
+class JobPreview(Answer):
+    """What a job is drawing, as it was after a step."""
+
+    step: int = Field(description="Denoising steps done then, over all images.")
+    steps: int
+    image: str = Field(description="base64.")
+    format: Literal["webp"] = "webp"
 
 
 class JobPosition(Answer):
