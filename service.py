@@ -30,6 +30,9 @@ from cache_dit_serving.api.lifecycle import (
     freeze_heap,
 )
 from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.api.openai import Served
+from cache_dit_serving.api.openai_images import OpenAiImages
+from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.routes import mounted_routes
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers
@@ -76,6 +79,9 @@ class CacheDiTServing:
         )
         self.api = NativeApi(SETTINGS, self.worker)
         self.jobs = JobsApi(self.api)
+        self.served = Served(self.api)
+        self.images = OpenAiImages(self.api, self.served)
+        self.videos = VideosApi(self.api, self.jobs, self.served)
         drain_on_signals(self.worker)
         end_with_supervisor()
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.

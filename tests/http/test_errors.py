@@ -117,7 +117,7 @@ def test_a_missing_prompt_is_named(server: Server) -> None:
 
 
 def test_several_mistakes_are_all_named(server: Server) -> None:
-    check(server.generate(width=0, seed=-1), 400, "width", "width", "seed")
+    check(server.generate(width=0, seed=-1), 400, "seed", "width", "seed")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_document_changes_only_on_purpose() -> None:
 
 def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
     table = (ROOT / "docs" / "api.md").read_text(encoding="utf-8").partition("\n## ")[0]
-    described = set(re.findall(r"`(?:GET |POST )?(/[a-z_./{}]*)", table)) - {"/"}
+    described = set(re.findall(r"`(?:GET |POST )?(/[a-z0-9_./{}]*)", table)) - {"/"}
     served = {
         route.removesuffix(BELOW) + ("/..." if route.endswith(BELOW) else "")
         for route in openapi_document(OPERATIONS)["paths"]

@@ -14,23 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.families import save_family
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server
+from tests.support.video_server import serving_wan
 
 
 @pytest.fixture(scope="module")
 def wan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("wan")
-    options = {
-        "MODEL__PATH": str(save_family("Wan", folder / "model")),
-        "MODEL__DTYPE": "float32",
-        "CACHE": json.dumps({"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 0.9}),
-        "DEFAULTS": json.dumps({"width": 32, "height": 32, "num_frames": 17, "num_inference_steps": 6}),
-        "LIMITS": json.dumps({"min_side": 32, "max_num_frames": 81}),
-    }
-    environ = {f"CACHE_DIT_SERVING__{name}": value for name, value in options.items()}
-    with serving(folder, environ=environ) as running:
-        running.wait_for(ready)
+    with serving_wan(tmp_path_factory.mktemp("wan")) as running:
         yield running
 
 

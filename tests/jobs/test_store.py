@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cache_dit_serving.errors import InternalError, LoadError
 from cache_dit_serving.jobs.job import failed, succeeded
-from cache_dit_serving.jobs.store.store import JobStore, KeyTaken
+from cache_dit_serving.jobs.store.store import JobStore, KeyTaken, Page
 from cache_dit_serving.jobs.store.tables import Base
 from cache_dit_serving.schemas.jobs import JobState
 from tests.support.jobs import QUEUED, RUNNING, record
@@ -151,7 +151,7 @@ def test_pages_have_the_latest_first(store: JobStore) -> None:
     store.put(record("b", QUEUED, RUNNING), "me")
 
     def page(state: JobState | None, limit: int, after: str | None) -> list[str] | None:
-        found = store.page(state, limit, after)
+        found = store.page(Page(limit, after, state))
         return None if found is None else [job.id for job in found]
 
     assert page(None, 2, None) == ["e", "d"]

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive
 
 from cache_dit_serving.api.inputs import take_out_files
 from cache_dit_serving.api.lenient import read_leniently
+from cache_dit_serving.api.operation import JsonBody
 from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
 from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key, not_supported
@@ -109,8 +110,8 @@ class Checked(NamedTuple):
     """Its pictures, out of its way: each field names one as `upload:0` and so on."""
 
 
-async def check_body(body: bytes, model: type[BaseModel], *, lenient: bool, files: Sequence[bytes] = ()) -> Checked:
-    """Refuse a body that is no request of `model`'s; an empty one counts as `{}`.
+async def check_body(body: bytes, policy: JsonBody, *, lenient: bool, files: Sequence[bytes] = ()) -> Checked:
+    """Refuse a body that is no request of its model's; an empty one counts as `{}`.
 
     Args:
         files: pictures that came beside it.
@@ -120,12 +121,12 @@ async def check_body(body: bytes, model: type[BaseModel], *, lenient: bool, file
         InvalidRequest: it is not JSON, or holds too much, a key twice, or what the model does not take.
     """
     if len(body) <= SMALL_BYTES:
-        return _check(body, model, lenient, files)
-    return await asyncio.to_thread(_check, body, model, lenient, files)
+        return _check(body, policy, lenient, files)
+    return await asyncio.to_thread(_check, body, policy, lenient, files)
 
 
-def _check(given: bytes, model: type[BaseModel], lenient: bool, files: Sequence[bytes]) -> Checked:
-    body = given or b"{}"
+def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes]) -> Checked:
+    model, body = policy.model, given or b"{}"
     if sum(map(body.count, (b"[", b"{", b":", b","))) > MOST_SYMBOLS:
         raise InvalidRequest("the body holds far more values than any request has; send fewer", code="too_long")
     try:
@@ -142,11 +143,13 @@ def _check(given: bytes, model: type[BaseModel], lenient: bool, files: Sequence[
             place = path or "the body"
             raise InvalidRequest(f"{place} has {len(value):,} fields; no request has as many", param=path or None)
     json.loads(body, object_pairs_hook=_without_duplicates)
+    respelt = policy.respelt(tree)
+    changed, tree = respelt != tree, respelt
     uploads = take_out_files(tree, files)
     warnings: list[RequestWarning] = []
     if lenient:
         tree, warnings = read_leniently(tree, model)
-    if given and (uploads or lenient):
+    if given and (changed or uploads or lenient):
         given = body = pydantic_core.to_json(tree)
     try:
         model.model_validate_json(body)

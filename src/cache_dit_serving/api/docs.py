@@ -66,7 +66,7 @@ def openapi_document(operations: Sequence[Operation]) -> Json:
 
 def _operation(operation: Operation, schemas: Json) -> Json:
     name = re.sub(r"[{}]", "", operation.route.removesuffix(BELOW)).strip("/").replace("/", "_").replace(".", "_")
-    name = name or "index"
+    name = (name or "index") + ("_path" if operation.route.endswith(BELOW) else "")
     described: Json = {
         "operationId": f"{operation.method.lower()}_{name}",
         "summary": operation.summary,

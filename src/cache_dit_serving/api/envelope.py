@@ -103,7 +103,7 @@ class Envelope:
             body = json.dumps(tree).encode()
             headers["content-type"] = JSON
         body, state["warnings"], state["uploads"] = await check_body(
-            body, policy.model, lenient=state["lenient"], files=files
+            body, policy, lenient=state["lenient"], files=files
         )
         if not body:
             # BentoML 1.4 reads the body by its stated type, and there is none.
@@ -176,6 +176,9 @@ class _Answer:
         headers[REQUEST_ID_HEADER] = self._request_id
         if start["status"] == 405:
             headers["allow"] = ", ".join(allowed_methods(self._scope["path"]))
+        if self._scope["path"].startswith("/v1/"):
+            # OpenAI's SDK would try 409s and 5xxs again by itself, whether that helps or not.
+            headers["x-should-retry"] = str(start["status"] == 408 or "retry-after" in headers).lower()
         unread = not self._incoming.complete and start["status"] != 408
         if unread or self._code == "draining":
             headers["connection"] = "close"

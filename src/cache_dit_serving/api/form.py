@@ -22,7 +22,7 @@ from cache_dit_serving.findings import cut
 
 FORM = "multipart/form-data"
 FILES = {
-    **dict.fromkeys(("image", "image[]", IMAGES, f"{IMAGES}[]"), IMAGES),
+    **dict.fromkeys(("image", "image[]", IMAGES, f"{IMAGES}[]", "input_reference"), IMAGES),
     **{name: field for field in SINGLE for name in (field, field.removesuffix("_url"))},
 }
 """Names of files in a form, and the field of a request that each fills."""

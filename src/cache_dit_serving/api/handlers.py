@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TypeVar
 
 import bentoml
 from starlette.requests import Request
@@ -13,11 +14,18 @@ from cache_dit_serving.api.access import caller_of
 from cache_dit_serving.api.docs import SWAGGER_PAGE
 from cache_dit_serving.api.jobs import JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.api.openai import Served
+from cache_dit_serving.api.openai_images import OpenAiImages
+from cache_dit_serving.api.openai_videos import VideosApi
+from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.events import events_of
 from cache_dit_serving.media.outputs import Stored
+from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
 from cache_dit_serving.schemas.request import JobRequest
 
 JSON = "application/json"
+
+T = TypeVar("T")
 
 
 async def health(request: Request) -> Response:
@@ -81,6 +89,55 @@ async def job_events(request: Request) -> Response:
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
+async def models(request: Request) -> Response:
+    return JSONResponse(_service(Served, "served").listed().model_dump(mode="json"))
+
+
+async def model(request: Request) -> Response:
+    return JSONResponse(_service(Served, "served").one(request.path_params["path"]).model_dump(mode="json"))
+
+
+async def images_generations(request: Request) -> Response:
+    return await _images().image(ImageGeneration.model_validate_json(await request.body() or b"{}"), request)
+
+
+async def images_edits(request: Request) -> Response:
+    return await _images().image(ImageEdit.model_validate_json(await request.body() or b"{}"), request)
+
+
+async def images_variations(request: Request) -> Response:
+    raise InvalidRequest("variations are not supported; /v1/images/edits takes a picture and a prompt")
+
+
+async def create_video(request: Request) -> Response:
+    body = VideoCreation.model_validate_json(await request.body() or b"{}")
+    return Response((await _videos().create_video(body, request)).model_dump_json(), media_type=JSON)
+
+
+async def videos(request: Request) -> Response:
+    answer = await _videos().videos(request.query_params, caller_of(request.scope))
+    return Response(answer.model_dump_json(), media_type=JSON)
+
+
+async def video(request: Request) -> Response:
+    answer = await _videos().video(request.path_params["id"], caller_of(request.scope))
+    return Response(answer.model_dump_json(), media_type=JSON)
+
+
+async def delete_video(request: Request) -> Response:
+    answer = await _videos().delete_video(request.path_params["id"], caller_of(request.scope))
+    return Response(answer.model_dump_json(), media_type=JSON)
+
+
+async def video_content(request: Request) -> Response:
+    params, caller = request.path_params, caller_of(request.scope)
+    return _sent(await _videos().content(params["id"], request.query_params, caller))
+
+
+async def remix_video(request: Request) -> Response:
+    raise InvalidRequest("a video cannot be remixed; POST /v1/videos with another prompt")
+
+
 async def outputs(request: Request) -> Response:
     return _sent(await asyncio.to_thread(_api().outputs.find, request.path_params["path"]))
 
@@ -107,13 +164,23 @@ def _sent(output: Stored) -> Response:
 
 
 def _jobs() -> JobsApi:
-    jobs = bentoml.get_current_service().jobs
-    assert isinstance(jobs, JobsApi)
-    return jobs
+    return _service(JobsApi, "jobs")
+
+
+def _images() -> OpenAiImages:
+    return _service(OpenAiImages, "images")
+
+
+def _videos() -> VideosApi:
+    return _service(VideosApi, "videos")
 
 
 def _api() -> NativeApi:
-    """The service's, once there is one."""
-    api = bentoml.get_current_service().api
-    assert isinstance(api, NativeApi)
-    return api
+    return _service(NativeApi, "api")
+
+
+def _service(kind: type[T], name: str) -> T:
+    """A part of the service, once there is one."""
+    part = getattr(bentoml.get_current_service(), name)
+    assert isinstance(part, kind)
+    return part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import hashlib
 import re
@@ -28,7 +29,7 @@ from cache_dit_serving.errors import (
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.events import events_of, now
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import KeyTaken
+from cache_dit_serving.jobs.store.store import KeyTaken, Page
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.answers import GenerateResponse
 from cache_dit_serving.schemas.jobs import (
@@ -72,24 +73,10 @@ class JobsApi:
     async def accepted(self, request: GenerateRequest, http: Request) -> Response:
         """Admit a job, and answer with where to ask about it.
 
-        A request whose Idempotency-Key came with the same request before gets the job of that one.
-
         Raises:
-            ServingError: InvalidRequest, KeyReused, QueueFull, NotReady, StoreUnavailable, or DeadlineExceeded where no
-                speed meets its deadline.
+            ServingError: as :meth:`admitted`.
         """
-        asked = received(request, http)
-        key = _idempotency_key(http.headers, asked.caller)
-        digest = _digest(asked)
-        record = None if key is None else await self._kept.of_key(key, digest)
-        known = record is not None
-        if record is None:
-            try:
-                record = await self._kept.admit(asked, key, digest)
-            except KeyTaken:  # by one that came meanwhile
-                record, known = (await self._kept.of_key(key, digest) if key else None), True
-                if record is None:
-                    raise InternalError from None
+        record, known = await self.admitted(received(request, http), http.headers)
         headers = {"Location": f"/jobs/{record.id}"}
         if known:
             headers["Idempotency-Replayed"] = "true"
@@ -97,6 +84,29 @@ class JobsApi:
             headers["Preference-Applied"] = RESPOND_ASYNC
         answer = answer_of(await self._signed(record)).model_dump_json()
         return Response(answer, status_code=202, media_type="application/json", headers=headers)
+
+    async def admitted(self, asked: Received, headers: Headers, prefix: str = "") -> tuple[JobRecord, bool]:
+        """A job for a request, and whether it was there before.
+
+        A request whose Idempotency-Key came with the same request before gets the job of that one.
+
+        Args:
+            prefix: of its id.
+
+        Raises:
+            ServingError: InvalidRequest, KeyReused, QueueFull, NotReady, StoreUnavailable, or DeadlineExceeded where no
+                speed meets its deadline.
+        """
+        key, digest = _idempotency_key(headers, asked.caller), _digest(asked)
+        if key is not None and (record := await self._kept.of_key(key, digest)) is not None:
+            return record, True
+        try:
+            return await self._kept.admit(asked, key, digest, prefix), False
+        except KeyTaken:  # by one that came meanwhile
+            record = await self._kept.of_key(key, digest) if key else None
+            if record is None:
+                raise InternalError from None
+            return record, True
 
     async def list(self, query: Mapping[str, str], caller: Caller) -> JobsResponse:
         """A page of the jobs of a caller; of everyone's for an admin.
@@ -117,12 +127,21 @@ class JobsApi:
         limit = query.get("limit", str(PAGE))
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MOST_ON_A_PAGE):
             raise InvalidRequest(f"limit is {cut(limit)!r}; send 1 to {MOST_ON_A_PAGE}", param="limit")
-        wanted, most = JobState(state) if state else None, int(limit)
-        page = await self._kept.page(wanted, most + 1, query.get("after"), caller)
-        if page is None:
-            raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
+        most = int(limit)
+        page = await self.page(Page(most + 1, query.get("after"), JobState(state) if state else None), caller)
         answers = [answer_of(record).model_copy(update={"result": None}) for record in page[:most]]
         return JobsResponse(jobs=answers, next=answers[-1].id if len(page) > most else None)
+
+    async def page(self, wanted: Page, caller: Caller) -> builtins.list[JobRecord]:
+        """Jobs of a caller, those of everyone for an admin.
+
+        Raises:
+            InvalidRequest: there is no job to come after.
+            StoreUnavailable: the database does not answer.
+        """
+        if (page := await self._kept.page(wanted, caller)) is None:
+            raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
+        return page
 
     async def find(self, name: str, caller: Caller) -> JobRecord:
         """A job as it is now.

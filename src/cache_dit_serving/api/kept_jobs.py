@@ -40,7 +40,7 @@ from cache_dit_serving.errors import (
 from cache_dit_serving.jobs.generation import TakenOver
 from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import JobStore, told
+from cache_dit_serving.jobs.store.store import JobStore, Page, told
 from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.webhooks import Webhook, webhooks_of
 from cache_dit_serving.schemas.answers import timestamp
@@ -116,8 +116,11 @@ class KeptJobs:
             raise KeyReused("this Idempotency-Key came with another request before; send a new key with a new one")
         return record
 
-    async def admit(self, asked: Received, key: str | None, digest: str) -> JobRecord:
+    async def admit(self, asked: Received, key: str | None, digest: str, prefix: str = "") -> JobRecord:
         """Admit a job: from here on it ends in one final state, whoever asks.
+
+        Args:
+            prefix: of its id.
 
         Raises:
             KeyTaken: there is a job of its key by now.
@@ -125,9 +128,9 @@ class KeptJobs:
                 meets its deadline.
         """
         # A client that goes meanwhile must not leave half of it behind.
-        return await asyncio.shield(asyncio.ensure_future(self._admit(asked, key, digest)))
+        return await asyncio.shield(asyncio.ensure_future(self._admit(asked, key, digest, prefix)))
 
-    async def _admit(self, asked: Received, key: str | None, digest: str) -> JobRecord:
+    async def _admit(self, asked: Received, key: str | None, digest: str, prefix: str) -> JobRecord:
         request = asked.request
         if request.output_format == "base64":
             raise InvalidRequest(
@@ -135,7 +138,7 @@ class KeptJobs:
             )
         if isinstance(request, JobRequest):
             self._webhooks.check(request.webhook_url)
-        name = secrets.token_hex(12)
+        name = prefix + secrets.token_hex(12)
         kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or f"{FOLDER}/{name}"}
         asked = Received(**{**vars(asked), "request": request.model_copy(update=kept)})
         prepared = await self._native.prepare(asked)
@@ -192,16 +195,14 @@ class KeptJobs:
             raise NotFound("there is no job of this id; jobs that have ended are kept for a while only")
         return record
 
-    async def page(
-        self, state: JobState | None, limit: int, after: str | None, caller: Caller
-    ) -> list[JobRecord] | None:
-        """Those of a caller, the latest first; None: there is no job to come after.
+    async def page(self, wanted: Page, caller: Caller) -> list[JobRecord] | None:
+        """Those of a caller; None: there is no job to come after.
 
         Raises:
             StoreUnavailable: the database does not answer.
         """
         whose = None if caller.admin else caller.name
-        if (page := await self._ask(lambda store: store.page(state, limit, after, whose))) is None:
+        if (page := await self._ask(lambda store: store.page(wanted, whose))) is None:
             return None
         live = [self._live.get(record.id) for record in page]
         return [record if job is None else self._now(job) for record, job in zip(page, live, strict=True)]

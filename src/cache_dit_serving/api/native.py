@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -72,11 +73,33 @@ class NativeApi:
             ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
                 InternalError.
         """
-        asked = received(request, http)
+        prepared = await self.begin(received(request, http))
+        response, _ = await self.finish(prepared, await self.drawn(prepared, gone(http)))
+        return response
+
+    async def begin(self, asked: Received) -> Prepared:
+        """Plan a request, and let it queue.
+
+        Raises:
+            ServingError: as :meth:`prepare`, QueueFull or RateLimited.
+        """
         prepared = await self.prepare(asked)
         self.worker.submit(prepared.generation, asked.caller.max_live)
-        response, _ = await self.finish(prepared, await self._images(prepared.generation, request, http))
-        return response
+        return prepared
+
+    async def drawn(self, prepared: Prepared, caller_gone: Awaitable[object]) -> list[Encoded]:
+        """What a request that queues draws, no longer than its caller waits.
+
+        Raises:
+            ServingError: as :func:`jobs.submission.images_of`.
+        """
+        return await images_of(
+            prepared.generation,
+            self.worker,
+            caller_gone=caller_gone,
+            max_request_s=self.settings.limits.max_request_s,
+            deadline_s=prepared.request.deadline_s,
+        )
 
     async def prepare(self, asked: Received) -> Prepared:
         """Fetch what a request names, and plan it.
@@ -120,7 +143,7 @@ class NativeApi:
         delivery = self._delivery(asked)
         generation = _generation(call.compared(), asked, self._priority(request))
         self.worker.submit(generation, asked.caller.max_live)
-        images = await self._images(generation, request, http)
+        images = await self.drawn(Prepared(request, generation, delivery, None), gone(http))
         return await asyncio.to_thread(compared_response, generation, images, request, delivery)
 
     def health(self) -> HealthResponse:
@@ -219,15 +242,6 @@ class NativeApi:
             request, list(asked.uploads), self.settings.inputs, min(request.num_frames or most, most)
         )
 
-    async def _images(self, generation: Generation, request: GenerateRequest, http: Request) -> list[Encoded]:
-        return await images_of(
-            generation,
-            self.worker,
-            caller_gone=_disconnected(http),
-            max_request_s=self.settings.limits.max_request_s,
-            deadline_s=request.deadline_s,
-        )
-
     def _priority(self, request: GenerateRequest) -> int:
         return min(request.priority or 0, self.settings.limits.max_priority)
 
@@ -251,7 +265,7 @@ def _generation(call: GenerationCall, asked: Received, priority: int) -> Generat
     return generation
 
 
-async def _disconnected(http: Request) -> None:
+async def gone(http: Request) -> None:
     """Returns when the client has closed the connection; the request's body must have been read."""
     while (await http.receive())["type"] != "http.disconnect":
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -37,6 +37,8 @@ class JsonBody:
     """The setting of `limits` that bounds its size."""
     form: bool = False
     """Whether it may come as a form too, with pictures as files."""
+    respelt: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree
+    """Puts what JSON of another dialect calls otherwise under the model's names."""
 
     @property
     def draws(self) -> bool:

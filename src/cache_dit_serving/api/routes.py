@@ -12,6 +12,7 @@ from starlette.routing import Route
 from cache_dit_serving.api import handlers
 from cache_dit_serving.api.answering import error_response, request_id_of
 from cache_dit_serving.api.docs import openapi_document
+from cache_dit_serving.api.openai import edit_respelt, video_respelt
 from cache_dit_serving.api.operation import BELOW, Errors, JsonBody, Operation
 from cache_dit_serving.config.keys import Scope
 from cache_dit_serving.errors import (
@@ -39,17 +40,30 @@ from cache_dit_serving.schemas.answers import (
     ModelInfo,
 )
 from cache_dit_serving.schemas.jobs import JobAnswer, JobsResponse
+from cache_dit_serving.schemas.openai import (
+    DeletedVideo,
+    ImageEdit,
+    ImageGeneration,
+    ImagesResponse,
+    OpenAiModel,
+    OpenAiModels,
+    OpenAiVideo,
+    OpenAiVideos,
+    VideoCreation,
+)
 from cache_dit_serving.schemas.request import GenerateRequest, JobRequest, NoFields
 
 UNKNOWN_ROUTE = "unknown"
 """Stands for every path that is no route's."""
 GENERATION_ERRORS: Errors = (CacheNotEngaged, QueueFull, InternalError, RunnerLost, NotReady, DeadlineExceeded)
+JOB_ERRORS: Errors = (KeyReused, QueueFull, InternalError, NotReady, StoreUnavailable, DeadlineExceeded)
 
 HEALTH = "Whether the server can generate, and why not."
 MODEL = "The loaded model and what it takes."
 CAPABILITIES = "What this server accepts, for programs."
 DRAW = "Generation"
 JOBS = "Jobs"
+OPENAI = "OpenAI"
 KEY = "For a job: the same request with the same key is the same job."
 INFRASTRUCTURE = "Infrastructure"
 OPERATIONS = (
@@ -78,7 +92,7 @@ OPERATIONS = (
         "/jobs",
         "Draw pictures from a prompt, and answer before that is done.",
         JobAnswer,
-        (KeyReused, QueueFull, InternalError, NotReady, StoreUnavailable, DeadlineExceeded),
+        JOB_ERRORS,
         JsonBody(JobRequest, "max_upload_bytes", form=True),
         JOBS,
         202,
@@ -168,6 +182,113 @@ OPERATIONS = (
         (InvalidRequest, NotFound, NotReady),
         handler=handlers.unload_lora,
         scope="admin",
+    ),
+    Operation(
+        "GET",
+        "/v1/models",
+        "The model, as OpenAI's API tells it.",
+        OpenAiModels,
+        (NotReady,),
+        tag=OPENAI,
+        handler=handlers.models,
+    ),
+    Operation(
+        "GET",
+        "/v1/models" + BELOW,
+        "One of its names.",
+        OpenAiModel,
+        (NotFound, NotReady),
+        tag=OPENAI,
+        handler=handlers.model,
+    ),
+    Operation(
+        "POST",
+        "/v1/images/generations",
+        "Draw pictures, as OpenAI's API does.",
+        ImagesResponse,
+        (NotFound, *GENERATION_ERRORS),
+        JsonBody(ImageGeneration, "max_upload_bytes", form=True),
+        OPENAI,
+        handler=handlers.images_generations,
+    ),
+    Operation(
+        "POST",
+        "/v1/images/edits",
+        "Draw pictures from pictures, as OpenAI's API does.",
+        ImagesResponse,
+        (NotFound, *GENERATION_ERRORS),
+        JsonBody(ImageEdit, "max_upload_bytes", form=True, respelt=edit_respelt),
+        OPENAI,
+        handler=handlers.images_edits,
+    ),
+    Operation(
+        "POST",
+        "/v1/images/variations",
+        "Not supported.",
+        (),
+        (InvalidRequest,),
+        tag=OPENAI,
+        status=400,
+        handler=handlers.images_variations,
+    ),
+    Operation(
+        "POST",
+        "/v1/videos",
+        "Draw a clip as a job, as OpenAI's API does.",
+        OpenAiVideo,
+        (NotFound, *JOB_ERRORS),
+        JsonBody(VideoCreation, "max_upload_bytes", form=True, respelt=video_respelt),
+        OPENAI,
+        handler=handlers.create_video,
+        headers={"Idempotency-Key": KEY},
+    ),
+    Operation(
+        "GET",
+        "/v1/videos",
+        "The clips that are kept.",
+        OpenAiVideos,
+        (InvalidRequest, NotReady, StoreUnavailable),
+        tag=OPENAI,
+        handler=handlers.videos,
+        query={"limit": "Clips on a page, 1 to 100.", "after": "Id of the clip before.", "order": "desc or asc."},
+    ),
+    Operation(
+        "GET",
+        "/v1/videos/{id}",
+        "A clip as it is.",
+        OpenAiVideo,
+        (NotFound, NotReady, StoreUnavailable),
+        tag=OPENAI,
+        handler=handlers.video,
+    ),
+    Operation(
+        "DELETE",
+        "/v1/videos/{id}",
+        "Cancel a clip, and forget it.",
+        DeletedVideo,
+        (NotFound, InternalError, StoreUnavailable),
+        tag=OPENAI,
+        handler=handlers.delete_video,
+    ),
+    Operation(
+        "GET",
+        "/v1/videos/{id}/content",
+        "A clip's file.",
+        tuple(MEDIA_TYPES.values()),
+        (InvalidRequest, NotFound, RangeNotSatisfiable, InternalError, StoreUnavailable),
+        tag=OPENAI,
+        handler=handlers.video_content,
+        query={"variant": "video."},
+    ),
+    Operation(
+        "POST",
+        "/v1/videos/{id}/remix",
+        "Not supported.",
+        (),
+        (InvalidRequest,),
+        tag=OPENAI,
+        status=400,
+        handler=handlers.remix_video,
     ),
     Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,), handler=handlers.model_info),
     Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), JsonBody(NoFields)),

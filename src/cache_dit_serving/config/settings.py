@@ -336,6 +336,9 @@ class ServerSettings(Section):
         description="Among requests of one priority and caller: first come first served, or those first that are "
         "expected to take least.",
     )
+    model_names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        (), description="Names of the model for OpenAI's clients, the first one for answers; none: its own alone."
+    )
     api_keys: ApiKeys = Field(
         (),
         repr=False,

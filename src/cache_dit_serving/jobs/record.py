@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from cache_dit_serving.schemas.jobs import JobState
 
@@ -47,6 +49,12 @@ class JobRecord:
     """While it is queued: an estimate."""
     seconds_left: float | None = None
     """While it runs: an estimate."""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The fields of its request."""
+        fields: dict[str, Any] = json.loads(self.request)["request"]
+        return fields
 
     @property
     def state(self) -> JobState:

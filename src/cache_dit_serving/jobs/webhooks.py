@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import secrets
 from dataclasses import dataclass
 
@@ -58,7 +57,7 @@ def webhooks_of(record: JobRecord, answer: str, at: str) -> list[Webhook]:
         answer: the job as its route answers it, JSON.
         at: when, ISO 8601.
     """
-    asked = json.loads(record.request)["request"]
+    asked = record.asked
     if (url := asked.get("webhook_url")) is None:
         return []
     states = asked.get("webhook_events") or [state for state in JobState if state.final]

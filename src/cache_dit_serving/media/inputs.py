@@ -114,8 +114,11 @@ class PictureReader:
         return InputPicture(_in_colour(self._decoded(content, param)), hashlib.sha256(content).hexdigest())
 
     def mask(self, content: bytes, param: str) -> InputPicture:
-        """A mask: white is drawn anew, black is kept."""
-        return InputPicture(_in_colour(self._decoded(content, param)).convert("L"), hashlib.sha256(content).hexdigest())
+        """A mask: white is drawn anew, black is kept; of one with transparent parts those are drawn anew."""
+        image = self._decoded(content, param)
+        holes = _transparency(image)
+        shown = _in_colour(image).convert("L") if holes is None else holes
+        return InputPicture(shown, hashlib.sha256(content).hexdigest())
 
     def video(self, content: bytes, param: str, most_frames: int) -> InputVideo:
         """The first frames of a video."""
@@ -179,6 +182,14 @@ def _in_colour(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _transparency(image: Image.Image) -> Image.Image | None:
+    """White where a picture is transparent; None where it is nowhere so."""
+    if not image.has_transparency_data:
+        return None
+    holes = image.convert("RGBA").getchannel("A").point([255 - value for value in range(256)])
+    return holes if holes.getbbox() else None
 
 
 def _media_types() -> set[str]:

@@ -67,8 +67,8 @@ class LoraRequest(BaseModel):
     scale: float | None = Field(None, description="How strongly; left out: as configured, or 1.")
 
 
-class GenerateRequest(BaseModel):
-    """One generation. A field left out, or null, takes the model's own default; an unknown field is refused."""
+class Drawing(BaseModel):
+    """What to draw and how, in every dialect that this server speaks; an unknown field is refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -78,17 +78,50 @@ class GenerateRequest(BaseModel):
         min_length=1,
         examples=["a red apple on a blue background"],
     )
-    class_label: ClassLabel = Field(
-        None, description="Class to draw, by its number or its name, on a model that draws classes."
-    )
     negative_prompt: str | None = Field(None, description="What to keep out; needs guidance with a second pass.")
-    width: int | None = Field(None, ge=1, description="Pixels; GET /get_model_info lists the sizes the model takes.")
-    height: int | None = Field(None, ge=1, description="Pixels.")
     num_inference_steps: int | None = Field(None, ge=1, description="Denoising steps.")
     guidance_scale: float | None = Field(None, ge=0, le=100, description="The pipeline's own guidance scale.")
     true_cfg_scale: float | None = Field(
         None, ge=0, le=100, description="Classifier-free guidance with a second pass, where the pipeline has it."
     )
+    loras: list[LoraRequest] | None = Field(
+        None,
+        max_length=32,
+        description="LoRAs to draw with, and no others; left out: those of the server's configuration. What they add "
+        "is added in this order.",
+    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Image i takes seed + i; left out: drawn at random.")
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="How far to leave the picture: the share of the steps that run. 1 keeps little of it.",
+    )
+    speed: Speed | None = Field(
+        None,
+        description="How much the cache may approximate: lossless (no cache) to fast; GET /capabilities has figures.",
+    )
+    cache: CacheOptions | None = Field(
+        None, description="Cache settings of this request, laid over those of its speed or of the server."
+    )
+    priority: int | None = Field(
+        None, ge=0, le=MOST_PRIORITY, description="Greater ones run first (default 0); limits.max_priority bounds it."
+    )
+    deadline_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds from now; the least approximation that fits is chosen where speed and cache are left out.",
+    )
+
+
+class GenerateRequest(Drawing):
+    """One generation. A field left out, or null, takes the model's own default; an unknown field is refused."""
+
+    class_label: ClassLabel = Field(
+        None, description="Class to draw, by its number or its name, on a model that draws classes."
+    )
+    width: int | None = Field(None, ge=1, description="Pixels; GET /get_model_info lists the sizes the model takes.")
+    height: int | None = Field(None, ge=1, description="Pixels.")
     sigmas: list[Annotated[float, Field(ge=0)]] | None = Field(
         None,
         min_length=1,
@@ -98,18 +131,11 @@ class GenerateRequest(BaseModel):
     max_sequence_length: int | None = Field(
         None, ge=1, description="Tokens of the prompt that the text encoder reads; what is beyond them is cut off."
     )
-    loras: list[LoraRequest] | None = Field(
-        None,
-        max_length=32,
-        description="LoRAs to draw with, and no others; left out: those of the server's configuration. What they add "
-        "is added in this order.",
-    )
     extra_args: dict[str, Any] | None = Field(
         None,
         max_length=64,
         description="Further arguments of the pipeline's call by their own names; GET /capabilities lists them.",
     )
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Image i takes seed + i; left out: drawn at random.")
     num_images: int | None = Field(None, ge=1, description="Images to draw, one after the other (default 1).")
     image_urls: list[str] | None = Field(
         None,
@@ -124,12 +150,6 @@ class GenerateRequest(BaseModel):
     )
     last_image_url: str | None = Field(None, description="Picture that a video ends with; it begins with image_urls.")
     video_url: str | None = Field(None, description="Video to begin from, or to be guided by: MP4 or WebM.")
-    strength: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="How far to leave the picture: the share of the steps that run. 1 keeps little of it.",
-    )
     num_frames: int | None = Field(
         None, ge=1, description="Frames of a video; GET /capabilities lists the numbers that the model makes."
     )
@@ -149,22 +169,6 @@ class GenerateRequest(BaseModel):
     video_format: VideoFormat | None = Field(None, description="mp4 (H.264, default), webp or gif.")
     audio_format: AudioFormat | None = Field(None, description="wav (16 bits, default) or flac.")
     image_quality: int | None = Field(None, ge=1, le=100, description="Of jpeg and webp (default 90).")
-
-    speed: Speed | None = Field(
-        None,
-        description="How much the cache may approximate: lossless (no cache) to fast; GET /capabilities has figures.",
-    )
-    cache: CacheOptions | None = Field(
-        None, description="Cache settings of this request, laid over those of its speed or of the server."
-    )
-    priority: int | None = Field(
-        None, ge=0, le=MOST_PRIORITY, description="Greater ones run first (default 0); limits.max_priority bounds it."
-    )
-    deadline_s: float | None = Field(
-        None,
-        gt=0,
-        description="Seconds from now; the least approximation that fits is chosen where speed and cache are left out.",
-    )
 
     @property
     def wants_files(self) -> bool:

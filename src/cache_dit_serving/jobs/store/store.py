@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ Uploads = Sequence[str | bytes]
 
 class KeyTaken(Exception):
     """There is a job of the same Idempotency-Key."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which jobs of a list."""
+
+    limit: int
+    after: str | None = None
+    """Id of the job that they come after."""
+    state: JobState | None = None
+    prefix: str = ""
+    """Of their ids."""
+    ascending: bool = False
+    """The first ones first, in place of the latest."""
 
 
 class JobStore:
@@ -119,26 +134,27 @@ class JobStore:
         with self._rows(query) as rows:
             return [row.content.decode() if row.is_text else row.content for row in rows]
 
-    def page(
-        self, state: JobState | None, limit: int, after: str | None, caller: str | None = None
-    ) -> list[JobRecord] | None:
-        """The latest first; None: there is no job to come after.
+    def page(self, wanted: Page, caller: str | None = None) -> list[JobRecord] | None:
+        """None: there is no job to come after.
 
         Args:
             caller: whose; None: everyone's.
         """
-        query = select(JobRow).order_by(JobRow.number.desc()).limit(limit)
+        order = JobRow.number.asc() if wanted.ascending else JobRow.number.desc()
+        query = select(JobRow).order_by(order).limit(wanted.limit)
         if caller is not None:
             query = query.where(JobRow.caller == caller)
-        if state is not None:
-            query = query.where(JobRow.state == state)
-        if after is not None:
+        if wanted.state is not None:
+            query = query.where(JobRow.state == wanted.state)
+        if wanted.prefix:
+            query = query.where(JobRow.id.startswith(wanted.prefix, autoescape=True))
+        if wanted.after is not None:
             with self._engine.connect() as connection:
-                of_it = select(JobRow.number).where(JobRow.id == after)
+                of_it = select(JobRow.number).where(JobRow.id == wanted.after)
                 number = connection.scalar(of_it if caller is None else of_it.where(JobRow.caller == caller))
             if number is None:
                 return None
-            query = query.where(JobRow.number < number)
+            query = query.where(JobRow.number > number if wanted.ascending else JobRow.number < number)
         return self._many(query)
 
     def put(self, record: JobRecord, owner: str, *, keep: bool = True, webhooks: Iterable[Webhook] = ()) -> bool:

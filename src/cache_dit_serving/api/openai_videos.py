@@ -1,0 +1,189 @@
+"""Videos by OpenAI's API: each is a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from starlette.requests import Request
+
+from cache_dit_serving.api.access import Caller
+from cache_dit_serving.api.jobs import JobsApi
+from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.api.openai import Served
+from cache_dit_serving.api.received import received
+from cache_dit_serving.errors import InvalidRequest, NotFound
+from cache_dit_serving.findings import cut
+from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.jobs.store.store import Page
+from cache_dit_serving.media.outputs import Stored
+from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.fields.clip import fitting_frames, fps_of, frames_of
+from cache_dit_serving.planning.fields.size import Height, Width
+from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.answers import ErrorDetail, GenerateResponse
+from cache_dit_serving.schemas.jobs import JobState
+from cache_dit_serving.schemas.openai import (
+    DeletedVideo,
+    Evidence,
+    OpenAiVideo,
+    OpenAiVideos,
+    VideoCreation,
+    VideoError,
+)
+from cache_dit_serving.schemas.request import GenerateRequest
+
+PREFIX = "video_"
+"""Begins the id of a job that is a video of OpenAI's."""
+PAGE = 20
+MOST_ON_A_PAGE = 100
+
+
+class VideosApi:
+    """/v1/videos, over the same jobs as /jobs."""
+
+    def __init__(self, native: NativeApi, jobs: JobsApi, served: Served) -> None:
+        self._keep_s = native.settings.limits.keep_jobs_s
+        self._jobs = jobs
+        self._served = served
+
+    async def create_video(self, body: VideoCreation, http: Request) -> OpenAiVideo:
+        """Admit a clip as a job.
+
+        Raises:
+            ServingError: as POST /jobs.
+        """
+        self._served.check(body.model)
+        model = self._served.model
+        if model.traits.makes is not MediaKind.CLIP:
+            raise InvalidRequest("this model makes no video; GET /capabilities tells what it does", param="model")
+        num_frames = None
+        if (length_s := body.length_s) is not None:
+            num_frames = _frames(length_s, body.fps, model)
+        record, _ = await self._jobs.admitted(received(body.asked(num_frames), http), http.headers, prefix=PREFIX)
+        return self._video(record)
+
+    async def video(self, name: str, caller: Caller) -> OpenAiVideo:
+        """
+        Raises:
+            NotFound: the caller has no such video.
+            StoreUnavailable: the database does not answer.
+        """
+        return self._video(await self._found(name, caller))
+
+    async def videos(self, query: Mapping[str, str], caller: Caller) -> OpenAiVideos:
+        """A page of a caller's.
+
+        Raises:
+            InvalidRequest: `limit`, `order` or `after` is not what it must be.
+            StoreUnavailable: the database does not answer.
+        """
+        limit, order = query.get("limit", str(PAGE)), query.get("order", "desc")
+        if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MOST_ON_A_PAGE):
+            raise InvalidRequest(f"limit is {cut(limit)!r}; send 1 to {MOST_ON_A_PAGE}", param="limit")
+        if order not in ("asc", "desc"):
+            raise InvalidRequest(f"order is {cut(order)!r}; send asc or desc", param="order")
+        page = Page(int(limit) + 1, query.get("after"), prefix=PREFIX, ascending=order == "asc")
+        found = await self._jobs.page(page, caller)
+        videos = [self._video(record) for record in found[: int(limit)]]
+        first, last = (videos[0].id, videos[-1].id) if videos else (None, None)
+        return OpenAiVideos(data=videos, first_id=first, last_id=last, has_more=len(found) > len(videos))
+
+    async def content(self, name: str, query: Mapping[str, str], caller: Caller) -> Stored:
+        """The clip's file.
+
+        Raises:
+            InvalidRequest: another variant than the video is asked for.
+            NotFound: the caller has no such video, or it is not done.
+            StoreUnavailable: the database does not answer.
+        """
+        if (variant := query.get("variant", "video")) != "video":
+            raise InvalidRequest(f"variant is {cut(variant)!r}; there is video alone", param="variant")
+        await self._found(name, caller)
+        return await self._jobs.output(name, "0", caller)
+
+    async def delete_video(self, name: str, caller: Caller) -> DeletedVideo:
+        """Cancel a clip that is not done, and forget it with its file.
+
+        Raises:
+            NotFound: the caller has no such video.
+            StoreUnavailable: the database does not answer.
+        """
+        record = await self._found(name, caller)
+        if not record.state.final:
+            await self._jobs.delete(name, caller)
+        await self._jobs.delete(name, caller)
+        return DeletedVideo(id=name)
+
+    async def _found(self, name: str, caller: Caller) -> JobRecord:
+        if not name.startswith(PREFIX):
+            raise NotFound("there is no video of this id")
+        return await self._jobs.find(name, caller)
+
+    def _video(self, record: JobRecord) -> OpenAiVideo:
+        asked = GenerateRequest.model_validate(
+            {name: value for name, value in record.asked.items() if name in GenerateRequest.model_fields}
+        )
+        ended = record.history[-1][1] if record.state.final else None
+        error = None
+        if record.state.final and record.state is not JobState.SUCCEEDED:
+            detail = ErrorDetail.model_validate_json(record.error) if record.error is not None else None
+            error = VideoError(
+                code=detail.code if detail else record.state, message=detail.message if detail else "it was cancelled"
+            )
+        done = record.state is JobState.SUCCEEDED
+        model = self._served.model
+        return OpenAiVideo(
+            id=record.id,
+            model=self._served.names[0],
+            status=_status(record.state),
+            progress=100 if done else min(99, 100 * record.step // max(1, record.steps)),
+            created_at=int(record.history[0][1]),
+            completed_at=int(ended) if ended and done else None,
+            expires_at=int(ended + self._keep_s) if ended and done else None,
+            seconds=_length(asked, model),
+            size=_asked_size(asked, model),
+            prompt=asked.prompt,
+            error=error,
+            cache_dit=Evidence.of(GenerateResponse.model_validate_json(record.result)) if record.result else None,
+        )
+
+
+def _status(state: JobState) -> Literal["queued", "in_progress", "completed", "failed"]:
+    match state:
+        case JobState.QUEUED:
+            return "queued"
+        case JobState.RUNNING:
+            return "in_progress"
+        case JobState.SUCCEEDED:
+            return "completed"
+        case _:
+            return "failed"
+
+
+def _frames(length_s: float, fps: int | None, model: PlannedModel) -> int:
+    """Frames of a clip of about that length.
+
+    Raises:
+        InvalidRequest: it is shorter than any that the model makes.
+    """
+    clip = model.traits.clip
+    assert clip is not None
+    rate = fps_of(GenerateRequest(fps=fps), model)
+    frames = round(length_s * rate) + (1 if clip.remainder == 1 else 0)
+    fitting = fitting_frames(frames, model)
+    if fitting is None:
+        raise InvalidRequest(f"seconds is less than this model makes at {rate:g} frames a second", param="seconds")
+    return fitting
+
+
+def _length(asked: GenerateRequest, model: PlannedModel) -> str:
+    """Seconds of a clip."""
+    clip = model.traits.clip
+    remainder = clip.remainder if clip is not None and clip.remainder == 1 else 0
+    return f"{(frames_of(asked, model) - remainder) / fps_of(asked, model):.3g}"
+
+
+def _asked_size(asked: GenerateRequest, model: PlannedModel) -> str:
+    width, height = asked.width or Width().default(model), asked.height or Height().default(model)
+    return f"{width}x{height}"
