@@ -136,6 +136,39 @@ def test_callers_do_not_see_each_others_jobs(guarded: Guarded) -> None:
     assert guarded.ask("DELETE", job, ROOT_KEY).status_code == 200
 
 
+def test_addresses_of_outputs_are_signed(guarded: Guarded) -> None:
+    answer = guarded.ask("POST", "/generate", ALICE, json={"prompt": PROMPT, "seed": 1, "output_format": "url"}).json()
+    (url,) = answer["images"]
+    path = url.removeprefix(guarded.server.url)
+    assert guarded.ask("GET", path, None).content[:4] == b"\x89PNG"
+    bare, query = path.split("?")
+    expires, signature = (part.split("=")[1] for part in query.split("&"))
+    for changed, key in (
+        (bare, None),
+        (bare, BOB),
+        (f"{bare}?expires={int(expires) + 1}&signature={signature}", None),
+        (f"{bare}?expires=1&signature={signature}", None),
+        (f"{bare}?expires={expires}&signature={signature[:-1]}", None),
+        (f"{bare.replace('.png', '.jpeg')}?{query}", None),
+        ("/outputs/.signing-key", None),
+        ("/outputs/jobs.sqlite3", BOB),
+    ):
+        refused = guarded.ask("GET", changed, key)
+        assert refused.status_code == 401, changed
+        assert "signed" in refused.json()["error"]["message"]
+    assert guarded.ask("GET", bare, ROOT_KEY).status_code == 200
+    assert guarded.ask("GET", path, "sk-nobody-at-all-here").status_code == 401
+    job = guarded.job(ALICE, seed=1)
+    first, later = guarded.ended(job, ALICE), None
+    time.sleep(1.1)
+    later = guarded.ask("GET", job, ALICE).json()
+    urls = [each["result"]["images"][0] for each in (first, later)]
+    assert urls[0] != urls[1]  # signed anew
+    assert requests.get(urls[1], timeout=10).status_code == 200
+    by_path = guarded.ended(guarded.job(ALICE, seed=1, output_format="path"), ALICE)
+    assert Path(by_path["result"]["images"][0]).is_file()
+
+
 def test_one_caller_does_not_starve_another(guarded: Guarded) -> None:
     many = [guarded.job(ALICE, **LONG | {"num_images": 1}) for _ in range(4)]
     few = guarded.job(BOB, seed=1)

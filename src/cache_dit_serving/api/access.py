@@ -28,6 +28,8 @@ OPEN_ROUTES = {
     "docs": ("/", "/docs", "/openapi.json", "/docs.json", "/schema.json", "/static_content/{path}"),
 }
 """By what `server.open_routes` calls them."""
+OUTPUTS = "/outputs/{path}"
+"""Whose addresses are signed: browsers fetch them without a key."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Caller:
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 ANYONE = Caller("", SCOPES)
+NOBODY = Caller("", ())
+"""Who sent no key where that is allowed."""
 
 
 def caller_of(scope: AsgiScope) -> Caller:
@@ -68,6 +72,7 @@ class Access:
         Raises:
             ConfigError: the file of keys cannot be read.
         """
+        self._guarded = settings.has_keys
         self._own = settings.api_keys
         self._file = settings.api_keys_file
         self._open = {route for name in settings.open_routes for route in OPEN_ROUTES[name]}
@@ -91,10 +96,10 @@ class Access:
             Forbidden: a key of another scope.
             RateLimited: too many within a minute.
         """
-        if not self._own and self._file is None:
+        if not self._guarded:
             return ANYONE
-        if route in self._open:
-            return Caller("", ())
+        if route in self._open or (route == OUTPUTS and "authorization" not in headers):
+            return NOBODY
         key = self._key(headers)
         if needed not in key.scopes and "admin" not in key.scopes:
             raise Forbidden(f"this key may not do that: it lacks the scope {needed}")

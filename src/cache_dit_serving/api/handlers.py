@@ -17,7 +17,7 @@ from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
-from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.errors import InvalidRequest, Unauthorized
 from cache_dit_serving.jobs.events import events_of
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
@@ -139,7 +139,12 @@ async def remix_video(request: Request) -> Response:
 
 
 async def outputs(request: Request) -> Response:
-    return _sent(await asyncio.to_thread(_api().outputs.find, request.path_params["path"]))
+    name, outputs = request.path_params["path"], _api().outputs
+    if not caller_of(request.scope).admin and not await asyncio.to_thread(
+        outputs.is_signed, name, request.query_params
+    ):
+        raise Unauthorized("this address is not signed, or not any more; GET /jobs/{id} tells one that is")
+    return _sent(await asyncio.to_thread(outputs.find, name))
 
 
 async def index(request: Request) -> Response:

@@ -59,6 +59,7 @@ class JobsApi:
 
     def __init__(self, native: NativeApi) -> None:
         self._outputs = native.outputs
+        self._public_url = (native.settings.outputs.public_url or "").rstrip("/")
         self._worker = native.worker
         self._kept = KeptJobs(native)
 
@@ -243,11 +244,12 @@ class JobsApi:
         return answer_of(record)
 
     async def _signed(self, record: JobRecord) -> JobRecord:
-        """A job whose result has URLs that are valid from now on: those of object storage expire."""
-        if record.result is None or not self._outputs.expiring:
+        """A job whose result has URLs that are valid from now on, where they expire."""
+        if record.result is None or not self._outputs.expiring or record.asked.get("output_format") == "path":
             return record
+        base_url = self._public_url or record.base_url
         addresses = await asyncio.to_thread(
-            lambda: [self._outputs.address(file, "url", base_url="") for file in record.files]
+            lambda: [self._outputs.address(file, "url", base_url) for file in record.files]
         )
         result = GenerateResponse.model_validate_json(record.result)
         result.images = addresses if result.images is not None else None

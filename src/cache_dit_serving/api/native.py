@@ -63,8 +63,10 @@ class NativeApi:
     def __init__(self, settings: Settings, worker: PipelineWorker) -> None:
         self.settings = settings
         self.worker = worker
-        place = settings.outputs
-        self.outputs: Outputs = ObjectOutputs(place) if place.store is not None else OutputFolder(place.root)
+        place, guarded = settings.outputs, settings.server.has_keys
+        self.outputs: Outputs = (
+            OutputFolder(place.root, place.sign_s if guarded else None) if place.store is None else ObjectOutputs(place)
+        )
 
     async def generate(self, request: GenerateRequest, http: Request) -> GenerateResponse:
         """Plan, queue, wait (no longer than the client does), answer.

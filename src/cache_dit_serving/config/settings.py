@@ -244,7 +244,10 @@ class OutputSettings(Section):
         default_factory=dict, description="Of the object storage, by obstore's names: endpoint, region, allow_http."
     )
     sign_s: int = Field(
-        3600, ge=1, le=604_800, description="Seconds for which the URL of an output in object storage is valid."
+        3600,
+        ge=1,
+        le=604_800,
+        description="Seconds for which the URL of an output is valid, in object storage and where there are API keys.",
     )
 
     @model_validator(mode="after")
@@ -365,6 +368,11 @@ class ServerSettings(Section):
         "as the later ones do, and a model that cannot draw is never ready.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether only callers with an API key may use the server."""
+        return bool(self.api_keys) or self.api_keys_file is not None
 
 
 class Settings(Section):

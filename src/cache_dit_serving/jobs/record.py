@@ -57,5 +57,10 @@ class JobRecord:
         return fields
 
     @property
+    def base_url(self) -> str:
+        """Of the server, as its client called it."""
+        return str(json.loads(self.request)["base_url"])
+
+    @property
     def state(self) -> JobState:
         return self.history[-1][0]

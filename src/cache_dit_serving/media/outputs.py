@@ -7,13 +7,14 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol
 
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
 from cache_dit_serving.media.formats import MEDIA_TYPES
+from cache_dit_serving.media.signing import Signer
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,13 @@ class Outputs(Protocol):
             InternalError: it cannot be told.
         """
 
+    def is_signed(self, name: str, query: Mapping[str, str]) -> bool:
+        """Whether an address with this query is one of :meth:`address`, and still valid.
+
+        Raises:
+            InternalError: it cannot be told.
+        """
+
     def find(self, name: str) -> Stored:
         """An output, to be sent to whoever asks for its name.
 
@@ -94,10 +102,17 @@ class Outputs(Protocol):
 class OutputFolder:
     """Files under one root; nothing is read or written outside it, links included."""
 
-    expiring = False
-
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, sign_s: int | None = None) -> None:
+        """
+        Args:
+            sign_s: for how long a URL is valid; None: as long as its file is there, and without a signature.
+        """
         self.root = root.expanduser().absolute()
+        self._signer = None if sign_s is None else Signer(self.root, sign_s)
+
+    @property
+    def expiring(self) -> bool:
+        return self._signer is not None
 
     def folder(self, name: str | None) -> Path:
         """The folder of that name below the root, made if it is not there; None is the root.
@@ -158,7 +173,19 @@ class OutputFolder:
         return folder / name
 
     def address(self, name: str, form: Form, base_url: str) -> str:
-        return str(self.root / name) if form == "path" else f"{base_url}{OUTPUTS_ROUTE}/{name}"
+        if form == "path":
+            return str(self.root / name)
+        url = f"{base_url}{OUTPUTS_ROUTE}/{name}"
+        try:
+            return url if self._signer is None else f"{url}?{self._signer.query(name)}"
+        except OSError as error:
+            raise self._unwritable() from error
+
+    def is_signed(self, name: str, query: Mapping[str, str]) -> bool:
+        try:
+            return self._signer is None or self._signer.holds(name, query)
+        except OSError as error:
+            raise self._unwritable() from error
 
     def find(self, name: str) -> Stored:
         path, media_type = self.root / name, media_type_of(name)
