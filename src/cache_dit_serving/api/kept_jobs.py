@@ -23,6 +23,7 @@ from cache_dit_serving.api.access import Caller
 from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.native import NativeApi, Prepared
 from cache_dit_serving.api.received import Received, read
+from cache_dit_serving.api.sweeping import Sweeping
 from cache_dit_serving.api.webhooks import Webhooks
 from cache_dit_serving.errors import (
     ClientGone,
@@ -86,6 +87,7 @@ class KeptJobs:
         """Whether it did not answer the last time."""
         self._access = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
         self._webhooks = Webhooks(self._settings.webhooks, self._ask)
+        self._sweeping = Sweeping(self._settings.outputs, native.outputs, self._ask, self.forget)
         self._live: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.closing = asyncio.Event()
@@ -95,6 +97,7 @@ class KeptJobs:
         """Open the database, and care for what is in it from then on; in the event loop."""
         self._begin(self._keep())
         self._begin(self._webhooks.send_until(self.closing))
+        self._begin(self._sweeping.sweep_until(self.closing))
 
     async def close(self) -> None:
         """Write what has become of the jobs; those that wait are for the next server. After the worker has ended."""

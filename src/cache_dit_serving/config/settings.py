@@ -235,6 +235,12 @@ class OutputSettings(Section):
         pattern=r"^https?://[^\s]+$",
         description="Prefix of output URLs, where clients reach the server by another name than their Host header.",
     )
+    keep_s: float | None = Field(
+        86400, gt=0, description="Seconds after which an output is deleted, a job's with its job; null: never."
+    )
+    max_bytes: int | None = Field(
+        None, ge=1, description="Of all outputs together: beyond that the oldest are deleted; left out: no bound."
+    )
     store: str | None = Field(
         None,
         description="Object storage that holds every output instead: s3://bucket/prefix, gs://bucket/prefix or "

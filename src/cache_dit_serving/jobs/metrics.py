@@ -76,6 +76,9 @@ WARNINGS = Counter(
 DEADLINES = Counter(
     "cache_dit_serving_deadlines", "Requests with deadline_s: met, missed, or refused at admission.", ["outcome"]
 )
+OUTPUTS_DELETED = Counter(
+    "cache_dit_serving_outputs_deleted", "Outputs that were too old (age), or too many (bytes).", ["reason"]
+)
 WEBHOOKS = Counter(
     "cache_dit_serving_webhooks",
     "Attempts to deliver a webhook: delivered, failed (to be tried again), given_up.",

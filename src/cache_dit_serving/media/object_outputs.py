@@ -14,7 +14,7 @@ from cache_dit_serving.config.object_store import object_store, summary
 from cache_dit_serving.config.settings import OutputSettings
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
 from cache_dit_serving.media.formats import MEDIA_TYPES
-from cache_dit_serving.media.outputs import NONE, File, Form, Stored, media_type_of, new_name
+from cache_dit_serving.media.outputs import NAME, NONE, File, Form, Listed, Stored, media_type_of, new_name
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,17 @@ class ObjectOutputs:
         with self._failing():
             names = [found["path"] for found in obstore.list(self._store, folder).collect()]
         self._delete(names)
+
+    def listed(self) -> list[Listed]:
+        with self._failing():
+            return [
+                Listed(found["path"], found["size"], found["last_modified"].timestamp())
+                for found in obstore.list(self._store).collect()
+                if NAME.fullmatch(found["path"].rpartition("/")[2])
+            ]
+
+    def tidy(self, before: float) -> None:
+        pass  # an object appears whole
 
     def _delete(self, names: Sequence[str]) -> None:
         for name in names:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol
@@ -23,6 +24,10 @@ OUTPUTS_ROUTE = "/outputs"
 File = tuple[bytes, str]
 """Content and file extension."""
 Form = Literal["path", "url"]
+NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{24}\.[a-z0-9]+")
+"""Of an output: see :func:`new_name`."""
+PARTIAL = ".partial-"
+"""Begins the name of a file that is being written."""
 NONE = "there is no such output"
 
 
@@ -32,6 +37,15 @@ class Stored(NamedTuple):
     place: Path | str
     """Its file on this machine, or a URL that leads to it."""
     media_type: str
+
+
+class Listed(NamedTuple):
+    """An output as a list of all has it."""
+
+    name: str
+    bytes: int
+    modified: float
+    """Seconds since the epoch."""
 
 
 class Outputs(Protocol):
@@ -98,6 +112,20 @@ class Outputs(Protocol):
             InternalError: one cannot be deleted.
         """
 
+    def listed(self) -> list[Listed]:
+        """All outputs; none of the other files that lie beside them.
+
+        Raises:
+            InternalError: they cannot be told.
+        """
+
+    def tidy(self, before: float) -> None:
+        """Delete what was left half-written before a time, seconds since the epoch.
+
+        Raises:
+            InternalError: it cannot be deleted.
+        """
+
 
 class OutputFolder:
     """Files under one root; nothing is read or written outside it, links included."""
@@ -158,7 +186,7 @@ class OutputFolder:
         """
         name = new_name(extension)
         try:
-            descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".partial-")
+            descriptor, partial = tempfile.mkstemp(dir=folder, prefix=PARTIAL)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
@@ -203,8 +231,9 @@ class OutputFolder:
                 (self.root / name).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable() from error
-        with contextlib.suppress(OSError):  # it is not there, or another server fills it
-            (self.root / folder).rmdir()
+        if folder:
+            with contextlib.suppress(OSError):  # it is not there, or another server fills it
+                (self.root / folder).rmdir()
 
     def clear(self, folder: str) -> None:
         try:
@@ -212,6 +241,35 @@ class OutputFolder:
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable() from error
+
+    def listed(self) -> list[Listed]:
+        found = []
+        for path in self._files():
+            if NAME.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    status = path.stat()
+                    name = path.relative_to(self.root).as_posix()
+                    found.append(Listed(name, status.st_size, status.st_mtime))
+        return found
+
+    def tidy(self, before: float) -> None:
+        try:
+            for path in self._files():
+                if path.name.startswith(PARTIAL):
+                    with contextlib.suppress(FileNotFoundError):
+                        if path.stat().st_mtime < before:
+                            path.unlink()
+        except OSError as error:
+            raise self._unwritable() from error
+
+    def _files(self) -> Iterator[Path]:
+        """Below the root, links left alone."""
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                path = Path(folder, name)
+                if not path.is_symlink():
+                    yield path
 
     def _holds(self, path: Path) -> bool:
         """Whether a path lies below the root once its links are followed."""

@@ -244,6 +244,13 @@ class JobStore:
         many = self._many(ended.order_by(JobRow.ended.desc(), JobRow.number.desc()).offset(most).limit(1000))
         return list({record.id: record for record in (*old, *many)}.values())
 
+    def with_files(self) -> tuple[list[JobRecord], set[str]]:
+        """The jobs that have ended with outputs, and the ids of those that have not ended."""
+        live = select(JobRow.id).where(JobRow.state.in_(LIVE))
+        with self._engine.connect() as connection:
+            ids = set(connection.scalars(live))
+        return self._many(select(JobRow).where(JobRow.ended.is_not(None), JobRow.files != "[]")), ids
+
     def _one(self, query: Select[JobRow]) -> JobRecord | None:
         return next(iter(self._many(query)), None)
 
