@@ -82,7 +82,7 @@ class CacheDiTServing:
         self.served = Served(self.api)
         self.images = OpenAiImages(self.api, self.served)
         self.videos = VideosApi(self.api, self.jobs, self.served)
-        drain_on_signals(self.worker)
+        drain_on_signals(self.worker, SETTINGS.server.drain_s)
         end_with_supervisor()
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.
         self.worker.start()

@@ -88,6 +88,25 @@ def test_a_drained_server_leaves_what_waits_to_the_next_one(tmp_path: Path) -> N
         assert states(ended(server, second, WITHIN_S)) == ["queued", "running", "succeeded"]
 
 
+def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> None:
+    environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__DRAIN_S": "0.5", "CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail"}
+    with serving(tmp_path, environ=environ) as server:
+        server.wait_for(ready)
+        job = submitted(server, **LONG | {"num_images": 8})
+        running(server, job)
+        with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
+            server.process.send_signal(signal.SIGTERM)
+            told = [line for line in events.iter_lines(decode_unicode=True) if line.startswith("event:")]
+        assert "event: draining" in told
+        assert told[-1] == "event: state"  # queued again
+        assert server.process.wait(60) == 0
+        assert "what runs is not done after 0.5 s" in server.log()
+    with serving(tmp_path, environ=environ) as server:
+        server.wait_for(ready)
+        again = ["queued", "running", "queued", "running"]
+        assert states(ended(server, job, WITHIN_S)) == [*again, "succeeded"]
+
+
 def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
     environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2"}
     with serving(tmp_path, environ=environ) as server:

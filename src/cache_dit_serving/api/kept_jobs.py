@@ -264,8 +264,8 @@ class KeptJobs:
             job.taken = True
             record = job.admitted
         except NotReady as error:
-            # Refused while it waited, since the server ends: it is for the next one.
-            record = job.record if error.code == "draining" else failed(job.record, error)
+            # The server ends, before it was begun or while it ran: it is for the next one.
+            record = failed(job.record, error) if error.code != "draining" else _for_another(job.record)
         except ServingError as error:
             record = failed(job.record, error)
         except Exception:
@@ -442,6 +442,10 @@ class KeptJobs:
         begun = asyncio.create_task(task)
         self._tasks.add(begun)
         begun.add_done_callback(self._tasks.discard)
+
+
+def _for_another(record: JobRecord) -> JobRecord:
+    return queued_again(record) if record.state is JobState.RUNNING else record
 
 
 def _webhooks(record: JobRecord) -> list[Webhook]:

@@ -75,7 +75,16 @@ def end_process() -> None:
     os._exit(0)
 
 
-def drain_on_signals(worker: PipelineWorker) -> None:
+def let_end(worker: PipelineWorker, drain_s: float | None) -> None:
+    """Drain `worker`; past so many seconds what runs is stopped after its step."""
+    worker.drain()
+    if not worker.join(drain_s) and worker.queue().running:
+        logger.warning("what runs is not done after %s s: it is stopped", drain_s)
+        worker.give_up()
+        worker.join()
+
+
+def drain_on_signals(worker: PipelineWorker, drain_s: float | None) -> None:
     """On SIGTERM or SIGINT drain `worker`, answering 503 meanwhile; then do what the handlers there were before do.
 
     uvicorn's handler alone stops accepting at once. The supervisor holds the listening socket, so that connections made
@@ -84,7 +93,7 @@ def drain_on_signals(worker: PipelineWorker) -> None:
     if threading.current_thread() is not threading.main_thread():
         # An app embedded in another program: its owner drains by stopping the service.
         return
-    drain = _Drain(worker)
+    drain = _Drain(worker, drain_s)
     for number in (signal.SIGTERM, signal.SIGINT):
         previous = signal.getsignal(number)
         # Python's own handler ends what runs at once, and that is no server.
@@ -96,9 +105,10 @@ def drain_on_signals(worker: PipelineWorker) -> None:
 class _Drain:
     """The handler of both signals: one Ctrl-C is SIGINT from the terminal, then SIGTERM from the supervisor."""
 
-    def __init__(self, worker: PipelineWorker) -> None:
+    def __init__(self, worker: PipelineWorker, drain_s: float | None) -> None:
         self.previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._worker = worker
+        self._drain_s = drain_s
         self._begun = False
         self._interrupts = 0
 
@@ -114,8 +124,7 @@ class _Drain:
             threading.Thread(target=self._drain, args=(signum,), name="drain", daemon=True).start()
 
     def _drain(self, signum: int) -> None:
-        self._worker.drain()
-        self._worker.join()
+        let_end(self._worker, self._drain_s)
         # uvicorn closes connections that it has accepted and not read from. They come to this worker as long as it
         # accepts any, also while another worker drains.
         accept_no_more(self.previous[signum])

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from PIL import Image
@@ -20,6 +20,7 @@ from cache_dit_serving.api.native import NativeApi, Prepared, gone
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.received import received
 from cache_dit_serving.errors import InternalError, InvalidRequest, ServingError
+from cache_dit_serving.jobs.generation import Encoded
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.schemas.answers import GenerateResponse, RequestWarning
 from cache_dit_serving.schemas.jobs import JobPreview
@@ -55,7 +56,7 @@ class OpenAiImages:
             raise InvalidRequest("this model makes no pictures; GET /capabilities tells what it does", param="model")
         prepared = await self._native.begin(received(body.asked(), http))
         if body.stream:
-            stream = self._streamed(prepared, body)
+            stream = self._streamed(prepared, body, http)
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
         images = await self._native.drawn(prepared, gone(http))
@@ -71,9 +72,8 @@ class OpenAiImages:
         )
         return Response(answer.model_dump_json(), media_type="application/json", headers=evidence.headers)
 
-    async def _streamed(self, prepared: Prepared, body: ImageGeneration) -> AsyncIterator[bytes]:
+    def _streamed(self, prepared: Prepared, body: ImageGeneration, http: Request) -> AsyncIterator[bytes]:
         """Previews, then the pictures, or the error, as OpenAI's events."""
-        kind = "image_edit" if isinstance(body, ImageEdit) else "image_generation"
         loop, generation = asyncio.get_running_loop(), prepared.generation
         changed, left = asyncio.Event(), asyncio.Event()
 
@@ -81,11 +81,23 @@ class OpenAiImages:
             loop.call_soon_threadsafe(changed.set)
 
         generation.changed = wake
-        wanted = body.partial_images or 0
-        if wanted:
+        if body.partial_images:
             generation.followed = math.inf
-        drawing = asyncio.create_task(self._native.drawn(prepared, left.wait()))
+        # Begun here: what has not begun when its client goes would never end.
+        drawing = asyncio.create_task(self._native.drawn(prepared, _first(gone(http), left.wait())))
         drawing.add_done_callback(lambda _: changed.set())
+        return self._told(prepared, body, drawing, changed, left)
+
+    async def _told(
+        self,
+        prepared: Prepared,
+        body: ImageGeneration,
+        drawing: asyncio.Task[list[Encoded]],
+        changed: asyncio.Event,
+        left: asyncio.Event,
+    ) -> AsyncIterator[bytes]:
+        kind = "image_edit" if isinstance(body, ImageEdit) else "image_generation"
+        generation, wanted = prepared.generation, body.partial_images or 0
         shown: list[JobPreview] = []
         try:
             while not drawing.done():
@@ -94,7 +106,8 @@ class OpenAiImages:
                 if preview is not None and _is_due(preview, shown, wanted):
                     shown.append(preview)
                     told = {"partial_image_index": len(shown) - 1, "b64_json": preview.image}
-                    yield _event(f"{kind}.partial_image", told | _about(preview.image, "webp"))
+                    about = _about(base64.b64decode(preview.image), "webp")
+                    yield _event(f"{kind}.partial_image", told | about)
                 try:
                     await asyncio.wait_for(changed.wait(), HEART_BEAT_S)
                 except TimeoutError:
@@ -102,9 +115,9 @@ class OpenAiImages:
             images = drawing.result()
             response, _ = await self._native.finish(prepared, images)
             evidence = self._evidence(response, [*body.warnings(), *_missing(wanted, shown)])
-            for text in response.images or ():
+            for image, text in zip(images, response.images or (), strict=True):
                 told = {"b64_json": text, "usage": NO_TOKENS, "cache_dit": json.loads(evidence.model_dump_json())}
-                yield _event(f"{kind}.completed", told | _about(text, body.format))
+                yield _event(f"{kind}.completed", told | _about(image.content, body.format))
         except ServingError as error:
             yield _event("error", error.body(generation.id))
         except Exception:
@@ -118,26 +131,36 @@ class OpenAiImages:
         return evidence.model_copy(update={"warnings": [*warnings, *evidence.warnings]})
 
 
+async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
+    """Until the first of them is done."""
+    tasks = [asyncio.ensure_future(each) for each in awaited]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 def _event(kind: str, data: dict[str, Any]) -> bytes:
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
 
 
-def _about(image: str, extension: str) -> dict[str, Any]:
+def _about(content: bytes, extension: str) -> dict[str, Any]:
     """What each of OpenAI's events says of its picture."""
     return {
         "created_at": int(time.time()),
         "background": "opaque",
         "output_format": extension,
         "quality": "auto",
-        "size": _size_of(base64.b64decode(image)),
+        "size": _size_of(content),
     }
 
 
 def _is_due(preview: JobPreview, shown: list[JobPreview], wanted: int) -> bool:
     """Whether a preview is to be shown, of so many that are spread over all steps."""
-    if len(shown) >= wanted or preview in shown:
+    if len(shown) >= wanted or (shown and preview is shown[-1]):
         return False
-    return preview.step * (wanted + 1) >= (len(shown) + 1) * preview.steps or wanted > preview.steps
+    return preview.step * (wanted + 1) >= (len(shown) + 1) * preview.steps
 
 
 def _missing(wanted: int, shown: list[JobPreview]) -> list[RequestWarning]:

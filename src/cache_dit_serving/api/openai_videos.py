@@ -121,9 +121,8 @@ class VideosApi:
         return await self._jobs.find(name, caller)
 
     def _video(self, record: JobRecord) -> OpenAiVideo:
-        asked = GenerateRequest.model_validate(
-            {name: value for name, value in record.asked.items() if name in GenerateRequest.model_fields}
-        )
+        told = ("prompt", "width", "height", "num_frames", "fps")
+        asked = GenerateRequest.model_validate({name: record.asked.get(name) for name in told})
         ended = record.history[-1][1] if record.state.final else None
         error = None
         if record.state.final and record.state is not JobState.SUCCEEDED:

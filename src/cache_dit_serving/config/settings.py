@@ -345,6 +345,12 @@ class ServerSettings(Section):
         description="Among requests of one priority and caller: first come first served, or those first that are "
         "expected to take least.",
     )
+    drain_s: float | None = Field(
+        None,
+        ge=0,
+        description="Seconds for what runs to end when the server is shut down; then a job is put back for the next "
+        "server, and other requests get 503. Left out: as long as it takes.",
+    )
     model_names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
         (), description="Names of the model for OpenAI's clients, the first one for answers; none: its own alone."
     )

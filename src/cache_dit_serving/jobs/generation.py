@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from cache_dit_serving.errors import ServingError
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.protocol import DrawRecord
@@ -52,6 +53,8 @@ class Generation:
     """Those among them that reused blocks."""
     warnings: list[RequestWarning] = field(default_factory=list)
     """What had no effect or came out otherwise than asked; those of its call first."""
+    given_up: ServingError | None = None
+    """Why it was stopped, where its caller did not want that."""
     result: Future[list[Encoded]] = field(default_factory=Future)
     changed: Callable[[], None] = lambda: None
     """Called on the pipeline's thread when it has started and after each step, on another one after each preview."""

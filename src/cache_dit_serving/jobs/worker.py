@@ -225,8 +225,17 @@ class PipelineWorker:
     def join(self, timeout_s: float | None = None) -> bool:
         """After :meth:`drain`, wait until the running generation has ended. False if the thread still loads then."""
         self._thread.join(timeout_s if self._loaded is not None else 0)
+        if self._thread.is_alive():
+            return False
         self._encoders.shutdown(wait=True)
-        return not self._thread.is_alive()
+        return True
+
+    def give_up(self) -> None:
+        """After :meth:`drain`, stop the running generation after the step it is at: its time is over."""
+        with self._changed:
+            if self._running is not None:
+                self._running.given_up = self._not_ready()
+                self._running.cancel()
 
     def _run(self) -> None:
         if not self._load_model():
@@ -380,7 +389,7 @@ class PipelineWorker:
 
     def _draw(self, runner: Runner, generation: Generation, index: int) -> Drawn:
         if generation.cancelled:
-            raise _gone()
+            raise generation.given_up or _gone()
         drawing = generation.call.drawings[index]
         watch = _Watch(generation, index, self._encoders)
         try:
@@ -388,7 +397,7 @@ class PipelineWorker:
         except Stopped:
             if drawing.cache.settings is None and watch.step_s is not None:
                 self.rates.learn_stopped(generation.call, watch.step_s)
-            raise _gone() from None
+            raise (generation.given_up or _gone()) from None
         report = drawn.record.cache
         metrics.observe_image(drawn.record)
         if self._loaded is not None:
