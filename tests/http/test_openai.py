@@ -165,6 +165,9 @@ def test_edits_by_upload_and_by_json(client: openai.OpenAI, server: Server) -> N
     assert [image.b64_json for image in answer.data or ()] == plain
     answer = client.images.edit(image=[upload], mask=("m.png", hole, "image/png"), prompt=PROMPT, extra_body=strength)
     assert [image.b64_json for image in answer.data or ()] == masked
+    nested: dict[str, Any] = strength | {"cache": {"enabled": False}, "loras": []}
+    answer = client.images.edit(image=upload, prompt=PROMPT, extra_body=nested)
+    assert answer.to_dict()["cache_dit"]["cache"]["enabled"] is False  # type: ignore[index]
     for body in (
         {"image": as_text[0], "mask": as_text[1]},
         {"images": [{"image_url": as_text[0]}], "mask": {"image_url": as_text[1]}},
@@ -176,6 +179,25 @@ def test_edits_by_upload_and_by_json(client: openai.OpenAI, server: Server) -> N
         client.images.edit(image=b"no picture", prompt=PROMPT)
     refused = server.post("/v1/images/edits", json={"prompt": PROMPT})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "image")
+
+
+@pytest.mark.parametrize(
+    ("parts", "param", "sentence"),
+    [
+        ([("seed[x]", "1")], "seed", "no fields of its own"),
+        ([("cache[enabled]", "false"), ("cache[enabled]", "true")], "cache", "stands twice"),
+        ([("cache[colour]", "1")], "cache.colour", "colour"),
+        ([("cache", "7"), ("cache[enabled]", "true")], "cache", "no fields of its own"),
+        ([("loras[name]", "x")], "loras", "loras"),
+        ([("loras[][name]", "a"), ("loras[][scale]", "0.5"), ("loras[][name]", "b")], "loras", "does not take loras"),
+    ],
+)
+def test_objects_in_a_form(server: Server, parts: list[tuple[str, str]], param: str, sentence: str) -> None:
+    form = [("prompt", (None, PROMPT)), *((name, (None, value)) for name, value in parts)]
+    refused = server.post("/v1/images/generations", files=form)
+    assert refused.status_code == 400, refused.text
+    assert (refused.json()["error"]["param"] or "").startswith(param)
+    assert sentence in refused.json()["error"]["message"]
 
 
 def test_a_mask_that_is_transparent_where_it_is_drawn_anew(client: openai.OpenAI, server: Server) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import typing
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from cache_dit_serving.api.inputs import IMAGES, SINGLE, upload_name
 from cache_dit_serving.api.lenient import as_typed, scalar_of
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.findings import cut
+from cache_dit_serving.findings import cut, model_of_field
 
 FORM = "multipart/form-data"
 FILES = {
@@ -26,6 +27,8 @@ FILES = {
     **{name: field for field in SINGLE for name in (field, field.removesuffix("_url"))},
 }
 """Names of files in a form, and the field of a request that each fills."""
+NESTED = re.compile(r"(\w+)(\[\])?\[(\w+)\]")
+"""How OpenAI's SDK names a field of an object, `cache[enabled]`, and one of the objects in a list, `loras[][name]`."""
 MOST_FILES = 20
 MOST_FIELDS = 100
 CHUNK_BYTES = 2**20
@@ -67,6 +70,9 @@ async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Fo
                 raise InvalidRequest(f"the file {cut(name)} is not one of a request; send {taken}", param=cut(name))
             read: Any = upload_name(len(files))
             files.append(await value.read())
+        elif nested := NESTED.fullmatch(name):
+            _put_in(tree, model, *nested.groups(), text=value)
+            continue
         else:
             field = name.removesuffix("[]")
             read = _as_json(value, field, model)
@@ -77,6 +83,23 @@ async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Fo
         else:
             tree[field] = read
     return Form(tree, files)
+
+
+def _put_in(
+    tree: dict[str, Any], model: type[BaseModel], field: str, listed: str | None, key: str, *, text: str
+) -> None:
+    """Put a field of an object into its place in the tree."""
+    inner = model_of_field(model, field)
+    place = tree.setdefault(field, [] if listed else {})
+    if inner is None or not isinstance(place, list if listed else dict):
+        raise InvalidRequest(f"{cut(field)} has no fields of its own in a form", param=cut(field))
+    if isinstance(place, list):
+        if not place or key in place[-1]:
+            place.append({})
+        place = place[-1]
+    if key in place:
+        raise InvalidRequest(f"{cut(field)}.{cut(key)}: stands twice in the form; send it once", param=cut(field))
+    place[key] = _as_json(text, key, inner)
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[bytes, None]:

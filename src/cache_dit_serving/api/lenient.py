@@ -47,7 +47,8 @@ def scalar_of(model: type[BaseModel], name: str) -> type | None:
     field = model.model_fields.get(name)
     if field is None:
         return None
-    return next((part for part in typing.get_args(field.annotation) if part in (bool, int, float)), None)
+    parts = (field.annotation, *typing.get_args(field.annotation))
+    return next((part for part in parts if part in (bool, int, float)), None)
 
 
 def as_typed(value: Any, kind: type | None) -> Any:
