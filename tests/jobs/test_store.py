@@ -171,6 +171,16 @@ def test_those_that_are_too_old_or_too_many(store: JobStore) -> None:
     assert store.surplus(0.0, 4) == []
 
 
+def test_those_with_files_and_those_that_live(store: JobStore) -> None:
+    for name in ("none", "some", "live"):
+        store.add(record(name), [], "me", LATER)
+    for name, files in (("none", ()), ("some", ("a.png",))):
+        store.put(succeeded(record(name, QUEUED, RUNNING), "{}", files), "me")
+    jobs, live = store.with_files()
+    assert [job.files for job in jobs] == [("a.png",)]
+    assert live == {"live"}
+
+
 def test_what_is_no_database_fails_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x" * 5000)
     for url in (f"sqlite:///{tmp_path}/file", "nonsense", "nodialect://host/name"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -50,6 +51,13 @@ def test_what_is_written_at_the_root_has_no_folder(outputs: ObjectOutputs) -> No
     (name,) = outputs.save_all([(b"1", "png")], None)
     assert "/" not in name
     assert requests.get(str(outputs.find(name).place), timeout=10).content == b"1"
+
+
+def test_they_are_listed_with_their_sizes_and_times(outputs: ObjectOutputs) -> None:
+    names = outputs.save_all([(b"1", "png"), (b"12", "webp")], "jobs/a")
+    listed = outputs.listed()
+    assert sorted((each.name, each.bytes) for each in listed) == sorted(zip(names, (1, 2), strict=True))
+    assert all(abs(each.modified - time.time()) < 60 for each in listed)
 
 
 @pytest.mark.parametrize(

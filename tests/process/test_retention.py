@@ -20,16 +20,16 @@ def test_what_is_old_goes_with_its_job_and_then_what_is_too_much(tmp_path: Path)
             server.generate(seed=seed, output_format="path", output_dir="mine")
     loose = sorted((server.outputs / "mine").iterdir())
     (server.outputs / "mine" / "notes.png").write_text("the operator's own")
-    aged = [files[old][0], loose[0], server.outputs / "mine" / "notes.png"]
+    aged = [*files[old], loose[0], server.outputs / "mine" / "notes.png"]
     for file in aged:
         os.utime(file, (time.time() - 4000,) * 2)
     for number, file in enumerate([*files[recent], loose[1]]):
         os.utime(file, (time.time() - 500 + number,) * 2)
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(lambda server: server.get(old).status_code == 404)
-        server.wait_for(lambda server: "2 outputs of" in server.log())
+        server.wait_for(lambda server: "2 jobs and outputs of no job deleted" in server.log())
         assert [file.exists() for file in (*files[old], *loose, *files[recent])] == [False, False, False, True, True]
-        assert aged[2].exists()
+        assert aged[-1].exists()
         assert server.get(recent).json()["state"] == "succeeded"
         assert 'cache_dit_serving_outputs_deleted_total{reason="age"} 2.0' in server.get("/metrics").text
     size = loose[1].stat().st_size

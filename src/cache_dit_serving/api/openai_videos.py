@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -43,7 +44,8 @@ class VideosApi:
     """/v1/videos, over the same jobs as /jobs."""
 
     def __init__(self, native: NativeApi, jobs: JobsApi, served: Served) -> None:
-        self._keep_s = native.settings.limits.keep_jobs_s
+        outputs_s = native.settings.outputs.keep_s
+        self._keep_s = min(native.settings.limits.keep_jobs_s, outputs_s if outputs_s is not None else math.inf)
         self._jobs = jobs
         self._served = served
 

@@ -14,7 +14,7 @@ from cache_dit_serving.errors import InternalError, StoreUnavailable
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import JobStore
-from cache_dit_serving.media.outputs import Outputs
+from cache_dit_serving.media.outputs import Listed, Outputs
 from cache_dit_serving.media.retention import due_of
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Sweeping:
             try:
                 await self._sweep()
             except (StoreUnavailable, InternalError):
-                wait_s = FIRST_S  # the log has it
+                pass  # the log has it
             except Exception:
                 logger.exception("outputs are not swept")
 
@@ -62,24 +62,40 @@ class Sweeping:
         now = time.time()
         await asyncio.to_thread(self._outputs.tidy, now - HALF_WRITTEN_S)
         listed = await asyncio.to_thread(self._outputs.listed)
-        due = due_of(listed, now, self._settings.keep_s, self._settings.max_bytes)
-        if not due:
-            return
         # Asked after the outputs were listed: one whose job was live then is not deleted.
         jobs, live = await self._ask(lambda store: store.with_files())
-        of_job = {file: job for job in jobs for file in job.files}
-        forgotten: set[str] = set()
+        units, of_unit = _units(listed, {file: job for job in jobs for file in job.files}, live)
         deleted = freed = 0
-        for output, reason in due:
-            folder, _, _ = output.name.rpartition("/")
-            if folder.rpartition("/")[2] in live:
-                continue
-            job = of_job.get(output.name)
-            if job is None:
-                await asyncio.to_thread(self._outputs.delete, [output.name], folder)
-            elif job.id not in forgotten:
-                await self._forget(job)
-                forgotten.add(job.id)
+        for unit, reason in due_of(units, now, self._settings.keep_s, self._settings.max_bytes):
+            of_it = of_unit[unit.name]
+            try:
+                if isinstance(of_it, JobRecord):
+                    await self._forget(of_it)
+                else:
+                    await asyncio.to_thread(self._outputs.delete, [of_it], of_it.rpartition("/")[0])
+            except InternalError:
+                continue  # the log has it; the others are none the worse for it
             metrics.OUTPUTS_DELETED.labels(reason).inc()
-            deleted, freed = deleted + 1, freed + output.bytes
-        logger.info("%d outputs of %d bytes deleted, and %d jobs forgotten with them", deleted, freed, len(forgotten))
+            deleted, freed = deleted + 1, freed + unit.bytes
+        if deleted:
+            logger.info("%d jobs and outputs of no job deleted, %d bytes", deleted, freed)
+
+
+def _units(
+    listed: list[Listed], of_job: dict[str, JobRecord], live: set[str]
+) -> tuple[list[Listed], dict[str, JobRecord | str]]:
+    """What goes as one: all outputs of a job together, or one of no job; and what each stands for, by its name.
+
+    Outputs of jobs that have not ended are none.
+    """
+    units: dict[str, Listed] = {}
+    of_unit: dict[str, JobRecord | str] = {}
+    for output in listed:
+        if output.name.rpartition("/")[0].rpartition("/")[2] in live:
+            continue
+        job = of_job.get(output.name)
+        name = output.name if job is None else f"job {job.id}"
+        of_unit[name] = output.name if job is None else job
+        before = units.get(name, Listed(name, 0, 0.0))
+        units[name] = Listed(name, before.bytes + output.bytes, max(before.modified, output.modified))
+    return list(units.values()), of_unit

@@ -77,7 +77,9 @@ DEADLINES = Counter(
     "cache_dit_serving_deadlines", "Requests with deadline_s: met, missed, or refused at admission.", ["outcome"]
 )
 OUTPUTS_DELETED = Counter(
-    "cache_dit_serving_outputs_deleted", "Outputs that were too old (age), or too many (bytes).", ["reason"]
+    "cache_dit_serving_outputs_deleted",
+    "Jobs with their outputs, and outputs of no job, that were too old (age) or too many (bytes).",
+    ["reason"],
 )
 WEBHOOKS = Counter(
     "cache_dit_serving_webhooks",
