@@ -12,7 +12,7 @@ import requests
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
 from tests.support.server import Server, ready, serving
 
-UNWARMED = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"}
+UNWARMED = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false", "CACHE_DIT_SERVING__JOBS__LEASE_S": "5"}
 WITHIN_S = 180
 
 
@@ -92,7 +92,7 @@ def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> N
     environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__DRAIN_S": "0.5", "CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail"}
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
-        job = submitted(server, **LONG | {"num_images": 8})
+        job = submitted(server, **LONG)
         running(server, job)
         with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
             server.process.send_signal(signal.SIGTERM)
@@ -108,7 +108,7 @@ def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> N
 
 
 def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
-    environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2"}
+    environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2", "CACHE_DIT_SERVING__JOBS__LEASE_S": "10"}
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(lambda server: server.log().count("is ready on") == 2, WITHIN_S)
         expected = server.generate(prompt=PROMPT, seed=5).json()["images"]

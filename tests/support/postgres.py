@@ -18,7 +18,8 @@ import pytest
 from tests.support.server import free_port
 
 BIN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
-needs_postgres = pytest.mark.skipif(BIN is None, reason="PostgreSQL is not installed (Debian: postgresql)")
+INSTALLED = BIN is not None
+needs_postgres = pytest.mark.skipif(not INSTALLED, reason="PostgreSQL is not installed (Debian: postgresql)")
 USER = "postgres" if os.geteuid() == 0 else None
 """It does not run as root."""
 

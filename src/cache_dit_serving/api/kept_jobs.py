@@ -58,8 +58,6 @@ DATABASE = "jobs.sqlite3"
 """In the local folder, wherever the outputs lie."""
 BEAT_S = 1.0
 """Between two signs of life in the database."""
-OWNED_S = 15.0
-"""After the last sign, when others may take a server's jobs over."""
 MOST_ATTEMPTS = 3
 """Of a job during which the server ended each time."""
 AGAIN_S = 2.0
@@ -161,7 +159,7 @@ class KeptJobs:
         self._worker.submit(generation, asked.caller.max_live)
         self._live[name] = job
         try:
-            await self._ask(lambda store: store.add(record, asked.uploads, self._owner, _owned()))
+            await self._ask(lambda store: store.add(record, asked.uploads, self._owner, self._owned()))
         except BaseException:
             del self._live[name]
             self._worker.cancel(generation)  # nothing was promised
@@ -223,7 +221,7 @@ class KeptJobs:
             if (job := self._live.get(name)) is not None:
                 job.cancelled.set()
                 await job.left.wait()
-            elif (claimed := await self._ask(lambda store: store.claim(name, self._owner, _owned()))) is not None:
+            elif (claimed := await self._ask(lambda store: store.claim(name, self._owner, self._owned()))) is not None:
                 await self._put(failed(claimed, ClientGone("nobody wants it any more")))
             record = await self.find(name, caller)
             if record.state.final or time.monotonic() > end:
@@ -324,7 +322,7 @@ class KeptJobs:
         """Say that this server lives and how far its jobs are, and hear what has become of them meanwhile."""
         jobs = dict(self._live)
         told = [self._now(job) for job in jobs.values()]
-        mine = await self._ask(lambda store: store.beat(self._owner, _owned(), told))
+        mine = await self._ask(lambda store: store.beat(self._owner, self._owned(), told))
         for name, job in jobs.items():
             if name not in mine and self._live.get(name) is job:
                 job.taken = True
@@ -340,7 +338,7 @@ class KeptJobs:
         queue = self._worker.queue()
         if queue.running or queue.waiting:
             return
-        if (record := await self._ask(lambda store: store.take_waiting(self._owner, _owned()))) is not None:
+        if (record := await self._ask(lambda store: store.take_waiting(self._owner, self._owned()))) is not None:
             await self._resume(record)
 
     async def _prune(self) -> None:
@@ -355,7 +353,7 @@ class KeptJobs:
         room = self._settings.limits.max_queue - self._worker.queue().waiting
         if room <= 0:
             return
-        for record in await self._ask(lambda store: store.adopt(self._owner, _owned(), room)):
+        for record in await self._ask(lambda store: store.adopt(self._owner, self._owned(), room)):
             ran = record.state is JobState.RUNNING
             if ran and (self._settings.jobs.interrupted == "fail" or record.attempts >= MOST_ATTEMPTS):
                 times = f"{record.attempts} times " if record.attempts > 1 else ""
@@ -388,6 +386,10 @@ class KeptJobs:
             self._begin(self._follow(job, prepared))
             return
         await self._put(failed(record, error))
+
+    def _owned(self) -> float:
+        """Until when this server has its jobs, if it says now that it lives."""
+        return time.time() + self._settings.jobs.lease_s
 
     async def forget(self, record: JobRecord) -> None:
         """Delete a job that has ended, and its files.
@@ -450,11 +452,6 @@ def _for_another(record: JobRecord) -> JobRecord:
 
 def _webhooks(record: JobRecord) -> list[Webhook]:
     return webhooks_of(record, answer_of(record).model_dump_json(), timestamp(record.history[-1][1]))
-
-
-def _owned() -> float:
-    """Until when a server has its jobs that says now that it lives."""
-    return time.time() + OWNED_S
 
 
 def _soon(loop: asyncio.AbstractEventLoop, job: Job) -> None:

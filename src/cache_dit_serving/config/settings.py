@@ -278,6 +278,11 @@ class JobsSettings(Section):
     interrupted: Literal["requeue", "fail"] = Field(
         "requeue", description="A job that ran when the server was killed: begin it again, or mark it failed."
     )
+    lease_s: float = Field(
+        15,
+        ge=3,
+        description="Seconds after its last sign of life that a server's jobs are taken over; it gives one a second.",
+    )
 
 
 def webhook_key(secret: str) -> bytes:
