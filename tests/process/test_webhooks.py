@@ -136,3 +136,4 @@ def refuses(server: Server, receiver: Receiver) -> None:
     refused = server.generate(webhook_url=receiver.url)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "webhook_url"
+    assert "POST /jobs takes it" in refused.json()["error"]["message"]

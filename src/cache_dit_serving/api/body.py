@@ -23,7 +23,9 @@ from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
 from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key, not_supported
 from cache_dit_serving.schemas.answers import RequestWarning
+from cache_dit_serving.schemas.request import GenerateRequest, JobRequest
 
+OF_JOBS = JobRequest.model_fields.keys() - GenerateRequest.model_fields.keys()
 MOST_VALUES = MOST_STEPS
 """Values in one list: no field takes more."""
 MOST_KEYS = 200
@@ -193,6 +195,8 @@ def _invalid(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
             key = finding.keys[-1]
             nearest = nearest_key(key, known_keys(model, finding.keys[:-1]))
             hint = f"did you mean '{nearest}'?" if nearest else "remove it"
+            if finding.field in OF_JOBS:
+                hint = "POST /jobs takes it"
             message = not_supported(key) or f"is not a field of this request; {hint}"
         sentences.append(f"{finding.field}: {message}" if finding.field else message)
     return InvalidRequest("; ".join(sentences) + and_more(error), param=findings[0].field or None)
