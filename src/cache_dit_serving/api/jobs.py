@@ -125,10 +125,7 @@ class JobsApi:
         states = [state.value for state in JobState]
         if (state := query.get("state")) not in (None, *states):
             raise InvalidRequest(f"state is {cut(state or '')!r}; it is one of {', '.join(states)}", param="state")
-        limit = query.get("limit", str(PAGE))
-        if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MOST_ON_A_PAGE):
-            raise InvalidRequest(f"limit is {cut(limit)!r}; send 1 to {MOST_ON_A_PAGE}", param="limit")
-        most = int(limit)
+        most = limit_of(query)
         page = await self.page(Page(most + 1, query.get("after"), JobState(state) if state else None), caller)
         answers = [answer_of(record).model_copy(update={"result": None}) for record in page[:most]]
         return JobsResponse(jobs=answers, next=answers[-1].id if len(page) > most else None)
@@ -256,6 +253,18 @@ class JobsApi:
         result.video = addresses[0] if result.video is not None else None
         result.audio = addresses[0] if result.audio is not None else None
         return replace(record, result=result.model_dump_json())
+
+
+def limit_of(query: Mapping[str, str]) -> int:
+    """How many jobs a page is to have.
+
+    Raises:
+        InvalidRequest: `limit` is none of the numbers that it may be.
+    """
+    limit = query.get("limit", str(PAGE))
+    if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MOST_ON_A_PAGE):
+        raise InvalidRequest(f"limit is {cut(limit)!r}; send 1 to {MOST_ON_A_PAGE}", param="limit")
+    return int(limit)
 
 
 def prefers_job(headers: Headers) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 from starlette.requests import Request
 
 from cache_dit_serving.api.access import Caller
-from cache_dit_serving.api.jobs import JobsApi
+from cache_dit_serving.api.jobs import JobsApi, limit_of
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.received import received
@@ -36,8 +36,6 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 PREFIX = "video_"
 """Begins the id of a job that is a video of OpenAI's."""
-PAGE = 20
-MOST_ON_A_PAGE = 100
 
 
 class VideosApi:
@@ -80,14 +78,12 @@ class VideosApi:
             InvalidRequest: `limit`, `order` or `after` is not what it must be.
             StoreUnavailable: the database does not answer.
         """
-        limit, order = query.get("limit", str(PAGE)), query.get("order", "desc")
-        if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= MOST_ON_A_PAGE):
-            raise InvalidRequest(f"limit is {cut(limit)!r}; send 1 to {MOST_ON_A_PAGE}", param="limit")
+        limit, order = limit_of(query), query.get("order", "desc")
         if order not in ("asc", "desc"):
             raise InvalidRequest(f"order is {cut(order)!r}; send asc or desc", param="order")
-        page = Page(int(limit) + 1, query.get("after"), prefix=PREFIX, ascending=order == "asc")
+        page = Page(limit + 1, query.get("after"), prefix=PREFIX, ascending=order == "asc")
         found = await self._jobs.page(page, caller)
-        videos = [self._video(record) for record in found[: int(limit)]]
+        videos = [self._video(record) for record in found[:limit]]
         first, last = (videos[0].id, videos[-1].id) if videos else (None, None)
         return OpenAiVideos(data=videos, first_id=first, last_id=last, has_more=len(found) > len(videos))
 

@@ -7,13 +7,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from cache_dit_serving.config.settings import OutputSettings
 from cache_dit_serving.errors import InternalError, StoreUnavailable
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import JobStore
+from cache_dit_serving.jobs.store.store import Ask
 from cache_dit_serving.media.outputs import Listed, Outputs
 from cache_dit_serving.media.retention import due_of
 
@@ -23,8 +22,6 @@ FIRST_S, AGAIN_S = 2.0, 60.0
 """After the start, and from one sweep to the next."""
 HALF_WRITTEN_S = 3600.0
 """A file that is still being written after so long is one of a process that was killed."""
-
-Ask = Callable[[Callable[[JobStore], Any]], Awaitable[Any]]
 
 
 class Sweeping:

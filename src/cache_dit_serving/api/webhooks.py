@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import httpx
 
 from cache_dit_serving.config.settings import WebhookSettings, webhook_key
 from cache_dit_serving.errors import InvalidRequest, StoreUnavailable
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.store.store import JobStore
+from cache_dit_serving.jobs.store.store import Ask
 from cache_dit_serving.jobs.webhooks import Webhook
 from cache_dit_serving.media.outgoing import Reach, Refused, addressed, client_for, reachable
 
@@ -23,8 +21,6 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 8
 LOOK_S = 1.0
 """Between two looks at what is due."""
-
-Ask = Callable[[Callable[[JobStore], Any]], Awaitable[Any]]
 
 
 class Webhooks:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +262,10 @@ class JobStore:
     def _rows(self, query: Select[Any]) -> Iterator[ScalarResult[Any]]:
         with Session(self._engine) as session:
             yield session.scalars(query)
+
+
+Ask = Callable[[Callable[[JobStore], Any]], Awaitable[Any]]
+"""Has the database do something away from the event loop, and gives what that returns."""
 
 
 def _engine(url: URL) -> Engine:
