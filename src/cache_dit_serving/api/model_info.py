@@ -21,6 +21,7 @@ def model_info(loaded: Loaded) -> ModelInfo:
         model_path=facts.name,
         pipeline_class=model.traits.pipeline_class,
         tasks=[str(task) for task in model.tasks],
+        weights=facts.weights,
         dtype=facts.dtype,
         torch_dtype=f"torch.{facts.dtype}",
         device=facts.device,

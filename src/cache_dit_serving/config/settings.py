@@ -73,6 +73,11 @@ class ModelSettings(Section):
     pipeline_class: str | None = Field(
         None, description="Name of a diffusers pipeline class, where the folder's own should not decide."
     )
+    weights: Literal["saved", "random"] = Field(
+        "saved",
+        description="random: read the configurations alone and make the weights up, to measure time and memory before "
+        "the real ones are there. The outputs mean nothing.",
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = Field("bfloat16", description="Data type of the weights.")
     device: str | None = Field(
         None, description="`cuda`, `cuda:1`, `cpu` ...; left out: the accelerator if there is one, else the CPU."
@@ -111,6 +116,13 @@ class ModelSettings(Section):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two LoRAs have the name {twice}")
         return loras
+
+    @model_validator(mode="after")
+    def _random_weights_alone(self) -> Self:
+        for key in ("variant", "device_map"):
+            if self.weights == "random" and getattr(self, key) is not None:
+                raise ValueError(f"{key} has no effect on random weights; leave it out")
+        return self
 
 
 Fact = bool | int | float | str | tuple[int | float | str, ...] | None

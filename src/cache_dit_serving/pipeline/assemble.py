@@ -146,6 +146,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     attention.set_backend(pipe, backend)
     facts = Facts(
         name=load.public_name(settings.model.path),
+        weights=settings.model.weights,
         dtype=settings.model.dtype,
         device=str(device),
         generator_device=str(generator_device),

@@ -21,6 +21,7 @@ from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline import placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import needing_memory
+from cache_dit_serving.pipeline.random_weights import random_pipeline
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
@@ -41,7 +42,7 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> DiffusionPipeline:
-    """The pipeline in the computer's memory, in evaluation, without progress bars.
+    """The pipeline in the computer's memory, in evaluation, without progress bars. Random weights lie on the device.
 
     Raises:
         LoadError: the model is not there, or is not a pipeline.
@@ -62,7 +63,16 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
             components = DiffusionPipeline.load_config(location, revision=model.revision)
             given["quantization_config"] = quantize.as_loaded(quantization, list(components))
         try:
-            pipe = cls.from_pretrained(location, dtype=dtype, **given)
+            if model.weights == "random":
+                if given.get("quantization_config"):
+                    raise LoadError(
+                        "model.weights: random ones are not read, so not quantised on reading; take another type"
+                    )
+                logger.warning("the weights are random (model.weights): outputs mean nothing")
+                device = torch.device("cpu") if model.offload else choose_device(model.device)
+                pipe = random_pipeline(cls, location, model, device, progress)
+            else:
+                pipe = cls.from_pretrained(location, dtype=dtype, **given)
         except AttributeError:
             _require_packages(DiffusionPipeline.load_config(location, revision=model.revision))
             raise

@@ -85,6 +85,8 @@ class Facts:
 
     name: str
     """The model's, without where on the server it lies."""
+    weights: str
+    """`saved`, or `random`: outputs mean nothing."""
     dtype: str
     device: str
     generator_device: str

@@ -188,6 +188,7 @@ class ModelInfo(BaseModel):
     model_path: str = Field(description="The same, for clients of cache_dit.serve: never a path of the server.")
     pipeline_class: str
     tasks: list[str]
+    weights: str = Field(description="saved, or random: outputs mean nothing (model.weights).")
     dtype: str
     torch_dtype: str = Field(description='The same as cache_dit.serve has it, such as "torch.bfloat16".')
     device: str

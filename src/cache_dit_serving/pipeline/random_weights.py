@@ -1,0 +1,106 @@
+"""Random weights in the place of a model's own, to measure it before they are there."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from transformers import PreTrainedModel
+
+from cache_dit_serving.config.settings import ModelSettings
+from cache_dit_serving.errors import LoadError
+
+SEED = 0
+
+
+def random_pipeline(
+    cls: type[DiffusionPipeline],
+    location: str,
+    model: ModelSettings,
+    device: torch.device,
+    progress: Callable[[str], None],
+) -> DiffusionPipeline:
+    """The pipeline that `from_pretrained` makes, with other weights: no file of weights is read.
+
+    The weights are the same at each call on a device of one kind. Networks lie on the device.
+
+    Args:
+        cls: DiffusionPipeline itself: the class that the model names.
+        location: a folder with model_index.json and each component's configuration, or a hub id.
+
+    Raises:
+        LoadError: the weights of a component are of a kind that cannot be made up.
+    """
+    index = DiffusionPipeline.load_config(location, revision=model.revision)
+    if cls is DiffusionPipeline:
+        cls = getattr(diffusers, index["_class_name"])
+    parts: dict[str, Any] = {}
+    with torch.random.fork_rng([device] if device.type != "cpu" else [], device_type=device.type):
+        for name, entry in index.items():
+            if name.startswith("_"):
+                continue
+            component = _class_of(entry)
+            if component is None:
+                parts[name] = None if isinstance(entry, list) else entry
+            elif issubclass(component, torch.nn.Module):
+                progress(f"making random weights for {name}")
+                torch.manual_seed(SEED)
+                with _new_tensors(getattr(torch, model.dtype), device):
+                    parts[name] = _network(component, location, name, model.revision).eval().requires_grad_(False)
+                _keep_in_float32(parts[name])
+            else:
+                parts[name] = component.from_pretrained(location, subfolder=name, revision=model.revision)
+    return cls(**parts)
+
+
+def _class_of(entry: Any) -> Any:
+    """A component's class by what model_index.json says of it; None: it says of no component, or of one left out."""
+    if not isinstance(entry, list) or entry[0] is None:
+        return None
+    library, name = entry
+    try:
+        module = importlib.import_module(library)
+    except ImportError:  # the folder of a pipeline of diffusers, such as stable_diffusion
+        module = getattr(diffusers.pipelines, library)
+    return getattr(module, name)
+
+
+def _network(cls: Any, location: str, name: str, revision: str | None) -> torch.nn.Module:
+    if issubclass(cls, PreTrainedModel):
+        config: Any = cls.config_class.from_pretrained(location, subfolder=name, revision=revision)
+        quantized = getattr(config, "quantization_config", None)
+    elif issubclass(cls, ModelMixin):
+        config = cls.load_config(location, subfolder=name, revision=revision)
+        quantized = config.get("quantization_config")
+    else:
+        raise LoadError(f"model.weights: a {cls.__name__} cannot be made at random; leave it out")
+    if quantized:
+        raise LoadError(f"model.weights: {name} is saved with quantised weights, for which there are no random ones")
+    network: torch.nn.Module = cls(config) if issubclass(cls, PreTrainedModel) else cls.from_config(config)
+    return network
+
+
+@contextmanager
+def _new_tensors(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _keep_in_float32(network: torch.nn.Module) -> None:
+    """As `from_pretrained` of diffusers does with the parts that a class names."""
+    if not isinstance(network, ModelMixin):
+        return
+    kept = network._keep_in_fp32_modules or ()
+    for name, parameter in network.named_parameters():
+        if set(name.split(".")) & set(kept):
+            parameter.data = parameter.data.float()
