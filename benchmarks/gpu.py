@@ -1,152 +1,487 @@
-"""A model of FLUX.1's size on GPUs, on one and spread over several: `python -m benchmarks.gpu --ranks 1 2 4 8`.
+"""What each acceleration gives a model of full size on a GPU: `python -m benchmarks.gpu`, within nine minutes.
 
-Weights are random: they take the time of trained ones, but their pictures mean nothing, and how many steps the cache
-reuses is not that of a trained model. `--model` takes a folder with trained ones. Prints a table in Markdown.
+Weights are random and made on the GPU, so nothing is downloaded. They take the time of trained ones, but their pictures
+mean nothing, so which steps the cache reuses is fixed by a mask and not found by differences. `--tiny` tries all of it
+on a CPU. Prints a page in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import requests
+
+from benchmarks import full_size
 from benchmarks.run import machine
+from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
-from cache_dit_serving.pipeline.assemble import assemble
-from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
-from cache_dit_serving.planning.plan import plan
-from cache_dit_serving.runners.ranked import RankedRunner
-from cache_dit_serving.schemas.request import GenerateRequest
+from cache_dit_serving.config.settings import Settings
 
-HEAD = """\
+CPU = "a CPU"
+PROMPT = "A robot that paints a portrait of a cat, in oil, by the light of a window"
+QUANT_TYPES = ("float8_per_row", "float8_weight_only")
+"""The first that can be had here is taken."""
+PLAIN, CACHE, COMPILE, QUANTIZED, ATTENTION, ALL, SERVED = (
+    "plain diffusers",
+    "cache",
+    "compile",
+    "quantised",
+    "attention",
+    "all together",
+    "all together, served",
+)
+BY_WORTH = (PLAIN, CACHE, ALL, SERVED, COMPILE, QUANTIZED, ATTENTION)
+"""As they are run: where time runs out, the last ones are missing."""
+IN_ORDER = (PLAIN, CACHE, COMPILE, QUANTIZED, ATTENTION, ALL, SERVED)
+
+TEXT = """\
+# {model} on {device}
+
+Written by `python -m benchmarks.gpu --model {model}` ({date}): random weights at {size},
+{side} x {side} px, {steps} steps, medians of {rounds} pictures after one. The cache has the step mask `{mask}`, which
+computes {computed} of the {steps} steps, and Fn 1. Each row is plain diffusers with that one acceleration by the
+server's settings, or with all of them.
+
 {machine}
 
-{steps} steps, {side} x {side}, medians of {rounds} pictures after one.
+| | s a picture | times plain | ms a step | steps computed | peak memory, GiB | share of the limit |
+|---|---|---|---|---|---|---|
+{rows}
 
-| ranks | uncached, s | ms a step | cached, s | cached steps | uncached, times the first row | peak memory, GiB |
-|---|---|---|---|---|---|---|"""
-
-
-def build(folder: Path, layers: tuple[int, int], heads: int) -> None:
-    """A FLUX pipeline with random weights and the embedded model's text encoders, which take next to no time.
-
-    Args:
-        layers: double and single blocks; FLUX.1 has 19 and 38.
-        heads: of 128 channels; FLUX.1 has 24.
-    """
-    import torch
-    from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
-
-    pipe = FluxPipeline.from_pretrained(EMBEDDED_FOLDER, torch_dtype=torch.bfloat16)
-    text = pipe.transformer.config
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        pipe.transformer = FluxTransformer2DModel(
-            num_layers=layers[0],
-            num_single_layers=layers[1],
-            num_attention_heads=heads,
-            joint_attention_dim=text.joint_attention_dim,
-            pooled_projection_dim=text.pooled_projection_dim,
-        )
-        pipe.vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            latent_channels=16,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            scaling_factor=0.3611,
-            shift_factor=0.1159,
-        )
-    torch.set_default_dtype(torch.float32)
-    pipe.save_pretrained(folder)
+The limit: the computed steps take {tflop:.4g} TFLOP each, and {device} does {rate:.4g} TFLOP/s in a product
+of two {dtype} matrices of {matrix} x {matrix}, measured beforehand. Fewer bits can go beyond it.
+{notes}
+"""
 
 
-def measure(arguments: argparse.Namespace, ranks: int) -> dict[str, Any]:
-    """One row, in this process."""
-    import torch
+@dataclass(frozen=True)
+class Facts:
+    """What the plain row finds out for the others."""
 
-    quiet_libraries()
-    side = str(arguments.side)
-    tree = {"MODEL__PATH": arguments.model, "CACHE": "{}", "DEFAULTS__WIDTH": side, "DEFAULTS__HEIGHT": side}
-    if not torch.cuda.is_available():
-        tree["MODEL__DTYPE"] = "float32"  # to try this script; bfloat16 takes minutes on a CPU
-    if ranks > 1:
-        tree[f"PARALLELISM__{arguments.parallel.upper()}_SIZE"] = str(ranks)
-    environ = {f"CACHE_DIT_SERVING__{key}": value for key, value in tree.items()}
-    settings = load_settings({CONFIG_VARIABLE: "generic"} | environ)
-
-    def silent(stage: str) -> None:
-        print(stage, file=sys.stderr)
-
-    loaded = RankedRunner.start(settings, silent) if ranks > 1 else assemble(settings, silent)
-    uncached = [picture(loaded, arguments, {"speed": "lossless"}) for _ in range(arguments.rounds + 1)][1:]
-    cached = [picture(loaded, arguments, {}) for _ in range(arguments.rounds + 1)][1:]
-    loaded.runner.close()
-    return {
-        "uncached_s": statistics.median(record.seconds for record in uncached),
-        "cached_s": statistics.median(record.seconds for record in cached),
-        "cached_steps": len(cached[-1].cache.cached_steps or ()),
-        "peak_bytes": max(record.peak_memory_bytes or 0 for record in uncached + cached),
-    }
-
-
-def picture(loaded: Loaded, arguments: argparse.Namespace, fields: dict[str, Any]) -> Any:
-    """What the record of one picture says."""
-    asked = {"prompt": "a robot", "seed": 1, "width": arguments.side, "height": arguments.side}
-    asked |= {"num_inference_steps": arguments.steps}
-    call = plan(GenerateRequest.model_validate(asked | fields), loaded.model)
-    return loaded.runner.sample(call, 0, Unwatched()).record
+    flop: float
+    """Of one step, all its forward passes together."""
+    rate: float
+    """FLOP/s of a product of two large matrices."""
+    backends: dict[str, float]
+    """Attention backends that run here: milliseconds at the model's size."""
+    quant_type: str | None
 
 
 def main() -> None:
-    """Measure each number of ranks in a process of its own, and print the table."""
+    """Run each row in a process of its own, and print the page."""
     arguments = _parser().parse_args()
     if arguments.row:
-        print(json.dumps(measure(arguments, arguments.ranks[0])))
+        print(json.dumps(ROWS[arguments.row](arguments)))
         return
+    deadline = time.monotonic() + 60 * arguments.minutes
+    results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.model is None:
-            arguments.model = folder
-            build(Path(folder), (arguments.layers[0], arguments.layers[1]), arguments.heads)
-        print(HEAD.format(machine=machine(), **vars(arguments)))
-        first = None
-        for ranks in arguments.ranks:
-            words = [sys.executable, "-m", "benchmarks.gpu", "--row", "--model", arguments.model]
-            words += ["--ranks", str(ranks), "--parallel", arguments.parallel]
-            for name in ("side", "steps", "rounds"):
-                words += [f"--{name}", str(getattr(arguments, name))]
-            run = subprocess.run(words, env=os.environ, cwd=BUNDLE_ROOT, stdout=subprocess.PIPE, text=True, check=True)
-            row = json.loads(run.stdout.splitlines()[-1])
-            seconds = row["uncached_s"]
-            first = first or seconds
-            cells = f"{seconds:.2f} | {1000 * seconds / arguments.steps:.1f} | {row['cached_s']:.2f}"
-            cells += f" | {row['cached_steps']} | {first / seconds:.2f} | {row['peak_bytes'] / 2**30:.1f}"
-            print(f"| {ranks} | {cells} |", flush=True)
+        full_size.write(arguments.model, Path(folder) / arguments.model, tiny=arguments.tiny)
+        facts = None
+        for name in BY_WORTH:
+            if arguments.rows and name not in arguments.rows and name != PLAIN:
+                continue
+            trees: dict[str, dict[str, str]] = _trees(facts, arguments.mask) if facts else {PLAIN: {}}
+            if name in trees:
+                results[name] = run_row(name, trees[name], arguments, Path(folder), deadline - time.monotonic())
+            else:
+                results[name] = {"not_run": "nothing of the kind can be had here"}
+            print(f"{name}: {results[name]}", file=sys.stderr, flush=True)
+            if name == PLAIN:
+                if "not_run" in results[PLAIN]:
+                    sys.exit(results[PLAIN]["not_run"])
+                facts = Facts(**results[PLAIN].pop("facts"))
+    page = page_of(arguments, results, facts)
+    print(page)
+    if arguments.page:
+        arguments.page.write_text(page, encoding="utf-8")
+
+
+def _trees(facts: Facts, mask: str) -> dict[str, dict[str, str]]:
+    """Settings of each row, by the keys of the environment; those that cannot be had here are left out."""
+    cache = {
+        "Fn_compute_blocks": 1,
+        "residual_diff_threshold": 1.0,
+        "steps_computation_mask": mask,
+        "steps_computation_policy": "static",
+    }
+    trees: dict[str, dict[str, str]] = {
+        PLAIN: {},
+        CACHE: {"CACHE": json.dumps(cache)},
+        COMPILE: {"COMPILE__DYNAMIC": "false"},
+    }
+    if facts.quant_type:
+        trees[QUANTIZED] = {"QUANTIZE__QUANT_TYPE": facts.quant_type}
+    best = min(facts.backends, key=lambda name: facts.backends[name])
+    if best != "native":
+        trees[ATTENTION] = {"ATTENTION_BACKEND": best}
+    together: dict[str, str] = {}
+    for tree in trees.values():
+        together |= tree
+    return trees | {ALL: together, SERVED: together}
+
+
+def run_row(
+    name: str, tree: Mapping[str, str], arguments: argparse.Namespace, folder: Path, left_s: float
+) -> dict[str, Any]:
+    """What a row's process measured, or `not_run` with the reason."""
+    if left_s <= 0:
+        return {"not_run": "no time was left"}
+    tree = {"MODEL__PATH": str(folder / arguments.model), "MODEL__WEIGHTS": "random", **tree}
+    if arguments.tiny:
+        tree["MODEL__DTYPE"] = "float32"
+    if "COMPILE__DYNAMIC" in tree:
+        tree["COMPILE__FOLDER"] = str(folder / "compiled")
+    side = str(_side(arguments))
+    tree |= {"DEFAULTS__WIDTH": side, "DEFAULTS__HEIGHT": side, "SPEEDS__WARM_UP": "false"}
+    environ = {CONFIG_VARIABLE: "generic"} | {f"CACHE_DIT_SERVING__{key}": value for key, value in tree.items()}
+    words = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], "--row", name]
+    process = subprocess.Popen(
+        words, env=os.environ | environ, cwd=BUNDLE_ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        printed, _ = process.communicate(timeout=left_s)
+    except subprocess.TimeoutExpired:
+        return {"not_run": "no time was left"}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and a server that it started
+        process.wait()
+    if process.returncode:
+        return {"not_run": "it failed; the reason is above the page"}
+    row: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return row
+
+
+def plain(arguments: argparse.Namespace) -> dict[str, Any]:
+    """diffusers alone, as a script calls it; and what is to be known of the GPU."""
+    import torch
+
+    from cache_dit_serving.pipeline import attention, load, quantize
+    from cache_dit_serving.pipeline.environment import quiet_libraries
+
+    quiet_libraries()
+    settings = _settings()
+    device = load.choose_device(None)
+    pipe: Any = load.load_pipeline(settings, _say).to(device)
+    fields = full_size.request_of(arguments.model) | {"num_inference_steps": _steps(arguments)}
+    fields |= {"width": _side(arguments), "height": _side(arguments), "output_type": "np"}
+    ends: list[float] = []
+
+    def after_step(pipe: Any, step: int, timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+        if step in (0, _steps(arguments) - 1):
+            _synchronize(device)
+            ends.append(time.perf_counter())
+        return kept
+
+    def picture() -> float:
+        ends.clear()
+        began = time.perf_counter()
+        generator = torch.Generator("cpu").manual_seed(1)
+        with torch.inference_mode():
+            pipe(PROMPT, generator=generator, callback_on_step_end=after_step, **fields)
+        _synchronize(device)
+        return time.perf_counter() - began
+
+    flop, queries = _flop_of_step(pipe, fields)
+    picture()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds, steps = [], []
+    for _ in range(_rounds(arguments)):
+        seconds.append(picture())
+        steps.append((ends[-1] - ends[0]) / (_steps(arguments) - 1))
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+    usable = [name for name in quantize.usable_types(device) if name in QUANT_TYPES]
+    facts = {
+        "flop": flop,
+        "rate": _matrix_rate(device, 512 if arguments.tiny else 8192),
+        "backends": _attention_ms(attention.usable_backends(device), queries),
+        "quant_type": min(usable, key=QUANT_TYPES.index, default=None),
+    }
+    step_s = statistics.median(steps)
+    return {
+        "seconds": statistics.median(seconds),
+        "step_s": step_s,
+        "denoise_s": step_s * _steps(arguments),
+        "computed": _steps(arguments),
+        "peak_bytes": peak,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else CPU,
+        "facts": facts,
+    }
+
+
+def accelerated(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The server's pipeline with the settings of the environment, called in this process."""
+    from cache_dit_serving.pipeline.assemble import assemble
+    from cache_dit_serving.pipeline.protocol import Unwatched
+    from cache_dit_serving.planning.plan import plan
+    from cache_dit_serving.schemas.request import GenerateRequest
+
+    loaded = assemble(_settings(), _say)
+    call = plan(GenerateRequest.model_validate(_request(arguments)), loaded.model)
+    records, seconds = [], []
+    for _ in range(_rounds(arguments) + 1):
+        began = time.perf_counter()
+        records.append(loaded.runner.sample(call, 0, Unwatched()).record)
+        seconds.append(time.perf_counter() - began)
+    denoise_s = statistics.median(record.denoise_s for record in records[1:])
+    on_gpu = loaded.runner.facts.device.startswith("cuda")
+    return {
+        "seconds": statistics.median(seconds[1:]),
+        "step_s": denoise_s / _steps(arguments),
+        "denoise_s": denoise_s,
+        "computed": records[-1].cache.computed_steps,
+        "peak_bytes": max(record.peak_memory_bytes or 0 for record in records) if on_gpu else None,
+    }
+
+
+def served(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The same behind `bentoml serve`, by a client on this machine."""
+    seconds, answers = [], []
+    with server() as running, requests.Session() as session:
+        for seed in range(_rounds(arguments) + 1):
+            began = time.perf_counter()
+            answer = session.post(f"{running.url}/generate", json=_request(arguments) | {"seed": seed}, timeout=300)
+            seconds.append(time.perf_counter() - began)
+            answer.raise_for_status()
+            answers.append(answer.json())
+    timings = [answer["timings"] for answer in answers[1:]]
+    pipeline = [each["encode_prompt"] + each["denoise"] + each["decode"] for each in timings]
+    rest = [all_of_it - of_pipeline for all_of_it, of_pipeline in zip(seconds[1:], pipeline, strict=True)]
+    denoise_s = statistics.median(each["denoise"] for each in timings)
+    return {
+        "seconds": statistics.median(seconds[1:]),
+        "step_s": denoise_s / _steps(arguments),
+        "denoise_s": denoise_s,
+        "computed": answers[-1]["cache"]["computed_steps"],
+        "peak_bytes": None,
+        "beside_pipeline_s": statistics.median(rest),
+        "file_s": statistics.median(each["encode_output"] for each in timings),
+        "overhead": statistics.median(over / of for over, of in zip(rest, pipeline, strict=True)),
+    }
+
+
+ROWS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    PLAIN: plain,
+    **dict.fromkeys((CACHE, COMPILE, QUANTIZED, ATTENTION, ALL), accelerated),
+    SERVED: served,
+}
+
+
+def page_of(arguments: argparse.Namespace, results: Mapping[str, dict[str, Any]], facts: Facts | None) -> str:
+    """The page, with a row for each result."""
+    assert facts is not None
+    first = results[PLAIN]
+    rows = []
+    for name in IN_ORDER:
+        row = results.get(name)
+        if row is None:
+            continue
+        label = {QUANTIZED: f"+ {facts.quant_type}", ATTENTION: f"+ attention: {_best(facts)}"}.get(name, f"+ {name}")
+        label = name if name in (PLAIN, ALL, SERVED) else label
+        if "not_run" in row:
+            rows.append(f"| {label} | not run: {row['not_run']} | | | | | |")
+            continue
+        share = row["computed"] * facts.flop / facts.rate / row["denoise_s"]
+        peak = f"{row['peak_bytes'] / 2**30:.1f}" if row["peak_bytes"] else ""
+        rows.append(
+            f"| {label} | {row['seconds']:.3f} | {first['seconds'] / row['seconds']:.2f} | {1000 * row['step_s']:.1f} "
+            f"| {row['computed']} | {peak} | {100 * share:.0f} % |"
+        )
+    cached = results.get(CACHE, {}).get("computed", "?")
+    return TEXT.format(
+        model=arguments.model,
+        size="a tiny size" if arguments.tiny else "the model's published size",
+        device=first["device"],
+        date=datetime.now(UTC).date().isoformat(),
+        side=_side(arguments),
+        steps=_steps(arguments),
+        rounds=_rounds(arguments),
+        mask=arguments.mask,
+        computed=cached,
+        machine=machine(),
+        rows="\n".join(rows),
+        tflop=facts.flop / 1e12,
+        rate=facts.rate / 1e12,
+        dtype="float32" if first["device"] == CPU else "bfloat16",
+        matrix=512 if arguments.tiny else 8192,
+        notes="\n".join(_notes(arguments, results, facts)),
+    )
+
+
+def _notes(arguments: argparse.Namespace, results: Mapping[str, dict[str, Any]], facts: Facts) -> list[str]:
+    notes = []
+    backends = ", ".join(f"{name} {ms:.2f} ms" for name, ms in facts.backends.items())
+    notes.append(f"Attention at this size: {backends}.")
+    row = results.get(SERVED, {})
+    if "overhead" in row:
+        notes.append(
+            f"Serving adds {1000 * row['beside_pipeline_s']:.1f} ms to the pipeline's time in the same request, "
+            f"{100 * row['overhead']:.1f} %; {1000 * row['file_s']:.1f} ms of them make the PNG file."
+        )
+    if arguments.tiny:
+        notes.append("**A trial of the script (--tiny): the figures say nothing about the model.**")
+    return notes
+
+
+def _best(facts: Facts) -> str:
+    return min(facts.backends, key=lambda name: facts.backends[name])
+
+
+def _flop_of_step(pipe: Any, fields: dict[str, Any]) -> tuple[float, Any]:
+    """Floating-point operations of a step, and the queries of its first attention, by a picture of one step.
+
+    Attention is counted as two matrix products, which other kernels hide from the counter.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counted: list[int] = []
+    queries: list[torch.Tensor] = []
+    forward, attend = pipe.transformer.forward, torch.nn.functional.scaled_dot_product_attention
+
+    def attending(query: Any, *args: Any, **kwargs: Any) -> Any:
+        if not queries:
+            queries.append(query.detach().clone())
+        return attend(query, *args, **kwargs)
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            made = forward(*args, **kwargs)
+        counted.append(counter.get_total_flops())
+        return made
+
+    pipe.transformer.forward = counting
+    torch.nn.functional.scaled_dot_product_attention = attending
+    try:
+        with torch.inference_mode():
+            pipe(PROMPT, generator=torch.Generator("cpu").manual_seed(1), **fields | {"num_inference_steps": 1})
+    finally:
+        pipe.transformer.forward = forward
+        torch.nn.functional.scaled_dot_product_attention = attend
+    return float(sum(counted)), queries[0]
+
+
+def _attention_ms(backends: list[str], query: Any) -> dict[str, float]:
+    """Milliseconds of one attention of the model, by each backend that runs.
+
+    Args:
+        query: of torch's function: batch, heads, tokens, channels.
+    """
+    import torch
+    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+
+    there = {backend.value for backend in AttentionBackendName}
+    each = query.transpose(1, 2).contiguous()
+    taken = {}
+    for name in backends:
+        if name not in there:
+            continue
+
+        def attend(name: str = name) -> None:
+            dispatch_attention_fn(each, each, each, backend=AttentionBackendName(name))
+
+        try:
+            with torch.inference_mode():
+                taken[name] = 1000 * _seconds_of(attend, query.device)
+        except (RuntimeError, ValueError, ImportError) as error:
+            _say(f"attention by {name} fails: {error}")
+    return taken
+
+
+def _matrix_rate(device: Any, size: int) -> float:
+    """FLOP/s of a product of two matrices, in the best of several runs."""
+    import torch
+
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    return float(2 * size**3 / _seconds_of(lambda: torch.mm(left, right), device))
+
+
+def _seconds_of(work: Callable[[], object], device: Any, times: int = 20) -> float:
+    """Of one call, in the fastest of five runs of many after a first one."""
+    work()
+    taken = []
+    for _ in range(5):
+        _synchronize(device)
+        began = time.perf_counter()
+        for _ in range(times):
+            work()
+        _synchronize(device)
+        taken.append((time.perf_counter() - began) / times)
+    return min(taken)
+
+
+def _synchronize(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _settings() -> Settings:
+    return load_settings(os.environ)
+
+
+def _request(arguments: argparse.Namespace) -> dict[str, Any]:
+    side = {"width": _side(arguments), "height": _side(arguments)}
+    fields = full_size.request_of(arguments.model) | {"num_inference_steps": _steps(arguments)}
+    return {"prompt": PROMPT, "seed": 1, **side, **fields}
+
+
+def _side(arguments: argparse.Namespace) -> int:
+    side: int = 128 if arguments.tiny else arguments.side
+    return side
+
+
+def _steps(arguments: argparse.Namespace) -> int:
+    usual: int = full_size.request_of(arguments.model)["num_inference_steps"]
+    return 8 if arguments.tiny else arguments.steps or usual
+
+
+def _rounds(arguments: argparse.Namespace) -> int:
+    rounds: int = arguments.rounds
+    return rounds
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="GPUs that share a picture: a row for each")
-    parser.add_argument("--parallel", choices=("ulysses", "ring", "tp"), default="ulysses", help="how they share it")
-    parser.add_argument("--model", help="a folder with a model of trained weights; left out: random ones")
-    parser.add_argument("--side", type=int, default=1024, help="width and height, px (default 1024)")
-    parser.add_argument("--steps", type=int, default=28, help="default 28")
-    parser.add_argument("--rounds", type=int, default=5, help="pictures whose median is taken (default 5)")
-    parser.add_argument("--layers", type=int, nargs=2, default=(19, 38), help="of random weights; FLUX.1's: 19 38")
-    parser.add_argument("--heads", type=int, default=24, help="of random weights; FLUX.1's: 24")
-    parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--model", choices=tuple(full_size.MODELS), default="flux.1-dev", help="default: %(default)s")
+    parser.add_argument("--side", type=int, default=1024, help="width and height, px (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's, 28 or 50)")
+    parser.add_argument("--rounds", type=int, default=3, help="pictures whose median is taken (default: %(default)s)")
+    parser.add_argument(
+        "--mask",
+        choices=("slow", "medium", "fast", "ultra"),
+        default="ultra",
+        help="steps that the cache computes, by cache-dit's policy (default: %(default)s, as in its published runs)",
+    )
+    parser.add_argument("--rows", nargs="+", choices=IN_ORDER, help="only these rows, and the plain one")
+    parser.add_argument("--minutes", type=float, default=9, help="rows that do not fit are left out (default: 9)")
+    parser.add_argument("--page", type=Path, help="file to write the page to, too")
+    parser.add_argument("--tiny", action="store_true", help="try the script with a tiny model, also on a CPU")
+    parser.add_argument("--row", choices=IN_ORDER, help=argparse.SUPPRESS)
     return parser
 
 

@@ -50,7 +50,7 @@ messages between the server and its ranks, and the picture's way back. The excha
 steps.
 
 So small a model on a CPU gains nothing by ranks. GPUs were not measured;
-`python -m benchmarks.gpu --ranks 1 2 4 8` does so, with a model of FLUX.1's size.
+`python -m benchmarks.gpu_ranks --ranks 1 2 4 8` does so, with a model of FLUX.1's size.
 
 {estimate}"""
 ESTIMATE = """\

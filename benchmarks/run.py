@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from benchmarks import cache, hostile, pictures, serving, video
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
@@ -216,8 +218,10 @@ def machine() -> str:
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor(),
     )
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    gpus = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or "no GPU"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "cache-dit", "bentoml"))
-    return f"Hardware: {os.cpu_count()} cores ({cpu}), no GPU. Python {platform.python_version()}, {versions}."
+    return f"Hardware: {os.cpu_count()} cores ({cpu}), {gpus}. Python {platform.python_version()}, {versions}."
 
 
 def _lines(path: str) -> list[str]:

@@ -1,0 +1,67 @@
+"""The benchmarks for GPUs, tried on a CPU with models made tiny."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import full_size
+from cache_dit_serving.config.catalog import BUNDLE_ROOT
+
+BILLIONS = {
+    "flux.1-dev": {"text_encoder": 0.12, "text_encoder_2": 4.76, "transformer": 11.90, "vae": 0.08},
+    "qwen-image": {"text_encoder": 8.29, "transformer": 20.43, "vae": 0.13},
+}
+"""Parameters of the published models."""
+
+
+def printed(*words: str) -> str:
+    """What a benchmark prints."""
+    run = subprocess.run(
+        [sys.executable, "-m", *words], cwd=BUNDLE_ROOT, env=os.environ, capture_output=True, text=True, timeout=420
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+@pytest.mark.parametrize("model", list(full_size.MODELS))
+def test_a_model_has_the_published_number_of_parameters(model: str) -> None:
+    billions = {}
+    for name, component in json.loads(full_size.MODELS[model].read_text(encoding="utf-8"))["components"].items():
+        library, class_name = component["class"]
+        cls: Any = getattr(importlib.import_module(library), class_name)
+        if isinstance(cls, type) and issubclass(cls, torch.nn.Module):
+            config = component["config"]
+            with torch.device("meta"):
+                network = cls.from_config(config) if library == "diffusers" else cls(cls.config_class(**config))
+            billions[name] = round(sum(parameter.numel() for parameter in network.parameters()) / 1e9, 2)
+    assert billions == BILLIONS[model]
+
+
+def test_the_table_of_accelerations_from_end_to_end() -> None:
+    rows = ("cache", "all together, served")
+    page = printed("benchmarks.gpu", "--model", "qwen-image", "--tiny", "--rounds", "1", "--rows", *rows)
+    cells = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
+    assert [row[0] for row in cells] == ["plain diffusers", "+ cache", "all together, served"]
+    assert [row[4] for row in cells] == ["8", "4", "4"]
+    for _, seconds, times, step_ms, *_ in cells:
+        assert float(seconds) > 8 * float(step_ms) / 1000 * 0.5
+        assert float(times) == pytest.approx(float(cells[0][1]) / float(seconds), rel=0.1)
+    assert re.search(r"Serving adds [\d.]+ ms .* [\d.]+ %; [\d.]+ ms of them make the PNG file", page)
+    assert "the figures say nothing about the model" in page
+
+
+def test_the_table_of_ranks() -> None:
+    table = printed("benchmarks.gpu_ranks", "--tiny", "--steps", "8", "--side", "128", "--rounds", "1")
+    ranks, seconds, step_ms, _, cached_steps, times, _ = table.splitlines()[-1].strip("| ").split(" | ")
+    assert (ranks, times) == ("1", "1.00")
+    assert float(step_ms) == pytest.approx(1000 * float(seconds) / 8, rel=0.1)
+    assert 0 <= int(cached_steps) < 8
