@@ -417,7 +417,7 @@ FLAGS: tuple[Flag, ...] = (
         leaf="model.offload",
         const="model",
         old_default="off",
-        differs="without a GPU refused",
+        differs="without a GPU refused; beside `--device-map` it adds nothing, and the start says so",
     ),
     Flag(
         Group.MEMORY,

@@ -54,6 +54,11 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
     given = settings_given(flags) | _loras(flags) | _absolute_paths(flags) | _parallelism(flags)
+    if {"model.offload", "model.device_map"} <= given.keys():
+        # The old server took both, and with several GPUs the device map alone.
+        del given["model.offload"]
+        what = "--device-map already keeps in the computer's memory what does not fit on the GPUs"
+        print(f"{what}: --enable-cpu-offload adds nothing", file=sys.stderr)
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
     uncached = load_settings(result).cache is None
     if cache_flags and not flags.cache and (uncached or recognised):

@@ -29,6 +29,15 @@ def test_the_old_servers_first_example(capsys: pytest.CaptureFixture[str]) -> No
     assert "configuration qwen-image: Qwen/Qwen-Image is its model" in capsys.readouterr().err
 
 
+def test_the_old_servers_example_of_little_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = settings_of(
+        "--model-path", "Qwen/Qwen-Image", "--cache", "--enable-cpu-offload", "--device-map", "balanced"
+    )
+    assert (settings.model.device_map, settings.model.offload) == ("balanced", None)
+    assert "--enable-cpu-offload adds nothing" in capsys.readouterr().err
+    assert settings_of("--model-path", "Qwen/Qwen-Image", "--enable-cpu-offload").model.offload == "model"
+
+
 def test_a_models_path_goes_before_a_configuration_of_the_environment() -> None:
     flags = parser().parse_args(["--model-path", "Qwen/Qwen-Image"])
     assert environment_of(flags, {CONFIG_VARIABLE: "flux"})[CONFIG_VARIABLE] == "qwen-image"
