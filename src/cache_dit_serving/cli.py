@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from cache_dit_serving import __version__, join, models, serve
+from cache_dit_serving import __version__, generate, join, models, serve
 
 USAGE = """\
 usage: cache-dit-serving COMMAND [flags]
 
   serve    serve a model with BentoML (cache-dit-serving serve --help lists the flags)
+  generate draw into files, without a server
   join     run a part of a model on this machine for a server on another one
   models   list the models that a configuration knows, and which of them fit this machine
 
@@ -22,6 +23,8 @@ def main() -> int:
     command, *arguments = sys.argv[1:] or ["--help"]
     if command == "serve":
         serve.main(arguments)
+    if command == "generate":
+        return generate.main(arguments)
     if command == "join":
         return join.main(arguments)
     if command == "models":

@@ -1,0 +1,99 @@
+"""`cache-dit-serving generate`: what it draws is what the server draws, in files; and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache_dit_serving import generate
+from tests.support.server import Server
+
+COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
+PROMPT = "a red apple on a blue background"
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, "generate", *words], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_file_is_the_servers_picture(server: Server, tmp_path: Path) -> None:
+    drawn = run(tmp_path, PROMPT, "--seed", "7", "--steps", "8", "--speed", "fast")
+    assert drawn.returncode == 0, drawn.stderr
+    (file,) = drawn.stdout.split()
+    assert file == "a-red-apple-on-a-blue-background-7.png"
+    answer = server.generate(prompt=PROMPT, seed=7, num_inference_steps=8, speed="fast").json()
+    served = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / file)), np.asarray(served))
+
+
+def test_pictures_in_several_out_and_their_answer(server: Server, tmp_path: Path) -> None:
+    Image.new("RGB", (96, 96), "green").save(tmp_path / "green.png")
+    words = ["--image", "green.png", "--strength", "0.5", "--seed", "3", "--num-images", "2", "-o", "made/x.webp"]
+    drawn = run(tmp_path, PROMPT, *words, "--json")
+    assert drawn.returncode == 0, drawn.stderr
+    answer = json.loads(drawn.stdout)
+    assert answer["files"] == ["made/x-3.webp", "made/x-4.webp"]
+    assert answer["seeds"] == [3, 4]
+    assert "images" not in answer
+    green = base64.b64encode((tmp_path / "green.png").read_bytes()).decode()
+    fields = {"image_urls": [green], "strength": 0.5, "seed": 3, "num_images": 2, "image_format": "webp"}
+    served = server.generate(prompt=PROMPT, **fields).json()["images"]
+    for file, picture in zip(answer["files"], served, strict=True):
+        here, there = Image.open(tmp_path / file), Image.open(io.BytesIO(base64.b64decode(picture)))
+        assert here.format == "WEBP"
+        assert np.array_equal(np.asarray(here), np.asarray(there))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "0"], "--num-inference-steps: should be greater than or equal to 1"),
+        (["--image", "nowhere.png"], "nowhere.png cannot be read: No such file or directory"),
+        (["-o", "x.tiff"], "--output: .tiff is no format here; there are: jpg, png"),
+        (["--extra-args", "[1]"], "--extra-args: should be"),
+        (["--config", "nonsense"], "no configuration named 'nonsense'"),
+        (["--width", "17"], "width 17 is not a size this model takes; it takes 80, 96, 112"),
+        (["-o", "x.mp4"], "--output: this model makes png, jpeg, webp, not mp4"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_drawn(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        generate.main([PROMPT, *words])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    drawn = run(tmp_path, PROMPT, "--model-path", "/nowhere")
+    assert drawn.returncode == 1
+    assert drawn.stderr.count("the model's path is neither a folder on the server nor a hub id") == 1
+    assert "Traceback" not in drawn.stderr
+
+
+def test_it_can_be_stopped(tmp_path: Path) -> None:
+    words = ["--num-images", "8", "--steps", "100", "--speed", "lossless"]
+    with subprocess.Popen(
+        [COMMAND, "generate", PROMPT, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as running:
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(4)
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert told.rstrip().endswith("stopped")
+    assert not list(tmp_path.iterdir())
