@@ -45,6 +45,7 @@ PLAIN, CACHE, COMPILE, QUANTIZED, ATTENTION, ALL, SERVED = (
     "all together",
     "all together, served",
 )
+ACCELERATIONS = (CACHE, COMPILE, QUANTIZED, ATTENTION)
 BY_WORTH = (PLAIN, CACHE, ALL, SERVED, COMPILE, QUANTIZED, ATTENTION)
 """As they are run: where time runs out, the last ones are missing."""
 IN_ORDER = (PLAIN, CACHE, COMPILE, QUANTIZED, ATTENTION, ALL, SERVED)
@@ -96,7 +97,7 @@ def main() -> None:
         for name in BY_WORTH:
             if arguments.rows and name not in arguments.rows and name != PLAIN:
                 continue
-            trees: dict[str, dict[str, str]] = _trees(facts, arguments.mask) if facts else {PLAIN: {}}
+            trees: dict[str, dict[str, str]] = _trees(facts, arguments) if facts else {PLAIN: {}}
             if name in trees:
                 results[name] = run_row(name, trees[name], arguments, Path(folder), deadline - time.monotonic())
             else:
@@ -112,12 +113,12 @@ def main() -> None:
         arguments.page.write_text(page, encoding="utf-8")
 
 
-def _trees(facts: Facts, mask: str) -> dict[str, dict[str, str]]:
+def _trees(facts: Facts, arguments: argparse.Namespace) -> dict[str, dict[str, str]]:
     """Settings of each row, by the keys of the environment; those that cannot be had here are left out."""
     cache = {
         "Fn_compute_blocks": 1,
         "residual_diff_threshold": 1.0,
-        "steps_computation_mask": mask,
+        "steps_computation_mask": arguments.mask,
         "steps_computation_policy": "static",
     }
     trees: dict[str, dict[str, str]] = {
@@ -130,6 +131,7 @@ def _trees(facts: Facts, mask: str) -> dict[str, dict[str, str]]:
     best = min(facts.backends, key=lambda name: facts.backends[name])
     if best != "native":
         trees[ATTENTION] = {"ATTENTION_BACKEND": best}
+    trees = {name: tree for name, tree in trees.items() if name not in arguments.without}
     together: dict[str, str] = {}
     for tree in trees.values():
         together |= tree
@@ -345,7 +347,7 @@ def _best(facts: Facts) -> str:
 
 
 def _flop_of_step(pipe: Any, fields: dict[str, Any]) -> tuple[float, Any]:
-    """Floating-point operations of a step, and the queries of its first attention, by a picture of one step.
+    """Floating-point operations of a step, and the queries of its first attention, by a picture of two steps.
 
     Attention is counted as two matrix products, which other kernels hide from the counter.
     """
@@ -372,11 +374,11 @@ def _flop_of_step(pipe: Any, fields: dict[str, Any]) -> tuple[float, Any]:
     torch.nn.functional.scaled_dot_product_attention = attending
     try:
         with torch.inference_mode():
-            pipe(PROMPT, generator=torch.Generator("cpu").manual_seed(1), **fields | {"num_inference_steps": 1})
+            pipe(PROMPT, generator=torch.Generator("cpu").manual_seed(1), **fields | {"num_inference_steps": 2})
     finally:
         pipe.transformer.forward = forward
         torch.nn.functional.scaled_dot_product_attention = attend
-    return float(sum(counted)), queries[0]
+    return sum(counted) / 2, queries[0]
 
 
 def _attention_ms(backends: list[str], query: Any) -> dict[str, float]:
@@ -478,6 +480,9 @@ def _parser() -> argparse.ArgumentParser:
         help="steps that the cache computes, by cache-dit's policy (default: %(default)s, as in its published runs)",
     )
     parser.add_argument("--rows", nargs="+", choices=IN_ORDER, help="only these rows, and the plain one")
+    parser.add_argument(
+        "--without", nargs="+", choices=ACCELERATIONS, default=(), help="accelerations to leave out of all rows"
+    )
     parser.add_argument("--minutes", type=float, default=9, help="rows that do not fit are left out (default: 9)")
     parser.add_argument("--page", type=Path, help="file to write the page to, too")
     parser.add_argument("--tiny", action="store_true", help="try the script with a tiny model, also on a CPU")

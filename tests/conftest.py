@@ -12,7 +12,8 @@ from tests.support.server import Server, ready, serving
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded model as `make serve` serves it, ready."""
-    with serving(tmp_path_factory.mktemp("server")) as running:
+    warmed_up = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "true"}
+    with serving(tmp_path_factory.mktemp("server"), environ=warmed_up) as running:
         running.wait_for(ready)
         yield running
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from cache_dit_serving.schemas.jobs import JobState
@@ -53,13 +54,18 @@ class JobRecord:
     @property
     def asked(self) -> dict[str, Any]:
         """The fields of its request."""
-        fields: dict[str, Any] = json.loads(self.request)["request"]
+        fields: dict[str, Any] = self._read["request"]
         return fields
 
     @property
     def base_url(self) -> str:
         """Of the server, as its client called it."""
-        return str(json.loads(self.request)["base_url"])
+        return str(self._read["base_url"])
+
+    @cached_property
+    def _read(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads(self.request)
+        return read
 
     @property
     def state(self) -> JobState:
