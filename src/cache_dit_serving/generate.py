@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         fail(str(error))
     try:
-        answer, images = asyncio.run(_drawn(settings, request, uploads, parsed.output.suffix.lower().lstrip(".")))
+        answer, images = asyncio.run(_drawn(settings, request, uploads, _suffix(parsed.output)))
     except InvalidRequest as error:
         fail(error.message)
     except NotReady:
@@ -128,14 +128,18 @@ def _request(parsed: argparse.Namespace) -> tuple[GenerateRequest, list[str | by
             names = [upload_name(len(uploads) + index) for index in range(len(files))]
             uploads += [_read(file) for file in files]
             fields[name] = names if name == "image_urls" else names[0]
-    suffix = parsed.output.suffix.lower().lstrip(".")
-    if suffix and suffix not in FORMATS:
+    if (suffix := _suffix(parsed.output)) and suffix not in FORMATS:
         raise ConfigError(f"--output: .{suffix} is no format here; there are: {', '.join(FORMATS)}")
     try:
         return GenerateRequest.model_validate(fields), uploads
     except ValidationError as error:
         finding = findings_of(error)[0]
         raise ConfigError(f"{_flag_of(finding.keys[0])}: {finding.message}") from error
+
+
+def _suffix(output: Path) -> str:
+    """Of a file to write, in small letters and without the dot; empty where `output` is a folder."""
+    return "" if output.is_dir() else output.suffix.lower().lstrip(".")
 
 
 def _read(file: str) -> bytes:
@@ -237,7 +241,7 @@ def _written(images: Sequence[Encoded], parsed: argparse.Namespace) -> list[Path
     to: Path = parsed.output
     files = []
     for image in images:
-        if to.is_dir():
+        if not _suffix(to):
             what = re.sub(r"[^a-z0-9]+", "-", (parsed.prompt or "output").lower()).strip("-")
             file = to / f"{what[:40]}-{image.record.seed}.{image.extension}"
         else:
@@ -275,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path(),
         metavar="FILE",
-        help="file or folder to write to; the suffix chooses the format; left out: here, named by prompt and seed",
+        help="file, whose suffix chooses the format, or folder for files named by prompt and seed (default: here)",
     )
     parser.add_argument("--json", action="store_true", help="print the answer of /generate, without the files in it")
     request = parser.add_argument_group("request", "what is left out, the model's configuration says")

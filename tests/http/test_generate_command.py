@@ -28,10 +28,10 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_file_is_the_servers_picture(server: Server, tmp_path: Path) -> None:
-    drawn = run(tmp_path, PROMPT, "--seed", "7", "--steps", "8", "--speed", "fast")
+    drawn = run(tmp_path, PROMPT, "--seed", "7", "--steps", "8", "--speed", "fast", "-o", "made")
     assert drawn.returncode == 0, drawn.stderr
     (file,) = drawn.stdout.split()
-    assert file == "a-red-apple-on-a-blue-background-7.png"
+    assert file == "made/a-red-apple-on-a-blue-background-7.png"
     answer = server.generate(prompt=PROMPT, seed=7, num_inference_steps=8, speed="fast").json()
     served = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
     assert np.array_equal(np.asarray(Image.open(tmp_path / file)), np.asarray(served))
