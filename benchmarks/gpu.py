@@ -151,6 +151,7 @@ def run_row(
         tree["COMPILE__FOLDER"] = str(folder / "compiled")
     side = str(_side(arguments))
     tree |= {"DEFAULTS__WIDTH": side, "DEFAULTS__HEIGHT": side, "SPEEDS__WARM_UP": "false"}
+    tree["LIMITS__PROMPT_CACHE_BYTES"] = "0"  # plain diffusers encodes the prompt each time, too
     environ = {CONFIG_VARIABLE: "generic"} | {f"CACHE_DIT_SERVING__{key}": value for key, value in tree.items()}
     words = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], "--row", name]
     process = subprocess.Popen(

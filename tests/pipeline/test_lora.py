@@ -245,6 +245,12 @@ def test_a_folder_is_enough_where_it_holds_one_file(files: dict[str, Path], tmp_
     assert load(with_loras(UNCACHED, lora("red", tmp_path, weight_name="two.safetensors"))).model.loras
 
 
+def test_the_words_that_a_lora_wants_in_a_prompt_are_told(files: dict[str, Path], tmp_path: Path) -> None:
+    save_file(load_file(files["red"]), tmp_path / "red.safetensors", {"modelspec.trigger_phrase": "in red chalk"})
+    loaded = load(with_loras(UNCACHED, lora("red", tmp_path / "red.safetensors")))
+    assert [contents.trigger_words for contents in loaded.runner.loras().values()] == ["in red chalk"]
+
+
 def test_the_lora_that_ships_takes_the_colours_out() -> None:
     loaded = load(with_loras(UNCACHED, LoraSettings(name="monochrome", path="embedded/monochrome", scale=0.0)))
 
