@@ -43,7 +43,8 @@ serve: setup ## Serve the configured model (the embedded one by default) on port
 	$(BIN)/bentoml serve --port $(PORT)
 
 # Two test processes and their servers, with one thread of torch each: with more than the cores, they wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# xdist would begin with the modules of most tests, and end with the longest; tests/conftest.py has the order.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-test ## Run the whole test suite
 	$(PYTEST)

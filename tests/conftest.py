@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +19,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+LONG = ("process", "runners", "families", "benchmarks")
+"""Folders whose modules take minutes: they start servers, ranks and every family."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules that take minutes begin first, so that no process is left with one when the others are done."""
-    items.sort(key=lambda item: not {"slow", "bento"} & {mark.name for mark in item.iter_markers()})
+
+    def rank(item: pytest.Item) -> int:
+        if {"slow", "bento"} & {mark.name for mark in item.iter_markers()}:
+            return 0
+        return 1 if item.path.parent.name in LONG else 2
+
+    ranks: dict[Path, int] = {}
+    for item in items:
+        ranks[item.path] = min(ranks.get(item.path, 2), rank(item))
+    items.sort(key=lambda item: ranks[item.path])  # whole modules: they share servers
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
