@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cache_dit_serving.config.settings import LoraSettings, ModelSettings, Settings
+from cache_dit_serving.config.settings import LoraSettings, ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.in_process import draw, load
 from tests.support.loras import save_lora
@@ -40,12 +40,15 @@ def test_a_model_and_a_lora_by_hub_id(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("cache-dit-serving")), "generate", PROMPT, "--seed", "3"]
     command += ["--config", "generic", "--model-path", "maker/Emoji", "--dtype", "float32"]
     command += ["--lora-path", "maker/Red", "--lora-name", "red.safetensors", "--disable-fuse-lora"]
-    command += ["--width", "96", "--height", "96", "--steps", "4", "-o", str(tmp_path / "drawn.png")]
-    environ = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    command += ["--steps", "4", "-o", str(tmp_path / "drawn.png")]
+    size = {"width": 96, "height": 96}
+    environ = os.environ | {f"CACHE_DIT_SERVING__DEFAULTS__{name.upper()}": str(side) for name, side in size.items()}
+    environ |= {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
 
     model = ModelSettings(path=str(EMBEDDED_FOLDER), dtype="float32", loras=(LoraSettings(name="red", path=str(file)),))
-    local = draw(load(Settings(model=model)), prompt=PROMPT, width=96, height=96, num_inference_steps=4)
+    loaded = load(Settings(model=model, defaults=RequestDefaults.model_validate(size)))
+    local = draw(loaded, prompt=PROMPT, num_inference_steps=4)
     expected = np.rint(local.media.array * 255).astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), expected)
