@@ -7,8 +7,11 @@ make it tiny, to try a benchmark on a CPU.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tests.support.families import byte_tokenizer
 
@@ -23,7 +26,13 @@ def request_of(model: str) -> dict[str, Any]:
 
 
 def write(model: str, folder: Path, *, tiny: bool) -> None:
-    """The model's folder as it lies on the hub, without weights and with a tokenizer of bytes."""
+    """The model's folder as it lies on the hub, without weights and with a tokenizer of bytes.
+
+    Raises:
+        SystemExit: the model is not tiny, and there is no GPU to make its weights on.
+    """
+    if not tiny and not torch.cuda.is_available():
+        sys.exit("there is no GPU here, and the weights would fill this machine's memory; --tiny tries the script")
     read = _read(model)
     index: dict[str, Any] = {"_class_name": read["pipeline"], "_diffusers_version": "0.42.1"}
     for name, component in read["components"].items():

@@ -67,6 +67,15 @@ def test_the_table_of_accelerations_from_end_to_end() -> None:
     assert "the figures say nothing about the model" in page
 
 
+@pytest.mark.parametrize("benchmark", ["benchmarks.gpu", "benchmarks.gpu_ranks"])
+def test_without_a_gpu_no_large_model_is_made(benchmark: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", benchmark], cwd=BUNDLE_ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "there is no GPU here" in run.stderr
+
+
 def test_the_table_of_ranks() -> None:
     table = printed("benchmarks.gpu_ranks", "--tiny", "--steps", "8", "--side", "128", "--rounds", "1")
     ranks, seconds, step_ms, _, cached_steps, times, _ = table.splitlines()[-1].strip("| ").split(" | ")
