@@ -24,13 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import torch
 
 from benchmarks import full_size
+from benchmarks.card import attention_ms, flop_of_step, matrix_rate, synchronize
 from benchmarks.run import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
-from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.pipeline import attention, load, quantize
+from cache_dit_serving.pipeline.assemble import assemble
+from cache_dit_serving.pipeline.environment import quiet_libraries
+from cache_dit_serving.pipeline.protocol import Unwatched
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.request import GenerateRequest
 
 CPU = "a CPU"
 PROMPT = "A robot that paints a portrait of a cat, in oil, by the light of a window"
@@ -82,10 +89,15 @@ class Facts:
     """Attention backends that run here: milliseconds at the model's size."""
     quant_type: str | None
 
+    @property
+    def backend(self) -> str:
+        """The fastest."""
+        return min(self.backends, key=lambda name: self.backends[name])
+
 
 def main() -> None:
     """Run each row in a process of its own, and print the page."""
-    arguments = _parser().parse_args()
+    arguments = _arguments()
     if arguments.row:
         print(json.dumps(ROWS[arguments.row](arguments)))
         return
@@ -128,9 +140,8 @@ def _trees(facts: Facts, arguments: argparse.Namespace) -> dict[str, dict[str, s
     }
     if facts.quant_type:
         trees[QUANTIZED] = {"QUANTIZE__QUANT_TYPE": facts.quant_type}
-    best = min(facts.backends, key=lambda name: facts.backends[name])
-    if best != "native":
-        trees[ATTENTION] = {"ATTENTION_BACKEND": best}
+    if facts.backend != "native":
+        trees[ATTENTION] = {"ATTENTION_BACKEND": facts.backend}
     trees = {name: tree for name, tree in trees.items() if name not in arguments.without}
     together: dict[str, str] = {}
     for tree in trees.values():
@@ -149,7 +160,7 @@ def run_row(
         tree["MODEL__DTYPE"] = "float32"
     if "COMPILE__DYNAMIC" in tree:
         tree["COMPILE__FOLDER"] = str(folder / "compiled")
-    side = str(_side(arguments))
+    side = str(arguments.side)
     tree |= {"DEFAULTS__WIDTH": side, "DEFAULTS__HEIGHT": side, "SPEEDS__WARM_UP": "false"}
     tree["LIMITS__PROMPT_CACHE_BYTES"] = "0"  # plain diffusers encodes the prompt each time, too
     environ = {CONFIG_VARIABLE: "generic"} | {f"CACHE_DIT_SERVING__{key}": value for key, value in tree.items()}
@@ -173,22 +184,15 @@ def run_row(
 
 def plain(arguments: argparse.Namespace) -> dict[str, Any]:
     """diffusers alone, as a script calls it; and what is to be known of the GPU."""
-    import torch
-
-    from cache_dit_serving.pipeline import attention, load, quantize
-    from cache_dit_serving.pipeline.environment import quiet_libraries
-
     quiet_libraries()
-    settings = _settings()
     device = load.choose_device(None)
-    pipe: Any = load.load_pipeline(settings, _say).to(device)
-    fields = full_size.request_of(arguments.model) | {"num_inference_steps": _steps(arguments)}
-    fields |= {"width": _side(arguments), "height": _side(arguments), "output_type": "np"}
+    pipe: Any = load.load_pipeline(load_settings(os.environ), full_size.say).to(device)
+    fields = _request(arguments) | {"prompt": PROMPT, "output_type": "np"}
     ends: list[float] = []
 
     def after_step(pipe: Any, step: int, timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
-        if step in (0, _steps(arguments) - 1):
-            _synchronize(device)
+        if step in (0, arguments.steps - 1):
+            synchronize(device)
             ends.append(time.perf_counter())
         return kept
 
@@ -197,32 +201,30 @@ def plain(arguments: argparse.Namespace) -> dict[str, Any]:
         began = time.perf_counter()
         generator = torch.Generator("cpu").manual_seed(1)
         with torch.inference_mode():
-            pipe(PROMPT, generator=generator, callback_on_step_end=after_step, **fields)
-        _synchronize(device)
+            pipe(generator=generator, callback_on_step_end=after_step, **fields)
+        synchronize(device)
         return time.perf_counter() - began
 
-    flop, queries = _flop_of_step(pipe, fields)
+    flop, query = flop_of_step(pipe, fields)
     picture()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds, steps = [], []
-    for _ in range(_rounds(arguments)):
+    for _ in range(arguments.rounds):
         seconds.append(picture())
-        steps.append((ends[-1] - ends[0]) / (_steps(arguments) - 1))
+        steps.append((ends[-1] - ends[0]) / (arguments.steps - 1))
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
     usable = [name for name in quantize.usable_types(device) if name in QUANT_TYPES]
     facts = {
         "flop": flop,
-        "rate": _matrix_rate(device, 512 if arguments.tiny else 8192),
-        "backends": _attention_ms(attention.usable_backends(device), queries),
+        "rate": matrix_rate(device, arguments.matrix),
+        "backends": attention_ms(attention.usable_backends(device), query),
         "quant_type": min(usable, key=QUANT_TYPES.index, default=None),
     }
-    step_s = statistics.median(steps)
     return {
         "seconds": statistics.median(seconds),
-        "step_s": step_s,
-        "denoise_s": step_s * _steps(arguments),
-        "computed": _steps(arguments),
+        "denoise_s": statistics.median(steps) * arguments.steps,
+        "computed": arguments.steps,
         "peak_bytes": peak,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else CPU,
         "facts": facts,
@@ -231,24 +233,17 @@ def plain(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def accelerated(arguments: argparse.Namespace) -> dict[str, Any]:
     """The server's pipeline with the settings of the environment, called in this process."""
-    from cache_dit_serving.pipeline.assemble import assemble
-    from cache_dit_serving.pipeline.protocol import Unwatched
-    from cache_dit_serving.planning.plan import plan
-    from cache_dit_serving.schemas.request import GenerateRequest
-
-    loaded = assemble(_settings(), _say)
-    call = plan(GenerateRequest.model_validate(_request(arguments)), loaded.model)
+    loaded = assemble(load_settings(os.environ), full_size.say)
+    call = plan(GenerateRequest.model_validate({"prompt": PROMPT, "seed": 1, **_request(arguments)}), loaded.model)
     records, seconds = [], []
-    for _ in range(_rounds(arguments) + 1):
+    for _ in range(arguments.rounds + 1):
         began = time.perf_counter()
         records.append(loaded.runner.sample(call, 0, Unwatched()).record)
         seconds.append(time.perf_counter() - began)
-    denoise_s = statistics.median(record.denoise_s for record in records[1:])
     on_gpu = loaded.runner.facts.device.startswith("cuda")
     return {
         "seconds": statistics.median(seconds[1:]),
-        "step_s": denoise_s / _steps(arguments),
-        "denoise_s": denoise_s,
+        "denoise_s": statistics.median(record.denoise_s for record in records[1:]),
         "computed": records[-1].cache.computed_steps,
         "peak_bytes": max(record.peak_memory_bytes or 0 for record in records) if on_gpu else None,
     }
@@ -258,20 +253,19 @@ def served(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same behind `bentoml serve`, by a client on this machine."""
     seconds, answers = [], []
     with server() as running, requests.Session() as session:
-        for seed in range(_rounds(arguments) + 1):
+        for seed in range(arguments.rounds + 1):
+            asked = {"prompt": PROMPT, "seed": seed, **_request(arguments)}
             began = time.perf_counter()
-            answer = session.post(f"{running.url}/generate", json=_request(arguments) | {"seed": seed}, timeout=300)
+            answer = session.post(f"{running.url}/generate", json=asked, timeout=300)
             seconds.append(time.perf_counter() - began)
             answer.raise_for_status()
             answers.append(answer.json())
     timings = [answer["timings"] for answer in answers[1:]]
     pipeline = [each["encode_prompt"] + each["denoise"] + each["decode"] for each in timings]
     rest = [all_of_it - of_pipeline for all_of_it, of_pipeline in zip(seconds[1:], pipeline, strict=True)]
-    denoise_s = statistics.median(each["denoise"] for each in timings)
     return {
         "seconds": statistics.median(seconds[1:]),
-        "step_s": denoise_s / _steps(arguments),
-        "denoise_s": denoise_s,
+        "denoise_s": statistics.median(each["denoise"] for each in timings),
         "computed": answers[-1]["cache"]["computed_steps"],
         "peak_bytes": None,
         "beside_pipeline_s": statistics.median(rest),
@@ -296,16 +290,17 @@ def page_of(arguments: argparse.Namespace, results: Mapping[str, dict[str, Any]]
         row = results.get(name)
         if row is None:
             continue
-        label = {QUANTIZED: f"+ {facts.quant_type}", ATTENTION: f"+ attention: {_best(facts)}"}.get(name, f"+ {name}")
+        label = {QUANTIZED: f"+ {facts.quant_type}", ATTENTION: f"+ attention: {facts.backend}"}.get(name, f"+ {name}")
         label = name if name in (PLAIN, ALL, SERVED) else label
         if "not_run" in row:
             rows.append(f"| {label} | not run: {row['not_run']} | | | | | |")
             continue
         share = row["computed"] * facts.flop / facts.rate / row["denoise_s"]
         peak = f"{row['peak_bytes'] / 2**30:.1f}" if row["peak_bytes"] else ""
+        times, step_ms = first["seconds"] / row["seconds"], 1000 * row["denoise_s"] / arguments.steps
         rows.append(
-            f"| {label} | {row['seconds']:.3f} | {first['seconds'] / row['seconds']:.2f} | {1000 * row['step_s']:.1f} "
-            f"| {row['computed']} | {peak} | {100 * share:.0f} % |"
+            f"| {label} | {row['seconds']:.3f} | {times:.2f} | {step_ms:.1f} | {row['computed']} | {peak} "
+            f"| {100 * share:.0f} % |"
         )
     cached = results.get(CACHE, {}).get("computed", "?")
     return TEXT.format(
@@ -313,17 +308,13 @@ def page_of(arguments: argparse.Namespace, results: Mapping[str, dict[str, Any]]
         size="a tiny size" if arguments.tiny else "the model's published size",
         device=first["device"],
         date=datetime.now(UTC).date().isoformat(),
-        side=_side(arguments),
-        steps=_steps(arguments),
-        rounds=_rounds(arguments),
-        mask=arguments.mask,
+        **{name: getattr(arguments, name) for name in ("side", "steps", "rounds", "mask", "matrix")},
         computed=cached,
         machine=machine(),
         rows="\n".join(rows),
         tflop=facts.flop / 1e12,
         rate=facts.rate / 1e12,
         dtype="float32" if first["device"] == CPU else "bfloat16",
-        matrix=512 if arguments.tiny else 8192,
         notes="\n".join(_notes(arguments, results, facts)),
     )
 
@@ -343,129 +334,21 @@ def _notes(arguments: argparse.Namespace, results: Mapping[str, dict[str, Any]],
     return notes
 
 
-def _best(facts: Facts) -> str:
-    return min(facts.backends, key=lambda name: facts.backends[name])
-
-
-def _flop_of_step(pipe: Any, fields: dict[str, Any]) -> tuple[float, Any]:
-    """Floating-point operations of a step, and the queries of its first attention, by a picture of two steps.
-
-    Attention is counted as two matrix products, which other kernels hide from the counter.
-    """
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counted: list[int] = []
-    queries: list[torch.Tensor] = []
-    forward, attend = pipe.transformer.forward, torch.nn.functional.scaled_dot_product_attention
-
-    def attending(query: Any, *args: Any, **kwargs: Any) -> Any:
-        if not queries:
-            queries.append(query.detach().clone())
-        return attend(query, *args, **kwargs)
-
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            made = forward(*args, **kwargs)
-        counted.append(counter.get_total_flops())
-        return made
-
-    pipe.transformer.forward = counting
-    torch.nn.functional.scaled_dot_product_attention = attending
-    try:
-        with torch.inference_mode():
-            pipe(PROMPT, generator=torch.Generator("cpu").manual_seed(1), **fields | {"num_inference_steps": 2})
-    finally:
-        pipe.transformer.forward = forward
-        torch.nn.functional.scaled_dot_product_attention = attend
-    return sum(counted) / 2, queries[0]
-
-
-def _attention_ms(backends: list[str], query: Any) -> dict[str, float]:
-    """Milliseconds of one attention of the model, by each backend that runs.
-
-    Args:
-        query: of torch's function: batch, heads, tokens, channels.
-    """
-    import torch
-    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
-
-    there = {backend.value for backend in AttentionBackendName}
-    each = query.transpose(1, 2).contiguous()
-    taken = {}
-    for name in backends:
-        if name not in there:
-            continue
-
-        def attend(name: str = name) -> None:
-            dispatch_attention_fn(each, each, each, backend=AttentionBackendName(name))
-
-        try:
-            with torch.inference_mode():
-                taken[name] = 1000 * _seconds_of(attend, query.device)
-        except (RuntimeError, ValueError, ImportError) as error:
-            _say(f"attention by {name} fails: {error}")
-    return taken
-
-
-def _matrix_rate(device: Any, size: int) -> float:
-    """FLOP/s of a product of two matrices, in the best of several runs."""
-    import torch
-
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
-    return float(2 * size**3 / _seconds_of(lambda: torch.mm(left, right), device))
-
-
-def _seconds_of(work: Callable[[], object], device: Any, times: int = 20) -> float:
-    """Of one call, in the fastest of five runs of many after a first one."""
-    work()
-    taken = []
-    for _ in range(5):
-        _synchronize(device)
-        began = time.perf_counter()
-        for _ in range(times):
-            work()
-        _synchronize(device)
-        taken.append((time.perf_counter() - began) / times)
-    return min(taken)
-
-
-def _synchronize(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-def _settings() -> Settings:
-    return load_settings(os.environ)
-
-
 def _request(arguments: argparse.Namespace) -> dict[str, Any]:
-    side = {"width": _side(arguments), "height": _side(arguments)}
-    fields = full_size.request_of(arguments.model) | {"num_inference_steps": _steps(arguments)}
-    return {"prompt": PROMPT, "seed": 1, **side, **fields}
+    """The fields of a picture, but for its prompt."""
+    usual = full_size.request_of(arguments.model)
+    asked = {"width": arguments.side, "height": arguments.side, "num_inference_steps": arguments.steps}
+    return {**usual, **asked}
 
 
-def _side(arguments: argparse.Namespace) -> int:
-    side: int = 128 if arguments.tiny else arguments.side
-    return side
-
-
-def _steps(arguments: argparse.Namespace) -> int:
-    usual: int = full_size.request_of(arguments.model)["num_inference_steps"]
-    return 8 if arguments.tiny else arguments.steps or usual
-
-
-def _rounds(arguments: argparse.Namespace) -> int:
-    rounds: int = arguments.rounds
-    return rounds
+def _arguments() -> argparse.Namespace:
+    """What was asked for, with the model's steps, and small for a trial."""
+    arguments = _parser().parse_args()
+    arguments.steps = arguments.steps or full_size.request_of(arguments.model)["num_inference_steps"]
+    arguments.matrix = 8192
+    if arguments.tiny:
+        arguments.side, arguments.steps, arguments.matrix = 128, 8, 512
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

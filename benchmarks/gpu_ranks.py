@@ -36,19 +36,23 @@ HEAD = """\
 |---|---|---|---|---|---|---|"""
 
 
-def measure(arguments: argparse.Namespace, ranks: int) -> dict[str, Any]:
-    """One row, in this process."""
+def measure(arguments: argparse.Namespace, folder: str, ranks: int) -> dict[str, Any]:
+    """One row, in this process.
+
+    Args:
+        folder: of the model.
+    """
     import torch
 
     quiet_libraries()
     side = str(arguments.side)
     tree = {
-        "MODEL__PATH": arguments.folder,
+        "MODEL__PATH": folder,
         "CACHE": '{"Fn_compute_blocks": 1}',
         "DEFAULTS__WIDTH": side,
         "DEFAULTS__HEIGHT": side,
     }
-    if not arguments.trained:
+    if arguments.folder is None:
         tree["MODEL__WEIGHTS"] = "random"
     if not torch.cuda.is_available():
         tree["MODEL__DTYPE"] = "float32"  # to try this script; bfloat16 takes minutes on a CPU
@@ -56,11 +60,7 @@ def measure(arguments: argparse.Namespace, ranks: int) -> dict[str, Any]:
         tree[f"PARALLELISM__{arguments.parallel.upper()}_SIZE"] = str(ranks)
     environ = {f"CACHE_DIT_SERVING__{key}": value for key, value in tree.items()}
     settings = load_settings({CONFIG_VARIABLE: "generic"} | environ)
-
-    def silent(stage: str) -> None:
-        print(stage, file=sys.stderr)
-
-    loaded = RankedRunner.start(settings, silent) if ranks > 1 else assemble(settings, silent)
+    loaded = RankedRunner.start(settings, full_size.say) if ranks > 1 else assemble(settings, full_size.say)
     uncached = [picture(loaded, arguments, {"speed": "lossless"}) for _ in range(arguments.rounds + 1)][1:]
     cached = [picture(loaded, arguments, {}) for _ in range(arguments.rounds + 1)][1:]
     loaded.runner.close()
@@ -84,21 +84,16 @@ def main() -> None:
     """Measure each number of ranks in a process of its own, and print the table."""
     arguments = _parser().parse_args()
     if arguments.row:
-        print(json.dumps(measure(arguments, arguments.ranks[0])))
+        print(json.dumps(measure(arguments, arguments.row, arguments.ranks[0])))
         return
     with tempfile.TemporaryDirectory() as folder:
-        arguments.trained = arguments.folder is not None
-        if not arguments.trained:
-            arguments.folder = folder
+        if arguments.folder is None:
             full_size.write(arguments.model, Path(folder), tiny=arguments.tiny)
         print(HEAD.format(machine=machine(), **vars(arguments)))
         first = None
         for ranks in arguments.ranks:
-            words = [sys.executable, "-m", "benchmarks.gpu_ranks", "--row", "--folder", arguments.folder]
-            words += ["--ranks", str(ranks), "--parallel", arguments.parallel]
-            words += ["--trained"] if arguments.trained else []
-            for name in ("side", "steps", "rounds"):
-                words += [f"--{name}", str(getattr(arguments, name))]
+            words = [sys.executable, "-m", "benchmarks.gpu_ranks", *sys.argv[1:]]
+            words += ["--ranks", str(ranks), "--row", arguments.folder or folder]
             run = subprocess.run(words, env=os.environ, cwd=BUNDLE_ROOT, stdout=subprocess.PIPE, text=True, check=True)
             row = json.loads(run.stdout.splitlines()[-1])
             seconds = row["uncached_s"]
@@ -118,8 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--side", type=int, default=1024, help="width and height, px (default 1024)")
     parser.add_argument("--steps", type=int, default=28, help="default 28")
     parser.add_argument("--rounds", type=int, default=5, help="pictures whose median is taken (default 5)")
-    parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--trained", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
     return parser
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,20 +21,18 @@ BILLIONS = {
 """Parameters of the published models."""
 
 
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *words], check=False, cwd=BUNDLE_ROOT, capture_output=True, text=True, timeout=420
+    )
+
+
 def printed(*words: str) -> str:
     """What a benchmark prints."""
-    run = subprocess.run(
-        [sys.executable, "-m", *words],
-        check=False,
-        cwd=BUNDLE_ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=420,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "not run" not in run.stdout, run.stderr[-3000:]
-    return run.stdout
+    ended = run(*words)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "not run" not in ended.stdout, ended.stderr[-3000:]
+    return ended.stdout
 
 
 @pytest.mark.parametrize("model", list(full_size.MODELS))
@@ -69,11 +66,9 @@ def test_the_table_of_accelerations_from_end_to_end() -> None:
 
 @pytest.mark.parametrize("benchmark", ["benchmarks.gpu", "benchmarks.gpu_ranks"])
 def test_without_a_gpu_no_large_model_is_made(benchmark: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", benchmark], cwd=BUNDLE_ROOT, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 1
-    assert "there is no GPU here" in run.stderr
+    ended = run(benchmark)
+    assert ended.returncode == 1
+    assert "there is no GPU here" in ended.stderr
 
 
 def test_the_table_of_ranks() -> None:
