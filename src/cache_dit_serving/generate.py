@@ -58,11 +58,9 @@ FILES = {
 """Fields that bring files: here by their names."""
 OURS = {"prompt", "output_format", "output_dir", "profile", "cache", "priority"}
 """Fields without a flag of their own: flags of `serve` say the same, or it is about a queue of others."""
-FORMATS = {"jpg": "jpeg"} | {
-    name: name for kind in (ImageFormat, VideoFormat, AudioFormat) for name in typing.get_args(kind)
-}
-"""By a file's suffix."""
 OF_FIELD = {"image_format": ImageFormat, "video_format": VideoFormat, "audio_format": AudioFormat}
+FORMATS = {"jpg": "jpeg"} | {name: name for kind in OF_FIELD.values() for name in typing.get_args(kind)}
+"""By a file's suffix."""
 ASKED = "asked_"
 """Before the name of a field, where flags of `serve` have the same name."""
 ENDING_S = 60
@@ -105,7 +103,6 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     environ = dict(os.environ)
     if not parsed.model_path and not environ.get(MODEL_PATH_VARIABLE):
         environ.setdefault(CONFIG_VARIABLE, EMBEDDED_MODEL)
-        parsed.config = parsed.config or environ[CONFIG_VARIABLE]
     environ = environment_of(parsed, environ)
     for key in ("SPEEDS__WARM_UP", "SERVER__WARM_UP"):  # they are for many requests
         environ.setdefault(f"{OVERRIDE_PREFIX}{key}", "false")

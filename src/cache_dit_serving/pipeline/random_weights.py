@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.pipelines.pipeline_loading_utils import simple_get_class_obj
 from transformers import PreTrainedModel
 
 from cache_dit_serving.config.settings import ModelSettings
@@ -60,14 +60,7 @@ def random_pipeline(
 
 def _class_of(entry: Any) -> Any:
     """A component's class by what model_index.json says of it; None: it says of no component, or of one left out."""
-    if not isinstance(entry, list) or entry[0] is None:
-        return None
-    library, name = entry
-    try:
-        module = importlib.import_module(library)
-    except ImportError:  # the folder of a pipeline of diffusers, such as stable_diffusion
-        module = getattr(diffusers.pipelines, library)
-    return getattr(module, name)
+    return simple_get_class_obj(*entry) if isinstance(entry, list) and entry[0] is not None else None
 
 
 def _network(cls: Any, location: str, name: str, revision: str | None) -> torch.nn.Module:
