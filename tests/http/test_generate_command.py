@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +12,10 @@ import pytest
 from PIL import Image
 
 from cache_dit_serving import generate
-from tests.support.server import Server
+from tests.support.answers import pixels
+from tests.support.pictures import base64_of
+from tests.support.server import COMMAND, Server
 
-COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
 PROMPT = "a red apple on a blue background"
 
 
@@ -33,8 +31,7 @@ def test_the_file_is_the_servers_picture(server: Server, tmp_path: Path) -> None
     (file,) = drawn.stdout.split()
     assert file == "made/a-red-apple-on-a-blue-background-7.png"
     answer = server.generate(prompt=PROMPT, seed=7, num_inference_steps=8, speed="fast").json()
-    served = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
-    assert np.array_equal(np.asarray(Image.open(tmp_path / file)), np.asarray(served))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / file)), pixels(answer["images"][0]))
 
 
 def test_pictures_in_several_out_and_their_answer(server: Server, tmp_path: Path) -> None:
@@ -46,13 +43,13 @@ def test_pictures_in_several_out_and_their_answer(server: Server, tmp_path: Path
     assert answer["files"] == ["made/x-3.webp", "made/x-4.webp"]
     assert answer["seeds"] == [3, 4]
     assert "images" not in answer
-    green = base64.b64encode((tmp_path / "green.png").read_bytes()).decode()
+    green = base64_of((tmp_path / "green.png").read_bytes())
     fields = {"image_urls": [green], "strength": 0.5, "seed": 3, "num_images": 2, "image_format": "webp"}
     served = server.generate(prompt=PROMPT, **fields).json()["images"]
     for file, picture in zip(answer["files"], served, strict=True):
-        here, there = Image.open(tmp_path / file), Image.open(io.BytesIO(base64.b64decode(picture)))
+        here = Image.open(tmp_path / file)
         assert here.format == "WEBP"
-        assert np.array_equal(np.asarray(here), np.asarray(there))
+        assert np.array_equal(np.asarray(here), pixels(picture))
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_browser_reads_them_and_stays_away_after_the_last(server: Server) -> N
 
 
 def test_a_drain_is_told_and_what_runs_ends(tmp_path: Path) -> None:
-    with serving(tmp_path, environ={"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"}) as server:
+    with serving(tmp_path) as server:
         server.wait_for(ready)
         jobs = [submitted(server, **LONG | {"num_images": 2}) for _ in range(2)]
         running, waiting = (follow(server, job) for job in jobs)

@@ -22,7 +22,6 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "LIMITS__MAX_QUEUE": "2",
         "LIMITS__MAX_PRIORITY": "3",
         "LIMITS__MAX_KEPT_JOBS": "2",
-        "SPEEDS__WARM_UP": "false",
     }
     prefixed = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
     with serving(tmp_path_factory.mktemp("few"), environ=prefixed) as running:

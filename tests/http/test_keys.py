@@ -59,7 +59,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "CACHE_DIT_SERVING__SERVER__API_KEYS_FILE": str(file),
         "CACHE_DIT_SERVING__PROFILING__REQUESTS": "asked",
         "CACHE_DIT_SERVING__PROFILING__FOLDER": str(folder / "profiles"),
-        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
     }
     with serving(folder, environ=environ) as running:
         running.wait_for(ready)

@@ -32,7 +32,6 @@ def server_with_loras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     environ = {
         "CACHE_DIT_SERVING__MODEL__LORA_FOLDER": str(folder / "more"),
         "CACHE_DIT_SERVING__MODEL__LORAS": json.dumps(loras),
-        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
     }
     with serving(folder, environ=environ) as running:
         running.wait_for(ready)

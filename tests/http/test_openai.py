@@ -38,7 +38,6 @@ def showing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     environ = {
         "CACHE_DIT_SERVING__PREVIEWS__EVERY": "2",
         "CACHE_DIT_SERVING__SERVER__MODEL_NAMES": "[gpt-image-1, apples]",
-        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
     }
     with serving(tmp_path_factory.mktemp("showing"), environ=environ) as running:
         running.wait_for(ready)

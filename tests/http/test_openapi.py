@@ -35,7 +35,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     variables = {
         "DEFAULTS__NUM_INFERENCE_STEPS": "3",
         "LIMITS__MAX_PIXEL_STEPS": str(96 * 96 * 8),
-        "SPEEDS__WARM_UP": "false",
     }
     prefixed = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
     with serving(tmp_path_factory.mktemp("small"), environ=prefixed) as running:

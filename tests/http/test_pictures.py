@@ -241,7 +241,6 @@ def open_server(tmp_path_factory: pytest.TempPathFactory, files: int) -> Iterato
         "CACHE_DIT_SERVING__INPUTS__URL_HOSTS": json.dumps([f"127.0.0.1:{files}"]),
         "CACHE_DIT_SERVING__INPUTS__URL_NETWORKS": "['127.0.0.0/8']",
         "CACHE_DIT_SERVING__INPUTS__FOLDERS": json.dumps([str(folder / "open")]),
-        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
     }
     with serving(folder / "server", environ=environ) as running:
         running.wait_for(ready)

@@ -40,7 +40,7 @@ def test_previews_show_what_is_drawn_and_change_nothing_of_it(server: Server, tm
     plain = server.generate(**ASKED).json()["images"][0]
     variables = {"EVERY": "2", "BY": by, "SIDE": "64"}
     environ = {f"CACHE_DIT_SERVING__PREVIEWS__{key}": value for key, value in variables.items()}
-    with serving(tmp_path, environ={"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false", **environ}) as previewing:
+    with serving(tmp_path, environ=environ) as previewing:
         previewing.wait_for(ready)
         job = submitted(previewing, **ASKED)
         told = list(follow(previewing, job))
@@ -67,7 +67,7 @@ def test_a_job_has_no_previews_unless_they_are_configured(server: Server) -> Non
 
 
 def test_a_follower_that_joins_later_gets_the_latest_once(tmp_path: Path) -> None:
-    environ = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false", "CACHE_DIT_SERVING__PREVIEWS__EVERY": "60"}
+    environ = {"CACHE_DIT_SERVING__PREVIEWS__EVERY": "60"}
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
         job = submitted(server, prompt=PROMPT, num_inference_steps=100, speed="lossless")

@@ -31,7 +31,6 @@ def wan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "CACHE": json.dumps({"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 0.9}),
         "DEFAULTS": json.dumps({"width": 32, "height": 32, "num_inference_steps": 8}),
         "LIMITS": json.dumps({"min_side": 32}),
-        "SPEEDS__WARM_UP": "false",
     }
     environ = {f"CACHE_DIT_SERVING__{name}": value for name, value in options.items()}
     with serving(folder, environ=environ) as running:

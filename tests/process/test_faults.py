@@ -26,7 +26,6 @@ def test_every_job_ends_once_and_as_if_nothing_had_happened(
         outputs = stack.enter_context(small_disk(tmp_path / "disk", "64m"))
         environ = {
             "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(outputs),
-            "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
             "CACHE_DIT_SERVING__SERVER__WORKERS": "2",
             "CACHE_DIT_SERVING__JOBS__LEASE_S": "5",
         }

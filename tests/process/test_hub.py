@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import diffusers
@@ -17,6 +16,7 @@ from cache_dit_serving.config.settings import LoraSettings, ModelSettings, Reque
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.in_process import draw, load
 from tests.support.loras import save_lora
+from tests.support.server import COMMAND
 
 PROMPT = "a red apple"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -37,7 +37,7 @@ def test_a_model_and_a_lora_by_hub_id(tmp_path: Path) -> None:
     file = save_lora(pipe, lora / "red.safetensors", seed=1)
     in_cache(cache, "maker/Emoji", EMBEDDED_FOLDER)
     in_cache(cache, "maker/Red", lora)
-    command = [str(Path(sys.executable).with_name("cache-dit-serving")), "generate", PROMPT, "--seed", "3"]
+    command = [COMMAND, "generate", PROMPT, "--seed", "3"]
     command += ["--config", "generic", "--model-path", "maker/Emoji", "--dtype", "float32"]
     command += ["--lora-path", "maker/Red", "--lora-name", "red.safetensors", "--disable-fuse-lora"]
     command += ["--steps", "4", "-o", str(tmp_path / "drawn.png")]

@@ -12,7 +12,7 @@ import requests
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
 from tests.support.server import Server, ready, serving
 
-UNWARMED = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false", "CACHE_DIT_SERVING__JOBS__LEASE_S": "5"}
+SHORT_LEASE = {"CACHE_DIT_SERVING__JOBS__LEASE_S": "5"}
 WITHIN_S = 180
 
 
@@ -30,7 +30,7 @@ def kill(server: Server) -> None:
 
 
 def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path: Path) -> None:
-    with serving(tmp_path, environ=UNWARMED) as server:
+    with serving(tmp_path, environ=SHORT_LEASE) as server:
         server.wait_for(ready)
         done = submitted(server, seed=5)
         before = ended(server, done, WITHIN_S)
@@ -40,7 +40,7 @@ def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path
         first, second = submitted(server, seed=5, **LONG), submitted(server, seed=5)
         running(server, first)
         kill(server)
-    with serving(tmp_path, environ=UNWARMED) as server:
+    with serving(tmp_path, environ=SHORT_LEASE) as server:
         server.wait_for(ready)
         assert server.get(done).json() == before
         assert server.get(f"{done}/outputs/0").content == picture
@@ -61,7 +61,7 @@ def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path
 
 
 def test_what_ran_when_the_server_was_killed_fails_where_the_operator_says_so(tmp_path: Path) -> None:
-    environ = UNWARMED | {"CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail"}
+    environ = SHORT_LEASE | {"CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail"}
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
         job = submitted(server, **LONG)
@@ -76,20 +76,23 @@ def test_what_ran_when_the_server_was_killed_fails_where_the_operator_says_so(tm
 
 
 def test_a_drained_server_leaves_what_waits_to_the_next_one(tmp_path: Path) -> None:
-    with serving(tmp_path, environ=UNWARMED) as server:
+    with serving(tmp_path, environ=SHORT_LEASE) as server:
         server.wait_for(ready)
         first, second = submitted(server, **LONG), submitted(server, seed=7)
         running(server, first)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0
-    with serving(tmp_path, environ=UNWARMED) as server:
+    with serving(tmp_path, environ=SHORT_LEASE) as server:
         server.wait_for(ready)
         assert states(server.get(first).json()) == ["queued", "running", "succeeded"]
         assert states(ended(server, second, WITHIN_S)) == ["queued", "running", "succeeded"]
 
 
 def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> None:
-    environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__DRAIN_S": "0.5", "CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail"}
+    environ = SHORT_LEASE | {
+        "CACHE_DIT_SERVING__SERVER__DRAIN_S": "0.5",
+        "CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail",
+    }
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
         job = submitted(server, **LONG)
@@ -108,7 +111,7 @@ def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> N
 
 
 def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
-    environ = UNWARMED | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2", "CACHE_DIT_SERVING__JOBS__LEASE_S": "10"}
+    environ = SHORT_LEASE | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2", "CACHE_DIT_SERVING__JOBS__LEASE_S": "10"}
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(lambda server: server.log().count("is ready on") == 2, WITHIN_S)
         expected = server.generate(prompt=PROMPT, seed=5).json()["images"]
@@ -139,7 +142,7 @@ def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
 
 def test_a_database_that_cannot_be_opened_is_named_and_the_rest_is_served(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no database " * 500)
-    environ = UNWARMED | {"CACHE_DIT_SERVING__JOBS__DATABASE": f"sqlite:///{tmp_path}/file"}
+    environ = SHORT_LEASE | {"CACHE_DIT_SERVING__JOBS__DATABASE": f"sqlite:///{tmp_path}/file"}
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
         answer = server.post("/jobs", json={"prompt": "a red apple"})

@@ -14,6 +14,7 @@ from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.flags import FLAGS, idle_flags, parser
 from cache_dit_serving.serve import command, environment_of
 from tests.support.flags_page import PAGE, flags_page
+from tests.support.server import COMMAND
 
 
 def settings_of(*flags: str) -> Settings:
@@ -311,12 +312,10 @@ def test_mistakes_end_with_status_2_and_no_traceback() -> None:
 
 
 def test_the_command_lists_configurations_and_flags() -> None:
-    models = subprocess.run(
-        [Path(sys.executable).with_name("cache-dit-serving"), "models"], capture_output=True, text=True, check=True
-    )
+    models = subprocess.run([COMMAND, "models"], capture_output=True, text=True, check=True)
     assert "qwen-image" in models.stdout
     check = subprocess.run(
-        [Path(sys.executable).with_name("cache-dit-serving"), "models", "--check"],
+        [COMMAND, "models", "--check"],
         capture_output=True,
         text=True,
         check=True,

@@ -19,7 +19,6 @@ def test_outputs_are_made_fetched_and_deleted_and_the_server_outlives_their_stor
         environ = CREDENTIALS | {
             "CACHE_DIT_SERVING__OUTPUTS__STORE": f"s3://{BUCKET}/made",
             "CACHE_DIT_SERVING__OUTPUTS__STORE_OPTIONS": json.dumps(s3.options),
-            "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
         }
         with serving(tmp_path, environ=environ) as server:
             server.wait_for(ready)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,10 @@ import pytest
 
 from cache_dit_serving.runners.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting
-from tests.support.server import Server, serving
+from tests.support.server import COMMAND, Server, serving
 
 TWO = {
     "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",
-    "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
     "OMP_NUM_THREADS": "1",
 }
 
@@ -66,7 +64,7 @@ def test_two_nodes_serve_and_end_with_the_server(tmp_path: Path) -> None:
     rendezvous, secret = free_meeting(), {JOIN_TOKEN: SECRET}
     nodes = {"PARALLELISM__NODES": "2", "PARALLELISM__RENDEZVOUS": rendezvous}
     environ = TWO | {f"CACHE_DIT_SERVING__{key}": value for key, value in nodes.items()} | secret
-    join = [str(Path(sys.executable).with_name("cache-dit-serving")), "join", rendezvous]
+    join = [COMMAND, "join", rendezvous]
     with subprocess.Popen(join, env=os.environ | {"OMP_NUM_THREADS": "1"} | secret) as joined:
         try:
             with serving(tmp_path, environ=environ) as server:

@@ -28,7 +28,6 @@ def replicas(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
     environ = {
         "CACHE_DIT_SERVING__JOBS__DATABASE": cluster.new_database(),
         "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(folder / "outputs"),
-        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
     }
     with serving(folder / "a", environ=environ) as one, serving(folder / "b", environ=environ) as other:
         for server in (one, other):

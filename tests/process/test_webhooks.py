@@ -77,7 +77,6 @@ def environ(receiver: Receiver) -> dict[str, str]:
         "CACHE_DIT_SERVING__WEBHOOKS__HOSTS": f'["127.0.0.1:{receiver.port}"]',
         "CACHE_DIT_SERVING__WEBHOOKS__NETWORKS": '["127.0.0.0/8"]',
         "CACHE_DIT_SERVING__WEBHOOKS__SECRET": SECRET,
-        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
     }
 
 

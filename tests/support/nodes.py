@@ -6,13 +6,12 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.runners import wire
-from tests.support.server import ROOT
+from tests.support.server import COMMAND, ROOT
 
 SECRET = "between nodes"
 
@@ -34,7 +33,7 @@ def node(settings: Settings, log: Path, **environ: str) -> Iterator[subprocess.P
     """A machine that joins."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [Path(sys.executable).with_name("cache-dit-serving"), "join", meeting(settings)],
+            [COMMAND, "join", meeting(settings)],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": "src", "OMP_NUM_THREADS": "1", wire.JOIN_TOKEN: SECRET} | environ,
             stdout=out,

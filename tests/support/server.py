@@ -18,6 +18,9 @@ import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 90
+COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
+WARMED_UP = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "true"}
+"""As `make serve` has it."""
 
 
 @dataclass
