@@ -29,11 +29,11 @@ from cache_dit_serving.api.lifecycle import (
     end_with_supervisor,
     freeze_heap,
 )
+from cache_dit_serving.api.matching import mounted_routes
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
-from cache_dit_serving.api.routes import mounted_routes
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -144,4 +144,5 @@ CacheDiTServing.add_asgi_middleware(
     limits=SETTINGS.limits,
     unsupported_fields=SETTINGS.server.unsupported_fields,
     access=ACCESS,
+    allowed_hosts=SETTINGS.server.allowed_hosts,
 )

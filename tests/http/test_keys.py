@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +17,8 @@ from typing import Any
 import pytest
 import requests
 
+from cache_dit_serving.api.operation import Operation
+from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.jobs import LONG, PROMPT
 from tests.support.server import Server, ready, serving
 
@@ -105,6 +110,38 @@ def test_what_a_key_may_do_is_its_scope(guarded: Guarded) -> None:
     for key in (ALICE, BOB, ROOT_KEY):
         assert guarded.ask("POST", "/generate", key, json={"prompt": PROMPT, "seed": 1}).status_code == 200
         assert guarded.ask("GET", "/get_model_info", key).status_code == 200
+
+
+def spellings(path: str) -> Iterator[tuple[str, bool]]:
+    """Other spellings of a path, each with whether it is the same path."""
+    for control in ("%0A", "%0D", "%00", "%0D%0A", "%E2%80%A8"):
+        yield from ((path + control, False), (control + path, False))
+    yield from ((path + "/", path != "/"), (path + "//", False), ("/" + path, False), ("/." + path, False))
+    yield from ((path + "/.", False), (f"/x/..{path}", False), (f"/%2e%2e{path}", False), (path + "%2f", path != "/"))
+    if path != "/":
+        yield path.upper(), False
+        yield f"/%{ord(path[1]):02x}{path[2:]}", True
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: f"{each.method} {each.route}")
+def test_no_spelling_of_a_path_allows_more_than_the_path(guarded: Guarded, operation: Operation) -> None:
+    path = re.sub(r"\{\w+\}", "0", operation.route)
+    connection = http.client.HTTPConnection(guarded.server.url.removeprefix("http://"), timeout=20)
+
+    def status(target: str) -> int:
+        # ALICE lacks the scope admin. The body is one that no route takes, so that nothing runs.
+        headers = {"Authorization": f"Bearer {ALICE}", "Content-Type": "application/json"}
+        body = json.dumps({"no_such_field": 1}) if operation.body and operation.scope != "admin" else None
+        connection.request(operation.method, target, body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    with contextlib.closing(connection):
+        exact = status(path)
+        assert operation.scope != "admin" or exact == 403
+        for target, same in spellings(path):
+            assert status(target) == exact if same else status(target) in (400, 404, 405), target
 
 
 def test_callers_do_not_see_each_others_jobs(guarded: Guarded) -> None:

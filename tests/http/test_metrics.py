@@ -6,7 +6,8 @@ import http.client
 import json
 import re
 
-from cache_dit_serving.api.routes import OPERATIONS, UNKNOWN_ROUTE
+from cache_dit_serving.api.matching import UNKNOWN_ROUTE
+from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.answers import metric
 from tests.support.server import ROOT, Server
 
@@ -32,7 +33,7 @@ def test_paths_that_clients_make_up_add_no_series(server: Server) -> None:
         assert ask(server, f"/outputs/{number}.png") == 404
         assert ask(server, f"/static_content/{number}") == 404
     for target in ("/x%00y", "/x%0aFAKE%20LINE", "/" + "z" * 60_000, "/generate/", "/outputs/%2e%2e/%2e%2e/etc/passwd"):
-        assert ask(server, target) in (307, 404)
+        assert ask(server, target) in (400, 404, 405)
     assert ask(server, "/nowhere", "PURGE") == 404
     assert ask(server, "/generate", "PROPFIND") == 405
     after = server.get("/metrics").text

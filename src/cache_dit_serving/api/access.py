@@ -14,6 +14,7 @@ from typing import get_args
 
 from starlette.types import Scope as AsgiScope
 
+from cache_dit_serving.api.operation import Operation
 from cache_dit_serving.config.keys import ApiKey, Scope, read_keys
 from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.errors import ConfigError, Forbidden, RateLimited, Unauthorized
@@ -72,7 +73,8 @@ class Access:
         Raises:
             ConfigError: the file of keys cannot be read.
         """
-        self._guarded = settings.has_keys
+        self.guarded = settings.has_keys
+        """Whether callers need a key."""
         self._own = settings.api_keys
         self._file = settings.api_keys_file
         self._open = {route for name in settings.open_routes for route in OPEN_ROUTES[name]}
@@ -84,28 +86,32 @@ class Access:
             self._version = _version(self._file)
             self._read = read_keys(self._file)
 
-    def admit(self, headers: Mapping[str, str], route: str, needed: Scope, *, draws: bool) -> Caller:
-        """Who sends a request, which it may.
+    def admit(self, headers: Mapping[str, str], operation: Operation | None) -> Caller:
+        """Return the sender of a request, which is allowed to send it.
 
         Args:
-            needed: scope of what it asks for.
-            draws: whether it is one of those that `requests_per_minute` counts.
+            operation: the request's row of the table; None: it has none, and its sender still needs a key.
 
         Raises:
             Unauthorized: no key, or none of this server's.
             Forbidden: a key of another scope.
-            RateLimited: too many within a minute.
+            RateLimited: too many generations within a minute.
         """
-        if not self._guarded:
+        if not self.guarded:
             return ANYONE
-        if route in self._open or (route == OUTPUTS and "authorization" not in headers):
+        if operation and self._is_open(operation.route, headers):
             return NOBODY
         key = self._key(headers)
-        if needed not in key.scopes and "admin" not in key.scopes:
-            raise Forbidden(f"this key may not do that: it lacks the scope {needed}")
-        if draws and key.requests_per_minute is not None:
+        if operation is None:
+            return Caller(key.name, key.scopes, key.max_live)
+        if operation.scope not in key.scopes and "admin" not in key.scopes:
+            raise Forbidden(f"this key may not do that: it lacks the scope {operation.scope}")
+        if operation.draws and key.requests_per_minute is not None:
             self._take(key.name, key.requests_per_minute)
         return Caller(key.name, key.scopes, key.max_live)
+
+    def _is_open(self, route: str, headers: Mapping[str, str]) -> bool:
+        return route in self._open or (route == OUTPUTS and "authorization" not in headers)
 
     def _key(self, headers: Mapping[str, str]) -> ApiKey:
         kind, _, token = headers.get("authorization", "").partition(" ")

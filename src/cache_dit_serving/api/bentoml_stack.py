@@ -11,7 +11,7 @@ from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cache_dit_serving.api.routes import route_of
+from cache_dit_serving.api.matching import route_of
 from cache_dit_serving.findings import cut
 
 REAL_PATH = "cache_dit_serving.path"

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,8 +22,9 @@ from cache_dit_serving.api.answering import REQUEST_ID_HEADER, error_response, r
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
 from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
 from cache_dit_serving.api.form import FORM, read_form
+from cache_dit_serving.api.matching import Match, allowed_methods, match, matched, route_of
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
-from cache_dit_serving.api.routes import allowed_methods, body_of, route_of, scope_of
+from cache_dit_serving.api.origin import check_framing, check_host, check_site
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import (
     InternalError,
@@ -49,17 +50,29 @@ R = TypeVar("R")
 class Envelope:
     """ASGI middleware around the whole service."""
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, unsupported_fields: str, access: Access) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        unsupported_fields: str,
+        access: Access,
+        allowed_hosts: Sequence[str] = (),
+    ) -> None:
         self.app = app
         self.access = access
         self.limits = limits
         self.unsupported_fields = unsupported_fields
+        self.allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                adjust_bentoml_stack(scope["app"])
+        if scope["type"] == "lifespan":
+            adjust_bentoml_stack(scope["app"])
             await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            # No route speaks WebSocket: closed before it is accepted, which the client sees as 403.
+            await send({"type": "websocket.close"})
             return
         asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
@@ -77,15 +90,23 @@ class Envelope:
             answer.log()
 
     async def _checked(self, scope: Scope, incoming: _Incoming) -> tuple[Scope, Receive]:
-        """The request with its body read and found without fault, where its route takes one.
+        """The request with its row of the table, and its body read and found without fault where that row takes one.
 
         Raises:
-            ServingError: the headers or the body are refused.
+            ServingError: path, headers or body are refused.
         """
-        policy, route = body_of(scope["method"], scope["path"]), route_of(scope["path"])
-        scope["state"]["caller"] = self.access.admit(
-            incoming.headers, route, scope_of(scope["method"], route), draws=policy is not None and policy.draws
-        )
+        found = match(scope["method"], scope["path"])
+        operation = found.operation if isinstance(found, Match) else None
+        check_framing(incoming.headers)
+        if operation is None or not operation.is_probe:
+            check_host(incoming.headers, self.allowed_hosts)
+        scope["state"]["caller"] = self.access.admit(incoming.headers, operation)
+        if not self.access.guarded:
+            # A key is sent by a page of this server alone: browsers add none by themselves.
+            check_site(scope["method"], incoming.headers)
+        if not isinstance(found, Match):
+            raise found
+        scope, policy = matched(scope, found), found.operation.body
         if policy is None:
             return scope, incoming
         length, max_bytes = incoming.headers.get("content-length", ""), getattr(self.limits, policy.limit)

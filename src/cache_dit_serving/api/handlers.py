@@ -153,6 +153,8 @@ async def index(request: Request) -> Response:
 
 
 async def docs(request: Request) -> Response:
+    if request.scope.get("raw_path", b"").endswith(b"/"):
+        return RedirectResponse("../docs")  # the page's links are relative
     return HTMLResponse(SWAGGER_PAGE)
 
 

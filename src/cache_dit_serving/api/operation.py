@@ -21,6 +21,8 @@ from cache_dit_serving.errors import (
 )
 
 UNSUPPORTED_FIELDS_HEADER = "X-Unsupported-Fields"
+INFRASTRUCTURE = "Infrastructure"
+"""Tag of the routes that probes and scrapers call."""
 BELOW = "/{path}"
 """Ends the route of everything below a folder."""
 
@@ -74,6 +76,16 @@ class Operation:
     """What an API key must be for, where there are keys."""
     also: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     """Other answers that are no errors, by status; None: without a body."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether it asks for a generation."""
+        return self.body is not None and self.body.draws
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether an orchestrator or a scraper calls it, under whatever address it has for this server."""
+        return self.tag == INFRASTRUCTURE
 
     @property
     def all_errors(self) -> Errors:

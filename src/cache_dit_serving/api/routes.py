@@ -1,20 +1,10 @@
-"""The table of routes. Starlette's routes, body checks, the OpenAPI document, `Allow`, metrics and the log read it."""
+"""The table of routes, which :mod:`api.matching` finds a request's row in and :mod:`api.docs` describes."""
 
 from __future__ import annotations
 
-import re
-
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
 from cache_dit_serving.api import handlers
-from cache_dit_serving.api.answering import error_response, request_id_of
-from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.openai import edit_respelt, video_respelt
-from cache_dit_serving.api.operation import BELOW, Errors, JsonBody, Operation
-from cache_dit_serving.config.keys import Scope
+from cache_dit_serving.api.operation import BELOW, INFRASTRUCTURE, Errors, JsonBody, Operation
 from cache_dit_serving.errors import (
     CacheNotEngaged,
     DeadlineExceeded,
@@ -26,7 +16,6 @@ from cache_dit_serving.errors import (
     QueueFull,
     RangeNotSatisfiable,
     RunnerLost,
-    ServingError,
     StoreUnavailable,
 )
 from cache_dit_serving.media.formats import MEDIA_TYPES
@@ -53,8 +42,6 @@ from cache_dit_serving.schemas.openai import (
 )
 from cache_dit_serving.schemas.request import GenerateRequest, JobRequest, NoFields
 
-UNKNOWN_ROUTE = "unknown"
-"""Stands for every path that is no route's."""
 GENERATION_ERRORS: Errors = (CacheNotEngaged, QueueFull, InternalError, RunnerLost, NotReady, DeadlineExceeded)
 JOB_ERRORS: Errors = (KeyReused, QueueFull, InternalError, NotReady, StoreUnavailable, DeadlineExceeded)
 
@@ -65,7 +52,6 @@ DRAW = "Generation"
 JOBS = "Jobs"
 OPENAI = "OpenAI"
 KEY = "For a job: the same request with the same key is the same job."
-INFRASTRUCTURE = "Infrastructure"
 OPERATIONS = (
     Operation(
         "POST",
@@ -316,62 +302,8 @@ OPERATIONS = (
     Operation("GET", "/livez", "Whether the worker runs.", tag=INFRASTRUCTURE),
     Operation("GET", "/readyz", "Whether it can generate.", errors=(NotReady,), tag=INFRASTRUCTURE),
     Operation("GET", "/metrics", "Metrics in Prometheus' text format.", tag=INFRASTRUCTURE),
-    Operation("GET", "/healthz"),
+    Operation("GET", "/healthz", tag=INFRASTRUCTURE),
     Operation("GET", "/docs.json"),
     Operation("GET", "/schema.json"),
     Operation("GET", "/static_content" + BELOW),
 )
-_BODIES: dict[tuple[str, str], JsonBody | None] = {
-    (operation.method, operation.route): operation.body for operation in OPERATIONS
-}
-_SCOPES: dict[tuple[str, str], Scope] = {
-    (operation.method, operation.route): operation.scope for operation in OPERATIONS
-}
-_ROUTES = {operation.route for operation in OPERATIONS}
-_PATTERNS = {
-    route: re.compile(re.sub(r"\{\w+\}", "[^/]+", route.replace(BELOW, "/.*"))) for route in _ROUTES if "{" in route
-}
-
-
-def route_of(path: str) -> str:
-    """The route of a request's path, or :data:`UNKNOWN_ROUTE`: one of a few names, whatever clients ask for."""
-    if path in _ROUTES:
-        return path
-    return next((route for route, pattern in _PATTERNS.items() if pattern.fullmatch(path)), UNKNOWN_ROUTE)
-
-
-def scope_of(method: str, route: str) -> Scope:
-    """What an API key must be for."""
-    return _SCOPES.get((method, route), "generate")
-
-
-def body_of(method: str, path: str) -> JsonBody | None:
-    """What the body of a request must be; None where no body is read."""
-    return _BODIES.get((method, path))
-
-
-def allowed_methods(path: str) -> list[str]:
-    """What the `Allow` header of a path lists; empty for a path that is no route's."""
-    route = route_of(path)
-    methods = [operation.method for operation in OPERATIONS if operation.route == route]
-    return sorted({*methods, "HEAD"} if "GET" in methods else methods)
-
-
-def mounted_routes() -> Starlette:
-    """An app to mount at "/", of the rows that have a handler."""
-
-    async def serving_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ServingError)
-        return error_response(error, request_id_of(request.scope))
-
-    app = Starlette(
-        routes=[
-            Route(operation.route.replace(BELOW, "/{path:path}"), operation.handler, methods=[operation.method])
-            for operation in OPERATIONS
-            if operation.handler is not None
-        ],
-        exception_handlers={ServingError: serving_error},
-    )
-    # Made once: making it takes 90 ms, and the event loop would wait.
-    app.state.openapi = bytes(JSONResponse(openapi_document(OPERATIONS)).body)
-    return app

@@ -23,6 +23,7 @@ from cache_dit_serving.config.object_store import object_store
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
+SERVER_NAME = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9._-]*$|^[0-9A-Fa-f:.]+$"
 WEBHOOK_SECRET_PREFIX = "whsec_"
 EMBEDDED_MODEL = "embedded"
 
@@ -382,6 +383,11 @@ class ServerSettings(Section):
     )
     open_routes: tuple[Literal["health", "metrics", "docs"], ...] = Field(
         ("health", "metrics", "docs"), description="What needs no key where there are keys."
+    )
+    allowed_hosts: tuple[Annotated[str, Field(pattern=SERVER_NAME)], ...] = Field(
+        (),
+        description="Names and addresses under which the server answers, without ports; `*.` stands for every name "
+        "below a domain. Left out: all. Probes and /metrics are answered under any.",
     )
     require_cache: bool = Field(
         False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."

@@ -1,0 +1,143 @@
+"""The one matcher of requests and rows of the table: keys, body checks, limits, dispatch, metrics and log follow it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.datastructures import URLPath
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, NoMatchFound, request_response
+from starlette.routing import Match as Fit
+from starlette.types import Receive, Scope, Send
+
+from cache_dit_serving.api.answering import error_response, request_id_of
+from cache_dit_serving.api.docs import openapi_document
+from cache_dit_serving.api.operation import BELOW, Operation
+from cache_dit_serving.api.routes import OPERATIONS
+from cache_dit_serving.errors import InvalidRequest, MethodNotAllowed, NotFound, ServingError
+
+UNKNOWN_ROUTE = "unknown"
+"""Label of every path that is no route's."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+EMPTY_OR_DOTS = re.compile(r"(^|/)\.{0,2}(/|$)")
+"""A segment that some servers and file systems leave out or resolve."""
+
+_MATCH = "match"
+
+
+def _pattern(route: str) -> re.Pattern[str]:
+    """The regular expression of a route's paths."""
+    segment = r"(?P<\1>[^/]+)"
+    below = BELOW.replace("{path}", r"(?P<path>.+)")
+    exact = re.escape(route.removesuffix(BELOW)).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(re.sub(r"\{(\w+)\}", segment, exact) + (below if route.endswith(BELOW) else ""))
+
+
+_ROWS: dict[str, dict[str, Operation]] = {}
+for _operation in OPERATIONS:
+    _ROWS.setdefault(_operation.route, {})[_operation.method] = _operation
+_PATTERNS = {route: _pattern(route) for route in _ROWS if "{" in route}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A request's row of the table."""
+
+    operation: Operation
+    path: str
+    """The request's path without a slash at its end."""
+    parameters: dict[str, str]
+    """Parts of the path, by their names in the route."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A path's route."""
+
+    route: str
+    path: str
+    parameters: dict[str, str]
+
+
+def _find(path: str) -> _Found | None:
+    if not path.endswith("//") and path != "/":
+        path = path.removesuffix("/")
+    if path in _ROWS:
+        return _Found(path, path, {})
+    for route, pattern in _PATTERNS.items():
+        if found := pattern.fullmatch(path):
+            below = found.groupdict().get("path", "-")
+            return None if EMPTY_OR_DOTS.search(below) else _Found(route, path, found.groupdict())
+    return None
+
+
+def match(method: str, path: str) -> Match | NotFound | MethodNotAllowed:
+    """Return the row for a request, or the error that answers it where there is none.
+
+    Args:
+        path: percent-decoded. One slash at its end does not count.
+
+    Raises:
+        InvalidRequest: the path holds control characters, on which routers, logs and databases disagree.
+    """
+    if CONTROL.search(path):
+        raise InvalidRequest("the path holds a control character; remove it (percent-encoded ones count too)")
+    found = _find(path)
+    if found is None:
+        return NotFound("there is no such route; GET /docs lists them")
+    operation = _ROWS[found.route].get("GET" if method == "HEAD" else method)
+    if operation is None:
+        return MethodNotAllowed("this route does not take this method; GET /docs lists those it takes")
+    return Match(operation, found.path, found.parameters)
+
+
+def route_of(path: str) -> str:
+    """Return a path's route or :data:`UNKNOWN_ROUTE`: one of a few names for all paths that clients make up."""
+    found = _find(path)
+    return found.route if found and not CONTROL.search(path) else UNKNOWN_ROUTE
+
+
+def allowed_methods(path: str) -> list[str]:
+    """Return the methods of the `Allow` header of a path; none for a path without a route."""
+    methods = _ROWS.get(route_of(path), {})
+    return sorted({*methods, "HEAD"} if "GET" in methods else methods)
+
+
+def matched(scope: Scope, found: Match) -> Scope:
+    """Return a request's scope with its row, and with its path as the row has it, for the routers below."""
+    state = scope.setdefault("state", {})
+    state[_MATCH] = found
+    return {**scope, "path": found.path, "path_params": found.parameters}
+
+
+class _TableRoute(BaseRoute):
+    """The handlers of the table, each for the requests that :func:`match` found its row for."""
+
+    def matches(self, scope: Scope) -> tuple[Fit, Scope]:
+        found = scope.get("state", {}).get(_MATCH)
+        if not isinstance(found, Match) or found.operation.handler is None:
+            return Fit.NONE, {}
+        return Fit.FULL, {"path_params": found.parameters}
+
+    def url_path_for(self, name: str, /, **path_params: object) -> URLPath:
+        raise NoMatchFound(name, path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = scope["state"][_MATCH].operation.handler
+        await request_response(handler)(scope, receive, send)
+
+
+def mounted_routes() -> Starlette:
+    """An app to mount at "/", for the rows that have a handler."""
+
+    async def serving_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServingError)
+        return error_response(error, request_id_of(request.scope))
+
+    app = Starlette(routes=[_TableRoute()], exception_handlers={ServingError: serving_error})
+    # Made once: making it takes 90 ms, and the event loop would wait.
+    app.state.openapi = bytes(JSONResponse(openapi_document(OPERATIONS)).body)
+    return app
