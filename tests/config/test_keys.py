@@ -36,6 +36,12 @@ def test_a_text_is_a_key_and_several_have_commas() -> None:
         (f"[{{name: a, key: {KEY}, colour: red}}]", "colour"),
         ("[{name: a}]", "sha256"),
         ("[7]", "api_keys"),
+        (f"[{{{KEY}: bob}}]", "unknown field"),
+        (f"{{{KEY}: bob}}", "api_keys"),
+        (f"[{{name: bob, key: {KEY}", "line 1, column"),
+        (f"[{KEY}, [{KEY}]]", "api_keys.1"),
+        ("[2024-13-45]", "no valid value"),
+        ("[" * 3000, "nested too deeply"),
     ],
 )
 def test_what_is_no_key_is_refused_without_telling_it(given: str, sentence: str, tmp_path: Path) -> None:
@@ -51,7 +57,18 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     assert [key.scopes for key in read_keys(file)] == [("generate",), ("admin",)]
     file.write_text("")
     assert read_keys(file) == ()
-    for content in ("{", "a: 1", f"- {{name: bob, key: {KEY}, colour: red}}"):
+    for content in (
+        "{",
+        "a: 1",
+        f"- {{name: bob, key: {KEY}, colour: red}}",
+        f"- {{{KEY}: bob}}",
+        f"{{{KEY}: bob}}",
+        f"- {{name: bob, key: {KEY}",
+        f"- [{KEY}]",
+        f"- *{KEY}",
+        "- 2024-13-45",
+        "[" * 3000,
+    ):
         file.write_text(content)
         with pytest.raises(ConfigError, match="api_keys_file") as error:
             read_keys(file)

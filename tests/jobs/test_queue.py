@@ -71,6 +71,45 @@ def test_a_share_is_of_seconds_and_not_of_requests() -> None:
     assert drained(waiting) == "LabcdMefgh"
 
 
+def test_one_caller_does_not_take_every_place() -> None:
+    waiting = queue()
+    admitted = {"many": 0, "few": 0, "late": 0}
+
+    def ask(caller: str, times: int) -> None:
+        for _ in range(times):
+            if waiting.room_for(caller, 32):
+                waiting.add(generation("x", caller=caller))
+                admitted[caller] += 1
+
+    ask("many", 100)
+    ask("few", 100)
+    ask("many", 100)
+    ask("late", 1)
+    assert admitted == {"many": 24, "few": 6, "late": 1}
+    # A place that becomes free is for those who have fewer than their share.
+    waiting.next()
+    assert not waiting.room_for("many", 32)
+    assert waiting.room_for("late", 32)
+
+
+def test_the_last_place_is_for_a_caller_without_one() -> None:
+    waiting = queue()
+    assert waiting.room_for("many", 1)
+    waiting.add(generation("a", caller="many"))
+    assert not waiting.room_for("many", 2)
+    assert waiting.room_for("few", 2)
+    waiting.add(generation("b", caller="few"))
+    assert not waiting.room_for("late", 2)
+
+
+def test_callers_without_a_name_have_all_places() -> None:
+    waiting = queue()
+    for _ in range(4):
+        assert waiting.room_for("", 4)
+        waiting.add(generation("a"))
+    assert not waiting.room_for("", 4)
+
+
 def test_nobody_saves_up_by_staying_away() -> None:
     waiting = queue()
     for name in "abcd":

@@ -65,7 +65,16 @@ def test_all_outputs_have_one_up_to_a_number(tmp_path: Path) -> None:
     written = [draw(loaded, num_inference_steps=8, **fields).record.profile for fields in asked]
     assert [name is not None for name in written] == [True, False, True, False]
     assert len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(InvalidRequest, match="has written the 2 traces that it may; leave it out"):
+    with pytest.raises(InvalidRequest, match="has written the 2 traces that it may"):
+        draw(loaded, profile=True)
+
+
+def test_traces_are_bounded_in_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = load(profiling(tmp_path, requests="all", max_bytes=1000))
+    written = [draw(loaded, num_inference_steps=2).record.profile for _ in range(2)]
+    assert [name is not None for name in written] == [True, False]
+    assert "the 1,000 bytes of traces of profiling are written" in caplog.text
+    with pytest.raises(InvalidRequest, match="1,000 bytes of traces"):
         draw(loaded, profile=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from safetensors.torch import save_file
 
 from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.pipeline.prompt_cache import PromptCache, _key, _NotKept
-from tests.support.in_process import EMBEDDED, UNCACHED, draw, inside, load
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.in_process import EMBEDDED, UNCACHED, Watch, draw, inside, load
 from tests.support.loras import with_loras
 from tests.support.pictures import apple
 
@@ -50,6 +53,14 @@ def test_another_length_is_another_prompt() -> None:
     for length in (32, 16):
         assert draw(loaded, max_sequence_length=length).record.prompt_misses == 1
     assert draw(loaded, max_sequence_length=32).record.prompt_hits == 1
+
+
+def test_a_caller_does_not_hit_the_prompts_of_another() -> None:
+    loaded = load(UNCACHED)
+    request = GenerateRequest(prompt="a secret", seed=1, num_inference_steps=2)
+    calls = [replace(plan(request, loaded.model), caller=name) for name in ("a", "b", "a", "b", "")]
+    hits = [loaded.runner.sample(call, 0, Watch(lambda done: None)).record.prompt_hits for call in calls]
+    assert hits == [0, 0, 1, 1, 0]
 
 
 def test_it_is_bounded_in_bytes_and_the_one_used_longest_ago_goes_first() -> None:

@@ -42,6 +42,7 @@ CALL = GenerationCall(
     loras=(LoraChoice("a", 0.5),),
     clip=ClipSpec(9, 16.0),
     makes=MediaKind.CLIP,
+    caller="shop",
 )
 
 
@@ -58,7 +59,18 @@ def test_a_call_arrives_as_it_was_sent(index: int) -> None:
     message, pictures = wire.wired(CALL, index)
     back = wire.unwired(wire.WireCall.model_validate(over_json(message)), pictures)
     assert back.drawings == (CALL.drawings[index],)
-    for name in ("num_inference_steps", "passes", "pipeline_class", "pixels", "loras", "clip", "makes", "profile"):
+    single = (
+        "num_inference_steps",
+        "passes",
+        "pipeline_class",
+        "pixels",
+        "loras",
+        "clip",
+        "makes",
+        "profile",
+        "caller",
+    )
+    for name in single:
         assert getattr(back, name) == getattr(CALL, name), name
     assert {name: value for name, value in back.arguments.items() if name not in ("image", "video")} == {
         name: value for name, value in CALL.arguments.items() if name not in ("image", "video")

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import bentoml
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from cache_dit_serving.api.access import caller_of
 from cache_dit_serving.api.docs import SWAGGER_PAGE
+from cache_dit_serving.api.followers import HEADERS, EventStream
 from cache_dit_serving.api.jobs import JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
@@ -84,9 +85,9 @@ async def job_events(request: Request) -> Response:
     seen, record = last_event_of(request.headers), await jobs.find(request.path_params["id"], caller)
     if record.state.final and not events_of(record, seen):
         return Response(status_code=204)  # an EventSource that comes again is to stay away
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    stream = jobs.events(record, seen, caller) if request.method == "GET" else iter(())
-    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    if request.method == "HEAD":
+        return Response(media_type="text/event-stream", headers=HEADERS)
+    return EventStream(jobs.events(record, seen, caller), jobs.followers, caller.name)
 
 
 async def models(request: Request) -> Response:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cache_dit_serving.api.access import Caller
+from cache_dit_serving.api.followers import Followers
 from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.kept_jobs import KeptJobs
 from cache_dit_serving.api.native import NativeApi
@@ -62,6 +63,7 @@ class JobsApi:
         self._public_url = (native.settings.outputs.public_url or "").rstrip("/")
         self._worker = native.worker
         self._kept = KeptJobs(native)
+        self.followers = Followers(native.settings.limits.max_followers)
 
     def start(self) -> None:
         """Open the database, and care for what is in it from then on; in the event loop."""

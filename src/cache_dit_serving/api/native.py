@@ -261,7 +261,7 @@ def _check_scope(asked: Received) -> None:
 
 def _generation(call: GenerationCall, asked: Received, priority: int) -> Generation:
     """With what the body's reading had to adjust among its warnings."""
-    generation = Generation(asked.id, call, priority, asked.caller.name)
+    generation = Generation(asked.id, replace(call, caller=asked.caller.name), priority, asked.caller.name)
     for warning in asked.warnings:
         generation.warn(warning)
     return generation

@@ -15,6 +15,7 @@ from cache_dit_serving.errors import (
     NotReady,
     QueueFull,
     RangeNotSatisfiable,
+    RateLimited,
     RunnerLost,
     StoreUnavailable,
 )
@@ -118,7 +119,7 @@ OPERATIONS = (
         "/jobs/{id}/events",
         "What becomes of a job, as it happens: server-sent events.",
         ("text/event-stream",),
-        (InvalidRequest, NotFound, StoreUnavailable),
+        (InvalidRequest, NotFound, RateLimited, StoreUnavailable),
         tag=JOBS,
         handler=handlers.job_events,
         headers={"Last-Event-ID": "Events up to this one are left out."},

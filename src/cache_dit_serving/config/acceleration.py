@@ -159,6 +159,9 @@ class ProfilingSettings(Section):
     with_stack: bool = Field(False, description="With the Python source of each operation; large.")
     record_shapes: bool = Field(False, description="With the shapes of each operation's tensors.")
     max_traces: int = Field(100, ge=1, description="After so many, a worker writes none until its next start.")
+    max_bytes: int = Field(
+        2**30, ge=1, description="Or after so many bytes of traces; one of 100 steps may have 100 MB."
+    )
 
 
 class ParallelismSettings(Section):

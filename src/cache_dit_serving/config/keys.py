@@ -11,7 +11,7 @@ import yaml
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.findings import findings_of
+from cache_dit_serving.findings import Finding, findings_of
 from cache_dit_serving.section import Section
 
 LEAST_CHARACTERS = 16
@@ -70,6 +70,16 @@ ApiKeys = Annotated[tuple[ApiKey, ...], BeforeValidator(_from_text)]
 _READ: TypeAdapter[tuple[ApiKey, ...]] = TypeAdapter(ApiKeys)
 
 
+def explain_key(finding: Finding) -> str:
+    """Return a finding about a list of keys in words. A long unknown name is left out: it may be a key, misplaced."""
+    if finding.kind != "extra_forbidden":
+        return f"'{finding.field}': {finding.message}"
+    name = finding.keys[-1]
+    said = f"unknown field '{name}'" if len(name) < LEAST_CHARACTERS else "unknown field"
+    known = ", ".join(("key", *ApiKey.model_fields))
+    return f"'{'.'.join(finding.keys[:-1])}': {said}; known ones: {known}"
+
+
 def read_keys(file: Path) -> tuple[ApiKey, ...]:
     """The keys of a YAML or JSON file: a list as of `server.api_keys`.
 
@@ -79,9 +89,10 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
     try:
         return _READ.validate_python(yaml.safe_load(file.read_text(encoding="utf-8")) or ())
     except ValidationError as error:
-        said = "; ".join(f"{finding.field}: {finding.message or 'is unknown'}" for finding in findings_of(error))
+        said = "; ".join(map(explain_key, findings_of(error)))
     except (OSError, UnicodeDecodeError) as error:
         said = type(error).__name__
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
+        # PyYAML 6 raises ValueError for a date that there is none of, RecursionError for deep nesting.
         said = "it is not YAML"
     raise ConfigError(f"server.api_keys_file cannot be read: {said}")

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cache_dit_serving.config.catalog import CONFIGS, Recognised, config_names, recognise
+from cache_dit_serving.config.keys import explain_key
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import and_more, findings_of, known_keys, model_of_field, nearest_key, not_supported
@@ -27,6 +28,9 @@ DEFAULT_CONFIG = "embedded"
 GENERIC_CONFIG = "generic"
 """Knows nothing of a model: every default is the pipeline's own."""
 MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""PyYAML 6 raises ValueError for a date that there is none of, RecursionError for deep nesting."""
+API_KEYS = ("server", "api_keys")
 REVISION_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__REVISION"
 
 
@@ -39,8 +43,10 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     file = config_file(chosen_config(environ).name)
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    except NOT_YAML as error:
+        raise ConfigError(f"{file}: cannot be read as YAML: {_place_of(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
     for section in ("cache", "parallelism", "quantize"):
@@ -128,8 +134,8 @@ def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[st
             # Below a free mapping (pipeline_arguments) no field converts the text: YAML decides there.
             as_yaml = text[:1] in "[{" or text == "null" or model is None
             node[_spelling(leaf, model)] = yaml.safe_load(text) if as_yaml else text
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{name} is not valid YAML: {error}") from error
+        except NOT_YAML as error:
+            raise ConfigError(f"{name} is not valid YAML: {_place_of(error)}") from None
     return names
 
 
@@ -137,7 +143,9 @@ def explain(error: ValidationError) -> str:
     """Pydantic's findings, each with its dotted key, and the nearest known key for an unknown one."""
     sentences = []
     for finding in findings_of(error):
-        if finding.kind == "extra_forbidden":
+        if finding.keys[:2] == API_KEYS:
+            sentences.append(explain_key(finding))
+        elif finding.kind == "extra_forbidden":
             known = known_keys(Settings, finding.keys[:-1])
             nearest = nearest_key(finding.keys[-1], known)
             hint = f"did you mean '{nearest}'?" if nearest else f"known keys: {', '.join(known)}"
@@ -145,6 +153,14 @@ def explain(error: ValidationError) -> str:
         else:
             sentences.append(f"'{finding.field}': {finding.message}" if finding.field else finding.message)
     return "; ".join(sentences) + and_more(error)
+
+
+def _place_of(error: Exception) -> str:
+    """Where YAML ends to be YAML, without the text there: it may be a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "it holds no valid value"
 
 
 def _spelling(name: str, model: type[BaseModel] | None) -> str:

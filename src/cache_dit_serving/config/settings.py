@@ -172,6 +172,7 @@ class Limits(Section):
 
     max_queue: int = Field(32, ge=1, description="Generations that may wait; the next one gets 429.")
     max_priority: int = Field(0, ge=0, le=100, description="Greatest `priority` of a request; 0: all are equal.")
+    max_followers: int = Field(64, ge=1, description="Event streams of jobs that one caller may follow, at a worker.")
     max_kept_jobs: int = Field(1000, ge=0, description="Jobs that have ended and are kept with their files.")
     keep_jobs_s: float = Field(86400, ge=0, description="Seconds after its end that a job is kept with its files.")
     max_request_s: float = Field(1800, gt=0, description="Seconds from admission after which a request gets 504.")

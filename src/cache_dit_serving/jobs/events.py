@@ -6,6 +6,7 @@ An event's number follows from what it says, so that a follower that comes again
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pydantic import BaseModel
 
@@ -46,21 +47,27 @@ def events_of(record: JobRecord, seen: int) -> list[Event]:
     events: list[Event] = []
     for number, (state, at) in enumerate(record.history, 1):
         told = STRIDE * number
-        if state.final:
+        if told <= seen:
+            continue
+        if state.final and told - 1 > seen:
             if record.result is not None:
                 events.append(Event(told - 1, EventKind.RESULT, record.result))
             if record.error is not None:
                 events.append(Event(told - 1, EventKind.FAILURE, record.error))
-        events.append(
-            Event(told, EventKind.STATE, JobMoment(state=state, at=timestamp(at)).model_dump_json()),
-        )
-    if record.state is JobState.RUNNING and record.step:
-        progress = JobProgress(
-            step=record.step,
-            steps=record.steps,
-            cached_steps=record.cached_steps,
-            seconds_left=record.seconds_left,
-        )
-        number = STRIDE * len(record.history) + record.step
-        events.append(Event(number, EventKind.PROGRESS, progress.model_dump_json()))
-    return [event for event in events if event.number is not None and event.number > seen]
+        events.append(Event(told, EventKind.STATE, _moment(state, at)))
+    number = STRIDE * len(record.history) + record.step
+    if record.state is JobState.RUNNING and record.step and number > seen:
+        progress = _progress(record.step, record.steps, record.cached_steps, record.seconds_left)
+        events.append(Event(number, EventKind.PROGRESS, progress))
+    return events
+
+
+# Made once for all followers of a job.
+@lru_cache(maxsize=256)
+def _moment(state: JobState, at: float) -> str:
+    return JobMoment(state=state, at=timestamp(at)).model_dump_json()
+
+
+@lru_cache(maxsize=256)
+def _progress(step: int, steps: int, cached_steps: int, seconds_left: float | None) -> str:
+    return JobProgress(step=step, steps=steps, cached_steps=cached_steps, seconds_left=seconds_left).model_dump_json()

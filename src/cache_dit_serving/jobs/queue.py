@@ -20,6 +20,8 @@ OVERTAKEN = 10.0
 
 Without a bound a long one waits for ever where short ones keep coming.
 """
+SHARE = 3
+"""Places that a caller may hold for each one that is free."""
 UNKNOWN_S = 1.0
 """Duration of a generation of which nothing is known."""
 
@@ -66,6 +68,19 @@ class Queue:
 
     def __contains__(self, generation: Generation) -> bool:
         return generation in self._waiting
+
+    def room_for(self, caller: str, places: int) -> bool:
+        """Return whether a caller may have one more of the queue's `places`.
+
+        Callers share them by a dynamic threshold (Choudhury and Hahne, 1998, for buffers of switches): each may hold up
+        to :data:`SHARE` times as many as are free. One caller alone gets three quarters. However often it asks, a
+        caller without a place finds one. Callers without a name are not told apart.
+        """
+        free = places - len(self._waiting)
+        own = sum(generation.caller == caller for generation in self._waiting)
+        if not caller or not own:
+            return free > 0
+        return free > 1 and own < SHARE * free
 
     def add(self, generation: Generation) -> None:
         """Let a generation wait."""

@@ -140,9 +140,12 @@ class PipelineWorker:
                     f"{live} generations of this key wait or run, as many as it may have; come back later",
                     retry_after_s=self._seconds_until_room(),
                 )
-            if len(self._waiting) >= self._max_queue:
+            if not self._waiting.room_for(generation.caller, self._max_queue):
+                full = len(self._waiting) >= self._max_queue
                 raise QueueFull(
-                    f"{len(self._waiting)} generations are waiting, as many as this server lets wait; come back later",
+                    f"{len(self._waiting)} generations are waiting, as many as this server lets wait; come back later"
+                    if full
+                    else f"this key's share of the queue of {self._max_queue} is taken; come back later",
                     retry_after_s=self._seconds_until_room(),
                 )
             # From here only this thread's work resolves it: whoever waits on it may go, but not cancel it.

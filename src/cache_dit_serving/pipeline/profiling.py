@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -56,7 +56,7 @@ class Profiler:
             LoadError: the folder cannot be written, or there is no GPU whose activities alone are wanted.
         """
         self._settings = settings
-        self._written = 0
+        self._written = self._bytes = 0
         self._activities = [torch.profiler.ProfilerActivity.CPU] if "cpu" in settings.activities else []
         if "gpu" in settings.activities and device.type == "cuda":
             self._activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -77,20 +77,30 @@ class Profiler:
         """
         if asked is AskedToProfile.NO:
             return NO_TRACE
-        if self._written >= self._settings.max_traces:
+        if (most := self._most()) is not None:
             if asked is AskedToProfile.BY_REQUEST:
-                most = f"profile: this server has written the {self._settings.max_traces} traces that it may"
-                raise InvalidRequest(f"{most}; leave it out", param="profile")
+                raise InvalidRequest(f"profile: this server has written the {most} that it may", param="profile")
             return NO_TRACE
         self._written += 1
-        if self._written == self._settings.max_traces:
-            logger.warning("profiling.max_traces is reached: no more traces are written until the next start")
-        return _Recorded(self._settings, self._activities)
+        return _Recorded(self._settings, self._activities, self._count)
+
+    def _most(self) -> str | None:
+        """The limit that is reached, in words; None: there is room for a trace."""
+        if self._written >= self._settings.max_traces:
+            return f"{self._settings.max_traces:,} traces"
+        return f"{self._settings.max_bytes:,} bytes of traces" if self._bytes >= self._settings.max_bytes else None
+
+    def _count(self, size: int) -> None:
+        """Add the bytes of a trace that was written."""
+        self._bytes += size
+        if (most := self._most()) is not None:
+            logger.warning("the %s of profiling are written: no more until the next start", most)
 
 
 class _Recorded(Trace):
-    def __init__(self, settings: ProfilingSettings, activities: list[Any]) -> None:
+    def __init__(self, settings: ProfilingSettings, activities: list[Any], count: Callable[[int], None]) -> None:
         self._settings = settings
+        self._count = count
         self._profile = torch.profiler.profile(
             activities=activities, record_shapes=settings.record_shapes, with_stack=settings.with_stack
         )
@@ -124,6 +134,7 @@ class _Recorded(Trace):
         try:
             self._profile.export_chrome_trace(str(unfinished))
             _name_steps(unfinished, cached_steps)
+            self._count(unfinished.stat().st_size)
             unfinished.rename(file)
         except OSError:
             logger.exception("the trace could not be written")

@@ -2,7 +2,8 @@
 
 diffusers' pipelines encode in their method `encode_prompt`, which reads nothing but its arguments and the weights. So
 what it returned stands for the same arguments: their values, and of pictures their pixels. Where an argument is
-anything else (a tensor, a generator) nothing is kept.
+anything else (a tensor, a generator) nothing is kept. Each caller's are apart: a hit, or its time, would tell one
+caller that another sent the same prompt.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class PromptCache:
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._heard: list[Heard] = []
         self._use = Use()
+        self._caller = ""
         self.held_bytes = 0
 
     def install(self, pipe: DiffusionPipeline) -> None:
@@ -77,7 +79,7 @@ class PromptCache:
             try:
                 bound = signature.bind(*args, **kwargs)
                 bound.apply_defaults()
-                key = (type(pipe).__name__, self._encoder_loras(), _key(dict(bound.arguments)))
+                key = (self._caller, type(pipe).__name__, self._encoder_loras(), _key(dict(bound.arguments)))
             except (_NotKept, TypeError):
                 self._use.not_kept += 1
                 return encode(*args, **kwargs)
@@ -95,13 +97,14 @@ class PromptCache:
         pipe.encode_prompt = encode_prompt
 
     @contextmanager
-    def used(self, heard: list[Heard]) -> Iterator[Use]:
+    def used(self, heard: list[Heard], caller: str = "") -> Iterator[Use]:
         """Count the calls meanwhile.
 
         Args:
+            caller: name of the caller whose prompts are encoded.
             heard: what tokenizers are asked meanwhile; of embeddings that were kept, what they had been asked is added.
         """
-        self._use, self._heard = Use(), heard
+        self._use, self._heard, self._caller = Use(), heard, caller
         yield self._use
 
     def flush(self) -> int:

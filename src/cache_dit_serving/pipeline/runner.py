@@ -248,7 +248,7 @@ class PipelineRunner:
             torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
             self._steps_reported(after_step, show) as callback,
             listening(part.tokenizers) as heard,
-            self._prompts.used(heard) as prompts,
+            self._prompts.used(heard, call.caller) as prompts,
         ):
             torch.manual_seed(drawing.seed)
             output = part.pipe(

@@ -62,6 +62,8 @@ class GenerationCall:
     output: OutputSpec = field(default_factory=OutputSpec)
     warnings: tuple[RequestWarning, ...] = ()
     """Parts of the request that had no effect."""
+    caller: str = ""
+    """Name of the sender. Embeddings of one caller's prompts are kept apart from another's."""
 
     @property
     def cache(self) -> CacheChoice:

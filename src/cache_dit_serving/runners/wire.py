@@ -74,6 +74,7 @@ class WireCall(Message):
     clip: tuple[int, float] | None
     makes: MediaKind
     profile: AskedToProfile
+    caller: str
 
 
 class Hello(Message):
@@ -343,6 +344,7 @@ def wired(call: GenerationCall, index: int) -> tuple[WireCall, list[bytes]]:
         clip=(call.clip.num_frames, call.clip.fps) if call.clip else None,
         makes=call.makes,
         profile=call.profile,
+        caller=call.caller,
     )
     return message, [picture.tobytes() for picture in pictures]
 
@@ -364,6 +366,7 @@ def unwired(message: WireCall, attachments: list[bytes]) -> GenerationCall:
         clip=ClipSpec(*message.clip) if message.clip else None,
         makes=message.makes,
         profile=message.profile,
+        caller=message.caller,
     )
 
 
