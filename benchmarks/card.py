@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
@@ -15,7 +17,8 @@ from benchmarks.full_size import say
 
 
 def flop_of_step(pipe: Any, fields: dict[str, Any]) -> tuple[float, torch.Tensor]:
-    """Floating-point operations of a step, and the query of its first attention, by a picture of two steps.
+    """Floating-point operations of a step, and the query of the transformer's first attention, by a picture of two
+    steps.
 
     Attention is counted as two matrix products, which other kernels hide from the counter.
 
@@ -24,28 +27,36 @@ def flop_of_step(pipe: Any, fields: dict[str, Any]) -> tuple[float, torch.Tensor
     """
     counted: list[int] = []
     queries: list[torch.Tensor] = []
-    forward, attend = pipe.transformer.forward, torch.nn.functional.scaled_dot_product_attention
-
-    def attending(query: Any, *args: Any, **kwargs: Any) -> Any:
-        if not queries:
-            queries.append(query.detach().clone())
-        return attend(query, *args, **kwargs)
+    forward = pipe.transformer.forward
 
     def counting(*args: Any, **kwargs: Any) -> Any:
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with _first_query(queries), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             made = forward(*args, **kwargs)
         counted.append(counter.get_total_flops())
         return made
 
     pipe.transformer.forward = counting
-    torch.nn.functional.scaled_dot_product_attention = attending
     try:
         with torch.inference_mode():
             pipe(generator=torch.Generator("cpu").manual_seed(1), **fields | {"num_inference_steps": 2})
     finally:
         pipe.transformer.forward = forward
-        torch.nn.functional.scaled_dot_product_attention = attend
     return sum(counted) / 2, queries[0]
+
+
+@contextmanager
+def _first_query(queries: list[torch.Tensor]) -> Iterator[None]:
+    """Append the query of the first attention to an empty list. Text encoders attend too: enter it around the
+    transformer alone."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def attending(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not queries:
+            queries.append(query.detach().clone())
+        return attend(query, *args, **kwargs)
+
+    with patch.object(torch.nn.functional, "scaled_dot_product_attention", attending):
+        yield
 
 
 def attention_ms(backends: list[str], query: torch.Tensor) -> dict[str, float]:

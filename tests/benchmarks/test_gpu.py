@@ -7,12 +7,17 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import full_size
+from benchmarks.card import flop_of_step
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.pipeline.load import load_pipeline
 
 BILLIONS = {
     "flux.1-dev": {"text_encoder": 0.12, "text_encoder_2": 4.76, "transformer": 11.90, "vae": 0.08},
@@ -62,6 +67,20 @@ def test_the_table_of_accelerations_from_end_to_end() -> None:
         assert float(times) == pytest.approx(float(cells[0][1]) / float(seconds), rel=0.1)
     assert re.search(r"Serving adds [\d.]+ ms .* [\d.]+ %; [\d.]+ ms of them make the PNG file", page)
     assert "the figures say nothing about the model" in page
+
+
+@pytest.mark.parametrize("model", list(full_size.MODELS))
+def test_attention_is_measured_on_the_transformers_query(model: str, tmp_path: Path) -> None:
+    full_size.write(model, tmp_path / model, tiny=True)
+    tree = {"model": {"path": str(tmp_path / model), "weights": "random", "dtype": "float32"}}
+    pipe: Any = load_pipeline(Settings.model_validate(tree), full_size.say)
+    fields = full_size.request_of(model) | {"prompt": "a cat", "width": 64, "height": 64, "output_type": "latent"}
+    flop, query = flop_of_step(pipe, fields)
+    config = pipe.transformer.config
+    assert query.shape[1] == config.num_attention_heads
+    assert query.shape[3] == config.attention_head_dim
+    assert query.shape[2] > (64 // 16) ** 2  # the picture's tokens and the prompt's
+    assert flop > 0
 
 
 @pytest.mark.parametrize("benchmark", ["benchmarks.gpu", "benchmarks.gpu_ranks"])
