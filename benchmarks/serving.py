@@ -101,12 +101,7 @@ def server(environ: Mapping[str, str] = MappingProxyType({})) -> Iterator[Runnin
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        while True:
-            try:
-                if requests.get(f"{url}/readyz", timeout=5).status_code == 200:
-                    break
-            except requests.ConnectionError:
-                pass
+        while not is_ready(url):
             if process.poll() is not None:
                 raise RuntimeError(f"the server ended:\n{log.read_text()}")
             time.sleep(0.02)
@@ -114,6 +109,15 @@ def server(environ: Mapping[str, str] = MappingProxyType({})) -> Iterator[Runnin
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def is_ready(url: str, timeout_s: float = 5) -> bool:
+    """Return whether a server answers /readyz with 200. One that is silent for `timeout_s` is still loading: imports
+    and the start of CUDA can hold the worker's interpreter for seconds."""
+    try:
+        return requests.get(f"{url}/readyz", timeout=timeout_s).status_code == 200
+    except (requests.ConnectionError, requests.Timeout):
+        return False
 
 
 class Client:
