@@ -9,15 +9,16 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+import torch._inductor
 
-from cache_dit_serving.config.acceleration import CompileSettings
+from cache_dit_serving.config.acceleration import CompileSettings, QuantizeSettings
 from cache_dit_serving.config.settings import LoraSettings, ServerSettings, Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline import compiling
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded
 from tests.support.families import save_family
-from tests.support.in_process import EMBEDDED, draw, load
+from tests.support.in_process import EMBEDDED, UNCACHED, draw, load
 from tests.support.loras import save_lora, with_loras
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch about itself
@@ -122,6 +123,32 @@ def test_blocks_are_those_of_the_cache_where_the_class_names_none(tmp_path: Path
     assert all(block._compiled_call_impl is not None for block in pipe.transformer.transformer_blocks)
     with pytest.raises(LoadError, match="has no repeated blocks that are known"):
         compiling.compile_blocks(pipe, [], CompileSettings())
+
+
+AS_TORCHAO_LEAVES_THEM = {"coordinate_descent_tuning": True, "coordinate_descent_check_all_directions": True}
+
+
+@pytest.mark.parametrize(("mode", "tuned"), [("default", False), ("max-autotune", True)])
+def test_kernels_are_tuned_under_max_autotune_alone_and_the_results_are_kept(
+    mode: str, tuned: bool, tmp_path: Path
+) -> None:
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(save_family("PixArtAlpha", tmp_path))
+    settings = CompileSettings.model_validate({"mode": mode})
+    inductor: Any = torch._inductor.config
+    with inductor.patch(AS_TORCHAO_LEAVES_THEM | {"autotune_local_cache": False}):
+        compiling.compile_blocks(pipe, ["transformer.transformer_blocks"], settings)
+        assert [getattr(inductor, name) for name in AS_TORCHAO_LEAVES_THEM] == [tuned, tuned]
+        assert inductor.autotune_local_cache
+        assert not inductor.triton.cudagraphs
+
+
+def test_torchao_still_turns_the_tuning_on() -> None:
+    inductor: Any = torch._inductor.config
+    with inductor.patch(dict.fromkeys(AS_TORCHAO_LEAVES_THEM, False)):
+        load(UNCACHED.model_copy(update={"quantize": QuantizeSettings(quant_type="float8_weight_only")}))
+        assert {name: getattr(inductor, name) for name in AS_TORCHAO_LEAVES_THEM} == AS_TORCHAO_LEAVES_THEM, (
+            "pipeline/compiling.py need not turn it off for torchao any more"
+        )
 
 
 def test_sizes_want_a_warm_up() -> None:

@@ -125,7 +125,9 @@ class CompileSettings(Section):
     """torch.compile of the transformers' repeated blocks. `compile: {}` has it with the defaults."""
 
     mode: Literal["default", "max-autotune"] = Field(
-        "default", description="max-autotune tries several kernels for each product: a longer start, faster steps."
+        "default",
+        description="max-autotune tries several kernels for each product and tunes each of the others: a longer start, "
+        "faster steps.",
     )
     dynamic: bool = Field(
         True, description="One graph for every size; false: a size is compiled when it is first drawn, for itself."

@@ -60,9 +60,7 @@ def compile_blocks(
     Raises:
         LoadError: there are none.
     """
-    import cache_dit
-
-    cache_dit.set_compile_configs(compute_comm_overlap=overlap)
+    _configure_inductor(settings, overlap=overlap)
     warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")  # quantised weights
     dynamic, mode = True if settings.dynamic else None, MODES[settings.mode]
     compiled = 0
@@ -79,6 +77,22 @@ def compile_blocks(
     if not compiled:
         raise LoadError(f"compile: a {type(pipe).__name__} has no repeated blocks that are known; leave compile out")
     logger.info("%d blocks are compiled when they first run", compiled)
+
+
+def _configure_inductor(settings: CompileSettings, *, overlap: bool) -> None:
+    """Set the options of torch's compiler, which are global to the process.
+
+    cache-dit 1.5.3 turns coordinate descent on and the cache of its results off: each Triton kernel is compiled and
+    timed in tens of configurations at every start, which takes minutes on a GPU. torchao 0.18 turns it on too, as it
+    quantises. It belongs to `max-autotune`, and `compile.folder` keeps its results.
+    """
+    import cache_dit
+    import torch._inductor
+
+    cache_dit.set_compile_configs(compute_comm_overlap=overlap, autotune_local_cache=True)
+    inductor: Any = torch._inductor.config
+    tuned = settings.mode == "max-autotune"
+    inductor.coordinate_descent_tuning = inductor.coordinate_descent_check_all_directions = tuned
 
 
 def compiled_graphs() -> int:
