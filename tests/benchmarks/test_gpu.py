@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import full_size
+from benchmarks import full_size, gpu
 from benchmarks.card import flop_of_step
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.settings import Settings
@@ -30,6 +31,10 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *words], check=False, cwd=BUNDLE_ROOT, capture_output=True, text=True, timeout=420
     )
+
+
+def facts_with(milliseconds: dict[str, float]) -> gpu.Facts:
+    return gpu.Facts(flop=1.0, rate=1.0, backends=milliseconds, quant_type="float8_per_row")
 
 
 def printed(*words: str) -> str:
@@ -81,6 +86,29 @@ def test_attention_is_measured_on_the_transformers_query(model: str, tmp_path: P
     assert query.shape[3] == config.attention_head_dim
     assert query.shape[2] > (64 // 16) ** 2  # the picture's tokens and the prompt's
     assert flop > 0
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "backend"),
+    [
+        ({"native": 1.0, "_native_cudnn": 0.98}, "native"),
+        ({"native": 1.0, "_native_cudnn": 0.9}, "_native_cudnn"),
+        ({"native": 1.0}, "native"),
+    ],
+)
+def test_an_attention_backend_gets_a_row_if_it_is_faster_by_more_than_noise(
+    milliseconds: dict[str, float], backend: str
+) -> None:
+    assert facts_with(milliseconds).backend == backend
+
+
+@pytest.mark.parametrize(("without", "compiled"), [((), True), (("compile",), False)])
+def test_quantised_weights_are_measured_compiled(without: tuple[str, ...], compiled: bool) -> None:
+    arguments = argparse.Namespace(mask="ultra", without=without)
+    trees = gpu._trees(facts_with({"native": 1.0}), arguments)
+    assert trees["quantised"]["QUANTIZE__QUANT_TYPE"] == "float8_per_row"
+    for row in ("quantised", "all together"):
+        assert ("COMPILE__DYNAMIC" in trees[row]) is compiled
 
 
 @pytest.mark.parametrize("benchmark", ["benchmarks.gpu", "benchmarks.gpu_ranks"])
