@@ -13,6 +13,7 @@ import torch
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from cache_dit_serving.pipeline.memory import MemoryUse
 from cache_dit_serving.pipeline.protocol import Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -22,6 +23,7 @@ from tests.support.in_process import (
     STEPS,
     UNCACHED,
     draw,
+    inside,
     load,
     with_cache,
 )
@@ -157,3 +159,14 @@ def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: 
         image = draw(loaded, guidance_scale=scale, num_inference_steps=6)
         assert image.record.cache.executed_steps == 6
         assert bool(image.record.stats[0].cfg_diffs) == (passes == 2)
+
+
+def test_denoising_is_timed_from_the_end_of_the_text_encoders_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU cannot be had: its queue is stood for by the calls that wait for it."""
+    loaded = load(UNCACHED)
+    seen: list[int | str] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: seen.append("waited"))
+    monkeypatch.setattr(inside(loaded), "_device", torch.device("mps"))
+    monkeypatch.setattr(inside(loaded), "_memory_use", MemoryUse(torch.device("cpu")))
+    draw(loaded, seen.append, num_inference_steps=3)
+    assert seen == ["waited", 1, 2, "waited", 3]

@@ -145,8 +145,6 @@ class PipelineRunner:
         return replace(image, record=replace(image.record, cache=report.model_copy(update={"redrawn": 1})))
 
     def _sample_once(self, call: GenerationCall, drawing: Drawing, watch: Watch) -> Drawn:
-        import torch
-
         from cache_dit_serving.pipeline.clock import StepClock
         from cache_dit_serving.pipeline.memory import is_out_of_memory
         from cache_dit_serving.pipeline.placing import release
@@ -164,10 +162,7 @@ class PipelineRunner:
             clock.mark()
             trace.stage(f"step {done}" if done < call.num_inference_steps else "decode")
             if done >= call.num_inference_steps:
-                # Kernels run behind Python: the last step ends when the device is done with it.
-                if self._device.type != "cpu":
-                    torch.accelerator.synchronize(self._device)
-                denoised = time.perf_counter()
+                denoised = self._device_time()
             before, reused = reused, self._cache.reused_blocks()
             cached += reused > before
             watch.progress(done, cached)
@@ -338,10 +333,21 @@ class PipelineRunner:
         seen = record.executed_steps if record is not None else scheduled
         return scheduled if scheduled and seen == scheduled else call.num_inference_steps
 
+    def _device_time(self) -> float:
+        """Return the time once the device has done all it was given, since kernels run behind Python.
+
+        It waits: for the two ends of denoising, never for a step between them.
+        """
+        import torch
+
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        return time.perf_counter()
+
     def _note_forward(self, module: object, args: object) -> None:
         self._forward_passes += 1
         if self._first_forward is None:
-            self._first_forward = time.perf_counter()
+            self._first_forward = self._device_time()
             if self._clock is not None:
                 self._clock.mark()
             if self._trace is not None:
