@@ -1,4 +1,4 @@
-"""Which rooms know torch: a fresh process imports the others, and none of the heavy libraries comes with them."""
+"""A fresh process imports the folders that do without torch, and no heavy library comes with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "diffusers", "transformers", "cache_dit")
+HEAVY = ("torch", "diffusers", "transformers", "cache_dit", "av")
 IMPORTER = """
 import importlib, pkgutil, sys
 package = importlib.import_module(sys.argv[1])

@@ -6,14 +6,16 @@ import io
 import json
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.formats import AudioFormat
 from cache_dit_serving.media.values import Array, Sound
+
+if TYPE_CHECKING:
+    import av
 
 CODECS: dict[AudioFormat, str] = {"wav": "pcm_s16le", "flac": "flac"}
 LAYOUTS = {1: "mono", 2: "stereo"}
@@ -30,6 +32,8 @@ def encode_sound(sound: Sound, audio_format: AudioFormat, parameters: dict[str, 
     Args:
         parameters: what made it; goes into the file's comment as JSON.
     """
+    import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
+
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=audio_format) as container:
         container.metadata["comment"] = json.dumps(parameters, sort_keys=True)
@@ -48,6 +52,8 @@ class Track:
     """The sound of a video while it is written, as AAC."""
 
     def __init__(self, container: Any, sound: Sound) -> None:
+        import av
+
         self._container, self._sound = container, sound
         rate = sound.rate if sound.rate in AAC_RATES else USUAL_RATE
         self._stream = container.add_stream("aac", rate=rate, layout=_layout(sound))
@@ -55,6 +61,8 @@ class Track:
 
     def write(self) -> None:
         """All of it. The container puts it between the frames."""
+        import av
+
         for index, samples in enumerate(_seconds(self._sound)):
             plane = np.ascontiguousarray(samples.clip(-1, 1), dtype=np.float32)
             frame = av.AudioFrame.from_ndarray(plane, format="fltp", layout=_layout(self._sound))

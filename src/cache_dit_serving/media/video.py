@@ -13,9 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
 from cache_dit_serving.media.formats import VideoFormat
@@ -46,6 +44,9 @@ def encode_clip(clip: Clip, video_format: VideoFormat, parameters: dict[str, Any
 
 def _mp4(clip: Clip, text: str) -> bytes:
     """H.264, yuv420p, BT.709, with the index in front of the frames so that players begin before the file is whole."""
+    import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
     # A file: with its index in front, ffmpeg opens what it has written a second time, by name.
     with tempfile.TemporaryDirectory(prefix="clip-") as folder:
         path = Path(folder) / "clip.mp4"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import av
 from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
@@ -43,6 +42,8 @@ def read_video(content: bytes, settings: InputSettings, param: str, most_frames:
     Raises:
         InvalidRequest: naming `param` and the remedy.
     """
+    import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
+
     demuxer = _demuxer_of(content)
     if demuxer is None:
         raise InvalidRequest(f"{param} is not a video this server reads; send MP4 or WebM", param=param)
