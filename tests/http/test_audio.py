@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from tests.support.families import save_audio
+from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server, ready, serving
 
 WHOLE_S = 511 / 1_000
@@ -103,3 +104,7 @@ def test_a_bad_field_is_named_and_nothing_is_disturbed(audio: Server, body: str,
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == param
     assert audio.generate(seed=3).status_code == 200
+
+
+def test_every_method_answers_as_published_and_by_bentomls_clients(audio: Server) -> None:
+    keeps_to_what_it_publishes(audio, prompt="a bell", seed=2, include_stats=True)

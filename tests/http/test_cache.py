@@ -153,7 +153,7 @@ def test_wrong_fields_are_refused_by_name(server: Server, fields: dict[str, Any]
 
 
 def test_bentomls_client_takes_the_new_fields_and_routes(server: Server) -> None:
-    with bentoml.SyncHTTPClient(server.url) as client:
+    with bentoml.SyncHTTPClient(server.url, timeout=120) as client:
         answer = client.generate(prompt="a cat", seed=1, speed="high", cache={"max_cached_steps": 3}, deadline_s=60.0)
         assert answer["cache"]["cached_steps"] == 3
         compared = client.compare(prompt="a cat", seed=1, num_inference_steps=12)

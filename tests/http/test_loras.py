@@ -15,6 +15,7 @@ from PIL import Image
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.loras import save_lora
+from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server, ready, serving
 
 
@@ -129,3 +130,7 @@ def test_what_cannot_be_loaded_or_freed_says_so(
     answer = server_with_loras.session.request(method, server_with_loras.url + path, timeout=30)
     assert answer.status_code == status
     assert words in answer.text
+
+
+def test_every_method_answers_as_published_and_by_bentomls_clients(server_with_loras: Server) -> None:
+    keeps_to_what_it_publishes(server_with_loras, prompt="an apple", seed=2, num_inference_steps=12)

@@ -18,6 +18,7 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server
 
 
@@ -177,12 +178,15 @@ def test_a_link_out_of_the_root_is_not_followed(server: Server, tmp_path: Path) 
 
 
 def test_the_bentoml_client_takes_flat_arguments(server: Server) -> None:
-    with bentoml.SyncHTTPClient(server.url) as client:
+    with bentoml.SyncHTTPClient(server.url, timeout=120) as client:
         answer: Any = client.generate(prompt="a panda on a pink background", seed=2, num_inference_steps=8)
-        images = answer["images"] if isinstance(answer, dict) else answer.images
-        assert picture(images[0]).size == (96, 96)
-        health: Any = client.health()
-        assert (health["status"] if isinstance(health, dict) else health.status) == "ready"
+        assert picture(answer["images"][0]).size == (96, 96)
+        assert client.health()["status"] == "ready"
+
+
+@pytest.mark.parametrize("more", [{}, {"include_stats": True, "prompt": "a cat " * 40}])
+def test_every_method_answers_as_published_and_by_bentomls_clients(server: Server, more: dict[str, Any]) -> None:
+    keeps_to_what_it_publishes(server, **{"prompt": "a cat", "seed": 2, "num_inference_steps": 12} | more)
 
 
 def test_health_and_model_info_answer_both_methods_alike(server: Server) -> None:

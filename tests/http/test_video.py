@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server
 from tests.support.video_server import serving_wan
 
@@ -133,3 +134,7 @@ def test_an_image_model_refuses_what_is_for_video(server: Server) -> None:
         response = server.generate(**fields)
         assert response.status_code == 400
         assert "(it makes images)" in response.json()["error"]["message"]
+
+
+def test_every_method_answers_as_published_and_by_bentomls_clients(wan: Server) -> None:
+    keeps_to_what_it_publishes(wan, prompt="a cat", seed=2, include_stats=True)

@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 
 async def health(request: Request) -> Response:
-    return JSONResponse(_api().health().model_dump(mode="json"))
+    return Response(_api().health().model_dump_json(), media_type=JSON)
 
 
 async def model_info(request: Request) -> Response:
-    return JSONResponse(_api().model_info().model_dump(mode="json"))
+    return Response(_api().model_info().model_dump_json(), media_type=JSON)
 
 
 async def capabilities(request: Request) -> Response:

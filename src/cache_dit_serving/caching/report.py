@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from cache_dit_serving.caching.settings import ReasonCode
 
@@ -51,17 +52,28 @@ class CacheReport(BaseModel):
     settings_hash: str | None = Field(None, description="Ten hexadecimal digits that name the settings.")
 
 
+def _from_json(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+ResidualDiff = Annotated[
+    float, BeforeValidator(_from_json), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]})
+]
+"""A relative L1 residual difference; null in JSON, which has no such number, where the model's values are broken."""
+
+
 class BlockListStats(BaseModel):
     """The cache's record of one block list over one image.
 
-    `diffs` maps a step to its residual difference (DBCache) or to one for each block (DBPrune).
+    `diffs` maps a step to its residual difference (DBCache) or to one for each block (DBPrune); null stands for
+    one that is not a number.
     """
 
     transformer: str
     block_list: str
     cached_steps: list[int]
-    diffs: dict[int, float | list[float]]
+    diffs: dict[int, ResidualDiff | list[ResidualDiff]]
     cfg_cached_steps: list[int] = Field(description="Likewise for the second pass of guidance.")
-    cfg_diffs: dict[int, float | list[float]]
+    cfg_diffs: dict[int, ResidualDiff | list[ResidualDiff]]
     blocks: int = Field(description="Runs of its blocks without a cache, over both passes.")
     reused_blocks: int = Field(description="Those of them that were reused.")

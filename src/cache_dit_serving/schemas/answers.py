@@ -46,8 +46,12 @@ def timestamp(seconds: float) -> str:
 
 
 class Answer(BaseModel):
-    """An answer whose keys are left out where there is nothing to say: BentoML 1.4's client and the old server's read
-    a missing key, and not each reads a null."""
+    """An answer whose keys are left out where there is nothing to say.
+
+    BentoML 1.4.39 publishes `list[X] | None` as a list, and its client fails on a null there; clients of the old server
+    read a missing key likewise, and not each reads a null. A field that may be None needs None as its default, so that
+    the published schema does not require it.
+    """
 
     def model_dump_json(self, **options: Any) -> str:
         return super().model_dump_json(**{"exclude_none": True, **options})
@@ -163,7 +167,7 @@ class QueueReport(BaseModel):
     steps: int
 
 
-class HealthResponse(BaseModel):
+class HealthResponse(Answer):
     status: Literal["loading", "ready", "failed", "draining"]
     reason: str | None = Field(None, description="What it is doing while loading; what went wrong where it failed.")
     queue: QueueReport
@@ -177,11 +181,11 @@ class QuantizationInfo(BaseModel):
         description="Of `quantize.quant_type`, or the library that quantised it as or before it was loaded."
     )
     layers: int = Field(description="Linear layers that are quantised.")
-    bytes_before: int | None = Field(description="Of its weights; null where it was loaded as it is.")
+    bytes_before: int | None = Field(None, description="Of its weights; left out where it was loaded as it is.")
     bytes: int
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(Answer):
     """The loaded model and what a request to it may hold."""
 
     model: str
@@ -194,7 +198,7 @@ class ModelInfo(BaseModel):
     device: str
     generator_device: str = Field(description="Where noise is drawn; cpu: a seed means the same noise on every device.")
     offload: str | None = Field(
-        None, description="How components are kept in the computer's memory; null: they are not."
+        None, description="How components are kept in the computer's memory; left out: they are not."
     )
     enable_cache: bool = Field(description="Whether a request without `speed` and `cache` runs a cache.")
     is_loaded: bool = Field(description="Always true: before, this route answers 503.")
@@ -204,13 +208,15 @@ class ModelInfo(BaseModel):
     limits: dict[str, Any]
     attention_backend: str
     cache: dict[str, Any] | None = Field(
-        description="Default settings, the blocks of each list, whether it runs and why not; null: not asked for."
+        None,
+        description="Default settings, the blocks of each list, whether it runs and why not; left out: not asked for.",
     )
     parallelism: dict[str, int | bool | list[str]] | None = Field(
-        None, description="How processes share a forward pass, and how many (`world_size`); null: one does it alone."
+        None,
+        description="How processes share a forward pass, and how many (`world_size`); left out: one does it alone.",
     )
     quantization: list[QuantizationInfo] | None = Field(
-        None, description="What is quantised, by component; null: nothing."
+        None, description="What is quantised, by component; left out: nothing."
     )
     loras: list[str] = []
     memory: dict[str, int] = Field(description="Bytes: resident memory of the process, the device's, the cache's.")
@@ -295,7 +301,7 @@ class LorasResponse(BaseModel):
     loras: list[LoraInfo]
 
 
-class FlushResponse(BaseModel):
+class FlushResponse(Answer):
     success: bool
     message: str
     freed_bytes: int = Field(description="Bytes of cached activations that were freed.")
