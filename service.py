@@ -36,6 +36,7 @@ from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers
+from cache_dit_serving.jobs.metrics_folder import hold_folder_of_server
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded
@@ -70,6 +71,7 @@ class CacheDiTServing:
     """Diffusion transformers accelerated by cache-dit."""
 
     def __init__(self) -> None:
+        hold_folder_of_server()
         forget_ended_workers()
         self.worker = PipelineWorker(
             partial(RankedRunner.start if SETTINGS.parallelism else assemble, SETTINGS),

@@ -19,6 +19,7 @@ from cache_dit_serving.api.access import Access
 from cache_dit_serving.config.reading import chosen_config, load_settings
 from cache_dit_serving.config.settings import ServerSettings, Settings
 from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.jobs.metrics_folder import own_folder
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def prepare_supervisor() -> None:
     nothing in any other process.
 
     Raises:
-        SystemExit: 2, with one line that says why, where the port cannot be listened on.
+        SystemExit: 2, with one line that says why, where the port cannot be listened on or no folder be made.
     """
     command = click.get_current_context(silent=True)
     if command is None or command.info_name != "serve":
@@ -63,7 +64,16 @@ def prepare_supervisor() -> None:
     port = command.params.get("port")
     check_port(host, BentoMLContainer.http.port.get() if port is None else port)
     logger.info("configuration %s: %s", *chosen_config(os.environ))
+    _keep_metrics_apart()
     _log_ended_workers()
+
+
+def _keep_metrics_apart() -> None:
+    """Give the workers a folder of their own for their metrics, not the one that all servers of BentoML share."""
+    try:
+        BentoMLContainer.prometheus_multiproc_dir.set(str(own_folder()))
+    except OSError as error:
+        fail(f"no folder for metrics can be made: {error.strerror}; set TMPDIR to a folder that can be written to")
 
 
 def check_port(host: str, port: int) -> None:

@@ -77,7 +77,7 @@ def serving(
     complete = {
         **{name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")},
         "BENTOML_DO_NOT_TRACK": "True",
-        # Of its own: a server that starts empties the metrics folder in there, another server's too.
+        # Nothing of the tests lies in the user's home.
         "BENTOML_HOME": str(folder / "bentoml"),
         "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(outputs),
         # A sixth of a start, and what the speeds take here matters to a few tests alone.

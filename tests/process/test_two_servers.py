@@ -1,0 +1,60 @@
+"""Two servers of one user on one machine, as the README has a reader start them."""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cache_dit_serving.jobs.metrics_folder import PREFIX, own_folder
+from tests.support.answers import metric
+from tests.support.server import Server, ready, serving
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's folder for temporary files, for this process and those that it starts."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def folders(temporary: Path) -> set[Path]:
+    return {path for path in temporary.glob(f"{PREFIX}*") if path.is_dir()}
+
+
+def succeeded(server: Server) -> float:
+    return metric(server, "cache_dit_serving_generations_total", outcome="succeeded")
+
+
+def test_each_server_keeps_its_metrics_and_leaves_no_folder(tmp_path: Path, temporary: Path) -> None:
+    home = {"BENTOML_HOME": str(tmp_path / "home")}
+    with serving(tmp_path / "one", environ=home) as one:
+        one.wait_for(ready)
+        assert one.generate(num_inference_steps=2).status_code == 200
+        (first,) = folders(temporary)
+        assert stat.S_IMODE(first.stat().st_mode) == 0o700
+        with serving(tmp_path / "other", environ=home) as other:
+            other.wait_for(lambda server: server.get("/livez").status_code == 200)
+            assert one.generate(num_inference_steps=2).status_code == 200
+            assert (succeeded(one), succeeded(other)) == (2, 0)
+            assert len(folders(temporary)) == 2
+        assert folders(temporary) == {first}
+        (worker,) = psutil.Process(one.process.pid).children()
+        worker.suspend()
+        one.process.kill()
+        one.process.wait()
+        # Its worker lives, and holds the folder.
+        own_folder()
+        assert first.exists()
+        worker.kill()
+        worker.wait(10)
+        mine = folders(temporary) - {first}
+        own_folder()
+        assert not first.exists()
+        assert mine < folders(temporary)
