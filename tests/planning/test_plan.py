@@ -18,24 +18,11 @@ from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.planning.brought import input_arguments
 from cache_dit_serving.planning.call import ClipSpec, GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.planning.traits import PipelineTraits
-from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest
+from cache_dit_serving.schemas.request import MAX_SEED
+from tests.support.planned import planned, request
 from tests.support.traits import DISTILLED, FLUX, KREA_LIKE, QWEN, WAN, WAN_LIKE
-
-
-def request(**fields: Any) -> GenerateRequest:
-    return GenerateRequest(**{"prompt": "a cat", **fields})
-
-
-def planned(
-    asked: GenerateRequest, traits: PipelineTraits, settings: Settings, *, tolerant: bool = False
-) -> GenerationCall:
-    support = CacheSupport({"Transformer.blocks": 12}, {})
-    steps = 4 if settings.cache else traits.steps.default
-    speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
-    return plan(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant))
 
 
 def seeds(call: GenerationCall) -> list[int]:
@@ -115,7 +102,7 @@ def test_the_cache_pairs_passes_only_where_guidance_makes_two(
         ({"negative_prompt": "blur"}, "negative_prompt", "true_cfg_scale above 1"),
         ({"true_cfg_scale": 3.0}, "true_cfg_scale", "negative_prompt"),
         ({"true_cfg_scale": 0.5}, "true_cfg_scale", "no effect"),
-        ({"sigmas": [1.0, 0.5], "num_inference_steps": 3}, "sigmas", "agree"),
+        ({"sigmas": [1.0, 0.5], "num_inference_steps": 3}, "num_inference_steps", "agree"),
         ({"sigmas": [0.5, 1.0]}, "sigmas", "decrease"),
         ({"sigmas": [1e308]}, "sigmas", "at most at 1"),
         ({"sigmas": [1.0, 0.0]}, "sigmas", "above 0"),

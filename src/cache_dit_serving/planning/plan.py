@@ -35,6 +35,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
     """
     family, model = model, variant_for(request, model)
     request, warnings = _supported(request, model, family)
+    request, idle_warnings = _effective(request, model)
     request, more_warnings = fitted(request, inputs, model)
     configured = model.defaults.pipeline_arguments
     arguments: dict[str, Any] = {name: value for name, value in configured.items() if model.traits.takes(name)}
@@ -76,7 +77,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
             request.video_format or DEFAULT_VIDEO_FORMAT,
             request.audio_format or DEFAULT_AUDIO_FORMAT,
         ),
-        warnings=warnings + more_warnings + _silenced(request, model),
+        warnings=warnings + idle_warnings + more_warnings + _silenced(request, model),
     )
     call.check_engages()
     return call
@@ -141,6 +142,24 @@ def _supported(
         message = f"{sentence}; it was ignored: leave it out"
         warnings.append(RequestWarning(param=field.name, code="unsupported_field", message=message))
     return request.model_copy(update=changed), tuple(warnings)
+
+
+def _effective(request: GenerateRequest, model: PlannedModel) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
+    """The request without the fields that its others leave without effect, and what was ignored.
+
+    Raises:
+        InvalidRequest: there is such a field, and the operator does not let it be ignored.
+    """
+    warnings = []
+    for field in accepted_fields(model):
+        if getattr(request, field.name) is None or (reason := field.no_effect(request, model)) is None:
+            continue
+        if not model.tolerant:
+            raise InvalidRequest(reason, param=field.name)
+        request = request.model_copy(update={field.name: None})
+        message = f"{field.name} was ignored: {reason}"
+        warnings.append(RequestWarning(param=field.name, code="no_effect", message=message))
+    return request, tuple(warnings)
 
 
 def _check_work(pixels: int, steps: int, images: int, model: PlannedModel) -> None:

@@ -68,7 +68,8 @@ class RequestWarning(BaseModel):
 
     param: str = Field(description="The field.")
     code: str = Field(
-        description="unsupported_field: the loaded model cannot honour it. adjusted: another value was used. "
+        description="unsupported_field: the loaded model cannot honour it. no_effect: the rest of the request leaves "
+        "it without one. adjusted: another value was used. "
         "truncated: a tokenizer cut the text off."
     )
     message: str

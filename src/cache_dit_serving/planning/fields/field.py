@@ -48,6 +48,13 @@ class RequestField:
         """The nearest value that the model takes, where the operator has such values adjusted and reported."""
         return value
 
+    def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
+        """Why the other fields of a request leave this one without effect, and the remedy; None where it has one.
+
+        Refused, or where the operator or the request has it so, ignored and reported.
+        """
+        return None
+
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         """What the field gives the pipeline's call, its default included.
 

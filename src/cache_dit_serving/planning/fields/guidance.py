@@ -51,14 +51,20 @@ class TrueCfgScale(PipelineField):
     def asks_nothing(self, value: Any) -> bool:
         return value in (None, 1)
 
+    def adjusted(self, value: Any, model: PlannedModel) -> float:
+        """1 for what lies below: neither guides."""
+        return max(1.0, float(value))
+
+    def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
+        if (request.true_cfg_scale or 0.0) <= 1 or _negative_prompt(request, model) is not None:
+            return None
+        return (
+            "true_cfg_scale above 1 has no effect on this model without negative_prompt; send both "
+            '("negative_prompt": " " for none in particular)'
+        )
+
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         asked = request.true_cfg_scale
-        if asked is not None and asked > 1 and _negative_prompt(request, model) is None:
-            raise InvalidRequest(
-                "true_cfg_scale above 1 has no effect on this model without negative_prompt; send both "
-                '("negative_prompt": " " for none in particular)',
-                param="true_cfg_scale",
-            )
         if asked is not None and asked < 1:
             raise InvalidRequest(
                 "true_cfg_scale below 1 has no effect on this model; leave it out, or send 1 for no guidance",
@@ -86,29 +92,26 @@ class NegativePrompt(PipelineField):
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         check_length("negative_prompt", request.negative_prompt, model)
-        if request.negative_prompt:
-            self._check_effect(request, model)
         arguments = super().arguments(request, model)
         needed = {self.name: ""} if model.traits.guidance.needs_negative_prompt else {}
         return needed | arguments
 
-    def _check_effect(self, request: GenerateRequest, model: PlannedModel) -> None:
+    def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
         traits, guidance = model.traits, model.traits.guidance
+        if not request.negative_prompt:
+            return None
         if traits.takes("true_cfg_scale"):
             scale = _scale("true_cfg_scale", request, model, guidance.default_true_cfg_scale)
             if (scale or 0.0) <= 1:
-                raise InvalidRequest(
-                    "negative_prompt has no effect on this model without true_cfg_scale above 1; send both",
-                    param="negative_prompt",
-                )
-            return
+                return "negative_prompt has no effect on this model without true_cfg_scale above 1; send both"
+            return None
         scale = _scale("guidance_scale", request, model, guidance.default_scale)
         if scale is not None and scale <= guidance.guides_above:
-            raise InvalidRequest(
+            return (
                 f"negative_prompt has no effect with guidance_scale {scale:g}; "
-                f"send a guidance_scale above {guidance.guides_above:g} with it",
-                param="negative_prompt",
+                f"send a guidance_scale above {guidance.guides_above:g} with it"
             )
+        return None
 
 
 def _negative_prompt(request: GenerateRequest, model: PlannedModel) -> str | None:

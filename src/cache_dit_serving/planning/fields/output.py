@@ -39,14 +39,14 @@ class OutputFormat(RequestField):
 class OutputDir(RequestField):
     name = "output_dir"
 
+    def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
+        if request.wants_files:
+            return None
+        return 'output_dir has no effect with output_format base64; send "output_format": "path" or "url" with it'
+
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         if request.output_dir is None:
             return {}
-        if not request.wants_files:
-            raise InvalidRequest(
-                'output_dir has no effect with output_format base64; send "output_format": "path" or "url" with it',
-                param="output_dir",
-            )
         if not all(FOLDER.fullmatch(part) for part in request.output_dir.split("/")):
             raise InvalidRequest(
                 "output_dir must be a folder relative to the server's output folder: names of letters, digits, "
@@ -71,13 +71,10 @@ class ImageQuality(RequestField):
     def default(self, model: PlannedModel) -> int:
         return DEFAULT_QUALITY
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        if request.image_quality is not None and request.encoding == "png":
-            raise InvalidRequest(
-                'image_quality has no effect on png, which is lossless; send "image_format": "jpeg" or "webp" with it',
-                param="image_quality",
-            )
-        return {}
+    def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
+        if request.encoding != "png":
+            return None
+        return 'image_quality has no effect on png, which is lossless; send "image_format": "jpeg" or "webp" with it'
 
 
 class VideoFormat(RequestField):

@@ -12,19 +12,13 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 def step_count(request: GenerateRequest, model: PlannedModel) -> int:
-    """Denoising steps of a request: given sigmas decide, and must agree with a given number.
+    """Denoising steps of a request: given sigmas decide.
 
     Raises:
-        InvalidRequest: more than the server takes, fewer than the scheduler needs, or two numbers that disagree.
+        InvalidRequest: more than the server takes, or fewer than the scheduler needs.
     """
     sigmas, asked = request.sigmas, request.num_inference_steps
     param = "num_inference_steps" if sigmas is None else "sigmas"
-    if sigmas is not None and asked not in (None, len(sigmas)):
-        raise InvalidRequest(
-            f"sigmas holds {len(sigmas)} noise levels but num_inference_steps is {asked}; "
-            "leave one of them out or make them agree",
-            param=param,
-        )
     count = len(sigmas) if sigmas is not None else asked or model.default_step_count
     most, least = model.limits.max_num_inference_steps, model.traits.steps.least
     if count > most:
@@ -36,6 +30,15 @@ def step_count(request: GenerateRequest, model: PlannedModel) -> int:
 
 class NumInferenceSteps(PipelineField):
     name = "num_inference_steps"
+
+    def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
+        sigmas, asked = request.sigmas, request.num_inference_steps
+        if sigmas is None or asked == len(sigmas):
+            return None
+        return (
+            f"num_inference_steps {asked} has no effect beside sigmas, which hold {len(sigmas)} noise levels, one a "
+            "step; leave one of them out or make them agree"
+        )
 
     def schema(self, model: PlannedModel) -> Schema:
         return {"minimum": model.traits.steps.least, "maximum": model.limits.max_num_inference_steps}
