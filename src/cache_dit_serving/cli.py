@@ -37,3 +37,7 @@ def main() -> int:
         return 0
     print(f"unknown command {command!r}\n\n{USAGE}", end="", file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,9 +23,11 @@ from cache_dit_serving.config.reading import (
     chosen_config,
     load_settings,
 )
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.flags import FLAGS, Group, idle_flags, parser, settings_given
 from cache_dit_serving.gpus import VISIBLE, visible_gpus
+from cache_dit_serving.section import Section
 from cache_dit_serving.supervisor import check_port, fail
 
 
@@ -48,12 +50,11 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
         )
     if Path(config).is_file():
         config = str(Path(config).absolute())
-    # bentoml serve runs in the bundle's folder: what is relative to this one must be made absolute.
     result = {**environ, CONFIG_VARIABLE: config}
     if flags.device:
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
-    given = settings_given(flags) | _loras(flags) | _absolute_paths(flags) | _parallelism(flags)
+    given = settings_given(flags) | _loras(flags) | _parallelism(flags)
     if {"model.offload", "model.device_map"} <= given.keys():
         # The old server took both, and with several GPUs the device map alone.
         del given["model.offload"]
@@ -78,20 +79,28 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if "unsupported_fields" not in settings.server.model_fields_set:
         # The old server ignored such fields, and its users start this command.
         result[f"{OVERRIDE_PREFIX}SERVER__UNSUPPORTED_FIELDS"] = "warn"
-    root = settings.outputs.root
-    result[f"{OVERRIDE_PREFIX}OUTPUTS__ROOT"] = str(root.expanduser().absolute())
+    # bentoml serve runs in the bundle's folder, which of an installed wheel is one of the package's.
+    return result | _absolute_paths(settings)
+
+
+def _absolute_paths(settings: Settings) -> dict[str, str]:
+    """The variables that make every path of the settings absolute, as seen from this process's folder."""
+
+    def absolute(path: str | Path) -> str:
+        return str(Path(path).expanduser().absolute())
+
+    result = {}
+    path = settings.model.path
+    if path != EMBEDDED_MODEL and Path(path).expanduser().is_dir():  # else a hub id
+        result[f"{OVERRIDE_PREFIX}MODEL__PATH"] = absolute(path)
+    for name, section in settings:
+        for key, value in section if isinstance(section, Section) else ():
+            variable = f"{OVERRIDE_PREFIX}{name}__{key}".upper()
+            if isinstance(value, Path):
+                result[variable] = absolute(value)
+            elif isinstance(value, tuple) and value and all(isinstance(each, Path) for each in value):
+                result[variable] = json.dumps([absolute(each) for each in value])
     return result
-
-
-def _absolute_paths(flags: argparse.Namespace) -> dict[str, object]:
-    """The settings that are paths, as the server finds them in another folder than this one."""
-    given: dict[str, object] = {}
-    if flags.model_path and Path(flags.model_path).expanduser().is_dir():  # else a hub id
-        given["model.path"] = flags.model_path
-    for flag in ("pipeline_quant_config_path", "profile_dir"):
-        if (path := getattr(flags, flag)) is not None:
-            given[next(each.leaf for each in FLAGS if each.dest == flag) or ""] = path
-    return {leaf: str(Path(str(path)).expanduser().absolute()) for leaf, path in given.items()}
 
 
 def _parallelism(flags: argparse.Namespace) -> dict[str, object]:
@@ -162,8 +171,6 @@ def command(flags: argparse.Namespace) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Check the settings, then become `bentoml serve`; on a mistake end with one line and exit status 2."""
     flags = parser().parse_args(arguments)
-    if not Path(BUNDLE_ROOT, "service.py").is_file():
-        fail("service.py is not beside src/: install the project editable from its checkout (make setup)")
     try:
         environ = environment_of(flags, os.environ)
         check_port(flags.host, flags.port)

@@ -26,6 +26,7 @@ def test_the_old_servers_first_example(capsys: pytest.CaptureFixture[str]) -> No
     assert settings == load_settings(
         {CONFIG_VARIABLE: "qwen-image", "CACHE_DIT_SERVING__SERVER__UNSUPPORTED_FIELDS": "warn"}
         | {"CACHE_DIT_SERVING__OUTPUTS__ROOT": str(settings.outputs.root)}
+        | {"CACHE_DIT_SERVING__PROFILING__FOLDER": str(settings.profiling.folder)}
     )
     assert "configuration qwen-image: Qwen/Qwen-Image is its model" in capsys.readouterr().err
 
@@ -276,6 +277,30 @@ def test_what_is_relative_is_relative_to_where_the_launcher_runs(
     settings = load_settings(environ)
     assert settings.model.path == str(tmp_path / "model")
     assert settings.outputs.root == tmp_path / "outputs"
+
+
+def test_a_relative_path_from_the_environment_is_relative_to_where_the_launcher_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    given = {
+        "MODEL__PATH": "model",
+        "MODEL__LORA_FOLDER": "loras",
+        "INPUTS__FOLDERS": '["pictures", "/srv/pictures"]',
+        "COMPILE__FOLDER": "kernels",
+        "SERVER__API_KEYS_FILE": "keys.yaml",
+    }
+    settings = load_settings(
+        environment_of(parser().parse_args([]), {f"CACHE_DIT_SERVING__{leaf}": path for leaf, path in given.items()})
+    )
+    assert settings.model.path == str(tmp_path / "model")
+    assert settings.model.lora_folder == tmp_path / "loras"
+    assert settings.inputs.folders == (tmp_path / "pictures", Path("/srv/pictures"))
+    assert settings.compile is not None
+    assert settings.compile.folder == tmp_path / "kernels"
+    assert settings.server.api_keys_file == tmp_path / "keys.yaml"
+    assert settings.profiling.folder == tmp_path / "profiles"
 
 
 def test_a_device_of_choice_is_not_hidden_by_bentoml() -> None:

@@ -14,8 +14,11 @@ import yaml
 
 from cache_dit_serving.config.settings import AboutSettings, ModelSettings
 
-# src/cache_dit_serving/config/catalog.py -> the bundle's root, in a checkout and in a built Bento alike.
-BUNDLE_ROOT = Path(__file__).resolve().parents[3]
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = PACKAGE / "bundle"
+"""Folder of an installed wheel that holds service.py and configs/ (setup.py)."""
+BUNDLE_ROOT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
+"""Folder that holds service.py and configs/: in a checkout and in a built Bento the one that holds src/."""
 CONFIGS = BUNDLE_ROOT / "configs"
 INDEX = "model_index.json"
 FILES = {"scheduler": "scheduler_config.json"}
