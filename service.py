@@ -54,6 +54,7 @@ from cache_dit_serving.supervisor import access_or_exit, prepare_supervisor, set
 SETTINGS = settings_or_exit()
 configure_logging(SETTINGS.server.log_level)
 prepare_supervisor()
+end_with_supervisor()
 ACCESS = access_or_exit(SETTINGS.server)
 take_share(SETTINGS, server_context.worker_index)
 # BentoML, and BentoCloud before it, cut requests off after 60 s unless told: later than ours, which says why.
@@ -85,7 +86,6 @@ class CacheDiTServing:
         self.images = OpenAiImages(self.api, self.served)
         self.videos = VideosApi(self.api, self.jobs, self.served)
         drain_on_signals(self.worker, SETTINGS.server.drain_s)
-        end_with_supervisor()
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.
         self.worker.start()
 

@@ -5,17 +5,21 @@ BentoML imports service.py in the supervisor too. There are no hooks in BentoML 
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from typing import Any, NoReturn
 
 import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from cache_dit_serving.api.access import Access
+from cache_dit_serving.api.lifecycle import SUPERVISOR_PID
 from cache_dit_serving.config.reading import chosen_config, load_settings
 from cache_dit_serving.config.settings import ServerSettings, Settings
 from cache_dit_serving.errors import ConfigError
@@ -24,6 +28,8 @@ from cache_dit_serving.jobs.metrics_folder import own_folder
 logger = logging.getLogger(__name__)
 
 GREATEST_PORT = 65_535
+LONGEST_FOLDER = 90
+"""Characters of a folder whose sockets still have a path that Unix allows, 103 on macOS."""
 
 
 def settings_or_exit() -> Settings:
@@ -51,8 +57,8 @@ def access_or_exit(settings: ServerSettings) -> Access:
 
 
 def prepare_supervisor() -> None:
-    """Check where the server is to listen, say which configuration it has, and log from now on how workers end. Does
-    nothing in any other process.
+    """Check where the server is to listen, say which configuration it has, close the process manager to other users,
+    and log from now on how workers end. Does nothing in any other process.
 
     Raises:
         SystemExit: 2, with one line that says why, where the port cannot be listened on or no folder be made.
@@ -64,7 +70,9 @@ def prepare_supervisor() -> None:
     port = command.params.get("port")
     check_port(host, BentoMLContainer.http.port.get() if port is None else port)
     logger.info("configuration %s: %s", *chosen_config(os.environ))
+    os.environ[SUPERVISOR_PID] = str(os.getpid())
     _keep_metrics_apart()
+    _keep_control_private()
     _log_ended_workers()
 
 
@@ -99,6 +107,27 @@ def fail(reason: str) -> NoReturn:
     """End the process with one line on standard error and exit status 2."""
     print(f"error: {reason}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _keep_control_private() -> None:
+    """Have the process manager take commands through sockets in a folder of this user's alone.
+
+    BentoML 1.4.39 binds them to ports of 127.0.0.1: any user of the machine could start programs as this one.
+    """
+    from circus.arbiter import Arbiter  # of BentoML's process manager; its distribution is called kantoku
+
+    initialise = Arbiter.__init__
+
+    def initialise_in_folder(self: Any, *arguments: Any, **named: Any) -> None:
+        folder = tempfile.mkdtemp(prefix="cache-dit-serving-")  # mode 0700
+        if len(folder) > LONGEST_FOLDER:
+            os.rmdir(folder)
+            folder = tempfile.mkdtemp(prefix="cache-dit-serving-", dir="/tmp")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        named |= {"endpoint": f"ipc://{folder}/control", "pubsub_endpoint": f"ipc://{folder}/events"}
+        initialise(self, *arguments, **named)
+
+    Arbiter.__init__ = initialise_in_folder
 
 
 def _log_ended_workers() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -265,6 +266,50 @@ def test_a_worker_whose_supervisor_was_killed_ends_and_frees_the_port(tmp_path: 
         worker.wait(10)
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{server.url}/livez", timeout=20)
+
+
+def test_nothing_but_the_http_port_is_listened_on(server: Server) -> None:
+    supervisor = psutil.Process(server.process.pid)
+    listening = {
+        connection.laddr.port
+        for process in (supervisor, *supervisor.children(recursive=True))
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {int(server.url.rpartition(":")[2])}
+
+
+def test_the_supervisors_sockets_lie_in_a_private_folder_that_goes_with_it(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.wait_for(lambda server: server.get("/livez").status_code == 200)
+        bound = [each.laddr for each in psutil.Process(server.process.pid).net_connections("unix")]
+        (folder,) = {Path(str(path)).parent for path in bound if "cache-dit-serving-" in str(path)}
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert {file.name for file in folder.iterdir()} == {"control", "events"}
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("library", ["", "pydantic_core", "libtorch"])
+def test_a_supervisor_killed_while_its_worker_starts_leaves_nothing(tmp_path: Path, library: str) -> None:
+    """Killed when the worker has just been started, and when it has imported a library."""
+    with serving(tmp_path) as server:
+        server.wait_for(lambda server: any(library in path for path in mapped(server)))
+        worker = worker_of(server)
+        server.process.kill()
+        worker.wait(START_S)
+        with socket.create_server(("127.0.0.1", int(server.url.rpartition(":")[2]))):
+            pass
+
+
+def mapped(server: Server) -> list[str]:
+    """Files that the worker has in its memory; none before there is a worker."""
+    try:
+        for child in psutil.Process(server.process.pid).children():
+            if "_bentoml_impl.worker.service" in child.cmdline():  # BentoML's imports start other programs, too
+                return [each.path for each in child.memory_maps()]
+    except psutil.NoSuchProcess:
+        pass
+    return []
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from cache_dit_serving.pipeline.protocol import Loaded
 
 logger = logging.getLogger("cache_dit_serving")
 
+SUPERVISOR_PID = "CACHE_DIT_SUPERVISOR_PID"
+"""Environment variable by which workers know the process that starts them (supervisor.py)."""
 LAST_REQUESTS_S = 0.5
 """For requests to come on connections that are open, when no more are accepted."""
 
@@ -144,10 +146,13 @@ def accept_no_more(handler: Callable[[int, FrameType | None], Any]) -> None:
 
 
 def end_with_supervisor(*, poll_s: float = 1.0) -> None:
-    """Drain and end this worker when the supervisor is gone: killed, it leaves workers that hold the port for ever."""
+    """Drain and end this worker when the supervisor is gone: killed, it leaves workers that hold the port for ever.
+
+    The supervisor may be gone already: a worker imports libraries for seconds before it calls this.
+    """
     if bentoml.server_context.worker_index is None:
         return  # not started by BentoML's supervisor
-    supervisor = os.getppid()
+    supervisor = int(os.environ.get(SUPERVISOR_PID, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == supervisor:
