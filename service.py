@@ -36,7 +36,6 @@ from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers
-from cache_dit_serving.jobs.metrics_folder import hold_folder_of_server
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded
@@ -49,7 +48,7 @@ from cache_dit_serving.schemas.answers import (
     ModelInfo,
 )
 from cache_dit_serving.schemas.request import GenerateRequest
-from cache_dit_serving.supervisor import access_or_exit, prepare_supervisor, settings_or_exit
+from cache_dit_serving.supervisor import access_or_exit, hold_folder_of_server, prepare_supervisor, settings_or_exit
 
 SETTINGS = settings_or_exit()
 configure_logging(SETTINGS.server.log_level)

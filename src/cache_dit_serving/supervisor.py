@@ -8,11 +8,10 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -23,13 +22,13 @@ from cache_dit_serving.api.lifecycle import SUPERVISOR_PID
 from cache_dit_serving.config.reading import chosen_config, load_settings
 from cache_dit_serving.config.settings import ServerSettings, Settings
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.jobs.metrics_folder import own_folder
+from cache_dit_serving.held_folder import HeldFolder, hold
 
 logger = logging.getLogger(__name__)
 
 GREATEST_PORT = 65_535
-LONGEST_FOLDER = 90
-"""Characters of a folder whose sockets still have a path that Unix allows, 103 on macOS."""
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Variable that BentoML's supervisor gives its workers."""
 
 
 def settings_or_exit() -> Settings:
@@ -71,17 +70,30 @@ def prepare_supervisor() -> None:
     check_port(host, BentoMLContainer.http.port.get() if port is None else port)
     logger.info("configuration %s: %s", *chosen_config(os.environ))
     os.environ[SUPERVISOR_PID] = str(os.getpid())
-    _keep_metrics_apart()
-    _keep_control_private()
+    try:
+        folder = HeldFolder("server")
+    except OSError as error:
+        fail(f"no folder for metrics can be made: {error.strerror}; set TMPDIR to a folder that can be written to")
+    atexit.register(folder.remove)
+    _keep_metrics_in(folder.path / "metrics")
+    _keep_control_in(folder.path)
     _log_ended_workers()
 
 
-def _keep_metrics_apart() -> None:
-    """Give the workers a folder of their own for their metrics, not the one that all servers of BentoML share."""
-    try:
-        BentoMLContainer.prometheus_multiproc_dir.set(str(own_folder()))
-    except OSError as error:
-        fail(f"no folder for metrics can be made: {error.strerror}; set TMPDIR to a folder that can be written to")
+def hold_folder_of_server() -> None:
+    """Keep the supervisor's folder while this worker lives; nothing where there is no supervisor."""
+    if folder := os.environ.get(METRICS_FOLDER):
+        hold(Path(folder).parent)
+
+
+def _keep_metrics_in(folder: Path) -> None:
+    """Give the workers a folder for their metrics.
+
+    BentoML 1.4.39 has one below BENTOML_HOME for all servers. Each of them empties it as it starts, and the metrics of
+    one that runs are lost for good.
+    """
+    folder.mkdir()
+    BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
 
 
 def check_port(host: str, port: int) -> None:
@@ -109,7 +121,7 @@ def fail(reason: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def _keep_control_private() -> None:
+def _keep_control_in(folder: Path) -> None:
     """Have the process manager take commands through sockets in a folder of this user's alone.
 
     BentoML 1.4.39 binds them to ports of 127.0.0.1: any user of the machine could start programs as this one.
@@ -119,11 +131,6 @@ def _keep_control_private() -> None:
     initialise = Arbiter.__init__
 
     def initialise_in_folder(self: Any, *arguments: Any, **named: Any) -> None:
-        folder = tempfile.mkdtemp(prefix="cache-dit-serving-")  # mode 0700
-        if len(folder) > LONGEST_FOLDER:
-            os.rmdir(folder)
-            folder = tempfile.mkdtemp(prefix="cache-dit-serving-", dir="/tmp")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         named |= {"endpoint": f"ipc://{folder}/control", "pubsub_endpoint": f"ipc://{folder}/events"}
         initialise(self, *arguments, **named)
 

@@ -285,7 +285,7 @@ def test_the_supervisors_sockets_lie_in_a_private_folder_that_goes_with_it(tmp_p
         bound = [each.laddr for each in psutil.Process(server.process.pid).net_connections("unix")]
         (folder,) = {Path(str(path)).parent for path in bound if "cache-dit-serving-" in str(path)}
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert {file.name for file in folder.iterdir()} == {"control", "events"}
+        assert {file.name for file in folder.iterdir()} == {"control", "events", "metrics"}
     assert not folder.exists()
 
 

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cache_dit_serving.jobs.metrics_folder import PREFIX, own_folder
+from cache_dit_serving.held_folder import HeldFolder, prefix_of
 from tests.support.answers import metric
 from tests.support.server import Server, ready, serving
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The system's folder for temporary files, for this process and those that it starts."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short path, as sockets need one
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 def folders(temporary: Path) -> set[Path]:
-    return {path for path in temporary.glob(f"{PREFIX}*") if path.is_dir()}
+    return {path for path in temporary.glob(f"{prefix_of('server')}*") if path.is_dir()}
 
 
 def succeeded(server: Server) -> float:
@@ -50,11 +50,9 @@ def test_each_server_keeps_its_metrics_and_leaves_no_folder(tmp_path: Path, temp
         one.process.kill()
         one.process.wait()
         # Its worker lives, and holds the folder.
-        own_folder()
+        HeldFolder("server").remove()
         assert first.exists()
         worker.kill()
         worker.wait(10)
-        mine = folders(temporary) - {first}
-        own_folder()
+        HeldFolder("server").remove()
         assert not first.exists()
-        assert mine < folders(temporary)
