@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from cache_dit_serving.runners import wire
 from cache_dit_serving.runners.agent import run_ranks
+from cache_dit_serving.runners.interface import exposure
 from cache_dit_serving.runners.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def _take_part(link: wire.Link, server: str, token: str) -> str | None:
         return answer.message
     assert isinstance(answer, wire.Place)
     logger.info("node %d of %d: starting %d ranks", answer.node, answer.nodes, answer.ranks)
+    logger.warning("%s", exposure())
     over = threading.Event()
     threading.Thread(target=_end_with, args=(link, over), daemon=True).start()
     try:

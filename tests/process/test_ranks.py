@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cache_dit_serving.runners import wire
 from cache_dit_serving.runners.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting
-from tests.support.server import COMMAND, Server, serving
+from tests.support.ranks import open_to_others
+from tests.support.server import COMMAND, Server, ready, serving
 
 TWO = {
     "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",
@@ -87,13 +91,49 @@ def test_two_nodes_serve_and_end_with_the_server(tmp_path: Path) -> None:
         assert server.process.wait(10) == 0
 
 
-def test_a_worker_that_is_killed_takes_its_ranks_along_and_another_one_serves_the_same(tmp_path: Path) -> None:
-    with serving(tmp_path, environ=TWO) as server:
-        server.wait_for(lambda server: server.get("/readyz").status_code == 200, 90)
-        before = server.generate(seed=3).json()["images"]
-        left = ranks_of(server)
-        os.kill(worker_of(server).pid, signal.SIGKILL)
-        assert gone(left)
-        time.sleep(1)
-        server.wait_for(lambda server: server.get("/readyz").status_code == 200, 90)
-        assert server.generate(seed=3).json()["images"] == before
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two ranks; each test leaves it ready."""
+    with serving(tmp_path_factory.mktemp("two"), environ=TWO) as server:
+        server.wait_for(ready, 90)
+        yield server
+
+
+def group_folder(server: Server) -> Path:
+    paths = {str(each.laddr) for each in worker_of(server).net_connections("unix")}
+    (socket_file,) = {Path(path) for path in paths if path.endswith("/socket")}
+    return socket_file.parent
+
+
+def test_on_one_machine_nothing_listens_beyond_loopback(two: Server) -> None:
+    assert open_to_others(psutil.Process(two.process.pid)) == []
+    assert stat.S_IMODE(group_folder(two).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n\r\n" + b"\0" * 64,
+        wire.LENGTH.pack(60) + b'{"message": {"kind": "hello", "rank": 0, "pid": 1, "token": ""}, "lengths": []}',
+    ],
+    ids=["no greeting", "wrong token"],
+)
+def test_a_stranger_at_the_ranks_ports_changes_nothing(said: bytes, two: Server) -> None:
+    before = two.generate(seed=3).json()["images"]
+    for rank in ranks_of(two):
+        for listening in rank.net_connections("inet"):
+            if listening.status == "LISTEN":
+                with socket.create_connection(listening.laddr, 10) as stranger:
+                    stranger.sendall(said)
+    assert two.generate(seed=3).json()["images"] == before
+    assert two.get("/readyz").status_code == 200
+
+
+def test_a_worker_that_is_killed_takes_its_ranks_along_and_another_one_serves_the_same(two: Server) -> None:
+    before = two.generate(seed=3).json()["images"]
+    left = ranks_of(two)
+    os.kill(worker_of(two).pid, signal.SIGKILL)
+    assert gone(left)
+    time.sleep(1)
+    two.wait_for(ready, 90)
+    assert two.generate(seed=3).json()["images"] == before

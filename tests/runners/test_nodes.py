@@ -24,7 +24,7 @@ from cache_dit_serving.runners import versions, wire
 from cache_dit_serving.runners.group import Group
 from tests.support.in_process import EMBEDDED, load
 from tests.support.nodes import SECRET, free_meeting, meeting, node
-from tests.support.ranks import CLOSE, Server, draw, running, spread
+from tests.support.ranks import CLOSE, Server, draw, open_to_others, running, spread
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
 
@@ -48,7 +48,9 @@ def within(seconds: float, what: Callable[[], Any]) -> Any:
     return found
 
 
-def test_two_nodes_draw_as_one_process_and_join_again_after_faults(settings: Settings, tmp_path: Path) -> None:
+def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     log = tmp_path / "join.log"
     server = Server(settings)
     try:
@@ -61,6 +63,11 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(settings: Set
             assert drawn.record.cache.cached_steps == expected.record.cache.cached_steps
             assert len(server.pids()) == 1
             assert len(ranks_of(joined)) == 1
+            # Rendezvous and ranks keep to the interface that the settings name, here loopback.
+            assert open_to_others(psutil.Process()) == open_to_others(psutil.Process(joined.pid)) == []
+            assert caplog.text.count("must be closed to all but these machines") == 1
+            assert f"ports {meeting(settings)} and 127.0.0.2:" in caplog.text
+            assert "must be closed to all but these machines" in log.read_text()
             before = server.picture()
 
             generation = server.generate(num_inference_steps=100)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import time
 from collections.abc import Iterator
 from typing import Any
+
+import psutil
 
 from cache_dit_serving.config.acceleration import ParallelismSettings
 from cache_dit_serving.config.settings import Settings
@@ -81,6 +84,14 @@ class Server:
         assert isinstance(error, RunnerLost)
         assert error.status == 503
         return error.message
+
+
+def open_to_others(process: psutil.Process) -> list[str]:
+    """The addresses beyond loopback at which a process or one below it listens."""
+    below = [process, *process.children(recursive=True)]
+    listening = {each.laddr for one in below for each in one.net_connections("inet") if each.status == "LISTEN"}
+    assert listening  # the ranks' transports, at least
+    return [f"{ip}:{port}" for ip, port in listening if not ipaddress.ip_address(ip).is_loopback]
 
 
 def running(generation: Generation) -> None:

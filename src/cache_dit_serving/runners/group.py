@@ -25,6 +25,7 @@ from cache_dit_serving.errors import LoadError, RunnerLost
 from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.runners import wire
 from cache_dit_serving.runners.agent import POLL_S, run_ranks
+from cache_dit_serving.runners.interface import exposure
 from cache_dit_serving.runners.versions import differing
 
 logger = logging.getLogger(__name__)
@@ -54,10 +55,14 @@ class Group:
         self._token = secrets.token_hex(16)
         self._join_token = os.environ.get(wire.JOIN_TOKEN, "")
         self._listening: list[socket.socket] = []
+        self._meeting: socket.socket | None = None
+        """The socket at which the agents of several machines meet: a free port of the rendezvous' address."""
         if self._spread.nodes > 1:
             if not self._join_token:
                 raise LoadError(f"parallelism.nodes: set {wire.JOIN_TOKEN} to a secret, the same one on every node")
             self._listening.append(_listening_at(self._spread.rendezvous or "", self.size))
+            host = self._rendezvous_host()
+            self._meeting = _listening_at(f"{host}:0", self._spread.nodes)
         self._folder = tempfile.TemporaryDirectory(prefix="cache-dit-ranks-")
         self._path = str(Path(self._folder.name) / "socket")
         self._listening.append(_listening_at(self._path, self.size))
@@ -82,9 +87,19 @@ class Group:
         for listening in self._listening:
             threading.Thread(target=self._accept, args=(listening,), daemon=True, name="ranks").start()
         nodes, ranks = self._spread.nodes, self._spread.ranks_per_node
+        endpoint = self._endpoint()
+        if nodes > 1:
+            logger.warning("%s", exposure(self._spread.rendezvous or "", endpoint))
         self._await_nodes(nodes - 1, progress)
         progress(f"starting {self.size} ranks" + (f" on {nodes} nodes" if nodes > 1 else ""))
-        place = wire.Place(node=0, nodes=nodes, ranks=ranks, endpoint=self._endpoint(), token=self._token)
+        place = wire.Place(
+            node=0,
+            nodes=nodes,
+            ranks=ranks,
+            endpoint=endpoint,
+            group=secrets.token_hex(4),
+            token=self._token,
+        )
         for number, link in enumerate(self._nodes[: nodes - 1], 1):
             try:
                 link.send(place.model_copy(update={"node": number}))
@@ -142,7 +157,7 @@ class Group:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        for listening in self._listening:
+        for listening in [*self._listening, *([self._meeting] if self._meeting else [])]:
             with contextlib.suppress(OSError):
                 listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which keeps it open
             listening.close()
@@ -167,12 +182,11 @@ class Group:
             self._placed = True
 
     def _endpoint(self) -> str:
-        """Where the agents meet."""
-        if self._spread.nodes == 1:
-            return "127.0.0.1:0"
-        host = (self._spread.rendezvous or "").rpartition(":")[0]
-        with _listening_at(f"{host}:0", 1) as free:
-            return f"{host}:{free.getsockname()[1]}"
+        """Address of the agents' meeting, empty on one machine."""
+        return f"{self._rendezvous_host()}:{self._meeting.getsockname()[1]}" if self._meeting else ""
+
+    def _rendezvous_host(self) -> str:
+        return (self._spread.rendezvous or "").rpartition(":")[0]
 
     def _accept(self, listening: socket.socket) -> None:
         try:
@@ -242,7 +256,8 @@ class Group:
         try:
             # An explicit default may be one that has no effect.
             given = self._settings.model_dump(mode="json", exclude_defaults=True)
-            link.send(wire.Brief(settings=given, on_gpus=self._on_gpus))
+            store = str(Path(self._folder.name) / "store") if self._spread.nodes == 1 else None
+            link.send(wire.Brief(settings=given, on_gpus=self._on_gpus, store=store))
             while True:
                 text, attachments = link.receive()
                 self._heard[rank] = time.monotonic()
@@ -275,7 +290,7 @@ class Group:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
         try:
-            run_ranks(place, self._path)
+            run_ranks(place, self._path, self._meeting)
         except ChildFailedError as error:
             ends = ", ".join(
                 f"rank {rank} by {failure.signal_name() if failure.exitcode < 0 else f'exit code {failure.exitcode}'}"
@@ -298,10 +313,9 @@ def _listening_at(address: str, backlog: int) -> socket.socket:
         listening.bind(address)
         listening.listen(backlog)
         return listening
-    host, _, port = address.rpartition(":")
     try:
-        family, *_, resolved = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        return socket.create_server(resolved[:2], family=family, backlog=backlog)
+        family, resolved = wire.resolved(address)
+        return socket.create_server(resolved, family=family, backlog=backlog)
     except OSError as error:
         raise LoadError(f"parallelism.rendezvous: this machine cannot listen at {address}: {error}") from error
 

@@ -29,6 +29,7 @@ from cache_dit_serving.pipeline.protocol import Facts, Loaded, Stopped, TakePrev
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.runners import wire
+from cache_dit_serving.runners.interface import LOOPBACK, bind_transports
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ LOADING = timedelta(minutes=30)
 class Rank:
     """The state of this process."""
 
-    def __init__(self, rank: int, settings: Settings, link: wire.Link) -> None:
+    def __init__(self, rank: int, settings: Settings, link: wire.Link, store: str | None) -> None:
         self.rank = rank
+        self._store = store
         self._settings = settings
         self._link = link
         self._control: Any = None
@@ -71,11 +73,20 @@ class Rank:
             self._do(loaded, command, attachments)
 
     def _meet(self) -> None:
-        assert self._settings.parallelism is not None
+        spread = self._settings.parallelism
+        assert spread is not None
         on_gpus = self._settings.model.device != "cpu"
         # Ranks load at different paces. Steps that stand still are the server's to notice.
-        timeout = max(LOADING, timedelta(seconds=self._settings.parallelism.step_timeout_s))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timeout)
+        timeout = max(LOADING, timedelta(seconds=spread.step_timeout_s))
+        backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+        if self._store is not None:
+            bind_transports(LOOPBACK, always=True)
+            store = dist.FileStore(self._store, spread.world_size)
+            dist.init_process_group(backend, timeout=timeout, store=store, rank=self.rank, world_size=spread.world_size)
+        else:
+            own = self._link.own_address or wire.resolved(spread.rendezvous or "")[1][0]
+            bind_transports(own, always=False)
+            dist.init_process_group(backend, timeout=timeout)
         self._control = dist.new_group(backend="gloo", timeout=FOREVER)
 
     def _say(self, message: wire.Message, attachments: list[bytes] | None = None) -> None:
@@ -213,7 +224,7 @@ def main() -> None:
     device = f"cuda:{os.environ['LOCAL_RANK']}" if brief.on_gpus else "cpu"
     model = settings.model.model_copy(update={"device": device})
     try:
-        Rank(number, settings.model_copy(update={"model": model}), link).run()
+        Rank(number, settings.model_copy(update={"model": model}), link, brief.store).run()
     except LoadError as error:
         link.send(wire.Failed(what="invalid", message=str(error), fatal=True))
         os._exit(1)

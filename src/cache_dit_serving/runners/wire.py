@@ -101,6 +101,8 @@ class Brief(Message):
     kind: Literal["brief"] = "brief"
     settings: dict[str, Any]
     on_gpus: bool
+    store: str | None
+    """The file in which the ranks of one machine meet; those of several meet in the agents' store."""
 
 
 class Place(Message):
@@ -112,8 +114,11 @@ class Place(Message):
     ranks: int
     """On each machine."""
     endpoint: str
-    """Of torch's rendezvous, host:port."""
+    """Of torch's rendezvous, host:port; empty on one machine."""
+    group: str
+    """The group's name in torch's stores. No secret: whoever reaches a store reads it there."""
     token: str
+    """The ranks' secret in their greeting."""
 
 
 class Sample(Message):
@@ -219,6 +224,8 @@ class Link:
         self._socket = connection
         self.local = connection.family == socket.AF_UNIX
         """Whether the other side is on this machine."""
+        self.own_address: str | None = None if self.local else connection.getsockname()[0]
+        """This side's IP address, on a connection to another machine."""
         self._writing = threading.Lock()
 
     def send(self, message: Message, attachments: list[bytes] | None = None) -> None:
@@ -304,8 +311,23 @@ def connect(server: str) -> Link:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(server)
         return Link(connection)
-    host, _, port = server.rpartition(":")
-    return Link(alive(socket.create_connection((host.strip("[]"), int(port)), timeout=UNREACHABLE_S)))
+    return Link(alive(socket.create_connection(host_and_port(server), timeout=UNREACHABLE_S)))
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `host:port`; an IPv6 address stands in brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def resolved(address: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Return the family and the IP address and port of `host:port`.
+
+    Raises:
+        OSError: the name is not known.
+    """
+    family, *_, found = socket.getaddrinfo(*host_and_port(address), type=socket.SOCK_STREAM)[0]
+    return family, (str(found[0]), int(found[1]))
 
 
 def alive(connection: socket.socket) -> socket.socket:
