@@ -119,6 +119,42 @@ def test_what_is_no_message_is_refused(text: Any) -> None:
         wire.DOWN.validate_python(text)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"[" * 4000,
+        b'{"message": ' + b'{"a":' * 700,
+        b'{"message": {"kind": "join"}, "lengths": [-1]}',
+        b'{"message": ' + b"9" * 4000 + b', "lengths": []}',
+        b'{"lengths": []}',
+        b"null",
+        b"\xff",
+    ],
+    ids=lambda said: str(said[:30]),
+)
+def test_what_is_no_greeting_ends_the_connection(said: bytes) -> None:
+    for text in (said, said * 20):  # also one that is longer than a greeting may be
+        ours, theirs = socket.socketpair()
+        with ours, wire.Link(theirs) as link:
+            ours.sendall(wire.LENGTH.pack(len(text)) + text)
+            with pytest.raises(wire.Closed):
+                link.greeting()
+    ours, theirs = socket.socketpair()
+    with ours, wire.Link(theirs) as link:
+        ours.sendall(wire.LENGTH.pack(len(said)) + said)
+        with pytest.raises((wire.Closed, ValidationError)):
+            wire.UP.validate_python(link.receive()[0])
+
+
+def test_a_greeting_that_comes_byte_by_byte_ends_the_connection_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "GREETING_S", 0.2)
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.sendall(wire.LENGTH.pack(100) + b"{")
+        with pytest.raises(wire.Closed):
+            wire.Link(theirs).greeting()
+
+
 def test_a_link_carries_large_attachments_and_ends() -> None:
     ours, theirs = socket.socketpair()
     blobs = [b"a" * (3 * 2**20), b"", b"b"]
@@ -128,9 +164,9 @@ def test_a_link_carries_large_attachments_and_ends() -> None:
     assert link.receive() == ({"kind": "flush"}, blobs)
     sending.join()
     ours.close()
-    with pytest.raises(wire.Closed):
+    with link, pytest.raises(wire.Closed):
         link.receive()
     ours, theirs = socket.socketpair()
     ours.sendall(wire.LENGTH.pack(2**60))
-    with pytest.raises(wire.Closed):
-        wire.Link(theirs).receive()
+    with ours, wire.Link(theirs) as link, pytest.raises(wire.Closed):
+        link.receive()

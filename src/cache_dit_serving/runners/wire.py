@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import CacheChoice
@@ -36,9 +36,9 @@ ANOTHER = "another rank failed"
 """Of a rank that ends since another does."""
 LENGTH = struct.Struct(">Q")
 MOST_JSON_BYTES = 64 * 2**20
-MOST_GREETING_BYTES = 2**16
+MOST_GREETING_BYTES = 2**12
 GREETING_S = 10.0
-"""For a greeting to come, on a new connection."""
+"""Seconds within which a new connection must have sent its greeting."""
 UNREACHABLE_S = 30
 """Without a sign of life from another machine, after which a connection to it counts as closed."""
 PICTURE = "picture"
@@ -75,6 +75,13 @@ class WireCall(Message):
     makes: MediaKind
     profile: AskedToProfile
     caller: str
+
+
+class Envelope(Message):
+    """The JSON of a message, and the bytes of each attachment behind it."""
+
+    message: Any
+    lengths: list[NonNegativeInt]
 
 
 class Hello(Message):
@@ -250,7 +257,7 @@ class Link:
             Closed: there is none any more.
         """
         envelope = self._envelope(MOST_JSON_BYTES)
-        return envelope["message"], [self._read(int(size)) for size in envelope["lengths"]]
+        return envelope.message, [self._read(size) for size in envelope.lengths]
 
     def greeting(self) -> Greeting:
         """What a new connection says first. It may be anyone's, and is taken for nothing else.
@@ -258,13 +265,16 @@ class Link:
         Raises:
             Closed: it is no greeting, or none comes.
         """
-        self._socket.settimeout(GREETING_S)
+        # Of the whole greeting: a time limit of the socket begins anew with each byte.
+        late = threading.Timer(GREETING_S, self.close)
+        late.daemon = True
+        late.start()
         try:
-            greeting = GREETING.validate_python(self._envelope(MOST_GREETING_BYTES)["message"])
-        except (KeyError, TypeError, ValueError) as error:
+            return GREETING.validate_python(self._envelope(MOST_GREETING_BYTES).message)
+        except ValidationError as error:
             raise Closed from error
-        self._socket.settimeout(None)
-        return greeting
+        finally:
+            late.cancel()
 
     def __enter__(self) -> Self:
         return self
@@ -278,11 +288,14 @@ class Link:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def _envelope(self, most_bytes: int) -> Any:
+    def _envelope(self, most_bytes: int) -> Envelope:
         (length,) = LENGTH.unpack(self._read(LENGTH.size))
         if length > most_bytes:
             raise Closed
-        return json.loads(self._read(length))
+        try:
+            return Envelope.model_validate(json.loads(self._read(length)))
+        except (ValueError, RecursionError) as error:  # also pydantic's; and nested too deep
+            raise Closed from error
 
     def _read(self, size: int) -> bytes:
         parts = []
