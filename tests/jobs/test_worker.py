@@ -263,6 +263,9 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
     wait_until(lambda: worker.state == "ready")
     running, waiting = one_running_one_waiting(worker)
     loads[0].runner.lost = "a test"  # type: ignore[misc]
+    with pytest.raises(NotReady, match="processes were lost") as refused_at_once:  # while the generation still runs
+        worker.loaded()
+    assert refused_at_once.value.code == "loading"
     assert running.result.result(30)
     assert waiting.result.result(30)
     assert len(loads) == 2

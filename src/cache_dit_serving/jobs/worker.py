@@ -87,11 +87,16 @@ class PipelineWorker:
 
     @property
     def state(self) -> State:
-        return self._state
+        """The worker's state. A lost runner counts as loading at once, before the pipeline's thread loads anew."""
+        loaded = self._loaded
+        lost = self._state == "ready" and loaded is not None and loaded.runner.lost is not None
+        return "loading" if lost else self._state
 
     @property
     def reason(self) -> str | None:
         """What it is doing while loading; what went wrong where it failed."""
+        if self._state == "ready" and self.state == "loading":
+            return "the model's processes were lost"
         return self._reason
 
     def loaded(self) -> Loaded:
@@ -100,7 +105,7 @@ class PipelineWorker:
         Raises:
             NotReady: it is loading, failed to load, or the server is shutting down.
         """
-        if self._loaded is None or self._state != "ready":
+        if self._loaded is None or self.state != "ready":
             raise self._not_ready()
         return self._loaded
 
@@ -131,7 +136,7 @@ class PipelineWorker:
             NotReady: it is loading, failed to load, or the server is shutting down.
         """
         with self._changed:
-            if self._state != "ready":
+            if self.state != "ready":
                 raise self._not_ready()
             running = [self._running] if self._running is not None else []
             live = sum(each.caller == generation.caller for each in (*self._waiting, *running))
@@ -201,7 +206,7 @@ class PipelineWorker:
                 future.set_exception(error)
 
         with self._changed:
-            if self._state != "ready":
+            if self.state != "ready":
                 raise self._not_ready()
             self._actions.append((run, future))
             self._changed.notify()
@@ -428,14 +433,15 @@ class PipelineWorker:
 
     def _not_ready(self) -> NotReady:
         messages = {
-            "loading": f"the model is loading: {self._reason}",
+            "loading": f"the model is loading: {self.reason}",
             "failed": f"the model cannot be served: {self._reason}",
             "draining": "the server is shutting down",
             "ready": "the server is ready",
         }
         # A failed load does not mend itself: no time to come back after.
-        retry_after_s = {"loading": 5.0, "draining": 10.0}.get(self._state)
-        return NotReady(messages[self._state], code=self._state, retry_after_s=retry_after_s)
+        state = self.state
+        retry_after_s = {"loading": 5.0, "draining": 10.0}.get(state)
+        return NotReady(messages[state], code=state, retry_after_s=retry_after_s)
 
 
 class _Watch:
