@@ -262,10 +262,11 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
     worker.start()
     wait_until(lambda: worker.state == "ready")
     running, waiting = one_running_one_waiting(worker)
-    loads[0].runner.lost = "a test"  # type: ignore[misc]
+    loads[0].runner.ended = True  # type: ignore[misc]
     with pytest.raises(NotReady, match="processes were lost") as refused_at_once:  # while the generation still runs
         worker.loaded()
     assert refused_at_once.value.code == "loading"
+    loads[0].runner.lost = "a test"  # type: ignore[misc]
     assert running.result.result(30)
     assert waiting.result.result(30)
     assert len(loads) == 2

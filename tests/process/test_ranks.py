@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import stat
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,8 +27,12 @@ TWO = {
 
 
 def ranks_of(server: Server) -> list[psutil.Process]:
-    below = psutil.Process(server.process.pid).children(recursive=True)
-    return [process for process in below if "cache_dit_serving.runners.rank" in process.cmdline()]
+    found = []
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
+            if "cache_dit_serving.runners.rank" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def gone(processes: list[psutil.Process], within_s: float = 15) -> bool:
@@ -129,11 +133,26 @@ def test_a_stranger_at_the_ranks_ports_changes_nothing(said: bytes, two: Server)
     assert two.get("/readyz").status_code == 200
 
 
+def test_a_rank_that_is_killed_is_told_until_there_are_ranks_again(two: Server) -> None:
+    left = ranks_of(two)
+    left[1].kill()
+    seen: list[int] = []
+
+    def ready_again(server: Server) -> bool:
+        seen.append(server.get("/readyz").status_code)
+        return seen[-1] == 200 and 503 in seen
+
+    two.wait_for(ready_again, 90)
+    assert set(seen[seen.index(503) : -1]) == {503}
+    assert gone(left)
+    assert two.generate(seed=3).status_code == 200
+
+
 def test_a_worker_that_is_killed_takes_its_ranks_along_and_another_one_serves_the_same(two: Server) -> None:
     before = two.generate(seed=3).json()["images"]
-    left = ranks_of(two)
+    left, folder = ranks_of(two), group_folder(two)
     os.kill(worker_of(two).pid, signal.SIGKILL)
     assert gone(left)
-    time.sleep(1)
-    two.wait_for(ready, 90)
+    two.wait_for(lambda server: len(ranks_of(server)) == 2 and ready(server), 90)
+    assert not folder.exists()
     assert two.generate(seed=3).json()["images"] == before

@@ -89,7 +89,7 @@ class PipelineWorker:
     def state(self) -> State:
         """The worker's state. A lost runner counts as loading at once, before the pipeline's thread loads anew."""
         loaded = self._loaded
-        lost = self._state == "ready" and loaded is not None and loaded.runner.lost is not None
+        lost = self._state == "ready" and loaded is not None and loaded.runner.ended
         return "loading" if lost else self._state
 
     @property

@@ -176,6 +176,11 @@ class Runner(Protocol):
         """What befell it, where it can run nothing any more and the model must be loaded anew."""
         ...
 
+    @property
+    def ended(self) -> bool:
+        """Whether a process of it has ended. `lost` says soon after what befell it."""
+        ...
+
     def close(self) -> None:
         """End what it holds beside this process."""
         ...

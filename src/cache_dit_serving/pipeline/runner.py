@@ -111,6 +111,7 @@ class PipelineRunner:
             denoiser.register_forward_pre_hook(self._note_forward)
 
     lost: str | None = None
+    ended = False
 
     def close(self) -> None:
         pass

@@ -12,16 +12,15 @@ import queue
 import secrets
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError, RunnerLost
+from cache_dit_serving.held_folder import HeldFolder
 from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.runners import wire
 from cache_dit_serving.runners.agent import POLL_S, run_ranks
@@ -63,8 +62,8 @@ class Group:
             self._listening.append(_listening_at(self._spread.rendezvous or "", self.size))
             host = self._rendezvous_host()
             self._meeting = _listening_at(f"{host}:0", self._spread.nodes)
-        self._folder = tempfile.TemporaryDirectory(prefix="cache-dit-ranks-")
-        self._path = str(Path(self._folder.name) / "socket")
+        self._folder = HeldFolder("ranks")
+        self._path = str(self._folder.path / "socket")
         self._listening.append(_listening_at(self._path, self.size))
         self._links: dict[int, wire.Link] = {}
         self._pids: dict[int, int] = {}
@@ -76,6 +75,7 @@ class Group:
         self._placed = False
         self._closing = False
         self._lost: str | None = None
+        self._ended = False
         self.messages: queue.Queue[tuple[wire.Up, list[bytes]]] = queue.Queue()
         """What rank 0 says."""
         self.memory: dict[str, int] = {}
@@ -114,6 +114,11 @@ class Group:
         if silent:
             self.lose(f"rank {silent[0]} hangs: nothing was heard of it for {SILENT_S:g} s")
         return self._lost
+
+    @property
+    def ended(self) -> bool:
+        """Whether a rank or a node has ended, also before the reason is known."""
+        return self._ended or self.lost is not None
 
     def check(self) -> None:
         """
@@ -163,7 +168,7 @@ class Group:
             listening.close()
         for link in [*self._links.values(), *self._nodes]:
             link.close()
-        self._folder.cleanup()
+        self._folder.remove()
 
     def _until_ended(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -235,6 +240,7 @@ class Group:
                     self._nodes.remove(link)
                     self._gathered.notify()
                     return
+            self._ended = True
             time.sleep(REASON_S)
             self.lose(f"node {number} ended")
 
@@ -256,13 +262,14 @@ class Group:
         try:
             # An explicit default may be one that has no effect.
             given = self._settings.model_dump(mode="json", exclude_defaults=True)
-            store = str(Path(self._folder.name) / "store") if self._spread.nodes == 1 else None
+            store = str(self._folder.path / "store") if self._spread.nodes == 1 else None
             link.send(wire.Brief(settings=given, on_gpus=self._on_gpus, store=store))
             while True:
                 text, attachments = link.receive()
                 self._heard[rank] = time.monotonic()
                 self._hear(rank, wire.UP.validate_python(text), attachments)
         except wire.Closed:
+            self._ended = True
             time.sleep(REASON_S)
             self.lose(f"rank {rank} ended")
         except ValidationError:
@@ -275,6 +282,7 @@ class Group:
                 return
             if message.what == "invalid":
                 self.messages.put((message, attachments))
+            self._ended = True
             if message.what == "error":
                 time.sleep(REASON_S)  # it may be an exchange with a rank that ended
             what = "ran out of memory" if message.what == "out_of_memory" else f"failed: {message.message}"

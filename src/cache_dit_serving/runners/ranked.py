@@ -61,6 +61,11 @@ class RankedRunner:
         """What befell the ranks, once they are of no more use."""
         return self._group.lost
 
+    @property
+    def ended(self) -> bool:
+        """Whether a rank has ended, also before the reason is known."""
+        return self._group.ended
+
     def sample(self, call: GenerationCall, index: int, watch: Watch) -> Drawn:
         """As the runner in one process does."""
         message, attachments = wire.wired(call, index)
