@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,17 @@ def test_files_of_one_request_are_written_all_or_none(tmp_path: Path) -> None:
         # The second one's name leads into a folder that is not there.
         outputs.save_all([(b"3", "png"), (b"4", "none/png")], "a")
     assert sorted(file.read_bytes() for file in (tmp_path / "a").iterdir()) == [b"1", b"2"]
+
+
+def test_nobody_else_reads_an_output_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        outputs = OutputFolder(tmp_path / "root" / "of all", sign_s=60)
+        outputs.save_all([(b"1", "png")], "a/b")
+        outputs.address("a/b/x.png", "url", "http://localhost")
+    finally:
+        os.umask(before)
+    made = [*tmp_path.rglob("*")]
+    assert len(made) == 6
+    assert {oct(each.stat().st_mode & 0o777) for each in made if each.is_dir()} == {"0o700"}
+    assert {oct(each.stat().st_mode & 0o777) for each in made if each.is_file()} == {"0o600"}

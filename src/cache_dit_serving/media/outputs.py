@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
 from cache_dit_serving.media.formats import MEDIA_TYPES
 from cache_dit_serving.media.signing import Signer
+from cache_dit_serving.private import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -151,12 +152,12 @@ class OutputFolder:
         """
         directory = self.root / (name or "")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root)
             if not self._holds(directory):
                 raise InvalidRequest("output_dir leads out of the server's output folder", param="output_dir")
             if any(part.is_file() for part in (directory, *directory.parents)):
                 raise InvalidRequest("output_dir names a file, not a folder", param="output_dir")
-            directory.mkdir(parents=True, exist_ok=True)
+            make_folder(directory)
             if not os.access(directory, os.W_OK):
                 raise PermissionError(f"{directory} is not writable")
         except OSError as error:
@@ -179,7 +180,10 @@ class OutputFolder:
         return [path.relative_to(self.root).as_posix() for path in paths]
 
     def save(self, content: bytes, folder: Path, *, extension: str) -> Path:
-        """Write a file of a new name into a folder from :meth:`folder`; returns its path.
+        """Write a file of a new name, which the server's user alone may read, into a folder from :meth:`folder`.
+
+        Returns:
+            Its path.
 
         Raises:
             InternalError: it cannot be written.
@@ -190,8 +194,6 @@ class OutputFolder:
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
-                # mkstemp's 0600 would keep the file from a client of another user on this machine.
-                os.chmod(partial, 0o644)
                 os.replace(partial, folder / name)
             except BaseException:
                 os.unlink(partial)

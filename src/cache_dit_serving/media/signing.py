@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from cache_dit_serving.private import FILE_MODE, make_folder
+
 logger = logging.getLogger(__name__)
 
 KEY_FILE = ".signing-key"
@@ -58,9 +60,9 @@ class Signer:
 
     def _make(self, file: Path) -> None:
         """Written beside its place and linked there, so that no other server reads half of it."""
-        self._root.mkdir(parents=True, exist_ok=True)
+        make_folder(self._root)
         own = file.with_name(f"{KEY_FILE}-{secrets.token_hex(8)}")
-        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         try:
             with os.fdopen(descriptor, "wb") as writing:
                 writing.write(secrets.token_bytes(KEY_BYTES))

@@ -17,6 +17,7 @@ import torch
 
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.quantize import DENOISERS
+from cache_dit_serving.private import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -110,7 +111,7 @@ def _blocks_at(component: torch.nn.Module, name: str, label: str) -> Iterable[to
 
 def _writable(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / ".writable").touch()
     except OSError as error:
         raise LoadError("compile.folder cannot be written on the server") from error

@@ -16,6 +16,7 @@ import torch
 
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.planning.model import AskedToProfile
+from cache_dit_serving.private import FILE_MODE, make_folder
 
 if TYPE_CHECKING:
     from cache_dit_serving.config.acceleration import ProfilingSettings
@@ -65,7 +66,7 @@ class Profiler:
         if not self._activities:
             raise LoadError(f"profiling.activities: there is no GPU to profile on {device}; add cpu")
         try:
-            settings.folder.expanduser().mkdir(parents=True, exist_ok=True)
+            make_folder(settings.folder.expanduser())
         except OSError as error:
             raise LoadError("profiling.folder cannot be made on the server") from error
 
@@ -133,6 +134,7 @@ class _Recorded(Trace):
         unfinished = file.with_suffix(".part")
         try:
             self._profile.export_chrome_trace(str(unfinished))
+            unfinished.chmod(FILE_MODE)
             _name_steps(unfinished, cached_steps)
             self._count(unfinished.stat().st_size)
             unfinished.rename(file)
