@@ -11,10 +11,8 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,7 +29,6 @@ from cache_dit_serving.errors import (
     InvalidRequest,
     JobInterrupted,
     KeyReused,
-    LoadError,
     NotFound,
     NotReady,
     QueueFull,
@@ -41,7 +38,10 @@ from cache_dit_serving.errors import (
 from cache_dit_serving.jobs.generation import TakenOver
 from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import JobStore, Page, told
+from cache_dit_serving.jobs.store.access import AGAIN_S, StoreAccess
+from cache_dit_serving.jobs.store.aged import BATCH, Ended
+from cache_dit_serving.jobs.store.heart import BEAT_S, Heart
+from cache_dit_serving.jobs.store.store import Page, told
 from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.webhooks import Webhook, webhooks_of
 from cache_dit_serving.schemas.answers import timestamp
@@ -50,18 +50,16 @@ from cache_dit_serving.schemas.request import JobRequest
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 FOLDER = "jobs"
 """Below the root of the outputs: a folder for each job."""
 DATABASE = "jobs.sqlite3"
 """In the local folder, wherever the outputs lie."""
-BEAT_S = 1.0
-"""Between two signs of life in the database."""
+FORGET_S, MORE_S = 5.0, 0.05
+"""Between two looks for jobs that are to be forgotten: where there are no more, and where there may be."""
+ON_TIME_S = 3.0
+"""For which a server must have been heard before it takes what waits at another: that one's first word comes first."""
 MOST_ATTEMPTS = 3
 """Of a job during which the server ended each time."""
-AGAIN_S = 2.0
-"""Before the database is asked again to take what has become of a job."""
 CANCEL_S = 60.0
 """For a job to end that is to be cancelled."""
 LOOK_S = 0.2
@@ -78,14 +76,12 @@ class KeptJobs:
         self._settings = native.settings
         self._owner = secrets.token_hex(8)
         """This server, for the database."""
-        self._store: JobStore | None = None
-        self._unopened = ""
-        """Why it is not open."""
-        self._silent = False
-        """Whether it did not answer the last time."""
-        self._access = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
-        self._webhooks = Webhooks(self._settings.webhooks, self._ask)
-        self._sweeping = Sweeping(self._settings.outputs, native.outputs, self._ask, self.forget)
+        self._access = StoreAccess(self._database())
+        self._heart = Heart(self._owner, self._settings.jobs.lease_s, lambda: self._access.store)
+        self._webhooks = Webhooks(self._settings.webhooks, self._access.write)
+        self._sweeping = Sweeping(self._settings.outputs, native.outputs, self._access.read, self._forget_all)
+        self._unexpected = ""
+        """Last failure that nobody thought of."""
         self._live: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.closing = asyncio.Event()
@@ -93,7 +89,9 @@ class KeptJobs:
 
     def start(self) -> None:
         """Open the database, and care for what is in it from then on; in the event loop."""
+        self._heart.start()
         self._begin(self._keep())
+        self._begin(self._forget_until())
         self._begin(self._webhooks.send_until(self.closing))
         self._begin(self._sweeping.sweep_until(self.closing))
 
@@ -102,9 +100,8 @@ class KeptJobs:
         self.closing.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSING_S)
-        self._access.shutdown()
-        if self._store is not None:
-            self._store.close()
+        await asyncio.to_thread(self._heart.stop)
+        await asyncio.to_thread(self._access.close)
 
     async def of_key(self, key: str, digest: str) -> JobRecord | None:
         """The job of an Idempotency-Key.
@@ -112,7 +109,7 @@ class KeptJobs:
         Raises:
             KeyReused: it came with another request.
         """
-        record = await self._ask(lambda store: store.of_key(key))
+        record = await self._access.read(lambda store: store.of_key(key))
         if record is not None and record.digest != digest:
             raise KeyReused("this Idempotency-Key came with another request before; send a new key with a new one")
         return record
@@ -159,7 +156,7 @@ class KeptJobs:
         self._worker.submit(generation, asked.caller.max_live)
         self._live[name] = job
         try:
-            await self._ask(lambda store: store.add(record, asked.uploads, self._owner, self._owned()))
+            await self._access.write(lambda store: store.add(record, asked.uploads, self._owner, self._owned()))
         except BaseException:
             del self._live[name]
             self._worker.cancel(generation)  # nothing was promised
@@ -191,7 +188,7 @@ class KeptJobs:
             StoreUnavailable: the database does not answer.
         """
         job = self._live.get(name)
-        record = self._now(job) if job is not None else await self._ask(lambda store: store.get(name))
+        record = self._now(job) if job is not None else await self._access.read(lambda store: store.get(name))
         if record is None or not caller.owns(record.caller):
             raise NotFound("there is no job of this id; jobs that have ended are kept for a while only")
         return record
@@ -203,7 +200,7 @@ class KeptJobs:
             StoreUnavailable: the database does not answer.
         """
         whose = None if caller.admin else caller.name
-        if (page := await self._ask(lambda store: store.page(wanted, whose))) is None:
+        if (page := await self._access.read(lambda store: store.page(wanted, whose))) is None:
             return None
         live = [self._live.get(record.id) for record in page]
         return [record if job is None else self._now(job) for record, job in zip(page, live, strict=True)]
@@ -216,17 +213,22 @@ class KeptJobs:
             StoreUnavailable: the database does not answer.
         """
         end = time.monotonic() + CANCEL_S
-        await self._ask(lambda store: store.want_cancelled(name))
+        await self._access.write(lambda store: store.want_cancelled(name))
         while True:
             if (job := self._live.get(name)) is not None:
                 job.cancelled.set()
                 await job.left.wait()
-            elif (claimed := await self._ask(lambda store: store.claim(name, self._owner, self._owned()))) is not None:
+            elif (claimed := await self._claim(name)) is not None:
                 await self._put(failed(claimed, ClientGone("nobody wants it any more")))
             record = await self.find(name, caller)
             if record.state.final or time.monotonic() > end:
                 return record
             await asyncio.sleep(LOOK_S)
+
+    async def _claim(self, name: str) -> JobRecord | None:
+        """Take over a job, if nobody has it any more."""
+        silent = self._heart.silent()
+        return await self._access.write(lambda store: store.claim(name, self._owner, self._owned(), silent))
 
     def _job(self, record: JobRecord, prepared: Prepared) -> Job:
         loop, job = asyncio.get_running_loop(), Job(record, prepared.generation)
@@ -236,13 +238,18 @@ class KeptJobs:
 
     def _may_start(self, job: Job) -> bool:
         """On the pipeline's thread: write that a job runs, unless another server has it by now."""
-        assert self._store is not None
         job.written.wait()
+        job.untold = True  # until it is written here or by :meth:`_tell`; whether it is still ours is found out then
+        store = self._access.store
+        if store is None or self._access.silent:
+            return True
         try:
-            return self._store.put(job.record, self._owner, webhooks=_webhooks(job.record))
+            ours = store.put(job.record, self._owner, webhooks=_webhooks(job.record), brief=True)
         except SQLAlchemyError as error:
-            logger.error("it is not written that job %s runs: %s", job.admitted.id, told(error))
-            return True  # whether it is still ours is found out at its end
+            logger.warning("it is not written yet that job %s runs: %s", job.admitted.id, told(error))
+            return True
+        job.untold = False
+        return ours
 
     async def _follow(self, job: Job, prepared: Prepared) -> None:
         """Bring a job that was admitted to its end."""
@@ -293,36 +300,36 @@ class KeptJobs:
 
     async def _is_written(self, record: JobRecord) -> bool:
         """Whether a job ended in the database as here: the answer to an attempt before may have been lost."""
-        stored = await self._ask(lambda store: store.get(record.id))
+        stored = await self._access.read(lambda store: store.get(record.id))
         return stored is not None and (stored.history, stored.files) == (record.history, record.files)
 
     async def _keep(self) -> None:
-        """Show that this server lives, take over jobs of one that does not, and forget what is too old."""
+        """Tell of the jobs here, and take over those of servers that do not live."""
         while not self.closing.is_set():
             try:
-                if self._store is None:
-                    self._store = await self._on_thread(lambda: JobStore(self._database()))
-                await self._beat()
-                if self._worker.state == "ready":
-                    await self._adopt()
-                    await self._help()
-                await self._prune()
-            except LoadError as error:
-                if str(error) != self._unopened:
-                    logger.error("%s", error)
-                self._unopened = str(error)  # for the log: it may name hosts and folders
+                if await self._access.open():
+                    await self._tell()
+                    if self._worker.state == "ready":
+                        await self._adopt()
+                        await self._help()
             except (StoreUnavailable, InternalError):
                 pass  # the log has it
-            except Exception:
-                logger.exception("the jobs of the database are not cared for")
+            except Exception as error:
+                if repr(error) != self._unexpected:
+                    logger.exception("the jobs of the database are not cared for")
+                self._unexpected = repr(error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.closing.wait(), BEAT_S)
 
-    async def _beat(self) -> None:
-        """Say that this server lives and how far its jobs are, and hear what has become of them meanwhile."""
+    async def _tell(self) -> None:
+        """Say how far the jobs here are, and hear what has become of them meanwhile."""
         jobs = dict(self._live)
-        told = [self._now(job) for job in jobs.values()]
-        mine = await self._ask(lambda store: store.beat(self._owner, self._owned(), told))
+        for job in jobs.values():
+            if job.untold:
+                with contextlib.suppress(StoreUnavailable):  # one row that somebody holds is none of the others' matter
+                    job.untold = not await self._put(job.record)
+        records = [self._now(job) for job in jobs.values()]
+        mine = await self._access.write(lambda store: store.tell(self._owner, self._owned(), records))
         for name, job in jobs.items():
             if name not in mine and self._live.get(name) is job:
                 job.taken = True
@@ -331,29 +338,39 @@ class KeptJobs:
                 job.cancelled.set()
         # Promised while the database did not answer: nobody here knows of them.
         if forgotten := [name for name in mine if name not in jobs and name not in self._live]:
-            await self._ask(lambda store: store.release(forgotten, self._owner))
+            await self._access.write(lambda store: store.release(forgotten, self._owner))
 
     async def _help(self) -> None:
         """Take a job that waits at another server, if this one is idle."""
         queue = self._worker.queue()
-        if queue.running or queue.waiting:
+        if queue.running or queue.waiting or self._heart.on_time_s() < ON_TIME_S:
             return
-        if (record := await self._ask(lambda store: store.take_waiting(self._owner, self._owned()))) is not None:
+        record = await self._access.write(lambda store: store.take_waiting(self._owner, self._owned()))
+        if record is not None:
             await self._resume(record)
 
-    async def _prune(self) -> None:
-        """Forget jobs that have ended, and are too old or too many."""
+    async def _forget_until(self) -> None:
+        """Forget jobs that have ended, and are too old or too many, until the server ends."""
         limits = self._settings.limits
-        since = time.time() - limits.keep_jobs_s
-        for record in await self._ask(lambda store: store.surplus(since, limits.max_kept_jobs)):
-            await self.forget(record)
+        while not self.closing.is_set():
+            wait_s = FORGET_S
+            with contextlib.suppress(StoreUnavailable, InternalError):  # the log has it
+                since = time.time() - limits.keep_jobs_s
+                due = await self._access.read(lambda store: store.aged.surplus(since, limits.max_kept_jobs))  # noqa: B023
+                if len(await self._forget_all(due)) == BATCH:
+                    wait_s = MORE_S
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), wait_s)
 
     async def _adopt(self) -> None:
         """Take over as many jobs that nobody has as there is room for."""
         room = self._settings.limits.max_queue - self._worker.queue().waiting
         if room <= 0:
             return
-        for record in await self._ask(lambda store: store.adopt(self._owner, self._owned(), room)):
+        silent = self._heart.silent()
+        for record in await self._access.write(lambda store: store.adopt(self._owner, self._owned(), room, silent)):
+            if record.id in self._live:
+                continue  # given up a moment ago, and not left yet
             ran = record.state is JobState.RUNNING
             if ran and (self._settings.jobs.interrupted == "fail" or record.attempts >= MOST_ATTEMPTS):
                 times = f"{record.attempts} times " if record.attempts > 1 else ""
@@ -367,7 +384,7 @@ class KeptJobs:
         """Put a job that another server had into the queue."""
         await self._put(record)
         await self._clear(record.id)
-        uploads = await self._ask(lambda store: store.uploads(record.id))
+        uploads = await self._access.read(lambda store: store.uploads(record.id))
         try:
             prepared = await self._native.prepare(read(record.request, uploads))
             job = self._job(record, prepared)
@@ -400,7 +417,23 @@ class KeptJobs:
         """
         # In this order: a job whose files are gone is forgotten next time, files without a job are not.
         await self._unlink(record)
-        await self._ask(lambda store: store.delete(record.id))
+        await self._access.write(lambda store: store.aged.delete([record.id]))
+
+    async def _forget_all(self, jobs: Sequence[Ended]) -> list[Ended]:
+        """Delete jobs that have ended, and their files; returns those that are gone."""
+        gone = await asyncio.to_thread(self._unlinked, jobs)
+        if gone:
+            await self._access.write(lambda store: store.aged.delete([job.id for job in gone]))
+        return gone
+
+    def _unlinked(self, jobs: Sequence[Ended]) -> list[Ended]:
+        """Delete the files of jobs; returns those that have none any more."""
+        gone = []
+        for job in jobs:
+            with contextlib.suppress(InternalError):  # the log has it; the others are none the worse for it
+                self._native.outputs.delete(job.files, f"{FOLDER}/{job.id}")
+                gone.append(job)
+        return gone
 
     async def _unlink(self, record: JobRecord) -> None:
         await asyncio.to_thread(self._native.outputs.delete, record.files, f"{FOLDER}/{record.id}")
@@ -415,30 +448,7 @@ class KeptJobs:
 
     async def _put(self, record: JobRecord, *, keep: bool = True) -> bool:
         told = _webhooks(record)
-        return await self._ask(lambda store: store.put(record, self._owner, keep=keep, webhooks=told))
-
-    async def _ask(self, what: Callable[[JobStore], T]) -> T:
-        """Have the database do something, on the thread that speaks to it.
-
-        Raises:
-            StoreUnavailable: it does not answer.
-        """
-        if (store := self._store) is None:
-            raise StoreUnavailable("the database of jobs is not open; the server's log says why", retry_after_s=AGAIN_S)
-        try:
-            answer = await self._on_thread(lambda: what(store))
-        except SQLAlchemyError as error:
-            if not self._silent:
-                logger.error("the database of jobs does not answer: %s", told(error))
-            self._silent = True
-            raise StoreUnavailable("the database of jobs does not answer", retry_after_s=AGAIN_S) from error
-        if self._silent:
-            logger.info("the database of jobs answers again")
-        self._silent = False
-        return answer
-
-    async def _on_thread(self, what: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._access, what)
+        return await self._access.write(lambda store: store.put(record, self._owner, keep=keep, webhooks=told))
 
     def _begin(self, task: Coroutine[None, None, None]) -> None:
         begun = asyncio.create_task(task)

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from cache_dit_serving.config.settings import OutputSettings
 from cache_dit_serving.errors import InternalError, StoreUnavailable
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import Ask
+from cache_dit_serving.jobs.store.access import Ask
+from cache_dit_serving.jobs.store.aged import BATCH, Ended
 from cache_dit_serving.media.outputs import Listed, Outputs
-from cache_dit_serving.media.retention import due_of
+from cache_dit_serving.media.retention import Due, due_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +28,20 @@ class Sweeping:
     """Of one server; several that share their outputs do not disturb each other."""
 
     def __init__(
-        self, settings: OutputSettings, outputs: Outputs, ask: Ask, forget: Callable[[JobRecord], Awaitable[None]]
+        self,
+        settings: OutputSettings,
+        outputs: Outputs,
+        read: Ask,
+        forget: Callable[[Sequence[Ended]], Awaitable[list[Ended]]],
     ) -> None:
         """
         Args:
-            ask: has the database do something, or raises StoreUnavailable.
-            forget: deletes a job and its outputs.
+            read: has the database tell something, or raises StoreUnavailable.
+            forget: deletes jobs and their outputs, and returns those that are gone.
         """
         self._settings = settings
         self._outputs = outputs
-        self._ask = ask
+        self._read = read
         self._forget = forget
 
     async def sweep_until(self, closing: asyncio.Event) -> None:
@@ -60,33 +64,52 @@ class Sweeping:
         await asyncio.to_thread(self._outputs.tidy, now - HALF_WRITTEN_S)
         listed = await asyncio.to_thread(self._outputs.listed)
         # Asked after the outputs were listed: one whose job was live then is not deleted.
-        jobs, live = await self._ask(lambda store: store.with_files())
-        units, of_unit = _units(listed, {file: job for job in jobs for file in job.files}, live)
+        live = await self._read(lambda store: store.aged.live())
+        units, of_unit = await asyncio.to_thread(_units, listed, await self._with_files(), live)
+        due = await asyncio.to_thread(due_of, units, now, self._settings.keep_s, self._settings.max_bytes)
         deleted = freed = 0
-        for unit, reason in due_of(units, now, self._settings.keep_s, self._settings.max_bytes):
-            of_it = of_unit[unit.name]
-            try:
-                if isinstance(of_it, JobRecord):
-                    await self._forget(of_it)
-                else:
-                    await asyncio.to_thread(self._outputs.delete, [of_it], of_it.rpartition("/")[0])
-            except InternalError:
-                continue  # the log has it; the others are none the worse for it
-            metrics.OUTPUTS_DELETED.labels(reason).inc()
-            deleted, freed = deleted + 1, freed + unit.bytes
+        for batch in _batches(due):
+            for unit in await self._deleted(batch, of_unit):
+                metrics.OUTPUTS_DELETED.labels(unit.reason).inc()
+                deleted, freed = deleted + 1, freed + unit.output.bytes
         if deleted:
             logger.info("%d jobs and outputs of no job deleted, %d bytes", deleted, freed)
 
+    async def _with_files(self) -> list[Ended]:
+        """Jobs with outputs; asked for by pages, so that requests come in between."""
+        jobs: list[Ended] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._read(lambda store, after=after: store.aged.with_files(after))  # type: ignore[misc]
+            jobs += page.jobs
+            after = page.next
+        return jobs
 
-def _units(
-    listed: list[Listed], of_job: dict[str, JobRecord], live: set[str]
-) -> tuple[list[Listed], dict[str, JobRecord | str]]:
+    async def _deleted(self, batch: list[Due], of_unit: dict[str, Ended | str]) -> list[Due]:
+        """Delete what is due; returns those that are gone."""
+        jobs = {job.id: due for due in batch if isinstance(job := of_unit[due.output.name], Ended)}
+        forgotten = await self._forget([job for due in batch if isinstance(job := of_unit[due.output.name], Ended)])
+        gone = [jobs[job.id] for job in forgotten]
+        for due in batch:
+            if isinstance(name := of_unit[due.output.name], str):
+                with contextlib.suppress(InternalError):  # the log has it; the others are none the worse for it
+                    await asyncio.to_thread(self._outputs.delete, [name], name.rpartition("/")[0])
+                    gone.append(due)
+        return gone
+
+
+def _batches(due: list[Due]) -> Iterable[list[Due]]:
+    return (due[first : first + BATCH] for first in range(0, len(due), BATCH))
+
+
+def _units(listed: list[Listed], jobs: list[Ended], live: set[str]) -> tuple[list[Listed], dict[str, Ended | str]]:
     """What goes as one: all outputs of a job together, or one of no job; and what each stands for, by its name.
 
     Outputs of jobs that have not ended are none.
     """
+    of_job = {file: job for job in jobs for file in job.files}
     units: dict[str, Listed] = {}
-    of_unit: dict[str, JobRecord | str] = {}
+    of_unit: dict[str, Ended | str] = {}
     for output in listed:
         if output.name.rpartition("/")[0].rpartition("/")[2] in live:
             continue

@@ -12,7 +12,7 @@ import httpx
 from cache_dit_serving.config.settings import WebhookSettings, webhook_key
 from cache_dit_serving.errors import InvalidRequest, StoreUnavailable
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.store.store import Ask
+from cache_dit_serving.jobs.store.access import Ask
 from cache_dit_serving.jobs.webhooks import Webhook
 from cache_dit_serving.media.outgoing import Reach, Refused, addressed, client_for, reachable
 

@@ -294,8 +294,9 @@ class JobsSettings(Section):
     )
     lease_s: float = Field(
         15,
-        ge=3,
-        description="Seconds after its last sign of life that a server's jobs are taken over; it gives one a second.",
+        ge=5,
+        description="Seconds after its last sign of life that a server's jobs are taken over; it gives one a second, "
+        "and waits up to 2 s for the database.",
     )
 
 

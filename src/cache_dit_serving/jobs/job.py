@@ -27,6 +27,8 @@ class Job:
     """Set once this server has it no more: it has ended, or is for another one."""
     written: threading.Event = field(default_factory=threading.Event)
     """Set once it is in the database, or will never be."""
+    untold: bool = False
+    """Set while it runs and the database does not know."""
     taken: bool = False
     """Whether another server has it by now."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)

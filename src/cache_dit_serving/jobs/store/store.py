@@ -1,14 +1,14 @@
 """Jobs in a database, where they outlive the server: SQLite's file, or PostgreSQL for servers on several machines.
 
-Each live job has an owner, the server that has it in its queue or runs it. An owner says every so often that it lives;
-of one that does not, any server may take the jobs over.
+Each live job has an owner, the server that has it in its queue or runs it. A server says each second that it lives; the
+jobs of one that is silent for a lease are for any other.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,14 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import (
-    URL,
     ColumnElement,
     Connection,
-    Engine,
     ScalarResult,
     Select,
-    create_engine,
+    and_,
     delete,
-    event,
     func,
     insert,
     or_,
@@ -38,22 +36,29 @@ from sqlalchemy.orm import Session
 
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.jobs.store.aged import Aged
+from cache_dit_serving.jobs.store.engine import (
+    BRIEF_WAIT_S,
+    MIGRATION_WAIT_S,
+    DatabaseGone,
+    identity,
+    keep_private,
+    make_engine,
+    sqlite_file,
+)
+from cache_dit_serving.jobs.store.leases import Silent
 from cache_dit_serving.jobs.store.outbox import Outbox
-from cache_dit_serving.jobs.store.tables import JobRow, UploadRow
+from cache_dit_serving.jobs.store.rows import columns_of, record_of
+from cache_dit_serving.jobs.store.tables import LIVE, JobRow, ServerRow, UploadRow
 from cache_dit_serving.jobs.webhooks import Webhook
 from cache_dit_serving.schemas.jobs import JobState
 
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000")
-"""Of SQLite: readers go on while one writes; a commit is on the disk when it returns, for a job is promised by then;
-another process is waited for, ms."""
-PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
-"""Of PostgreSQL, where the URL says nothing of it: a host that is gone is given up after so long, s and ms, rather than
-after minutes."""
 MIGRATING = 0x6361636865646974
 """Number of the lock that a server of several has while it makes the tables."""
-LIVE = (JobState.QUEUED, JobState.RUNNING)
 PROGRESS = ("step", "cached_steps", "position", "starts_in_s", "seconds_left")
 FIRST = (JobRow.priority.desc(), JobRow.number)
+ID = re.compile(r"\w{1,100}", re.ASCII)
+"""Of a job. PostgreSQL refuses a NUL in a text, and SQLite half of a character."""
 Uploads = Sequence[str | bytes]
 
 
@@ -88,41 +93,67 @@ class JobStore:
         """
         try:
             parsed = make_url(url)
-            if parsed.get_backend_name() == "sqlite" and parsed.database:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = _engine(parsed)
+            self._file = sqlite_file(parsed)
+            if self._file is not None:
+                keep_private(self._file)
+                self._opened = identity(self._file)
+            self._engine = make_engine(parsed)
             self._writing = self._engine.execution_options(writes=True)
+            # The beat waits for no connection that something else holds.
+            self._beating = make_engine(parsed, pool_size=1).execution_options(writes=True, wait_s=BRIEF_WAIT_S)
             self.outbox = Outbox(self._writing)
-            with self._writing.begin() as connection:
-                if self._engine.dialect.name == "postgresql":
-                    connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
-                config = Config()
-                config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+            self.aged = Aged(self._engine, self._writing)
+            try:
+                self._migrate()
+            except BaseException:
+                self.close()
+                raise
+        except CommandError as error:
+            reason = "its tables are of another version of this server; start that one, or name another database"
+            raise LoadError(f"jobs.database cannot be opened: {reason} ({told(error)})") from error
         except (SQLAlchemyError, OSError, ImportError) as error:
             raise LoadError(f"jobs.database cannot be opened: {told(error)}") from error
 
+    def _migrate(self) -> None:
+        migrating = self._engine.execution_options(writes=True, wait_s=MIGRATION_WAIT_S)
+        with migrating.begin() as connection:
+            if self._engine.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
+            config = Config()
+            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def exchanged(self) -> bool:
+        """Whether another SQLite file lies in the place of the one that was opened."""
+        return self._file is not None and identity(self._file) not in (None, self._opened)
+
     def close(self) -> None:
         self._engine.dispose()
+        self._beating.dispose()
 
     def add(self, record: JobRecord, uploads: Uploads, owner: str, until: float) -> None:
         """
         Raises:
             KeyTaken: there is a job of its key.
+            SQLAlchemyError: it is not written.
         """
         files = [upload.encode() if isinstance(upload, str) else upload for upload in uploads]
         try:
             with self._writing.begin() as connection:
-                values = _columns(record) | {"owner": owner, "owned_until": until, "unwanted": False}
+                values = columns_of(record) | {"owner": owner, "owned_until": until, "unwanted": False}
                 connection.execute(insert(JobRow).values(values))
                 for number, (upload, content) in enumerate(zip(uploads, files, strict=True)):
                     row = {"job": record.id, "number": number, "is_text": isinstance(upload, str), "content": content}
                     connection.execute(insert(UploadRow).values(row))
         except IntegrityError as error:
             raise KeyTaken from error
+        if self._file is not None and identity(self._file) != self._opened:
+            raise DatabaseGone
 
     def get(self, job: str) -> JobRecord | None:
+        if not ID.fullmatch(job):
+            return None
         return self._one(select(JobRow).where(JobRow.id == job))
 
     def of_key(self, key: str) -> JobRecord | None:
@@ -149,6 +180,8 @@ class JobStore:
         if wanted.prefix:
             query = query.where(JobRow.id.startswith(wanted.prefix, autoescape=True))
         if wanted.after is not None:
+            if not ID.fullmatch(wanted.after):
+                return None
             with self._engine.connect() as connection:
                 of_it = select(JobRow.number).where(JobRow.id == wanted.after)
                 number = connection.scalar(of_it if caller is None else of_it.where(JobRow.caller == caller))
@@ -157,19 +190,29 @@ class JobStore:
             query = query.where(JobRow.number > number if wanted.ascending else JobRow.number < number)
         return self._many(query)
 
-    def put(self, record: JobRecord, owner: str, *, keep: bool = True, webhooks: Iterable[Webhook] = ()) -> bool:
+    def put(
+        self,
+        record: JobRecord,
+        owner: str,
+        *,
+        keep: bool = True,
+        webhooks: Iterable[Webhook] = (),
+        brief: bool = False,
+    ) -> bool:
         """Write what has become of a job of an owner's, and drop its uploads once it has ended.
 
         Args:
             keep: whether it stays the owner's.
             webhooks: what is to be told of it.
+            brief: fail rather than wait for the database for long.
 
         Returns:
             False: it is another's by now, or has ended, and nothing was written.
         """
         mine = (JobRow.id == record.id, *_of(owner))
-        with self._writing.begin() as connection:
-            values = _columns(record) | ({} if keep and not record.state.final else {"owner": None})
+        writing = self._writing.execution_options(wait_s=BRIEF_WAIT_S) if brief else self._writing
+        with writing.begin() as connection:
+            values = columns_of(record) | ({} if keep and not record.state.final else {"owner": None})
             if connection.execute(update(JobRow).where(*mine).values(values)).rowcount == 0:
                 return False
             self.outbox.add(connection, webhooks, time.time())
@@ -177,24 +220,49 @@ class JobStore:
                 connection.execute(delete(UploadRow).where(UploadRow.job == record.id))
         return True
 
-    def beat(self, owner: str, until: float, jobs: Iterable[JobRecord]) -> dict[str, bool]:
-        """Say that an owner lives, and how far its jobs are.
+    def beat(self, server: str) -> dict[str, int]:
+        """Say that a server lives.
+
+        Returns:
+            The beats of all servers, by their names.
+        """
+        mine = ServerRow.id == server
+        with self._beating.begin() as connection:
+            if connection.execute(update(ServerRow).where(mine).values(beats=ServerRow.beats + 1)).rowcount == 0:
+                connection.execute(insert(ServerRow).values(id=server, beats=1))
+            return _beats(connection)
+
+    def leave(self, server: str) -> None:
+        """Say that a server lives no more."""
+        with self._beating.begin() as connection:
+            connection.execute(delete(ServerRow).where(ServerRow.id == server))
+            free = update(JobRow).where(*_of(server)).values(owner=None)
+            connection.execute(free)
+
+    def tell(self, owner: str, until: float, jobs: Iterable[JobRecord]) -> dict[str, bool]:
+        """Say how far an owner's jobs are.
+
+        Args:
+            until: when the owner counts as dead for servers of an older version, seconds since the epoch.
 
         Returns:
             The jobs that are its own by now, each with whether it is to be cancelled.
         """
-        mine = _of(owner)
+        mine = select(JobRow.id, JobRow.unwanted).where(*_of(owner))
         with self._writing.begin() as connection:
-            connection.execute(update(JobRow).where(*mine).values(owned_until=until))
+            # A row that somebody else holds is told of next time: the others do not wait for it.
+            held = {job for job, _ in connection.execute(mine.with_for_update(skip_locked=True))}
+            connection.execute(update(JobRow).where(JobRow.id.in_(held)).values(owned_until=until))
             for job in jobs:
-                of_it = update(JobRow).where(*mine, JobRow.id == job.id)
-                connection.execute(of_it.values({name: getattr(job, name) for name in PROGRESS}))
-            return {
-                job: unwanted for job, unwanted in connection.execute(select(JobRow.id, JobRow.unwanted).where(*mine))
-            }
+                if job.id in held:
+                    of_it = update(JobRow).where(JobRow.id == job.id)
+                    connection.execute(of_it.values({name: getattr(job, name) for name in PROGRESS}))
+            return {job: unwanted for job, unwanted in connection.execute(mine)}
 
     def want_cancelled(self, job: str) -> None:
         """Have the owner of a job cancel it."""
+        if not ID.fullmatch(job):
+            return
         with self._writing.begin() as connection:
             connection.execute(update(JobRow).where(JobRow.id == job, JobRow.state.in_(LIVE)).values(unwanted=True))
 
@@ -209,26 +277,33 @@ class JobStore:
         told = (JobRow.position.is_not(None), JobRow.unwanted.is_(False))
         waits = (JobRow.state == JobState.QUEUED, JobRow.owner != owner, *told)
         with self._writing.begin() as connection:
-            job = connection.scalar(select(JobRow.id).where(*waits).order_by(*FIRST).limit(1))
+            next_one = select(JobRow.id).where(*waits).order_by(*FIRST).limit(1).with_for_update(skip_locked=True)
+            job = connection.scalar(next_one)
             mine = update(JobRow).where(JobRow.id == job, *waits).values(owner=owner, owned_until=until, position=None)
             if job is None or connection.execute(mine).rowcount == 0:
                 return None
         return self.get(job)
 
-    def adopt(self, owner: str, until: float, limit: int) -> list[JobRecord]:
+    def adopt(self, owner: str, until: float, limit: int, silent: Silent) -> list[JobRecord]:
         """Take over jobs that nobody has any more, the first ones first."""
         taken = []
         with self._writing.begin() as connection:
-            free = select(JobRow.id).where(*_free()).order_by(*FIRST).limit(limit)
-            for job in connection.scalars(free).all():
-                if _take(connection, job, owner, until):
+            free = _free(connection, owner, silent)
+            query = select(JobRow.id).where(*free).order_by(*FIRST).limit(limit).with_for_update(skip_locked=True)
+            for job in connection.scalars(query).all():
+                if _take(connection, job, owner, until, free):
                     taken.append(job)
+            if not taken and silent.beats:
+                has_jobs = select(JobRow.id).where(JobRow.owner == ServerRow.id, JobRow.state.in_(LIVE)).exists()
+                connection.execute(delete(ServerRow).where(_gone(silent), ~has_jobs))
         return self._many(select(JobRow).where(JobRow.id.in_(taken)).order_by(*FIRST)) if taken else []
 
-    def claim(self, job: str, owner: str, until: float) -> JobRecord | None:
+    def claim(self, job: str, owner: str, until: float, silent: Silent) -> JobRecord | None:
         """Take over one job that nobody has any more; None: somebody has it, or it has ended."""
+        if not ID.fullmatch(job):
+            return None
         with self._writing.begin() as connection:
-            if not _take(connection, job, owner, until):
+            if not _take(connection, job, owner, until, _free(connection, owner, silent)):
                 return None
         return self.get(job)
 
@@ -237,26 +312,12 @@ class JobStore:
         with self._writing.begin() as connection:
             connection.execute(delete(JobRow).where(JobRow.id == job))
 
-    def surplus(self, ended_before: float, most: int) -> list[JobRecord]:
-        """Jobs that ended before a time, or that more than so many have ended after."""
-        ended = select(JobRow).where(JobRow.ended.is_not(None))
-        old = self._many(ended.where(JobRow.ended < ended_before))
-        many = self._many(ended.order_by(JobRow.ended.desc(), JobRow.number.desc()).offset(most).limit(1000))
-        return list({record.id: record for record in (*old, *many)}.values())
-
-    def with_files(self) -> tuple[list[JobRecord], set[str]]:
-        """The jobs that have ended with outputs, and the ids of those that have not ended."""
-        live = select(JobRow.id).where(JobRow.state.in_(LIVE))
-        with self._engine.connect() as connection:
-            ids = set(connection.scalars(live))
-        return self._many(select(JobRow).where(JobRow.ended.is_not(None), JobRow.files != "[]")), ids
-
     def _one(self, query: Select[JobRow]) -> JobRecord | None:
         return next(iter(self._many(query)), None)
 
     def _many(self, query: Select[JobRow]) -> list[JobRecord]:
         with self._rows(query) as rows:
-            return [_record(row) for row in rows]
+            return [record_of(row) for row in rows]
 
     @contextmanager
     def _rows(self, query: Select[Any]) -> Iterator[ScalarResult[Any]]:
@@ -264,91 +325,36 @@ class JobStore:
             yield session.scalars(query)
 
 
-Ask = Callable[[Callable[[JobStore], Any]], Awaitable[Any]]
-"""Has the database do something away from the event loop, and gives what that returns."""
+Conditions = tuple[ColumnElement[bool], ...]
 
 
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() == "postgresql":
-        url = url.set(query={**PATIENCE, **url.query})
-    engine = create_engine(url, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def prepare(connection: Any, record: object) -> None:
-            connection.isolation_level = None  # transactions begin below
-            for pragma in PRAGMAS:
-                connection.execute(f"PRAGMA {pragma}")
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            # One that would write after it has read waits for its turn now: later it could only fail.
-            writes = connection.get_execution_options().get("writes", False)
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _of(owner: str) -> tuple[ColumnElement[bool], ...]:
+def _of(owner: str) -> Conditions:
     """Of live jobs of an owner's."""
     return JobRow.owner == owner, JobRow.state.in_(LIVE)
 
 
-def _take(connection: Connection, job: str, owner: str, until: float) -> bool:
+def _take(connection: Connection, job: str, owner: str, until: float, free: Conditions) -> bool:
     """Take over a job; whether nobody had it any more."""
-    mine = update(JobRow).where(JobRow.id == job, *_free()).values(owner=owner, owned_until=until)
+    mine = update(JobRow).where(JobRow.id == job, *free).values(owner=owner, owned_until=until)
     return connection.execute(mine).rowcount > 0
 
 
-def _free() -> tuple[ColumnElement[bool], ...]:
-    """Of jobs that nobody has any more."""
-    return JobRow.state.in_(LIVE), or_(JobRow.owner.is_(None), JobRow.owned_until < time.time())
+def _free(connection: Connection, server: str, silent: Silent) -> Conditions:
+    """Of jobs that nobody has any more, for a server that takes some others for dead."""
+    known = _beats(connection)
+    dead = [each for each, beat in silent.beats.items() if known.get(each) == beat]
+    whose: ColumnElement[bool] = JobRow.owner.in_(dead)
+    if silent.settled:
+        whose = or_(whose, and_(JobRow.owner.not_in(known), JobRow.owned_until < time.time()))
+    return JobRow.state.in_(LIVE), or_(JobRow.owner.is_(None), and_(JobRow.owner != server, whose))
 
 
-def _columns(record: JobRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "key": record.key,
-        "digest": record.digest,
-        "request": record.request,
-        "state": record.state,
-        "history": json.dumps(record.history),
-        "ended": record.history[-1][1] if record.state.final else None,
-        "step": record.step,
-        "steps": record.steps,
-        "cached_steps": record.cached_steps,
-        "result": record.result,
-        "error": record.error,
-        "files": json.dumps(record.files),
-        "caller": record.caller,
-        "priority": record.priority,
-        "attempts": record.attempts,
-        "position": record.position,
-        "starts_in_s": record.starts_in_s,
-        "seconds_left": record.seconds_left,
-    }
+def _gone(silent: Silent) -> ColumnElement[bool]:
+    return or_(*(and_(ServerRow.id == each, ServerRow.beats == beat) for each, beat in silent.beats.items()))
 
 
-def _record(row: JobRow) -> JobRecord:
-    return JobRecord(
-        id=row.id,
-        history=tuple((JobState(state), at) for state, at in json.loads(row.history)),
-        steps=row.steps,
-        request=row.request,
-        digest=row.digest,
-        step=row.step,
-        cached_steps=row.cached_steps,
-        result=row.result,
-        error=row.error,
-        files=tuple(json.loads(row.files)),
-        key=row.key,
-        caller=row.caller,
-        priority=row.priority,
-        attempts=row.attempts,
-        position=row.position,
-        starts_in_s=row.starts_in_s,
-        seconds_left=row.seconds_left,
-    )
+def _beats(connection: Connection) -> dict[str, int]:
+    return {row.id: row.beats for row in connection.execute(select(ServerRow.id, ServerRow.beats))}
 
 
 def told(error: BaseException) -> str:

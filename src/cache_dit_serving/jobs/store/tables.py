@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Double, ForeignKey, Integer, LargeBinary, Text
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, LargeBinary, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from cache_dit_serving.schemas.jobs import JobState
+
+LIVE = (JobState.QUEUED, JobState.RUNNING)
 Number = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself for this one type."""
 
@@ -17,6 +20,7 @@ class JobRow(Base):
     """A job."""
 
     __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_ended_number", "ended", "number"),)
 
     number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
     """The order of admission."""
@@ -27,7 +31,7 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(Text, index=True)
     """The last one of `history`."""
     history: Mapped[str] = mapped_column(Text)
-    ended: Mapped[float | None] = mapped_column(Double, index=True)
+    ended: Mapped[float | None] = mapped_column(Double)
     """Seconds since the epoch."""
     step: Mapped[int]
     steps: Mapped[int]
@@ -46,7 +50,17 @@ class JobRow(Base):
     owner: Mapped[str | None] = mapped_column(Text)
     """The server that has it in its queue, or runs it."""
     owned_until: Mapped[float] = mapped_column(Double)
-    """Seconds since the epoch, when the owner counts as dead unless it has said by then that it lives."""
+    """Seconds since the epoch, when an owner that is in no table of servers counts as dead: one of an older version."""
+
+
+class ServerRow(Base):
+    """A server that lives, or has died."""
+
+    __tablename__ = "servers"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    beats: Mapped[int] = mapped_column(BigInteger)
+    """Signs of life so far."""
 
 
 class WebhookRow(Base):

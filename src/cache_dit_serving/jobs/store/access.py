@@ -1,0 +1,126 @@
+"""The database of jobs for an event loop: it answers within seconds, or counts as unavailable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from cache_dit_serving.errors import LoadError, StoreUnavailable
+from cache_dit_serving.jobs.store.store import JobStore, told
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ANSWER_S = 4.0
+"""Seconds within which the database must answer, the wait for those before included."""
+AGAIN_S = 2.0
+"""Seconds for a client to wait before it asks again."""
+READERS = 2
+
+
+class Ask(Protocol):
+    """Has the database do something away from the event loop, and gives the result.
+
+    Raises:
+        StoreUnavailable: it does not answer.
+    """
+
+    def __call__(self, what: Callable[[JobStore], T], /) -> Awaitable[T]: ...
+
+
+class StoreAccess:
+    """One database: its writes one after another, its reads beside them."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._store: JobStore | None = None
+        self._unopened = ""
+        """Why it is not open."""
+        self._silent = False
+        """Whether it did not answer the last time."""
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
+        self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="jobs-read")
+
+    @property
+    def store(self) -> JobStore | None:
+        """The database, for other threads; None: it is not open."""
+        return self._store
+
+    @property
+    def silent(self) -> bool:
+        """Whether the last one who asked had no answer."""
+        return self._silent
+
+    async def open(self) -> bool:
+        """Open the database where it is not, or where its file was exchanged; whether it is open.
+
+        Its file is not made anew while the server runs: jobs that were promised would be lost without a word.
+        """
+        before = self._store
+        if before is not None and not before.exchanged():
+            return True
+        loop = asyncio.get_running_loop()
+        try:
+            self._store = await loop.run_in_executor(self._writing, JobStore, self._url)
+        except LoadError as error:
+            if str(error) != self._unopened:
+                logger.error("%s", error)  # for the log: it may name hosts and folders
+            self._unopened = str(error)
+            return False
+        if before is not None:
+            logger.warning("the file of the database of jobs was exchanged; the new one is open")
+            before.close()
+        self._unopened = ""
+        return True
+
+    async def read(self, what: Callable[[JobStore], T]) -> T:
+        """Have the database tell something.
+
+        Raises:
+            StoreUnavailable: it does not answer.
+        """
+        return await self._ask(self._reading, what)
+
+    async def write(self, what: Callable[[JobStore], T]) -> T:
+        """Have the database do something.
+
+        Raises:
+            StoreUnavailable: it does not answer. It may have done it all the same.
+        """
+        return await self._ask(self._writing, what)
+
+    def close(self) -> None:
+        for threads in (self._writing, self._reading):
+            threads.shutdown(cancel_futures=True)
+        if self._store is not None:
+            self._store.close()
+
+    async def _ask(self, threads: ThreadPoolExecutor, what: Callable[[JobStore], T]) -> T:
+        if (store := self._store) is None:
+            raise self._not_open()
+        asked = asyncio.get_running_loop().run_in_executor(threads, what, store)
+        try:
+            answer = await asyncio.wait_for(asked, ANSWER_S)
+        except (SQLAlchemyError, TimeoutError) as error:
+            if not self._silent:
+                reason = told(error) if isinstance(error, SQLAlchemyError) else f"not within {ANSWER_S:g} s"
+                logger.error("the database of jobs does not answer: %s", reason)
+            self._silent = True
+            raise StoreUnavailable("the database of jobs does not answer", retry_after_s=AGAIN_S) from error
+        if self._silent and threads is self._writing:
+            logger.info("the database of jobs answers again")
+            self._silent = False
+        return answer
+
+    def _not_open(self) -> StoreUnavailable:
+        if self._unopened:
+            message, code = "the database of jobs is not open; the server's log says why", None
+        else:
+            message, code = "the server is loading: the database of jobs is being opened", "loading"
+        return StoreUnavailable(message, code=code, retry_after_s=AGAIN_S)
