@@ -147,6 +147,8 @@ def test_pages_and_states(few: Server) -> None:
         ({"limit": "x"}, "limit"),
         ({"state": "done"}, "state"),
         ({"after": "x"}, "after"),
+        ({"after": "\0"}, "after"),
+        ({"after": "a\n\x1b"}, "after"),
         ({"page": "2"}, "page"),
     ):
         assert few.get("/jobs", params=query).json()["error"]["param"] == param

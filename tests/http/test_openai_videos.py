@@ -88,8 +88,9 @@ def test_pages(client: openai.OpenAI) -> None:
     assert [video.id for video in client.videos.list(limit=2, order="asc")] == made
     page = client.videos.list(limit=2)
     assert (page.has_more, page.last_id) == (True, made[1])
-    with pytest.raises(openai.BadRequestError):
-        client.videos.list(after="video_0")
+    for name in ("video_0", "video_\0", "\0"):
+        with pytest.raises(openai.BadRequestError):
+            client.videos.list(after=name)
     for video in made:
         client.videos.delete(video)
     assert client.videos.list().data == []

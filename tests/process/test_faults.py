@@ -14,6 +14,8 @@ from tests.support.storm import SEEDS, STEPS, Storm, small_disk
 
 CLIENTS = 8
 JOBS = {"sqlite": 80 if INSTALLED else 200, "postgresql": 200}
+LEASE_S = 5.0
+"""The least that there is."""
 REASONS = {"internal_error", "interrupted"}
 """Of those that fail: their outputs could not be written, or they began three times and were killed each time."""
 
@@ -27,23 +29,30 @@ def test_every_job_ends_once_and_as_if_nothing_had_happened(
         environ = {
             "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(outputs),
             "CACHE_DIT_SERVING__SERVER__WORKERS": "2",
-            "CACHE_DIT_SERVING__JOBS__LEASE_S": "5",
+            "CACHE_DIT_SERVING__JOBS__LEASE_S": str(LEASE_S),
         }
         storm = Storm(tmp_path, outputs, environ, JOBS[database], CLIENTS, random.Random(0))
         if database == "postgresql":
             cluster = stack.enter_context(postgres())
-            environ["CACHE_DIT_SERVING__JOBS__DATABASE"] = cluster.new_database()
-            faults = [lambda: storm.cut_postgres(cluster, 1), lambda: storm.cut_postgres(cluster, 4)]
+            url = environ["CACHE_DIT_SERVING__JOBS__DATABASE"] = cluster.new_database()
+            faults = [
+                lambda: storm.cut_postgres(cluster, 1),
+                lambda: storm.cut_postgres(cluster, LEASE_S + 3),
+                lambda: storm.lock_rows(url, LEASE_S + 3),
+            ]
         else:
-            faults = [lambda: storm.lock_sqlite(2), lambda: storm.lock_sqlite(11)]
+            url = f"sqlite:///{outputs}/jobs.sqlite3"
+            faults = [lambda: storm.lock_sqlite(2), lambda: storm.lock_sqlite(2 * LEASE_S)]
         stack.callback(storm.close)
         storm.start()
+        storm.bury(url)
         storm.blow(
-            [storm.kill_a_worker, faults[0], storm.fill_the_disk, storm.kill_all, faults[1], storm.kill_a_worker]
+            [storm.kill_a_worker, faults[0], storm.fill_the_disk, storm.kill_all, *faults[1:], storm.kill_a_worker]
         )
         answers = storm.settle()
         record_property("counts", ", ".join(f"{n} {what}" for what, n in storm.counts.items()))
         assert storm.errors == []
+        assert "ran here although another server had it" not in storm.logs()
         assert storm.counts["succeeded"] > JOBS[database] / 2
         assert storm.listed() == set(answers)
         assert {answer["error"]["code"] for answer in answers.values() if answer["state"] == "failed"} <= REASONS

@@ -155,6 +155,10 @@ def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path)
         assert "Retry-After" in health.headers
         assert server.get("/readyz").status_code == 503
         assert server.generate().json()["error"]["code"] == "loading"
+        for headers in ({}, {"Idempotency-Key": "again"}):
+            error = server.post("/jobs", json={"prompt": "a red apple"}, headers=headers).json()["error"]
+            assert error["code"] == "loading"
+            assert "loading" in error["message"]
         assert server.post("/flush_cache").status_code == 503
         assert server.get("/get_model_info").status_code == 503
         server.wait_for(loaded)

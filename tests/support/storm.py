@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import requests
 from PIL import Image
+from sqlalchemy import create_engine, text
 
 from tests.support.jobs import PROMPT, ended, states
 from tests.support.postgres import Postgres
@@ -30,6 +32,15 @@ SEEDS, STEPS = range(6), (4, 12, 40)
 FINAL = ("succeeded", "failed", "cancelled", "expired")
 PATIENCE_S = 120.0
 """Of a client whose request is refused or cut off, before it counts as a failure."""
+
+OLD = 20_000
+OLD_JOBS = """
+    WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :most)
+    INSERT INTO jobs (id, digest, request, state, history, ended, step, steps, cached_steps, files, attempts, unwanted,
+                      owned_until)
+    SELECT 'old-' || CAST(n AS TEXT), '', '{}', 'cancelled', '[["cancelled", 1.0]]', 1.0, 0, 1, 0, '[]', 0, FALSE, 0.0
+    FROM numbers
+"""
 
 
 @contextlib.contextmanager
@@ -84,6 +95,10 @@ class Storm:
 
     def close(self) -> None:
         self._servers.close()
+
+    def logs(self) -> str:
+        """Of all servers so far."""
+        return "".join(file.read_text(errors="replace") for file in self.folder.glob("server-*/server.log"))
 
     def blow(self, faults: list[Callable[[], None]]) -> None:
         """Have the clients do all the jobs, and each fault happen in between."""
@@ -144,6 +159,21 @@ class Storm:
         time.sleep(seconds)
         cluster.start()
         self._count("database cut")
+
+    def lock_rows(self, url: str, seconds: float) -> None:
+        """Of PostgreSQL: those of the jobs that run, as an operator's forgotten session does."""
+        with psycopg.connect(url) as other:
+            rows = other.execute("SELECT id FROM jobs WHERE state = 'running' FOR UPDATE").fetchall()
+            time.sleep(seconds)
+        self._count("sessions with locked rows" if rows else "sessions without")
+
+    def bury(self, url: str) -> None:
+        """Have many jobs in the database that ended long ago."""
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text(OLD_JOBS), {"most": OLD})
+        engine.dispose()
+        self._count("old jobs buried")
 
     # The clients
 
@@ -221,6 +251,8 @@ class Storm:
         """Every job that was promised and is kept, once it has ended."""
         self.server.wait_for(ready, PATIENCE_S)
         answers = {}
+        for name in ("old-1", f"old-{OLD}"):
+            self.server.wait_for(lambda server, name=name: server.get(f"/jobs/{name}").status_code == 404, PATIENCE_S)  # type: ignore[misc]
         for job in self.promised.values():
             if self.server.get(f"/jobs/{job.id}").status_code == 404:
                 assert job.cancelled, f"{job} is lost"

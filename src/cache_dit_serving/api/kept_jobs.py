@@ -280,18 +280,23 @@ class KeptJobs:
 
     async def _leave(self, job: Job, record: JobRecord) -> None:
         """Write what has become of a job, however long the database takes to take it."""
-        taken = job.taken
+        taken, told_of = job.taken, False
         while not taken:
             try:
                 taken = not await self._put(record, keep=False) and not await self._is_written(record)
                 break
             except StoreUnavailable as error:
-                logger.warning("what has become of job %s is not written yet: %s", record.id, error.message)
+                if not told_of:
+                    logger.warning("what has become of job %s is not written yet: %s", record.id, error.message)
+                told_of = True
                 if self.closing.is_set():
                     break
                 await asyncio.sleep(AGAIN_S)
         if taken:
-            logger.info("job %s was taken over by another server", record.id)
+            if record is job.admitted or job.generation.started is None:
+                logger.info("job %s was taken over by another server", record.id)
+            else:
+                logger.warning("job %s ran here although another server had it by then", record.id)
             with contextlib.suppress(InternalError):  # the log has it
                 await self._unlink(record)
         del self._live[record.id]

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from cache_dit_serving.errors import LoadError, StoreUnavailable
+from cache_dit_serving.jobs.store.engine import is_locked_row
 from cache_dit_serving.jobs.store.store import JobStore, told
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,9 @@ class StoreAccess:
         try:
             answer = await asyncio.wait_for(asked, ANSWER_S)
         except (SQLAlchemyError, TimeoutError) as error:
+            if is_locked_row(error):
+                message = "another session holds this job in the database"
+                raise StoreUnavailable(message, retry_after_s=AGAIN_S) from error
             if not self._silent:
                 reason = told(error) if isinstance(error, SQLAlchemyError) else f"not within {ANSWER_S:g} s"
                 logger.error("the database of jobs does not answer: %s", reason)

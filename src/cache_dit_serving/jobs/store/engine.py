@@ -24,6 +24,8 @@ PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
 """Of PostgreSQL, where the URL says nothing of it: a host that is gone is given up after so long, s and ms, rather than
 after minutes."""
+LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code of a lock that was not had in time."""
 SQLITE_FILES = ("", "-wal", "-shm")
 """Ends of the names of a database's files."""
 
@@ -64,6 +66,11 @@ def identity(file: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_locked_row(error: BaseException) -> bool:
+    """Whether PostgreSQL answers, and another session holds a row for too long."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE
 
 
 def keep_private(file: Path) -> None:

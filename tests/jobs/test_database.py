@@ -1,0 +1,140 @@
+"""What befalls the database itself: it is locked, deleted, exchanged, cut off, or of another version."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from cache_dit_serving.errors import LoadError
+from cache_dit_serving.jobs.store.engine import WAIT_S, DatabaseGone
+from cache_dit_serving.jobs.store.store import JobStore
+from cache_dit_serving.jobs.store.tables import Base
+from tests.support.jobs import QUEUED, RUNNING, record
+from tests.support.postgres import Postgres, needs_postgres
+
+LATER = time.time() + 1e9
+
+
+def test_the_tables_are_what_the_migrations_make(store: JobStore) -> None:
+    with store._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_what_is_no_database_fails_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x" * 5000)
+    for url in (f"sqlite:///{tmp_path}/file", "nonsense", "nodialect://host/name"):
+        with pytest.raises(LoadError, match=r"^jobs\.database cannot be opened: "):
+            JobStore(url)
+
+
+def test_several_servers_make_the_tables_at_once(url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(JobStore, [url] * 4))
+    stores[0].add(record(), [], "me", LATER)
+    for store in stores:
+        assert store.get("one") == record()
+        store.close()
+
+
+@needs_postgres
+def test_a_connection_that_was_cut_is_made_anew(cluster: Postgres) -> None:
+    store = JobStore(cluster.new_database())
+    store.add(record(), [], "me", LATER)
+    cluster.stop()
+    with pytest.raises(SQLAlchemyError):
+        store.get("one")
+    cluster.start()
+    assert store.get("one") == record()
+    store.close()
+
+
+def test_a_locked_file_is_waited_for_briefly_and_read_meanwhile(tmp_path: Path) -> None:
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    store.add(record(), [], "me", LATER)
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        assert store.get("one") == record()
+        assert time.monotonic() - began < 0.5
+        for write, most_s in (
+            (lambda: store.beat("me"), 1.0),
+            (lambda: store.put(record("one", QUEUED, RUNNING), "me", brief=True), 1.0),
+            (lambda: store.add(record("two"), [], "me", LATER), WAIT_S + 1),
+        ):
+            began = time.monotonic()
+            with pytest.raises(SQLAlchemyError, match="locked"):
+                write()
+            assert time.monotonic() - began < most_s
+    store.close()
+
+
+def test_a_file_that_is_deleted_or_exchanged_is_noticed(tmp_path: Path) -> None:
+    url, file = f"sqlite:///{tmp_path}/jobs.sqlite3", tmp_path / "jobs.sqlite3"
+    store = JobStore(url)
+    store.add(record(), [], "me", LATER)
+    file.rename(tmp_path / "away")
+    for ask in (lambda: store.get("one"), lambda: store.add(record("two"), [], "me", LATER), lambda: store.beat("me")):
+        with pytest.raises(DatabaseGone, match="deleted or exchanged"):
+            ask()
+    assert not file.exists()
+    assert not store.exchanged()
+    (tmp_path / "away").rename(file)
+    assert store.get("one") == record()
+    file.rename(tmp_path / "away")
+    other = JobStore(url)
+    assert store.exchanged()
+    with pytest.raises(DatabaseGone):
+        store.get("one")
+    for each in (store, other):
+        each.close()
+
+
+def test_nobody_else_reads_the_files_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = JobStore(f"sqlite:///{tmp_path}/a/b/jobs.sqlite3")
+        store.add(record(), [], "me", LATER)
+    finally:
+        os.umask(before)
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "a").rglob("*")} == {
+        "b": "0o700",
+        "jobs.sqlite3": "0o600",
+        "jobs.sqlite3-wal": "0o600",
+        "jobs.sqlite3-shm": "0o600",
+    }
+    (tmp_path / "a/b/jobs.sqlite3").chmod(0o644)  # one of an older version
+    JobStore(f"sqlite:///{tmp_path}/a/b/jobs.sqlite3").close()
+    assert oct((tmp_path / "a/b/jobs.sqlite3").stat().st_mode & 0o777) == "0o600"
+    store.close()
+
+
+def test_tables_of_another_version_are_named(store: JobStore, url: str) -> None:
+    with store._engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(LoadError, match=r"of another version of this server.*9999"):
+        JobStore(url)
+
+
+def test_a_file_that_another_process_writes_to_is_waited_for(tmp_path: Path) -> None:
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    other = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as pool:
+        added = pool.submit(store.add, record(), [], "me", LATER)
+        time.sleep(0.3)
+        assert store.get("one") is None  # reading goes on
+        other.execute("COMMIT")
+        added.result(5)
+    assert store.get("one") == record()
+    other.close()
+    store.close()
