@@ -97,7 +97,7 @@ def _read(
         if param in fetched:
             return fetched[param]
         upload = uploads[int(named[param].removeprefix(UPLOAD))]
-        return upload if isinstance(upload, bytes) else _content(upload, reader, param)
+        return upload if isinstance(upload, bytes) else _content(upload, reader, settings, param)
 
     def picture(param: str) -> InputPicture | None:
         return reader.picture(content_of(param), param) if param in named else None
@@ -116,12 +116,12 @@ def _is_upload(name: str) -> bool:
     return name.startswith(UPLOAD)
 
 
-def _content(text: str, reader: PictureReader, param: str) -> bytes:
+def _content(text: str, reader: PictureReader, settings: InputSettings, param: str) -> bytes:
     """The bytes of a picture that came as text: the path of a file that the operator opens, or base64."""
-    path = _file_in(reader.settings.folders, text)
+    path = _file_in(settings.folders, text)
     if path is None:
         return reader.from_text(text, param, video=param == VIDEO)
-    if path.stat().st_size > reader.settings.max_bytes:
+    if path.stat().st_size > settings.max_bytes:
         raise reader.too_many_bytes(param)
     return path.read_bytes()
 

@@ -221,6 +221,9 @@ class InputSettings(Section):
     max_pixels: int = Field(
         2**25, ge=4096, description="Pixels of all pictures of one request. Each takes 3 bytes while the request waits."
     )
+    max_side: int = Field(
+        16_384, ge=64, description="Pixels of one side of a picture or frame; one may be 32 times the other at most."
+    )
     max_video_pixels: int = Field(
         1280 * 720 * 129,
         ge=4096,

@@ -12,12 +12,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.bounds import Bounds, check_shape
+from cache_dit_serving.media.structure.excessive import Excessive
+from cache_dit_serving.media.structure.jpeg import check_jpeg
+from cache_dit_serving.media.structure.png import check_png
+from cache_dit_serving.media.structure.webp import check_webp
 from cache_dit_serving.media.video_input import VIDEO_TYPES, InputVideo, read_video
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """What is read; each decoder more is one more to be attacked through."""
+CHECKS = {"PNG": check_png, "JPEG": check_jpeg, "WEBP": check_webp}
+"""Run before the decoder of each format."""
 _DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w-]+=[\w.-]+)*(?P<base64>;base64)?,", re.IGNORECASE)
 _SPACES = {ord(space): None for space in " \t\r\n"}
 
@@ -66,7 +72,7 @@ class PictureReader:
     Raises, each method: InvalidRequest, naming `param` and the remedy.
     """
 
-    settings: InputSettings
+    settings: Bounds
     pixels_left: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +133,7 @@ class PictureReader:
 
     def _decoded(self, content: bytes, param: str) -> Image.Image:
         self._check_bytes(content, param)
+        self._check_structure(content, param)
         try:
             # Of the file its header alone, so far.
             image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -136,17 +143,33 @@ class PictureReader:
             raise InvalidRequest(
                 f"{param} is not a picture this server reads; send {_formats()}", param=param
             ) from None
+        self._check_size(image.size, param)
         width, height = image.size
-        if width * height > self.pixels_left:
-            raise self._too_many_pixels((width, height), param)
         self.pixels_left -= width * height
-        if getattr(image, "n_frames", 1) > 1:
+        # The further pictures of a phone's JPEG are a preview, or the gain map of a bright screen.
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             raise InvalidRequest(f"{param} is animated; send a picture of one frame", param=param)
         try:
             image.load()
             return ImageOps.exif_transpose(image)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a decoder makes of a broken file
             raise InvalidRequest(f"{param} is broken: its {image.format} data ends or errs", param=param) from error
+
+    def _check_structure(self, content: bytes, param: str) -> None:
+        """Refuse a file that claims more than a decoder should be given, before one is."""
+        try:
+            size = CHECKS[name](content) if (name := format_of(content)) else None
+        except Excessive as claim:
+            raise InvalidRequest(f"{param} {claim}; save the picture anew", param=param) from None
+        if size is not None and all(size):
+            self._check_size(size, param)
+
+    def _check_size(self, size: tuple[int, int], param: str) -> None:
+        if size[0] * size[1] > self.pixels_left:
+            raise self._too_many_pixels(size, param)
+        check_shape(size, self.settings, param)
 
     def _check_bytes(self, content: bytes, param: str) -> None:
         if len(content) > self.settings.max_bytes:

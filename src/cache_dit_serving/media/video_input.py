@@ -10,12 +10,19 @@ from typing import Any
 
 from PIL import Image
 
-from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.bounds import Bounds, check_shape
+from cache_dit_serving.media.structure.excessive import Excessive
+from cache_dit_serving.media.structure.mp4 import check_mp4
+from cache_dit_serving.media.structure.webm import check_webm
 
 VIDEO_TYPES = frozenset({"video/mp4", "video/quicktime", "video/webm", "video/x-matroska"})
 CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "libvpx", "libvpx-vp9"})
 """Decoders that are run; each more is one more to be attacked through."""
+CHECKS = {"mp4": check_mp4, "matroska": check_webm}
+"""Run before the demuxer of each format."""
+THREADS = 2
+"""Of a decoder. libav takes one for each core, and each reserves memory."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class InputVideo:
         return self.frames[0].size
 
 
-def read_video(content: bytes, settings: InputSettings, param: str, most_frames: int) -> InputVideo:
+def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -> InputVideo:
     """The first frames of an MP4 or WebM file; its sound is left out.
 
     Raises:
@@ -47,6 +54,10 @@ def read_video(content: bytes, settings: InputSettings, param: str, most_frames:
     demuxer = _demuxer_of(content)
     if demuxer is None:
         raise InvalidRequest(f"{param} is not a video this server reads; send MP4 or WebM", param=param)
+    try:
+        CHECKS[demuxer](content)
+    except Excessive as claim:
+        raise InvalidRequest(f"{param} {claim}; save the video anew, as MP4 with H.264", param=param) from None
     frames: list[Image.Image] = []
     try:
         # Never by probing: among ffmpeg's demuxers are playlists, which open addresses and files.
@@ -65,7 +76,7 @@ def read_video(content: bytes, settings: InputSettings, param: str, most_frames:
                     more = True
                     break
                 frames.append(frame)
-    except InvalidRequest:
+    except (InvalidRequest, MemoryError):
         raise
     except Exception as error:  # whatever a decoder makes of a broken file
         raise InvalidRequest(f"{param} is broken: its video ends or errs", param=param) from error
@@ -74,9 +85,11 @@ def read_video(content: bytes, settings: InputSettings, param: str, most_frames:
     return InputVideo(tuple(frames), fps, more, hashlib.sha256(content).hexdigest())
 
 
-def _decoded(container: Any, stream: Any, settings: InputSettings, param: str) -> Iterator[Image.Image]:
+def _decoded(container: Any, stream: Any, settings: Bounds, param: str) -> Iterator[Image.Image]:
     size, pixels_left = (stream.width, stream.height), settings.max_video_pixels
+    check_shape(size, settings, param)
     stream.codec_context.options = {"max_pixels": str(pixels_left)}
+    stream.codec_context.thread_count = THREADS
     for frame in container.decode(stream):
         if (frame.width, frame.height) != size:
             raise InvalidRequest(f"{param} changes its size on the way", param=param)

@@ -1,0 +1,116 @@
+"""Boxes of an MP4 or QuickTime file, and the samples that its tables claim."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from cache_dit_serving.media.structure.excessive import Excessive, at_most
+
+MOST_BOXES = 20_000
+"""A fragment has about eight."""
+MOST_DEPTH = 8
+"""moov, trak, mdia, minf, stbl and its tables are six."""
+MOST_TRACKS = 16
+"""Phones write up to seven, most of them of metadata."""
+MOST_SAMPLES = 500_000
+"""Of all tracks, but for sound that is not compressed; libav keeps about 60 bytes for each."""
+MOST_EDITS = 64
+"""Entries of edit lists; libav goes through all samples for each."""
+CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf", b"mvex", b"mfra"})
+ENTRIES = {b"stts": 8, b"ctts": 8, b"stsc": 12, b"stco": 4, b"co64": 8, b"stss": 4, b"elst": 12, b"trun": 0}
+"""Bytes of an entry, least, behind a version, flags and the count."""
+
+
+def check_mp4(content: bytes) -> None:
+    """Count boxes and tracks, and hold what tables claim against the bytes that are there.
+
+    Raises:
+        Excessive: too many boxes, tracks or samples, or a table that claims more than its box holds.
+    """
+    _Boxes(content).walk(0, len(content), 0)
+
+
+class _Boxes:
+    """One walk through a file."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._boxes = self._tracks = self._edits = 0
+        self._samples: dict[bytes, int] = {}
+        """Claimed by each kind of table: a sample stands in several."""
+        self._sound = False
+        """Whether the boxes belong to a track of sound."""
+        self._constant_bytes = 0
+        """Bytes of all samples of sound that is not compressed."""
+
+    def walk(self, begin: int, end: int, depth: int) -> None:
+        """Check the boxes between two positions and those inside them."""
+        at_most(MOST_DEPTH, depth, "levels of boxes")
+        while begin + 8 <= end:
+            size, name = struct.unpack_from(">I4s", self._content, begin)
+            data = begin + 8
+            if size == 1 and begin + 16 <= end:
+                (size,) = struct.unpack_from(">Q", self._content, data)
+                data += 8
+            box_end = min(end, begin + size) if size else end
+            if box_end < data:
+                return
+            self._boxes += 1
+            at_most(MOST_BOXES, self._boxes, "boxes")
+            self._check(name, data, box_end, depth)
+            begin = box_end
+
+    def _check(self, name: bytes, begin: int, end: int, depth: int) -> None:
+        if name == b"cmov":
+            raise Excessive("has a compressed header")
+        if name == b"trak":
+            self._tracks += 1
+            at_most(MOST_TRACKS, self._tracks, "tracks")
+            self._sound = False
+        elif name == b"hdlr":
+            self._sound = self._content[begin + 8 : begin + 12] == b"soun"
+        if name in CONTAINERS:
+            self.walk(begin, end, depth + 1)
+        elif name in ENTRIES and begin + 8 <= end:
+            self._check_table(name, begin, end)
+        elif name in (b"stsz", b"stz2") and begin + 12 <= end:
+            self._check_sizes(name, begin, end)
+
+    def _check_table(self, name: bytes, begin: int, end: int) -> None:
+        (count,) = struct.unpack_from(">I", self._content, begin + 4)
+        _fits(name, count * ENTRIES[name], end - begin - 8)
+        if name == b"elst":
+            self._edits += count
+            at_most(MOST_EDITS, self._edits, "entries of edit lists")
+        elif name == b"trun":
+            self._claim(name, count)
+        elif name in (b"stts", b"ctts"):
+            runs = np.frombuffer(self._content, ">u4", 2 * count, begin + 8)[::2]
+            claimed = int(runs.sum(dtype=np.uint64))
+            # Sound that is not compressed: one run of samples of one tick, for which libav keeps no table.
+            if name == b"stts" and self._sound and count == 1 and claimed <= len(self._content):
+                ticks = struct.unpack_from(">I", self._content, begin + 12)[0]
+                claimed = 0 if ticks == 1 else claimed
+            self._claim(name, claimed)
+
+    def _check_sizes(self, name: bytes, begin: int, end: int) -> None:
+        size, count = struct.unpack_from(">II", self._content, begin + 4)
+        if name == b"stsz" and size and self._sound:
+            self._constant_bytes += size * count
+            if self._constant_bytes > len(self._content):
+                raise Excessive("claims more samples than its bytes can hold")
+            return
+        width = (0 if size else 4) if name == b"stsz" else (size & 0xFF) / 8
+        _fits(name, int(count * width), end - begin - 12)
+        self._claim(name, count)
+
+    def _claim(self, name: bytes, samples: int) -> None:
+        self._samples[name] = self._samples.get(name, 0) + samples
+        at_most(MOST_SAMPLES, self._samples[name], "samples")
+
+
+def _fits(name: bytes, claimed: int, there: int) -> None:
+    if claimed > there:
+        raise Excessive(f"has a table {name.decode()} that claims more entries than it holds")
