@@ -84,7 +84,7 @@ class CacheDiTServing:
         self.served = Served(self.api)
         self.images = OpenAiImages(self.api, self.served)
         self.videos = VideosApi(self.api, self.jobs, self.served)
-        drain_on_signals(self.worker, SETTINGS.server.drain_s)
+        drain_on_signals(self.worker, SETTINGS.server.drain_s, self.api.decoding.close)
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.
         self.worker.start()
 
@@ -133,6 +133,7 @@ class CacheDiTServing:
 
     @bentoml.on_shutdown
     async def shutdown(self) -> None:
+        self.api.decoding.close()
         self.worker.drain()
         ended = await asyncio.to_thread(self.worker.join, TIMEOUT_S)
         await self.jobs.close()

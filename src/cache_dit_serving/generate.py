@@ -168,10 +168,10 @@ async def _drawn(
         order=settings.server.queue_order,
         on_ready=lambda loaded: None,
     )
+    api = NativeApi(settings, worker)
     worker.start()
     try:
         await _ready(worker)
-        api = NativeApi(settings, worker)
         if suffix:
             request = _as_file(request, suffix, worker.loaded().model)
         asked = Received(request, "generate", False, (), tuple(uploads), "", Caller("", SCOPES))
@@ -182,6 +182,7 @@ async def _drawn(
         _clear_line()
         answer, _ = await api.finish(prepared, images)
     finally:
+        api.decoding.close()
         if worker.state == "ready":
             worker.drain()
             await asyncio.to_thread(worker.join, ENDING_S)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,7 +24,7 @@ from PIL import Image
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.server import ROOT, START_S, Server, ready, serving
 
-LONG = {"num_inference_steps": 100, "num_images": 8}
+LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""
 
 
@@ -52,14 +53,12 @@ def start(server: Server, **fields: object) -> Future[requests.Response]:
     return future
 
 
-def leave(server: Server, **fields: object) -> socket.socket:
+def leave(server: Server, path: str = "/generate", **fields: object) -> socket.socket:
     """A generation on a bare connection, to be closed in the middle."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
     body = json.dumps({"prompt": "a cat", **fields}).encode()
-    head = (
-        f"POST /generate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    )
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     connection.sendall(head.encode() + b"\r\n" + body)
     return connection
 

@@ -5,15 +5,16 @@ BentoML parses a body on the event loop. What reaches it holds the place of each
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.decode.decoder import Decoder
+from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.fetch import fetch
-from cache_dit_serving.media.inputs import InputPicture, Inputs, PictureReader
+from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs, too_many_bytes
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -67,7 +68,11 @@ def take_out_files(tree: dict[str, Any], files: Sequence[bytes] = ()) -> list[st
 
 
 async def inputs_of(
-    request: GenerateRequest, uploads: list[str | bytes], settings: InputSettings, most_frames: int
+    request: GenerateRequest,
+    uploads: list[str | bytes],
+    settings: InputSettings,
+    most_frames: int,
+    decoding: DecodingPool,
 ) -> Inputs:
     """The pictures and the video that a request names, fetched where it names addresses.
 
@@ -76,39 +81,44 @@ async def inputs_of(
 
     Raises:
         InvalidRequest: naming the field and the remedy.
+        ServingError: as :meth:`DecodingPool.run`.
     """
     named = {f"{IMAGES}.{index}": name for index, name in enumerate(request.image_urls or ())}
     named |= {field: name for field in SINGLE if (name := getattr(request, field)) is not None}
     # One after the other: a client that lists an address sixteen times does not get sixteen connections.
     fetched = {param: await fetch(name, settings, param) for param, name in named.items() if not _is_upload(name)}
-    return await asyncio.to_thread(_read, named, uploads, fetched, settings, most_frames)
+    if not named:
+        return NO_INPUTS
+    return await decoding.run(
+        lambda decoder: _read(decoder, named, uploads, fetched, settings, most_frames=most_frames)
+    )
 
 
 def _read(
+    decoder: Decoder,
     named: dict[str, str],
     uploads: list[str | bytes],
     fetched: dict[str, bytes],
     settings: InputSettings,
+    *,
     most_frames: int,
 ) -> Inputs:
-    reader = PictureReader(settings)
-
-    def content_of(param: str) -> bytes:
+    def content_of(param: str) -> str | bytes:
         if param in fetched:
             return fetched[param]
         upload = uploads[int(named[param].removeprefix(UPLOAD))]
-        return upload if isinstance(upload, bytes) else _content(upload, reader, settings, param)
+        return upload if isinstance(upload, bytes) else _content(upload, settings, param)
 
     def picture(param: str) -> InputPicture | None:
-        return reader.picture(content_of(param), param) if param in named else None
+        return decoder.picture("picture", content_of(param), param) if param in named else None
 
-    images = [reader.picture(content_of(param), param) for param in named if param.startswith(IMAGES)]
+    images = [decoder.picture("picture", content_of(param), param) for param in named if param.startswith(IMAGES)]
     return Inputs(
         images=tuple(images),
-        mask=reader.mask(content_of(MASK), MASK) if MASK in named else None,
+        mask=decoder.picture("mask", content_of(MASK), MASK) if MASK in named else None,
         control=picture(CONTROL),
         last_image=picture(LAST_IMAGE),
-        video=reader.video(content_of(VIDEO), VIDEO, most_frames) if VIDEO in named else None,
+        video=decoder.video(content_of(VIDEO), VIDEO, most_frames) if VIDEO in named else None,
     )
 
 
@@ -116,13 +126,13 @@ def _is_upload(name: str) -> bool:
     return name.startswith(UPLOAD)
 
 
-def _content(text: str, reader: PictureReader, settings: InputSettings, param: str) -> bytes:
-    """The bytes of a picture that came as text: the path of a file that the operator opens, or base64."""
+def _content(text: str, settings: InputSettings, param: str) -> str | bytes:
+    """A picture that came as text: the bytes of a file that the operator opens, or the text, which is base64."""
     path = _file_in(settings.folders, text)
     if path is None:
-        return reader.from_text(text, param, video=param == VIDEO)
+        return text
     if path.stat().st_size > settings.max_bytes:
-        raise reader.too_many_bytes(param)
+        raise too_many_bytes(settings, param)
     return path.read_bytes()
 
 

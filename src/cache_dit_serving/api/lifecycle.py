@@ -86,8 +86,11 @@ def let_end(worker: PipelineWorker, drain_s: float | None) -> None:
         worker.join()
 
 
-def drain_on_signals(worker: PipelineWorker, drain_s: float | None) -> None:
+def drain_on_signals(worker: PipelineWorker, drain_s: float | None, end_at_once: Callable[[], None]) -> None:
     """On SIGTERM or SIGINT drain `worker`, answering 503 meanwhile; then do what the handlers there were before do.
+
+    Args:
+        end_at_once: ends work for requests that do not queue yet.
 
     uvicorn's handler alone stops accepting at once. The supervisor holds the listening socket, so that connections made
     during the drain would hang until the process ends. A second SIGINT (Ctrl-C) does not wait for the drain.
@@ -95,7 +98,7 @@ def drain_on_signals(worker: PipelineWorker, drain_s: float | None) -> None:
     if threading.current_thread() is not threading.main_thread():
         # An app embedded in another program: its owner drains by stopping the service.
         return
-    drain = _Drain(worker, drain_s)
+    drain = _Drain(worker, drain_s, end_at_once)
     for number in (signal.SIGTERM, signal.SIGINT):
         previous = signal.getsignal(number)
         # Python's own handler ends what runs at once, and that is no server.
@@ -107,10 +110,11 @@ def drain_on_signals(worker: PipelineWorker, drain_s: float | None) -> None:
 class _Drain:
     """The handler of both signals: one Ctrl-C is SIGINT from the terminal, then SIGTERM from the supervisor."""
 
-    def __init__(self, worker: PipelineWorker, drain_s: float | None) -> None:
+    def __init__(self, worker: PipelineWorker, drain_s: float | None, end_at_once: Callable[[], None]) -> None:
         self.previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._worker = worker
         self._drain_s = drain_s
+        self._end_at_once = end_at_once
         self._begun = False
         self._interrupts = 0
 
@@ -126,6 +130,7 @@ class _Drain:
             threading.Thread(target=self._drain, args=(signum,), name="drain", daemon=True).start()
 
     def _drain(self, signum: int) -> None:
+        self._end_at_once()
         let_end(self._worker, self._drain_s)
         # uvicorn closes connections that it has accepted and not read from. They come to this worker as long as it
         # accepts any, also while another worker drains.

@@ -14,7 +14,7 @@ from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
 from cache_dit_serving.api.inputs import inputs_of
 from cache_dit_serving.api.model_info import loras_of_model, model_info
-from cache_dit_serving.api.received import Received, received
+from cache_dit_serving.api.received import Received, gone, received
 from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
@@ -22,6 +22,7 @@ from cache_dit_serving.errors import Forbidden, InvalidRequest, NotFound
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.object_outputs import ObjectOutputs
@@ -63,6 +64,7 @@ class NativeApi:
     def __init__(self, settings: Settings, worker: PipelineWorker) -> None:
         self.settings = settings
         self.worker = worker
+        self.decoding = DecodingPool(settings.inputs, settings.limits.max_queue)
         place, guarded = settings.outputs, settings.server.has_keys
         self.outputs: Outputs = (
             OutputFolder(place.root, place.sign_s if guarded else None) if place.store is None else ObjectOutputs(place)
@@ -107,7 +109,7 @@ class NativeApi:
         """Fetch what a request names, and plan it.
 
         Raises:
-            ServingError: InvalidRequest, NotReady, DeadlineExceeded or InternalError.
+            ServingError: InvalidRequest, QueueFull, NotReady, ClientGone, DeadlineExceeded or InternalError.
         """
         _check_scope(asked)
         request, model = asked.request, self._model(asked)
@@ -240,9 +242,9 @@ class NativeApi:
         if not any(getattr(request, field) for field in FIELDS_OF_INPUTS.values()):
             return NO_INPUTS
         most = model.limits.max_num_frames
-        return await inputs_of(
-            request, list(asked.uploads), self.settings.inputs, min(request.num_frames or most, most)
-        )
+        frames = min(request.num_frames or most, most)
+        reading = inputs_of(request, list(asked.uploads), self.settings.inputs, frames, self.decoding)
+        return await asked.while_connected(reading)
 
     def _priority(self, request: GenerateRequest) -> int:
         return min(request.priority or 0, self.settings.limits.max_priority)
@@ -265,12 +267,6 @@ def _generation(call: GenerationCall, asked: Received, priority: int) -> Generat
     for warning in asked.warnings:
         generation.warn(warning)
     return generation
-
-
-async def gone(http: Request) -> None:
-    """Returns when the client has closed the connection; the request's body must have been read."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _response(

@@ -16,9 +16,9 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from cache_dit_serving.api.native import NativeApi, Prepared, gone
+from cache_dit_serving.api.native import NativeApi, Prepared
 from cache_dit_serving.api.openai import Served
-from cache_dit_serving.api.received import received
+from cache_dit_serving.api.received import gone, received
 from cache_dit_serving.errors import InternalError, InvalidRequest, ServingError
 from cache_dit_serving.jobs.generation import Encoded
 from cache_dit_serving.media.values import MediaKind

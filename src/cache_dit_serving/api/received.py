@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
 
 from cache_dit_serving.api.access import SCOPES, Caller, caller_of
 from cache_dit_serving.api.answering import request_id_of
+from cache_dit_serving.errors import ClientGone
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest, JobRequest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,26 @@ class Received:
     base_url: str
     """Of this server, as its client calls it."""
     caller: Caller
+    gone: Callable[[], Awaitable[object]] | None = None
+    """Returns once the client has closed the connection; None: nobody waits at one."""
+
+    async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do some work, and cancel it when the client leaves.
+
+        Raises:
+            ClientGone: it left.
+        """
+        if self.gone is None:
+            return await work
+        working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(self.gone())
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            raise ClientGone("the client closed the connection; its request was not begun")
+        finally:
+            working.cancel()
+            leaving.cancel()
 
     def dumped(self) -> str:
         """As JSON, without its uploads."""
@@ -62,7 +88,14 @@ def received(request: GenerateRequest, http: Request) -> Received:
         uploads=tuple(state["uploads"]),
         base_url=str(http.base_url).rstrip("/"),
         caller=caller_of(http.scope),
+        gone=partial(gone, http),
     )
+
+
+async def gone(http: Request) -> None:
+    """Returns when the client has closed the connection; the request's body must have been read."""
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
 
 
 def read(dumped: str, uploads: list[str | bytes]) -> Received:

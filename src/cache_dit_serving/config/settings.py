@@ -229,6 +229,11 @@ class InputSettings(Section):
         ge=4096,
         description="Pixels of all frames that are read of a video. Each takes 3 bytes while the request waits.",
     )
+    decoders: int = Field(2, ge=1, le=64, description="Processes that decode them, each one request's at a time.")
+    max_decode_s: float = Field(20, gt=0, description="Seconds within which the files of one request must be decoded.")
+    max_decode_bytes: int = Field(
+        2**30, ge=2**24, description="Memory that a process may take to decode, beyond its libraries; on Linux alone."
+    )
     url_hosts: tuple[Annotated[str, Field(pattern=HOST)], ...] = Field(
         (),
         description="Hosts whose http and https addresses are opened: `cdn.example.org`, `*.example.org`, and with a "

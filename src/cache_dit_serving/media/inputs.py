@@ -101,7 +101,7 @@ class PictureReader:
                 )
             text = text[prefix.end() :]
         if len(text) // 4 * 3 > self.settings.max_bytes + 3:
-            raise self.too_many_bytes(param)
+            raise too_many_bytes(self.settings, param)
         try:
             content = base64.b64decode(text.translate(_SPACES), validate=True)
         except (binascii.Error, ValueError):
@@ -173,11 +173,7 @@ class PictureReader:
 
     def _check_bytes(self, content: bytes, param: str) -> None:
         if len(content) > self.settings.max_bytes:
-            raise self.too_many_bytes(param)
-
-    def too_many_bytes(self, param: str) -> InvalidRequest:
-        most = self.settings.max_bytes
-        return InvalidRequest(f"{param} is a file of more than {most:,} bytes", param=param, code="too_long")
+            raise too_many_bytes(self.settings, param)
 
     def _too_many_pixels(self, size: tuple[int, int] | None, param: str) -> InvalidRequest:
         said = f"has {size[0]:,} x {size[1]:,} pixels" if size else "has far too many pixels"
@@ -186,6 +182,11 @@ class PictureReader:
             param=param,
             code="too_long",
         )
+
+
+def too_many_bytes(bounds: Bounds, param: str) -> InvalidRequest:
+    """The refusal of a file that is too large."""
+    return InvalidRequest(f"{param} is a file of more than {bounds.max_bytes:,} bytes", param=param, code="too_long")
 
 
 def format_of(content: bytes) -> str | None:

@@ -1,0 +1,92 @@
+"""Pictures of strangers over real processes: clients that leave while one is decoded, bombs, SIGTERM."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.process.test_lifecycle import leave, start
+from tests.support import hostile_files
+from tests.support.pictures import apple, data_uri, file_of
+from tests.support.server import Server, ready, serving
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+FIELDS: dict[str, Any] = {"image_urls": [data_uri(file_of(apple()))], "num_inference_steps": 8, "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def decoding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with one decoder."""
+    with serving(tmp_path_factory.mktemp("decoding"), CACHE_DIT_SERVING__INPUTS__DECODERS="1") as server:
+        server.wait_for(ready)
+        yield server
+
+
+def decoders(server: Server) -> list[psutil.Process]:
+    below = psutil.Process(server.process.pid).children(recursive=True)
+    return [each for each in below if any("media.decode.process" in word for word in each.cmdline())]
+
+
+def stop_decoder(server: Server) -> psutil.Process:
+    """Let the decoder stand still, as if it were deep in a file."""
+    assert server.generate(**FIELDS).status_code == 200
+    (decoder,) = decoders(server)
+    os.kill(decoder.pid, signal.SIGSTOP)
+    return decoder
+
+
+def left(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def has_work(decoder: psutil.Process) -> bool:
+    """Whether there are bytes in its standard input."""
+    unread = bytearray(4)
+    with open(f"/proc/{decoder.pid}/fd/0", "rb", buffering=0) as pipe:
+        fcntl.ioctl(pipe, termios.FIONREAD, unread)
+    return any(unread)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/compare", "/jobs"])
+def test_decoding_ends_when_its_client_has_gone(decoding: Server, path: str) -> None:
+    decoder = stop_decoder(decoding)
+    client = leave(decoding, path, **FIELDS)
+    decoding.wait_for(lambda server: has_work(decoder))
+    client.close()
+    decoding.wait_for(lambda server: left(decoder))
+    assert decoding.generate(**FIELDS).status_code == 200
+
+
+def test_files_that_claim_too_much_leave_the_server_as_it_was(decoding: Server) -> None:
+    expected = decoding.generate(**FIELDS).json()["images"]
+    (decoder,) = decoders(decoding)
+    bombs = [case() for case in hostile_files.PICTURES.values()]
+    before = decoder.memory_info().rss
+    for bomb in bombs:
+        answer = decoding.generate(image_urls=[data_uri(bomb, "")])
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image_urls.0"), answer.text
+    assert decoders(decoding) == [decoder]
+    assert decoder.memory_info().rss - before < 200 * 2**20
+    assert decoding.generate(**FIELDS).json()["images"] == expected
+
+
+def test_sigterm_ends_decoding_at_once(decoding: Server) -> None:
+    decoder = stop_decoder(decoding)
+    decoded = start(decoding, **FIELDS)
+    decoding.wait_for(lambda server: has_work(decoder))
+    began = time.monotonic()
+    decoding.process.send_signal(signal.SIGTERM)
+    answer = decoded.result(20)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+    decoding.process.wait(20)
+    assert time.monotonic() - began < 15
+    assert left(decoder)
