@@ -74,6 +74,17 @@ Each body comes in a loop from one client for {hostile_s:g} s, and is refused; m
 
 Goal: worst under 50 ms.
 
+## Pictures made to be slow
+
+Likewise, each file as `image_urls`; meanwhile a third client draws 4 steps from an honest picture. Memory is the most
+that all processes of the server take above what they had before.
+
+| file | bytes | times refused | memory, MB | honest request, worst, s | `/livez` median, ms | worst, ms |
+|---|---|---|---|---|---|---|
+{hostile_file_rows}
+
+Goal: refused within 1 s of CPU, under 200 MB, worst under 50 ms.
+
 ## Encoding a video
 
 49 frames of 832 x 480 px to MP4, 235 MB as floats: medians of {video_runs} runs in processes of their own, in turn.
@@ -142,6 +153,7 @@ def main() -> None:
     with serving.server() as running:
         memory = serving.memory(running)
         refused = hostile.measure(running)
+        refused_files = hostile.measure_files(running)
     clips, loop_ms = video.measure(), video.loop_p99_ms()
     loaded = assemble(settings, lambda what: None)
     switches = cache.switching(loaded)
@@ -168,6 +180,7 @@ def main() -> None:
         picture_rows=pictures.rows(pictures.measure()),
         loop_ms=loop_ms,
         hostile_rows=hostile.rows(refused),
+        hostile_file_rows=hostile.file_rows(refused_files),
         prompts=len(cache.PROMPTS),
         seeds=len(cache.SEEDS),
         steps=cache.STEPS,

@@ -33,16 +33,14 @@ def by_diffusers(pipeline: Any, **arguments: Any) -> np.ndarray[Any, Any]:
     pipe = pipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     torch.set_num_threads(1)
+    usual = {"image": apple(), "width": 96, "height": 96}
     image = pipe(
         prompt=PROMPT,
-        image=apple(),
-        width=96,
-        height=96,
         num_inference_steps=20,
         max_sequence_length=32,
         generator=torch.Generator("cpu").manual_seed(5),
         output_type="pil",
-        **arguments,
+        **usual | arguments,
     ).images[0]
     return np.asarray(image)
 
@@ -57,6 +55,15 @@ def test_inpaint_is_that_of_diffusers_alone(server: Server) -> None:
     answer = server.generate(**ASKED, image_urls=[PICTURE], mask_url=MASK, strength=0.9).json()
     expected = by_diffusers(FluxInpaintPipeline, strength=0.9, mask_image=mask())
     assert np.array_equal(pixels(answer["images"][0]), expected)
+
+
+def test_pictures_of_another_size_are_resized_as_by_pil(server: Server) -> None:
+    image, hole, size = noise(500, 300), mask(500, 300), (112, 80)
+    sent = {"image_urls": [data_uri(file_of(image))], "mask_url": data_uri(file_of(hole))}
+    answer = server.generate(**ASKED, **sent, strength=0.9, width=112, height=80).json()
+    image, hole = (each.resize(size, Image.Resampling.LANCZOS) for each in (image, hole))
+    fields = {"image": image, "mask_image": hole, "width": 112, "height": 80}
+    assert np.array_equal(pixels(answer["images"][0]), by_diffusers(FluxInpaintPipeline, strength=0.9, **fields))
 
 
 def test_what_the_mask_keeps_stays_and_the_rest_changes(server: Server) -> None:

@@ -6,6 +6,7 @@ BentoML parses a body on the event loop. What reaches it holds the place of each
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cache_dit_serving.media.decode.decoder import Decoder
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.fetch import fetch
 from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs, too_many_bytes
+from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -92,6 +94,38 @@ async def inputs_of(
     return await decoding.run(
         lambda decoder: _read(decoder, named, uploads, fetched, settings, most_frames=most_frames)
     )
+
+
+async def with_fitting_pictures(call: GenerationCall, decoding: DecodingPool) -> GenerationCall:
+    """A call whose pictures have the size that is drawn, so that the pipeline's thread need not resize them.
+
+    Raises:
+        ServingError: as :meth:`DecodingPool.run`.
+    """
+    size, inputs = call.fitting_size, call.inputs
+    named = {MASK: inputs.mask, CONTROL: inputs.control, LAST_IMAGE: inputs.last_image}
+    named |= {f"{IMAGES}.{index}": picture for index, picture in enumerate(inputs.images)}
+    if size is None or all(picture is None or picture.size == size for picture in named.values()):
+        return call
+
+    def resize(decoder: Decoder) -> dict[str, InputPicture]:
+        return {
+            param: replace(picture, image=decoder.resized(picture.image, size, param))
+            for param, picture in named.items()
+            if picture is not None
+        }
+
+    fitting = await decoding.run(resize)
+    exchanged = {id(picture.image): fitting[param].image for param, picture in named.items() if picture is not None}
+    arguments = {name: exchanged.get(id(value), value) for name, value in call.arguments.items()}
+    pictures = Inputs(
+        images=tuple(fitting[f"{IMAGES}.{index}"] for index in range(len(inputs.images))),
+        mask=fitting.get(MASK),
+        control=fitting.get(CONTROL),
+        last_image=fitting.get(LAST_IMAGE),
+        video=inputs.video,
+    )
+    return replace(call, arguments=arguments, inputs=pictures)
 
 
 def _read(

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.compare import compared_response
 from cache_dit_serving.api.deadline import plan_within_deadline
-from cache_dit_serving.api.inputs import inputs_of
+from cache_dit_serving.api.inputs import inputs_of, with_fitting_pictures
 from cache_dit_serving.api.model_info import loras_of_model, model_info
 from cache_dit_serving.api.received import Received, gone, received
 from cache_dit_serving.api.stats import stats_of
@@ -117,6 +117,7 @@ class NativeApi:
         priority = self._priority(request)
         queue_s = self.worker.wait_s(priority) if request.deadline_s is not None else 0.0
         call, deadline = plan_within_deadline(request, model, self.worker.rates, queue_s, inputs)
+        call = await asked.while_connected(with_fitting_pictures(call, self.decoding))
         return Prepared(request, _generation(call, asked, priority), self._delivery(asked), deadline)
 
     async def finish(self, prepared: Prepared, images: list[Encoded]) -> tuple[GenerateResponse, tuple[str, ...]]:
@@ -144,6 +145,7 @@ class NativeApi:
         call = plan(request, model, await self._inputs(asked, model))
         if call.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
+        call = await asked.while_connected(with_fitting_pictures(call, self.decoding))
         delivery = self._delivery(asked)
         generation = _generation(call.compared(), asked, self._priority(request))
         self.worker.submit(generation, asked.caller.max_live)

@@ -363,18 +363,12 @@ def _prompts_of(call: GenerationCall) -> dict[str, str]:
 
 
 def _with_fitting_pictures(call: GenerationCall) -> dict[str, Any]:
-    """The arguments of a call, a picture that it begins from at the size that is drawn.
-
-    Most pipelines would resize it so themselves; Z-Image's take the size of the picture for that of the latents. What
-    is edited or animated stays as it is: those pipelines have sizes of their own for it.
-    """
-    arguments = call.arguments
-    if not {"strength", "width", "height"} <= arguments.keys():  # aMUSEd's are as large as the picture
-        return arguments
-    size = (arguments["width"], arguments["height"])
+    """The arguments of a call, its pictures at the size that is drawn. Those of a request come so already."""
+    if (size := call.fitting_size) is None:
+        return call.arguments
     return {
         name: value.resize(size, Image.Resampling.LANCZOS) if isinstance(value, Image.Image) else value
-        for name, value in arguments.items()
+        for name, value in call.arguments.items()
     }
 
 

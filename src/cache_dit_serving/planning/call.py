@@ -66,6 +66,18 @@ class GenerationCall:
     """Name of the sender. Embeddings of one caller's prompts are kept apart from another's."""
 
     @property
+    def fitting_size(self) -> tuple[int, int] | None:
+        """Width and height, px, to which the pictures among the arguments are resized; None: they stay as they are.
+
+        A picture that a drawing begins from is resized: most pipelines would do so themselves; Z-Image's take the size
+        of the picture for that of the latents. What is edited or animated stays: those pipelines have sizes of their
+        own for it, and aMUSEd's drawings are as large as the picture.
+        """
+        if not {"strength", "width", "height"} <= self.arguments.keys():
+            return None
+        return self.arguments["width"], self.arguments["height"]
+
+    @property
     def cache(self) -> CacheChoice:
         """What the cache may do to the first image: to all but those of a comparison."""
         return self.drawings[0].cache
