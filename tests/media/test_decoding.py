@@ -22,8 +22,8 @@ from cache_dit_serving.errors import InvalidRequest, NotReady, QueueFull
 from cache_dit_serving.media.decode.decoder import Decoder
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.inputs import PictureReader
-from tests.media.test_video_input import mp4
 from tests.support.pictures import apple, data_uri, file_of, mask, noise
+from tests.support.videos import mp4
 
 T = TypeVar("T")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited, and the parent watched, on Linux alone")

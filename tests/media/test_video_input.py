@@ -8,28 +8,22 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.inputs import PictureReader
 from cache_dit_serving.media.quality import psnr
 from cache_dit_serving.media.sound import encode_sound
-from cache_dit_serving.media.values import Clip, Sound
-from cache_dit_serving.media.video import encode_clip
+from cache_dit_serving.media.values import Sound
 from cache_dit_serving.media.video_input import InputVideo
 from tests.support.pictures import apple, file_of
+from tests.support.videos import FRAMES, mp4
 
-FRAMES = [apple(64, 48).rotate(8 * index).filter(ImageFilter.GaussianBlur(3)) for index in range(12)]
 QUARTER_TURN = b"".join(
     number.to_bytes(4, "big", signed=True) for number in (0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
 )
 """The matrix of a track header that shows its frames turned by 90 degrees."""
-
-
-def mp4(frames: list[Image.Image] = FRAMES, fps: float = 12.0) -> bytes:
-    array = np.stack([np.asarray(frame, dtype=np.float32) / 255 for frame in frames])
-    return encode_clip(Clip(array, fps), "mp4", {})
 
 
 def coded(codec: str, container_format: str, sizes: list[tuple[int, int]]) -> bytes:

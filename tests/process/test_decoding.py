@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.process.test_lifecycle import leave, start
 from tests.support import hostile_files
+from tests.support.clients import leave, start
 from tests.support.pictures import apple, data_uri, file_of
 from tests.support.server import Server, ready, serving
 

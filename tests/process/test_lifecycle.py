@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import requests
 from PIL import Image
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from tests.support.clients import leave, start
 from tests.support.server import ROOT, START_S, Server, ready, serving
 
 LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
@@ -36,31 +35,6 @@ def small_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ) as server:
         server.wait_for(ready)
         yield server
-
-
-def start(server: Server, **fields: object) -> Future[requests.Response]:
-    """A generation in the background, on a connection of its own."""
-    future: Future[requests.Response] = Future()
-
-    def run() -> None:
-        try:
-            body = {"prompt": "a cat", **fields}
-            future.set_result(requests.post(f"{server.url}/generate", json=body, timeout=120))
-        except requests.RequestException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def leave(server: Server, path: str = "/generate", **fields: object) -> socket.socket:
-    """A generation on a bare connection, to be closed in the middle."""
-    host, port = server.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)))
-    body = json.dumps({"prompt": "a cat", **fields}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    connection.sendall(head.encode() + b"\r\n" + body)
-    return connection
 
 
 def queue_of(server: Server) -> dict[str, int]:

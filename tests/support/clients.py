@@ -1,0 +1,37 @@
+"""Clients that go on in the background, or leave."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from concurrent.futures import Future
+
+import requests
+
+from tests.support.server import Server
+
+
+def start(server: Server, **fields: object) -> Future[requests.Response]:
+    """A generation in the background, on a connection of its own."""
+    future: Future[requests.Response] = Future()
+
+    def run() -> None:
+        try:
+            body = {"prompt": "a cat", **fields}
+            future.set_result(requests.post(f"{server.url}/generate", json=body, timeout=120))
+        except requests.RequestException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def leave(server: Server, path: str = "/generate", **fields: object) -> socket.socket:
+    """A generation on a bare connection, to be closed in the middle."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    body = json.dumps({"prompt": "a cat", **fields}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    connection.sendall(head.encode() + b"\r\n" + body)
+    return connection
