@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 
@@ -13,12 +12,11 @@ from cache_dit_serving.config.settings import WebhookSettings, webhook_key
 from cache_dit_serving.errors import InvalidRequest, StoreUnavailable
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.store.access import Ask
-from cache_dit_serving.jobs.webhooks import Webhook
+from cache_dit_serving.jobs.webhooks import Sending, Webhook
 from cache_dit_serving.media.outgoing import Reach, Refused, addressed, client_for, reachable
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 8
 LOOK_S = 1.0
 """Between two looks at what is due."""
 
@@ -35,6 +33,9 @@ class Webhooks:
         self._reach = Reach(settings.hosts, settings.networks, "webhooks.hosts", "webhooks.networks")
         self._key = webhook_key(settings.secret) if settings.secret else b""
         self._ask = ask
+        self._sending = Sending()
+        self._ended = asyncio.Event()
+        """Set when an attempt has ended."""
 
     def check(self, url: str | None) -> None:
         """
@@ -54,21 +55,44 @@ class Webhooks:
         """Send what is due, until the server ends."""
         if not self._settings.hosts:
             return
-        async with client_for(self._settings.timeout_s) as client:
+        async with client_for(self._settings.timeout_s) as client, asyncio.TaskGroup() as attempts:
             while not closing.is_set():
-                try:
-                    # Another server sends them if this one dies meanwhile.
-                    until = time.time() + 3 * self._settings.timeout_s
-                    due = await self._ask(lambda store: store.outbox.take(time.time(), until, AT_ONCE))  # noqa: B023
-                    await asyncio.gather(*(self._send(client, webhook) for webhook in due))
-                except StoreUnavailable:
-                    due = []  # the log has it
-                except Exception:
-                    logger.exception("webhooks are not sent")
-                    due = []
-                if len(due) < AT_ONCE:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(closing.wait(), LOOK_S)
+                self._ended.clear()
+                taken = await self._taken()
+                for webhook in taken:
+                    attempts.create_task(self._attempt(client, webhook))
+                if not taken or self._sending.is_full():
+                    await self._look_again(closing)
+
+    async def _taken(self) -> list[Webhook]:
+        """The messages to be sent now."""
+        # Another server sends them if this one dies meanwhile.
+        now, until = time.time(), time.time() + 3 * self._settings.timeout_s
+        try:
+            return await self._ask(lambda store: store.outbox.take(now, until, self._sending))
+        except StoreUnavailable:
+            pass  # the log has it
+        except Exception:
+            logger.exception("webhooks are not sent")
+        return []
+
+    async def _look_again(self, closing: asyncio.Event) -> None:
+        """Wait until there may be something to send: at the end of an attempt, or after a while."""
+        waiting = [asyncio.ensure_future(event.wait()) for event in (closing, self._ended)]
+        await asyncio.wait(waiting, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
+
+    async def _attempt(self, client: httpx.AsyncClient, webhook: Webhook) -> None:
+        try:
+            await self._send(client, webhook)
+        except StoreUnavailable:
+            pass  # the log has it; the message is sent again
+        except Exception:
+            logger.exception("a webhook of job %s is not sent", webhook.job)
+        finally:
+            self._sending.end(webhook)
+            self._ended.set()
 
     async def _send(self, client: httpx.AsyncClient, webhook: Webhook) -> None:
         try:

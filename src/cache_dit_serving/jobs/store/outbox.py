@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, update
+from sqlalchemy.orm import aliased
 
 from cache_dit_serving.jobs.store.tables import WebhookRow
-from cache_dit_serving.jobs.webhooks import Webhook
+from cache_dit_serving.jobs.webhooks import MOST_OF_HOST, Sending, Webhook
+
+LOOKED_AT = 1_000
+"""Messages that are due, of which the next ones are chosen."""
 
 
 class Outbox:
@@ -26,21 +30,33 @@ class Outbox:
         for webhook in webhooks:
             connection.execute(insert(WebhookRow).values(asdict(webhook) | {"due": due}))
 
-    def take(self, now: float, until: float, limit: int) -> list[Webhook]:
-        """Take messages that are due, for one attempt each.
+    def take(self, now: float, until: float, sending: Sending) -> list[Webhook]:
+        """Take the messages that are due and have room among those on their way, for one attempt each.
 
         Args:
             now: seconds since the epoch.
             until: when they are due again, unless :meth:`done` or :meth:`again` says otherwise.
+            sending: those on their way; the messages taken are counted in.
         """
+        full = (WebhookRow.host.in_(sending.full_hosts()), WebhookRow.caller.in_(sending.full_callers()))
+        first = select(WebhookRow).where(WebhookRow.due <= now, ~or_(*full)).order_by(WebhookRow.due).limit(LOOKED_AT)
+        row = aliased(WebhookRow, first.subquery())
+        turn = func.row_number().over(partition_by=row.host, order_by=row.due).label("turn")
+        turns = select(row.id, turn).subquery()
+        due = select(row).join(turns, turns.c.id == row.id).where(turns.c.turn <= MOST_OF_HOST).order_by(row.due)
         taken = []
         with self._engine.begin() as connection:
-            due = select(WebhookRow).where(WebhookRow.due <= now).order_by(WebhookRow.due).limit(limit)
-            for row in connection.execute(due).all():
-                mine = update(WebhookRow).where(WebhookRow.id == row.id, WebhookRow.due == row.due)
-                attempts = row.attempts + 1
-                if connection.execute(mine.values(due=until, attempts=attempts)).rowcount:
-                    taken.append(Webhook(row.id, row.job, row.url, row.body, attempts))
+            for found in connection.execute(due).all():
+                webhook = Webhook(
+                    found.id, found.job, found.url, found.body, found.attempts + 1, found.host, found.caller
+                )
+                if not sending.begin(webhook):
+                    continue
+                mine = update(WebhookRow).where(WebhookRow.id == found.id, WebhookRow.due == found.due)
+                if connection.execute(mine.values(due=until, attempts=webhook.attempts)).rowcount:
+                    taken.append(webhook)
+                else:
+                    sending.end(webhook)  # another server has it
         return taken
 
     def done(self, webhook: str) -> None:

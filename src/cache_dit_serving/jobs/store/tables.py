@@ -75,6 +75,8 @@ class WebhookRow(Base):
     attempts: Mapped[int]
     due: Mapped[float] = mapped_column(Double, index=True)
     """Seconds since the epoch."""
+    host: Mapped[str] = mapped_column(Text, server_default="")
+    caller: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class UploadRow(Base):
