@@ -77,6 +77,7 @@ class CacheDiTServing:
             partial(RankedRunner.start if SETTINGS.parallelism else assemble, SETTINGS),
             max_queue=SETTINGS.limits.max_queue,
             order=SETTINGS.server.queue_order,
+            preview_every=SETTINGS.previews.every,
             on_ready=self._became_ready,
         )
         self.api = NativeApi(SETTINGS, self.worker)

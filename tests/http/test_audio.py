@@ -12,7 +12,10 @@ import av
 import pytest
 import requests
 
+from tests.support.answers import error
 from tests.support.families import save_audio
+from tests.support.jobs import submitted
+from tests.support.jobs_events import follow
 from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server, ready, serving
 
@@ -55,6 +58,16 @@ def test_a_prompt_becomes_a_sound_with_its_seed_and_evidence(audio: Server) -> N
     assert {name: parameters[name] for name in ("audio_length_s", "seed")} == {"audio_length_s": 0.3, "seed": 3}
     assert audio.post("/generate", json=parameters).json()["audio"] == answer["audio"]
     assert audio.generate(prompt="a hammer", seed=4, audio_length_s=0.3).json()["audio"] != answer["audio"]
+
+
+def test_previews_of_a_sound_are_refused_by_name_or_ignored_with_a_warning(audio: Server) -> None:
+    job = submitted(audio, num_inference_steps=100, audio_length_s=0.3)
+    refused = error(audio.get(f"{job}/events?previews=2"), 400)
+    assert (refused["param"], refused["code"]) == ("previews", "unsupported_field")
+    told = list(follow(audio, job, previews=2, lenient=True))
+    [warning] = [event.data for event in told if event.kind == "warning"]
+    assert (warning["param"], warning["code"]) == ("previews", "unsupported_field")
+    assert told[-1].data["state"] == "succeeded"
 
 
 def test_a_sound_is_a_file_behind_an_address(audio: Server) -> None:

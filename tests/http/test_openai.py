@@ -19,6 +19,8 @@ from openai.types import Image as SdkImage
 from openai.types import ImagesResponse, Model
 from PIL import Image
 
+from tests.support.jobs import submitted
+from tests.support.jobs_events import follow
 from tests.support.openai_sdk import is_strictly, sdk
 from tests.support.pictures import apple, file_of, mask
 from tests.support.server import ROOT, Server, ready, serving
@@ -33,13 +35,13 @@ def client(server: Server) -> openai.OpenAI:
 
 
 @pytest.fixture(scope="module")
-def showing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that makes previews and goes by other names."""
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that goes by other names and makes no previews."""
     environ = {
-        "CACHE_DIT_SERVING__PREVIEWS__EVERY": "2",
+        "CACHE_DIT_SERVING__PREVIEWS__ALLOW": "false",
         "CACHE_DIT_SERVING__SERVER__MODEL_NAMES": "[gpt-image-1, apples]",
     }
-    with serving(tmp_path_factory.mktemp("showing"), environ=environ) as running:
+    with serving(tmp_path_factory.mktemp("other"), environ=environ) as running:
         running.wait_for(ready)
         yield running
 
@@ -49,12 +51,12 @@ def picture(image: SdkImage | bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-def test_the_model_is_listed(client: openai.OpenAI, server: Server, showing: Server) -> None:
+def test_the_model_is_listed(client: openai.OpenAI, server: Server, other: Server) -> None:
     (model,) = client.models.list().data
     assert model.id == server.get("/get_model_info").json()["model"]
     assert client.models.retrieve(model.id) == model
     is_strictly(server.get(f"/v1/models/{model.id}").json(), Model)
-    assert [model.id for model in sdk(showing).models.list()] == ["gpt-image-1", "apples"]
+    assert [model.id for model in sdk(other).models.list()] == ["gpt-image-1", "apples"]
 
 
 def test_a_picture_is_that_of_generate(client: openai.OpenAI, server: Server) -> None:
@@ -133,11 +135,11 @@ def test_what_is_wrong_raises_the_sdks_own_error(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # OpenAI's own models have no variations any more
-def test_other_errors_are_the_sdks_own_too(client: openai.OpenAI, showing: Server) -> None:
+def test_other_errors_are_the_sdks_own_too(client: openai.OpenAI, other: Server) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.images.generate(prompt=PROMPT, model="dall-e-3")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
-    assert sdk(showing).images.generate(prompt=PROMPT, model="apples", extra_body=EXTRAS).data
+    assert sdk(other).images.generate(prompt=PROMPT, model="apples", extra_body=EXTRAS).data
     with pytest.raises(openai.BadRequestError, match="variations are not supported"):
         client.images.create_variation(image=file_of(apple()))
     with pytest.raises(openai.BadRequestError, match="makes no video"):
@@ -217,30 +219,72 @@ def test_a_mask_that_is_transparent_where_it_is_drawn_anew(client: openai.OpenAI
     assert first == second
 
 
-def test_a_stream_has_previews_and_the_picture(showing: Server, server: Server) -> None:
-    asked: dict[str, Any] = EXTRAS | {"num_inference_steps": 40, "speed": "lossless"}
-    expected = server.generate(**asked).json()["images"][0]
-    events = list(sdk(showing).images.generate(prompt=PROMPT, stream=True, partial_images=2, extra_body=asked))
+SLOWER: dict[str, Any] = EXTRAS | {"num_inference_steps": 40, "speed": "lossless"}
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2, 3])
+def test_a_stream_has_as_many_previews_as_asked_and_the_same_picture(
+    client: openai.OpenAI, server: Server, wanted: int
+) -> None:
+    expected = server.generate(**SLOWER).json()["images"][0]
+    events = list(client.images.generate(prompt=PROMPT, stream=True, partial_images=wanted, extra_body=SLOWER))
     assert [event.type for event in events] == [
-        "image_generation.partial_image",
-        "image_generation.partial_image",
+        *["image_generation.partial_image"] * wanted,
         "image_generation.completed",
     ]
     for event in events:
         type(event).model_validate({k: v for k, v in event.to_dict().items() if k != "cache_dit"}, strict=True)
-    assert [event.partial_image_index for event in events[:2] if event.type.endswith("partial_image")] == [0, 1]  # type: ignore[union-attr]
-    assert picture(base64.b64decode(events[0].b64_json)).format == "WEBP"
-    assert events[-1].b64_json == expected
-    assert events[-1].to_dict()["cache_dit"]["seeds"] == [5]  # type: ignore[index]
+    partial, last = [event.to_dict() for event in events[:-1]], events[-1].to_dict()
+    assert [event["partial_image_index"] for event in partial] == list(range(wanted))
+    assert len({event["b64_json"] for event in partial}) == wanted
+    assert all(picture(base64.b64decode(str(event["b64_json"]))).format == "WEBP" for event in partial)
+    assert last["b64_json"] == expected
+    assert last["cache_dit"]["seeds"] == [5]  # type: ignore[index]
+    assert last["cache_dit"]["warnings"] == []  # type: ignore[index]
 
 
-def test_a_stream_without_previews_says_so(client: openai.OpenAI) -> None:
-    (event,) = client.images.generate(prompt=PROMPT, stream=True, partial_images=1, extra_body=EXTRAS)
-    (warning,) = event.to_dict()["cache_dit"]["warnings"]  # type: ignore[index]
-    assert warning["param"] == "partial_images"
+def test_a_stream_of_edits_has_previews(client: openai.OpenAI) -> None:
     upload = ("apple.png", file_of(apple()), "image/png")
-    (edited,) = client.images.edit(image=upload, prompt=PROMPT, stream=True, extra_body=EXTRAS | {"strength": 0.6})
-    assert edited.type == "image_edit.completed"
+    asked: dict[str, Any] = EXTRAS | {"strength": 0.6, "num_inference_steps": 20}
+    events = list(client.images.edit(image=upload, prompt=PROMPT, stream=True, partial_images=2, extra_body=asked))
+    assert [event.type for event in events] == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
+
+
+def test_a_stream_of_several_pictures_has_previews_of_all(client: openai.OpenAI) -> None:
+    events = list(client.images.generate(prompt=PROMPT, n=2, stream=True, partial_images=3, extra_body=SLOWER))
+    assert [event.type.removeprefix("image_generation.") for event in events] == [
+        *["partial_image"] * 3,
+        *["completed"] * 2,
+    ]
+
+
+def test_a_stream_with_fewer_steps_than_previews_says_so(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = EXTRAS | {"num_inference_steps": 2}
+    first, last = client.images.generate(prompt=PROMPT, stream=True, partial_images=3, extra_body=asked)
+    assert first.type == "image_generation.partial_image"
+    (warning,) = last.to_dict()["cache_dit"]["warnings"]  # type: ignore[index]
+    assert (warning["param"], warning["code"]) == ("partial_images", "adjusted")
+    assert "1 of 3" in warning["message"]
+
+
+def test_a_server_that_makes_no_previews_refuses_them_by_name(other: Server) -> None:
+    asked: dict[str, Any] = {"prompt": PROMPT, "stream": True, "partial_images": 2, "extra_body": EXTRAS}
+    with pytest.raises(openai.BadRequestError, match="previews") as refused:
+        sdk(other).images.generate(**asked)
+    assert refused.value.param == "partial_images"
+    assert "previews.allow" in refused.value.message
+    asked["extra_headers"] = {"X-Unsupported-Fields": "warn"}
+    (event,) = sdk(other).images.generate(**asked)
+    (warning,) = event.to_dict()["cache_dit"]["warnings"]
+    assert (warning["param"], warning["code"]) == ("partial_images", "unsupported_field")
+    job = submitted(other, num_inference_steps=20)
+    answer = other.get(f"{job}/events?previews=2")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "previews"
+    assert "previews.allow" in answer.json()["error"]["message"]
+    kinds = [event.kind for event in follow(other, job, previews=2, lenient=True)]
+    assert kinds.count("warning") == 1
+    assert "preview" not in kinds
 
 
 def test_an_error_in_a_stream_is_raised_and_a_client_that_goes_stops_it(client: openai.OpenAI, server: Server) -> None:
@@ -267,7 +311,7 @@ def test_many_at_once_by_the_async_client(server: Server) -> None:
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
-def test_the_node_sdk_draws_too(showing: Server, tmp_path: Path) -> None:
+def test_the_node_sdk_draws_too(server: Server, tmp_path: Path) -> None:
     installed = subprocess.run(
         ["npm", "install", "--no-audit", "--no-fund", "--silent", "openai@6"],
         cwd=tmp_path,
@@ -280,7 +324,7 @@ def test_the_node_sdk_draws_too(showing: Server, tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "http" / "openai_client.mjs", tmp_path / "client.mjs")
     (tmp_path / "apple.png").write_bytes(file_of(apple()))
     done = subprocess.run(
-        ["node", "client.mjs", f"{showing.url}/v1"],
+        ["node", "client.mjs", f"{server.url}/v1"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.answers import error
 from tests.support.jobs import PROMPT, submitted
 from tests.support.jobs_events import Told, follow
 from tests.support.server import Server, ready, serving
@@ -61,9 +64,42 @@ def test_previews_show_what_is_drawn_and_change_nothing_of_it(server: Server, tm
     assert told[-1].data["state"] == "succeeded"
 
 
-def test_a_job_has_no_previews_unless_they_are_configured(server: Server) -> None:
-    told = list(follow(server, submitted(server, **ASKED)))
-    assert previews_of(told) == []
+def test_a_follower_gets_as_many_as_it_asks_for_and_the_picture_is_the_same(server: Server) -> None:
+    plain = server.generate(**ASKED).json()["images"][0]
+    job = submitted(server, **ASKED)
+    told = list(follow(server, job, previews=4))
+    assert [event.data["step"] for event in previews_of(told)] == [8, 16, 24, 32]
+    assert likeness(image_of(previews_of(told)[-1].data["image"]), image_of(plain)) > 0.8
+    assert [event.kind for event in told][-2:] == ["result", "state"]
+    assert "warning" not in {event.kind for event in told}
+    [drawn] = server.get(job).json()["outputs"]
+    assert server.get(drawn).content == base64.b64decode(plain)
+
+
+def test_followers_share_previews_and_one_that_asks_for_none_gets_none(server: Server) -> None:
+    first = submitted(server, prompt=PROMPT, num_inference_steps=100, speed="lossless")
+    job = submitted(server, **ASKED)  # waits, so that all follow it from its beginning
+    with ThreadPoolExecutor() as pool:
+        told = list(pool.map(lambda count: list(follow(server, job, previews=count)), (4, 4, 0, None)))
+    shown = [previews_of(each) for each in told]
+    assert server.get(first).json()["state"] == "succeeded"
+    assert [len(each) for each in shown] == [4, 4, 0, 0]
+    assert shown[0] == shown[1]
+
+
+def test_a_job_of_fewer_steps_than_previews_says_so(server: Server) -> None:
+    told = list(follow(server, submitted(server, num_inference_steps=3), previews=20))
+    assert [event.data["step"] for event in previews_of(told)] == [1, 2]
+    [warning] = [event.data for event in told if event.kind == "warning"]
+    assert (warning["param"], warning["code"]) == ("previews", "adjusted")
+    assert "2 of 20" in warning["message"]
+
+
+@pytest.mark.parametrize("count", ["true", "-1", "21", "1.5", "", "9" * 5000, "\u0663"])
+def test_what_is_no_number_of_previews_is_refused_by_name(server: Server, count: str) -> None:
+    job = submitted(server, num_inference_steps=3)
+    answer = server.get(f"{job}/events?previews={quote(count)}")
+    assert error(answer, 400)["param"] == "previews"
 
 
 def test_a_follower_that_joins_later_gets_the_latest_once(tmp_path: Path) -> None:

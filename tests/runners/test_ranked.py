@@ -122,6 +122,7 @@ def test_flush_memory_and_facts_are_rank_0s(two: Loaded) -> None:
         time.sleep(0.1)
     assert two.runner.memory()["process_resident_bytes"] > 0
     assert list(two.runner.loras()) == ["mono"]
+    assert "several ranks" in (two.runner.no_previews("FluxPipeline") or "")
 
 
 @pytest.mark.parametrize(

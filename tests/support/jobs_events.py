@@ -19,9 +19,21 @@ class Told(NamedTuple):
     data: dict[str, Any]
 
 
-def follow(server: Server, job: str, after: int | None = None) -> Iterator[Told]:
+def follow(
+    server: Server, job: str, after: int | None = None, *, previews: int | None = None, lenient: bool = False
+) -> Iterator[Told]:
+    """Read a job's events.
+
+    Args:
+        after: number of the event to begin after.
+        previews: how many are wanted; None: the request does not say.
+        lenient: whether previews that cannot be had are to be ignored.
+    """
     headers = {} if after is None else {"Last-Event-ID": str(after)}
-    with requests.get(f"{server.url}{job}/events", headers=headers, stream=True, timeout=30) as answer:
+    if lenient:
+        headers["X-Unsupported-Fields"] = "warn"
+    query = {} if previews is None else {"previews": previews}
+    with requests.get(f"{server.url}{job}/events", query, headers=headers, stream=True, timeout=30) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield from read(answer.iter_lines(chunk_size=1, decode_unicode=True))

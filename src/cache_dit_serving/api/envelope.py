@@ -107,6 +107,8 @@ class Envelope:
         if not isinstance(found, Match):
             raise found
         scope, policy = matched(scope, found), found.operation.body
+        if policy is not None or UNSUPPORTED_FIELDS_HEADER in found.operation.headers:
+            scope["state"]["lenient"] = self._mode(incoming.headers) == "warn"
         if policy is None:
             return scope, incoming
         length, max_bytes = incoming.headers.get("content-length", ""), getattr(self.limits, policy.limit)
@@ -116,7 +118,6 @@ class Envelope:
             _check_media_type(incoming.headers, form=policy.form)
         body = await read_body(incoming, max_bytes=max_bytes, max_s=self.limits.max_body_s)
         state = scope["state"]
-        state["lenient"] = self._mode(incoming.headers) == "warn"
         headers = MutableHeaders(raw=list(scope["headers"]))
         files: list[bytes] = []
         if _media_type(headers) == FORM:

@@ -18,6 +18,7 @@ from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
+from cache_dit_serving.api.previews import asked_by
 from cache_dit_serving.errors import InvalidRequest, Unauthorized
 from cache_dit_serving.jobs.events import events_of
 from cache_dit_serving.media.outputs import Stored
@@ -82,12 +83,14 @@ async def job_output(request: Request) -> Response:
 async def job_events(request: Request) -> Response:
     jobs = _jobs()
     caller = caller_of(request.scope)
-    seen, record = last_event_of(request.headers), await jobs.find(request.path_params["id"], caller)
+    seen, count = last_event_of(request.headers), asked_by(request.query_params)
+    record = await jobs.find(request.path_params["id"], caller)
     if record.state.final and not events_of(record, seen):
         return Response(status_code=204)  # an EventSource that comes again is to stay away
+    previews = jobs.previews(record.id, count, lenient=request.scope["state"]["lenient"])
     if request.method == "HEAD":
         return Response(media_type="text/event-stream", headers=HEADERS)
-    return EventStream(jobs.events(record, seen, caller), jobs.followers, caller.name)
+    return EventStream(jobs.events(record, seen, caller, previews), jobs.followers, caller.name)
 
 
 async def models(request: Request) -> Response:

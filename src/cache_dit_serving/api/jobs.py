@@ -20,6 +20,7 @@ from cache_dit_serving.api.followers import Followers
 from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.kept_jobs import KeptJobs
 from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.api.previews import PARAM, AskedPreviews, FollowedPreviews, possible
 from cache_dit_serving.api.received import Received, received
 from cache_dit_serving.errors import (
     InternalError,
@@ -38,7 +39,6 @@ from cache_dit_serving.schemas.jobs import (
     EventKind,
     JobAnswer,
     JobPosition,
-    JobPreview,
     JobsResponse,
     JobState,
 )
@@ -61,6 +61,7 @@ class JobsApi:
     def __init__(self, native: NativeApi) -> None:
         self._outputs = native.outputs
         self._public_url = (native.settings.outputs.public_url or "").rstrip("/")
+        self._native = native
         self._worker = native.worker
         self._kept = KeptJobs(native)
         self.followers = Followers(native.settings.limits.max_followers)
@@ -180,22 +181,31 @@ class JobsApi:
             raise NotFound(f"there is no such output; this job has {have}")
         return await asyncio.to_thread(self._outputs.find, files[int(number)])
 
-    async def events(self, record: JobRecord, seen: int, caller: Caller) -> AsyncIterator[bytes]:
+    async def events(self, record: JobRecord, seen: int, caller: Caller, asked: AskedPreviews) -> AsyncIterator[bytes]:
         """A job's events to its last, as server-sent events.
 
         Args:
             record: the job as it is.
             seen: number of the last event that the follower has.
+            asked: previews that it is to get.
         """
+        previews = FollowedPreviews(asked)
+        try:
+            async for event in self._events(record, seen, caller, previews):
+                yield event
+        finally:
+            previews.stop()
+
+    async def _events(
+        self, record: JobRecord, seen: int, caller: Caller, previews: FollowedPreviews
+    ) -> AsyncIterator[bytes]:
         yield f"retry: {RECONNECT_MS}\n\n".encode()
         said = time.monotonic()
         position: int | None = None
         draining = False
-        shown: JobPreview | None = None
         while True:
             job = self._kept.live(record.id)
-            if job is not None:
-                job.generation.followed = time.monotonic()
+            previews.look(job.generation if job is not None else None)
             changed = job.changed if job is not None else self._kept.closing
             with contextlib.suppress(StoreUnavailable, InternalError):
                 try:
@@ -209,10 +219,9 @@ class JobsApi:
                 told.append(
                     now(EventKind.POSITION, JobPosition(position=record.position, starts_in_s=record.starts_in_s))
                 )
-            preview = job.generation.preview if job is not None else None
-            if preview is not None and preview is not shown and record.state is JobState.RUNNING:
-                shown = preview
-                told.append(now(EventKind.PREVIEW, preview))
+            # Before the job's last events, after the others.
+            end = next((place for place, event in enumerate(told) if event.ends), len(told))
+            told[end:end] = previews.told(record)
             if self._worker.state == "draining" and not draining and not record.state.final:
                 draining = True
                 told.append(now(EventKind.DRAINING, Draining(message="the server is shutting down; what runs ends")))
@@ -226,6 +235,22 @@ class JobsApi:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), TICK_S)
+
+    def previews(self, name: str, count: int | None, *, lenient: bool) -> AskedPreviews:
+        """Previews of a job that a follower is to get.
+
+        Args:
+            count: how many it wants; None: it does not say.
+            lenient: whether what cannot be honoured is ignored and reported.
+
+        Raises:
+            InvalidRequest: there are none, which is not to be ignored.
+        """
+        if count is None and not self._native.settings.previews.every:
+            count = 0
+        job = self._kept.live(name)
+        why_none = self._native.no_previews(job.generation if job is not None else None)
+        return possible(count, PARAM, why_none, lenient=lenient)
 
     async def delete(self, name: str, caller: Caller) -> JobAnswer:
         """Cancel a job that has not ended; forget one that has, and its files.

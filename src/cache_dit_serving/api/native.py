@@ -88,8 +88,26 @@ class NativeApi:
             ServingError: as :meth:`prepare`, QueueFull or RateLimited.
         """
         prepared = await self.prepare(asked)
-        self.worker.submit(prepared.generation, asked.caller.max_live)
+        self.submit(prepared, asked)
         return prepared
+
+    def submit(self, prepared: Prepared, asked: Received) -> None:
+        """Let a planned request queue.
+
+        Raises:
+            ServingError: QueueFull, RateLimited or NotReady.
+        """
+        self.worker.submit(prepared.generation, asked.caller.max_live)
+
+    def no_previews(self, generation: Generation | None) -> str | None:
+        """Why there are no previews of a generation; None where there are, or may be.
+
+        Args:
+            generation: None where this worker has none of it.
+        """
+        if not self.settings.previews.allow:
+            return "this server makes no previews (previews.allow is false)"
+        return self.worker.no_previews(generation.call.pipeline_class) if generation is not None else None
 
     async def drawn(self, prepared: Prepared, caller_gone: Awaitable[object]) -> list[Encoded]:
         """What a request that queues draws, no longer than its caller waits.

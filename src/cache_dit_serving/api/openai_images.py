@@ -7,9 +7,8 @@ import base64
 import io
 import json
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 from PIL import Image
@@ -18,12 +17,13 @@ from starlette.responses import Response, StreamingResponse
 
 from cache_dit_serving.api.native import NativeApi, Prepared
 from cache_dit_serving.api.openai import Served
+from cache_dit_serving.api.previews import possible
 from cache_dit_serving.api.received import gone, received
 from cache_dit_serving.errors import InternalError, InvalidRequest, ServingError
 from cache_dit_serving.jobs.generation import Encoded
+from cache_dit_serving.jobs.wanted_previews import WantedPreviews
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.schemas.answers import GenerateResponse, RequestWarning
-from cache_dit_serving.schemas.jobs import JobPreview
 from cache_dit_serving.schemas.openai import Evidence, ImageEdit, ImageGeneration, ImagesResponse, OpenAiImage
 
 logger = logging.getLogger(__name__)
@@ -54,14 +54,22 @@ class OpenAiImages:
         self._served.check(body.model)
         if self._served.model.traits.makes is not MediaKind.PICTURE:
             raise InvalidRequest("this model makes no pictures; GET /capabilities tells what it does", param="model")
-        prepared = await self._native.begin(received(body.asked(), http))
+        asked = received(body.asked(), http)
+        prepared = await self._native.prepare(asked)
+        warnings, previews = body.warnings(), None
+        if body.partial_images:
+            why_none = self._native.no_previews(prepared.generation)
+            wanted = possible(body.partial_images, "partial_images", why_none, lenient=asked.lenient)
+            warnings += wanted.warnings
+            previews = prepared.generation.want_previews(wanted.count) if wanted.count else None
+        self._native.submit(prepared, asked)
         if body.stream:
-            stream = self._streamed(prepared, body, http)
+            stream = self._streamed(prepared, http, _Stream(body, previews, warnings))
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
         images = await self._native.drawn(prepared, gone(http))
         response, _ = await self._native.finish(prepared, images)
-        evidence = self._evidence(response, body.warnings())
+        evidence = _evidence(response, warnings)
         as_url = body.response_format == "url"
         answer = ImagesResponse(
             created=int(time.time()),
@@ -72,7 +80,7 @@ class OpenAiImages:
         )
         return Response(answer.model_dump_json(), media_type="application/json", headers=evidence.headers)
 
-    def _streamed(self, prepared: Prepared, body: ImageGeneration, http: Request) -> AsyncIterator[bytes]:
+    def _streamed(self, prepared: Prepared, http: Request, stream: _Stream) -> AsyncIterator[bytes]:
         """Previews, then the pictures, or the error, as OpenAI's events."""
         loop, generation = asyncio.get_running_loop(), prepared.generation
         changed, left = asyncio.Event(), asyncio.Event()
@@ -81,43 +89,35 @@ class OpenAiImages:
             loop.call_soon_threadsafe(changed.set)
 
         generation.changed = wake
-        if body.partial_images:
-            generation.followed = math.inf
         # Begun here: what has not begun when its client goes would never end.
         drawing = asyncio.create_task(self._native.drawn(prepared, _first(gone(http), left.wait())))
         drawing.add_done_callback(lambda _: changed.set())
-        return self._told(prepared, body, drawing, changed, left)
+        return self._told(prepared, stream, drawing, changed, left)
 
     async def _told(
         self,
         prepared: Prepared,
-        body: ImageGeneration,
+        stream: _Stream,
         drawing: asyncio.Task[list[Encoded]],
         changed: asyncio.Event,
         left: asyncio.Event,
     ) -> AsyncIterator[bytes]:
-        kind = "image_edit" if isinstance(body, ImageEdit) else "image_generation"
-        generation, wanted = prepared.generation, body.partial_images or 0
-        shown: list[JobPreview] = []
+        generation = prepared.generation
         try:
             while not drawing.done():
                 changed.clear()
-                preview = generation.preview
-                if preview is not None and _is_due(preview, shown, wanted):
-                    shown.append(preview)
-                    told = {"partial_image_index": len(shown) - 1, "b64_json": preview.image}
-                    about = _about(base64.b64decode(preview.image), "webp")
-                    yield _event(f"{kind}.partial_image", told | about)
+                for event in stream.partial():
+                    yield event
                 try:
                     await asyncio.wait_for(changed.wait(), HEART_BEAT_S)
                 except TimeoutError:
                     yield b": heart-beat\n\n"
+            for event in stream.partial():
+                yield event
             images = drawing.result()
             response, _ = await self._native.finish(prepared, images)
-            evidence = self._evidence(response, [*body.warnings(), *_missing(wanted, shown)])
-            for image, text in zip(images, response.images or (), strict=True):
-                told = {"b64_json": text, "usage": NO_TOKENS, "cache_dit": json.loads(evidence.model_dump_json())}
-                yield _event(f"{kind}.completed", told | _about(image.content, body.format))
+            for event in stream.completed(images, response):
+                yield event
         except ServingError as error:
             yield _event("error", error.body(generation.id))
         except Exception:
@@ -126,9 +126,36 @@ class OpenAiImages:
         finally:
             left.set()  # the client may have gone
 
-    def _evidence(self, response: GenerateResponse, warnings: list[RequestWarning]) -> Evidence:
-        evidence = Evidence.of(response)
-        return evidence.model_copy(update={"warnings": [*warnings, *evidence.warnings]})
+
+class _Stream:
+    """The pictures of an answer in OpenAI's events."""
+
+    def __init__(self, body: ImageGeneration, wanted: WantedPreviews | None, warnings: list[RequestWarning]) -> None:
+        self._kind = "image_edit" if isinstance(body, ImageEdit) else "image_generation"
+        self._format = body.format
+        self._wanted = wanted
+        self._warnings = warnings
+        self._shown = 0
+
+    def partial(self) -> Iterator[bytes]:
+        """Previews that the stream has not had."""
+        for preview in self._wanted.take() if self._wanted is not None else ():
+            told = {"partial_image_index": self._shown, "b64_json": preview.image}
+            self._shown += 1
+            yield _event(f"{self._kind}.partial_image", told | _about(base64.b64decode(preview.image), preview.format))
+
+    def completed(self, images: list[Encoded], response: GenerateResponse) -> Iterator[bytes]:
+        """The pictures themselves, after all previews."""
+        missing = self._wanted.missing("partial_images") if self._wanted is not None else []
+        evidence = json.loads(_evidence(response, [*self._warnings, *missing]).model_dump_json())
+        for image, text in zip(images, response.images or (), strict=True):
+            told = {"b64_json": text, "usage": NO_TOKENS, "cache_dit": evidence}
+            yield _event(f"{self._kind}.completed", told | _about(image.content, self._format))
+
+
+def _evidence(response: GenerateResponse, warnings: list[RequestWarning]) -> Evidence:
+    evidence = Evidence.of(response)
+    return evidence.model_copy(update={"warnings": [*warnings, *evidence.warnings]})
 
 
 async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
@@ -154,20 +181,6 @@ def _about(content: bytes, extension: str) -> dict[str, Any]:
         "quality": "auto",
         "size": _size_of(content),
     }
-
-
-def _is_due(preview: JobPreview, shown: list[JobPreview], wanted: int) -> bool:
-    """Whether a preview is to be shown, of so many that are spread over all steps."""
-    if len(shown) >= wanted or (shown and preview is shown[-1]):
-        return False
-    return preview.step * (wanted + 1) >= (len(shown) + 1) * preview.steps
-
-
-def _missing(wanted: int, shown: list[JobPreview]) -> list[RequestWarning]:
-    if len(shown) >= wanted:
-        return []
-    message = f"{len(shown)} of {wanted} previews were made; the server's previews.every says how often there is one"
-    return [RequestWarning(param="partial_images", code="adjusted", message=message)]
 
 
 def _size_of(content: bytes) -> str:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from cache_dit_serving.api import handlers
 from cache_dit_serving.api.openai import edit_respelt, video_respelt
-from cache_dit_serving.api.operation import BELOW, INFRASTRUCTURE, Errors, JsonBody, Operation
+from cache_dit_serving.api.operation import (
+    BELOW,
+    INFRASTRUCTURE,
+    UNSUPPORTED_FIELDS_HEADER,
+    Errors,
+    JsonBody,
+    Operation,
+)
+from cache_dit_serving.api.previews import MOST as MOST_PREVIEWS
 from cache_dit_serving.errors import (
     CacheNotEngaged,
     DeadlineExceeded,
@@ -122,7 +130,11 @@ OPERATIONS = (
         (InvalidRequest, NotFound, RateLimited, StoreUnavailable),
         tag=JOBS,
         handler=handlers.job_events,
-        headers={"Last-Event-ID": "Events up to this one are left out."},
+        headers={
+            "Last-Event-ID": "Events up to this one are left out.",
+            UNSUPPORTED_FIELDS_HEADER: "warn: previews that cannot be made are reported by an event; refuse: with 400.",
+        },
+        query={"previews": f"Previews among the events, 0 to {MOST_PREVIEWS}."},
         also={204: None},
     ),
     Operation(

@@ -352,15 +352,27 @@ class WebhookSettings(Section):
 
 
 class PreviewSettings(Section):
-    """Small pictures of what a job is drawing, among its events."""
+    """Small pictures of what is being drawn, for those who follow it."""
 
-    every: int = Field(0, ge=0, description="Denoising steps from one preview to the next; 0: there are none.")
+    allow: bool = Field(True, description="Whether there are any; false: a client that asks for them is refused.")
+    every: int = Field(
+        0,
+        ge=0,
+        description="Denoising steps from one preview to the next for followers of a job who do not say how many they "
+        "want; 0: they get none.",
+    )
     by: Literal["projection", "vae"] = Field(
         "projection",
         description="projection: colours by a linear map of the latents; vae: what the autoencoder makes of them, "
         "between two steps and at the cost of decoding a picture.",
     )
     side: int = Field(256, ge=16, le=1024, description="Longer side of a preview, px at most.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.every and not self.allow:
+            raise ValueError("previews.every and previews.allow: false contradict each other; leave one out")
+        return self
 
 
 class ServerSettings(Section):

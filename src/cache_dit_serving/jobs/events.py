@@ -27,6 +27,8 @@ class Event:
     kind: EventKind
     data: str
     """JSON."""
+    ends: bool = False
+    """Whether it is one of a job's last."""
 
     def encoded(self) -> bytes:
         """As a stream of `text/event-stream` has it."""
@@ -51,10 +53,10 @@ def events_of(record: JobRecord, seen: int) -> list[Event]:
             continue
         if state.final and told - 1 > seen:
             if record.result is not None:
-                events.append(Event(told - 1, EventKind.RESULT, record.result))
+                events.append(Event(told - 1, EventKind.RESULT, record.result, ends=True))
             if record.error is not None:
-                events.append(Event(told - 1, EventKind.FAILURE, record.error))
-        events.append(Event(told, EventKind.STATE, _moment(state, at)))
+                events.append(Event(told - 1, EventKind.FAILURE, record.error, ends=True))
+        events.append(Event(told, EventKind.STATE, _moment(state, at), ends=state.final))
     number = STRIDE * len(record.history) + record.step
     if record.state is JobState.RUNNING and record.step and number > seen:
         progress = _progress(record.step, record.steps, record.cached_steps, record.seconds_left)

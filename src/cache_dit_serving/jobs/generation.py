@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from cache_dit_serving.errors import ServingError
 from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.wanted_previews import WantedPreviews
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.planning.call import GenerationCall
@@ -60,8 +61,10 @@ class Generation:
     """Called on the pipeline's thread when it has started and after each step, on another one after each preview."""
     preview: JobPreview | None = None
     """The latest."""
+    wanted: list[WantedPreviews] = field(default_factory=list)
+    """Previews that followers want, by follower."""
     followed: float = -math.inf
-    """When somebody last looked for a preview, by the monotonic clock."""
+    """When somebody last looked who does not say how many previews it wants, by the monotonic clock."""
     may_start: Callable[[], bool] = lambda: True
     """Asked on the pipeline's thread when it is to start: whether it is still this server's."""
     _cancelled: threading.Event = field(default_factory=threading.Event)
@@ -76,6 +79,18 @@ class Generation:
             return
         self.warnings.append(warning)
         metrics.WARNINGS.labels(warning.code, warning.param).inc()
+
+    def want_previews(self, count: int) -> WantedPreviews:
+        """Have so many previews made for one more follower, who gets the latest of those that there are as well."""
+        wanted = WantedPreviews(count, self.call.num_inference_steps, len(self.call.drawings), self.step)
+        if self.preview is not None and wanted.is_due(self.step):
+            wanted.add(self.preview)
+        self.wanted.append(wanted)
+        return wanted
+
+    def follow(self) -> None:
+        """Say that somebody looks for previews, as many as the server makes by itself."""
+        self.followed = time.monotonic()
 
     @property
     def steps(self) -> int:

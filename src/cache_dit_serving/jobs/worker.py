@@ -7,7 +7,6 @@ picture is denoised.
 
 from __future__ import annotations
 
-import base64
 import logging
 import threading
 import time
@@ -16,8 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
-
-from PIL import Image
 
 from cache_dit_serving.errors import (
     ClientGone,
@@ -32,14 +29,14 @@ from cache_dit_serving.errors import (
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.found import found_while_drawing
 from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
+from cache_dit_serving.jobs.previews import PreviewMaker
 from cache_dit_serving.jobs.queue import Order, Queue
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.encode import encode
-from cache_dit_serving.media.images import check_finite, webp_of
+from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped, TakePreview
 from cache_dit_serving.planning.call import not_engaged
 from cache_dit_serving.schemas.answers import QueueReport
-from cache_dit_serving.schemas.jobs import JobPreview
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +46,6 @@ State = Literal["loading", "ready", "failed", "draining"]
 ENCODER_THREADS = 2
 # A generation that lasts says in the log how far it is, this often.
 PROGRESS_S = 10.0
-FOLLOWED_S = 5.0
-"""After its last look a follower of a job, who looks every second, is taken for gone."""
 LOST_S = 1.0
 """Between two looks at an idle runner."""
 
@@ -64,10 +59,17 @@ class PipelineWorker:
         *,
         max_queue: int,
         order: Order = "arrival",
+        preview_every: int = 0,
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
     ) -> None:
+        """
+        Args:
+            preview_every: denoising steps from one preview to the next for followers who do not say how many they want;
+                0: none.
+        """
         self._load = load
         self._max_queue = max_queue
+        self._preview_every = preview_every
         self._on_ready = on_ready
         self._changed = threading.Condition()
         self._actions: deque[tuple[Callable[[Runner], None], Future[Any]]] = deque()
@@ -79,6 +81,7 @@ class PipelineWorker:
         self.rates = Rates()
         self._waiting = Queue(order, lambda call: self.rates.estimate(call).seconds)
         self._encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+        self._previews = ThreadPoolExecutor(1, thread_name_prefix="preview")
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
 
     def start(self) -> None:
@@ -108,6 +111,10 @@ class PipelineWorker:
         if self._loaded is None or self.state != "ready":
             raise self._not_ready()
         return self._loaded
+
+    def no_previews(self, pipeline_class: str) -> str | None:
+        """Why there are no previews of what a pipeline of the model draws; None where there are, or may be."""
+        return self._loaded.runner.no_previews(pipeline_class) if self._loaded is not None else None
 
     def wait_s(self, priority: int = 0) -> float:
         """Seconds until a generation submitted now begins, by what those before it are known to take."""
@@ -236,6 +243,7 @@ class PipelineWorker:
         if self._thread.is_alive():
             return False
         self._encoders.shutdown(wait=True)
+        self._previews.shutdown(wait=True)
         return True
 
     def give_up(self) -> None:
@@ -358,9 +366,10 @@ class PipelineWorker:
         speed = generation.call.cache.speed
         metrics.STAGE_SECONDS.labels("queue", speed).observe(max(0.0, generation.started - generation.submitted))
         outcome = "succeeded"
+        previews = PreviewMaker(generation, self._previews, self._preview_every)
         try:
             encoding = [
-                self._encoders.submit(self._encode, generation, index, self._draw(runner, generation, index))
+                self._encoders.submit(self._encode, generation, index, self._draw(runner, generation, index, previews))
                 for index in range(len(generation.call.drawings))
             ]
         except ServingError as error:
@@ -381,7 +390,7 @@ class PipelineWorker:
             metrics.GENERATIONS.labels(outcome, speed).inc()
         generation.finished = time.time()
         logger.info("%s done: %d image(s), %d steps, %.2f s", generation.id, len(encoding), generation.steps, busy)
-        _when_all_done(encoding, generation.result)
+        _when_all_done(encoding, generation.result, previews.last)
 
     def _encode(self, generation: Generation, index: int, drawn: Drawn) -> Encoded:
         began = time.perf_counter()
@@ -395,11 +404,11 @@ class PipelineWorker:
         self.rates.learn(drawing, drawn.record, call.pixels, encode_s)
         return Encoded(content, extension, encode_s, drawn.record, drawn.media if output.keep_media else None)
 
-    def _draw(self, runner: Runner, generation: Generation, index: int) -> Drawn:
+    def _draw(self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker) -> Drawn:
         if generation.cancelled:
             raise generation.given_up or _gone()
         drawing = generation.call.drawings[index]
-        watch = _Watch(generation, index, self._encoders)
+        watch = _Watch(generation, index, previews)
         try:
             drawn = runner.sample(generation.call, index, watch)
         except Stopped:
@@ -447,10 +456,9 @@ class PipelineWorker:
 class _Watch:
     """Notes in a generation how far it is, says so in the log now and then, and has it stopped once it is cancelled."""
 
-    def __init__(self, generation: Generation, index: int, encoders: ThreadPoolExecutor) -> None:
+    def __init__(self, generation: Generation, index: int, previews: PreviewMaker) -> None:
         self._generation = generation
-        self._encoders = encoders
-        self._preview: Future[None] | None = None
+        self._previews = previews
         self._before = generation.call.num_inference_steps * index
         self._cached_before = generation.cached_steps
         self._last_logged = time.monotonic()
@@ -477,21 +485,7 @@ class _Watch:
             self.step_s = (now - self._first) / (done - 1)
 
     def preview(self, done: int, take: TakePreview) -> None:
-        """Have a preview made on another thread, if somebody follows the job and the last one is done."""
-        generation = self._generation
-        if time.monotonic() - generation.followed > FOLLOWED_S or (self._preview and not self._preview.done()):
-            return
-        if (make := take()) is not None:
-            self._preview = self._encoders.submit(_show, generation, self._before + done, make)
-
-
-def _show(generation: Generation, step: int, make: Callable[[], Image.Image]) -> None:
-    try:
-        image = base64.b64encode(webp_of(make())).decode()
-        generation.preview = JobPreview(step=step, steps=generation.steps, image=image)
-        generation.changed()
-    except Exception:
-        logger.exception("a preview of %s failed", generation.id)
+        self._previews.offer(self._before + done, done, take)
 
 
 def _failure(generation: Generation) -> ServingError:
@@ -507,12 +501,19 @@ def _gone() -> ClientGone:
     return ClientGone("nobody waits for this generation any more; it was stopped")
 
 
-def _when_all_done(parts: list[Future[Encoded]], whole: Future[list[Encoded]]) -> None:
-    """Resolve `whole` with the results of `parts` in their order, or with the first failure among them."""
-    left = len(parts)
+def _when_all_done(
+    parts: list[Future[Encoded]], whole: Future[list[Encoded]], beside: Future[None] | None = None
+) -> None:
+    """Resolve `whole` with the results of `parts` in their order, or with the first failure among them.
+
+    Args:
+        beside: what is to be done as well, so that nothing is told after the end.
+    """
+    waited: list[Future[Any]] = [*parts, *([beside] if beside is not None else [])]
+    left = len(waited)
     lock = threading.Lock()
 
-    def one_done(_: Future[Encoded]) -> None:
+    def one_done(_: Future[Any]) -> None:
         nonlocal left
         with lock:
             left -= 1
@@ -526,5 +527,5 @@ def _when_all_done(parts: list[Future[Encoded]], whole: Future[list[Encoded]]) -
             logger.exception("encoding failed")
             whole.set_exception(InternalError())
 
-    for part in parts:
-        part.add_done_callback(one_done)
+    for each in waited:
+        each.add_done_callback(one_done)

@@ -49,7 +49,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     import torch
 
     from cache_dit_serving.pipeline import cache, compiling, load
-    from cache_dit_serving.pipeline.previews import previewer_of
+    from cache_dit_serving.pipeline.previews import Previewer
     from cache_dit_serving.pipeline.profiling import Profiler
     from cache_dit_serving.pipeline.prompt_cache import PromptCache
 
@@ -67,9 +67,8 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         prompts.install(part.pipe)
     profiler = Profiler(settings.profiling, torch.device(facts.device))
     previewer = None
-    if settings.previews.every and settings.parallelism is None:
-        progress("learning to show its latents")
-        previewer = previewer_of(pipe, settings.previews)
+    if settings.previews.allow and settings.parallelism is None:
+        previewer = Previewer(pipe, settings.previews)
     runner = PipelineRunner(
         parts, facts, loras, prompts, profiler, previewer=previewer, compiled_graphs=compiled_graphs
     )

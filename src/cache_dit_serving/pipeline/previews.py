@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn import functional
 
 from cache_dit_serving.media.images import pixels_of
-from cache_dit_serving.pipeline.placing import release
+from cache_dit_serving.pipeline.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -38,43 +38,65 @@ SCALES = (1, 2, 4, 8, 16)
 RIDGE = 1e-2
 
 
+NO_AUTOENCODER = "there are no previews of this model: it has no autoencoder of pictures or clips that is known here"
+UNDECODED = "there are no previews of this model: its autoencoder does not decode its latents apart"
+UNKNOWN_LATENTS = "there are no previews of this model: its latents have a layout that is not known here"
+
+
 class NotUnderstood(Exception):
     """The latents have a layout that is not known here."""
 
 
 class Previewer:
-    """Makes previews of the pipelines of one model, which share an autoencoder."""
+    """Makes previews of the pipelines of one model, which share an autoencoder.
+
+    Nothing is decoded before somebody wants a preview.
+    """
 
     def __init__(self, pipe: DiffusionPipeline, settings: PreviewSettings) -> None:
-        """
-        Raises:
-            NotUnderstood: nothing can be seen in the latents of this pipeline.
-        """
         self._settings = settings
         vae: Any = getattr(pipe, "vae", None)
         self._vae = vae
         config = getattr(vae, "config", {})
-        channels = config.get("latent_channels") or config.get("z_dim")
-        dimensions = [weight.ndim for weight in vae.decoder.parameters()] if hasattr(vae, "decoder") else []
-        if not channels or not {4, 5} & set(dimensions):
-            raise NotUnderstood("the pipeline has no autoencoder of pictures or clips that is known here")
-        self._channels = int(channels)
+        self._channels = int(config.get("latent_channels") or config.get("z_dim") or 0)
+        dimensions = {weight.ndim for weight in vae.decoder.parameters()} if hasattr(vae, "decoder") else set()
         self._of_clips = 5 in dimensions
+        self._why_none = None if self._channels and {4, 5} & dimensions else NO_AUTOENCODER
+        self._why_not: dict[str, str | None] = {}
+        """By the classes of pipelines whose latents were seen; None: they are understood."""
         self._warned = False
-        self._factors, self._scale = self._fitted(pipe._execution_device)
+        self._fit: tuple[Array, int] | None = None
+
+    def why_none(self, pipeline_class: str) -> str | None:
+        """Why there are no previews of what a pipeline draws; None where there are, or may be."""
+        return self._why_none or self._why_not.get(pipeline_class)
 
     def showing(self, pipe: Any, call: GenerationCall, watch: Watch) -> Callable[[int, Any], None]:
         """What is told of the latents after each step of a call, and offers previews to the watch."""
         before: torch.Tensor | None = None
+        name = type(pipe).__name__
 
         def show(done: int, latents: Any) -> None:
             nonlocal before
+            if name not in self._why_not:
+                self._learn(pipe, call.arguments, latents)
             # The last step is followed by the picture itself.
-            if done < call.num_inference_steps and done % self._settings.every == 0:
+            if done < call.num_inference_steps:
                 watch.preview(done, partial(self._take, pipe, call.arguments, before, latents))
             before = latents
 
         return show
+
+    def _learn(self, pipe: Any, arguments: Mapping[str, Any], latents: Any) -> None:
+        """Note whether the latents of a pipeline are understood, so that a request which comes later can be told."""
+        name, why = type(pipe).__name__, None
+        if self._why_none is None:
+            try:
+                self._frame(pipe, arguments, latents)
+            except Exception as error:  # noqa: BLE001 (families lay out their latents in many ways)
+                logger.info("there are no previews of %s: %s", name, error)
+                why = UNKNOWN_LATENTS
+        self._why_not[name] = why
 
     def _take(
         self, pipe: Any, arguments: Mapping[str, Any], before: torch.Tensor | None, latents: torch.Tensor
@@ -87,13 +109,18 @@ class Previewer:
             arguments: of the pipeline's call.
             before: the latents before the step.
         """
+        if self.why_none(type(pipe).__name__) is not None:
+            return None
         try:
             frame = self._frame(pipe, arguments, _foreseen(pipe.scheduler, before, latents))
-            height, width = (side * self._scale for side in frame.shape[-2:])
-            shrink = min(1.0, self._settings.side / max(height, width))
-            size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
             if self._settings.by == "vae":
-                frame = functional.interpolate(self._decoded(frame), (size[1], size[0]), mode="area")
+                decoded = self._decoded(frame)
+                size = self._size(decoded)
+                frame = functional.interpolate(decoded, (size[1], size[0]), mode="area")
+                factors = None
+            else:
+                factors, scale = self._fitted(frame.device)
+                size = self._size(frame, scale)
             pixels = _on_its_way(frame[0].float())
         except Exception:  # whatever it is, the picture itself is not affected
             if not self._warned:
@@ -103,12 +130,23 @@ class Previewer:
 
         def make() -> Image.Image:
             array = np.moveaxis(pixels(), 0, -1)
-            if self._settings.by == "projection":
-                array = array @ self._factors[:-1] + self._factors[-1]
+            if factors is not None:
+                array = array @ factors[:-1] + factors[-1]
             image = Image.fromarray(pixels_of(np.nan_to_num(array.clip(0, 1))))
             return image.resize(size, Image.Resampling.BICUBIC)
 
         return make
+
+    def _size(self, frame: torch.Tensor, scale: int = 1) -> tuple[int, int]:
+        """(width, height) of a preview.
+
+        Args:
+            frame: (1, channels, height, width).
+            scale: pixels of the picture for each of its own.
+        """
+        height, width = (side * scale for side in frame.shape[-2:])
+        shrink = min(1.0, self._settings.side / max(height, width))
+        return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def _frame(self, pipe: Any, arguments: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
         """(1, channels, height, width): of a clip the middle one."""
@@ -148,7 +186,25 @@ class Previewer:
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def _fitted(self, device: torch.device) -> tuple[Array, int]:
-        """Factors from channels to RGB with an offset below them, and pixels for each latent pixel."""
+        """The map: factors from channels to RGB with an offset below them, and pixels for each latent pixel.
+
+        Made when the first preview is.
+
+        Raises:
+            NotUnderstood: the autoencoder decodes to values that are not numbers.
+            Exception: whatever the autoencoder raises. Unless memory ran out, it is not tried again.
+        """
+        if self._fit is None:
+            try:
+                with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                    self._fit = self._fit_to_decoded(device)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    self._why_none = UNDECODED
+                raise
+        return self._fit
+
+    def _fit_to_decoded(self, device: torch.device) -> tuple[Array, int]:
         generator = torch.Generator().manual_seed(0)
         latents = torch.zeros(SAMPLES, self._channels, SIDE, SIDE)
         for scale in SCALES:
@@ -165,18 +221,6 @@ class Previewer:
         if not torch.isfinite(factors).all():
             raise NotUnderstood("the autoencoder decodes to values that are not numbers")
         return factors.float().numpy(), pixels.shape[-1] // SIDE
-
-
-def previewer_of(pipe: DiffusionPipeline, settings: PreviewSettings) -> Previewer | None:
-    """Of a loaded model; None where nothing can be seen in its latents, which the log says."""
-    try:
-        with torch.random.fork_rng():
-            return Previewer(pipe, settings)
-    except Exception as error:  # families decode in many ways; none of them is a reason not to serve
-        logger.warning("there are no previews of %s: %s", type(pipe).__name__, error, exc_info=True)
-        return None
-    finally:
-        release(pipe)
 
 
 def _foreseen(scheduler: Any, before: torch.Tensor | None, latents: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ class Watch(Protocol):
         ...
 
     def preview(self, done: int, take: TakePreview) -> None:
-        """A preview may be made of the latents after that step. `take` is called now or never."""
+        """A preview may be made of the latents after that step of the image. `take` is called now or never."""
         ...
 
 
@@ -195,6 +195,10 @@ class Runner(Protocol):
             Stopped: the watch said so.
             ServingError: OutOfMemory, InternalError.
         """
+        ...
+
+    def no_previews(self, pipeline_class: str) -> str | None:
+        """Why there are no previews of what a pipeline draws; None where there are, or may be. From any thread."""
         ...
 
     def flush(self) -> Freed:

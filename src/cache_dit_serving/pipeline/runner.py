@@ -84,7 +84,7 @@ class PipelineRunner:
             loras: on all of them.
             prompts: installed on all of them.
             profiler: writes the traces that calls ask for.
-            previewer: of their latents; None: no previews are made.
+            previewer: of their latents; None: no previews are made here.
             compiled_graphs: how many this process has compiled; None: nothing is compiled.
         """
         import torch
@@ -254,6 +254,12 @@ class PipelineRunner:
                 output_type="np",
             )
         return output, heard, prompts
+
+    def no_previews(self, pipeline_class: str) -> str | None:
+        """Why there are no previews of what a pipeline draws; None where there are, or may be."""
+        if self._previewer is None:
+            return "there are no previews on this server"
+        return self._previewer.why_none(pipeline_class)
 
     def flush(self) -> Freed:
         """Free the activations that the last generation left behind, and the prompts' embeddings."""

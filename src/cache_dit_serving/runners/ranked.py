@@ -89,6 +89,9 @@ class RankedRunner:
             elif isinstance(answer, wire.Failed):
                 raise _error_of(answer)
 
+    def no_previews(self, pipeline_class: str) -> str | None:
+        return "there are no previews of a model on several ranks, which keep their latents"
+
     def flush(self) -> Freed:
         return Freed(*self._ask(wire.Flush()).freed)
 

@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     STATE = "state"
     PROGRESS = "progress"
     PREVIEW = "preview"
+    WARNING = "warning"
     POSITION = "position"
     DRAINING = "draining"
     RESULT = "result"

@@ -43,7 +43,9 @@ class ImageGeneration(Drawing):
     user: str | None = Field(None, max_length=512, description="Without effect.")
     safety_identifier: str | None = Field(None, max_length=512, description="Without effect.")
     stream: bool | None = Field(None, description="Answer with server-sent events.")
-    partial_images: int | None = Field(None, ge=0, le=3, description="Previews in a stream (default 0).")
+    partial_images: int | None = Field(
+        None, ge=0, le=3, description="Previews in a stream, spread over its steps (default 0)."
+    )
 
     @property
     def format(self) -> Literal["png", "jpeg", "webp"]:

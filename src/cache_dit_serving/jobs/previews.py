@@ -1,0 +1,79 @@
+"""Previews of a generation, made beside the pipeline's thread.
+
+Nothing is made of latents that nobody waits for. One preview serves all who wait for one at that step.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+
+from PIL import Image
+
+from cache_dit_serving.jobs.generation import Generation
+from cache_dit_serving.jobs.wanted_previews import WantedPreviews
+from cache_dit_serving.media.images import webp_of
+from cache_dit_serving.pipeline.protocol import TakePreview
+from cache_dit_serving.schemas.jobs import JobPreview
+
+logger = logging.getLogger(__name__)
+
+FOLLOWED_S = 5.0
+"""After its last look a follower of a job, who looks every second, is taken for gone."""
+
+
+class PreviewMaker:
+    """Makes the previews of one generation, one after the other, on a thread beside the pipeline's."""
+
+    def __init__(self, generation: Generation, thread: Executor, every: int) -> None:
+        """
+        Args:
+            thread: a single one, which keeps them in their order.
+            every: steps of an image from one to the next for followers who do not say how many they want; 0: none.
+        """
+        self._generation = generation
+        self._thread = thread
+        self._every = every
+        self.last: Future[None] | None = None
+        """Done once all of them are made."""
+
+    def offer(self, step: int, done: int, take: TakePreview) -> None:
+        """Have a preview made after a step, if somebody waits for it; on the pipeline's thread.
+
+        Args:
+            step: over all images.
+            done: steps of the image.
+        """
+        waiting = [each for each in tuple(self._generation.wanted) if each.is_due(step)]
+        if not (waiting or self._is_usual(done)):
+            return
+        if (make := take()) is None:
+            _give(waiting, None)
+        else:
+            self.last = self._thread.submit(self._show, step, make, waiting)
+
+    def _is_usual(self, done: int) -> bool:
+        """Whether one is made for those who do not say how many they want: not while the last one is being made."""
+        if not self._every or done % self._every or (self.last is not None and not self.last.done()):
+            return False
+        return time.monotonic() - self._generation.followed <= FOLLOWED_S
+
+    def _show(self, step: int, make: Callable[[], Image.Image], waiting: list[WantedPreviews]) -> None:
+        generation = self._generation
+        try:
+            image = base64.b64encode(webp_of(make())).decode()
+        except Exception:
+            logger.exception("a preview of %s failed", generation.id)
+            _give(waiting, None)
+            return
+        generation.preview = JobPreview(step=step, steps=generation.steps, image=image)
+        _give(waiting, generation.preview)
+        generation.changed()
+
+
+def _give(waiting: Iterable[WantedPreviews], preview: JobPreview | None) -> None:
+    for each in waiting:
+        each.add(preview)
