@@ -14,6 +14,7 @@ from typing import Any
 
 import bentoml
 from bentoml._internal.context import server_context
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 # In a Bento the sources lie beside this file and are not installed.
@@ -34,6 +35,7 @@ from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
+from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -48,11 +50,18 @@ from cache_dit_serving.schemas.answers import (
     ModelInfo,
 )
 from cache_dit_serving.schemas.request import GenerateRequest
-from cache_dit_serving.supervisor import access_or_exit, hold_folder_of_server, prepare_supervisor, settings_or_exit
+from cache_dit_serving.supervisor import (
+    access_or_exit,
+    hold_folder_of_server,
+    prepare_supervisor,
+    settings_or_exit,
+    trust_proxies,
+)
 
 SETTINGS = settings_or_exit()
 configure_logging(SETTINGS.server.log_level)
 prepare_supervisor()
+trust_proxies(SETTINGS.server)
 end_with_supervisor()
 ACCESS = access_or_exit(SETTINGS.server)
 take_share(SETTINGS, server_context.worker_index)
@@ -142,10 +151,7 @@ class CacheDiTServing:
             end_process()
 
 
-CacheDiTServing.add_asgi_middleware(
-    Envelope,
-    limits=SETTINGS.limits,
-    unsupported_fields=SETTINGS.server.unsupported_fields,
-    access=ACCESS,
-    allowed_hosts=SETTINGS.server.allowed_hosts,
-)
+if SETTINGS.server.cors_origins:
+    # Around everything: a browser sends no key with its preflight, and must be allowed to read errors too.
+    CacheDiTServing.add_asgi_middleware(CORSMiddleware, **cors_options(SETTINGS.server.cors_origins))
+CacheDiTServing.add_asgi_middleware(Envelope, limits=SETTINGS.limits, server=SETTINGS.server, access=ACCESS)

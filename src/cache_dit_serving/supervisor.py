@@ -23,12 +23,12 @@ from cache_dit_serving.config.reading import chosen_config, load_settings
 from cache_dit_serving.config.settings import ServerSettings, Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.held_folder import HeldFolder, hold
+from cache_dit_serving.jobs import metrics
 
 logger = logging.getLogger(__name__)
 
+TRUSTED_PROXIES, LOOPBACK = "FORWARDED_ALLOW_IPS", "127.0.0.1"
 GREATEST_PORT = 65_535
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Variable that BentoML's supervisor gives its workers."""
 
 
 def settings_or_exit() -> Settings:
@@ -53,6 +53,15 @@ def access_or_exit(settings: ServerSettings) -> Access:
         return Access(settings)
     except ConfigError as error:
         fail(str(error))
+
+
+def trust_proxies(settings: ServerSettings) -> None:
+    """Have uvicorn take scheme and client from the proxies of the settings, for this process and its workers.
+
+    BentoML 1.4.39 has no setting for it; uvicorn 0.54 reads this variable.
+    """
+    trusted = os.environ.get(TRUSTED_PROXIES, LOOPBACK)
+    os.environ[TRUSTED_PROXIES] = ",".join(dict.fromkeys([*trusted.split(","), *settings.trusted_proxies]))
 
 
 def prepare_supervisor() -> None:
@@ -82,7 +91,7 @@ def prepare_supervisor() -> None:
 
 def hold_folder_of_server() -> None:
     """Keep the supervisor's folder while this worker lives; nothing where there is no supervisor."""
-    if folder := os.environ.get(METRICS_FOLDER):
+    if folder := os.environ.get(metrics.FOLDER):
         hold(Path(folder).parent)
 
 

@@ -32,13 +32,7 @@ class Behind:
 def ask(method: str, url: str, behind: Behind, **options: Any) -> httpx.Response:
     """The envelope's answer; `server` has settings of that section."""
     settings = ServerSettings(**options.pop("server", {}))
-    envelope = Envelope(
-        behind,
-        limits=Limits(),
-        unsupported_fields="refuse",
-        access=Access(settings),
-        allowed_hosts=settings.allowed_hosts,
-    )
+    envelope = Envelope(behind, limits=Limits(), server=settings, access=Access(settings))
 
     async def answer() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(envelope), base_url=LOCAL) as client:
@@ -152,7 +146,59 @@ def test_a_websocket_is_closed() -> None:
         sent.append(message)
 
     behind = Behind()
-    envelope = Envelope(behind, limits=Limits(), unsupported_fields="refuse", access=Access(ServerSettings()))
+    envelope = Envelope(behind, limits=Limits(), server=ServerSettings(), access=Access(ServerSettings()))
     asyncio.run(envelope({"type": "websocket", "path": "/generate", "headers": []}, receive, send))
     assert sent == [{"type": "websocket.close"}]
     assert behind.seen == []
+
+
+def test_a_byte_order_mark_before_the_json_is_not_read() -> None:
+    behind = Behind()
+    headers = {"Content-Type": "application/json"}
+    body = b"\xef\xbb\xbf" + b'{"prompt": "a"}'
+    assert ask("POST", "/generate", behind, content=body, headers=headers).status_code == 200
+    assert [seen for _, seen in behind.seen] == [b'{"prompt": "a"}']
+    refused_utf16 = ask("POST", "/generate", behind, content='{"prompt": "a"}'.encode("utf-16"), headers=headers)
+    refused(refused_utf16, 400, "invalid_json")
+    assert "UTF-8" in refused_utf16.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (r'{"prompt": "a \ud83d cat"}', "prompt"),
+        (r'{"prompt": "\ude00"}', "prompt"),
+        (r'{"prompt": "a", "loras": [{"name": "\ud800"}]}', "loras.0.name"),
+        (r'{"prompt": "a", "\udfff": 1}', "the body"),
+        (r'{"prompt": "\ud83d\ude00"}', None),
+    ],
+)
+def test_half_a_character_is_named_by_its_field(body: str, param: str | None) -> None:
+    answer = ask("POST", "/generate", Behind(), content=body, headers={"Content-Type": "application/json"})
+    if param is None:
+        assert answer.status_code == 200
+        return
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert "surrogate" in answer.json()["error"]["message"]
+
+
+def test_a_listed_origin_may_change_things_and_another_may_not() -> None:
+    server = {"cors_origins": ["https://studio.example"]}
+    for origin, status in (("https://studio.example", 200), ("https://elsewhere.example", 403)):
+        headers = {"Sec-Fetch-Site": "cross-site", "Origin": origin}
+        assert ask("POST", "/flush_cache", Behind(), headers=headers, server=server).status_code == status
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "https://elsewhere.example"}
+    assert ask("POST", "/flush_cache", Behind(), headers=headers, server={"cors_origins": ["*"]}).status_code == 200
+
+
+def test_a_proxy_that_is_not_trusted_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    envelope = Envelope(Behind(), limits=Limits(), server=ServerSettings(), access=Access(ServerSettings()))
+
+    async def ask_twice() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(envelope), base_url=LOCAL) as client:
+            for _ in range(2):
+                await client.get("/health", headers={"X-Forwarded-Proto": "https"})
+
+    asyncio.run(ask_twice())
+    assert caplog.text.count("server.trusted_proxies") == 1

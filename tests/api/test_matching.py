@@ -56,6 +56,23 @@ def test_a_control_character_in_a_path_is_refused(path: str, control: str) -> No
     assert route_of(path.format(control)) == UNKNOWN_ROUTE
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/v1/v1/images/generations", "ends in /v1 once"),
+        ("/images/generations", "ends in /v1;"),
+        ("/v1/chat/completions", "POST /v1/images/generations"),
+        ("/genrate", "did you mean /generate?"),
+        ("/v1/image/generation", "did you mean /v1/images/generations?"),
+        ("/x" * 1000, "no such route; GET /docs"),
+    ],
+)
+def test_a_known_mistake_has_its_cure(path: str, hint: str) -> None:
+    found = match("POST", path)
+    assert isinstance(found, NotFound)
+    assert hint in found.message
+
+
 def test_another_method_is_not_allowed() -> None:
     assert isinstance(match("GET", "/generate"), MethodNotAllowed)
     assert isinstance(match("OPTIONS", "/jobs"), MethodNotAllowed)

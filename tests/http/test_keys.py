@@ -23,6 +23,7 @@ from tests.support.jobs import LONG, PROMPT
 from tests.support.server import Server, ready, serving
 
 ALICE, BOB, ROOT_KEY, SLOW, LATER = (f"sk-{name}-{'x' * 16}" for name in ("alice", "bob", "root", "slow", "later"))
+STUDIO = "https://studio.example"
 
 
 @dataclass
@@ -62,6 +63,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     environ = {
         "CACHE_DIT_SERVING__SERVER__API_KEYS": json.dumps(keys),
         "CACHE_DIT_SERVING__SERVER__API_KEYS_FILE": str(file),
+        "CACHE_DIT_SERVING__SERVER__CORS_ORIGINS": json.dumps([STUDIO]),
         "CACHE_DIT_SERVING__PROFILING__REQUESTS": "asked",
         "CACHE_DIT_SERVING__PROFILING__FOLDER": str(folder / "profiles"),
     }
@@ -268,3 +270,43 @@ def test_many_at_once_are_each_their_own(guarded: Guarded) -> None:
     for thread in threads:
         thread.join()
     assert list(statuses.values()) == [{200}, {401}, {200}]
+
+
+def test_a_browser_follows_a_job_by_its_signed_route(guarded: Guarded) -> None:
+    job = guarded.job(ALICE, seed=5)
+    route = guarded.ask("GET", job, ALICE).json()["events"]
+    followed = guarded.ask("GET", route, None)
+    assert followed.status_code == 200
+    assert "event: result" in followed.text
+    other = guarded.job(BOB, seed=5)
+    query = route.partition("?")[2]
+    later = route.replace("expires=", "expires=9")
+    for forged in (f"{job}/events", f"{other}/events?{query}", later, f"{job}?{query}"):
+        refused = guarded.ask("GET", forged, None)
+        assert refused.status_code == 401, forged
+    assert guarded.ask("GET", f"{other}/events?{query}", ALICE).status_code == 404
+
+
+def test_pages_of_a_listed_origin_use_the_server(guarded: Guarded) -> None:
+    """Preflight without a key, errors and streams included."""
+    origin = {"Origin": STUDIO}
+    preflight = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
+    }
+    allowed = guarded.ask("OPTIONS", "/v1/images/generations", None, headers=origin | preflight)
+    assert allowed.status_code == 200
+    assert allowed.headers["Access-Control-Allow-Origin"] == STUDIO
+    assert "x-stainless-lang" in allowed.headers["Access-Control-Allow-Headers"]
+    refused = guarded.ask("OPTIONS", "/generate", None, headers={"Origin": "https://elsewhere.example"} | preflight)
+    assert "Access-Control-Allow-Origin" not in refused.headers
+    job = guarded.job(ALICE, seed=5)
+    for method, path, key, status in (
+        ("POST", "/generate", None, 401),
+        ("POST", "/generate", ALICE, 400),
+        ("GET", "/nowhere", ALICE, 404),
+        ("GET", f"{job}/events", ALICE, 200),
+        ("GET", "/health", None, 200),
+    ):
+        answer = guarded.ask(method, path, key, headers=origin)
+        assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, STUDIO), path

@@ -6,11 +6,16 @@ import http.client
 import json
 import re
 
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain
+
 from cache_dit_serving.api.matching import UNKNOWN_ROUTE
 from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.answers import metric
 from tests.support.server import ROOT, Server
 
+OPENMETRICS = "application/openmetrics-text"
 ENDPOINT = re.compile(r'endpoint="([^"]*)"')
 
 
@@ -79,3 +84,20 @@ def test_the_dashboard_asks_for_metrics_that_there_are(server: Server) -> None:
     assert asked <= names
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert all(panel["title"] in page for panel in dashboard["panels"])
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type", "ends"),
+    [
+        ("", "text/plain; version=0.0.4; charset=utf-8", "\n"),
+        ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "text/plain; version=0.0.4; charset=utf-8", "\n"),
+        (f"{OPENMETRICS};version=1.0.0,text/plain;version=0.0.4;q=0.5", OPENMETRICS, "# EOF\n"),
+    ],
+)
+def test_a_scraper_gets_the_version_that_it_asks_for(server: Server, accept: str, media_type: str, ends: str) -> None:
+    answer = server.get("/metrics", headers={"Accept": accept})
+    assert answer.headers["Content-Type"].startswith(media_type)
+    assert answer.text.endswith(ends)
+    read = openmetrics if "openmetrics" in media_type else plain
+    names = {family.name for family in read(answer.text)}
+    assert {"cache_dit_serving_generations", "bentoml_service_request"} <= names

@@ -29,8 +29,6 @@ OPEN_ROUTES = {
     "docs": ("/", "/docs", "/openapi.json", "/docs.json", "/schema.json", "/static_content/{path}"),
 }
 """By what `server.open_routes` calls them."""
-OUTPUTS = "/outputs/{path}"
-"""Whose addresses are signed: browsers fetch them without a key."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Access:
         """
         if not self.guarded:
             return ANYONE
-        if operation and self._is_open(operation.route, headers):
+        if operation and (operation.route in self._open or (operation.signed and "authorization" not in headers)):
             return NOBODY
         key = self._key(headers)
         if operation is None:
@@ -109,9 +107,6 @@ class Access:
         if operation.draws and key.requests_per_minute is not None:
             self._take(key.name, key.requests_per_minute)
         return Caller(key.name, key.scopes, key.max_live)
-
-    def _is_open(self, route: str, headers: Mapping[str, str]) -> bool:
-        return route in self._open or (route == OUTPUTS and "authorization" not in headers)
 
     def _key(self, headers: Mapping[str, str]) -> ApiKey:
         kind, _, token = headers.get("authorization", "").partition(" ")

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cache_dit_serving.api.matching import route_of
 from cache_dit_serving.findings import cut
 
+METRICS = "/metrics"
 REAL_PATH = "cache_dit_serving.path"
 """Key of a scope that holds the path while `path` holds another name for it."""
 
@@ -25,8 +26,11 @@ def adjust_bentoml_stack(app: Starlette) -> None:
       more), until the time-out is over, not until the answer is out. `limits.max_request_s` does its work.
     - The metrics are given the route in place of the path. Each path that clients make up would be a label of its own,
       which fills the memory and `/metrics`.
+    - `/metrics` goes: it answers one version of the format, whichever a scraper asks for. The table has a row in its
+      place.
     - The access log is given the path in one short line of printable characters, whatever a client puts into it.
     """
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != METRICS]
     names = {RunnerTrafficMetricsMiddleware: route_of, AccessLogMiddleware: printable}
     layer: Any = app.middleware_stack
     while inner := getattr(layer, "app", None):

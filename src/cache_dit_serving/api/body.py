@@ -8,7 +8,10 @@ and only one without fault reaches BentoML.
 from __future__ import annotations
 
 import asyncio
+import codecs
+import contextlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +37,7 @@ MOST_SYMBOLS = 100_000
 """Of `[`, `{`, `:` and `,` in a body: what makes JSON slow to read. No prompt that a server takes holds as many."""
 SMALL_BYTES = 32_768
 """A body up to this size is checked in well under a millisecond; larger ones leave the event loop for it."""
+SURROGATE = re.compile("[\ud800-\udfff]")
 DRAIN_LIMITS = 4
 """What is left of a body that is too large is read and dropped up to this many times the limit."""
 DRAIN_S = 3.0
@@ -128,13 +132,14 @@ async def check_body(body: bytes, policy: JsonBody, *, lenient: bool, files: Seq
 
 
 def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes]) -> Checked:
+    given = given.removeprefix(codecs.BOM_UTF8)
     model, body = policy.model, given or b"{}"
     if sum(map(body.count, (b"[", b"{", b":", b","))) > MOST_SYMBOLS:
         raise InvalidRequest("the body holds far more values than any request has; send fewer", code="too_long")
     try:
         tree = pydantic_core.from_json(body)
     except ValueError as error:
-        raise InvalidRequest(f"the body is not valid JSON ({error})", code="invalid_json") from None
+        raise _not_json(body, error) from None
     if not isinstance(tree, dict):
         raise InvalidRequest(f"the body must be a JSON object, not {_json_type(tree)}")
     for path, value in _containers(tree):
@@ -158,6 +163,32 @@ def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes]
     except ValidationError as error:
         raise _invalid(error, model) from None
     return Checked(given, warnings, uploads)
+
+
+def _not_json(body: bytes, error: ValueError) -> InvalidRequest:
+    """The refusal of a body that pydantic does not read.
+
+    It reads no half of a surrogate pair, which JSON can spell and Unicode does not have. Python's reader does, and so
+    finds the field.
+    """
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return InvalidRequest("the body is UTF-16; send JSON as UTF-8", code="invalid_json")
+    with contextlib.suppress(ValueError, RecursionError):
+        tree = json.loads(body)
+        if isinstance(tree, dict) and (param := _surrogate_in(tree)) is not None:
+            half = "holds half a character (a surrogate without its other half); send whole characters"
+            return InvalidRequest(f"{param}: {half}", param=param)
+    return InvalidRequest(f"the body is not valid JSON ({error})", code="invalid_json")
+
+
+def _surrogate_in(tree: dict[str, Any]) -> str | None:
+    """The dotted place of the first text that UTF-8 cannot hold; a key counts as the object's that has it."""
+    for path, value in _containers(tree):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            for text, place in ((key, path), (part, f"{path}.{key}" if path else str(key))):
+                if isinstance(text, str) and SURROGATE.search(text):
+                    return place or "the body"
+    return None
 
 
 def _containers(tree: dict[str, Any]) -> Iterator[tuple[str, list[Any] | dict[str, Any]]]:

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ from cache_dit_serving.api.form import FORM, read_form
 from cache_dit_serving.api.matching import Match, allowed_methods, match, matched, route_of
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
-from cache_dit_serving.config.settings import Limits
+from cache_dit_serving.config.settings import Limits, ServerSettings
 from cache_dit_serving.errors import (
     InternalError,
     InvalidRequest,
@@ -50,20 +50,12 @@ R = TypeVar("R")
 class Envelope:
     """ASGI middleware around the whole service."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        limits: Limits,
-        unsupported_fields: str,
-        access: Access,
-        allowed_hosts: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Limits, server: ServerSettings, access: Access) -> None:
         self.app = app
         self.access = access
         self.limits = limits
-        self.unsupported_fields = unsupported_fields
-        self.allowed_hosts = allowed_hosts
+        self.server = server
+        self._proxy_named = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -78,6 +70,7 @@ class Envelope:
         request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         incoming = _Incoming(receive, Headers(scope=scope))
+        self._name_proxy(scope, incoming.headers)
         answer = _Answer(send, scope, incoming, drain_bytes=self.limits.max_body_bytes)
         try:
             scope, receive = await self._checked(scope, incoming)
@@ -99,11 +92,11 @@ class Envelope:
         operation = found.operation if isinstance(found, Match) else None
         check_framing(incoming.headers)
         if operation is None or not operation.is_probe:
-            check_host(incoming.headers, self.allowed_hosts)
+            check_host(incoming.headers, self.server.allowed_hosts)
         scope["state"]["caller"] = self.access.admit(incoming.headers, operation)
         if not self.access.guarded:
             # A key is sent by a page of this server alone: browsers add none by themselves.
-            check_site(scope["method"], incoming.headers)
+            check_site(scope["method"], incoming.headers, self.server.cors_origins)
         if not isinstance(found, Match):
             raise found
         scope, policy = matched(scope, found), found.operation.body
@@ -132,9 +125,19 @@ class Envelope:
             del headers["content-type"]
         return {**scope, "headers": headers.raw}, replayed(body, incoming)
 
+    def _name_proxy(self, scope: Scope, headers: Headers) -> None:
+        """Say in the log, once, that a proxy is not trusted which speaks TLS: URLs in answers would begin with http."""
+        untrusted = headers.get("x-forwarded-proto") == "https" and scope["scheme"] == "http"
+        if untrusted and not self._proxy_named:
+            self._proxy_named = True
+            logger.warning(
+                "%s sends X-Forwarded-Proto and is no proxy of server.trusted_proxies: URLs in answers begin with http",
+                (scope.get("client") or ("a client",))[0],
+            )
+
     def _mode(self, headers: Headers) -> str:
         """What becomes of a field that the model cannot honour: as the request has it, or else the operator."""
-        mode = headers.get(UNSUPPORTED_FIELDS_HEADER, self.unsupported_fields)
+        mode = headers.get(UNSUPPORTED_FIELDS_HEADER, self.server.unsupported_fields)
         if mode not in ("refuse", "warn"):
             raise InvalidRequest(f"the header {UNSUPPORTED_FIELDS_HEADER} is {cut(mode)!r}; send refuse or warn")
         return mode

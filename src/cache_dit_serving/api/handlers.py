@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import bentoml
+from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from cache_dit_serving.api.access import caller_of
 from cache_dit_serving.api.docs import SWAGGER_PAGE
 from cache_dit_serving.api.followers import HEADERS, EventStream
-from cache_dit_serving.api.jobs import JobsApi, last_event_of
+from cache_dit_serving.api.jobs import UNSIGNED, JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
@@ -21,6 +22,7 @@ from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.previews import asked_by
 from cache_dit_serving.errors import InvalidRequest, Unauthorized
 from cache_dit_serving.jobs.events import events_of
+from cache_dit_serving.jobs.metrics import of_all_workers
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
 from cache_dit_serving.schemas.request import JobRequest
@@ -82,7 +84,7 @@ async def job_output(request: Request) -> Response:
 
 async def job_events(request: Request) -> Response:
     jobs = _jobs()
-    caller = caller_of(request.scope)
+    caller = await jobs.follower(request.path_params["id"], request.query_params, caller_of(request.scope))
     seen, count = last_event_of(request.headers), asked_by(request.query_params)
     record = await jobs.find(request.path_params["id"], caller)
     if record.state.final and not events_of(record, seen):
@@ -147,8 +149,13 @@ async def outputs(request: Request) -> Response:
     if not caller_of(request.scope).admin and not await asyncio.to_thread(
         outputs.is_signed, name, request.query_params
     ):
-        raise Unauthorized("this address is not signed, or not any more; GET /jobs/{id} tells one that is")
+        raise Unauthorized(UNSIGNED)
     return _sent(await asyncio.to_thread(outputs.find, name))
+
+
+async def metrics(request: Request) -> Response:
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(await asyncio.to_thread(lambda: encode(of_all_workers())), media_type=media_type)
 
 
 async def index(request: Request) -> Response:

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import hashlib
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -15,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cache_dit_serving.api.access import Caller
+from cache_dit_serving.api.access import ANYONE, NOBODY, Caller
 from cache_dit_serving.api.followers import Followers
 from cache_dit_serving.api.job_answers import answer_of
 from cache_dit_serving.api.kept_jobs import KeptJobs
@@ -27,12 +28,14 @@ from cache_dit_serving.errors import (
     InvalidRequest,
     NotFound,
     StoreUnavailable,
+    Unauthorized,
 )
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.events import events_of, now
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import KeyTaken, Page
 from cache_dit_serving.media.outputs import Stored
+from cache_dit_serving.media.signing import Signer
 from cache_dit_serving.schemas.answers import GenerateResponse
 from cache_dit_serving.schemas.jobs import (
     Draining,
@@ -44,6 +47,8 @@ from cache_dit_serving.schemas.jobs import (
 )
 from cache_dit_serving.schemas.request import GenerateRequest
 
+logger = logging.getLogger(__name__)
+
 RESPOND_ASYNC = "respond-async"
 KEY = re.compile(r"[!-~]{1,255}")
 PAGE = 20
@@ -51,6 +56,9 @@ MOST_ON_A_PAGE = 100
 TICK_S = 1.0
 """Between two looks at what is so at the moment, for the followers of a job that does nothing."""
 HEART_BEAT_S = 10.0
+EVENTS_S = 300
+"""Seconds for which the signed route of a job's events is valid."""
+UNSIGNED = "this address is not signed, or not any more; GET /jobs/{id} tells one that is"
 RECONNECT_MS = 2000
 """For a follower's EventSource to wait before it comes again."""
 
@@ -64,6 +72,8 @@ class JobsApi:
         self._native = native
         self._worker = native.worker
         self._kept = KeptJobs(native)
+        settings = native.settings
+        self._signer = Signer(settings.outputs.root, EVENTS_S) if settings.server.has_keys else None
         self.followers = Followers(native.settings.limits.max_followers)
 
     def start(self) -> None:
@@ -86,7 +96,7 @@ class JobsApi:
             headers["Idempotency-Replayed"] = "true"
         if prefers_job(http.headers):
             headers["Preference-Applied"] = RESPOND_ASYNC
-        answer = answer_of(await self._signed(record)).model_dump_json()
+        answer = (await self._answer(record)).model_dump_json()
         return Response(answer, status_code=202, media_type="application/json", headers=headers)
 
     async def admitted(self, asked: Received, headers: Headers, prefix: str = "") -> tuple[JobRecord, bool]:
@@ -161,7 +171,7 @@ class JobsApi:
             InternalError: the URLs of its outputs cannot be signed.
             StoreUnavailable: the database does not answer.
         """
-        return answer_of(await self._signed(await self.find(name, caller)))
+        return await self._answer(await self.find(name, caller))
 
     async def output(self, name: str, number: str, caller: Caller) -> Stored:
         """One output of a job.
@@ -267,6 +277,31 @@ class JobsApi:
             record = await self._kept.cancel(name, caller)
         return answer_of(record)
 
+    async def follower(self, name: str, query: Mapping[str, str], caller: Caller) -> Caller:
+        """Return the caller who follows a job: the job's own where the URL is signed, and no key came with it.
+
+        Raises:
+            Unauthorized: neither a key came nor a valid signature.
+            NotFound: there is no such job.
+            StoreUnavailable: the database does not answer.
+        """
+        if caller is not NOBODY:
+            return caller
+        if self._signer is None or not await asyncio.to_thread(self._signer.holds, _events_of(name), query):
+            raise Unauthorized(UNSIGNED)
+        return replace(ANYONE, name=(await self.find(name, ANYONE)).caller, scopes=("generate",))
+
+    async def _answer(self, record: JobRecord) -> JobAnswer:
+        """A job as its own routes tell it."""
+        events = _events_of(record.id)
+        if self._signer is not None:
+            try:
+                events += f"?{await asyncio.to_thread(self._signer.query, events)}"
+            except OSError as error:
+                logger.exception("the route of a job's events cannot be signed")
+                raise InternalError from error
+        return answer_of(await self._signed(record)).model_copy(update={"events": events})
+
     async def _signed(self, record: JobRecord) -> JobRecord:
         """A job whose result has URLs that are valid from now on, where they expire."""
         if record.result is None or not self._outputs.expiring or record.asked.get("output_format") == "path":
@@ -280,6 +315,11 @@ class JobsApi:
         result.video = addresses[0] if result.video is not None else None
         result.audio = addresses[0] if result.audio is not None else None
         return replace(record, result=result.model_dump_json())
+
+
+def _events_of(name: str) -> str:
+    """The route of a job's events, which is the name that is signed."""
+    return f"/jobs/{name}/events"
 
 
 def limit_of(query: Mapping[str, str]) -> int:

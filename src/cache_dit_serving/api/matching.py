@@ -18,12 +18,17 @@ from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.operation import BELOW, Operation
 from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.errors import InvalidRequest, MethodNotAllowed, NotFound, ServingError
+from cache_dit_serving.findings import nearest_key
 
 UNKNOWN_ROUTE = "unknown"
 """Label of every path that is no route's."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 EMPTY_OR_DOTS = re.compile(r"(^|/)\.{0,2}(/|$)")
 """A segment that some servers and file systems leave out or resolve."""
+
+TEXT_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
+LONGEST_HINTED = 100
+"""Characters of a path that is compared with the routes."""
 
 _MATCH = "match"
 
@@ -87,11 +92,23 @@ def match(method: str, path: str) -> Match | NotFound | MethodNotAllowed:
         raise InvalidRequest("the path holds a control character; remove it (percent-encoded ones count too)")
     found = _find(path)
     if found is None:
-        return NotFound("there is no such route; GET /docs lists them")
+        return NotFound(f"there is no such route; {_hint(path)}GET /docs lists them")
     operation = _ROWS[found.route].get("GET" if method == "HEAD" else method)
     if operation is None:
         return MethodNotAllowed("this route does not take this method; GET /docs lists those it takes")
     return Match(operation, found.path, found.parameters)
+
+
+def _hint(path: str) -> str:
+    """Return the remedy for a path that clients send by a known mistake, or the route that is spelt most like it."""
+    if path.startswith("/v1/v1/"):
+        return "the base URL of OpenAI's client ends in /v1 once; "
+    if f"/v1{path}" in _ROWS:
+        return "the base URL of OpenAI's client ends in /v1; "
+    if path in TEXT_ROUTES:
+        return "this server makes pictures, videos and sounds: POST /v1/images/generations; "
+    nearest = nearest_key(path, list(_ROWS)) if len(path) < LONGEST_HINTED else None
+    return f"did you mean {nearest}? " if nearest else ""
 
 
 def route_of(path: str) -> str:

@@ -27,6 +27,8 @@ BELOW = "/{path}"
 """Ends the route of everything below a folder."""
 
 Errors = tuple[type[ServingError], ...]
+REQUEST_ERRORS: Errors = (InvalidRequest,)
+"""On every route: control characters in the path, headers that contradict each other, another host."""
 BODY_ERRORS: Errors = (InvalidRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, ClientGone)
 
 
@@ -74,6 +76,8 @@ class Operation:
     """What may be sent as a header, each with what it means."""
     scope: Scope = "generate"
     """What an API key must be for, where there are keys."""
+    signed: bool = False
+    """Whether the signature of its URL stands for a key: browsers fetch pictures and events without one."""
     also: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     """Other answers that are no errors, by status; None: without a body."""
 
@@ -89,4 +93,4 @@ class Operation:
 
     @property
     def all_errors(self) -> Errors:
-        return (BODY_ERRORS if self.body else ()) + self.errors
+        return (BODY_ERRORS if self.body else REQUEST_ERRORS) + self.errors

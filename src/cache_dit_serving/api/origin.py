@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -41,8 +42,11 @@ def check_host(headers: Headers, allowed: Sequence[str]) -> None:
         raise InvalidRequest("this server does not answer under the name in the header Host", code="invalid_host")
 
 
-def check_site(method: str, headers: Headers) -> None:
+def check_site(method: str, headers: Headers, trusted: Sequence[str] = ()) -> None:
     """Refuse a change that a browser asks for in the name of another site's page.
+
+    Args:
+        trusted: origins whose pages may; `*` stands for all.
 
     The rule is that of Go's `http.CrossOriginProtection`: `Sec-Fetch-Site` where the browser sends it, else `Origin`
     against `Host`. Clients that are no browsers send neither.
@@ -53,15 +57,29 @@ def check_site(method: str, headers: Headers) -> None:
     if method in SAFE_METHODS:
         return
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    if site in ("same-origin", "none"):
+    if site in ("same-origin", "none") or "*" in trusted or origin in trusted:
         return
     if site is None and (origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()):
         return
     raise Forbidden(
-        "a page of another site may not ask for this; call the server from its own pages, from a program, or give it "
-        "API keys (server.api_keys)",
+        "a page of another site may not ask for this; call the server from its own pages or from a program, or have "
+        "its operator name the page's origin (server.cors_origins)",
         code="cross_site",
     )
+
+
+def cors_options(origins: Sequence[str]) -> dict[str, Any]:
+    """Return the options of Starlette's CORSMiddleware that let pages of these origins use every route.
+
+    Cookies are not let through: keys are sent as headers, which a page has to know.
+    """
+    return {
+        "allow_origins": list(origins),
+        "allow_methods": ["GET", "POST", "DELETE"],
+        "allow_headers": ["*"],
+        "expose_headers": ["*"],
+        "allow_private_network": True,
+    }
 
 
 def _name(host: str) -> str:

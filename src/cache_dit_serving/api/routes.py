@@ -130,11 +130,16 @@ OPERATIONS = (
         (InvalidRequest, NotFound, RateLimited, StoreUnavailable),
         tag=JOBS,
         handler=handlers.job_events,
+        signed=True,
         headers={
             "Last-Event-ID": "Events up to this one are left out.",
             UNSUPPORTED_FIELDS_HEADER: "warn: previews that cannot be made are reported by an event; refuse: with 400.",
         },
-        query={"previews": f"Previews among the events, 0 to {MOST_PREVIEWS}."},
+        query={
+            "previews": f"Previews among the events, 0 to {MOST_PREVIEWS}.",
+            "expires": "With `signature`, in place of a key: `events` of GET /jobs/{id} has both.",
+            "signature": "See `expires`.",
+        },
         also={204: None},
     ),
     Operation(
@@ -154,6 +159,7 @@ OPERATIONS = (
         (InvalidRequest, NotFound, RangeNotSatisfiable, InternalError),
         tag=DRAW,
         handler=handlers.outputs,
+        signed=True,
     ),
     Operation(
         "GET",
@@ -314,7 +320,14 @@ OPERATIONS = (
     # BentoML's own
     Operation("GET", "/livez", "Whether the worker runs.", tag=INFRASTRUCTURE),
     Operation("GET", "/readyz", "Whether it can generate.", errors=(NotReady,), tag=INFRASTRUCTURE),
-    Operation("GET", "/metrics", "Metrics in Prometheus' text format.", tag=INFRASTRUCTURE),
+    Operation(
+        "GET",
+        "/metrics",
+        "Metrics in Prometheus' text format, or as OpenMetrics: as Accept asks.",
+        ("text/plain", "application/openmetrics-text"),
+        tag=INFRASTRUCTURE,
+        handler=handlers.metrics,
+    ),
     Operation("GET", "/healthz", tag=INFRASTRUCTURE),
     Operation("GET", "/docs.json"),
     Operation("GET", "/schema.json"),

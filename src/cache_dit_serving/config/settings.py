@@ -24,6 +24,7 @@ from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
 SERVER_NAME = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9._-]*$|^[0-9A-Fa-f:.]+$"
+ORIGIN = r"^(\*|https?://[^/\s,*]+|null)$"
 WEBHOOK_SECRET_PREFIX = "whsec_"
 EMBEDDED_MODEL = "embedded"
 
@@ -410,6 +411,16 @@ class ServerSettings(Section):
         (),
         description="Names and addresses under which the server answers, without ports; `*.` stands for every name "
         "below a domain. Left out: all. Probes and /metrics are answered under any.",
+    )
+    cors_origins: tuple[Annotated[str, Field(pattern=ORIGIN)], ...] = Field(
+        (),
+        description="Origins whose pages browsers let call the server: `https://studio.example.com`; `*`: all. None: "
+        "those of no other origin.",
+    )
+    trusted_proxies: tuple[Network, ...] = Field(
+        (),
+        description="Addresses and networks of proxies whose `X-Forwarded-Proto` and `X-Forwarded-For` hold, beside "
+        "127.0.0.1: URLs in answers then begin as the proxy's clients have it.",
     )
     require_cache: bool = Field(
         False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."

@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 
 import psutil
-from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from cache_dit_serving.pipeline.protocol import DrawRecord
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Variable that BentoML's supervisor gives its workers: a folder with the metrics of each."""
 
 PIPELINE_BUSY_SECONDS = Counter(
     "cache_dit_serving_pipeline_busy_seconds",
@@ -88,12 +91,21 @@ WEBHOOKS = Counter(
 )
 
 
+def of_all_workers() -> CollectorRegistry:
+    """Return the metrics of all workers of this server; of this process alone where there is no folder of theirs."""
+    if not os.environ.get(FOLDER):
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return registry
+
+
 def forget_ended_workers() -> None:
     """Take the live gauges of workers that are no more out of `/metrics`; their counters stay, since those only grow.
 
     prometheus_client keeps the values of each process in a file; it cannot know by itself that a process was killed.
     """
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    folder = os.environ.get(FOLDER)
     supervisor = psutil.Process().parent()
     if not folder or supervisor is None:
         return

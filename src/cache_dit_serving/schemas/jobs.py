@@ -95,6 +95,11 @@ class JobAnswer(Answer):
     steps: int
     cached_steps: int = Field(0, description="Steps among those done that reused blocks.")
     seconds_left: float | None = Field(None, description="While it runs: an estimate, by what others took.")
+    events: str | None = Field(
+        None,
+        description="Route of its events. Where the server has keys it needs none for five minutes, for a browser's "
+        "EventSource.",
+    )
     outputs: list[str] = Field([], description="Routes of its files, once it has succeeded.")
     result: GenerateResponse | None = Field(None, description="As /generate answers, once it has succeeded.")
     error: ErrorDetail | None = Field(None, description="Why it has no result.")
