@@ -9,6 +9,7 @@ import pytest
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.outputs import OutputFolder
+from cache_dit_serving.private import Readers
 
 
 def test_files_of_one_request_are_written_all_or_none(tmp_path: Path) -> None:
@@ -20,15 +21,23 @@ def test_files_of_one_request_are_written_all_or_none(tmp_path: Path) -> None:
     assert sorted(file.read_bytes() for file in (tmp_path / "a").iterdir()) == [b"1", b"2"]
 
 
-def test_nobody_else_reads_an_output_whatever_the_umask(tmp_path: Path) -> None:
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o077])
+@pytest.mark.parametrize(
+    ("readers", "folders", "output"),
+    [("user", "0o700", "0o600"), ("group", "0o750", "0o640"), ("all", "0o755", "0o644")],
+)
+def test_outputs_are_for_their_readers_whatever_the_umask(
+    tmp_path: Path, umask: int, readers: Readers, folders: str, output: str
+) -> None:
+    before = os.umask(umask)
     try:
-        outputs = OutputFolder(tmp_path / "root" / "of all", sign_s=60)
+        outputs = OutputFolder(tmp_path / "root" / "of all", sign_s=60, readers=readers)
         outputs.save_all([(b"1", "png")], "a/b")
         outputs.address("a/b/x.png", "url", "http://localhost")
     finally:
         os.umask(before)
-    made = [*tmp_path.rglob("*")]
+    made = {path: oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*")}
     assert len(made) == 6
-    assert {oct(each.stat().st_mode & 0o777) for each in made if each.is_dir()} == {"0o700"}
-    assert {oct(each.stat().st_mode & 0o777) for each in made if each.is_file()} == {"0o600"}
+    assert {mode for path, mode in made.items() if path.is_dir()} == {folders}
+    assert {mode for path, mode in made.items() if path.suffix == ".png"} == {output}
+    assert made[tmp_path / "root" / "of all" / ".signing-key"] == "0o600"

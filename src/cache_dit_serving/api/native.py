@@ -67,7 +67,9 @@ class NativeApi:
         self.decoding = DecodingPool(settings.inputs, settings.limits.max_queue)
         place, guarded = settings.outputs, settings.server.has_keys
         self.outputs: Outputs = (
-            OutputFolder(place.root, place.sign_s if guarded else None) if place.store is None else ObjectOutputs(place)
+            OutputFolder(place.root, place.sign_s if guarded else None, place.readers)
+            if place.store is None
+            else ObjectOutputs(place)
         )
 
     async def generate(self, request: GenerateRequest, http: Request) -> GenerateResponse:

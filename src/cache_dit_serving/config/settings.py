@@ -20,6 +20,7 @@ from cache_dit_serving.config.acceleration import (
 )
 from cache_dit_serving.config.keys import ApiKeys
 from cache_dit_serving.config.object_store import object_store
+from cache_dit_serving.private import Readers
 from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
@@ -271,6 +272,11 @@ class OutputSettings(Section):
     )
     store_options: dict[str, str | bool] = Field(
         default_factory=dict, description="Of the object storage, by obstore's names: endpoint, region, allow_http."
+    )
+    readers: Readers = Field(
+        "user",
+        description="Users of the machine who may read the files: the server's own, its group, or all. More than "
+        "`user` is for clients that fetch them by `output_format: path`.",
     )
     sign_s: int = Field(
         3600,

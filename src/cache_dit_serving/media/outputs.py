@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
 from cache_dit_serving.media.formats import MEDIA_TYPES
 from cache_dit_serving.media.signing import Signer
-from cache_dit_serving.private import make_folder
+from cache_dit_serving.private import FILE_MODE, READABLE, Readers, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -131,11 +131,13 @@ class Outputs(Protocol):
 class OutputFolder:
     """Files under one root; nothing is read or written outside it, links included."""
 
-    def __init__(self, root: Path, sign_s: int | None = None) -> None:
+    def __init__(self, root: Path, sign_s: int | None = None, readers: Readers = "user") -> None:
         """
         Args:
             sign_s: for how long a URL is valid; None: as long as its file is there, and without a signature.
+            readers: users of the machine who may read the files.
         """
+        self._readers = readers
         self.root = root.expanduser().absolute()
         self._signer = None if sign_s is None else Signer(self.root, sign_s)
 
@@ -152,12 +154,12 @@ class OutputFolder:
         """
         directory = self.root / (name or "")
         try:
-            make_folder(self.root)
+            make_folder(self.root, self._readers)
             if not self._holds(directory):
                 raise InvalidRequest("output_dir leads out of the server's output folder", param="output_dir")
             if any(part.is_file() for part in (directory, *directory.parents)):
                 raise InvalidRequest("output_dir names a file, not a folder", param="output_dir")
-            make_folder(directory)
+            make_folder(directory, self._readers)
             if not os.access(directory, os.W_OK):
                 raise PermissionError(f"{directory} is not writable")
         except OSError as error:
@@ -180,7 +182,7 @@ class OutputFolder:
         return [path.relative_to(self.root).as_posix() for path in paths]
 
     def save(self, content: bytes, folder: Path, *, extension: str) -> Path:
-        """Write a file of a new name, which the server's user alone may read, into a folder from :meth:`folder`.
+        """Write a file of a new name into a folder from :meth:`folder`.
 
         Returns:
             Its path.
@@ -194,6 +196,7 @@ class OutputFolder:
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
+                    os.fchmod(descriptor, FILE_MODE | READABLE[self._readers])
                 os.replace(partial, folder / name)
             except BaseException:
                 os.unlink(partial)
