@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 from cache_dit_serving import __version__, generate, join, models, serve
+from cache_dit_serving.findings import cut, nearest_key
 
+COMMANDS = ("serve", "generate", "join", "models")
 USAGE = """\
 usage: cache-dit-serving COMMAND [flags]
 
@@ -15,6 +17,10 @@ usage: cache-dit-serving COMMAND [flags]
   models   list the models that a configuration knows, and which of them fit this machine
 
   --version, --help
+
+  examples:
+    cache-dit-serving generate "a red apple on a blue background" --seed 7 -o apple.png
+    cache-dit-serving serve --config embedded --port 3000
 """
 
 
@@ -35,7 +41,9 @@ def main() -> int:
     if command in ("--help", "-h"):
         print(USAGE, end="")
         return 0
-    print(f"unknown command {command!r}\n\n{USAGE}", end="", file=sys.stderr)
+    nearest = nearest_key(command, COMMANDS)
+    hint = f"; did you mean {nearest}?" if nearest else ""
+    print(f"error: there is no command {cut(command)}{hint}\n\n{USAGE}", end="", file=sys.stderr)
     return 2
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cache_dit_serving.caching.step_masks import POLICIES
+from cache_dit_serving.command_line import CommandLine
 from cache_dit_serving.config.reading import OVERRIDE_PREFIX
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.findings import model_of_field
@@ -510,31 +511,28 @@ FLAGS: tuple[Flag, ...] = (
     _idle("--perf", takes_value=False),
 )
 
+COMMAND = "cache-dit-serving serve"
 DESCRIPTION = """\
-Serve a diffusion transformer with BentoML, accelerated by cache-dit.
+Serve a diffusion transformer with BentoML, accelerated by cache-dit. `cache-dit-serve` is the same command.
 
-  examples:
-    cache-dit-serve --config embedded --port 3000     the small model in the bundle, no GPU needed
-    cache-dit-serve --model-path Qwen/Qwen-Image --cache
-    cache-dit-serve --model-path Qwen/Qwen-Image --cache --rdt 0.15 --Fn 8
-    cache-dit-serve --config qwen-image                settings for the model from configs/
+  the small model in the bundle, no GPU needed; then http://localhost:3000/docs in a browser:
+    cache-dit-serving serve --config embedded --port 3000
+  a model with the settings of its card (`cache-dit-serving models` lists the names):
+    cache-dit-serving serve --config qwen-image
+  a model by its hub id or folder, with the cache of its configuration, or with another one:
+    cache-dit-serving serve --model-path Qwen/Qwen-Image --cache
+    cache-dit-serving serve --model-path Qwen/Qwen-Image --cache --rdt 0.15 --Fn 8
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandLine:
     """The command line that :data:`FLAGS` describes."""
-    result = argparse.ArgumentParser(
-        prog="cache-dit-serve",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        # `--warmup` would set the warm-up interval, as the beginning of its name.
-        allow_abbrev=False,
-    )
+    result = CommandLine(COMMAND, "[flags]", DESCRIPTION)
     for group, flags in grouped():
         title, description = group.value
         if group is Group.OLD:
             description += ": " + " ".join(flag.names[0] for flag in flags)
-        section = result.add_argument_group(title.lower(), description)
+        section = result.add_argument_group(title.lower(), description or None)
         for flag in flags:
             flag.add_to(section)
     return result

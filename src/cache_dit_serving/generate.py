@@ -10,23 +10,23 @@ import os
 import re
 import signal
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-
-from cache_dit_serving.api.inputs import upload_name
 from cache_dit_serving.config.reading import CONFIG_VARIABLE, MODEL_PATH_VARIABLE, OVERRIDE_PREFIX, load_settings
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError, InvalidRequest, NotReady, ServingError
-from cache_dit_serving.findings import findings_of
-from cache_dit_serving.flags import FLAGS, Group, grouped
-from cache_dit_serving.media.formats import AudioFormat, ImageFormat, VideoFormat
+from cache_dit_serving.generate_flags import (
+    FORMATS,
+    OF_FIELD,
+    check_beforehand,
+    check_format,
+    parser,
+    request_of,
+    suffix_of,
+)
 from cache_dit_serving.schemas.request import GenerateRequest
 from cache_dit_serving.serve import environment_of
 from cache_dit_serving.supervisor import fail
@@ -37,46 +37,21 @@ if typing.TYPE_CHECKING:
     from cache_dit_serving.planning.model import PlannedModel
     from cache_dit_serving.schemas.answers import GenerateResponse
 
-DESCRIPTION = """\
-Draw into files, without a server. The settings are those of `cache-dit-serving serve`, the fields those of /generate.
-
-  examples:
-    cache-dit-serving generate "a red apple on a blue background" --seed 7
-    cache-dit-serving generate "a red apple" -o apples.webp --num-images 4 --speed fast
-    cache-dit-serving generate "a green apple" --image apple.png --strength 0.6
-    cache-dit-serving generate "a robot" --config qwen-image --compile -o robot.png
-"""
-MODEL_GROUPS = (Group.MODEL, Group.CACHE, Group.PARALLELISM, Group.QUANTISATION, Group.LORA, Group.MEMORY)
-"""Flags of `serve` that are about the model."""
-FILES = {
-    "image_urls": ("--image", "picture to edit or to begin from, several where the model takes them"),
-    "mask_url": ("--mask", "mask of the picture: white is drawn anew"),
-    "control_url": ("--control", "picture that guides what is drawn where"),
-    "video_url": ("--video", "video to begin from, MP4 or WebM"),
-    "last_image_url": ("--last-image", "picture that a video ends with"),
-}
-"""Fields that bring files: here by their names."""
-OURS = {"prompt", "output_format", "output_dir", "profile", "cache", "priority"}
-"""Fields without a flag of their own: flags of `serve` say the same, or it is about a queue of others."""
-OF_FIELD = {"image_format": ImageFormat, "video_format": VideoFormat, "audio_format": AudioFormat}
-FORMATS = {"jpg": "jpeg"} | {name: name for kind in OF_FIELD.values() for name in typing.get_args(kind)}
-"""By a file's suffix."""
-ASKED = "asked_"
-"""Before the name of a field, where flags of `serve` have the same name."""
 ENDING_S = 60
 """For what runs to end."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status 0 once the files lie there, 2 for what the caller can mend, 1 else, 130 where it was stopped."""
-    parsed = _parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     try:
         settings = _settings(parsed)
-        request, uploads = _request(parsed)
+        request, uploads = request_of(parsed)
     except ConfigError as error:
         fail(str(error))
     try:
-        answer, images = asyncio.run(_drawn(settings, request, uploads, _suffix(parsed.output)))
+        check_beforehand(request, settings, suffix_of(parsed.output))
+        answer, images = asyncio.run(_drawn(settings, request, uploads, suffix_of(parsed.output)))
     except InvalidRequest as error:
         fail(error.message)
     except NotReady:
@@ -107,43 +82,6 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     for key in ("SPEEDS__WARM_UP", "SERVER__WARM_UP"):  # they are for many requests
         environ.setdefault(f"{OVERRIDE_PREFIX}{key}", "false")
     return load_settings(environ)
-
-
-def _request(parsed: argparse.Namespace) -> tuple[GenerateRequest, list[str | bytes]]:
-    """The request that the flags ask, and its files.
-
-    Raises:
-        ConfigError: a value is not valid, or a file cannot be read.
-    """
-    fields: dict[str, Any] = {"prompt": parsed.prompt}
-    for name in _flagged():
-        if (value := getattr(parsed, ASKED + name)) is not None:
-            fields[name] = value
-    uploads: list[str | bytes] = []
-    for name in FILES:
-        if files := getattr(parsed, ASKED + name):
-            names = [upload_name(len(uploads) + index) for index in range(len(files))]
-            uploads += [_read(file) for file in files]
-            fields[name] = names if name == "image_urls" else names[0]
-    if (suffix := _suffix(parsed.output)) and suffix not in FORMATS:
-        raise ConfigError(f"--output: .{suffix} is no format here; there are: {', '.join(FORMATS)}")
-    try:
-        return GenerateRequest.model_validate(fields), uploads
-    except ValidationError as error:
-        finding = findings_of(error)[0]
-        raise ConfigError(f"{_flag_of(finding.keys[0])}: {finding.message}") from error
-
-
-def _suffix(output: Path) -> str:
-    """Of a file to write, in small letters and without the dot; empty where `output` is a folder."""
-    return "" if output.is_dir() else output.suffix.lower().lstrip(".")
-
-
-def _read(file: str) -> bytes:
-    try:
-        return Path(file).expanduser().read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
 
 
 async def _drawn(
@@ -197,11 +135,9 @@ def _as_file(request: GenerateRequest, suffix: str, model: PlannedModel) -> Gene
     """
     from cache_dit_serving.planning.fields import offered_fields
 
-    makes = [OF_FIELD[field.name] for field, _ in offered_fields(model) if field.name in OF_FIELD]
-    formats = [name for kind in makes for name in typing.get_args(kind)]
-    if FORMATS[suffix] not in formats:
-        raise InvalidRequest(f"--output: this model makes {', '.join(formats)}, not {suffix}", param="output")
-    given = {name: FORMATS[suffix] for name, kind in OF_FIELD.items() if kind in makes}
+    fields = [field.name for field, _ in offered_fields(model) if field.name in OF_FIELD]
+    check_format(suffix, fields)
+    given = {name: FORMATS[suffix] for name in fields}
     return request.model_copy(update={name: value for name, value in given.items() if getattr(request, name) is None})
 
 
@@ -239,7 +175,7 @@ def _written(images: Sequence[Encoded], parsed: argparse.Namespace) -> list[Path
     to: Path = parsed.output
     files = []
     for image in images:
-        if not _suffix(to):
+        if not suffix_of(to):
             what = re.sub(r"[^a-z0-9]+", "-", (parsed.prompt or "output").lower()).strip("-")
             file = to / f"{what[:40]}-{image.record.seed}.{image.extension}"
         else:
@@ -251,70 +187,3 @@ def _written(images: Sequence[Encoded], parsed: argparse.Namespace) -> list[Path
             fail(f"{file} cannot be written: {error.strerror}")
         files.append(file)
     return files
-
-
-def _flagged() -> dict[str, FieldInfo]:
-    """The request's fields that have a flag of their name."""
-    fields = GenerateRequest.model_fields
-    return {name: field for name, field in fields.items() if name not in OURS and name not in FILES}
-
-
-def _flag_of(field: str) -> str:
-    return FILES[field][0] if field in FILES else "--" + field.replace("_", "-")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cache-dit-serving generate",
-        usage="cache-dit-serving generate PROMPT [-o FILE] [flags]",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("prompt", nargs="?", help="what to draw")
-    parser.add_argument(
-        *("-o", "--output"),
-        type=Path,
-        default=Path(),
-        metavar="FILE",
-        help="file, whose suffix chooses the format, or folder for files named by prompt and seed (default: here)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the answer of /generate, without the files in it")
-    request = parser.add_argument_group("request", "what is left out, the model's configuration says")
-    for name, field in _flagged().items():
-        words = [_flag_of(name), *(["--steps"] if name == "num_inference_steps" else [])]
-        request.add_argument(
-            *words, dest=ASKED + name, help=(field.description or "").replace("%", "%%"), **_kind_of(field)
-        )
-    for name, (flag, what) in FILES.items():
-        several: dict[str, Any] = {"action": "append"} if name == "image_urls" else {"nargs": 1}
-        request.add_argument(flag, dest=ASKED + name, metavar="FILE", help=what, **several)
-    for group, flags in grouped():
-        if group in MODEL_GROUPS:
-            title, description = group.value
-            section = parser.add_argument_group(title.lower(), description)
-            for each in flags:
-                each.add_to(section)
-    parser.set_defaults(**{flag.dest: None for flag in FLAGS if flag.group not in MODEL_GROUPS})
-    return parser
-
-
-def _kind_of(field: FieldInfo) -> dict[str, Any]:
-    """How argparse reads a field's value: lists and objects as JSON."""
-    annotation: Any = field.annotation
-    if types.NoneType in typing.get_args(annotation):
-        annotation = next(part for part in typing.get_args(annotation) if part is not types.NoneType)
-    if typing.get_origin(annotation) is Literal:
-        return {"choices": typing.get_args(annotation)}
-    if annotation is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    if annotation in (int, float, str):
-        return {"type": annotation, "metavar": {int: "N", float: "X", str: "TEXT"}[annotation]}
-    return {"type": _json, "metavar": "JSON"}
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text  # a class by its name

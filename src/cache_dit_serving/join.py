@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from cache_dit_serving.command_line import CommandLine
 from cache_dit_serving.runners import wire
 from cache_dit_serving.runners.agent import run_ranks
 from cache_dit_serving.runners.interface import exposure
@@ -19,6 +20,15 @@ from cache_dit_serving.runners.versions import versions
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+DESCRIPTION = f"""\
+Run ranks on this machine for a server on another one, whose configuration has parallelism.nodes and
+parallelism.rendezvous. The server says how many ranks and with what model; the model must be at the same path here.
+Waits for the server, and joins it again after it has started anew. {wire.JOIN_TOKEN} holds the same secret on
+every node.
+
+  example:
+    {wire.JOIN_TOKEN}=... cache-dit-serving join gpu-1:29500
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,14 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         return 128 + int(ended.sigval)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cache-dit-serving join",
-        description="Run ranks on this machine for a server on another one, whose configuration has parallelism.nodes "
-        "and parallelism.rendezvous. The server says how many ranks and with what model; the model must be at the same "
-        "path here. Waits for the server, and joins it again after it has started anew.",
-        epilog=f"{wire.JOIN_TOKEN} holds the same secret on every node.",
-    )
+def _parser() -> CommandLine:
+    parser = CommandLine("cache-dit-serving join", "HOST:PORT", DESCRIPTION)
     parser.add_argument("server", type=_address, metavar="HOST:PORT", help="parallelism.rendezvous of the server")
     return parser
 

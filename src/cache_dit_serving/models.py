@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cache_dit_serving.command_line import CommandLine
 from cache_dit_serving.config.catalog import CatalogEntry, catalog
 
+DESCRIPTION = """\
+List the models that a configuration knows. `cache-dit-serving serve --config NAME` serves one; `--model-path` with a
+model's folder or hub id finds its configuration by itself.
+
+  examples:
+    cache-dit-serving models video       those that make or take a video
+    cache-dit-serving models --check     the attention backends and quantised types that this machine runs
+"""
 HEAD = ("name", "task", "size", "memory", "fits here", "licence", "hub id")
-NOTES = """Size: billions of parameters, of all networks. Memory: the weights alone, computed
+NOTES = """Size: parameters of all networks, in billions (B) or millions (M). Memory: the weights alone, computed
 from the size and the configuration's dtype; an output needs more, most for a long video. Fits here: yes where the
 weights leave a quarter of the memory free, tight where they leave less."""
+UNKNOWN = "unknown"
 GB = 1e9
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 FREE = 0.25
@@ -27,11 +36,7 @@ class Machine(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table; exit status 1 where a search finds nothing."""
-    parser = argparse.ArgumentParser(
-        prog="cache-dit-serving models",
-        description="List the models that a configuration knows. `cache-dit-serving serve --config NAME` serves one; "
-        "`--model-path` with a model's folder or hub id finds its configuration by itself.",
-    )
+    parser = CommandLine("cache-dit-serving models", "[SEARCH] [--check]", DESCRIPTION)
     parser.add_argument("search", nargs="?", default="", help="only those whose name, task or hub id holds this")
     parser.add_argument("--check", action="store_true", help="say what this machine can run, and nothing else")
     parsed = parser.parse_args(arguments)
@@ -73,12 +78,22 @@ def row_of(entry: CatalogEntry, machine: Machine) -> tuple[str, ...]:
     return (
         entry.name,
         about.task or "",
-        f"{about.parameters:g} B" if about.parameters else "?",
-        f"{weights:.0f} GB" if weights else "?",
-        _fits(weights, machine.memory_gb) if weights else "?",
-        about.licence or "?",
+        in_billions(about.parameters) if about.parameters else UNKNOWN,
+        in_gb(weights) if weights else UNKNOWN,
+        _fits(weights, machine.memory_gb) if weights else UNKNOWN,
+        about.licence or UNKNOWN,
         entry.model.path,
     )
+
+
+def in_billions(parameters: float) -> str:
+    """A number of parameters, given in billions; millions where there are few."""
+    return f"{parameters:g} B" if parameters >= 0.1 else f"{parameters * 1000:.3g} M"
+
+
+def in_gb(weights: float) -> str:
+    """A size of weights, given in billions of bytes; millions where there are few."""
+    return f"{weights:.0f} GB" if weights >= 0.5 else f"{weights * 1000:.0f} MB"
 
 
 def _fits(weights: float, memory: float) -> str:

@@ -133,8 +133,8 @@ def test_the_table_says_what_fits_this_machine(capsys: pytest.CaptureFixture[str
     assert models.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["name", "task", "size"]
-    assert lines[1].split()[-4:] == ["GB", "yes", "MIT", "maker/one"]
-    assert lines[2].split()[-4:] == ["GB", "no", "?", "maker/two"]
+    assert lines[1].split()[-5:] == ["200", "MB", "yes", "MIT", "maker/one"]
+    assert lines[2].split()[-4:] == ["GB", "no", "unknown", "maker/two"]
     assert not any("maker/three" in line for line in lines)
 
 
@@ -142,3 +142,16 @@ def test_the_table_can_be_searched(capsys: pytest.CaptureFixture[str]) -> None:
     assert models.main(["VIDEO"]) == 0
     assert "maker/one" not in capsys.readouterr().out
     assert models.main(["nothing-such"]) == 1
+
+
+def test_the_embedded_model_is_listed_and_no_cell_is_a_question_mark(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "CONFIGS", catalog_module.BUNDLE_ROOT / "configs")
+    catalog_module.catalog.cache_clear()
+    assert models.main([]) == 0
+    table = capsys.readouterr().out
+    (embedded,) = [line for line in table.splitlines() if line.startswith("embedded ")]
+    assert "5.9 M    24 MB" in embedded
+    assert embedded.endswith("embedded")
+    assert "?" not in table

@@ -12,6 +12,10 @@ import pytest
 from PIL import Image
 
 from cache_dit_serving import generate
+from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.generate_flags import check_beforehand
+from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.answers import pixels
 from tests.support.pictures import base64_of
 from tests.support.server import COMMAND, Server
@@ -55,24 +59,60 @@ def test_pictures_in_several_out_and_their_answer(server: Server, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--steps", "0"], "--num-inference-steps: should be greater than or equal to 1"),
-        (["--image", "nowhere.png"], "nowhere.png cannot be read: No such file or directory"),
-        (["-o", "x.tiff"], "--output: .tiff is no format here; there are: jpg, png"),
-        (["--extra-args", "[1]"], "--extra-args: should be"),
-        (["--config", "nonsense"], "no configuration named 'nonsense'"),
-        (["--width", "17"], "width 17 is not a size this model takes; it takes 80, 96, 112"),
-        (["-o", "x.mp4"], "--output: this model makes png, jpeg, webp, not mp4"),
+        ([PROMPT, "--steps", "0"], "--num-inference-steps: should be greater than or equal to 1"),
+        ([PROMPT, "--image", "nowhere.png"], "nowhere.png cannot be read: No such file or directory"),
+        ([PROMPT, "-o", "x.tiff"], "--output: .tiff is no format here; there are: jpg, png"),
+        ([PROMPT, "--extra-args", "[1]"], "--extra-args: should be"),
+        ([PROMPT, "--config", "nonsense"], "no configuration named 'nonsense'"),
+        ([PROMPT, "--width", "17"], "width 17 is not a size this model takes; it takes 80, 96, 112"),
+        (
+            [PROMPT, "--config", "qwen-image", "--height", "32"],
+            "height 32 is not a size this model takes; it",
+        ),
+        ([PROMPT, "-o", "x.mp4"], "--output: this model makes png, jpeg, webp, not mp4"),
+        ([PROMPT, "--config", "wan2.1-t2v", "-o", "x.jpg"], "--output: this model makes mp4, webp, gif, not jpg"),
+        ([PROMPT, "--config", "stable-audio-open-1.0", "-o", "x.png"], "--output: this model makes wav, flac, not png"),
+        ([PROMPT, "--steps", "101"], "101 steps are more than the 100 this server takes"),
+        ([PROMPT, "--num-images", "9"], "num_images is 9; this server draws at most 8 in one request"),
+        (["x" * 10_001], "prompt has 10,001 characters; this server takes at most 10,000"),
+        ([], 'say what to draw: cache-dit-serving generate "a red apple"'),
+        (["a", "red", "apple"], "one argument too many: red apple; put quotes around a text of several words"),
+        ([PROMPT, "--sede", "7"], "there is no flag --sede; did you mean --seed?"),
+        ([PROMPT, "--num-image=3"], "there is no flag --num-image; did you mean --num-images?"),
     ],
 )
-def test_a_mistake_is_named_before_anything_is_drawn(
+def test_a_mistake_is_named_before_the_model_is_loaded(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    def drawn(*_: object) -> None:
+        raise AssertionError("the model would be loaded")
+
+    monkeypatch.setattr(generate, "_drawn", drawn)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        generate.main([PROMPT, *words])
+        generate.main(words)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_only_the_model_knows_is_named_after_it_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        generate.main([PROMPT, "--extra-args", '{"nonsense": 1}'])
+    assert ended.value.code == 2
+    assert "nonsense" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_is_adjusted_is_not_refused_before() -> None:
+    settings = load_settings({CONFIG_VARIABLE: "embedded", "CACHE_DIT_SERVING__SERVER__UNSUPPORTED_FIELDS": "warn"})
+    check_beforehand(GenerateRequest(prompt=PROMPT, width=100), settings, "")
+    strict = load_settings({CONFIG_VARIABLE: "embedded"})
+    with pytest.raises(InvalidRequest, match="width 100 is not a size"):
+        check_beforehand(GenerateRequest(prompt=PROMPT, width=100), strict, "")
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cache_dit_serving import cli, generate_flags
 from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
@@ -185,10 +188,51 @@ def test_a_lora_is_not_fused_into_weights_that_are_loaded_quantised(
     assert quantize.pipeline_config_path == tmp_path / "quant.py"
 
 
-def test_a_flag_cut_short_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parser().parse_args(["--model-path", "x/y", "--warmup-int", "2"])
-    assert "unrecognized arguments: --warmup-int" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--model-path", "x/y", "--warmup-int", "2"],
+            "no flag --warmup-int; did you mean --warmup-interval?",
+        ),
+        (["--modle-path", "x/y"], "there is no flag --modle-path; did you mean --model-path?"),
+        (["--modelpath=x/y"], "there is no flag --modelpath; did you mean --model-path?"),
+        (["--zzz"], "there is no flag --zzz\n"),
+        (["x/y"], "one argument too many: x/y"),
+    ],
+)
+def test_a_flag_that_is_none_is_refused_with_the_nearest(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_begins_with_one_line_of_usage_and_examples() -> None:
+    for each in (parser(), generate_flags.parser()):
+        usage, empty, description, *rest = each.format_help().splitlines()
+        assert usage.startswith("usage: cache-dit-serving ")
+        assert not empty
+        assert description
+        assert "cache-dit-serving" in "\n".join(rest[:6])
+
+
+def test_every_example_of_the_help_is_a_command_line() -> None:
+    for each in (parser(), generate_flags.parser()):
+        examples = re.findall(rf"^ +{each.prog} (.*)", each.format_help(), re.MULTILINE)
+        assert len(examples) > 3
+        for example in examples:
+            each.parse_args(shlex.split(example))
+
+
+def test_a_command_that_is_none_is_refused_with_the_nearest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cache-dit-serving", "sevre"])
+    assert cli.main() == 2
+    assert "there is no command sevre; did you mean serve?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.model import PlannedModel
@@ -39,6 +40,16 @@ class RequestField:
     def schema(self, model: PlannedModel) -> Schema:
         """JSON schema keywords that hold on this model beside those of the request's own schema."""
         return {}
+
+    def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
+        """Refuse a value that the configuration's limits rule out on every model, for a caller that has none loaded.
+
+        Args:
+            tolerant: whether a value beside the model's is adjusted where it can be.
+
+        Raises:
+            InvalidRequest: as :meth:`arguments`.
+        """
 
     def default(self, model: PlannedModel) -> Any:
         """The value of a request that leaves the field out; None where there is none to name."""
@@ -83,13 +94,13 @@ class PipelineField(RequestField):
         return {} if value is None else {self.name: value}
 
 
-def check_length(name: str, text: str | None, model: PlannedModel) -> None:
+def check_length(name: str, text: str | None, limits: Limits) -> None:
     """Refuse a text longer than the operator's limit.
 
     Raises:
         InvalidRequest: naming the limit.
     """
-    most = model.limits.max_prompt_characters
+    most = limits.max_prompt_characters
     if text is not None and len(text) > most:
         raise InvalidRequest(
             f"{name} has {len(text):,} characters; this server takes at most {most:,}", param=name, code="too_long"

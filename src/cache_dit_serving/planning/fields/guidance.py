@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.planning.fields.field import PipelineField, Schema, check_length
 from cache_dit_serving.planning.model import PlannedModel
@@ -90,8 +91,11 @@ class NegativePrompt(PipelineField):
     def schema(self, model: PlannedModel) -> Schema:
         return {"maxLength": model.limits.max_prompt_characters}
 
+    def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
+        check_length("negative_prompt", request.negative_prompt, limits)
+
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        check_length("negative_prompt", request.negative_prompt, model)
+        check_length("negative_prompt", request.negative_prompt, model.limits)
         arguments = super().arguments(request, model)
         needed = {self.name: ""} if model.traits.guidance.needs_negative_prompt else {}
         return needed | arguments

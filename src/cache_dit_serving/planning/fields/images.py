@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields.field import RequestField, Schema
@@ -31,8 +32,19 @@ class NumImages(RequestField):
     def schema(self, model: PlannedModel) -> Schema:
         return {"maximum": model.limits.max_num_images}
 
+    def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
+        _check_number(request.num_images or 1, limits)
+
     def default(self, model: PlannedModel) -> int:
         return 1
+
+
+def _check_number(count: int, limits: Limits) -> None:
+    most = limits.max_num_images
+    if count > most:
+        raise InvalidRequest(
+            f"num_images is {count:,}; this server draws at most {most} in one request", param="num_images"
+        )
 
 
 def seeds_of(request: GenerateRequest, model: PlannedModel) -> tuple[int, ...]:
@@ -41,11 +53,8 @@ def seeds_of(request: GenerateRequest, model: PlannedModel) -> tuple[int, ...]:
     Raises:
         InvalidRequest: more images than the server draws, or a seed too great for the last one.
     """
-    count, most = request.num_images or 1, model.limits.max_num_images
-    if count > most:
-        raise InvalidRequest(
-            f"num_images is {count:,}; this server draws at most {most} in one request", param="num_images"
-        )
+    count = request.num_images or 1
+    _check_number(count, model.limits)
     first = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
     if first + count - 1 > MAX_SEED:
         raise InvalidRequest(f"seed + num_images - 1 must not pass {MAX_SEED}", param="seed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema, check_length
 from cache_dit_serving.planning.model import PlannedModel
@@ -18,10 +19,13 @@ class Prompt(PipelineField):
     def schema(self, model: PlannedModel) -> Schema:
         return {"maxLength": model.limits.max_prompt_characters}
 
+    def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
+        check_length("prompt", request.prompt, limits)
+
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         if request.prompt is None:
             raise InvalidRequest("prompt is missing; say what to draw", param="prompt")
-        check_length("prompt", request.prompt, model)
+        check_length("prompt", request.prompt, model.limits)
         if not request.prompt.strip():
             raise InvalidRequest("prompt is empty; say what to draw", param="prompt")
         return {"prompt": request.prompt}

@@ -7,26 +7,55 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.planning.fields.field import PipelineField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
-def _sides(model: PlannedModel) -> Sequence[int]:
-    """The widths and heights that the model takes, in pixels, least first."""
-    limits, multiple = model.limits, model.traits.sizes.multiple
+def _sides(limits: Limits, multiple: int) -> Sequence[int]:
+    """The widths and heights that a model takes, in pixels, least first.
+
+    Args:
+        multiple: its grid, in pixels; 1 where no model is loaded and the grid is not known.
+    """
     if limits.sizes is not None:
         return sorted(limits.sizes)
     least = -(-limits.min_side // multiple) * multiple
     return range(least, limits.max_side + 1, multiple)
 
 
+def _adjusted(value: int, limits: Limits, multiple: int) -> int:
+    """A side rounded down to the grid, as cache_dit.serve did; as it is where nothing on the grid is as small."""
+    if limits.sizes is None and value > limits.max_side:
+        return value  # no grid, but the operator's limit
+    sides = _sides(limits, multiple)
+    index = bisect_right(sides, value)
+    return sides[index - 1] if index else value
+
+
+def _check_side(name: str, value: int, limits: Limits, multiple: int) -> None:
+    """
+    Raises:
+        InvalidRequest: naming the sides that the model takes.
+    """
+    if value in _sides(limits, multiple):
+        return
+    grid = f"multiples of {multiple} " if multiple > 1 else ""
+    words = (
+        ", ".join(map(str, limits.sizes))
+        if limits.sizes is not None
+        else f"{grid}from {limits.min_side} to {limits.max_side}"
+    )
+    raise InvalidRequest(f"{name} {value} is not a size this model takes; it takes {words}", param=name)
+
+
 def fitting_size(width: int, height: int, model: PlannedModel) -> tuple[int, int]:
     """The size at which a picture is taken in: its shape, with no more pixels than the model draws by default."""
     usual = Width().default(model) * Height().default(model)
     scale = min(1.0, math.sqrt(usual / (width * height)))
-    sides = _sides(model)
+    sides = _sides(model.limits, model.traits.sizes.multiple)
     fitting = [sides[max(0, bisect_right(sides, round(side * scale)) - 1)] for side in (width, height)]
     return fitting[0], fitting[1]
 
@@ -43,27 +72,19 @@ class Side(PipelineField):
     def default(self, model: PlannedModel) -> int:
         return getattr(model.defaults, self.name) or getattr(model.traits.sizes, f"default_{self.name}")
 
+    def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
+        asked: int | None = getattr(request, self.name)
+        if asked is not None:
+            _check_side(self.name, _adjusted(asked, limits, 1) if tolerant else asked, limits, 1)
+
     def adjusted(self, value: int, model: PlannedModel) -> int:
-        """Rounded down to the grid, as cache_dit.serve did; as it is where nothing on the grid is as small."""
-        if model.limits.sizes is None and value > model.limits.max_side:
-            return value  # no grid, but the operator's limit
-        sides = _sides(model)
-        index = bisect_right(sides, value)
-        return sides[index - 1] if index else value
+        return _adjusted(value, model.limits, model.traits.sizes.multiple)
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         asked: int | None = getattr(request, self.name)
         if asked is None:
             return {self.name: self.default(model)}
-        if asked not in _sides(model):
-            limits, multiple = model.limits, model.traits.sizes.multiple
-            words = (
-                ", ".join(map(str, limits.sizes))
-                if limits.sizes is not None
-                else f"multiples of {multiple} from {limits.min_side} to {limits.max_side}"
-            )
-            sentence = f"{self.name} {asked} is not a size this model takes; it takes {words}"
-            raise InvalidRequest(sentence, param=self.name)
+        _check_side(self.name, asked, model.limits, model.traits.sizes.multiple)
         return {self.name: asked}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.planning.fields.field import PipelineField, Schema
 from cache_dit_serving.planning.model import PlannedModel
@@ -17,15 +18,25 @@ def step_count(request: GenerateRequest, model: PlannedModel) -> int:
     Raises:
         InvalidRequest: more than the server takes, or fewer than the scheduler needs.
     """
-    sigmas, asked = request.sigmas, request.num_inference_steps
-    param = "num_inference_steps" if sigmas is None else "sigmas"
-    count = len(sigmas) if sigmas is not None else asked or model.default_step_count
-    most, least = model.limits.max_num_inference_steps, model.traits.steps.least
-    if count > most:
-        raise InvalidRequest(f"{count:,} steps are more than the {most:,} this server takes", param=param)
-    if count < least:
+    asked = _asked(request)
+    count, param = asked if asked is not None else (model.default_step_count, "num_inference_steps")
+    _check_most(count, param, model.limits)
+    if count < (least := model.traits.steps.least):
         raise InvalidRequest(f"this model's scheduler needs at least {least} steps", param=param)
     return count
+
+
+def _asked(request: GenerateRequest) -> tuple[int, str] | None:
+    """The steps that a request asks for, and by which field."""
+    if request.sigmas is not None:
+        return len(request.sigmas), "sigmas"
+    return (request.num_inference_steps, "num_inference_steps") if request.num_inference_steps else None
+
+
+def _check_most(count: int, param: str, limits: Limits) -> None:
+    most = limits.max_num_inference_steps
+    if count > most:
+        raise InvalidRequest(f"{count:,} steps are more than the {most:,} this server takes", param=param)
 
 
 class NumInferenceSteps(PipelineField):
@@ -42,6 +53,10 @@ class NumInferenceSteps(PipelineField):
 
     def schema(self, model: PlannedModel) -> Schema:
         return {"minimum": model.traits.steps.least, "maximum": model.limits.max_num_inference_steps}
+
+    def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
+        if (asked := _asked(request)) is not None:
+            _check_most(*asked, limits)
 
     def default(self, model: PlannedModel) -> int:
         return model.default_step_count

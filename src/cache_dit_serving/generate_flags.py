@@ -1,0 +1,197 @@
+"""The command line of `cache-dit-serving generate`, and its request, checked before any model is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from cache_dit_serving.api.inputs import upload_name
+from cache_dit_serving.command_line import CommandLine
+from cache_dit_serving.config.catalog import catalog
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.errors import ConfigError, InvalidRequest
+from cache_dit_serving.findings import findings_of
+from cache_dit_serving.flags import FLAGS, Group, grouped
+from cache_dit_serving.media.formats import AudioFormat, ImageFormat, VideoFormat
+from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.fields import FIELDS
+from cache_dit_serving.schemas.request import GenerateRequest
+
+DESCRIPTION = """\
+Draw into files, without a server. The settings are those of `cache-dit-serving serve`, the fields those of /generate.
+
+  examples:
+    cache-dit-serving generate "a red apple on a blue background" --seed 7
+    cache-dit-serving generate "a red apple" -o apples.webp --num-images 4 --speed fast
+    cache-dit-serving generate "a green apple" --image apple.png --strength 0.6
+    cache-dit-serving generate "a robot" --config qwen-image --compile -o robot.png
+"""
+MODEL_GROUPS = (Group.MODEL, Group.CACHE, Group.PARALLELISM, Group.QUANTISATION, Group.LORA, Group.MEMORY)
+"""Flags of `serve` that are about the model."""
+FILES = {
+    "image_urls": ("--image", "picture to edit or to begin from, several where the model takes them"),
+    "mask_url": ("--mask", "mask of the picture: white is drawn anew"),
+    "control_url": ("--control", "picture that guides what is drawn where"),
+    "video_url": ("--video", "video to begin from, MP4 or WebM"),
+    "last_image_url": ("--last-image", "picture that a video ends with"),
+}
+"""Fields that bring files: here by their names."""
+OURS = {"prompt", "output_format", "output_dir", "profile", "cache", "priority"}
+"""Fields without a flag of their own: flags of `serve` say the same, or it is about a queue of others."""
+OF_FIELD = {"image_format": ImageFormat, "video_format": VideoFormat, "audio_format": AudioFormat}
+FIELD_OF_KIND = {
+    MediaKind.PICTURE: "image_format",
+    MediaKind.CLIP: "video_format",
+    MediaKind.SOUND: "audio_format",
+}
+FORMATS = {"jpg": "jpeg"} | {name: name for kind in OF_FIELD.values() for name in typing.get_args(kind)}
+"""By a file's suffix."""
+ASKED = "asked_"
+"""Before the name of a field, where flags of `serve` have the same name."""
+
+
+def request_of(parsed: argparse.Namespace) -> tuple[GenerateRequest, list[str | bytes]]:
+    """The request that the flags ask, and its files.
+
+    Raises:
+        ConfigError: a value is not valid, or a file cannot be read.
+    """
+    fields: dict[str, Any] = {"prompt": parsed.prompt}
+    for name in _flagged():
+        if (value := getattr(parsed, ASKED + name)) is not None:
+            fields[name] = value
+    uploads: list[str | bytes] = []
+    for name in FILES:
+        if files := getattr(parsed, ASKED + name):
+            names = [upload_name(len(uploads) + index) for index in range(len(files))]
+            uploads += [_read(file) for file in files]
+            fields[name] = names if name == "image_urls" else names[0]
+    if (suffix := suffix_of(parsed.output)) and suffix not in FORMATS:
+        raise ConfigError(f"--output: .{suffix} is no format here; there are: {', '.join(FORMATS)}")
+    try:
+        return GenerateRequest.model_validate(fields), uploads
+    except ValidationError as error:
+        finding = findings_of(error)[0]
+        raise ConfigError(f"{_flag_of(finding.keys[0])}: {finding.message}") from error
+
+
+def suffix_of(output: Path) -> str:
+    """Of a file to write, in small letters and without the dot; empty where `output` is a folder."""
+    return "" if output.is_dir() else output.suffix.lower().lstrip(".")
+
+
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def check_beforehand(request: GenerateRequest, settings: Settings, suffix: str) -> None:
+    """Refuse what the settings alone rule out, so that nobody waits for a model to be told so.
+
+    Raises:
+        InvalidRequest: there is nothing to draw, a value is beyond the configuration's limits, or a model of
+            `configs/` makes no such file.
+    """
+    if not request.prompt and request.class_label is None and not any(getattr(request, name) for name in FILES):
+        raise InvalidRequest('say what to draw: cache-dit-serving generate "a red apple"', param="prompt")
+    kind, tolerant = _known_kind(settings), settings.server.unsupported_fields == "warn"
+    for field in FIELDS:
+        if field.makes in (None, kind):
+            field.check_limits(request, settings.limits, tolerant=tolerant)
+    if suffix and kind is not None:
+        check_format(suffix, [FIELD_OF_KIND[kind]])
+
+
+def check_format(suffix: str, format_fields: Sequence[str]) -> None:
+    """
+    Args:
+        format_fields: the request's fields that choose among a model's formats.
+
+    Raises:
+        InvalidRequest: a file's suffix is none of these formats.
+    """
+    formats = [name for field in format_fields for name in typing.get_args(OF_FIELD[field])]
+    if FORMATS[suffix] not in formats:
+        raise InvalidRequest(f"--output: this model makes {', '.join(formats)}, not {suffix}", param="output")
+
+
+def _known_kind(settings: Settings) -> MediaKind | None:
+    """What the model makes, by the task of its entry in `configs/`; None where it has none, or another class."""
+    if settings.model.pipeline_class is not None:
+        return None
+    tasks = [entry.about.task for entry in catalog() if settings.model.path in entry.hub_ids]
+    task = next((task for task in tasks if task), None)
+    if task is None:
+        return None
+    return next((kind for kind in (MediaKind.CLIP, MediaKind.SOUND) if kind in task), MediaKind.PICTURE)
+
+
+def _flagged() -> dict[str, FieldInfo]:
+    """The request's fields that have a flag of their name."""
+    fields = GenerateRequest.model_fields
+    return {name: field for name, field in fields.items() if name not in OURS and name not in FILES}
+
+
+def _flag_of(field: str) -> str:
+    return FILES[field][0] if field in FILES else "--" + field.replace("_", "-")
+
+
+def parser() -> CommandLine:
+    parser = CommandLine("cache-dit-serving generate", "PROMPT [-o FILE] [flags]", DESCRIPTION)
+    parser.add_argument("prompt", nargs="?", help="what to draw")
+    parser.add_argument(
+        *("-o", "--output"),
+        type=Path,
+        default=Path(),
+        metavar="FILE",
+        help="file, whose suffix chooses the format, or folder for files named by prompt and seed (default: here)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer of /generate, without the files in it")
+    request = parser.add_argument_group("request", "what is left out, the model's configuration says")
+    for name, field in _flagged().items():
+        words = [_flag_of(name), *(["--steps"] if name == "num_inference_steps" else [])]
+        request.add_argument(
+            *words, dest=ASKED + name, help=(field.description or "").replace("%", "%%"), **_kind_of(field)
+        )
+    for name, (flag, what) in FILES.items():
+        several: dict[str, Any] = {"action": "append"} if name == "image_urls" else {"nargs": 1}
+        request.add_argument(flag, dest=ASKED + name, metavar="FILE", help=what, **several)
+    for group, flags in grouped():
+        if group in MODEL_GROUPS:
+            title, description = group.value
+            section = parser.add_argument_group(title.lower(), description or None)
+            for each in flags:
+                each.add_to(section)
+    parser.set_defaults(**{flag.dest: None for flag in FLAGS if flag.group not in MODEL_GROUPS})
+    return parser
+
+
+def _kind_of(field: FieldInfo) -> dict[str, Any]:
+    """How argparse reads a field's value: lists and objects as JSON."""
+    annotation: Any = field.annotation
+    if types.NoneType in typing.get_args(annotation):
+        annotation = next(part for part in typing.get_args(annotation) if part is not types.NoneType)
+    if typing.get_origin(annotation) is Literal:
+        return {"choices": typing.get_args(annotation)}
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if annotation in (int, float, str):
+        return {"type": annotation, "metavar": {int: "N", float: "X", str: "TEXT"}[annotation]}
+    return {"type": _json, "metavar": "JSON"}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # a class by its name
