@@ -18,6 +18,8 @@ import pytest
 import requests
 from PIL import Image
 
+from cache_dit_serving.api.operation import JsonBody
+from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server
 
@@ -229,6 +231,26 @@ def test_the_docs_describe_every_route_without_third_party_scripts(server: Serve
     references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
     assert references <= document["components"]["schemas"].keys()
     assert document["paths"]["/generate"]["post"]["responses"].keys() >= {"200", "400", "413", "415", "429", "503"}
+
+
+def test_a_browser_finds_the_icon_of_the_server(server: Server) -> None:
+    icon = server.get("/favicon.ico")
+    assert (icon.status_code, icon.headers["Content-Type"]) == (200, "image/png")
+    assert Image.open(io.BytesIO(icon.content)).size == (32, 32)
+    assert server.session.head(f"{server.url}/favicon.ico").status_code == 200
+    assert "/favicon.ico" not in server.get("/openapi.json").json()["paths"]
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [(each.route, each.body) for each in OPERATIONS if each.body and each.method == "POST"],
+)
+def test_every_example_of_the_docs_is_answered(server: Server, route: str, body: JsonBody) -> None:
+    answer = server.post(route, json=body.example)
+    if route == "/v1/videos":  # this model makes pictures
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
+    else:
+        assert answer.status_code in (200, 202), answer.text
 
 
 def test_metrics_count_the_pipelines_busy_seconds(server: Server) -> None:

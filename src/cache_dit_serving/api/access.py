@@ -26,7 +26,10 @@ LOOK_S = 1.0
 OPEN_ROUTES = {
     "health": ("/livez", "/readyz", "/healthz", "/health"),
     "metrics": ("/metrics",),
-    "docs": ("/", "/docs", "/openapi.json", "/docs.json", "/schema.json", "/static_content/{path}"),
+    "docs": (
+        *("/", "/docs", "/docs.js", "/favicon.ico", "/openapi.json"),
+        *("/docs.json", "/schema.json", "/static_content/{path}"),
+    ),
 }
 """By what `server.open_routes` calls them."""
 

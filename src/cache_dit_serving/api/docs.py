@@ -1,4 +1,4 @@
-"""The OpenAPI document of every route, and the Swagger page that shows it with the scripts BentoML ships."""
+"""The OpenAPI document of every route."""
 
 from __future__ import annotations
 
@@ -14,21 +14,6 @@ from cache_dit_serving.api.access import OPEN_ROUTES
 from cache_dit_serving.api.operation import BELOW, UNSUPPORTED_FIELDS_HEADER, Errors, Operation
 from cache_dit_serving.errors import Forbidden, Unauthorized
 from cache_dit_serving.schemas.answers import ErrorResponse
-
-SWAGGER_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>Cache-DiT Serving</title>
-<link rel="stylesheet" href="static_content/swagger-ui.css">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="static_content/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", tryItOutEnabled: true})</script>
-</body>
-</html>
-"""
 
 Json = dict[str, Any]
 
@@ -96,7 +81,7 @@ def _operation(operation: Operation, schemas: Json) -> Json:
     if operation.body is not None:
         required = bool(operation.body.model.model_fields)
         schema = _schema(operation.body.model, schemas, "validation")
-        content = {"application/json": {"schema": schema}}
+        content: Json = {"application/json": {"schema": schema, "example": dict(operation.body.example)}}
         if operation.body.form:
             content["multipart/form-data"] = {"schema": _form(operation.body.model, schemas)}
         described["requestBody"] = {"required": required, "content": content}

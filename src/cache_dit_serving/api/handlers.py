@@ -9,10 +9,9 @@ from typing import TypeVar
 import bentoml
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from cache_dit_serving.api.access import caller_of
-from cache_dit_serving.api.docs import SWAGGER_PAGE
 from cache_dit_serving.api.followers import HEADERS, EventStream
 from cache_dit_serving.api.jobs import UNSIGNED, JobsApi, last_event_of
 from cache_dit_serving.api.native import NativeApi
@@ -156,17 +155,6 @@ async def outputs(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(await asyncio.to_thread(lambda: encode(of_all_workers())), media_type=media_type)
-
-
-async def index(request: Request) -> Response:
-    # BentoML's own page loads a third party's script.
-    return RedirectResponse("docs")
-
-
-async def docs(request: Request) -> Response:
-    if request.scope.get("raw_path", b"").endswith(b"/"):
-        return RedirectResponse("../docs")  # the page's links are relative
-    return HTMLResponse(SWAGGER_PAGE)
 
 
 async def openapi(request: Request) -> Response:

@@ -29,6 +29,8 @@ BELOW = "/{path}"
 Errors = tuple[type[ServingError], ...]
 REQUEST_ERRORS: Errors = (InvalidRequest,)
 """On every route: control characters in the path, headers that contradict each other, another host."""
+Example = Mapping[str, Any]
+"""Fields of a request."""
 BODY_ERRORS: Errors = (InvalidRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, ClientGone)
 
 
@@ -37,6 +39,8 @@ class JsonBody:
     """A body that is one JSON object, checked before anything is done with it."""
 
     model: type[BaseModel]
+    example: Example
+    """A request that every server of such a model answers, for the document."""
     limit: Literal["max_body_bytes", "max_upload_bytes"] = "max_body_bytes"
     """The setting of `limits` that bounds its size."""
     form: bool = False

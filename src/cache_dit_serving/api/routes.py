@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cache_dit_serving.api import handlers
+from cache_dit_serving.api import examples, handlers, page
 from cache_dit_serving.api.openai import edit_respelt, video_respelt
 from cache_dit_serving.api.operation import (
     BELOW,
@@ -68,7 +68,7 @@ OPERATIONS = (
         "Draw pictures from a prompt.",
         GenerateResponse,
         (*GENERATION_ERRORS, KeyReused, StoreUnavailable),
-        JsonBody(GenerateRequest, "max_upload_bytes", form=True),
+        JsonBody(GenerateRequest, examples.PICTURE, "max_upload_bytes", form=True),
         DRAW,
         headers={"Prefer": "respond-async makes it a job.", "Idempotency-Key": KEY},
         also={202: JobAnswer},
@@ -79,7 +79,7 @@ OPERATIONS = (
         "Draw one seed with the cache and without, and measure how far apart the pictures are.",
         CompareResponse,
         GENERATION_ERRORS,
-        JsonBody(GenerateRequest, "max_upload_bytes", form=True),
+        JsonBody(GenerateRequest, examples.COMPARISON, "max_upload_bytes", form=True),
         DRAW,
     ),
     Operation(
@@ -88,7 +88,7 @@ OPERATIONS = (
         "Draw pictures from a prompt, and answer before that is done.",
         JobAnswer,
         JOB_ERRORS,
-        JsonBody(JobRequest, "max_upload_bytes", form=True),
+        JsonBody(JobRequest, examples.PICTURE, "max_upload_bytes", form=True),
         JOBS,
         202,
         handlers.submit_job,
@@ -212,7 +212,7 @@ OPERATIONS = (
         "Draw pictures, as OpenAI's API does.",
         ImagesResponse,
         (NotFound, *GENERATION_ERRORS),
-        JsonBody(ImageGeneration, "max_upload_bytes", form=True),
+        JsonBody(ImageGeneration, examples.PICTURE, "max_upload_bytes", form=True),
         OPENAI,
         handler=handlers.images_generations,
     ),
@@ -222,7 +222,7 @@ OPERATIONS = (
         "Draw pictures from pictures, as OpenAI's API does.",
         ImagesResponse,
         (NotFound, *GENERATION_ERRORS),
-        JsonBody(ImageEdit, "max_upload_bytes", form=True, respelt=edit_respelt),
+        JsonBody(ImageEdit, examples.EDIT, "max_upload_bytes", form=True, respelt=edit_respelt),
         OPENAI,
         handler=handlers.images_edits,
     ),
@@ -242,7 +242,7 @@ OPERATIONS = (
         "Draw a clip as a job, as OpenAI's API does.",
         OpenAiVideo,
         (NotFound, *JOB_ERRORS),
-        JsonBody(VideoCreation, "max_upload_bytes", form=True, respelt=video_respelt),
+        JsonBody(VideoCreation, examples.PICTURE, "max_upload_bytes", form=True, respelt=video_respelt),
         OPENAI,
         handler=handlers.create_video,
         headers={"Idempotency-Key": KEY},
@@ -296,20 +296,20 @@ OPERATIONS = (
         handler=handlers.remix_video,
     ),
     Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,), handler=handlers.model_info),
-    Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), JsonBody(NoFields)),
+    Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), JsonBody(NoFields, examples.NOTHING)),
     Operation("GET", "/health", HEALTH, HealthResponse, (NotReady,), handler=handlers.health),
-    Operation("POST", "/health", HEALTH, HealthResponse, (NotReady,), JsonBody(NoFields)),
+    Operation("POST", "/health", HEALTH, HealthResponse, (NotReady,), JsonBody(NoFields, examples.NOTHING)),
     Operation(
         "POST",
         "/flush_cache",
         "Free the cached activations.",
         FlushResponse,
         (InternalError, NotReady),
-        JsonBody(NoFields),
+        JsonBody(NoFields, examples.NOTHING),
         scope="admin",
     ),
-    Operation("GET", "/", "To the API's documentation.", (), status=307, handler=handlers.index),
-    Operation("GET", "/docs", "The API's documentation, for people.", ("text/html",), handler=handlers.docs),
+    Operation("GET", "/", "To the API's documentation.", (), status=307, handler=page.index),
+    Operation("GET", "/docs", "The API's documentation, for people.", ("text/html",), handler=page.docs),
     Operation(
         "GET",
         "/openapi.json",
@@ -317,6 +317,8 @@ OPERATIONS = (
         ("application/json",),
         handler=handlers.openapi,
     ),
+    Operation("GET", "/docs.js", handler=page.docs_script),
+    Operation("GET", "/favicon.ico", handler=page.favicon),
     # BentoML's own
     Operation("GET", "/livez", "Whether the worker runs.", tag=INFRASTRUCTURE),
     Operation("GET", "/readyz", "Whether it can generate.", errors=(NotReady,), tag=INFRASTRUCTURE),

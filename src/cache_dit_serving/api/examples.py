@@ -1,0 +1,16 @@
+"""A request for every route with a body, with which the page of `/docs` begins: each draws on the embedded model."""
+
+from __future__ import annotations
+
+from cache_dit_serving.api.operation import Example
+
+BLUE = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAGAAAABgAQMAAADYVuV7AAAAA1BMVEVaoOYhP20YAAAAEklEQVR42mNgGAWjYBSMguEJAATgAAH4jcwqAAAAAElFTkSu"
+    "QmCC"
+)
+"""96 x 96 pixels of one colour."""
+PICTURE: Example = {"prompt": "a red apple on a blue background", "seed": 7, "speed": "balanced"}
+COMPARISON: Example = {"prompt": "a robot on a yellow background", "seed": 1, "speed": "fast"}
+EDIT: Example = {"prompt": "a strawberry on a blue background", "seed": 7, "image_urls": [BLUE]}
+NOTHING: Example = {}

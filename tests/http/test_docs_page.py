@@ -1,0 +1,50 @@
+"""The page of `/docs` in a browser: an example is one click away, and its pictures are seen."""
+
+from __future__ import annotations
+
+import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.support.browser import browser, needs_browser
+from tests.support.server import Server
+
+PICTURES = """
+const done = arguments[arguments.length - 1];
+const pictures = () => [...document.querySelectorAll(".shown-files img")];
+const look = () => {
+  if (pictures().length && pictures().every(picture => picture.complete && picture.naturalWidth))
+    done(pictures().map(picture => [picture.alt, picture.naturalWidth]));
+  else setTimeout(look, 50);
+};
+look();
+"""
+
+
+def click(driver: Chrome, selector: str) -> None:
+    element = WebDriverWait(driver, 30).until(element_to_be_clickable((By.CSS_SELECTOR, selector)))
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", element)
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("operation", "shown"),
+    [
+        ("Generation-post_generate", ["images.0"]),
+        ("Generation-post_compare", ["cached.image", "uncached.image", "difference"]),
+        ("OpenAI-post_v1_images_generations", ["data.0.b64_json"]),
+    ],
+)
+def test_the_pictures_of_an_answer_are_shown(server: Server, operation: str, shown: list[str]) -> None:
+    with browser() as driver:
+        driver.get(f"{server.url}/docs")
+        click(driver, f"#operations-{operation} .opblock-summary-control")
+        click(driver, f"#operations-{operation} .execute")
+        pictures = driver.execute_async_script(PICTURES)
+        # What the page's policy forbids, and what fails to load, is told here.
+        log = driver.get_log("browser")  # type: ignore[no-untyped-call]
+        complaints = [entry for entry in log if entry["level"] == "SEVERE"]
+    assert pictures == [[place, 96] for place in shown]
+    assert complaints == []
