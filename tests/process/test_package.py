@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
+from tests.support.checkout import copy_of_sources
 from tests.support.server import ROOT, ready, serving
 
 pytestmark = pytest.mark.bento
@@ -25,11 +26,7 @@ ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONP
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built of the tracked and new files alone."""
     sources, built = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("built")
-    listed = ["git", "ls-files", "-co", "--exclude-standard", "--", ":!.venv", ":!tests", ":!docs"]
-    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (ROOT / name).is_file():  # else removed, and not yet committed
-            (sources / name).parent.mkdir(parents=True, exist_ok=True)
-            (sources / name).write_bytes((ROOT / name).read_bytes())
+    copy_of_sources(sources, leave_out=("tests", "docs"))
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "build", "--quiet", "--out-dir", built, sources], check=True)
     (wheel,) = built.glob("*.whl")
