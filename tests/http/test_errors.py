@@ -65,7 +65,7 @@ def check(response: requests.Response, status: int, param: str | None, *words: s
         ({"num_inference_steps": 0}, "num_inference_steps", "greater than or equal to 1"),
         ({"num_inference_steps": 10**6}, "num_inference_steps", "more than the 100"),
         ({"num_images": 0}, "num_images", "greater than or equal to 1"),
-        ({"num_images": 1000}, "num_images", "at most 8"),
+        ({"num_images": 1000}, "num_images", "at most 10"),
         ({"num_images": 8, "num_inference_steps": 100, "width": 112}, "num_images", "in one request"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"seed": 2**53}, "seed", "less than or equal to"),

@@ -29,7 +29,6 @@ def ask(server: Server, mode: str, **fields: Any) -> requests.Response:
         {"width": 96.0, "num_inference_steps": "4"},
         {"include_stats": "false", "num_images": "1"},
         {"seed": "3"},
-        {"seed": 3.0},
         {"output_dir": ""},
     ],
 )
@@ -43,6 +42,13 @@ def test_scalars_are_read_as_the_type_of_their_field(server: Server, fields: dic
         error(ask(server, "refuse", **fields), 400)
 
 
+def test_a_whole_number_may_have_a_fraction_of_zero(server: Server) -> None:
+    expected = server.post("/generate", json=DRAW).json()
+    answer = ask(server, "refuse", seed=3.0, width=96.0, num_inference_steps=4.0)
+    assert answer.json()["images"] == expected["images"]
+    assert error(ask(server, "refuse", seed=3.5), 400)["param"] == "seed"
+
+
 def test_a_seed_beyond_the_greatest_is_taken_modulo_and_reported(server: Server) -> None:
     for seed in (2**53 + 3, str(2**53 + 3)):
         answer = ask(server, "warn", seed=seed).json()
@@ -54,7 +60,7 @@ def test_a_seed_beyond_the_greatest_is_taken_modulo_and_reported(server: Server)
 def test_a_seed_of_minus_one_means_any(server: Server) -> None:
     first, second = (ask(server, "warn", seed=-1).json() for _ in range(2))
     assert first["seeds"] != second["seeds"]
-    assert first["warnings"] == []
+    assert [(warning["param"], warning["code"]) for warning in first["warnings"]] == [("seed", "adjusted")]
     assert error(ask(server, "warn", seed=-2), 400)["param"] == "seed"
 
 

@@ -8,7 +8,6 @@ import io
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from tests.support.jobs import submitted
 from tests.support.jobs_events import follow
 from tests.support.openai_sdk import is_strictly, sdk
 from tests.support.pictures import apple, file_of, mask
-from tests.support.server import ROOT, Server, ready, serving
+from tests.support.server import ROOT, Server
 
 PROMPT = "a red apple on a blue background"
 EXTRAS: dict[str, Any] = {"seed": 5, "num_inference_steps": 8}
@@ -34,29 +33,17 @@ def client(server: Server) -> openai.OpenAI:
     return sdk(server)
 
 
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that goes by other names and makes no previews."""
-    environ = {
-        "CACHE_DIT_SERVING__PREVIEWS__ALLOW": "false",
-        "CACHE_DIT_SERVING__SERVER__MODEL_NAMES": "[gpt-image-1, apples]",
-    }
-    with serving(tmp_path_factory.mktemp("other"), environ=environ) as running:
-        running.wait_for(ready)
-        yield running
-
-
 def picture(image: SdkImage | bytes) -> Image.Image:
     content = image if isinstance(image, bytes) else base64.b64decode(image.b64_json or "")
     return Image.open(io.BytesIO(content))
 
 
-def test_the_model_is_listed(client: openai.OpenAI, server: Server, other: Server) -> None:
+def test_the_model_is_listed(client: openai.OpenAI, server: Server, renamed_server: Server) -> None:
     (model,) = client.models.list().data
     assert model.id == server.get("/get_model_info").json()["model"]
     assert client.models.retrieve(model.id) == model
     is_strictly(server.get(f"/v1/models/{model.id}").json(), Model)
-    assert [model.id for model in sdk(other).models.list()] == ["gpt-image-1", "apples"]
+    assert [model.id for model in sdk(renamed_server).models.list()] == ["gpt-image-1", "dall-e-2", "dall-e-3", "flux"]
 
 
 def test_a_picture_is_that_of_generate(client: openai.OpenAI, server: Server) -> None:
@@ -98,26 +85,56 @@ def test_formats_and_urls(client: openai.OpenAI, server: Server) -> None:
 
 def test_what_has_no_effect_is_told(client: openai.OpenAI) -> None:
     raw = client.images.with_raw_response.generate(
-        prompt=PROMPT, quality="high", style="vivid", moderation="auto", user="someone", extra_body=EXTRAS
+        prompt=PROMPT, output_compression=100, style="vivid", moderation="auto", user="someone", extra_body=EXTRAS
     )
     warnings = raw.http_response.json()["cache_dit"]["warnings"]
     assert [(warning["param"], warning["code"]) for warning in warnings] == [
-        ("quality", "unsupported_field"),
         ("style", "unsupported_field"),
+        ("output_compression", "no_effect"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("quality", "speed"), [("low", "fast"), ("medium", "balanced"), ("high", "high"), ("max", "lossless")]
+)
+def test_a_quality_draws_at_its_speed(client: openai.OpenAI, server: Server, quality: Any, speed: str) -> None:
+    expected = server.generate(**EXTRAS, speed=speed).json()
+    raw = client.images.with_raw_response.generate(prompt=PROMPT, quality=quality, extra_body=EXTRAS)
+    told = raw.http_response.json()
+    is_strictly(told, ImagesResponse)
+    assert [image["b64_json"] for image in told["data"]] == expected["images"]
+    assert (told["quality"], told["cache_dit"]["cache"]["speed"]) == (quality, speed)
+    assert told["cache_dit"]["cache"]["cached_steps"] == expected["cache"]["cached_steps"]
+    assert told["cache_dit"]["warnings"] == []
+    (event,) = client.images.generate(prompt=PROMPT, quality=quality, stream=True, extra_body=EXTRAS)
+    assert (event.quality, event.b64_json) == (quality, expected["images"][0])
+
+
+def test_a_speed_goes_before_a_quality(client: openai.OpenAI) -> None:
+    raw = client.images.with_raw_response.generate(
+        prompt=PROMPT, quality="low", extra_body=EXTRAS | {"speed": "lossless"}
+    )
+    told = raw.http_response.json()
+    assert (told["quality"], told["cache_dit"]["cache"]["speed"]) == ("max", "lossless")
+    assert [warning["param"] for warning in told["cache_dit"]["warnings"]] == ["quality"]
+
+
+def test_as_many_pictures_as_openai_draws(client: openai.OpenAI) -> None:
+    answer = client.images.generate(prompt=PROMPT, n=10, extra_body=EXTRAS | {"num_inference_steps": 1})
+    assert len(answer.data or ()) == 10
 
 
 @pytest.mark.parametrize(
     ("fields", "param", "sentence"),
     [
         ({"size": "huge"}, "size", "WIDTHxHEIGHT"),
-        ({"size": "97x96"}, "width", "is not a size"),
+        ({"size": "97x96"}, "size", "is not a size"),
         ({"background": "transparent"}, "background", "opaque"),
         ({"n": 0}, "n", "1"),
-        ({"n": 99}, "num_images", "8"),
-        ({"output_compression": 50}, "output_compression", "png"),
-        ({"partial_images": 2}, "partial_images", "stream"),
+        ({"n": 99}, "n", "n is 99; this server draws at most 10"),
+        ({"n": 2, "extra_body": {"seed": 2**53 - 1}}, "seed", "seed + n - 1"),
         ({"extra_body": {"steps": 5}}, "steps", "is not a field"),
+        ({"extra_body": {"aspect_ratio": "16:9"}}, "aspect_ratio", "send size"),
         ({"extra_body": {"cache": {"colour": 1}}}, "cache.colour", "colour"),
         ({"extra_body": {"guidance_scale": -1}}, "guidance_scale", "0"),
         ({"output_format": "gif"}, "output_format", "png"),
@@ -135,11 +152,11 @@ def test_what_is_wrong_raises_the_sdks_own_error(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # OpenAI's own models have no variations any more
-def test_other_errors_are_the_sdks_own_too(client: openai.OpenAI, other: Server) -> None:
+def test_other_errors_are_the_sdks_own_too(client: openai.OpenAI, renamed_server: Server) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
-        client.images.generate(prompt=PROMPT, model="dall-e-3")
+        client.images.generate(prompt=PROMPT, model="gpt-image-7")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
-    assert sdk(other).images.generate(prompt=PROMPT, model="apples", extra_body=EXTRAS).data
+    assert sdk(renamed_server).images.generate(prompt=PROMPT, model="flux", extra_body=EXTRAS).data
     with pytest.raises(openai.BadRequestError, match="variations are not supported"):
         client.images.create_variation(image=file_of(apple()))
     with pytest.raises(openai.BadRequestError, match="makes no video"):
@@ -172,12 +189,16 @@ def test_edits_by_upload_and_by_json(client: openai.OpenAI, server: Server) -> N
     for body in (
         {"image": as_text[0], "mask": as_text[1]},
         {"images": [{"image_url": as_text[0]}], "mask": {"image_url": as_text[1]}},
+        {"images": [{"image_url": {"url": as_text[0]}}], "mask": {"image_url": {"url": as_text[1]}}},
     ):
         told = server.post("/v1/images/edits", json={"prompt": PROMPT} | body | strength)
         assert [image["b64_json"] for image in told.json()["data"]] == masked
         is_strictly(told.json(), ImagesResponse)
-    with pytest.raises(openai.BadRequestError, match="image"):
-        client.images.edit(image=b"no picture", prompt=PROMPT)
+    with pytest.raises(openai.BadRequestError) as unread:
+        client.images.edit(image=[upload, b"no picture"], prompt=PROMPT)
+    assert unread.value.param == "image"
+    unread_json = server.post("/v1/images/edits", json={"prompt": PROMPT, "images": [{"image_url": {"url": "AAAA"}}]})
+    assert unread_json.json()["error"]["param"] == "images.0.image_url.url"
     refused = server.post("/v1/images/edits", json={"prompt": PROMPT})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "image")
 
@@ -267,22 +288,22 @@ def test_a_stream_with_fewer_steps_than_previews_says_so(client: openai.OpenAI) 
     assert "1 of 3" in warning["message"]
 
 
-def test_a_server_that_makes_no_previews_refuses_them_by_name(other: Server) -> None:
+def test_a_server_that_makes_no_previews_refuses_them_by_name(renamed_server: Server) -> None:
     asked: dict[str, Any] = {"prompt": PROMPT, "stream": True, "partial_images": 2, "extra_body": EXTRAS}
     with pytest.raises(openai.BadRequestError, match="previews") as refused:
-        sdk(other).images.generate(**asked)
+        sdk(renamed_server).images.generate(**asked)
     assert refused.value.param == "partial_images"
     assert "previews.allow" in refused.value.message
     asked["extra_headers"] = {"X-Unsupported-Fields": "warn"}
-    (event,) = sdk(other).images.generate(**asked)
+    (event,) = sdk(renamed_server).images.generate(**asked)
     (warning,) = event.to_dict()["cache_dit"]["warnings"]
     assert (warning["param"], warning["code"]) == ("partial_images", "unsupported_field")
-    job = submitted(other, num_inference_steps=20)
-    answer = other.get(f"{job}/events?previews=2")
+    job = submitted(renamed_server, num_inference_steps=20)
+    answer = renamed_server.get(f"{job}/events?previews=2")
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "previews"
     assert "previews.allow" in answer.json()["error"]["message"]
-    kinds = [event.kind for event in follow(other, job, previews=2, lenient=True)]
+    kinds = [event.kind for event in follow(renamed_server, job, previews=2, lenient=True)]
     assert kinds.count("warning") == 1
     assert "preview" not in kinds
 

@@ -13,7 +13,6 @@ import pytest
 import requests
 from openai.types import Video, VideoDeleteResponse
 
-from cache_dit_serving.api.openai import video_respelt
 from tests.support.openai_sdk import is_strictly, sdk
 from tests.support.server import Server
 from tests.support.video_server import serving_wan
@@ -114,9 +113,4 @@ def test_what_is_not_there_or_not_supported(client: openai.OpenAI, wan: Server) 
         client.images.generate(prompt=PROMPT)
     with pytest.raises(openai.BadRequestError) as refused:  # this model begins with no picture
         client.videos.create(prompt=PROMPT, input_reference=("a.png", b"no picture", "image/png"))
-    assert refused.value.param == "image_urls"
-
-
-@pytest.mark.parametrize("reference", ["data:x", {"image_url": "data:x"}, [{"image_url": "data:x"}]])
-def test_the_picture_to_begin_with_may_come_in_json(reference: Any) -> None:
-    assert video_respelt({"prompt": "p", "input_reference": reference}) == {"prompt": "p", "image_urls": ["data:x"]}
+    assert refused.value.param == "input_reference"

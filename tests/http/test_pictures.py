@@ -194,14 +194,14 @@ def test_a_form_is_the_request_that_says_the_same(server: Server) -> None:
 
 BAD_FORMS: dict[str, tuple[dict[str, Any], list[Any], str | None, str]] = {
     "another file": ({}, [("photo", APPLE)], "photo", "send image, mask, control, last_image or video"),
-    "two masks": ({}, [("image", APPLE), ("mask", APPLE), ("mask", APPLE)], "mask_url", "stands twice"),
-    "no picture": ({}, [("image", ("a.png", b"text"))], "image_urls.0", "not a picture"),
-    "an empty file": ({}, [("image", ("a.png", b""))], "image_urls.0", "not a picture"),
+    "two masks": ({}, [("image", APPLE), ("mask", APPLE), ("mask", APPLE)], "mask", "stands twice"),
+    "no picture": ({}, [("image", ("a.png", b"text"))], "image", "not a picture"),
+    "an empty file": ({}, [("image", ("a.png", b""))], "image", "not a picture"),
     "a word for a number": ({"seed": "seven"}, [("image", APPLE)], "seed", "integer"),
     "no json": ({"cache": "{fast}"}, [("image", APPLE)], "cache", "object"),
     "an unknown field": ({"steps": "4"}, [("image", APPLE)], "steps", "not a field"),
     "twenty-one files": ({}, [("image", APPLE)] * 21, None, "Too many files"),
-    "seventeen pictures": ({}, [("image", APPLE)] * 17, "image_urls", "at most 16"),
+    "seventeen pictures": ({}, [("image", APPLE)] * 17, "image", "at most 16"),
     "another's picture": ({"image_urls": "upload:1"}, [("mask", APPLE)], "image_urls.0", "is no picture"),
 }
 

@@ -20,14 +20,16 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive
 
 from cache_dit_serving.api.inputs import take_out_files
-from cache_dit_serving.api.lenient import read_leniently
-from cache_dit_serving.api.operation import JsonBody
+from cache_dit_serving.api.lenient import read_leniently, with_whole_numbers
+from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, JsonBody, Respelt
+from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
 from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key, not_supported
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest, JobRequest
 
+AS_IT_STANDS = SentAs()
 OF_JOBS = JobRequest.model_fields.keys() - GenerateRequest.model_fields.keys()
 MOST_VALUES = MOST_STEPS
 """Values in one list: no field takes more."""
@@ -114,26 +116,40 @@ class Checked(NamedTuple):
     """What was read otherwise than it says."""
     uploads: list[str | bytes]
     """Its pictures, out of its way: each field names one as `upload:0` and so on."""
+    sent_as: SentAs
+    """Its fields as the client named them."""
 
 
-async def check_body(body: bytes, policy: JsonBody, *, lenient: bool, files: Sequence[bytes] = ()) -> Checked:
+async def check_body(
+    body: bytes, policy: JsonBody, *, lenient: bool, files: Sequence[bytes] = (), sent_as: SentAs = AS_IT_STANDS
+) -> Checked:
     """Refuse a body that is no request of its model's; an empty one counts as `{}`.
 
     Args:
         files: pictures that came beside it.
+        sent_as: names that its fields had in a form.
         lenient: whether it is read as :mod:`api.lenient` says; it then comes back so spelt.
 
     Raises:
         InvalidRequest: it is not JSON, or holds too much, a key twice, or what the model does not take.
     """
     if len(body) <= SMALL_BYTES:
-        return _check(body, policy, lenient, files)
-    return await asyncio.to_thread(_check, body, policy, lenient, files)
+        return _check(body, policy, lenient, files, sent_as)
+    return await asyncio.to_thread(_check, body, policy, lenient, files, sent_as)
 
 
-def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes]) -> Checked:
+def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes], sent_as: SentAs) -> Checked:
     given = given.removeprefix(codecs.BOM_UTF8)
-    model, body = policy.model, given or b"{}"
+    tree = _read(given or b"{}")
+    with sent_as.in_errors():
+        respelt = policy.respelt(tree, lenient)
+    respelt = respelt._replace(sent_as=sent_as | respelt.sent_as)
+    with respelt.sent_as.in_errors():
+        return _validated(given, respelt, policy.model, changed=respelt.tree is not tree, lenient=lenient, files=files)
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body holds, within bounds."""
     if sum(map(body.count, (b"[", b"{", b":", b","))) > MOST_SYMBOLS:
         raise InvalidRequest("the body holds far more values than any request has; send fewer", code="too_long")
     try:
@@ -150,19 +166,43 @@ def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes]
             place = path or "the body"
             raise InvalidRequest(f"{place} has {len(value):,} fields; no request has as many", param=path or None)
     json.loads(body, object_pairs_hook=_without_duplicates)
-    respelt = policy.respelt(tree)
-    changed, tree = respelt != tree, respelt
+    return tree
+
+
+def _validated(
+    given: bytes, respelt: Respelt, model: type[BaseModel], *, changed: bool, lenient: bool, files: Sequence[bytes]
+) -> Checked:
+    """A body that a model takes.
+
+    Args:
+        changed: whether it is respelt otherwise than it was given.
+    """
+    tree = with_whole_numbers(respelt.tree, model)
+    changed = changed or tree is not respelt.tree
     uploads = take_out_files(tree, files)
-    warnings: list[RequestWarning] = []
+    warnings = list(respelt.warnings)
     if lenient:
-        tree, warnings = read_leniently(tree, model)
+        tree, adjusted = read_leniently(tree, model)
+        warnings += adjusted
+    body = given or b"{}"
     if given and (changed or uploads or lenient):
         given = body = pydantic_core.to_json(tree)
     try:
         model.model_validate_json(body)
     except ValidationError as error:
-        raise _invalid(error, model) from None
-    return Checked(given, warnings, uploads)
+        raise _invalid(error, model, {} if lenient else _read_under_warn(tree, model)) from None
+    return Checked(given, warnings, uploads, respelt.sent_as)
+
+
+def _read_under_warn(tree: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """The fields that only the lenient reader takes, as it reads them."""
+    read, _ = read_leniently(tree, model)
+    try:
+        model.model_validate_json(pydantic_core.to_json(read))
+        refused = set()
+    except ValidationError as error:
+        refused = {detail["loc"][0] for detail in error.errors(include_url=False, include_input=False) if detail["loc"]}
+    return {name: value for name, value in read.items() if value is not tree.get(name) and name not in refused}
 
 
 def _not_json(body: bytes, error: ValueError) -> InvalidRequest:
@@ -214,8 +254,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> None:
         seen.add(key)
 
 
-def _invalid(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
-    """Pydantic's findings as one error: the first few in the message, the first one's field as `param`."""
+def _invalid(error: ValidationError, model: type[BaseModel], under_warn: dict[str, Any]) -> InvalidRequest:
+    """Pydantic's findings as one error: the first few in the message, the first one's field as `param`.
+
+    Args:
+        under_warn: fields that the lenient reader takes, as it reads them.
+    """
     findings = findings_of(error)
     sentences = []
     for finding in findings:
@@ -229,6 +273,10 @@ def _invalid(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
             if finding.field in OF_JOBS:
                 hint = "POST /jobs takes it"
             message = not_supported(key) or f"is not a field of this request; {hint}"
+        elif finding.field in under_warn:
+            read = under_warn[finding.field]
+            meaning = "as if left out" if read is None else f"as {cut(json.dumps(read))}"
+            message += f" (with the header {UNSUPPORTED_FIELDS_HEADER}: warn it is read {meaning})"
         sentences.append(f"{finding.field}: {message}" if finding.field else message)
     return InvalidRequest("; ".join(sentences) + and_more(error), param=findings[0].field or None)
 

@@ -25,6 +25,7 @@ from cache_dit_serving.api.form import FORM, read_form
 from cache_dit_serving.api.matching import Match, allowed_methods, match, matched, route_of
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
+from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.config.settings import Limits, ServerSettings
 from cache_dit_serving.errors import (
     InternalError,
@@ -113,12 +114,13 @@ class Envelope:
         state = scope["state"]
         headers = MutableHeaders(raw=list(scope["headers"]))
         files: list[bytes] = []
+        sent_as = SentAs()
         if _media_type(headers) == FORM:
-            tree, files = await read_form(body, headers, policy.model)
+            tree, files, sent_as = await read_form(body, headers, policy.model)
             body = json.dumps(tree).encode()
             headers["content-type"] = JSON
-        body, state["warnings"], state["uploads"] = await check_body(
-            body, policy, lenient=state["lenient"], files=files
+        body, state["warnings"], state["uploads"], state["sent_as"] = await check_body(
+            body, policy, lenient=state["lenient"], files=files, sent_as=sent_as
         )
         if not body:
             # BentoML 1.4 reads the body by its stated type, and there is none.
@@ -193,6 +195,9 @@ class _Answer:
 
     async def _send_error(self, start: Message) -> None:
         body = _contract_body(start["status"], self._error_body, self._request_id)
+        sent_as: SentAs | None = self._scope["state"].get("sent_as")
+        if sent_as is not None:  # absent where the body was refused, which names its fields so already
+            body["error"] = sent_as.error(body["error"])
         self._code = body["error"]["code"]
         content = json.dumps(body, ensure_ascii=False).encode()
         headers = MutableHeaders(raw=list(start.get("headers", [])))

@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from cache_dit_serving.api.inputs import IMAGES, SINGLE, upload_name
 from cache_dit_serving.api.lenient import as_typed, scalar_of
+from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.findings import cut, model_of_field
 
@@ -39,6 +40,8 @@ class Form(NamedTuple):
     """The fields, each as the type it has in JSON."""
     files: list[bytes]
     """Pictures, which fields name as :func:`upload_name` does."""
+    sent_as: SentAs
+    """Fields by the names that their files had."""
 
 
 class _InMemory(MultiPartParser):
@@ -62,12 +65,15 @@ async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Fo
         raise InvalidRequest(f"the body is not a form that can be read: {error.message}") from None
     tree: dict[str, Any] = {}
     files: list[bytes] = []
+    names: dict[str, str] = {}
     for name, value in parts:
         if isinstance(value, UploadFile):
             field = FILES.get(name)
             if field is None:
                 taken = "image, mask, control, last_image or video"
                 raise InvalidRequest(f"the file {cut(name)} is not one of a request; send {taken}", param=cut(name))
+            place = f"{IMAGES}.{len(tree.get(IMAGES, ()))}" if field == IMAGES else field
+            names[place] = names[field] = cut(name.removesuffix("[]"))
             read: Any = upload_name(len(files))
             files.append(await value.read())
         elif nested := NESTED.fullmatch(name):
@@ -79,10 +85,11 @@ async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Fo
         if field == IMAGES and not isinstance(read, list):
             tree.setdefault(IMAGES, []).append(read)
         elif field in tree:
-            raise InvalidRequest(f"{cut(field)}: stands twice in the form; send it once", param=cut(field))
+            sent = cut(name.removesuffix("[]"))
+            raise InvalidRequest(f"{sent}: stands twice in the form; send it once", param=sent)
         else:
             tree[field] = read
-    return Form(tree, files)
+    return Form(tree, files, SentAs(names))
 
 
 def _put_in(

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cache_dit_serving.findings import model_of_field
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import MAX_SEED
 
@@ -31,6 +32,8 @@ def read_leniently(tree: dict[str, Any], model: type[BaseModel]) -> tuple[dict[s
     if "seed" in model.model_fields and type(seed := read.get("seed")) is int:
         if seed == RANDOM_SEED:
             read["seed"] = None
+            message = "a seed of -1 stands for any; `seeds` tells the one that was drawn"
+            warnings.append(RequestWarning(param="seed", code="adjusted", message=message))
         elif seed > MAX_SEED:
             read["seed"] = seed % (MAX_SEED + 1)
             message = f"seeds go up to {MAX_SEED}; {read['seed']} was used, the given one modulo 2^53"
@@ -40,6 +43,23 @@ def read_leniently(tree: dict[str, Any], model: type[BaseModel]) -> tuple[dict[s
         spelt = posixpath.normpath(folder) if folder else "."
         read["output_dir"] = None if spelt == "." else spelt
     return read, warnings
+
+
+def with_whole_numbers(tree: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """A body whose 7.0 is 7 wherever a field holds an integer, as JSON Schema has it; the same object if there is none.
+
+    Strict pydantic 2 refuses such a number; many languages write no other.
+    """
+    read: dict[str, Any] = {}
+    for name, value in tree.items():
+        whole = value
+        if isinstance(value, float) and value.is_integer() and scalar_of(model, name) is int:
+            whole = int(value)
+        elif isinstance(value, dict) and (inner := model_of_field(model, name)) is not None:
+            whole = with_whole_numbers(value, inner)
+        if whole is not value:
+            read[name] = whole
+    return tree | read if read else tree
 
 
 def scalar_of(model: type[BaseModel], name: str) -> type | None:

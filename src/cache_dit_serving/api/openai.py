@@ -1,9 +1,8 @@
-"""OpenAI's API: which model there is, and how its dialect names what /generate names otherwise."""
+"""OpenAI's API: the one model, by its names."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.errors import NotFound
@@ -65,31 +64,3 @@ class Served:
 
     def _told(self, name: str) -> OpenAiModel:
         return OpenAiModel(id=name, created=self._started)
-
-
-def edit_respelt(tree: dict[str, Any]) -> dict[str, Any]:
-    """JSON of /v1/images/edits with its pictures in the fields of /generate."""
-    tree = dict(tree)
-    images = [each for name in ("image", "images") if name in tree for each in _listed(tree.pop(name))]
-    if images:
-        tree["image_urls"] = [*tree.get("image_urls", ()), *map(_address, images)]
-    if "mask" in tree:
-        tree["mask_url"] = _address(tree.pop("mask"))
-    return tree
-
-
-def video_respelt(tree: dict[str, Any]) -> dict[str, Any]:
-    """JSON of /v1/videos with its picture in the field of /generate."""
-    tree = dict(tree)
-    if "input_reference" in tree:
-        tree["image_urls"] = [_address(each) for each in _listed(tree.pop("input_reference"))]
-    return tree
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _address(value: Any) -> Any:
-    """Of a picture: OpenAI puts it into an object."""
-    return value["image_url"] if isinstance(value, dict) and set(value) == {"image_url"} else value

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -17,12 +18,15 @@ from starlette.responses import Response, StreamingResponse
 
 from cache_dit_serving.api.native import NativeApi, Prepared
 from cache_dit_serving.api.openai import Served
+from cache_dit_serving.api.openai_quality import QUALITY_OF, choose_speed
 from cache_dit_serving.api.previews import possible
 from cache_dit_serving.api.received import gone, received
+from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.errors import InternalError, InvalidRequest, ServingError
 from cache_dit_serving.jobs.generation import Encoded
 from cache_dit_serving.jobs.wanted_previews import WantedPreviews
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.brought import variant_for
 from cache_dit_serving.schemas.answers import GenerateResponse, RequestWarning
 from cache_dit_serving.schemas.openai import Evidence, ImageEdit, ImageGeneration, ImagesResponse, OpenAiImage
 
@@ -54,28 +58,36 @@ class OpenAiImages:
         self._served.check(body.model)
         if self._served.model.traits.makes is not MediaKind.PICTURE:
             raise InvalidRequest("this model makes no pictures; GET /capabilities tells what it does", param="model")
-        asked = received(body.asked(), http)
+        request = body.asked()
+        quality = choose_speed(body.quality, request, variant_for(request, self._served.model).speeds)
+        if quality.speed is not None:
+            request = request.model_copy(update={"speed": quality.speed})
+        asked = received(request, http)
         prepared = await self._native.prepare(asked)
-        warnings, previews = body.warnings(), None
-        if body.partial_images:
+        warnings, previews = [*quality.warnings, *body.warnings()], None
+        if body.wanted_previews:
             why_none = self._native.no_previews(prepared.generation)
-            wanted = possible(body.partial_images, "partial_images", why_none, lenient=asked.lenient)
+            wanted = possible(body.wanted_previews, "partial_images", why_none, lenient=asked.lenient)
             warnings += wanted.warnings
             previews = prepared.generation.want_previews(wanted.count) if wanted.count else None
+        notes = _Notes(warnings, http.scope["state"]["sent_as"])
         self._native.submit(prepared, asked)
         if body.stream:
-            stream = self._streamed(prepared, http, _Stream(body, previews, warnings))
+            stream = self._streamed(prepared, http, _Stream(body, prepared, previews, notes))
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
         images = await self._native.drawn(prepared, gone(http))
         response, _ = await self._native.finish(prepared, images)
-        evidence = _evidence(response, warnings)
-        as_url = body.response_format == "url"
+        evidence = notes.added_to(response)
         answer = ImagesResponse(
             created=int(time.time()),
             output_format=body.format,
             size=_size_of(images[0].content),
-            data=[OpenAiImage(url=text) if as_url else OpenAiImage(b64_json=text) for text in response.images or ()],
+            quality=QUALITY_OF.get(evidence.cache.speed),
+            data=[
+                OpenAiImage(url=text) if body.wants_urls else OpenAiImage(b64_json=text)
+                for text in response.images or ()
+            ],
             cache_dit=evidence,
         )
         return Response(answer.model_dump_json(), media_type="application/json", headers=evidence.headers)
@@ -127,14 +139,29 @@ class OpenAiImages:
             left.set()  # the client may have gone
 
 
+@dataclass(frozen=True)
+class _Notes:
+    """Warnings of this dialect, and the names that the client knows."""
+
+    warnings: list[RequestWarning]
+    sent_as: SentAs
+
+    def added_to(self, response: GenerateResponse, *further: RequestWarning) -> Evidence:
+        """The evidence of an answer with all warnings."""
+        evidence = Evidence.of(response)
+        warnings = [*self.warnings, *further, *evidence.warnings]
+        return evidence.model_copy(update={"warnings": [self.sent_as.warning(warning) for warning in warnings]})
+
+
 class _Stream:
     """The pictures of an answer in OpenAI's events."""
 
-    def __init__(self, body: ImageGeneration, wanted: WantedPreviews | None, warnings: list[RequestWarning]) -> None:
+    def __init__(self, body: ImageGeneration, prepared: Prepared, wanted: WantedPreviews | None, notes: _Notes) -> None:
         self._kind = "image_edit" if isinstance(body, ImageEdit) else "image_generation"
         self._format = body.format
         self._wanted = wanted
-        self._warnings = warnings
+        self._quality = QUALITY_OF.get(prepared.generation.call.cache.speed, "auto")
+        self._notes = notes
         self._shown = 0
 
     def partial(self) -> Iterator[bytes]:
@@ -142,20 +169,27 @@ class _Stream:
         for preview in self._wanted.take() if self._wanted is not None else ():
             told = {"partial_image_index": self._shown, "b64_json": preview.image}
             self._shown += 1
-            yield _event(f"{self._kind}.partial_image", told | _about(base64.b64decode(preview.image), preview.format))
+            yield _event(
+                f"{self._kind}.partial_image", told | self._about(base64.b64decode(preview.image), preview.format)
+            )
 
     def completed(self, images: list[Encoded], response: GenerateResponse) -> Iterator[bytes]:
         """The pictures themselves, after all previews."""
         missing = self._wanted.missing("partial_images") if self._wanted is not None else []
-        evidence = json.loads(_evidence(response, [*self._warnings, *missing]).model_dump_json())
+        evidence = json.loads(self._notes.added_to(response, *missing).model_dump_json())
         for image, text in zip(images, response.images or (), strict=True):
             told = {"b64_json": text, "usage": NO_TOKENS, "cache_dit": evidence}
-            yield _event(f"{self._kind}.completed", told | _about(image.content, self._format))
+            yield _event(f"{self._kind}.completed", told | self._about(image.content, self._format))
 
-
-def _evidence(response: GenerateResponse, warnings: list[RequestWarning]) -> Evidence:
-    evidence = Evidence.of(response)
-    return evidence.model_copy(update={"warnings": [*warnings, *evidence.warnings]})
+    def _about(self, content: bytes, extension: str) -> dict[str, Any]:
+        """What each of OpenAI's events says of its picture."""
+        return {
+            "created_at": int(time.time()),
+            "background": "opaque",
+            "output_format": extension,
+            "quality": self._quality,
+            "size": _size_of(content),
+        }
 
 
 async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
@@ -170,17 +204,6 @@ async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
 
 def _event(kind: str, data: dict[str, Any]) -> bytes:
     return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
-
-
-def _about(content: bytes, extension: str) -> dict[str, Any]:
-    """What each of OpenAI's events says of its picture."""
-    return {
-        "created_at": int(time.time()),
-        "background": "opaque",
-        "output_format": extension,
-        "quality": "auto",
-        "size": _size_of(content),
-    }
 
 
 def _size_of(content: bytes) -> str:

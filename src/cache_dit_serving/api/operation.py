@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.config.keys import Scope
 from cache_dit_serving.errors import (
     BodyTooLarge,
@@ -19,6 +20,7 @@ from cache_dit_serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
+from cache_dit_serving.schemas.answers import RequestWarning
 
 UNSUPPORTED_FIELDS_HEADER = "X-Unsupported-Fields"
 INFRASTRUCTURE = "Infrastructure"
@@ -34,6 +36,14 @@ Example = Mapping[str, Any]
 BODY_ERRORS: Errors = (InvalidRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, ClientGone)
 
 
+class Respelt(NamedTuple):
+    """JSON of another dialect in the fields of a model."""
+
+    tree: dict[str, Any]
+    sent_as: SentAs = SentAs()
+    warnings: tuple[RequestWarning, ...] = ()
+
+
 @dataclass(frozen=True)
 class JsonBody:
     """A body that is one JSON object, checked before anything is done with it."""
@@ -45,8 +55,8 @@ class JsonBody:
     """The setting of `limits` that bounds its size."""
     form: bool = False
     """Whether it may come as a form too, with pictures as files."""
-    respelt: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree
-    """Puts what JSON of another dialect calls otherwise under the model's names."""
+    respelt: Callable[[dict[str, Any], bool], Respelt] = lambda tree, lenient: Respelt(tree)
+    """Puts JSON of another dialect into the model's fields; the second argument says whether leniently."""
 
     @property
     def draws(self) -> bool:

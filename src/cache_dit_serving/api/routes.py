@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cache_dit_serving.api import examples, handlers, page
-from cache_dit_serving.api.openai import edit_respelt, video_respelt
+from cache_dit_serving.api.openai_dialect import edit_respelt, generation_respelt, video_respelt
 from cache_dit_serving.api.operation import (
     BELOW,
     INFRASTRUCTURE,
@@ -212,7 +212,7 @@ OPERATIONS = (
         "Draw pictures, as OpenAI's API does.",
         ImagesResponse,
         (NotFound, *GENERATION_ERRORS),
-        JsonBody(ImageGeneration, examples.PICTURE, "max_upload_bytes", form=True),
+        JsonBody(ImageGeneration, examples.PICTURE, "max_upload_bytes", form=True, respelt=generation_respelt),
         OPENAI,
         handler=handlers.images_generations,
     ),

@@ -196,7 +196,7 @@ class Limits(Section):
     extra_args: tuple[str, ...] | None = Field(
         None, description="Arguments of the pipeline that requests may set; left out: all that `extra_args` can hold."
     )
-    max_num_images: int = Field(8, ge=1)
+    max_num_images: int = Field(10, ge=1)
     max_num_frames: int = Field(257, ge=2, description="Frames of one clip.")
     max_loras: int = Field(
         4, ge=1, description="LoRAs of model.lora_folder that are kept loaded; the one used longest ago goes first."

@@ -17,8 +17,13 @@ from cache_dit_serving.schemas.request import MOST_FPS, Drawing, GenerateRequest
 
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 SECONDS = re.compile(r"\d{1,4}(\.\d{1,3})?")
-WITHOUT_EFFECT = ("quality", "style", "moderation", "input_fidelity")
+WITHOUT_EFFECT = ("style", "moderation", "input_fidelity")
 """Fields that OpenAI's own models know; ones that say `auto` ask for nothing."""
+ANSWERED_BY_URL = ("dall-e-2", "dall-e-3")
+"""Models that OpenAI answers for with URLs where `response_format` is left out; their clients read nothing else."""
+
+Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
+AnsweredQuality = Literal["low", "medium", "high", "max"]
 
 
 class ImageGeneration(Drawing):
@@ -29,14 +34,22 @@ class ImageGeneration(Drawing):
     )
     n: int | None = Field(None, ge=1, description="Images to draw (default 1).")
     size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT in pixels, or auto: the model's own.")
-    response_format: Literal["b64_json", "url"] | None = Field(None, description="b64_json (default) or url.")
-    output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="png (default), jpeg or webp.")
-    output_compression: int | None = Field(None, ge=0, le=100, description="Quality of jpeg and webp.")
+    response_format: Literal["b64_json", "url"] | None = Field(
+        None, description="b64_json or url; left out: b64_json, or url where model is dall-e-2 or dall-e-3."
+    )
+    output_format: Literal["png", "jpeg", "webp"] | None = Field(
+        None, description="png (default), jpeg (or jpg) or webp."
+    )
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Quality of jpeg and webp; without effect on png, and reported."
+    )
     background: Literal["auto", "opaque", "transparent"] | None = Field(
         None, description="Pictures are opaque: transparent is refused."
     )
-    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = Field(
-        None, description="Without effect, and reported: see speed and num_inference_steps."
+    quality: Quality | None = Field(
+        None,
+        description="A speed: low is fast, medium balanced, high and hd high, xhigh and max lossless; auto and "
+        "standard are the server's default. speed and cache go before it.",
     )
     style: Literal["vivid", "natural"] | None = Field(None, description="Without effect, and reported.")
     moderation: Literal["auto", "low"] | None = Field(None, description="Without effect, and reported.")
@@ -51,6 +64,18 @@ class ImageGeneration(Drawing):
     def format(self) -> Literal["png", "jpeg", "webp"]:
         return self.output_format or "png"
 
+    @property
+    def wants_urls(self) -> bool:
+        """Whether the answer holds URLs in place of base64."""
+        if self.response_format is None:
+            return self.model in ANSWERED_BY_URL and not self.stream
+        return self.response_format == "url"
+
+    @property
+    def wanted_previews(self) -> int:
+        """Previews in the stream; 0 without one."""
+        return (self.partial_images or 0) if self.stream else 0
+
     def asked(self) -> GenerateRequest:
         """The same in this server's own words.
 
@@ -59,31 +84,29 @@ class ImageGeneration(Drawing):
         """
         if self.background == "transparent":
             raise InvalidRequest("background: pictures here are opaque; send opaque or auto", param="background")
-        if self.partial_images and not self.stream:
-            raise InvalidRequest("partial_images needs stream: true", param="partial_images")
         if self.stream and self.response_format == "url":
             raise InvalidRequest("response_format: a stream holds base64; leave it out", param="response_format")
-        if self.output_compression is not None and self.format == "png":
-            raise InvalidRequest(
-                "output_compression has no effect on png; send output_format jpeg or webp with it",
-                param="output_compression",
-            )
         given: dict[str, Any] = {
             name: getattr(self, name) for name in Drawing.model_fields if name in self.model_fields_set
         }
-        given |= {"num_images": self.n, "output_format": "url" if self.response_format == "url" else "base64"}
+        given |= {"num_images": self.n, "output_format": "url" if self.wants_urls else "base64"}
         given |= {"image_format": self.format} | self._size() | self._brought()
-        if self.output_compression is not None:
+        if self.output_compression is not None and self.format != "png":
             given["image_quality"] = max(1, self.output_compression)
         return GenerateRequest.model_validate(given)
 
     def warnings(self) -> list[RequestWarning]:
         """What has no effect."""
-        return [
+        warnings = [
             RequestWarning(param=name, code="unsupported_field", message=f"{name} has no effect here")
             for name in WITHOUT_EFFECT
             if getattr(self, name, None) not in (None, "auto")
         ]
+        if self.output_compression is not None and self.format == "png":
+            warnings.append(_no_effect("output_compression", "on png; output_format jpeg and webp have it"))
+        if self.partial_images and not self.stream:
+            warnings.append(_no_effect("partial_images", "without stream: true"))
+        return warnings
 
     def _size(self) -> dict[str, int]:
         return size_of(self.size)
@@ -91,6 +114,10 @@ class ImageGeneration(Drawing):
     def _brought(self) -> dict[str, Any]:
         """Pictures that came with it."""
         return {}
+
+
+def _no_effect(param: str, why: str) -> RequestWarning:
+    return RequestWarning(param=param, code="no_effect", message=f"{param} has no effect {why}")
 
 
 class ImageEdit(ImageGeneration):
@@ -167,6 +194,7 @@ class ImagesResponse(Answer):
     created: int = Field(description="Seconds since the epoch.")
     background: Literal["opaque"] = "opaque"
     output_format: Literal["png", "jpeg", "webp"]
+    quality: AnsweredQuality | None = Field(None, description="The speed that ran; left out where it has no name.")
     size: str
     data: list[OpenAiImage]
     cache_dit: Evidence = Field(description="What the cache did, seeds and times; not OpenAI's.")
