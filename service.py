@@ -21,10 +21,10 @@ from starlette.responses import Response
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from cache_dit_serving.api.envelope import Envelope, answers_errors
+from cache_dit_serving.api.http_metrics import start_http_series
 from cache_dit_serving.api.jobs import JobsApi, prefers_job
 from cache_dit_serving.api.lifecycle import (
     announce,
-    configure_logging,
     drain_on_signals,
     end_process,
     end_with_supervisor,
@@ -37,9 +37,11 @@ from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.gpus import take_share
-from cache_dit_serving.jobs.metrics import forget_ended_workers
+from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
 from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
+from cache_dit_serving.pipeline.environment import library_versions
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.answers import (
@@ -54,12 +56,13 @@ from cache_dit_serving.supervisor import (
     access_or_exit,
     hold_folder_of_server,
     prepare_supervisor,
+    process_name,
     settings_or_exit,
     trust_proxies,
 )
 
 SETTINGS = settings_or_exit()
-configure_logging(SETTINGS.server.log_level)
+configure_logs(SETTINGS.server.log_level, SETTINGS.server.log_format, process_name())
 prepare_supervisor()
 trust_proxies(SETTINGS.server)
 end_with_supervisor()
@@ -82,11 +85,14 @@ class CacheDiTServing:
     def __init__(self) -> None:
         hold_folder_of_server()
         forget_ended_workers()
+        start_series(library_versions())
+        start_http_series()
         self.worker = PipelineWorker(
             partial(RankedRunner.start if SETTINGS.parallelism else assemble, SETTINGS),
             max_queue=SETTINGS.limits.max_queue,
             order=SETTINGS.server.queue_order,
             preview_every=SETTINGS.previews.every,
+            max_step_s=SETTINGS.limits.max_step_s,
             on_ready=self._became_ready,
         )
         self.api = NativeApi(SETTINGS, self.worker)
@@ -104,6 +110,9 @@ class CacheDiTServing:
 
     async def __is_ready__(self) -> bool:
         return self.worker.state == "ready"
+
+    async def __is_alive__(self) -> bool:
+        return not self.worker.stalled
 
     @bentoml.api(input_spec=GenerateRequest, output_spec=GenerateResponse)
     @answers_errors

@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
 
 from cache_dit_serving.command_line import CommandLine
+from cache_dit_serving.logs import configure_logs, configured_format, say_last
 from cache_dit_serving.runners import wire
 from cache_dit_serving.runners.agent import run_ranks
 from cache_dit_serving.runners.interface import exposure
@@ -40,16 +40,16 @@ def main(arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
     server = _parser().parse_args(arguments).server
-    logging.basicConfig(level=logging.INFO, format="join: %(message)s")
+    configure_logs("INFO", configured_format(), "join")
     if not (token := os.environ.get(wire.JOIN_TOKEN)):
-        print(f"set {wire.JOIN_TOKEN} to the secret that the server has there", file=sys.stderr)
+        say_last(f"set {wire.JOIN_TOKEN} to the secret that the server has there", "join")
         return 2
     try:
         while True:
             with _reached(server) as link:
                 refused = _take_part(link, server, token)
             if refused:
-                print(refused, file=sys.stderr)
+                say_last(refused, "join")
                 return 1
     except KeyboardInterrupt:
         return 130

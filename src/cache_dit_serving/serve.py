@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
 import sys
@@ -27,8 +28,11 @@ from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.flags import FLAGS, Group, idle_flags, parser, settings_given
 from cache_dit_serving.gpus import VISIBLE, visible_gpus
+from cache_dit_serving.logs import configure_logs, configured_format
 from cache_dit_serving.section import Section
 from cache_dit_serving.supervisor import check_port, fail
+
+logger = logging.getLogger(__name__)
 
 
 def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
@@ -42,7 +46,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     recognised = config is None and path is not None
     if config is None and path is not None:
         config, why = chosen_config({**environ, CONFIG_VARIABLE: "", MODEL_PATH_VARIABLE: path})
-        print(f"configuration {config}: {why}", file=sys.stderr)
+        logger.info("configuration %s: %s", config, why)
     if config is None:
         raise ConfigError(
             "say what to serve: --model-path with a folder or hub id, or --config with a name that "
@@ -59,7 +63,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
         # The old server took both, and with several GPUs the device map alone.
         del given["model.offload"]
         what = "--device-map already keeps in the computer's memory what does not fit on the GPUs"
-        print(f"{what}: --enable-cpu-offload adds nothing", file=sys.stderr)
+        logger.warning("%s: --enable-cpu-offload adds nothing", what)
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
     uncached = load_settings(result).cache is None
     if cache_flags and not flags.cache and (uncached or recognised):
@@ -171,13 +175,14 @@ def command(flags: argparse.Namespace) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Check the settings, then become `bentoml serve`; on a mistake end with one line and exit status 2."""
     flags = parser().parse_args(arguments)
+    configure_logs("INFO", configured_format(), "launcher")
     try:
         environ = environment_of(flags, os.environ)
         check_port(flags.host, flags.port)
     except ConfigError as error:
         fail(str(error))
     if idle := idle_flags(flags):
-        print(f"note: without effect, as in cache_dit.serve: {', '.join(idle)}", file=sys.stderr)
+        logger.warning("without effect, as in cache_dit.serve: %s", ", ".join(idle))
     words = command(flags)
     os.execve(words[0], words, environ)
 

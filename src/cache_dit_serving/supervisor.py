@@ -10,12 +10,12 @@ import logging
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.context import server_context
 
 from cache_dit_serving.api.access import Access
 from cache_dit_serving.api.lifecycle import SUPERVISOR_PID
@@ -24,6 +24,7 @@ from cache_dit_serving.config.settings import ServerSettings, Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.held_folder import HeldFolder, hold
 from cache_dit_serving.jobs import metrics
+from cache_dit_serving.logs import say_last
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,12 @@ def access_or_exit(settings: ServerSettings) -> Access:
         return Access(settings)
     except ConfigError as error:
         fail(str(error))
+
+
+def process_name() -> str:
+    """The name of this process in the log."""
+    worker = server_context.worker_index
+    return "supervisor" if worker is None else f"worker-{worker}"
 
 
 def trust_proxies(settings: ServerSettings) -> None:
@@ -126,7 +133,7 @@ def check_port(host: str, port: int) -> None:
 
 def fail(reason: str) -> NoReturn:
     """End the process with one line on standard error and exit status 2."""
-    print(f"error: {reason}", file=sys.stderr)
+    say_last(f"error: {reason}", process_name())
     raise SystemExit(2)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import platform
 import re
+from importlib.metadata import version
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
@@ -16,6 +18,7 @@ from tests.support.answers import metric
 from tests.support.server import ROOT, Server
 
 OPENMETRICS = "application/openmetrics-text"
+METRIC = re.compile(r"(?:cache_dit_serving|bentoml_service)_[a-z_]+")
 ENDPOINT = re.compile(r'endpoint="([^"]*)"')
 
 
@@ -48,10 +51,54 @@ def test_paths_that_clients_make_up_add_no_series(server: Server) -> None:
     assert len(after) - len(before) < 20_000
 
 
-def test_a_path_cannot_write_lines_of_log(server: Server) -> None:
-    ask(server, "/x%0aFAKE%20LINE")
-    server.wait_for(lambda server: "/x\\nFAKE LINE" in server.log(), timeout_s=5)
-    assert not any(line.startswith("FAKE") for line in server.log().splitlines())
+def test_series_are_there_before_the_first_event(server: Server) -> None:
+    for name, labels in {
+        "build_info": {"diffusers": version("diffusers"), "python": platform.python_version()},
+        "workers": {"state": "ready"},
+        "max_queue": {},
+    }.items():
+        assert metric(server, f"cache_dit_serving_{name}", **labels) >= 1
+    for name, labels in {
+        "workers": {"state": "failed"},
+        "jobs": {"state": "expired"},
+        "stalls_total": {},
+        "out_of_memory_total": {},
+        "http_responses_total": {"route": "/compare", "status": "504"},
+        "request_seconds_count": {"route": "/loras/{path}"},
+        "generations_total": {"outcome": "out_of_memory", "speed": "custom"},
+        "images_total": {"engaged": "false", "reason": "off", "speed": "high"},
+        "webhooks_total": {"outcome": "given_up"},
+    }.items():
+        [line] = [
+            line
+            for line in server.get("/metrics").text.splitlines()
+            if re.match(rf"cache_dit_serving_{name}[{{ ]", line)
+            and all(f'{key}="{value}"' in line for key, value in labels.items())
+        ]
+        assert line.endswith(" 0.0")
+
+
+def test_answers_are_counted_by_route_and_status(server: Server) -> None:
+    def counted() -> list[float]:
+        return [
+            metric(server, "cache_dit_serving_http_responses_total", route="/generate", status="200"),
+            metric(server, "cache_dit_serving_http_responses_total", route="/generate", status="400"),
+            metric(server, "cache_dit_serving_request_seconds_count", route="/generate"),
+        ]
+
+    before = counted()
+    server.generate(num_inference_steps=2)
+    server.generate(widht=96)
+    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [1, 1, 2]
+
+
+def test_jobs_are_counted_by_state(server: Server) -> None:
+    def succeeded() -> float:
+        return metric(server, "cache_dit_serving_jobs", state="succeeded")
+
+    before = succeeded()
+    assert server.post("/jobs", json={"prompt": "a red apple", "num_inference_steps": 2}).status_code == 202
+    server.wait_for(lambda server: succeeded() == before + 1, timeout_s=20)
 
 
 def test_metrics_count_what_answers_say(server: Server) -> None:
@@ -79,7 +126,9 @@ def test_the_dashboard_asks_for_metrics_that_there_are(server: Server) -> None:
     names = set(re.findall(r"^([a-z_]+)(?:\{| )", server.get("/metrics").text, re.M))
     dashboard = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
-    asked = set(re.findall(r"(?:cache_dit_serving|bentoml_service)_[a-z_]+", " ".join(expressions)))
+    asked = set(METRIC.findall(" ".join(expressions)))
+    for expression in expressions:
+        assert expression.count('instance=~"$instance"') == len(METRIC.findall(expression))
     assert asked
     assert asked <= names
     page = (ROOT / "docs" / "metrics.md").read_text()

@@ -246,7 +246,7 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
     with pytest.raises(InternalError, match="not numbers"):
         broken.result.result(60)
     assert counts()[0] > before[0]
-    assert "broken: residual differences that are not numbers" in caplog.text
+    assert "residual differences that are not numbers" in caplog.text
 
 
 def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
@@ -280,3 +280,66 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
         with pytest.raises(NotReady, match="cannot be served: there is no third"):
             refused.result(30)
     assert worker.state == "failed"
+
+
+class Hanging:
+    """A runner whose pictures never come, as of a device that hangs; `proceed` lets them."""
+
+    def __init__(self, runner: Any) -> None:
+        self._runner = runner
+        self.proceed = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def sample(self, *arguments: Any) -> Any:
+        self.proceed.wait(60)
+        return self._runner.sample(*arguments)
+
+
+@pytest.fixture
+def hanging() -> Iterator[tuple[PipelineWorker, Hanging]]:
+    def load(progress: Callable[[str], None]) -> Loaded:
+        loaded = assemble(SETTINGS, progress)
+        return replace(loaded, runner=Hanging(loaded.runner))
+
+    worker = PipelineWorker(load, max_queue=3, max_step_s=1)
+    worker.start()
+    wait_until(lambda: worker.state == "ready")
+    runner: Any = worker.loaded().runner
+    yield worker, runner
+    runner.proceed.set()
+    worker.drain()
+    worker._thread.join(30)
+
+
+def test_a_pipeline_that_stands_still_is_told_counted_and_ready_again_once_it_goes_on(
+    hanging: tuple[PipelineWorker, Hanging], caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, runner = hanging
+    stalls = metrics.STALLS._value.get()
+    stuck = generation(worker, "stuck")
+    worker.submit(stuck)
+    wait_until(lambda: worker.stalled)
+    wait_until(lambda: "the pipeline stands still for 1 s" in caplog.text)
+    assert metrics.STALLS._value.get() == stalls + 1
+    [told] = [each for each in caplog.records if "stands still" in each.message]
+    assert "self.proceed.wait" in told.stack  # type: ignore[attr-defined]
+    assert worker.state == "failed"
+    with pytest.raises(NotReady, match="stands still for more than 1 s"):
+        worker.loaded()
+    runner.proceed.set()
+    assert stuck.result.result(60)
+    wait_until(lambda: worker.state == "ready")
+    assert not worker.stalled
+
+
+def test_a_drain_does_not_wait_for_what_stands_still(hanging: tuple[PipelineWorker, Hanging]) -> None:
+    worker, _ = hanging
+    stuck = generation(worker, "stuck")
+    worker.submit(stuck)
+    wait_until(lambda: worker.queue().running)
+    worker.drain()
+    assert not worker.join(), "it waited"
+    with pytest.raises(NotReady, match="shutting down"):
+        stuck.result.result(10)

@@ -24,22 +24,23 @@ def settings_of(*flags: str) -> Settings:
     return load_settings(environment_of(parser().parse_args(flags), {}))
 
 
-def test_the_old_servers_first_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_servers_first_example(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     settings = settings_of("--model-path", "Qwen/Qwen-Image", "--cache")
     assert settings == load_settings(
         {CONFIG_VARIABLE: "qwen-image", "CACHE_DIT_SERVING__SERVER__UNSUPPORTED_FIELDS": "warn"}
         | {"CACHE_DIT_SERVING__OUTPUTS__ROOT": str(settings.outputs.root)}
         | {"CACHE_DIT_SERVING__PROFILING__FOLDER": str(settings.profiling.folder)}
     )
-    assert "configuration qwen-image: Qwen/Qwen-Image is its model" in capsys.readouterr().err
+    assert "configuration qwen-image: Qwen/Qwen-Image is its model" in caplog.text
 
 
-def test_the_old_servers_example_of_little_memory(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_servers_example_of_little_memory(caplog: pytest.LogCaptureFixture) -> None:
     settings = settings_of(
         "--model-path", "Qwen/Qwen-Image", "--cache", "--enable-cpu-offload", "--device-map", "balanced"
     )
     assert (settings.model.device_map, settings.model.offload) == ("balanced", None)
-    assert "--enable-cpu-offload adds nothing" in capsys.readouterr().err
+    assert "--enable-cpu-offload adds nothing" in caplog.text
     assert settings_of("--model-path", "Qwen/Qwen-Image", "--enable-cpu-offload").model.offload == "model"
 
 

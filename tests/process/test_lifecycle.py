@@ -315,3 +315,15 @@ def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
         server.log().index("ending while the model loads")
+
+
+def test_a_pipeline_that_stands_still_fails_its_liveness_probe(tmp_path: Path) -> None:
+    # No step of the model is as short: each counts as hung until the next one begins.
+    with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null", CACHE_DIT_SERVING__LIMITS__MAX_STEP_S="0.002") as server:
+        server.wait_for(ready)
+        assert server.get("/livez").status_code == 200
+        running = start(server, num_inference_steps=60)
+        server.wait_for(lambda server: server.get("/livez").status_code == 503, timeout_s=20)
+        assert "the pipeline stands still for 0.002 s: /livez fails" in server.log()
+        assert running.result(60).status_code == 200
+        server.wait_for(lambda server: server.get("/livez").status_code == 200, timeout_s=5)

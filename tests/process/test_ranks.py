@@ -30,7 +30,7 @@ def ranks_of(server: Server) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(server.process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
-            if "cache_dit_serving.runners.rank" in process.cmdline():
+            if "cache_dit_serving.runners" in process.cmdline():
                 found.append(process)
     return found
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from bentoml._internal.context import trace_context
 from bentoml._internal.server.http.access import AccessLogMiddleware
 from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
@@ -12,7 +12,6 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cache_dit_serving.api.matching import route_of
-from cache_dit_serving.findings import cut
 
 METRICS = "/metrics"
 REAL_PATH = "cache_dit_serving.path"
@@ -28,36 +27,35 @@ def adjust_bentoml_stack(app: Starlette) -> None:
       which fills the memory and `/metrics`.
     - `/metrics` goes: it answers one version of the format, whichever a scraper asks for. The table has a row in its
       place.
-    - The access log is given the path in one short line of printable characters, whatever a client puts into it.
+    - AccessLogMiddleware goes: :class:`envelope.Envelope` writes one line for each request, with its id.
     """
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != METRICS]
-    names = {RunnerTrafficMetricsMiddleware: route_of, AccessLogMiddleware: printable}
     layer: Any = app.middleware_stack
     while inner := getattr(layer, "app", None):
-        if isinstance(inner, TimeoutMiddleware):
+        if isinstance(inner, (TimeoutMiddleware, AccessLogMiddleware)):
             layer.app = inner.app
             continue
-        if type(inner) in names:
-            layer.app = _Renamed(inner, names[type(inner)])
+        if isinstance(inner, RunnerTrafficMetricsMiddleware):
+            layer.app = _ByRoute(inner)
             inner.app = _ByPath(inner.app)
         layer = inner
 
 
-def printable(path: str) -> str:
-    """A path for the log: control characters escaped, and cut."""
-    return cut(path.encode("unicode_escape").decode("ascii"))
+def current_trace_id() -> str:
+    """The id of this request's trace, 32 hexadecimal digits; empty where there is none."""
+    trace_id = trace_context.trace_id
+    return format(trace_id, "032x") if trace_id else ""
 
 
-class _Renamed:
-    """Gives the layer below another name for a request's path."""
+class _ByRoute:
+    """Gives the layer below a request's route as its path."""
 
-    def __init__(self, app: ASGIApp, name: Callable[[str], str]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "path" in scope:
-            scope = {**scope, "path": self._name(scope["path"]), REAL_PATH: scope["path"]}
+            scope = {**scope, "path": route_of(scope["path"]), REAL_PATH: scope["path"]}
         await self.app(scope, receive, send)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -19,15 +20,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache_dit_serving.api.access import Access
 from cache_dit_serving.api.answering import REQUEST_ID_HEADER, error_response, request_id_of
-from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
+from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack, current_trace_id
 from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
 from cache_dit_serving.api.form import FORM, read_form
+from cache_dit_serving.api.http_metrics import observe_response
 from cache_dit_serving.api.matching import Match, allowed_methods, match, matched, route_of
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
+from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.config.settings import Limits, ServerSettings
 from cache_dit_serving.errors import (
+    ClientGone,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -38,11 +42,14 @@ from cache_dit_serving.errors import (
     UnsupportedMediaType,
 )
 from cache_dit_serving.findings import cut
+from cache_dit_serving.logs import note
 
 logger = logging.getLogger(__name__)
 
 JSON = "application/json"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+PROBES = {operation.route for operation in OPERATIONS if operation.is_probe} | {"/health"}
+FAVICON = "/favicon.ico"
 USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 R = TypeVar("R")
@@ -70,6 +77,8 @@ class Envelope:
         asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        # Each request has a task, and so a context, of its own.
+        note(request_id=request_id, trace_id=current_trace_id(), route=route_of(scope["path"]))
         incoming = _Incoming(receive, Headers(scope=scope))
         self._name_proxy(scope, incoming.headers)
         answer = _Answer(send, scope, incoming, drain_bytes=self.limits.max_body_bytes)
@@ -80,6 +89,9 @@ class Envelope:
             if answer.begun:
                 raise
             await error_response(error, request_id)(scope, receive, answer.send)
+        except Exception:
+            answer.failed = True
+            raise
         finally:
             answer.log()
 
@@ -94,7 +106,8 @@ class Envelope:
         check_framing(incoming.headers)
         if operation is None or not operation.is_probe:
             check_host(incoming.headers, self.server.allowed_hosts)
-        scope["state"]["caller"] = self.access.admit(incoming.headers, operation)
+        scope["state"]["caller"] = caller = self.access.admit(incoming.headers, operation)
+        note(caller=caller.name)
         if not self.access.guarded:
             # A key is sent by a page of this server alone: browsers add none by themselves.
             check_site(scope["method"], incoming.headers, self.server.cors_origins)
@@ -173,7 +186,11 @@ class _Answer:
         self._error_body = b""
         self._code = ""
         self.begun = False
-        self._status = 200
+        self.failed = False
+        """Whether an exception ended it."""
+        self._complete = False
+        self._status = 0
+        self._since = time.perf_counter()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -192,6 +209,7 @@ class _Answer:
             return
         self.begun = True
         await self._send(message)
+        self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     async def _send_error(self, start: Message) -> None:
         body = _contract_body(start["status"], self._error_body, self._request_id)
@@ -218,15 +236,34 @@ class _Answer:
         if unread:
             await drop_rest(self._incoming, max_bytes=self._drain_bytes)
             await self._send({"type": "http.response.body", "body": b""})
+        self._complete = True
 
     def log(self) -> None:
-        """One line for an error, which leads from a caller's request id to its cause; nothing that the caller sent."""
-        if self._status < 400:
-            return
-        level = logging.ERROR if self._status == 500 else logging.INFO
+        """One line for each request, which leads from a caller's id to its cause; nothing that the caller sent."""
+        route, seconds = route_of(self._scope["path"]), time.perf_counter() - self._since
         method = self._scope["method"] if self._scope["method"] in USUAL_METHODS else "OTHER"
-        route = route_of(self._scope["path"])
-        logger.log(level, "%s %s %s answered %d %s", self._request_id, method, route, self._status, self._code)
+        # Without an answer the server's HTTP library sends 500, or the client has gone.
+        status = self._status or (500 if self.failed else ClientGone.status)
+        observe_response(route, status, seconds)
+        logger.log(
+            _level(self._scope["path"], status),
+            "%s %s answered %d%s in %.3f s%s",
+            method,
+            route,
+            status,
+            f" {self._code}" if self._code else "",
+            seconds,
+            "" if self._complete else ", broken off",
+            extra={"route": route, "status": status, "seconds": round(seconds, 6)},
+        )
+
+
+def _level(path: str, status: int) -> int:
+    """The level of a request's line: what probes, scrapers and browsers ask by themselves is not worth one."""
+    if status == 500:
+        return logging.ERROR
+    expected = path == FAVICON or (route_of(path) in PROBES and status in (200, 503))
+    return logging.DEBUG if expected else logging.INFO
 
 
 def _media_type(headers: Headers) -> str:
@@ -269,7 +306,7 @@ def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitab
             serving_error = error
         except ValidationError:
             # The body has been checked: this is an answer of ours, and BentoML would call it the caller's fault.
-            logger.exception("%s failed", request_id_of(ctx.request.scope))
+            logger.exception("the answer is not valid")
             serving_error = InternalError()
         ctx.response.status_code = serving_error.status
         ctx.response.headers.update(serving_error.headers)

@@ -35,6 +35,7 @@ from cache_dit_serving.errors import (
     ServingError,
     StoreUnavailable,
 )
+from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import TakenOver
 from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
 from cache_dit_serving.jobs.record import JobRecord
@@ -55,6 +56,8 @@ FOLDER = "jobs"
 DATABASE = "jobs.sqlite3"
 """In the local folder, wherever the outputs lie."""
 FORGET_S, MORE_S = 5.0, 0.05
+COUNT_S = 5.0
+"""Seconds between two counts of the jobs for the metrics."""
 """Between two looks for jobs that are to be forgotten: where there are no more, and where there may be."""
 ON_TIME_S = 3.0
 """For which a server must have been heard before it takes what waits at another: that one's first word comes first."""
@@ -81,6 +84,7 @@ class KeptJobs:
         self._webhooks = Webhooks(self._settings.webhooks, self._access.write)
         self._sweeping = Sweeping(self._settings.outputs, native.outputs, self._access.read, self._forget_all)
         self._unexpected = ""
+        self._count_at = 0.0
         """Last failure that nobody thought of."""
         self._live: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -314,6 +318,7 @@ class KeptJobs:
             try:
                 if await self._access.open():
                     await self._tell()
+                    await self._count()
                     if self._worker.state == "ready":
                         await self._adopt()
                         await self._help()
@@ -344,6 +349,15 @@ class KeptJobs:
         # Promised while the database did not answer: nobody here knows of them.
         if forgotten := [name for name in mine if name not in jobs and name not in self._live]:
             await self._access.write(lambda store: store.release(forgotten, self._owner))
+
+    async def _count(self) -> None:
+        """Have the metrics say how many jobs there are, by state."""
+        if time.monotonic() < self._count_at:
+            return
+        self._count_at = time.monotonic() + COUNT_S
+        counts = await self._access.read(lambda store: store.counts())
+        for state in JobState:
+            metrics.JOBS.labels(state).set(counts.get(state, 0))
 
     async def _help(self) -> None:
         """Take a job that waits at another server, if this one is idle."""

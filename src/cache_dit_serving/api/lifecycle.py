@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,18 +26,6 @@ LAST_REQUESTS_S = 0.5
 """For requests to come on connections that are open, when no more are accepted."""
 
 
-def configure_logging(level: str) -> None:
-    """Give the package's loggers a handler of their own: BentoML shows only those below `bentoml`."""
-    logger.setLevel(level)
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(
-            logging.Formatter("%(asctime)s [%(levelname)s] cache-dit-serving: %(message)s", "%H:%M:%S")
-        )
-        logger.addHandler(handler)
-        logger.propagate = False
-
-
 def freeze_heap() -> None:
     """Spare the garbage collector all objects that there are now: the libraries' and the model's stay for good.
 
@@ -55,24 +42,23 @@ def announce(loaded: Loaded, url: str | None) -> None:
     facts, speeds = loaded.runner.facts, loaded.model.speeds
     cache = f"speed {speeds.name_of(speeds.default)} by default ({', '.join(speeds.allowed)})"
     logger.info(
-        "%s (%s) is ready on %s, %s\n\n"
-        "    API docs   %s/docs\n"
-        "    try        curl -s %s/generate -H 'Content-Type: application/json' -d '%s' \\\n"
-        "                 | python3 -c 'import base64, json, sys; "
-        'open("apple.png", "wb").write(base64.b64decode(json.load(sys.stdin)["images"][0]))\'\n',
+        "%s (%s) is ready on %s, %s; GET /docs describes it",
         facts.name,
         loaded.model.traits.pipeline_class,
         facts.device,
         cache,
-        base,
-        base,
-        body,
+        extra={
+            "more": f"\n\n    API docs   {base}/docs\n"
+            f"    try        curl -s {base}/generate -H 'Content-Type: application/json' -d '{body}' \\\n"
+            "                 | python3 -c 'import base64, json, sys; "
+            'open("apple.png", "wb").write(base64.b64decode(json.load(sys.stdin)["images"][0]))\'\n'
+        },
     )
 
 
 def end_process() -> None:
     """End at once, with status 0: the interpreter cannot finish in order while a thread still loads weights."""
-    logger.info("ending while the model loads")
+    logger.info("ending while the model loads, or the pipeline stands still")
     logging.shutdown()
     os._exit(0)
 

@@ -320,7 +320,13 @@ OPERATIONS = (
     Operation("GET", "/docs.js", handler=page.docs_script),
     Operation("GET", "/favicon.ico", handler=page.favicon),
     # BentoML's own
-    Operation("GET", "/livez", "Whether the worker runs.", tag=INFRASTRUCTURE),
+    Operation(
+        "GET",
+        "/livez",
+        "Whether the worker runs, and its pipeline does not stand still.",
+        errors=(NotReady,),
+        tag=INFRASTRUCTURE,
+    ),
     Operation("GET", "/readyz", "Whether it can generate.", errors=(NotReady,), tag=INFRASTRUCTURE),
     Operation(
         "GET",

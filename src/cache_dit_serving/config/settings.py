@@ -20,6 +20,7 @@ from cache_dit_serving.config.acceleration import (
 )
 from cache_dit_serving.config.keys import ApiKeys
 from cache_dit_serving.config.object_store import object_store
+from cache_dit_serving.logs import LogFormat
 from cache_dit_serving.private import Readers
 from cache_dit_serving.section import Section
 
@@ -182,6 +183,12 @@ class Limits(Section):
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body.")
     max_upload_bytes: int = Field(
         32 * 2**20, ge=1024, description="Size of the body of /generate, /compare and /jobs, which may hold pictures."
+    )
+    max_step_s: float = Field(
+        1800,
+        gt=0,
+        description="Seconds without a denoising step, or for what comes before and after them, after which the "
+        "pipeline counts as hung and /livez fails.",
     )
     max_body_s: float = Field(30, gt=0, description="Seconds within which a request's body must arrive.")
     sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
@@ -441,7 +448,12 @@ class ServerSettings(Section):
         description="Draw one picture in a few steps before ready, so that the first request finds kernels and memory "
         "as the later ones do, and a model that cannot draw is never ready.",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least level that the log has of this server; requests of probes are DEBUG."
+    )
+    log_format: LogFormat = Field(
+        "text", description="Lines for people, or one JSON object a line, of all processes and libraries."
+    )
 
     @property
     def has_keys(self) -> bool:

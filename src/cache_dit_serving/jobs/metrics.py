@@ -4,17 +4,59 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import psutil
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from cache_dit_serving import __version__
+from cache_dit_serving.caching.settings import ReasonCode
+from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.pipeline.protocol import DrawRecord
+from cache_dit_serving.schemas.jobs import JobState
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Variable that BentoML's supervisor gives its workers: a folder with the metrics of each."""
 
+LIBRARIES = ("bentoml", "cache_dit", "diffusers", "torch", "transformers")
+BUILD_INFO = Gauge(
+    "cache_dit_serving_build_info",
+    "Always 1; the labels are the versions.",
+    ["version", "python", *LIBRARIES],
+    multiprocess_mode="livemax",
+)
+WORKERS = Gauge(
+    "cache_dit_serving_workers",
+    "Workers by state: loading, ready, failed (also while the pipeline stands still), draining.",
+    ["state"],
+    multiprocess_mode="livesum",
+)
+MAX_QUEUE = Gauge(
+    "cache_dit_serving_max_queue",
+    "Generations that may wait: limits.max_queue of each worker, added up.",
+    multiprocess_mode="livesum",
+)
+JOBS = Gauge(
+    "cache_dit_serving_jobs",
+    "Jobs of the database by state. Servers that share one report the same.",
+    ["state"],
+    multiprocess_mode="livemostrecent",
+)
+HTTP_RESPONSES = Counter(
+    "cache_dit_serving_http_responses", "HTTP answers by route and status code.", ["route", "status"]
+)
+REQUEST_SECONDS = Histogram(
+    "cache_dit_serving_request_seconds",
+    "Seconds from a request to the last byte of its answer, by route.",
+    ["route"],
+    buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
+)
+OUT_OF_MEMORY = Counter("cache_dit_serving_out_of_memory", "Images that needed more device memory than there is.")
 PIPELINE_BUSY_SECONDS = Counter(
     "cache_dit_serving_pipeline_busy_seconds",
     "Seconds that the pipeline's thread spent on generations; its rate is the pipeline's utilisation.",
@@ -84,6 +126,10 @@ OUTPUTS_DELETED = Counter(
     "Jobs with their outputs, and outputs of no job, that were too old (age) or too many (bytes).",
     ["reason"],
 )
+STALLS = Counter(
+    "cache_dit_serving_stalls",
+    "Times that the pipeline stood still for longer than limits.max_step_s. An alarm: start the process anew.",
+)
 WEBHOOKS = Counter(
     "cache_dit_serving_webhooks",
     "Attempts to deliver a webhook: delivered, failed (to be tried again), given_up.",
@@ -98,6 +144,48 @@ def of_all_workers() -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     return registry
+
+
+WORKER_STATES = ("loading", "ready", "failed", "draining")
+SPEEDS = (*get_args(Speed), "custom")
+OUTCOMES = (
+    *("succeeded", "cancelled", "failed", "out_of_memory"),
+    *("cache_not_engaged", "invalid_value", "internal_error", "runner_lost"),
+)
+STAGES = ("queue", "encode_prompt", "denoise", "decode", "encode_output")
+
+
+def start_series(versions: Mapping[str, str]) -> None:
+    """Have a series for all values of labels that are known before: a rate needs a value before the first event.
+
+    Args:
+        versions: of the libraries, by the names of their distributions.
+    """
+    named = {name.replace("-", "_"): version for name, version in versions.items()}
+    BUILD_INFO.labels(__version__, platform.python_version(), *(named[name] for name in LIBRARIES)).set(1)
+    series: dict[Counter | Gauge | Histogram, Iterable[tuple[str, ...]]] = {
+        WORKERS: [(state,) for state in WORKER_STATES],
+        JOBS: [(state,) for state in JobState],
+        GENERATIONS: product(OUTCOMES, SPEEDS),
+        IMAGES: [*product(["true"], [""], SPEEDS), *product(["false"], get_args(ReasonCode), SPEEDS)],
+        STEPS: product(("computed", "cached"), SPEEDS),
+        RESIDUAL_DIFF: [(speed,) for speed in SPEEDS],
+        CACHE_TRANSITIONS: [("none",), ("override",), ("exchange",)],
+        PROMPTS: [("hit",), ("miss",)],
+        STAGE_SECONDS: product(STAGES, SPEEDS),
+        DEADLINES: [("met",), ("missed",), ("refused",)],
+        OUTPUTS_DELETED: [("age",), ("bytes",)],
+        WEBHOOKS: [("delivered",), ("failed",), ("given_up",)],
+    }
+    for metric, values in series.items():
+        for each in values:
+            metric.labels(*each)
+
+
+def tell_state(state: str) -> None:
+    """Say which state this worker is in."""
+    for each in WORKER_STATES:
+        WORKERS.labels(each).set(each == state)
 
 
 def forget_ended_workers() -> None:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
+from contextvars import copy_context
 
 from PIL import Image
 
@@ -53,7 +54,7 @@ class PreviewMaker:
         if (make := take()) is None:
             _give(waiting, None)
         else:
-            self.last = self._thread.submit(self._show, step, make, waiting)
+            self.last = self._thread.submit(copy_context().run, self._show, step, make, waiting)
 
     def _is_usual(self, done: int) -> bool:
         """Whether one is made for those who do not say how many they want: not while the last one is being made."""

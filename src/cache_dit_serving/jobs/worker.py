@@ -8,11 +8,13 @@ picture is denoised.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +24,7 @@ from cache_dit_serving.errors import (
     InvalidRequest,
     LoadError,
     NotReady,
+    OutOfMemory,
     QueueFull,
     RateLimited,
     ServingError,
@@ -32,6 +35,8 @@ from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
 from cache_dit_serving.jobs.previews import PreviewMaker
 from cache_dit_serving.jobs.queue import Order, Queue
 from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.watchdog import Watchdog
+from cache_dit_serving.logs import noted
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped, TakePreview
@@ -60,6 +65,7 @@ class PipelineWorker:
         max_queue: int,
         order: Order = "arrival",
         preview_every: int = 0,
+        max_step_s: float = math.inf,
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
     ) -> None:
         """
@@ -80,27 +86,41 @@ class PipelineWorker:
         self._stopping = False
         self.rates = Rates()
         self._waiting = Queue(order, lambda call: self.rates.estimate(call).seconds)
+        self._watchdog = Watchdog(min(max_step_s, threading.TIMEOUT_MAX), self._stalled_or_not)
         self._encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
         self._previews = ThreadPoolExecutor(1, thread_name_prefix="preview")
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
 
     def start(self) -> None:
         """Begin loading; returns at once."""
+        metrics.MAX_QUEUE.set(self._max_queue)
+        metrics.tell_state(self._state)
+        self._watchdog.start()
         self._thread.start()
 
     @property
     def state(self) -> State:
-        """The worker's state. A lost runner counts as loading at once, before the pipeline's thread loads anew."""
+        """The worker's state. A lost runner counts as loading at once, before the pipeline's thread loads anew; a
+        pipeline that stands still counts as failed until it goes on."""
         loaded = self._loaded
+        if self._state == "ready" and self.stalled:
+            return "failed"
         lost = self._state == "ready" and loaded is not None and loaded.runner.ended
         return "loading" if lost else self._state
 
     @property
     def reason(self) -> str | None:
         """What it is doing while loading; what went wrong where it failed."""
+        if self._state == "ready" and self.stalled:
+            return f"the pipeline stands still for more than {self._watchdog.max_step_s:g} s"
         if self._state == "ready" and self.state == "loading":
             return "the model's processes were lost"
         return self._reason
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the pipeline's thread has stood still for longer than a step may take."""
+        return self._watchdog.stalled
 
     def loaded(self) -> Loaded:
         """The loaded model, which any thread may read; running it is this worker's alone.
@@ -227,10 +247,13 @@ class PipelineWorker:
             self._state, self._reason = "draining", "the server is shutting down"
             refused = self._waiting.clear()
             metrics.QUEUE_WAITING.set(0)
+            metrics.tell_state(self._state)
             self._stopping = True
             self._changed.notify()
         for generation in refused:
             generation.result.set_exception(self._not_ready())
+        if self.stalled:
+            self._refuse_what_is_left()
         logger.info(
             "draining: %s, %d waiting refused",
             "one generation runs to its end" if self._running else "idle",
@@ -238,8 +261,16 @@ class PipelineWorker:
         )
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """After :meth:`drain`, wait until the running generation has ended. False if the thread still loads then."""
-        self._thread.join(timeout_s if self._loaded is not None else 0)
+        """After :meth:`drain`, wait until the running generation has ended.
+
+        Returns:
+            False if the thread still loads or draws then, or stands still.
+        """
+        end = time.monotonic() + (threading.TIMEOUT_MAX if timeout_s is None else timeout_s)
+        while self._loaded is not None and self._thread.is_alive() and not self.stalled:
+            if (left_s := end - time.monotonic()) <= 0:
+                break
+            self._thread.join(min(left_s, LOST_S))
         if self._thread.is_alive():
             return False
         self._encoders.shutdown(wait=True)
@@ -253,7 +284,19 @@ class PipelineWorker:
                 self._running.given_up = self._not_ready()
                 self._running.cancel()
 
+    def _stalled_or_not(self) -> None:
+        metrics.tell_state(self.state)
+        if self._stopping and self.stalled:
+            # A drain does not wait for what stands still.
+            self._refuse_what_is_left()
+
     def _run(self) -> None:
+        try:
+            self._load_and_serve()
+        finally:
+            self._watchdog.close()
+
+    def _load_and_serve(self) -> None:
         if not self._load_model():
             return
         assert self._loaded is not None
@@ -274,6 +317,7 @@ class PipelineWorker:
         with self._changed:
             if not self._stopping:
                 self._state, self._reason = "loading", f"the model's processes were lost ({runner.lost})"
+                metrics.tell_state(self._state)
         logger.error("the model's processes were lost (%s)", runner.lost)
         runner.close()
         if self._stopping:
@@ -311,9 +355,14 @@ class PipelineWorker:
                 generation = self._running = self._waiting.next() if action is None else None
                 metrics.QUEUE_WAITING.set(len(self._waiting))
             if action is not None:
-                action(runner)
+                with self._watchdog.watching():
+                    action(runner)
             elif generation is not None:
-                self._generate(runner, generation)
+                with (
+                    noted(request_id=generation.id, caller=generation.caller),
+                    self._watchdog.watching(generation.id),
+                ):
+                    self._generate(runner, generation)
             with self._changed:
                 self._running = None
             # Or the last request's pictures would stay in memory until the next one comes.
@@ -344,6 +393,7 @@ class PipelineWorker:
             if self._state != "loading":
                 return False
             self._state, self._reason = "ready", None
+            metrics.tell_state(self._state)
         logger.info("ready after %.1f s", time.perf_counter() - began)
         try:
             self._on_ready(self._loaded)
@@ -355,6 +405,7 @@ class PipelineWorker:
         logger.error("failed: %s", reason)
         with self._changed:
             self._state, self._reason = "failed", reason
+            metrics.tell_state(self._state)
 
     def _generate(self, runner: Runner, generation: Generation) -> None:
         began = time.perf_counter()
@@ -369,19 +420,21 @@ class PipelineWorker:
         previews = PreviewMaker(generation, self._previews, self._preview_every)
         try:
             encoding = [
-                self._encoders.submit(self._encode, generation, index, self._draw(runner, generation, index, previews))
+                self._encoders.submit(
+                    copy_context().run, self._encode, generation, index, self._draw(runner, generation, index, previews)
+                )
                 for index in range(len(generation.call.drawings))
             ]
         except ServingError as error:
             outcome = "cancelled" if generation.cancelled else error.code
             generation.finished = time.time()
-            logger.info("%s stopped: %s", generation.id, error.message)
+            logger.info("stopped: %s", error.message)
             generation.result.set_exception(error)
             return
         except Exception:
             outcome = "failed"
             generation.finished = time.time()
-            logger.exception("%s failed", generation.id)
+            logger.exception("the pipeline failed")
             generation.result.set_exception(_failure(generation))
             return
         finally:
@@ -389,7 +442,7 @@ class PipelineWorker:
             metrics.PIPELINE_BUSY_SECONDS.inc(busy)
             metrics.GENERATIONS.labels(outcome, speed).inc()
         generation.finished = time.time()
-        logger.info("%s done: %d image(s), %d steps, %.2f s", generation.id, len(encoding), generation.steps, busy)
+        logger.info("done: %d image(s), %d steps, %.2f s", len(encoding), generation.steps, busy)
         _when_all_done(encoding, generation.result, previews.last)
 
     def _encode(self, generation: Generation, index: int, drawn: Drawn) -> Encoded:
@@ -408,19 +461,23 @@ class PipelineWorker:
         if generation.cancelled:
             raise generation.given_up or _gone()
         drawing = generation.call.drawings[index]
-        watch = _Watch(generation, index, previews)
+        watch = _Watch(generation, index, previews, self._watchdog)
         try:
             drawn = runner.sample(generation.call, index, watch)
         except Stopped:
             if drawing.cache.settings is None and watch.step_s is not None:
                 self.rates.learn_stopped(generation.call, watch.step_s)
             raise (generation.given_up or _gone()) from None
+        except OutOfMemory:
+            metrics.OUT_OF_MEMORY.inc()
+            raise
+        self._watchdog.sign()
         report = drawn.record.cache
         metrics.observe_image(drawn.record)
         if self._loaded is not None:
             self._loaded = replace(self._loaded, model=drawn.record.corrected(self._loaded.model))
         if report.nan_diffs:
-            logger.error("%s: residual differences that are not numbers; the model's values are broken", generation.id)
+            logger.error("residual differences that are not numbers: the model's values are broken")
         for warning in found_while_drawing(generation.call, drawn.record):
             generation.warn(warning)
         if drawing.cache.strict and not report.engaged:
@@ -443,7 +500,7 @@ class PipelineWorker:
     def _not_ready(self) -> NotReady:
         messages = {
             "loading": f"the model is loading: {self.reason}",
-            "failed": f"the model cannot be served: {self._reason}",
+            "failed": f"the model cannot be served: {self.reason}",
             "draining": "the server is shutting down",
             "ready": "the server is ready",
         }
@@ -456,9 +513,10 @@ class PipelineWorker:
 class _Watch:
     """Notes in a generation how far it is, says so in the log now and then, and has it stopped once it is cancelled."""
 
-    def __init__(self, generation: Generation, index: int, previews: PreviewMaker) -> None:
+    def __init__(self, generation: Generation, index: int, previews: PreviewMaker, watchdog: Watchdog) -> None:
         self._generation = generation
         self._previews = previews
+        self._watchdog = watchdog
         self._before = generation.call.num_inference_steps * index
         self._cached_before = generation.cached_steps
         self._last_logged = time.monotonic()
@@ -471,13 +529,14 @@ class _Watch:
         return self._generation.cancelled
 
     def progress(self, done: int, cached: int) -> None:
+        self._watchdog.sign()
         generation = self._generation
         generation.cached_steps = self._cached_before + cached
         generation.step = self._before + min(done, generation.call.num_inference_steps)
         generation.changed()
         if time.monotonic() - self._last_logged > PROGRESS_S:
             self._last_logged = time.monotonic()
-            logger.info("%s at step %d of %d", generation.id, generation.step, generation.steps)
+            logger.info("at step %d of %d", generation.step, generation.steps)
         now = time.perf_counter()
         if self._first is None:
             self._first = now

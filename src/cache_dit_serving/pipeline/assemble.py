@@ -11,6 +11,7 @@ from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CACHE_TYPES
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
+from cache_dit_serving.logs import claim_loggers
 from cache_dit_serving.pipeline.environment import library_versions, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
@@ -53,6 +54,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     from cache_dit_serving.pipeline.profiling import Profiler
     from cache_dit_serving.pipeline.prompt_cache import PromptCache
 
+    claim_loggers()  # those of the libraries that are imported by now
     compiling.prepare(settings.compile)
     pipe, traits, loras, facts = _accelerated(settings, progress)
     progress("installing the cache")

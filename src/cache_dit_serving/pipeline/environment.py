@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from importlib.metadata import version
+
+from cache_dit_serving.logs import claim_loggers
 
 
 def quiet_libraries() -> None:
@@ -13,10 +16,14 @@ def quiet_libraries() -> None:
     os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
     for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
         logging.getLogger(name).setLevel(logging.ERROR)  # torchao tells at each start what it lacks for other machines
+    import diffusers
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        diffusers.utils.logging.disable_progress_bar()
+    claim_loggers()
 
 
 @functools.cache

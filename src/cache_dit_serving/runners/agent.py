@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 
+from cache_dit_serving.logs import claim_loggers
 from cache_dit_serving.runners import wire
 
 POLL_S = 0.2
@@ -30,6 +31,7 @@ def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = No
 
     from cache_dit_serving.runners.rendezvous import BACKEND
 
+    claim_loggers()  # torch's, which the import has made
     config = LaunchConfig(
         min_nodes=place.nodes,
         max_nodes=place.nodes,
@@ -44,4 +46,4 @@ def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = No
         monitor_interval=POLL_S,
     )
     os.environ |= {wire.SERVER: server, wire.TOKEN: place.token}
-    elastic_launch(config, sys.executable)("-m", "cache_dit_serving.runners.rank")
+    elastic_launch(config, sys.executable)("-m", "cache_dit_serving.runners")

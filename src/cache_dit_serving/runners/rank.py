@@ -1,4 +1,4 @@
-"""One rank of a model that runs on several: `python -m cache_dit_serving.runners.rank`, started by :mod:`ranked`.
+"""One rank of a model that runs on several: `python -m cache_dit_serving.runners`, started by :mod:`ranked`.
 
 Rank 0 hears the server's commands and tells the others; all do the same, and stop at the same step. At the end of each
 command all compare how it ended: where they differ, or one does not answer, they end, and the server starts anew.
@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError, OutOfMemory
+from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.failure import told
 from cache_dit_serving.pipeline.parallel import UNDIVIDED
@@ -220,7 +221,7 @@ def main() -> None:
     except (OSError, wire.Closed):
         os._exit(1)  # the server has gone
     settings = Settings.model_validate(brief.settings)
-    logging.basicConfig(level=settings.server.log_level, format=f"rank {number}: %(levelname)s %(name)s: %(message)s")
+    configure_logs(settings.server.log_level, settings.server.log_format, f"rank-{number}")
     device = f"cuda:{os.environ['LOCAL_RANK']}" if brief.on_gpus else "cpu"
     model = settings.model.model_copy(update={"device": device})
     try:
@@ -231,7 +232,3 @@ def main() -> None:
     except wire.Closed:
         os._exit(1)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InternalError, InvalidRequest, LoadError, OutOfMemory
+from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Drawn, Facts, Freed, Loaded, Stopped, Watch
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.loras import LoraContents, LoraTraits
@@ -164,6 +165,7 @@ def _error_of(failed: wire.Failed) -> Exception:
 
 def _model(settings: Settings, ready: wire.Ready) -> PlannedModel:
     """What requests are planned by, as the ranks found it."""
+    quiet_libraries()
     import diffusers
 
     from cache_dit_serving.pipeline.arguments import extra_arguments_of

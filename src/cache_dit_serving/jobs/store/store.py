@@ -156,6 +156,12 @@ class JobStore:
             return None
         return self._one(select(JobRow).where(JobRow.id == job))
 
+    def counts(self) -> dict[str, int]:
+        """The number of jobs by state; a state without jobs is left out."""
+        with self._engine.connect() as connection:
+            query = select(JobRow.state, func.count()).group_by(JobRow.state)
+            return {state: count for state, count in connection.execute(query)}
+
     def of_key(self, key: str) -> JobRecord | None:
         return self._one(select(JobRow).where(JobRow.key == key))
 

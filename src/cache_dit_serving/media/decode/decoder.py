@@ -14,13 +14,17 @@ from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.logs import FORMAT_VARIABLE
 from cache_dit_serving.media.decode import wire
 from cache_dit_serving.media.inputs import InputPicture
 from cache_dit_serving.media.video_input import THREADS, InputVideo
 
 SOURCES = Path(__file__).resolve().parents[3]
 """Holds the package, which is not installed in a Bento."""
-INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+INHERITED = (
+    *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT"),
+    FORMAT_VARIABLE,
+)
 """Environment variables that the child gets; others hold keys and passwords."""
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """Threads reserve memory, which is limited."""

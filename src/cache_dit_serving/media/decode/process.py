@@ -18,6 +18,7 @@ from typing import IO, Any
 from PIL import Image
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.logs import configure_logs, configured_format
 from cache_dit_serving.media.bounds import FixedBounds
 from cache_dit_serving.media.decode import wire
 from cache_dit_serving.media.inputs import InputPicture, PictureReader
@@ -29,6 +30,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Answer until the server closes the pipe."""
     parent, memory_bytes = map(int, sys.argv[1:])
+    configure_logs("WARNING", configured_format(), "decoder")
     _end_with(parent)
     incoming = sys.stdin.buffer
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as outgoing:
