@@ -26,6 +26,7 @@ from cache_dit_serving.api.jobs import JobsApi, prefers_job
 from cache_dit_serving.api.lifecycle import (
     announce,
     drain_on_signals,
+    end_failed,
     end_process,
     end_with_supervisor,
     freeze_heap,
@@ -57,13 +58,14 @@ from cache_dit_serving.supervisor import (
     hold_folder_of_server,
     prepare_supervisor,
     process_name,
-    settings_or_exit,
+    resolved_or_exit,
     trust_proxies,
 )
 
-SETTINGS = settings_or_exit()
+RESOLVED = resolved_or_exit()
+SETTINGS = RESOLVED.settings
 configure_logs(SETTINGS.server.log_level, SETTINGS.server.log_format, process_name())
-prepare_supervisor()
+prepare_supervisor(RESOLVED)
 trust_proxies(SETTINGS.server)
 end_with_supervisor()
 ACCESS = access_or_exit(SETTINGS.server)
@@ -94,8 +96,10 @@ class CacheDiTServing:
             preview_every=SETTINGS.previews.every,
             max_step_s=SETTINGS.limits.max_step_s,
             on_ready=self._became_ready,
+            on_failed=end_failed if SETTINGS.server.on_load_failure == "exit" else lambda: None,
+            retries=SETTINGS.server.on_load_failure == "retry",
         )
-        self.api = NativeApi(SETTINGS, self.worker)
+        self.api = NativeApi(SETTINGS, self.worker, RESOLVED.name)
         self.jobs = JobsApi(self.api)
         self.served = Served(self.api)
         self.images = OpenAiImages(self.api, self.served)

@@ -31,7 +31,8 @@ from benchmarks.card import attention_ms, flop_of_step, matrix_rate, synchronize
 from benchmarks.run import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
-from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
+from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.pipeline import attention, load, quantize
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries

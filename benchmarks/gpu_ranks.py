@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks import full_size
 from benchmarks.run import machine
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
-from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
+from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from cache_dit_serving import __version__, generate, join, models, serve
+from cache_dit_serving import __version__, generate, join, models, serve, show_config
 from cache_dit_serving.findings import cut, nearest_key
 
-COMMANDS = ("serve", "generate", "join", "models")
+COMMANDS = ("serve", "generate", "join", "models", "config")
 USAGE = """\
 usage: cache-dit-serving COMMAND [flags]
 
@@ -15,6 +15,7 @@ usage: cache-dit-serving COMMAND [flags]
   generate draw into files, without a server
   join     run a part of a model on this machine for a server on another one
   models   list the models that a configuration knows, and which of them fit this machine
+  config   print the settings that serve would have with the same flags, and where each value comes from
 
   --version, --help
 
@@ -33,6 +34,8 @@ def main() -> int:
         return generate.main(arguments)
     if command == "join":
         return join.main(arguments)
+    if command == "config":
+        return show_config.main(arguments)
     if command == "models":
         return models.main(arguments)
     if command == "--version":

@@ -216,8 +216,20 @@ class DeadlineExceeded(ServingError):
     code = "deadline_exceeded"
 
 
+DETAILS = "; the server's log has the details"
+"""Ends a message for callers where the cause is a library's text, which the log has in its place."""
+
+
 class LoadError(Exception):
     """The model cannot be loaded as configured. The message is for the caller too: it holds no path of the server."""
+
+
+def logged(message: str, cause: BaseException | None) -> str:
+    """A message for callers as the log has it: one line that ends with the cause."""
+    short = message.removesuffix(DETAILS)
+    if cause is None or short == message:
+        return short
+    return f"{short}: {type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 class ConfigError(Exception):

@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 
 from cache_dit_serving.caching.step_masks import POLICIES
 from cache_dit_serving.command_line import CommandLine
-from cache_dit_serving.config.reading import OVERRIDE_PREFIX
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.variables import variable_of
 from cache_dit_serving.findings import model_of_field
 
 
@@ -76,7 +76,7 @@ class Flag:
     @property
     def variable(self) -> str | None:
         """The environment variable that fills the same setting."""
-        return OVERRIDE_PREFIX + self.leaf.upper().replace(".", "__") if self.leaf else None
+        return variable_of(self.leaf) if self.leaf else None
 
     @property
     def default_text(self) -> str:
@@ -522,12 +522,16 @@ Serve a diffusion transformer with BentoML, accelerated by cache-dit. `cache-dit
   a model by its hub id or folder, with the cache of its configuration, or with another one:
     cache-dit-serving serve --model-path Qwen/Qwen-Image --cache
     cache-dit-serving serve --model-path Qwen/Qwen-Image --cache --rdt 0.15 --Fn 8
+
+Every setting of docs/configuration.md has a key in the --config file and a variable:
+CACHE_DIT_SERVING__LIMITS__MAX_QUEUE=8 sets limits.max_queue. Flags win over variables, variables over the file.
+`cache-dit-serving config` with the same flags prints the result and where each value came from.
 """
 
 
-def parser() -> CommandLine:
+def parser(prog: str = COMMAND, description: str = DESCRIPTION) -> CommandLine:
     """The command line that :data:`FLAGS` describes."""
-    result = CommandLine(COMMAND, "[flags]", DESCRIPTION)
+    result = CommandLine(prog, "[flags]", description)
     for group, flags in grouped():
         title, description = group.value
         if group is Group.OLD:
@@ -557,3 +561,10 @@ def settings_given(parsed: argparse.Namespace) -> dict[str, object]:
         if flag.leaf and flag.state == "works" and (value := getattr(parsed, flag.dest)) is not None:
             given[flag.leaf] = value if flag.const is None else flag.const
     return given
+
+
+def flag_of(leaf: str, parsed: argparse.Namespace) -> str:
+    """The flag that filled the setting at a dotted key, or whose group did (`--lora-path`, `--parallel-type`)."""
+    given = [flag for flag in FLAGS if flag.leaf == leaf and getattr(parsed, flag.dest) is not None]
+    by_group = "--lora-path" if leaf.startswith("model.loras") else "--parallel-type"
+    return given[-1].names[0] if given else by_group

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from cache_dit_serving.config.reading import CONFIG_VARIABLE, MODEL_PATH_VARIABLE, OVERRIDE_PREFIX, load_settings
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
+from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIABLE, OVERRIDE_PREFIX
 from cache_dit_serving.errors import ConfigError, InvalidRequest, NotReady, ServingError
 from cache_dit_serving.generate_flags import (
     FORMATS,

@@ -23,6 +23,8 @@ def make_folder(folder: Path, readers: Readers = "user") -> None:
     make_folder(folder.parent, readers)
     try:
         folder.mkdir(FOLDER_MODE)
-    except FileExistsError:  # made by another process meanwhile
+    except FileExistsError:
+        if not folder.is_dir():  # else made by another process meanwhile
+            raise
         return
     folder.chmod(FOLDER_MODE | ENTERABLE[readers])

@@ -11,22 +11,23 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from cache_dit_serving.config.acceleration import ALIASES, BITSANDBYTES
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
-from cache_dit_serving.config.reading import (
+from cache_dit_serving.config.reading import Resolved, chosen_config, load_settings, resolve
+from cache_dit_serving.config.settings import EMBEDDED_MODEL
+from cache_dit_serving.config.variables import (
     CONFIG_VARIABLE,
     MODEL_PATH_VARIABLE,
-    OVERRIDE_PREFIX,
-    chosen_config,
-    load_settings,
+    ORIGINS_VARIABLE,
+    unquoted_variables,
+    variable_of,
 )
-from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.flags import FLAGS, Group, idle_flags, parser, settings_given
+from cache_dit_serving.flags import FLAGS, Group, flag_of, idle_flags, parser, settings_given
 from cache_dit_serving.gpus import VISIBLE, visible_gpus
 from cache_dit_serving.logs import configure_logs, configured_format
 from cache_dit_serving.section import Section
@@ -41,20 +42,14 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     Raises:
         ConfigError: there is no model to serve, a cache flag without a cache to set, or settings that are not valid.
     """
-    config = flags.config or (None if flags.model_path else environ.get(CONFIG_VARIABLE))
-    path = flags.model_path or environ.get(MODEL_PATH_VARIABLE)
-    recognised = config is None and path is not None
-    if config is None and path is not None:
-        config, why = chosen_config({**environ, CONFIG_VARIABLE: "", MODEL_PATH_VARIABLE: path})
-        logger.info("configuration %s: %s", config, why)
-    if config is None:
-        raise ConfigError(
-            "say what to serve: --model-path with a folder or hub id, or --config with a name that "
-            "`cache-dit-serving models` lists"
-        )
-    if Path(config).is_file():
-        config = str(Path(config).absolute())
-    result = {**environ, CONFIG_VARIABLE: config}
+    result = {**environ, **unquoted_variables(environ)}
+    noted: dict[str, str] = {}
+
+    def put(key: str, value: str, origin: str) -> None:
+        result[variable_of(key)] = value
+        noted[variable_of(key)] = origin
+
+    result[CONFIG_VARIABLE], recognised = _named_config(flags, result, noted)
     if flags.device:
         # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
@@ -69,42 +64,61 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if cache_flags and not flags.cache and (uncached or recognised):
         raise ConfigError(f"{', '.join(cache_flags)} would have no effect without --cache")
     if flags.cache and not cache_flags and uncached:
-        result[f"{OVERRIDE_PREFIX}CACHE"] = "{}"
+        put("cache", "{}", "--cache")
     if recognised and not flags.cache and not uncached:
         # The old server's rule: no cache without --cache. Requests may ask for what the configuration knows.
-        result[f"{OVERRIDE_PREFIX}SPEEDS__DEFAULT"] = "lossless"
+        put("speeds.default", "lossless", "the launcher, since there is no --cache")
     if (flags.cache or cache_flags) and load_settings(result).speeds.default:
         # The flags say what a request gets that asks for nothing.
-        result[f"{OVERRIDE_PREFIX}SPEEDS__DEFAULT"] = "null"
+        put("speeds.default", "null", "the launcher, since there are flags of the cache")
     for leaf, value in given.items():
-        name = OVERRIDE_PREFIX + leaf.upper().replace(".", "__")
-        result[name] = value if isinstance(value, str) else json.dumps(value)
-    settings = load_settings(result)
-    if "unsupported_fields" not in settings.server.model_fields_set:
+        put(leaf, value if isinstance(value, str) else json.dumps(value), flag_of(leaf, flags))
+    resolved = resolve(result | {ORIGINS_VARIABLE: json.dumps(noted)})
+    if "unsupported_fields" not in resolved.settings.server.model_fields_set:
         # The old server ignored such fields, and its users start this command.
-        result[f"{OVERRIDE_PREFIX}SERVER__UNSUPPORTED_FIELDS"] = "warn"
+        put("server.unsupported_fields", "warn", "the launcher")
     # bentoml serve runs in the bundle's folder, which of an installed wheel is one of the package's.
-    return result | _absolute_paths(settings)
+    for key, value in _absolute_paths(resolved):
+        put(key, value, noted.get(variable_of(key)) or resolved.origin(key))
+    return result | {ORIGINS_VARIABLE: json.dumps(noted)}
 
 
-def _absolute_paths(settings: Settings) -> dict[str, str]:
-    """The variables that make every path of the settings absolute, as seen from this process's folder."""
+def _named_config(flags: argparse.Namespace, environ: Mapping[str, str], noted: dict[str, str]) -> tuple[str, bool]:
+    """The configuration's name, and whether the model's path decided it; notes why.
+
+    Raises:
+        ConfigError: there is no model to serve.
+    """
+    config = flags.config or (None if flags.model_path else environ.get(CONFIG_VARIABLE))
+    path = flags.model_path or environ.get(MODEL_PATH_VARIABLE)
+    if config:
+        noted[CONFIG_VARIABLE] = "--config names it" if flags.config else f"{CONFIG_VARIABLE} names it"
+        return (str(Path(config).absolute()) if Path(config).is_file() else config), False
+    if not path:
+        raise ConfigError(
+            "say what to serve: --model-path with a folder or hub id, or --config with a name that "
+            "`cache-dit-serving models` lists"
+        )
+    config, noted[CONFIG_VARIABLE] = chosen_config({**environ, CONFIG_VARIABLE: "", MODEL_PATH_VARIABLE: path})
+    logger.info("configuration %s: %s", config, noted[CONFIG_VARIABLE])
+    return config, True
+
+
+def _absolute_paths(resolved: Resolved) -> Iterator[tuple[str, str]]:
+    """Dotted key -> text, for every path of the settings: absolute, as seen from this process's folder."""
 
     def absolute(path: str | Path) -> str:
         return str(Path(path).expanduser().absolute())
 
-    result = {}
-    path = settings.model.path
+    path = resolved.settings.model.path
     if path != EMBEDDED_MODEL and Path(path).expanduser().is_dir():  # else a hub id
-        result[f"{OVERRIDE_PREFIX}MODEL__PATH"] = absolute(path)
-    for name, section in settings:
+        yield "model.path", absolute(path)
+    for name, section in resolved.settings:
         for key, value in section if isinstance(section, Section) else ():
-            variable = f"{OVERRIDE_PREFIX}{name}__{key}".upper()
             if isinstance(value, Path):
-                result[variable] = absolute(value)
+                yield f"{name}.{key}", absolute(value)
             elif isinstance(value, tuple) and value and all(isinstance(each, Path) for each in value):
-                result[variable] = json.dumps([absolute(each) for each in value])
-    return result
+                yield f"{name}.{key}", json.dumps([absolute(each) for each in value])
 
 
 def _parallelism(flags: argparse.Namespace) -> dict[str, object]:

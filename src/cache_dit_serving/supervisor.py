@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,10 +19,11 @@ import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
 
+from cache_dit_serving import preflight
 from cache_dit_serving.api.access import Access
-from cache_dit_serving.api.lifecycle import SUPERVISOR_PID
-from cache_dit_serving.config.reading import chosen_config, load_settings
-from cache_dit_serving.config.settings import ServerSettings, Settings
+from cache_dit_serving.api.lifecycle import LOAD_FAILED, SUPERVISOR_PID
+from cache_dit_serving.config.reading import Resolved, resolve
+from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.held_folder import HeldFolder, hold
 from cache_dit_serving.jobs import metrics
@@ -32,14 +35,14 @@ TRUSTED_PROXIES, LOOPBACK = "FORWARDED_ALLOW_IPS", "127.0.0.1"
 GREATEST_PORT = 65_535
 
 
-def settings_or_exit() -> Settings:
-    """The settings of this process's environment.
+def resolved_or_exit() -> Resolved:
+    """The settings of this process's environment, with their origins.
 
     Raises:
         SystemExit: 2, with one line that says what is wrong with them.
     """
     try:
-        return load_settings()
+        return resolve()
     except ConfigError as error:
         fail(str(error))
 
@@ -71,12 +74,13 @@ def trust_proxies(settings: ServerSettings) -> None:
     os.environ[TRUSTED_PROXIES] = ",".join(dict.fromkeys([*trusted.split(","), *settings.trusted_proxies]))
 
 
-def prepare_supervisor() -> None:
-    """Check where the server is to listen, say which configuration it has, close the process manager to other users,
-    and log from now on how workers end. Does nothing in any other process.
+def prepare_supervisor(resolved: Resolved) -> None:
+    """Check where the server is to listen and what it is to serve, say which configuration it has, close the process
+    manager to other users, and log from now on how workers end. Does nothing in any other process.
 
     Raises:
-        SystemExit: 2, with one line that says why, where the port cannot be listened on or no folder be made.
+        SystemExit: 2, with one line that says why, where the port cannot be listened on, the model cannot be had, the
+            device cannot do what the settings want, or no folder can be made.
     """
     command = click.get_current_context(silent=True)
     if command is None or command.info_name != "serve":
@@ -84,12 +88,17 @@ def prepare_supervisor() -> None:
     host = command.params.get("host") or BentoMLContainer.http.host.get()
     port = command.params.get("port")
     check_port(host, BentoMLContainer.http.port.get() if port is None else port)
-    logger.info("configuration %s: %s", *chosen_config(os.environ))
+    logger.info("%s", resolved.described())
+    try:
+        preflight.check(resolved.settings)
+    except ConfigError as error:
+        fail(str(error))
     os.environ[SUPERVISOR_PID] = str(os.getpid())
     try:
         folder = HeldFolder("server")
     except OSError as error:
         fail(f"no folder for metrics can be made: {error.strerror}; set TMPDIR to a folder that can be written to")
+    atexit.register(_exit_as_the_worker_did)  # the last one to run: it ends the process
     atexit.register(folder.remove)
     _keep_metrics_in(folder.path / "metrics")
     _keep_control_in(folder.path)
@@ -160,12 +169,36 @@ def _log_ended_workers() -> None:
 
     def logging_event(self: Any, topic: str, message: dict[str, Any]) -> None:
         if topic == "reap" and not self.is_stopping():
+            failed = message["exit_code"] == LOAD_FAILED
             # In a container BentoML starts no other one: the container ends, and its orchestrator starts it again.
-            after = "another one starts" if self.respawn else "the server ends"
+            after = "another one starts" if self.respawn and not failed else "the server ends"
             logger.error("%s; %s", ended(message["process_pid"], message["exit_code"]), after)
+            if failed and not _failed:
+                _failed.append(LOAD_FAILED)
+                self.respawn = True  # in a container it is false: kantoku 0.18 would end by a traceback
+                threading.Thread(target=_end_this_server, name="end", daemon=True).start()
         notify_event(self, topic, message)
 
     Watcher.notify_event = logging_event
+
+
+_failed: list[int] = []
+"""The exit status of a worker whose model cannot be loaded, once there was one."""
+
+
+def _end_this_server() -> None:
+    """Send this process SIGTERM until circus takes it: kantoku 0.18 drops one while it is about to start a worker."""
+    handler = signal.getsignal(signal.SIGTERM)
+    while signal.getsignal(signal.SIGTERM) == handler:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+
+def _exit_as_the_worker_did() -> None:
+    """BentoML 1.4.39's `serve` ends with status 0 however its workers ended."""
+    if _failed:
+        logging.shutdown()
+        os._exit(_failed[0])
 
 
 def ended(pid: int, exit_code: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from cache_dit_serving import models
 from cache_dit_serving.config import catalog as catalog_module
 from cache_dit_serving.config.catalog import recognise
-from cache_dit_serving.config.reading import GENERIC_CONFIG, chosen_config
+from cache_dit_serving.config.reading import GENERIC_CONFIG, chosen_config, resolve
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 
 Files = dict[str, dict[str, object]]
 
@@ -155,3 +157,45 @@ def test_the_embedded_model_is_listed_and_no_cell_is_a_question_mark(
     assert "5.9 M    24 MB" in embedded
     assert embedded.endswith("embedded")
     assert "?" not in table
+
+
+TRANSFORMER = {"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 19, "num_single_layers": 38}
+
+
+@pytest.mark.parametrize(
+    ("transformer", "name"),
+    [
+        (TRANSFORMER, "five"),
+        (TRANSFORMER | {"num_attention_heads": 2}, ""),
+        ({"dim": 3840, "n_layers": 30}, "five"),
+        ({"dim": 64, "n_layers": 2}, ""),
+        ({"hidden_size": 64, "depth": 2}, ""),
+        ({"of_no_known_key": 1}, "five"),
+    ],
+)
+def test_weights_far_smaller_than_the_models_are_not_taken_for_it(
+    tmp_path: Path, transformer: dict[str, object], name: str
+) -> None:
+    five = "about: {parameters: 17, pipeline_class: BigPipeline}\nmodel: {path: maker/five}"
+    (catalog_module.CONFIGS / "five.yaml").write_text(five)
+    files: Files = {"model_index.json": {"_class_name": "BigPipeline"}, "transformer/config.json": transformer}
+    found = recognise(model(tmp_path, files))
+    assert found.name == name
+    assert ("far smaller than that of five" in found.why) is not bool(name)
+    files["model_index.json"]["_name_or_path"] = "maker/five"
+    assert recognise(model(tmp_path, files)).name == name
+
+
+def test_a_copy_of_the_embedded_model_is_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    catalog_module.catalog.cache_clear()
+    copy = tmp_path / "renamed"
+    files = shutil.ignore_patterns("*.safetensors", "*.png")
+    shutil.copytree(EMBEDDED_FOLDER, copy, ignore=files)
+    resolved = resolve({"CACHE_DIT_SERVING__MODEL__PATH": str(copy)})
+    assert resolved.name == "embedded"
+    assert resolved.settings.defaults.num_inference_steps == 28
+    assert resolved.settings.limits.sizes == (80, 96, 112)
+    config = copy / "transformer/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_layers": 3}))
+    assert resolve({"CACHE_DIT_SERVING__MODEL__PATH": str(copy)}).name == GENERIC_CONFIG

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cache_dit_serving.config.catalog import config_names
-from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
+from cache_dit_serving.config.printed import printed
+from cache_dit_serving.config.reading import load_settings, resolve
+from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import ConfigError
 
 
@@ -87,6 +90,10 @@ def test_a_cache_dit_file_pastes_in(tmp_path: Path) -> None:
         ("limits: {max_queue: 3, max_side: 64, max_queue: 4}", "the key 'max_queue' stands twice"),
         ("server: {warm_up: false}\nspeeds: {warm_up: true}", "speeds.warm_up has no effect"),
         ("model: {path: ", "cannot be read as YAML"),
+        (
+            "defaults: {pipeline_arguments: {max_sequence_length: 64}}",
+            "max_sequence_length is a setting of its own; write defaults.max_sequence_length instead",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, text: str, message: str) -> None:
@@ -120,3 +127,115 @@ def test_an_unknown_override_is_named(tmp_path: Path) -> None:
 def test_an_unknown_configuration_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match="embedded"):
         load_settings({CONFIG_VARIABLE: "embeded"})
+
+
+@pytest.mark.parametrize("text", ['"embedded"', "'embedded'", "embedded\r", '"embedded"\r', " embedded "])
+def test_what_an_env_file_leaves_around_a_value_is_no_part_of_it(text: str) -> None:
+    assert load_settings({"CACHE_DIT_SERVING__MODEL__PATH": text}) == load_settings({})
+    assert load_settings({CONFIG_VARIABLE: text}) == load_settings({})
+
+
+@pytest.mark.parametrize("text", ["'[512, 1024]'", "512,1024", "512, 1024\r", '"512,1024"'])
+def test_a_list_from_the_environment(text: str) -> None:
+    assert load_settings({"CACHE_DIT_SERVING__LIMITS__SIZES": text}).limits.sizes == (512, 1024)
+
+
+def test_one_value_is_a_list_of_one(tmp_path: Path) -> None:
+    environ = {
+        "CACHE_DIT_SERVING__SERVER__MODEL_NAMES": "gpt-image-1",
+        "CACHE_DIT_SERVING__SERVER__OPEN_ROUTES": "health",
+        "CACHE_DIT_SERVING__LIMITS__SIZES": "96",
+        "CACHE_DIT_SERVING__INPUTS__FOLDERS": "/srv/a,b",
+        "CACHE_DIT_SERVING__MODEL__LORAS": "{name: red, path: maker/red}",
+        "CACHE_DIT_SERVING__QUANTIZE__COMPONENTS_TO_QUANTIZE": "transformer",
+        "CACHE_DIT_SERVING__QUANTIZE__QUANT_TYPE": "int8",
+    }
+    for settings in (
+        load_settings(environ),
+        load_settings(
+            write(
+                tmp_path / "c.yaml",
+                "server: {model_names: gpt-image-1, open_routes: health}\nlimits: {sizes: 96}\n"
+                "inputs: {folders: '/srv/a,b'}\nmodel: {loras: {name: red, path: maker/red}}\n"
+                "quantize: {components_to_quantize: transformer, quant_type: int8}\n",
+            )
+        ),
+    ):
+        assert settings.server.model_names == ("gpt-image-1",)
+        assert settings.server.open_routes == ("health",)
+        assert settings.limits.sizes == (96,)
+        assert settings.inputs.folders == (Path("/srv/a,b"),)
+        assert [lora.name for lora in settings.model.loras] == ["red"]
+        assert settings.quantize is not None
+        assert settings.quantize.components_to_quantize == ("transformer",)
+
+
+def test_a_mapping_or_a_text_that_is_no_list_stays_so() -> None:
+    environ = {
+        "CACHE_DIT_SERVING__QUANTIZE__COMPONENTS_TO_QUANTIZE": "{transformer: int8}",
+        "CACHE_DIT_SERVING__DEFAULTS__NEGATIVE_PROMPT": "blurry, dull",
+        "CACHE_DIT_SERVING__CACHE__STEPS_COMPUTATION_MASK": "medium",
+    }
+    settings = load_settings(environ)
+    assert settings.quantize is not None
+    assert isinstance(settings.quantize.components_to_quantize, dict)
+    assert settings.defaults.negative_prompt == "blurry, dull"
+    assert settings.cache is not None
+    assert settings.cache.steps_computation_mask == "medium"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_windows_wrote(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes("limits:\r\n  max_queue: 3\r\ndefaults: {negative_prompt: é}\r\n".encode(encoding))
+    settings = load_settings({CONFIG_VARIABLE: str(file)})
+    assert (settings.limits.max_queue, settings.defaults.negative_prompt) == (3, "é")
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes("defaults: {negative_prompt: é}".encode("latin-1"))
+    with pytest.raises(ConfigError, match="byte 28 is no text in UTF-8"):
+        load_settings({CONFIG_VARIABLE: str(file)})
+
+
+def test_each_value_has_its_origin(tmp_path: Path) -> None:
+    environ = write(tmp_path / "mine.yaml", "limits: {max_queue: 3, max_side: 64}\ncache: {max_warmup_steps: 4}\n")
+    resolved = resolve(environ | {"CACHE_DIT_SERVING__LIMITS__MAX_SIDE": "128", "CACHE_DIT_SERVING__CACHE": "null"})
+    assert resolved.origins == {
+        "limits.max_queue": "mine.yaml",
+        "limits.max_side": "CACHE_DIT_SERVING__LIMITS__MAX_SIDE",
+        "cache": "CACHE_DIT_SERVING__CACHE",
+    }
+    assert resolved.described() == (
+        f"configuration {tmp_path}/mine.yaml: CACHE_DIT_SERVING_CONFIG names it; "
+        "cache by CACHE_DIT_SERVING__CACHE; limits.max_side by CACHE_DIT_SERVING__LIMITS__MAX_SIDE"
+    )
+    text = printed(resolved)
+    assert "  max_queue: 3  # mine.yaml\n" in text
+    assert "  max_side: 128  # CACHE_DIT_SERVING__LIMITS__MAX_SIDE\n" in text
+    assert "  max_followers: 64\n" in text
+    assert "\ncache: null\n" in text
+
+
+def test_no_secret_is_printed(tmp_path: Path) -> None:
+    secrets = {
+        "WEBHOOKS__SECRET": "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0",
+        "SERVER__API_KEYS": "sk-secret-0123456789",
+        "OUTPUTS__STORE": "s3://pictures",
+        "OUTPUTS__STORE_OPTIONS": "{access_key_id: x, secret_access_key: secret}",
+        "JOBS__DATABASE": "postgresql://me:secret@db/jobs",
+    }
+    environ = {f"CACHE_DIT_SERVING__{key}": value for key, value in secrets.items()}
+    text = printed(resolve(environ))
+    for secret in ("c2Vjc", "sk-", "secret_access", "postgresql"):
+        assert secret not in text
+    assert "# secret: set, not shown  # CACHE_DIT_SERVING__WEBHOOKS__SECRET" in text
+    assert "store: s3://pictures  # CACHE_DIT_SERVING__OUTPUTS__STORE" in text
+
+
+@pytest.mark.parametrize("name", ["embedded", "generic", "wan2.2-t2v"])
+def test_what_is_printed_is_yaml_of_the_whole_tree(name: str) -> None:
+    resolved = resolve({CONFIG_VARIABLE: name})
+    tree = yaml.safe_load(printed(resolved))
+    assert tree == resolved.settings.model_dump(mode="json")

@@ -12,8 +12,9 @@ import pytest
 from diffusers import UniPCMultistepScheduler
 
 from cache_dit_serving.config.catalog import CatalogEntry, catalog, recognise
-from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import Limits, Settings
+from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from tests.support.conformance import draw, settings_of
 from tests.support.families import ENTRIES, save_family
 from tests.support.in_process import load

@@ -195,6 +195,8 @@ def test_health_and_model_info_answer_both_methods_alike(server: Server) -> None
     assert server.get("/health").json() == server.post("/health").json()
     assert server.get("/health").json()["status"] == "ready"
     info, posted = server.get("/get_model_info").json(), server.post("/model_info", json={}).json()
+    assert info["configuration"] == "embedded"
+    assert info["inherited_cache"]["residual_diff_threshold"] == 0.16
     for answer in (info, posted):
         answer.pop("memory")
     assert info == posted

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.errors import ClientGone, InternalError, InvalidRequest, LoadError, NotReady, QueueFull
+from cache_dit_serving.errors import DETAILS, ClientGone, InternalError, InvalidRequest, LoadError, NotReady, QueueFull
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs import worker as worker_module
 from cache_dit_serving.jobs.generation import Generation
@@ -343,3 +343,39 @@ def test_a_drain_does_not_wait_for_what_stands_still(hanging: tuple[PipelineWork
     assert not worker.join(), "it waited"
     with pytest.raises(NotReady, match="shutting down"):
         stuck.result.result(10)
+
+
+def test_a_load_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(worker_module, "RETRY_S", 0.01)
+    attempts, failed = [], []
+
+    def load(progress: Callable[[str], None]) -> Loaded:
+        attempts.append(time.monotonic())
+        if len(attempts) < 3:
+            raise LoadError(f"attempt {len(attempts)}{DETAILS}") from OSError("no such\nhost")
+        return assemble(SETTINGS, progress)
+
+    running = PipelineWorker(load, max_queue=3, on_failed=lambda: failed.append(running.reason), retries=True)
+    running.start()
+    wait_until(lambda: running.state == "ready")
+    assert failed == [f"attempt 1{DETAILS}", f"attempt 2{DETAILS}"]
+    assert attempts[2] - attempts[1] >= 0.02
+    assert "failed: attempt 2: OSError: no such host" in caplog.messages
+    running.drain()
+    running.join(30)
+
+
+def test_the_wait_for_a_further_attempt_ends_with_a_drain() -> None:
+    def load(progress: Callable[[str], None]) -> Loaded:
+        raise LoadError("never")
+
+    running = PipelineWorker(load, max_queue=3, retries=True)
+    running.start()
+    wait_until(lambda: running.state == "failed")
+    with pytest.raises(NotReady) as raised:
+        running.loaded()
+    assert raised.value.retry_after_s == worker_module.RETRY_S
+    running.drain()
+    assert running.state == "draining"
+    running._thread.join(5)
+    assert not running._thread.is_alive()

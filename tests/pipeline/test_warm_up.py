@@ -9,6 +9,9 @@ from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.pipeline import warm_up
 from cache_dit_serving.pipeline.assemble import assemble
+from cache_dit_serving.pipeline.protocol import Drawn, Watch
+from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.tasks import Task
 from tests.support.in_process import EMBEDDED, draw, load
 
@@ -58,3 +61,27 @@ def test_a_whole_picture_at_each_speed_where_their_rates_are_wanted() -> None:
 
 def test_no_picture_where_the_configuration_skips_it() -> None:
     assert warmed_up(SPEEDS__WARM_UP="false", SERVER__WARM_UP="false") == ([], [])
+
+
+def sides_drawn(monkeypatch: pytest.MonkeyPatch, *, fails_below: int = 0) -> list[int]:
+    """The width of each picture that a load draws, in order; those narrower than `fails_below` fail."""
+    sample, sides = PipelineRunner.sample, []
+
+    def sampling(self: PipelineRunner, call: GenerationCall, index: int, watch: Watch) -> Drawn:
+        sides.append(call.arguments["width"])
+        if sides[-1] < fails_below:
+            raise ValueError("too small")
+        return sample(self, call, index, watch)
+
+    monkeypatch.setattr(warm_up, "TRIAL_PIXELS", 80 * 80)
+    monkeypatch.setattr(PipelineRunner, "sample", sampling)
+    assert load(EMBEDDED).model.speeds.default is not None
+    return sides
+
+
+def test_the_cache_is_tried_at_a_small_size_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sides_drawn(monkeypatch)[:3] == [80, 80, 96]
+
+
+def test_a_cache_that_fails_at_a_small_size_is_tried_at_the_default_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sides_drawn(monkeypatch, fails_below=96)[:5] == [80, 96, 80, 96, 96]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving import cli, generate_flags
-from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
+from cache_dit_serving import cli, generate_flags, show_config
+from cache_dit_serving.config.reading import load_settings, resolve
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.flags import FLAGS, idle_flags, parser
 from cache_dit_serving.serve import command, environment_of
@@ -346,6 +347,44 @@ def test_a_relative_path_from_the_environment_is_relative_to_where_the_launcher_
     assert settings.compile.folder == tmp_path / "kernels"
     assert settings.server.api_keys_file == tmp_path / "keys.yaml"
     assert settings.profiling.folder == tmp_path / "profiles"
+
+
+def test_the_log_says_which_flag_or_variable_set_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    variables = {"CACHE_DIT_SERVING__LIMITS__MAX_QUEUE": "3", CONFIG_VARIABLE: '"embedded"'}
+    flags = parser().parse_args(["--model-path", "Qwen/Qwen-Image", "--rdt", "0.2", "--cache"])
+    assert resolve(environment_of(flags, variables)).described() == (
+        "configuration qwen-image: Qwen/Qwen-Image is its model; cache.residual_diff_threshold by --rdt; "
+        "limits.max_queue by CACHE_DIT_SERVING__LIMITS__MAX_QUEUE; model.path by --model-path; "
+        "server.unsupported_fields by the launcher"
+    )
+    named = resolve(environment_of(parser().parse_args(["--config", "generic", "--device", "cpu"]), variables))
+    assert named.described().startswith("configuration generic: --config names it; limits.max_queue by")
+    assert named.origin("model.device") == "--device"
+    by_variable = resolve(environment_of(parser().parse_args([]), variables)).described()
+    assert by_variable.startswith("configuration embedded: CACHE_DIT_SERVING_CONFIG names it;")
+
+
+def test_a_mistake_names_the_flag_that_was_given() -> None:
+    with pytest.raises(ConfigError, match=r"qwen-image.yaml with --model-path, --rdt: 'cache.residual_diff_threshold'"):
+        settings_of("--model-path", "Qwen/Qwen-Image", "--cache", "--rdt", "-1")
+
+
+def test_the_settings_are_printed_with_their_origins(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CACHE_DIT_SERVING__LIMITS__MAX_QUEUE", "3")
+    assert show_config.main(["--config", "flux", "--port", "9", "--Fn", "2", "--lora-path", "maker/Red"]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        "  path: black-forest-labs/FLUX.1-dev  # flux.yaml",
+        "  max_queue: 3  # CACHE_DIT_SERVING__LIMITS__MAX_QUEUE",
+        "  Fn_compute_blocks: 2  # --Fn",
+        "  unsupported_fields: warn  # the launcher",
+    ):
+        assert f"{line}\n" in told
+    assert "loras: [{name: Red, path: maker/Red" in told
+    assert show_config.main([]) == 0
+    assert "path: embedded\n" in capsys.readouterr().out
 
 
 def test_a_device_of_choice_is_not_hidden_by_bentoml() -> None:

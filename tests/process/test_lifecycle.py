@@ -147,27 +147,57 @@ def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path)
             assert words in log
 
 
-@pytest.mark.parametrize(
-    ("variables", "reason"),
-    [
-        ({"CACHE_DIT_SERVING__MODEL__PATH": "/no/such/folder"}, "neither a folder on the server nor a hub id"),
-        ({"CACHE_DIT_SERVING__CACHE__FN_COMPUTE_BLOCKS": "100"}, "more than the 12 blocks"),
-    ],
-)
-def test_a_failed_load_is_visible_and_does_not_start_over(
-    tmp_path: Path, variables: dict[str, str], reason: str
-) -> None:
-    with serving(tmp_path, environ=variables) as server:
+def test_a_failed_load_is_visible_and_does_not_start_over(tmp_path: Path) -> None:
+    model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "secret-customer" / "model")
+    weights = next((model / "transformer").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with serving(tmp_path, CACHE_DIT_SERVING__MODEL__PATH=str(model)) as server:
         server.wait_for(lambda server: server.get("/health").json()["error"]["code"] == "failed")
         time.sleep(1)
         answer = server.generate()
         assert answer.status_code == 503
-        assert reason in answer.json()["error"]["message"]
-        assert "/no/such" not in answer.text
+        assert "the model's files could not be loaded; the server's log has the details" in answer.text
+        assert "secret-customer" not in answer.text
         assert "Retry-After" not in answer.headers
         assert server.get("/readyz").status_code == 503
         assert server.get("/livez").status_code == 200
-        assert server.log().count("importing torch") == 1
+        log = server.log()
+        assert log.count("importing torch") == 1
+        assert "failed: the model's files could not be loaded: " in log
+        assert "log has the details" not in log
+
+
+def test_a_server_whose_model_cannot_be_loaded_ends_where_it_should(tmp_path: Path) -> None:
+    variables = {"CACHE__FN_COMPUTE_BLOCKS": "100", "SERVER__ON_LOAD_FAILURE": "exit", "SERVER__WORKERS": "2"}
+    with serving(tmp_path, environ={f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}) as server:
+        assert server.process.wait(START_S) == 3
+        log = server.log()
+        assert "failed: cache: Fn_compute_blocks 100 + Bn_compute_blocks 0 is more than the 12 blocks" in log
+        assert "ended with exit status 3; the server ends" in log
+        assert "another one starts" not in log
+        assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"MODEL__PATH": "/no/such/folder"}, "model.path '/no/such/folder': the model's path is neither a folder on"),
+        ({"QUANTIZE__QUANT_TYPE": "nvfp4"}, "quantize: nvfp4 does not run on cpu; usable here: "),
+        ({"MODEL__DEVICE": "cuda:9"}, "device 'cuda:9' is not available here"),
+        ({"MODEL__PATH": "Qwen/Qwen-Image"}, "model.path 'Qwen/Qwen-Image' is neither a folder here nor in the hub's"),
+    ],
+)
+def test_what_can_be_known_without_loading_ends_the_start(
+    tmp_path: Path, variables: dict[str, str], reason: str
+) -> None:
+    environ = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
+    environ |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
+    with serving(tmp_path, environ=environ) as server:
+        assert server.process.wait(START_S) == 2
+        log = server.log()
+        assert f"error: {reason}" in log
+        assert "Traceback" not in log
+        assert "importing torch" not in log
 
 
 def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:

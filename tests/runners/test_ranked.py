@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from cache_dit_serving.config.acceleration import ParallelismSettings
-from cache_dit_serving.config.reading import CONFIG_VARIABLE, load_settings
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import LoraSettings, Settings
+from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cache_dit_serving.config.reading import CONFIG_VARIABLE
+from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.flags import Flag, Group, grouped
 from tests.support.server import ROOT
 

@@ -22,6 +22,8 @@ logger = logging.getLogger("cache_dit_serving")
 
 SUPERVISOR_PID = "CACHE_DIT_SUPERVISOR_PID"
 """Environment variable by which workers know the process that starts them (supervisor.py)."""
+LOAD_FAILED = 3
+"""Exit status of a worker, and of the server, whose model cannot be loaded, with server.on_load_failure: exit."""
 LAST_REQUESTS_S = 0.5
 """For requests to come on connections that are open, when no more are accepted."""
 
@@ -61,6 +63,12 @@ def end_process() -> None:
     logger.info("ending while the model loads, or the pipeline stands still")
     logging.shutdown()
     os._exit(0)
+
+
+def end_failed() -> None:
+    """End this worker at once, in the way by which the supervisor knows that another one would fail alike."""
+    logging.shutdown()
+    os._exit(LOAD_FAILED)
 
 
 def let_end(worker: PipelineWorker, drain_s: float | None) -> None:

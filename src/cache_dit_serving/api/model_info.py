@@ -13,7 +13,7 @@ from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import LoraInfo, LorasResponse, ModelInfo, QuantizationInfo
 
 
-def model_info(loaded: Loaded) -> ModelInfo:
+def model_info(loaded: Loaded, configuration: str = "") -> ModelInfo:
     """The model, its versions and the memory it takes. Reads nothing that a running generation changes."""
     facts, model = loaded.runner.facts, loaded.model
     return ModelInfo(
@@ -27,6 +27,7 @@ def model_info(loaded: Loaded) -> ModelInfo:
         device=facts.device,
         offload=facts.offload,
         generator_device=facts.generator_device,
+        configuration=configuration,
         enable_cache=model.speeds.default is not None,
         is_loaded=True,
         versions=facts.versions,
@@ -39,6 +40,7 @@ def model_info(loaded: Loaded) -> ModelInfo:
         },
         attention_backend=facts.attention_backend,
         cache=_cache(model.speeds),
+        inherited_cache=None if model.speeds.support.refusal else model.speeds.base.effective(),
         parallelism=facts.parallelism,
         quantization=[QuantizationInfo.model_validate(each._asdict()) for each in facts.quantized] or None,
         loras=[lora.name for lora in model.loras],

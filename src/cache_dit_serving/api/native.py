@@ -61,7 +61,12 @@ class Prepared(NamedTuple):
 class NativeApi:
     """The endpoints over one worker and one place of outputs."""
 
-    def __init__(self, settings: Settings, worker: PipelineWorker) -> None:
+    def __init__(self, settings: Settings, worker: PipelineWorker, configuration: str = "") -> None:
+        """
+        Args:
+            configuration: name of the one that the settings are of.
+        """
+        self._configuration = configuration
         self.settings = settings
         self.worker = worker
         self.decoding = DecodingPool(settings.inputs, settings.limits.max_queue)
@@ -188,7 +193,7 @@ class NativeApi:
         Raises:
             NotReady: there is no loaded model.
         """
-        return model_info(self.worker.loaded())
+        return model_info(self.worker.loaded(), self._configuration)
 
     def capabilities(self) -> Capabilities:
         """What this server accepts; answers while a generation runs.

@@ -67,7 +67,7 @@ def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheRe
             executed_steps=steps,
         )
     settings, cached, diffs = record.settings, len(record.cached_steps()), record.diffs()
-    said = _reason(record, steps, cached, diffs)
+    said = _reason(record, steps, cached, diffs) or _limit(choice, record, cached)
     return CacheReport(
         enabled=True,
         engaged=cached > 0,
@@ -91,7 +91,9 @@ def merge_reports(reports: list[CacheReport]) -> CacheReport:
     """The report of a request, from those of its images: steps add up; quartiles are the medians of the images'."""
     first = reports[0]
     engaged = any(report.engaged for report in reports)
-    said = next((report for report in reports if report.nan_diffs or (report.reason and not engaged)), None)
+    telling = [each for each in reports if each.nan_diffs or (each.reason and not engaged)]
+    limited = [each for each in reports if each.reason_code == "limited"]
+    said = next(iter((*telling, *limited)), None)
     quantiles = [report.residual_diff for report in reports if report.residual_diff is not None]
     summed = (
         "steps",
@@ -140,6 +142,31 @@ def _reason(record: Record, steps: int, cached: int, diffs: list[float]) -> Reas
             f"every residual difference is above the threshold {threshold:g} (the least is {min(diffs):.3g})",
         )
     return Reason("conditions_not_met", "no step met the cache's conditions")
+
+
+def _limit(choice: CacheChoice, record: Record, cached: int) -> Reason | None:
+    """A limit of the configuration that a request with settings of its own reached."""
+    settings = record.settings
+    in_force = choice.inherited & settings.effective().keys()
+    reached = {"max_cached_steps": cached, "max_continuous_cached_steps": _longest_run(record)}
+    for name, count in reached.items():
+        most = getattr(settings, name)
+        if name in in_force and 0 <= most <= count:
+            sentence = f"{name} {most} of the server's configuration limits what was reused"
+            return Reason("limited", f"{sentence}; send cache.{name} to change it (-1: no limit)")
+    return None
+
+
+def _longest_run(record: Record) -> int:
+    """Steps in a row that one block list reused, at most."""
+    longest = 0
+    for part in record.block_lists:
+        for steps in (part.cached_steps, part.cfg_cached_steps) if part.reused_blocks else ():
+            run, before = 0, -1
+            for step in sorted(steps):
+                run = run + 1 if step == before + 1 else 1
+                longest, before = max(longest, run), step
+    return longest
 
 
 def _diffs(record: BlockListStats) -> Iterator[float]:

@@ -29,6 +29,7 @@ ReasonCode = Literal[
     "none_allowed",
     "conditions_not_met",
     "not_a_number",
+    "limited",
 ]
 CacheType = Literal["DBCache", "DBPrune"]
 CACHE_TYPES: tuple[CacheType, ...] = typing.get_args(CacheType)

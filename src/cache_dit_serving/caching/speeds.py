@@ -40,6 +40,8 @@ class CacheChoice:
     strict: bool = False
     no_cache_reason: Reason = OFF
     """Why there is no cache, where `settings` is None."""
+    inherited: frozenset[str] = frozenset()
+    """Settings that the configuration names and the request's own `cache` object leaves as they are."""
 
 
 WITHOUT_CACHE = CacheChoice(None, "lossless")
@@ -141,7 +143,8 @@ class SpeedLadder:
             if changed or (speed is None and self.default is None):  # the rest is the operator's word
                 self._check_ceiling(settings, num_inference_steps, passes=passes)
             name = speed if speed is not None and not changed else self.name_of(settings)
-            return CacheChoice(settings, name, options.strict)
+            inherited = base.model_fields_set - options.given.keys()
+            return CacheChoice(settings, name, options.strict, inherited=frozenset(inherited))
         if base is None:
             reason = Reason("unsupported", self.unfulfilled) if self.unfulfilled else OFF
             return CacheChoice(None, "lossless", no_cache_reason=reason)

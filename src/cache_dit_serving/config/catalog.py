@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +10,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder
+from cache_dit_serving.config.hub import on_hub
+from cache_dit_serving.config.parameters import far_smaller
 from cache_dit_serving.config.settings import AboutSettings, ModelSettings
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -20,15 +21,8 @@ INSTALLED = PACKAGE / "bundle"
 BUNDLE_ROOT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
 """Folder that holds service.py and configs/: in a checkout and in a built Bento the one that holds src/."""
 CONFIGS = BUNDLE_ROOT / "configs"
-INDEX = "model_index.json"
 FILES = {"scheduler": "scheduler_config.json"}
 """A component's file, where it is not `config.json`."""
-HUB_S = 10
-"""Seconds to wait for the hub's first answer."""
-
-logger = logging.getLogger(__name__)
-ReadJson = Callable[[str], "Mapping[str, Any] | None"]
-"""The JSON of a file in a model's folder; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +67,23 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
     """The configuration for a folder or a hub id; of several that fit, the one with the most facts that say so.
 
     A folder that `save_pretrained` wrote holds the hub id that it was loaded from. Of a hub id that no configuration
-    names, the small files are read, from the local cache or the hub.
+    names, the small files are read, from the local cache or the hub. A stand-in with far smaller weights is not taken
+    for the model that it imitates.
     """
     entries = [entry for entry in catalog() if entry.about.recognised]
     named = next((entry.name for entry in entries if path in entry.hub_ids), None)
     if named is not None:
         return Recognised(named, f"{path} is its model")
     folder = Path(path).expanduser()
-    read = _in_folder(folder) if folder.is_dir() else _on_hub(path, revision)
+    read = in_folder(folder) if folder.is_dir() else on_hub(path, revision)
     index = read(INDEX)
     if index is None:
         return Recognised("", f"{path} has no {INDEX} that could be read")
     pipeline_class = index.get("_class_name")
     source = index.get("_name_or_path")
+    small = far_smaller_than(read)
+    imitated = [entry.name for entry in entries if entry.about.pipeline_class == pipeline_class and small(entry)]
+    entries = [entry for entry in entries if not small(entry)]
     for entry in entries:
         if source in entry.hub_ids and entry.about.pipeline_class in (None, pipeline_class):
             return Recognised(entry.name, f"{path} was saved from {source}")
@@ -96,11 +94,19 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
                 len(facts) if isinstance(facts, dict) else 1 for facts in entry.about.components.values()
             )
     best = [name for name, facts in fitting.items() if facts == max(fitting.values())]
+    if not best and imitated:
+        return Recognised("", f"its transformer is far smaller than that of {' and '.join(imitated)}")
     if not best:
         return Recognised("", f"none is for a {pipeline_class} with such components")
     if len(best) > 1:
         return Recognised("", f"{' and '.join(best)} are for a {pipeline_class} alike; name one with --config")
     return Recognised(best[0], f"it is for a {pipeline_class} with such components")
+
+
+def far_smaller_than(read: ReadJson) -> Callable[[CatalogEntry], bool]:
+    """Whether the weights of a folder are far smaller than those of a configuration's model, by its figure."""
+    config = read("transformer/config.json")
+    return lambda entry: far_smaller(config, entry.about.parameters)
 
 
 def _agrees(about: AboutSettings, index: Mapping[str, Any], read: ReadJson) -> bool:
@@ -120,39 +126,3 @@ def _agrees(about: AboutSettings, index: Mapping[str, Any], read: ReadJson) -> b
 def _plain(value: Any) -> Any:
     """As JSON has it."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _in_folder(folder: Path) -> ReadJson:
-    @cache
-    def read(name: str) -> Mapping[str, Any] | None:
-        try:
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
-
-    return read
-
-
-@cache
-def _on_hub(hub_id: str, revision: str | None) -> ReadJson:
-    """Of a hub id, by its cached files if they are there."""
-
-    @cache
-    def read(name: str) -> Mapping[str, Any] | None:
-        import huggingface_hub
-
-        for local in (True, False):
-            try:
-                if not local and name == INDEX:
-                    # A download repeats itself for 20 seconds where there is no network; this does not.
-                    huggingface_hub.model_info(hub_id, revision=revision, timeout=HUB_S)
-                file = huggingface_hub.hf_hub_download(hub_id, name, revision=revision, local_files_only=local)
-            except Exception as error:  # noqa: BLE001 (offline, no such model, no access: loading it will say so)
-                logger.info("%s of %s cannot be read: %s", name, hub_id, type(error).__name__)
-                continue
-            path = Path(file)
-            return _in_folder(path.parent)(path.name)
-        return None
-
-    return read

@@ -87,10 +87,10 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
         ConfigError: it cannot be read, or is no such list; nothing of its content is in the message.
     """
     try:
-        return _READ.validate_python(yaml.safe_load(file.read_text(encoding="utf-8")) or ())
+        return _READ.validate_python(yaml.safe_load(file.read_bytes()) or ())
     except ValidationError as error:
         said = "; ".join(map(explain_key, findings_of(error)))
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         said = type(error).__name__
     except (yaml.YAMLError, ValueError, RecursionError):
         # PyYAML 6 raises ValueError for a date that there is none of, RecursionError for deep nesting.

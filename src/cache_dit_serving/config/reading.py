@@ -8,8 +8,8 @@ embedded model is served.
 from __future__ import annotations
 
 import os
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +19,134 @@ from pydantic import BaseModel, ValidationError
 from cache_dit_serving.config.catalog import CONFIGS, Recognised, config_names, recognise
 from cache_dit_serving.config.keys import explain_key
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
+from cache_dit_serving.config.values import with_lists
+from cache_dit_serving.config.variables import (
+    CONFIG_VARIABLE,
+    MODEL_PATH_VARIABLE,
+    NOT_YAML,
+    REVISION_VARIABLE,
+    apply_overrides,
+    origins_noted,
+    place_of,
+    unquoted_variables,
+)
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import and_more, findings_of, known_keys, model_of_field, nearest_key, not_supported
 
-CONFIG_VARIABLE = "CACHE_DIT_SERVING_CONFIG"
-OVERRIDE_PREFIX = "CACHE_DIT_SERVING__"
 DEFAULT_CONFIG = "embedded"
 GENERIC_CONFIG = "generic"
 """Knows nothing of a model: every default is the pipeline's own."""
-MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
-NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""PyYAML 6 raises ValueError for a date that there is none of, RecursionError for deep nesting."""
 API_KEYS = ("server", "api_keys")
-REVISION_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__REVISION"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings, and where they came from."""
+
+    settings: Settings
+    configuration: Recognised
+    """The configuration that was taken, and why."""
+    origins: Mapping[str, str]
+    """Dotted key -> the file, variable or flag that set it; empty for a default that the launcher made absolute."""
+
+    @property
+    def name(self) -> str:
+        """The configuration's name, for callers: without the folder of a file."""
+        return config_file(self.configuration.name).stem
+
+    def origin(self, key: str) -> str:
+        """Where the value at a dotted key came from, its section's where that was set as a whole; empty: a default."""
+        while key not in self.origins and key:
+            key = key.rpartition(".")[0]
+        return self.origins.get(key, "")
+
+    def described(self) -> str:
+        """The configuration and why it was taken, then what flags and variables set: one line without their values."""
+        name, why = self.configuration
+        file = config_file(name).name
+        others = [f"{key} by {origin}" for key, origin in sorted(self.origins.items()) if origin not in ("", file)]
+        return "; ".join((f"configuration {name}: {why}", *others))
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings that `environ` asks for.
 
     Raises:
+        ConfigError: as :func:`resolve`.
+    """
+    return resolve(environ).settings
+
+
+def resolve(environ: Mapping[str, str] = os.environ) -> Resolved:
+    """The settings that `environ` asks for, with the origin of each.
+
+    Raises:
         ConfigError: no such file, not YAML, an unknown key (with its nearest neighbour) or a wrong value.
     """
-    file = config_file(chosen_config(environ).name)
+    chosen, variables = chosen_config(environ), unquoted_variables(environ)
+    file = config_file(chosen.name)
+    tree = _tree_of(file)
+    origins = dict.fromkeys(_leaves(tree, Settings), file.name)
+    noted, overriding = origins_noted(environ), []
+    for key, variable in apply_overrides(tree, variables).items():
+        origin = noted.get(variable, variable)
+        if origin:  # else the same value, as an absolute path
+            overriding.append(origin)
+            origins = {known: each for known, each in origins.items() if not known.startswith(f"{key}.")}
+            origins[key] = origin
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        settings = Settings.model_validate(with_lists(tree, Settings))
+    except ValidationError as error:
+        source = str(file) + (f" with {', '.join(sorted({*overriding}))}" if overriding else "")
+        raise ConfigError(f"{source}: {explain(error)}") from error
+    return Resolved(settings, chosen, origins)
+
+
+def _tree_of(file: Path) -> dict[str, Any]:
+    """The mapping of sections that a file holds.
+
+    Raises:
+        ConfigError: it holds none, or cannot be read.
+    """
+    try:
+        # As bytes: YAML finds the byte order mark of UTF-8 and UTF-16, which Windows' editors write.
+        tree = yaml.load(file.read_bytes(), _UniqueKeyLoader) or {}
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except NOT_YAML as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {_place_of(error)}") from None
+        raise ConfigError(f"{file}: cannot be read as YAML: {place_of(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
     for section in ("cache", "parallelism", "quantize"):
         # A file written for cache_dit.load_configs calls the section so.
         if f"{section}_config" in tree and section not in tree:
             tree[section] = tree.pop(f"{section}_config")
-    overridden = apply_overrides(tree, environ)
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        source = f"{file}" + (f" with {', '.join(overridden)} from the environment" if overridden else "")
-        raise ConfigError(f"{source}: {explain(error)}") from error
+    return tree
+
+
+def _leaves(tree: Mapping[str, Any], model: type[BaseModel] | None, at: str = "") -> Iterator[str]:
+    """Dotted keys of a tree's settings."""
+    for key, value in tree.items():
+        section = model_of_field(model, key) if model else None
+        if isinstance(value, dict) and value and section:
+            yield from _leaves(value, section, f"{at}{key}.")
+        else:
+            yield f"{at}{key}"
 
 
 def chosen_config(environ: Mapping[str, str]) -> Recognised:
-    """The configuration that is named, or else the one that is for the model's path."""
-    if named := environ.get(CONFIG_VARIABLE):
-        return Recognised(named, f"{CONFIG_VARIABLE} names it")
-    path = environ.get(MODEL_PATH_VARIABLE, EMBEDDED_MODEL)
+    """The configuration that is named, or else the one that is for the model's path.
+
+    Raises:
+        ConfigError: a variable of this server's is misspelt.
+    """
+    variables = unquoted_variables(environ)
+    if named := variables.get(CONFIG_VARIABLE):
+        return Recognised(named, origins_noted(environ).get(CONFIG_VARIABLE, f"{CONFIG_VARIABLE} names it"))
+    path = variables.get(MODEL_PATH_VARIABLE, EMBEDDED_MODEL)
     if path == EMBEDDED_MODEL:
         return Recognised(DEFAULT_CONFIG, "the embedded model is served unless another is named")
-    found = recognise(path, environ.get(REVISION_VARIABLE))
+    found = recognise(path, variables.get(REVISION_VARIABLE))
     # Another model takes nothing from a configuration: no sizes, speeds or figures.
     return found if found.name else Recognised(GENERIC_CONFIG, found.why)
 
@@ -109,36 +187,6 @@ def config_file(name: str) -> Path:
     return path
 
 
-def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
-    """Set the leaves that `CACHE_DIT_SERVING__SECTION__KEY` variables name; returns those variables' names.
-
-    Section names are matched in lower case, keys as the section spells them (`CACHE__FN_COMPUTE_BLOCKS` sets
-    `Fn_compute_blocks`). A value that starts like a YAML list or mapping, or is `null`, is read as YAML; any other is
-    text, which its field converts.
-    """
-    names = sorted(name for name in environ if name.startswith(CONFIG_VARIABLE.removesuffix("CONFIG")))
-    names = [name for name in names if name != CONFIG_VARIABLE]
-    for name in names:
-        if not name.startswith(OVERRIDE_PREFIX):
-            raise ConfigError(f"{name} is no setting; settings begin with {OVERRIDE_PREFIX} (two underscores)")
-    for name in names:
-        *sections, leaf = name.removeprefix(OVERRIDE_PREFIX).split("__")
-        node, model = tree, typing.cast("type[BaseModel] | None", Settings)
-        for section in sections:
-            key = _spelling(section, model)
-            if not isinstance(node.get(key), dict):
-                node[key] = {}
-            node, model = node[key], model_of_field(model, key) if model else None
-        text = environ[name]
-        try:
-            # Below a free mapping (pipeline_arguments) no field converts the text: YAML decides there.
-            as_yaml = text[:1] in "[{" or text == "null" or model is None
-            node[_spelling(leaf, model)] = yaml.safe_load(text) if as_yaml else text
-        except NOT_YAML as error:
-            raise ConfigError(f"{name} is not valid YAML: {_place_of(error)}") from None
-    return names
-
-
 def explain(error: ValidationError) -> str:
     """Pydantic's findings, each with its dotted key, and the nearest known key for an unknown one."""
     sentences = []
@@ -153,17 +201,3 @@ def explain(error: ValidationError) -> str:
         else:
             sentences.append(f"'{finding.field}': {finding.message}" if finding.field else finding.message)
     return "; ".join(sentences) + and_more(error)
-
-
-def _place_of(error: Exception) -> str:
-    """Where YAML ends to be YAML, without the text there: it may be a secret."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else "it holds no valid value"
-
-
-def _spelling(name: str, model: type[BaseModel] | None) -> str:
-    """A key as its section spells it, from a variable's name (which is in capitals)."""
-    known = {key.lower(): key for key in model.model_fields} if model else {}
-    return known.get(name.lower(), name.lower())

@@ -169,6 +169,14 @@ class RequestDefaults(Section):
         description="Further arguments of every pipeline call, for example use_resolution_binning; checked at load.",
     )
 
+    @field_validator("pipeline_arguments")
+    @classmethod
+    def _have_no_setting(cls, arguments: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+        for name in arguments:
+            if name in cls.model_fields:
+                raise ValueError(f"{name} is a setting of its own; write defaults.{name} instead")
+        return arguments
+
 
 class Limits(Section):
     """What one request, and all of them together, may ask of the server."""
@@ -278,7 +286,9 @@ class OutputSettings(Section):
         "az://container/prefix. Credentials come from the environment, as AWS_ACCESS_KEY_ID does.",
     )
     store_options: dict[str, str | bool] = Field(
-        default_factory=dict, description="Of the object storage, by obstore's names: endpoint, region, allow_http."
+        default_factory=dict,
+        repr=False,
+        description="Of the object storage, by obstore's names: endpoint, region, allow_http.",
     )
     readers: Readers = Field(
         "user",
@@ -309,6 +319,7 @@ class JobsSettings(Section):
 
     database: str | None = Field(
         None,
+        repr=False,
         description="URL as SQLAlchemy takes it; left out: the SQLite file jobs.sqlite3 below outputs.root.",
     )
     interrupted: Literal["requeue", "fail"] = Field(
@@ -447,6 +458,11 @@ class ServerSettings(Section):
         True,
         description="Draw one picture in a few steps before ready, so that the first request finds kernels and memory "
         "as the later ones do, and a model that cannot draw is never ready.",
+    )
+    on_load_failure: Literal["stay", "exit", "retry"] = Field(
+        "stay",
+        description="Where the model cannot be loaded. stay: the worker answers 503 with the reason; exit: the server "
+        "ends with status 3; retry: load again after 5 s, then after twice as long each time, 300 s at most.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least level that the log has of this server; requests of probes are DEBUG."

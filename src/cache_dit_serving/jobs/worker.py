@@ -7,18 +7,21 @@ picture is denoised.
 
 from __future__ import annotations
 
+import gc
+import itertools
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from cache_dit_serving.errors import (
+    DETAILS,
     ClientGone,
     InternalError,
     InvalidRequest,
@@ -28,6 +31,7 @@ from cache_dit_serving.errors import (
     QueueFull,
     RateLimited,
     ServingError,
+    logged,
 )
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.found import found_while_drawing
@@ -53,6 +57,9 @@ ENCODER_THREADS = 2
 PROGRESS_S = 10.0
 LOST_S = 1.0
 """Between two looks at an idle runner."""
+RETRY_S = 5.0
+"""Seconds after which a failed load is tried again; twice as many after each further one."""
+MOST_RETRY_S = 300.0
 
 
 class PipelineWorker:
@@ -67,13 +74,19 @@ class PipelineWorker:
         preview_every: int = 0,
         max_step_s: float = math.inf,
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
+        on_failed: Callable[[], None] = lambda: None,
+        retries: bool = False,
     ) -> None:
         """
         Args:
             preview_every: denoising steps from one preview to the next for followers who do not say how many they want;
                 0: none.
+            on_failed: called when the model cannot be loaded, or not loaded again.
+            retries: whether a load that fails is tried again, with a growing wait.
         """
         self._load = load
+        self._on_failed = on_failed
+        self._retries = retries
         self._max_queue = max_queue
         self._preview_every = preview_every
         self._on_ready = on_ready
@@ -304,10 +317,10 @@ class PipelineWorker:
             while self._serve(self._loaded.runner):
                 if not self._load_anew():
                     return
-        except Exception:
+        except Exception as error:
             # Nothing should come here; if something does, a server that says ready must not let requests wait for ever.
             logger.exception("the pipeline's thread failed")
-            self._fail("the pipeline stopped working; the server's log has the details")
+            self._fail(f"the pipeline stopped working{DETAILS}", error)
             self._refuse_what_is_left()
 
     def _load_anew(self) -> bool:
@@ -369,6 +382,20 @@ class PipelineWorker:
             del generation
 
     def _load_model(self) -> bool:
+        """Load the model, again and again if it is to be retried; whether there is one."""
+        waits = _retry_waits() if self._retries else iter(())
+        while not self._load_once():
+            if self._stopping or (wait_s := next(waits, None)) is None:
+                return False
+            gc.collect()  # what the attempt left in cycles holds memory that the next one needs
+            logger.info("the model is loaded again in %.0f s", wait_s)
+            with self._changed:
+                if self._changed.wait_for(lambda: self._stopping, wait_s):
+                    return False
+                self._state, self._reason = "loading", "loading again"
+        return True
+
+    def _load_once(self) -> bool:
         began = time.perf_counter()
 
         def progress(what: str) -> None:
@@ -380,12 +407,12 @@ class PipelineWorker:
         try:
             self._loaded = self._load(progress)
         except LoadError as error:
-            self._fail(str(error))
+            self._fail(str(error), error.__cause__)
             return False
-        except Exception:
+        except Exception as error:
             # Whatever it was, it must not end the process: the supervisor would start it again for ever.
             logger.exception("loading failed")
-            self._fail("the model could not be loaded; the server's log has the details")
+            self._fail(f"the model could not be loaded{DETAILS}", error)
             return False
         for call, record in self._loaded.warm_up:
             self.rates.learn(call.drawings[0], record, call.pixels)
@@ -401,11 +428,13 @@ class PipelineWorker:
             logger.exception("what should follow on ready failed")
         return True
 
-    def _fail(self, reason: str) -> None:
-        logger.error("failed: %s", reason)
+    def _fail(self, reason: str, cause: BaseException | None = None) -> None:
+        logger.error("failed: %s", logged(reason, cause))
         with self._changed:
-            self._state, self._reason = "failed", reason
-            metrics.tell_state(self._state)
+            if not self._stopping:
+                self._state, self._reason = "failed", reason
+                metrics.tell_state(self._state)
+        self._on_failed()
 
     def _generate(self, runner: Runner, generation: Generation) -> None:
         began = time.perf_counter()
@@ -504,10 +533,15 @@ class PipelineWorker:
             "draining": "the server is shutting down",
             "ready": "the server is ready",
         }
-        # A failed load does not mend itself: no time to come back after.
+        # A failed load that is not retried does not mend itself: no time to come back after.
         state = self.state
-        retry_after_s = {"loading": 5.0, "draining": 10.0}.get(state)
+        retry_after_s = {"loading": 5.0, "draining": 10.0, "failed": RETRY_S if self._retries else None}.get(state)
         return NotReady(messages[state], code=state, retry_after_s=retry_after_s)
+
+
+def _retry_waits() -> Iterator[float]:
+    """Seconds before each further attempt."""
+    return (min(RETRY_S * 2**attempt, MOST_RETRY_S) for attempt in itertools.count())
 
 
 class _Watch:

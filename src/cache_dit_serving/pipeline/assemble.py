@@ -120,14 +120,9 @@ class _Accelerated(NamedTuple):
 
 
 def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accelerated:
-    from cache_dit_serving.pipeline import attention, cache, load, lora, parallel, placing, quantize
+    from cache_dit_serving.pipeline import attention, cache, load, lora, parallel, placing, preflight, quantize
 
-    device = load.choose_device(settings.model.device)
-    generator_device = load.choose_generator(settings.model.generator_device, device)
-    placing.check(settings.model, device)
-    parallel.check(settings.parallelism, device)
-    attention.check(settings.attention_backend, device)
-    quantize.check(settings.quantize, device, settings.model.dtype)
+    device, generator_device = preflight.devices(settings)
     pipe = load.load_pipeline(settings, progress)
     separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
     if separate_cfg is None:

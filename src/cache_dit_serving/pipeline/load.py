@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -16,8 +15,9 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.import_utils import DummyObject, requires_backends
 
+from cache_dit_serving.config import folder
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
-from cache_dit_serving.errors import LoadError
+from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.pipeline import placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import needing_memory
@@ -38,7 +38,6 @@ SIBLINGS = (
 )
 """A task, a further one, and what diffusers 0.42 puts into the name of a class that runs the same weights for it."""
 MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library|`(\w+)` is not installed")
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> DiffusionPipeline:
@@ -96,7 +95,7 @@ def _told(model: ModelSettings) -> Iterator[None]:
     except (OSError, ValueError, KeyError) as error:
         # The library's text names paths and hosts: it goes to the log, not to callers.
         logger.exception("loading %s failed", model.path)
-        raise LoadError("the model's files could not be loaded; the server's log has the details") from error
+        raise LoadError("the model's files could not be loaded" + DETAILS) from error
 
 
 def _changed(scheduler: SchedulerMixin, changes: Mapping[str, Any]) -> SchedulerMixin:
@@ -128,7 +127,7 @@ def _without_package(text: str) -> str:
     """What to do about an import that failed, by transformers' or diffusers' own words."""
     named = MISSING_PACKAGE.search(text)
     if named is None:
-        return "the model needs a package that is not installed; the server's log has the details"
+        return "the model needs a package that is not installed" + DETAILS
     package = (named[1] or named[2]).lower()
     remedy = "pip install -r requirements-vision.txt" if package == "torchvision" else f"install {package}"
     return f"the model needs the package {package}, which is not installed: {remedy}"
@@ -207,29 +206,19 @@ def locate(path: str) -> str:
     """
     if path == EMBEDDED:
         return str(EMBEDDED_FOLDER)
-    folder = Path(path).expanduser()
-    if folder.is_file():
-        what = "GGUF weights are" if folder.suffix == ".gguf" else "single files are"
-        raise LoadError(f"the model's path is a file; {what} not supported: name a folder saved by save_pretrained")
-    if folder.is_dir():
-        index = folder / "model_index.json"
-        if not index.is_file():
-            raise LoadError("the model's folder has no model_index.json: it must be one saved by save_pretrained")
-        try:
-            json.loads(index.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise LoadError("the model's model_index.json is not valid JSON") from error
-        quantize.check_saved(folder)
-        return str(folder)
-    if HUB_ID.fullmatch(path):
+    if why := folder.refusal(path):
+        raise LoadError(why)
+    found = Path(path).expanduser()
+    if not found.is_dir():
         return path
-    raise LoadError("the model's path is neither a folder on the server nor a hub id like owner/name")
+    quantize.check_saved(found)
+    return str(found)
 
 
 def public_name(path: str) -> str:
     """The model's name without where on the server it lies."""
-    folder = Path(path).expanduser()
-    return folder.name if folder.is_dir() or not HUB_ID.fullmatch(path) else path
+    found = Path(path).expanduser()
+    return found.name if found.is_dir() or not folder.HUB_ID.fullmatch(path) else path
 
 
 def pipeline_class(name: str | None) -> type[DiffusionPipeline]:

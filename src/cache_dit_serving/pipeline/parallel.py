@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from cache_dit import ParallelismConfig
 
-from cache_dit_serving.errors import LoadError
+from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.pipeline.output import media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.quantize import DENOISERS
 
@@ -79,9 +79,7 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: Generat
     except (AssertionError, ValueError, NotImplementedError, RuntimeError, ImportError) as error:
         logger.exception("parallelism")
         name = type(pipe).__name__
-        raise LoadError(
-            f"parallelism: cache-dit cannot spread a {name} so; the server's log has the details"
-        ) from error
+        raise LoadError(f"parallelism: cache-dit cannot spread a {name} so{DETAILS}") from error
     _keep_signatures(pipe)
     difference = float(np.abs(_output(pipe, call) - before).max())
     logger.info("%d ranks draw as one, but for %.1e", settings.world_size, difference)

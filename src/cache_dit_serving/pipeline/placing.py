@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cache_dit
 import torch
 
-from cache_dit_serving.errors import LoadError
+from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.pipeline.memory import needing_memory
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, p
                 pipe.to(device)
     except (ValueError, ImportError) as error:
         logger.exception("offload")
-        raise LoadError(f"model.offload: {model.offload} does not work on a {name}; the log has the details") from error
+        raise LoadError(f"model.offload: {model.offload} does not work on a {name}{DETAILS}") from error
     for key, wanted in (("slicing", model.vae_slicing), ("tiling", model.vae_tiling)):
         if wanted:
             enable = getattr(getattr(pipe, "vae", None), f"enable_{key}", None)

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as OF_TRANSFORMERS
 
 from cache_dit_serving.config.acceleration import BITSANDBYTES, QUANT_TYPES, SVDQ, ComponentQuantization
-from cache_dit_serving.errors import LoadError
+from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.pipeline.memory import needing_memory
 from cache_dit_serving.pipeline.protocol import QuantizedComponent
 
@@ -153,7 +153,7 @@ def as_loaded(settings: QuantizeSettings | None, components: Sequence[str]) -> P
     except Exception as error:
         logger.exception("quantize.pipeline_config_path")
         why = "has no get_pipeline_quant_config()" if isinstance(error, KeyError) else f"fails ({type(error).__name__})"
-        raise LoadError(f"quantize.pipeline_config_path: the file {why}; the server's log has the details") from error
+        raise LoadError(f"quantize.pipeline_config_path: the file {why}{DETAILS}") from error
     if not isinstance(made, PipelineQuantizationConfig):
         raise LoadError("quantize.pipeline_config_path: get_pipeline_quant_config() returns another type")
     return made
@@ -207,7 +207,7 @@ def _quantize(name: str, component: torch.nn.Module, wanted: ComponentQuantizati
     except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:
         logger.exception("quantising %s failed", name)
         what = f"{name} cannot be quantised as {wanted.quant_type}"
-        raise LoadError(f"quantize: {what}; the server's log has the details") from error
+        raise LoadError(f"quantize: {what}{DETAILS}") from error
 
 
 def quantized_as_loaded(component: Any) -> str | None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from cache_dit_serving.caching.settings import CacheSettings, CacheType
@@ -18,6 +19,7 @@ from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, TakePreview,
 from cache_dit_serving.planning.call import Drawing, GenerationCall
 from cache_dit_serving.planning.example import example_of, simplest_task
 from cache_dit_serving.planning.fields.clip import least_frames
+from cache_dit_serving.planning.fields.size import Height, Width
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Input, Task
@@ -25,6 +27,8 @@ from cache_dit_serving.planning.tasks import SERVED_TASKS, Input, Task
 logger = logging.getLogger(__name__)
 
 TRIAL_STEPS = 4
+TRIAL_PIXELS = 256 * 256
+"""Pixels of a trial on a CPU, which takes minutes for four steps at 1024 x 1024."""
 PROGRESS_S = 2.0
 """Between two reports of how far a picture is."""
 
@@ -36,15 +40,23 @@ class CacheTypeFails(Exception):
 def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> DrawRecord:
     """Draw in a few steps that reuse what they can: some families can be enabled and then fail in their forward pass.
 
+    On a CPU the picture is small. A family that fails at a small size is tried at its default one.
+
     Raises:
         CacheTypeFails: why the type cannot be offered.
     """
     settings = CacheSettings.model_validate(
         {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
     )
-    call = replace(short(model), drawings=(Drawing(0, CacheChoice(settings, "custom")),))
+    drawings = (Drawing(0, CacheChoice(settings, "custom")),)
+    if runner.facts.device == "cpu" and _draws_large(model):
+        try:
+            small = replace(short(model, pixels=TRIAL_PIXELS), drawings=drawings)
+            return runner.sample(small, 0, Unwatched()).record
+        except Exception as error:  # noqa: BLE001 (whatever the libraries do with a small size)
+            logger.info("%s is tried at the default size (%s at a small one)", cache_type, type(error).__name__)
     try:
-        return runner.sample(call, 0, Unwatched()).record
+        return runner.sample(replace(short(model), drawings=drawings), 0, Unwatched()).record
     except Exception as error:
         logger.exception("%s fails on this pipeline", cache_type)
         no_memory = isinstance(error, OutOfMemory)
@@ -54,6 +66,12 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
             f"{cache_type} of cache-dit {version} {cause} in the forward pass of {model.traits.pipeline_class}"
             + ("" if no_memory else f" ({told(error)})")
         ) from error
+
+
+def _draws_large(model: PlannedModel) -> bool:
+    """Whether the default size can be asked for, and is larger than a trial on a CPU need be."""
+    sides = (Width(), Height())
+    return all(side.accepted(model) for side in sides) and prod(side.default(model) for side in sides) > TRIAL_PIXELS
 
 
 def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progress: Callable[[str], None]) -> None:
@@ -189,10 +207,12 @@ def _few_steps(model: PlannedModel) -> int:
     return max(TRIAL_STEPS, model.traits.steps.least)
 
 
-def short(model: PlannedModel, task: Task | None = None, *, last_image: bool = False) -> GenerationCall:
-    """A call of few steps and frames: it tries the forward pass, not the work."""
+def short(
+    model: PlannedModel, task: Task | None = None, *, last_image: bool = False, pixels: int | None = None
+) -> GenerationCall:
+    """A call of few steps and frames, and of so many pixels at most: it tries the forward pass, not the work."""
     fields = {"speed": "lossless", "num_inference_steps": _few_steps(model), "num_frames": least_frames(model)}
-    return _planned(model, task, last_image=last_image, **fields)
+    return _planned(model, task, last_image=last_image, pixels=pixels, **fields)
 
 
 def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> GenerationCall:

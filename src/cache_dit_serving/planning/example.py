@@ -11,7 +11,7 @@ from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
-from cache_dit_serving.planning.fields.size import Height, Width
+from cache_dit_serving.planning.fields.size import Height, Width, fitting_size
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input, Task
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -23,16 +23,24 @@ def simplest_task(model: PlannedModel) -> Task:
 
 
 def example_of(
-    model: PlannedModel, task: Task | None = None, *, last_image: bool = False, **fields: Any
+    model: PlannedModel,
+    task: Task | None = None,
+    *,
+    last_image: bool = False,
+    pixels: int | None = None,
+    **fields: Any,
 ) -> tuple[GenerateRequest, Inputs]:
     """The smallest request of a task, with these fields in it, and what it brings.
 
     Args:
         task: of the model's own pipeline; None: the simplest.
         last_image: whether it brings that too.
+        pixels: of its pictures at most; left out: the model's default size.
     """
     needs = TASKS[task or simplest_task(model)].needs
     example: dict[str, Any] = {"seed": 0}
+    if pixels is not None:
+        example |= dict(zip(("width", "height"), _size(model, pixels), strict=True))
     if Input.PROMPT in needs:
         edits_by_json = model.traits.pipeline_class == "BriaFiboEditPipeline"
         example["prompt"] = '{"edit_instruction": "an example"}' if edits_by_json else "an example"
@@ -41,11 +49,16 @@ def example_of(
     brought = needs - WORDS | ({Input.LAST_IMAGE} if last_image else set())
     for each in brought:
         example[FIELDS_OF_INPUTS[each]] = ["an example"] if each is Input.IMAGE else "an example"
-    return GenerateRequest.model_validate(example | fields), _inputs(brought, model) if brought else Inputs()
+    return GenerateRequest.model_validate(example | fields), _inputs(brought, model, pixels) if brought else Inputs()
 
 
-def _inputs(brought: frozenset[Input], model: PlannedModel) -> Inputs:
-    size = (Width().default(model), Height().default(model))
+def _size(model: PlannedModel, pixels: int | None) -> tuple[int, int]:
+    """The default width and height, or a smaller size of their shape."""
+    return fitting_size(Width().default(model), Height().default(model), model, pixels)
+
+
+def _inputs(brought: frozenset[Input], model: PlannedModel, pixels: int | None) -> Inputs:
+    size = _size(model, pixels)
     ramp = Image.fromarray(np.linspace(0, 255, 256, dtype=np.uint8).reshape(16, 16)).resize(size)
     colour = InputPicture(ramp.convert("RGB"), "")
     frames = (colour.image,) * (least_frames(model) or 1)

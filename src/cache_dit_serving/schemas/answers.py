@@ -201,6 +201,9 @@ class ModelInfo(Answer):
     offload: str | None = Field(
         None, description="How components are kept in the computer's memory; left out: they are not."
     )
+    configuration: str = Field(
+        "", description="Name of the configuration whose settings hold: one in configs/, or the operator's file."
+    )
     enable_cache: bool = Field(description="Whether a request without `speed` and `cache` runs a cache.")
     is_loaded: bool = Field(description="Always true: before, this route answers 503.")
     versions: dict[str, str]
@@ -211,6 +214,11 @@ class ModelInfo(Answer):
     cache: dict[str, Any] | None = Field(
         None,
         description="Default settings, the blocks of each list, whether it runs and why not; left out: not asked for.",
+    )
+    inherited_cache: dict[str, Any] | None = Field(
+        None,
+        description="Settings that a request's `cache` object is laid over where it names no speed: each field that it "
+        "leaves out has the value here. Left out: no cache runs here.",
     )
     parallelism: dict[str, int | bool | list[str]] | None = Field(
         None,

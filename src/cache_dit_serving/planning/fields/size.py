@@ -51,10 +51,10 @@ def _check_side(name: str, value: int, limits: Limits, multiple: int) -> None:
     raise InvalidRequest(f"{name} {value} is not a size this model takes; it takes {words}", param=name)
 
 
-def fitting_size(width: int, height: int, model: PlannedModel) -> tuple[int, int]:
-    """The size at which a picture is taken in: its shape, with no more pixels than the model draws by default."""
-    usual = Width().default(model) * Height().default(model)
-    scale = min(1.0, math.sqrt(usual / (width * height)))
+def fitting_size(width: int, height: int, model: PlannedModel, pixels: int | None = None) -> tuple[int, int]:
+    """The size at which a picture is taken in: its shape, with no more pixels than these, or than the default."""
+    most = pixels or Width().default(model) * Height().default(model)
+    scale = min(1.0, math.sqrt(most / (width * height)))
     sides = _sides(model.limits, model.traits.sizes.multiple)
     fitting = [sides[max(0, bisect_right(sides, round(side * scale)) - 1)] for side in (width, height)]
     return fitting[0], fitting[1]

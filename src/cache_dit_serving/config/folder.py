@@ -1,0 +1,51 @@
+"""A model's path: a folder that `save_pretrained` wrote, or a hub id; and the folder's small files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+INDEX = "model_index.json"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+ReadJson = Callable[[str], "Mapping[str, Any] | None"]
+"""The JSON of a file in a model's folder; None where there is none."""
+
+
+def in_folder(folder: Path) -> ReadJson:
+    """Read the JSON files of a folder."""
+
+    @cache
+    def read(name: str) -> Mapping[str, Any] | None:
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    return read
+
+
+def refusal(path: str) -> str | None:
+    """Why a path is no model, in a sentence without the path; None for a folder that may be one, and for a hub id."""
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        what = "GGUF weights are" if folder.suffix == ".gguf" else "single files are"
+        return f"the model's path is a file; {what} not supported: name a folder saved by save_pretrained"
+    if folder.is_dir():
+        index = folder / INDEX
+        if not index.is_file():
+            return "the model's folder has no model_index.json: it must be one saved by save_pretrained"
+        try:
+            json.loads(index.read_text(encoding="utf-8"))
+        except ValueError:
+            return "the model's model_index.json is not valid JSON"
+        except OSError as error:
+            return f"the model's model_index.json cannot be read: {error.strerror}"
+        return None
+    if HUB_ID.fullmatch(path):
+        return None
+    return "the model's path is neither a folder on the server nor a hub id like owner/name"

@@ -1,0 +1,75 @@
+"""A model's small files on the hub, by the local cache where they lie there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder
+
+HUB_S = 10
+"""Seconds to wait for the hub's first answer."""
+
+logger = logging.getLogger(__name__)
+
+
+def cached(hub_id: str, name: str, revision: str | None) -> Path | None:
+    """A file of a hub id in the local cache; None where it is not there."""
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(hub_id, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def refusal(hub_id: str, revision: str | None) -> str | None:
+    """Why a model cannot be had, in a phrase that follows its hub id; None where it can, or lies in the cache."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    if cached(hub_id, INDEX, revision):
+        return None
+    try:
+        files = huggingface_hub.model_info(hub_id, revision=revision, timeout=HUB_S).siblings or []
+    except errors.GatedRepoError:
+        return "has a gate; accept its terms on the hub and set HF_TOKEN"
+    except errors.RevisionNotFoundError:
+        return f"has no revision {revision} on the hub"
+    except errors.RepositoryNotFoundError:
+        return "is neither a folder here nor known to the hub (a private model needs HF_TOKEN)"
+    except errors.OfflineModeIsEnabled:
+        return "is not in the hub's cache here, and HF_HUB_OFFLINE forbids a download"
+    except Exception as error:  # noqa: BLE001 (whatever the network does)
+        return (
+            f"is neither a folder here nor in the hub's cache, and {huggingface_hub.constants.ENDPOINT} cannot be "
+            f"reached ({type(error).__name__}); name a folder, or check the network and HF_ENDPOINT"
+        )
+    if not any(file.rfilename == INDEX for file in files):
+        return f"has no {INDEX} on the hub: it is no pipeline of diffusers"
+    return None
+
+
+@cache
+def on_hub(hub_id: str, revision: str | None) -> ReadJson:
+    """Read the JSON files of a hub id, by its cached files if they are there."""
+
+    @cache
+    def read(name: str) -> Mapping[str, Any] | None:
+        import huggingface_hub
+
+        for local in (True, False):
+            try:
+                if not local and name == INDEX:
+                    # A download repeats itself for 20 seconds where there is no network; this does not.
+                    huggingface_hub.model_info(hub_id, revision=revision, timeout=HUB_S)
+                file = huggingface_hub.hf_hub_download(hub_id, name, revision=revision, local_files_only=local)
+            except Exception as error:  # noqa: BLE001 (offline, no such model, no access: loading it will say so)
+                logger.info("%s of %s cannot be read: %s", name, hub_id, type(error).__name__)
+                continue
+            path = Path(file)
+            return in_folder(path.parent)(path.name)
+        return None
+
+    return read

@@ -1,0 +1,101 @@
+"""The environment variables that set the tree, and the note by which the launcher tells its flags from them."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.values import items_of, unquoted
+from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.findings import model_of_field
+
+PREFIX = "CACHE_DIT_SERVING_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+OVERRIDE_PREFIX = f"{PREFIX}_"
+MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
+REVISION_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__REVISION"
+ORIGINS_VARIABLE = "CACHE_DIT_LAUNCHER_ORIGINS"
+"""JSON object of the launcher: a variable that it set -> where the value came from, such as `--model-path`."""
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""PyYAML 6 raises ValueError for a date that there is none of, RecursionError for deep nesting."""
+
+
+def unquoted_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return this server's own variables, without what an env file left around their values.
+
+    Raises:
+        ConfigError: one is spelt with an underscore too few.
+    """
+    found = {name: unquoted(text) for name, text in environ.items() if name.startswith(PREFIX)}
+    for name in sorted(found):
+        if name != CONFIG_VARIABLE and not name.startswith(OVERRIDE_PREFIX):
+            raise ConfigError(f"{name} is no setting; settings begin with {OVERRIDE_PREFIX} (two underscores)")
+    return found
+
+
+def variable_of(key: str) -> str:
+    """The variable that sets the setting at a dotted key."""
+    return OVERRIDE_PREFIX + key.upper().replace(".", "__")
+
+
+def origins_noted(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variable -> where the launcher had its value from; empty without the launcher."""
+    return typing.cast("dict[str, str]", json.loads(environ.get(ORIGINS_VARIABLE, "{}")))
+
+
+def apply_overrides(tree: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
+    """Set the leaves that `CACHE_DIT_SERVING__SECTION__KEY` variables name; returns dotted key -> variable.
+
+    Section names are matched in lower case, keys as the section spells them (`CACHE__FN_COMPUTE_BLOCKS` sets
+    `Fn_compute_blocks`). A value that starts like a YAML list or mapping, or is `null`, is read as YAML; any other is
+    text, which its field converts, and commas part the items of a list.
+
+    Args:
+        variables: as :func:`unquoted_variables` returns them.
+
+    Raises:
+        ConfigError: a value that starts like YAML and is none.
+    """
+    applied = {}
+    for name in sorted(variables.keys() - {CONFIG_VARIABLE}):
+        *sections, leaf = name.removeprefix(OVERRIDE_PREFIX).split("__")
+        node, model = tree, typing.cast("type[BaseModel] | None", Settings)
+        path = []
+        for section in sections:
+            key = _spelling(section, model)
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            path.append(key)
+            node, model = node[key], model_of_field(model, key) if model else None
+        key = _spelling(leaf, model)
+        text = variables[name]
+        try:
+            # Below a free mapping (pipeline_arguments) no field converts the text: YAML decides there.
+            as_yaml = text[:1] in "[{" or text == "null" or model is None
+            node[key] = yaml.safe_load(text) if as_yaml else items_of(text, model, key)
+        except NOT_YAML as error:
+            raise ConfigError(f"{name} is not valid YAML: {place_of(error)}") from None
+        applied[".".join((*path, key))] = name
+    return applied
+
+
+def place_of(error: Exception) -> str:
+    """Where YAML ends to be YAML, without the text there: it may be a secret."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"byte {error.position} is no text in UTF-8; save the file as UTF-8"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "it holds no valid value"
+
+
+def _spelling(name: str, model: type[BaseModel] | None) -> str:
+    """A key as its section spells it, from a variable's name (which is in capitals)."""
+    known = {key.lower(): key for key in model.model_fields} if model else {}
+    return known.get(name.lower(), name.lower())

@@ -1,0 +1,40 @@
+"""`cache-dit-serving config`: the settings that a start with the same flags and variables would have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from cache_dit_serving.config.printed import printed
+from cache_dit_serving.config.reading import resolve
+from cache_dit_serving.config.settings import EMBEDDED_MODEL
+from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIABLE
+from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.flags import parser
+from cache_dit_serving.serve import environment_of
+from cache_dit_serving.supervisor import fail
+
+DESCRIPTION = """\
+Print the settings that `cache-dit-serving serve` with the same flags and environment would have, as YAML, and exit.
+A comment names the file, variable or flag that set a value; a value without one is a default. Secrets are not printed.
+
+Later ones win: defaults, then the configuration's file, then variables CACHE_DIT_SERVING__SECTION__KEY, then flags.
+
+  examples:
+    cache-dit-serving config                                      the embedded model's settings
+    cache-dit-serving config --model-path /models/flux --cache    which configuration a folder gets, and why
+    CACHE_DIT_SERVING__LIMITS__MAX_QUEUE=8 cache-dit-serving config --config qwen-image | grep '#'
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the tree; exit status 2 with one line where the settings are not valid."""
+    flags = parser("cache-dit-serving config", DESCRIPTION).parse_args(arguments)
+    environ = dict(os.environ)
+    if not flags.model_path and not environ.get(MODEL_PATH_VARIABLE):
+        environ.setdefault(CONFIG_VARIABLE, EMBEDDED_MODEL)
+    try:
+        print(printed(resolve(environment_of(flags, environ))), end="")
+    except ConfigError as error:
+        fail(str(error))
+    return 0
