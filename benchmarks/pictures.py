@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
-from cache_dit_serving.media.inputs import FORMATS, PictureReader
+from cache_dit_serving.media.inputs import PictureReader
+from cache_dit_serving.media.picture_formats import FORMATS
 
 SIDE = 2048
 RUNS = 15

@@ -196,7 +196,7 @@ def test_edits_by_upload_and_by_json(client: openai.OpenAI, server: Server) -> N
         is_strictly(told.json(), ImagesResponse)
     with pytest.raises(openai.BadRequestError) as unread:
         client.images.edit(image=[upload, b"no picture"], prompt=PROMPT)
-    assert unread.value.param == "image"
+    assert unread.value.param == "image.1"
     unread_json = server.post("/v1/images/edits", json={"prompt": PROMPT, "images": [{"image_url": {"url": "AAAA"}}]})
     assert unread_json.json()["error"]["param"] == "images.0.image_url.url"
     refused = server.post("/v1/images/edits", json={"prompt": PROMPT})

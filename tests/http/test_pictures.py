@@ -7,7 +7,7 @@ import functools
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from tests.support import heic
 from tests.support.answers import error, pixels
 from tests.support.pictures import apple, base64_of, data_uri, file_of, mask, noise, png_that_claims
 from tests.support.server import Server, ready, serving
@@ -57,13 +58,67 @@ def test_inpaint_is_that_of_diffusers_alone(server: Server) -> None:
     assert np.array_equal(pixels(answer["images"][0]), expected)
 
 
-def test_pictures_of_another_size_are_resized_as_by_pil(server: Server) -> None:
-    image, hole, size = noise(500, 300), mask(500, 300), (112, 80)
-    sent = {"image_urls": [data_uri(file_of(image))], "mask_url": data_uri(file_of(hole))}
+SIZE, LANCZOS = (112, 80), Image.Resampling.LANCZOS
+FITS: dict[str, tuple[Callable[[Image.Image, str], Image.Image], str]] = {
+    "crop": (lambda image, _: ImageOps.fit(image, SIZE, LANCZOS), "what juts out of that shape is cut off"),
+    "pad": (lambda image, bars: ImageOps.pad(image, SIZE, LANCZOS, color=bars), "bars fill what it leaves free"),
+    "stretch": (lambda image, _: image.resize(SIZE, LANCZOS), "it is stretched to that shape"),
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_pictures_and_masks_of_another_shape_are_fitted_alike_and_that_is_told(server: Server, fit: str) -> None:
+    image, hole = noise(200, 320), mask(200, 320)
+    sent = {"image_urls": [data_uri(file_of(image))], "mask_url": data_uri(file_of(hole)), "fit": fit}
     answer = server.generate(**ASKED, **sent, strength=0.9, width=112, height=80).json()
-    image, hole = (each.resize(size, Image.Resampling.LANCZOS) for each in (image, hole))
-    fields = {"image": image, "mask_image": hole, "width": 112, "height": 80}
+    by_pil, words = FITS[fit]
+    fields = {"image": by_pil(image, "black"), "mask_image": by_pil(hole, "white"), "width": 112, "height": 80}
     assert np.array_equal(pixels(answer["images"][0]), by_diffusers(FluxInpaintPipeline, strength=0.9, **fields))
+    told = [(warning["param"], warning["code"]) for warning in answer["warnings"]]
+    assert told == [("image_urls.0", "adjusted"), ("mask_url", "adjusted")]
+    assert all(f"is 200 x 320 pixels and 112 x 80 are drawn: {words}" in each["message"] for each in answer["warnings"])
+
+
+def test_a_picture_of_the_shape_that_is_drawn_is_the_same_whatever_fit_says(server: Server) -> None:
+    image = noise(560, 400)
+    drawn = []
+    for more in ({}, {"fit": "crop"}, {"fit": "pad"}, {"fit": "stretch"}):
+        answer = server.generate(**ASKED, image_urls=[data_uri(file_of(image))], width=112, height=80, **more).json()
+        assert answer["warnings"] == []
+        drawn.append(pixels(answer["images"][0]))
+    expected = by_diffusers(FluxImg2ImgPipeline, image=image.resize(SIZE, LANCZOS), width=112, height=80, strength=0.6)
+    assert all(np.array_equal(each, expected) for each in drawn)
+
+
+def test_a_form_hears_of_a_fit_by_its_own_names(server: Server) -> None:
+    files = [("image", APPLE), ("mask", ("m.png", file_of(mask())))]
+    fields = FORM | {"width": "112", "height": "80", "fit": "pad"}
+    warnings = server.post("/generate", data=fields, files=files).json()["warnings"]
+    assert [(warning["param"], warning["message"].split()[0]) for warning in warnings] == [
+        ("image", "image"),
+        ("mask", "mask"),
+    ]
+
+
+def test_a_mask_with_a_clear_canvas_keeps_what_is_clear(server: Server) -> None:
+    strokes = Image.new("RGBA", (96, 96), (255, 255, 255, 0))
+    strokes.paste((255, 255, 255, 255), (48, 0, 96, 96))
+    asked = {**ASKED, "image_urls": [PICTURE], "strength": 0.9}
+    answers = [server.generate(**asked, mask_url=url).json() for url in (MASK, data_uri(file_of(strokes)))]
+    drawn = [pixels(answer["images"][0]) for answer in answers]
+    assert np.array_equal(drawn[0], drawn[1])
+
+
+def test_a_picture_with_the_seed_and_size_that_drew_it_is_told_of(server: Server) -> None:
+    drawn = server.generate(seed=5, num_images=2, num_inference_steps=4, width=112, height=80).json()["images"]
+    asked = {"image_urls": [drawn[1]], "num_inference_steps": 4}
+    (warning,) = server.generate(**asked, seed=6).json()["warnings"]
+    assert (warning["param"], warning["code"]) == ("seed", "repeated_seed")
+    assert "image_urls.0 was drawn with seed 6 at this size" in warning["message"]
+    assert server.generate(**asked, seed=5, num_images=2).json()["warnings"] == [warning]
+    for other in ({"seed": 5}, {"seed": 6, "width": 80, "height": 112}, {}):
+        warnings = server.generate(**asked, **other).json()["warnings"]
+        assert "repeated_seed" not in [each["code"] for each in warnings]
 
 
 def test_what_the_mask_keeps_stays_and_the_rest_changes(server: Server) -> None:
@@ -195,8 +250,21 @@ def test_a_form_is_the_request_that_says_the_same(server: Server) -> None:
 BAD_FORMS: dict[str, tuple[dict[str, Any], list[Any], str | None, str]] = {
     "another file": ({}, [("photo", APPLE)], "photo", "send image, mask, control, last_image or video"),
     "two masks": ({}, [("image", APPLE), ("mask", APPLE), ("mask", APPLE)], "mask", "stands twice"),
-    "no picture": ({}, [("image", ("a.png", b"text"))], "image", "not a picture"),
-    "an empty file": ({}, [("image", ("a.png", b""))], "image", "not a picture"),
+    "no picture": ({}, [("image", ("a.png", b"text"))], "image", "image is not a picture"),
+    "an empty file": ({}, [("image[]", ("a.png", b""))], "image", "image is not a picture"),
+    "a HEIC": ({}, [("image", ("a.heic", heic.APPLE))], "image", "image is a HEIC (HEIF), which"),
+    "a GIF for a mask": ({}, [("image", APPLE), ("mask", ("a.gif", file_of(mask(), "GIF")))], "mask", "mask is a GIF"),
+    "a mask alone": ({}, [("mask", APPLE)], "mask", "mask is a mask of a picture; send that in image_urls"),
+    "a mask of another size": (
+        {},
+        [("image", APPLE), ("mask", ("m.png", file_of(mask(64, 96))))],
+        "mask",
+        "mask is 64 x 96 pixels",
+    ),
+    "two": ({}, [("image", APPLE), ("image", APPLE)], "image", "image holds 2 pictures"),
+    "the second of three": ({}, [("image", APPLE), ("image", ("b", b"")), ("image", APPLE)], "image.1", "image.1 is"),
+    "a control": ({}, [("control", APPLE)], "control", "does not take control;"),
+    "a video": ({}, [("video", APPLE)], "video", "does not take video;"),
     "a word for a number": ({"seed": "seven"}, [("image", APPLE)], "seed", "integer"),
     "no json": ({"cache": "{fast}"}, [("image", APPLE)], "cache", "object"),
     "an unknown field": ({"steps": "4"}, [("image", APPLE)], "steps", "not a field"),

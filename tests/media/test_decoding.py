@@ -85,8 +85,9 @@ def test_pictures_are_those_of_the_reader_to_the_bit(shared: DecodingPool, kind:
 
 
 def test_videos_are_those_of_the_reader_to_the_bit(shared: DecodingPool) -> None:
-    ours = run(shared, lambda decoder: decoder.video(mp4(), "video_url", 9))
-    expected = PictureReader(InputSettings()).video(mp4(), "video_url", 9)
+    content = mp4()
+    ours = run(shared, lambda decoder: decoder.video(content, "video_url", 9))
+    expected = PictureReader(InputSettings()).video(content, "video_url", 9)
     assert (ours.fps, ours.more, ours.digest) == (expected.fps, expected.more, expected.digest)
     assert np.array_equal(
         np.stack(list(map(np.asarray, ours.frames))), np.stack(list(map(np.asarray, expected.frames)))
@@ -95,7 +96,7 @@ def test_videos_are_those_of_the_reader_to_the_bit(shared: DecodingPool) -> None
 
 @pytest.mark.parametrize("image", [noise(300, 200), mask(300, 200)])
 def test_resizing_is_pils_to_the_bit(shared: DecodingPool, image: Image.Image) -> None:
-    ours = run(shared, lambda decoder: decoder.resized(image, (96, 112), "image_urls.0"))
+    ours = run(shared, lambda decoder: decoder.fitted(image, (96, 112), "image_urls.0", "stretch"))
     assert np.array_equal(np.asarray(ours), np.asarray(image.resize((96, 112), Image.Resampling.LANCZOS)))
 
 

@@ -16,6 +16,20 @@ from tests.support.pictures import apple, base64_of, data_uri, file_of, noise, p
 SETTINGS = InputSettings(max_bytes=200_000, max_pixels=100_000)
 
 
+HEADS = (
+    "",
+    " data:image/png;base64,",
+    "data:image/jpg;base64,",
+    "data:image/jpeg;base64,",
+    "data:application/octet-stream;base64,",
+    "data:video/mp4;base64,",
+    "data:;base64,",
+    "DATA:IMAGE/PNG;BASE64,",
+    "data:image/png;name=a%20b.png;charset=utf-8;base64,",
+)
+"""Ways to begin; the type that a client states is not to be trusted."""
+
+
 def read(text: str) -> Image.Image:
     reader = PictureReader(SETTINGS)
     return reader.picture(reader.from_text(text, "image_urls.0"), "image_urls.0").image
@@ -32,9 +46,21 @@ def test_a_lossless_file_comes_through_as_it_is(image_format: str) -> None:
     assert same(read(base64_of(content)), apple())
 
 
-def test_base64_may_be_broken_into_lines() -> None:
-    text = base64_of(file_of(apple()))
-    assert same(read("\r\n".join(text[index : index + 76] for index in range(0, len(text), 76))), apple())
+def test_base64_is_read_as_clients_write_it() -> None:
+    content = next(made for n in range(9) if (made := file_of(noise(8 + n, 9))) and base64_of(made).endswith("="))
+    text, image = base64_of(content), Image.open(io.BytesIO(content))
+    assert set(text) >= set("+/=")
+    broken = "\r\n".join(text[index : index + 76] for index in range(0, len(text), 76))
+    for sent in (text, text.rstrip("="), broken, broken + "\n", text.replace("+", "-").replace("/", "_").rstrip("=")):
+        for head in HEADS:
+            assert same(read(head + sent), image), head
+
+
+def test_a_file_at_the_limit_may_come_in_lines() -> None:
+    content = file_of(noise(200, 200))
+    text = base64_of(content + bytes(SETTINGS.max_bytes - len(content)))
+    lines = "\r\n".join(text[index : index + 76] for index in range(0, len(text), 76))
+    assert read(lines).size == (200, 200)
 
 
 def test_a_photograph_is_turned_upright() -> None:
@@ -73,6 +99,33 @@ def test_a_mask_is_one_channel() -> None:
     assert (mask.mode, mask.getpixel((0, 0))) == ("L", 255)
 
 
+def strokes(colour: str, alpha: int) -> bytes:
+    """A canvas that is transparent on its left and has one colour on its right."""
+    image = Image.new("RGBA", (8, 8), colour)
+    image.putalpha(Image.fromarray(np.repeat([[0] * 4 + [alpha] * 4], 8, axis=0).astype(np.uint8)))
+    return file_of(image)
+
+
+@pytest.mark.parametrize(
+    ("content", "drawn", "by_openai"),
+    [
+        (strokes("white", 255), [0, 255], [255, 0]),
+        (strokes("black", 255), [0, 0], [255, 0]),
+        (strokes("white", 128), [0, 128], [255, 127]),
+        (file_of(Image.new("RGBA", (8, 8), "white")), [255, 255], [255, 255]),
+        (file_of(Image.new("LA", (8, 8), (255, 0))), [0, 0], [255, 255]),
+        (file_of(Image.new("P", (8, 8), 0), transparency=0), [0, 0], [255, 255]),
+        (file_of(Image.new("1", (8, 8), 1)), [255, 255], [255, 255]),
+    ],
+)
+def test_of_a_mask_the_visible_white_counts_and_by_openais_rule_the_holes(
+    content: bytes, drawn: list[int], by_openai: list[int]
+) -> None:
+    reader = PictureReader(SETTINGS)
+    masks = reader.mask(content, "mask_url").image, reader.holed_mask(content, "mask").image
+    assert [[mask.getpixel((x, 3)) for x in (1, 6)] for mask in masks] == [drawn, by_openai]
+
+
 JPEG = file_of(noise(96, 96), "JPEG")
 ANIMATED = file_of(apple(), "WEBP", save_all=True, append_images=[noise(96, 96)])
 BAD = {
@@ -80,11 +133,13 @@ BAD = {
     "a path": ("/etc/passwd", "not a picture|not base64"),
     "garbage": (base64_of(b"\x00garbage" * 1000), "not a picture"),
     "nothing": ("", "not a picture"),
-    "svg": (data_uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "image/svg"),
-    "svg by itself": (base64_of(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "not a picture"),
-    "gif": (base64_of(file_of(apple(), "GIF")), "not a picture"),
-    "html": (data_uri(b"<html>", "text/html"), "text/html"),
-    "another type than said": (data_uri(JPEG, "image/png"), "said to be image/png but holds JPEG"),
+    "svg": (data_uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "an SVG"),
+    "svg by itself": (
+        base64_of(b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+        "is an SVG, which .*; send PNG, JPEG or WebP",
+    ),
+    "gif": (base64_of(file_of(apple(), "GIF")), "is a GIF, which this server does not read; send PNG, JPEG or WebP"),
+    "html": (data_uri(b"<html>", "text/html"), "not a picture"),
     "no base64 in the uri": ("data:image/png,abc", "without base64"),
     "a broken uri": ("data:" + "x" * 300, "not a data URI"),
     "a truncated jpeg": (base64_of(JPEG[: len(JPEG) // 2]), "broken"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -72,6 +74,75 @@ def test_a_webm_is_read_and_a_turned_video_stands_upright() -> None:
     assert sideways.size == (48, 64)
     expected = upright.frames[0].transpose(Image.Transpose.ROTATE_270)
     assert psnr(np.asarray(sideways.frames[0]) / 255, np.asarray(expected) / 255) > 40
+
+
+def at_times(times_ms: list[int], codec: str = "libx264", container_format: str = "mp4") -> bytes:
+    """A video whose frame i shows its number in white and black columns, in a file that claims 1000 frames a second."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container_format) as container:
+        stream: Any = container.add_stream(codec, rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, time_ms in enumerate(times_ms):
+            columns = np.repeat([255 * (index >> bit & 1) for bit in range(8)], 8).astype(np.uint8)
+            pixels = np.ascontiguousarray(np.broadcast_to(columns[None, :, None], (48, 64, 3)))
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def shown(video: InputVideo) -> list[int]:
+    """The number that each frame shows."""
+    bits = [np.asarray(frame.convert("L"))[24, 4::8] > 127 for frame in video.frames]
+    return [sum(int(bit) << place for place, bit in enumerate(each)) for each in bits]
+
+
+THIRTIETHS = [round(index * 1000 / 30) for index in range(60)]
+IN_TIME: dict[str, tuple[bytes, float, list[int]]] = {
+    "a browser's WebM": (at_times(THIRTIETHS, "libvpx", "webm"), 30, list(range(60))),
+    "whose first frame is late": (at_times([time + 400 for time in THIRTIETHS], "libvpx", "webm"), 30, list(range(60))),
+    "one with a pause": (
+        at_times([0, 40, 80, 120, 320, 360, 400], "libvpx-vp9", "webm"),
+        25,
+        [0, 1, 2, 3, 3, 3, 3, 3, 4, 5, 6],
+    ),
+    "one that misses frames": (at_times([0, 40, 80, 160, 200, 240, 320]), 25, [0, 1, 2, 2, 3, 4, 5, 5, 6]),
+    "an MP4 that is regular": (at_times(list(range(0, 400, 40))), 25, list(range(10))),
+    "slow motion": (at_times([round(index * 1000 / 240) for index in range(96)]), 120, list(range(0, 96, 2))),
+    "one frame": (at_times([0]), 0, [0]),
+}
+
+
+@pytest.mark.parametrize("case", IN_TIME)
+def test_a_video_is_read_by_the_times_of_its_frames(case: str) -> None:
+    content, fps, frames = IN_TIME[case]
+    video = read(content)
+    assert video.fps == pytest.approx(fps, rel=0.01) or len(frames) == 1
+    assert shown(video) == frames
+    assert not video.more
+
+
+def test_a_pause_is_as_long_as_what_may_be_read_and_no_longer() -> None:
+    content = at_times([0, 40, 80, 3_600_000], "libvpx", "webm")
+    video = read(content, most_frames=9)
+    assert (shown(video), video.more) == ([0, 1, 2, 2, 2, 2, 2, 2, 2], True)
+    with pytest.raises(InvalidRequest, match="send a smaller or shorter one"):
+        read(content, most_frames=10**6)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_video_stands_as_its_display_matrix_has_it(degrees: int) -> None:
+    content = mp4()
+    upright = read(content)
+    sine, cosine = round(math.sin(math.radians(degrees))), round(math.cos(math.radians(degrees)))
+    numbers = (cosine << 16, sine << 16, 0, -sine * 2**16, cosine * 2**16, 0, 0, 0, 1 << 30)
+    matrix = b"".join(number.to_bytes(4, "big", signed=True) for number in numbers)
+    at = content.index(b"tkhd") + 4 + 40
+    video = read(content[:at] + matrix + content[at + len(matrix) :])
+    for ours, sent in zip(video.frames, upright.frames, strict=True):
+        assert np.array_equal(np.asarray(ours), np.asarray(sent.rotate(-degrees, expand=True)))  # clockwise
 
 
 BAD: dict[str, tuple[bytes, dict[str, Any], str]] = {

@@ -58,7 +58,7 @@ REFUSED_BY_ALL = [
     (QWEN, {"num_inference_steps": 1}, "num_inference_steps"),
     (FLUX, {"sigmas": [0.5, 1.0]}, "sigmas"),
     (FLUX, {"sigmas": [1.5]}, "sigmas"),
-    (FLUX, {"num_images": 9}, "num_images"),
+    (FLUX, {"num_images": 11}, "num_images"),
     (FLUX, {"seed": MAX_SEED, "num_images": 2}, "seed"),
     (FLUX, {"num_images": 8, "num_inference_steps": 100}, "num_images"),
     (FLUX, {"output_dir": "/tmp", "output_format": "path"}, "output_dir"),

@@ -89,7 +89,15 @@ async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Fo
             raise InvalidRequest(f"{sent}: stands twice in the form; send it once", param=sent)
         else:
             tree[field] = read
-    return Form(tree, files, SentAs(names))
+    return Form(tree, files, SentAs(_numbered(names)))
+
+
+def _numbered(names: dict[str, str]) -> dict[str, str]:
+    """The names with a number behind those of several pictures, by which an error tells them apart."""
+    pictures = [place for place in names if place.startswith(f"{IMAGES}.")]
+    if len(pictures) < 2:
+        return names
+    return names | {place: f"{names[place]}.{place.rpartition('.')[2]}" for place in pictures}
 
 
 def _put_in(

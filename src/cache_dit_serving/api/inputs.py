@@ -12,9 +12,10 @@ from typing import Any
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.decode.decoder import Decoder
+from cache_dit_serving.media.decode.decoder import Decoder, MaskKind
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.fetch import fetch
+from cache_dit_serving.media.fit import bars_of
 from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs, too_many_bytes
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
@@ -75,11 +76,14 @@ async def inputs_of(
     settings: InputSettings,
     most_frames: int,
     decoding: DecodingPool,
+    *,
+    mask_kind: MaskKind = "mask",
 ) -> Inputs:
     """The pictures and the video that a request names, fetched where it names addresses.
 
     Args:
         most_frames: of the video; those that follow are not read.
+        mask_kind: how the mask is read.
 
     Raises:
         InvalidRequest: naming the field and the remedy.
@@ -92,7 +96,7 @@ async def inputs_of(
     if not named:
         return NO_INPUTS
     return await decoding.run(
-        lambda decoder: _read(decoder, named, uploads, fetched, settings, most_frames=most_frames)
+        lambda decoder: _read(decoder, named, uploads, fetched, settings, mask_kind=mask_kind, most_frames=most_frames)
     )
 
 
@@ -102,28 +106,25 @@ async def with_fitting_pictures(call: GenerationCall, decoding: DecodingPool) ->
     Raises:
         ServingError: as :meth:`DecodingPool.run`.
     """
-    size, inputs = call.fitting_size, call.inputs
-    named = {MASK: inputs.mask, CONTROL: inputs.control, LAST_IMAGE: inputs.last_image}
-    named |= {f"{IMAGES}.{index}": picture for index, picture in enumerate(inputs.images)}
-    if size is None or all(picture is None or picture.size == size for picture in named.values()):
+    size, named = call.fitting_size, call.inputs.pictures
+    if size is None or all(picture.size == size for picture in named.values()):
         return call
 
     def resize(decoder: Decoder) -> dict[str, InputPicture]:
         return {
-            param: replace(picture, image=decoder.resized(picture.image, size, param))
+            param: replace(picture, image=decoder.fitted(picture.image, size, param, call.fit, bars=bars_of(param)))
             for param, picture in named.items()
-            if picture is not None
         }
 
     fitting = await decoding.run(resize)
-    exchanged = {id(picture.image): fitting[param].image for param, picture in named.items() if picture is not None}
+    exchanged = {id(picture.image): fitting[param].image for param, picture in named.items()}
     arguments = {name: exchanged.get(id(value), value) for name, value in call.arguments.items()}
-    pictures = Inputs(
-        images=tuple(fitting[f"{IMAGES}.{index}"] for index in range(len(inputs.images))),
+    pictures = replace(
+        call.inputs,
+        images=tuple(fitting[f"{IMAGES}.{index}"] for index in range(len(call.inputs.images))),
         mask=fitting.get(MASK),
         control=fitting.get(CONTROL),
         last_image=fitting.get(LAST_IMAGE),
-        video=inputs.video,
     )
     return replace(call, arguments=arguments, inputs=pictures)
 
@@ -135,6 +136,7 @@ def _read(
     fetched: dict[str, bytes],
     settings: InputSettings,
     *,
+    mask_kind: MaskKind,
     most_frames: int,
 ) -> Inputs:
     def content_of(param: str) -> str | bytes:
@@ -149,7 +151,7 @@ def _read(
     images = [decoder.picture("picture", content_of(param), param) for param in named if param.startswith(IMAGES)]
     return Inputs(
         images=tuple(images),
-        mask=decoder.picture("mask", content_of(MASK), MASK) if MASK in named else None,
+        mask=decoder.picture(mask_kind, content_of(MASK), MASK) if MASK in named else None,
         control=picture(CONTROL),
         last_image=picture(LAST_IMAGE),
         video=decoder.video(content_of(VIDEO), VIDEO, most_frames) if VIDEO in named else None,

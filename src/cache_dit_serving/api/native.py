@@ -270,7 +270,8 @@ class NativeApi:
             return NO_INPUTS
         most = model.limits.max_num_frames
         frames = min(request.num_frames or most, most)
-        reading = inputs_of(request, list(asked.uploads), self.settings.inputs, frames, self.decoding)
+        uploads, settings = list(asked.uploads), self.settings.inputs
+        reading = inputs_of(request, uploads, settings, frames, self.decoding, mask_kind=asked.mask_kind)
         return await asked.while_connected(reading)
 
     def _priority(self, request: GenerateRequest) -> int:
@@ -290,7 +291,9 @@ def _check_scope(asked: Received) -> None:
 
 def _generation(call: GenerationCall, asked: Received, priority: int) -> Generation:
     """With what the body's reading had to adjust among its warnings."""
-    generation = Generation(asked.id, replace(call, caller=asked.caller.name), priority, asked.caller.name)
+    warnings = tuple(map(asked.sent_as.warning, call.warnings))
+    call = replace(call, caller=asked.caller.name, warnings=warnings)
+    generation = Generation(asked.id, call, priority, asked.caller.name)
     for warning in asked.warnings:
         generation.warn(warning)
     return generation

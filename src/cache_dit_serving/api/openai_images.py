@@ -62,7 +62,7 @@ class OpenAiImages:
         quality = choose_speed(body.quality, request, variant_for(request, self._served.model).speeds)
         if quality.speed is not None:
             request = request.model_copy(update={"speed": quality.speed})
-        asked = received(request, http)
+        asked = received(request, http, mask_kind="holed mask")
         prepared = await self._native.prepare(asked)
         warnings, previews = [*quality.warnings, *body.warnings()], None
         if body.wanted_previews:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,7 +13,9 @@ from starlette.requests import Request
 
 from cache_dit_serving.api.access import SCOPES, Caller, caller_of
 from cache_dit_serving.api.answering import request_id_of
+from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.errors import ClientGone
+from cache_dit_serving.media.decode.decoder import MaskKind
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest, JobRequest
 
@@ -35,6 +37,8 @@ class Received:
     base_url: str
     """Of this server, as its client calls it."""
     caller: Caller
+    sent_as: SentAs = field(default_factory=SentAs)
+    mask_kind: MaskKind = "mask"
     gone: Callable[[], Awaitable[object]] | None = None
     """Returns once the client has closed the connection; None: nobody waits at one."""
 
@@ -65,6 +69,9 @@ class Received:
             warnings=self.warnings,
             base_url=self.base_url,
             caller=self.caller.name,
+            names=dict(self.sent_as.names),
+            parts=dict(self.sent_as.parts),
+            mask_kind=self.mask_kind,
         ).model_dump_json()
 
 
@@ -75,10 +82,17 @@ class _Kept(BaseModel):
     warnings: tuple[RequestWarning, ...]
     base_url: str
     caller: str = ""
+    names: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    mask_kind: MaskKind = "mask"
 
 
-def received(request: GenerateRequest, http: Request) -> Received:
-    """What came over a connection, whose body was checked."""
+def received(request: GenerateRequest, http: Request, mask_kind: MaskKind = "mask") -> Received:
+    """What came over a connection, whose body was checked.
+
+    Args:
+        mask_kind: how its mask is read.
+    """
     state = http.scope["state"]
     return Received(
         request,
@@ -88,6 +102,8 @@ def received(request: GenerateRequest, http: Request) -> Received:
         uploads=tuple(state["uploads"]),
         base_url=str(http.base_url).rstrip("/"),
         caller=caller_of(http.scope),
+        sent_as=state["sent_as"],
+        mask_kind=mask_kind,
         gone=partial(gone, http),
     )
 
@@ -113,4 +129,6 @@ def read(dumped: str, uploads: list[str | bytes]) -> Received:
         uploads=tuple(uploads),
         base_url=kept.base_url,
         caller=Caller(kept.caller, SCOPES),  # what it asks for was found allowed
+        sent_as=SentAs(kept.names, kept.parts),
+        mask_kind=kept.mask_kind,
     )

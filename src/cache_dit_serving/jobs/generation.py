@@ -78,7 +78,8 @@ class Generation:
         if warning in self.warnings:
             return
         self.warnings.append(warning)
-        metrics.WARNINGS.labels(warning.code, warning.param).inc()
+        # The field alone: a client chooses how many pictures it numbers.
+        metrics.WARNINGS.labels(warning.code, warning.param.partition(".")[0]).inc()
 
     def want_previews(self, count: int) -> WantedPreviews:
         """Have so many previews made for one more follower, who gets the latest of those that there are as well."""

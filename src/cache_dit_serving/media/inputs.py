@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import io
-import re
 from dataclasses import dataclass, field
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.base64_text import bytes_of
 from cache_dit_serving.media.bounds import Bounds, check_shape
+from cache_dit_serving.media.colour import as_mask, holes, in_colour
+from cache_dit_serving.media.origin import Origin, origin_of
+from cache_dit_serving.media.picture_formats import CHECKS, READ, format_of, openable
 from cache_dit_serving.media.structure.excessive import Excessive
-from cache_dit_serving.media.structure.jpeg import check_jpeg
-from cache_dit_serving.media.structure.png import check_png
-from cache_dit_serving.media.structure.webp import check_webp
-from cache_dit_serving.media.video_input import VIDEO_TYPES, InputVideo, read_video
+from cache_dit_serving.media.video_input import InputVideo, read_video
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""What is read; each decoder more is one more to be attacked through."""
-CHECKS = {"PNG": check_png, "JPEG": check_jpeg, "WEBP": check_webp}
-"""Run before the decoder of each format."""
-_DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w-]+=[\w.-]+)*(?P<base64>;base64)?,", re.IGNORECASE)
-_SPACES = {ord(space): None for space in " \t\r\n"}
+SEVERAL_IN_ONE = frozenset({"MPO", "HEIF"})
+"""Formats of phones, whose further pictures are a preview, or the gain map of a bright screen."""
+LINE_BREAKS = 1.1
+"""Characters of base64 with line breaks for each without."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,8 @@ class InputPicture:
     """Upright; RGB, or L of a mask."""
     digest: str
     """SHA-256 of the file that was sent, in hexadecimal."""
+    origin: Origin | None = None
+    """Seed and size that drew it, where its file tells."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,6 +58,13 @@ class Inputs:
                 return each.size
         return None
 
+    @property
+    def pictures(self) -> dict[str, InputPicture]:
+        """Pictures by the field that brought each; all but those of a video."""
+        named = {"mask_url": self.mask, "control_url": self.control, "last_image_url": self.last_image}
+        images = {f"image_urls.{index}": picture for index, picture in enumerate(self.images)}
+        return images | {field: picture for field, picture in named.items() if picture is not None}
+
 
 NO_INPUTS = Inputs()
 
@@ -84,46 +88,26 @@ class PictureReader:
         Args:
             video: whether it is of a video, not of a picture.
         """
-        kind, example = ("video", "video/mp4") if video else ("picture", "image/png")
-        formats = "MP4 or WebM" if video else _formats()
-        prefix = _DATA_URI.match(text[:200])
-        if prefix is None and text[:5].lower() == "data:":
-            raise InvalidRequest(f"{param} is not a data URI of a {kind}: data:{example};base64,...", param=param)
-        if prefix is not None:
-            if not prefix["base64"]:
-                raise InvalidRequest(
-                    f"{param} is a data URI without base64; send data:{example};base64,...", param=param
-                )
-            known = VIDEO_TYPES if video else _media_types()
-            if prefix["type"] and prefix["type"].lower() not in known:
-                raise InvalidRequest(
-                    f"{param} is said to be {prefix['type']}; this server reads {formats}", param=param
-                )
-            text = text[prefix.end() :]
-        if len(text) // 4 * 3 > self.settings.max_bytes + 3:
+        if len(text) * 3 / 4 > LINE_BREAKS * self.settings.max_bytes + 3:
             raise too_many_bytes(self.settings, param)
-        try:
-            content = base64.b64decode(text.translate(_SPACES), validate=True)
-        except (binascii.Error, ValueError):
-            raise InvalidRequest(
-                f"{param} is not base64 of a {kind}; send a data URI, or base64 of a {formats} file", param=param
-            ) from None
-        if prefix is not None and prefix["type"] and not video:
-            declared = prefix["type"].lower().removeprefix("image/").replace("jpg", "jpeg")
-            found = format_of(content)
-            if found is not None and found.lower() != declared:
-                raise InvalidRequest(f"{param} is said to be {prefix['type']} but holds {found}", param=param)
-        return content
+        if video:
+            return bytes_of(text, param, kind="video", formats="MP4 or WebM", media_type="video/mp4")
+        return bytes_of(text, param, kind="picture", formats=READ, media_type="image/png")
 
     def picture(self, content: bytes, param: str) -> InputPicture:
         """A picture in colour, upright; what is transparent lies on white."""
-        return InputPicture(_in_colour(self._decoded(content, param)), hashlib.sha256(content).hexdigest())
+        image = self._decoded(content, param)
+        return InputPicture(in_colour(image), hashlib.sha256(content).hexdigest(), origin_of(image))
 
     def mask(self, content: bytes, param: str) -> InputPicture:
-        """A mask: white is drawn anew, black is kept; of one with transparent parts those are drawn anew."""
+        """A mask: what is white and visible is drawn anew; what is black or transparent is kept."""
+        return InputPicture(as_mask(self._decoded(content, param)), hashlib.sha256(content).hexdigest())
+
+    def holed_mask(self, content: bytes, param: str) -> InputPicture:
+        """A mask as OpenAI's API has it: what is transparent is drawn anew; of an opaque one, what is white."""
         image = self._decoded(content, param)
-        holes = _transparency(image)
-        shown = _in_colour(image).convert("L") if holes is None else holes
+        found = holes(image)
+        shown = as_mask(image) if found is None else found
         return InputPicture(shown, hashlib.sha256(content).hexdigest())
 
     def video(self, content: bytes, param: str, most_frames: int) -> InputVideo:
@@ -136,18 +120,15 @@ class PictureReader:
         self._check_structure(content, param)
         try:
             # Of the file its header alone, so far.
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=openable(content, param))
         except Image.DecompressionBombError:
             raise self._too_many_pixels(None, param) from None
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-            raise InvalidRequest(
-                f"{param} is not a picture this server reads; send {_formats()}", param=param
-            ) from None
+            raise InvalidRequest(f"{param} is not a picture this server reads; send {READ}", param=param) from None
         self._check_size(image.size, param)
         width, height = image.size
         self.pixels_left -= width * height
-        # The further pictures of a phone's JPEG are a preview, or the gain map of a bright screen.
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        if image.format not in SEVERAL_IN_ONE and getattr(image, "n_frames", 1) > 1:
             raise InvalidRequest(f"{param} is animated; send a picture of one frame", param=param)
         try:
             image.load()
@@ -187,38 +168,3 @@ class PictureReader:
 def too_many_bytes(bounds: Bounds, param: str) -> InvalidRequest:
     """The refusal of a file that is too large."""
     return InvalidRequest(f"{param} is a file of more than {bounds.max_bytes:,} bytes", param=param, code="too_long")
-
-
-def format_of(content: bytes) -> str | None:
-    """PNG, JPEG or WEBP by the first bytes of a file; None: another one."""
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if content.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    return "WEBP" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
-
-
-def _in_colour(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which PIL's conversion would cut off at 255
-        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
-def _transparency(image: Image.Image) -> Image.Image | None:
-    """White where a picture is transparent; None where it is nowhere so."""
-    if not image.has_transparency_data:
-        return None
-    holes = image.convert("RGBA").getchannel("A").point([255 - value for value in range(256)])
-    return holes if holes.getbbox() else None
-
-
-def _media_types() -> set[str]:
-    return {f"image/{name.lower()}" for name in FORMATS} | {"image/jpg"}
-
-
-def _formats() -> str:
-    return "PNG, JPEG or WebP"

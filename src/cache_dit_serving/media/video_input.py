@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from PIL import Image
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.bounds import Bounds, check_shape
+from cache_dit_serving.media.frame_times import MOST_FPS, at_even_times, usual_interval
 from cache_dit_serving.media.structure.excessive import Excessive
 from cache_dit_serving.media.structure.mp4 import check_mp4
 from cache_dit_serving.media.structure.webm import check_webm
 
-VIDEO_TYPES = frozenset({"video/mp4", "video/quicktime", "video/webm", "video/x-matroska"})
+QUARTER = 90
+"""Degrees."""
 CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "libvpx", "libvpx-vp9"})
 """Decoders that are run; each more is one more to be attacked through."""
 CHECKS = {"mp4": check_mp4, "matroska": check_webm}
 """Run before the demuxer of each format."""
+TIMED_FRAMES = 1_000
+"""Frames whose times tell the rate; their packets are read, not decoded."""
 THREADS = 2
 """Of a decoder. libav takes one for each core, and each reserves memory."""
 
@@ -69,9 +75,11 @@ def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -
                 raise InvalidRequest(
                     f"{param} is coded as {stream.codec_context.name}; send H.264, HEVC, VP9 or AV1", param=param
                 )
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
+            interval = _interval(container, stream)
             more = False
-            for frame in _decoded(container, stream, settings, param):
+        # Opened anew: seeking back ends some files' decoding.
+        with av.open(io.BytesIO(content), format=demuxer) as container:
+            for frame in _even(container, container.streams.video[0], interval, settings, param):
                 if len(frames) == most_frames:
                     more = True
                     break
@@ -82,15 +90,26 @@ def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -
         raise InvalidRequest(f"{param} is broken: its video ends or errs", param=param) from error
     if not frames:
         raise InvalidRequest(f"{param} holds no frame that can be decoded", param=param)
+    fps = min(float(MOST_FPS), float(1 / interval))
     return InputVideo(tuple(frames), fps, more, hashlib.sha256(content).hexdigest())
 
 
-def _decoded(container: Any, stream: Any, settings: Bounds, param: str) -> Iterator[Image.Image]:
+def _interval(container: Any, stream: Any) -> Fraction:
+    """Seconds from one frame to the next by the times of the first packets; of a single frame, as the file claims."""
+    packets = (packet for packet in container.demux(stream) if packet.pts is not None and not packet.is_discard)
+    times = [packet.pts * packet.time_base for packet in itertools.islice(packets, TIMED_FRAMES)]
+    rate = stream.average_rate or stream.guessed_rate or 1
+    return usual_interval(times) or 1 / Fraction(rate)
+
+
+def _even(container: Any, stream: Any, interval: Fraction, settings: Bounds, param: str) -> Iterator[Image.Image]:
+    """Frames at a constant rate, upright."""
     size, pixels_left = (stream.width, stream.height), settings.max_video_pixels
     check_shape(size, settings, param)
     stream.codec_context.options = {"max_pixels": str(pixels_left)}
     stream.codec_context.thread_count = THREADS
-    for frame in container.decode(stream):
+    shown: tuple[Any, Image.Image] | None = None
+    for frame in at_even_times(_timed(container.decode(stream), interval), interval):
         if (frame.width, frame.height) != size:
             raise InvalidRequest(f"{param} changes its size on the way", param=param)
         pixels_left -= frame.width * frame.height
@@ -101,8 +120,24 @@ def _decoded(container: Any, stream: Any, settings: Bounds, param: str) -> Itera
                 param=param,
                 code="too_long",
             )
-        image = frame.to_image()
-        yield image.rotate(frame.rotation, expand=True) if frame.rotation else image
+        if shown is None or shown[0] is not frame:
+            shown = frame, _upright(frame)
+        yield shown[1]
+
+
+def _timed(frames: Iterable[Any], interval: Fraction) -> Iterator[tuple[Fraction, Any]]:
+    """Frames with their times, seconds; one that has none comes after the usual interval."""
+    time = -interval
+    for frame in frames:
+        time = time + interval if frame.pts is None else frame.pts * frame.time_base
+        yield time, frame
+
+
+def _upright(frame: Any) -> Image.Image:
+    """A frame as it is to be shown: cameras turn by quarters."""
+    turn = round(frame.rotation / QUARTER) % 4 * QUARTER
+    image: Image.Image = frame.to_image()
+    return image.rotate(turn, expand=True) if turn else image
 
 
 def _demuxer_of(content: bytes) -> str | None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
+from cache_dit_serving.media.fit import fitted
 from cache_dit_serving.media.values import Clip, Picture
 from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.prompts import Heard, cuts_of, listening, tokenizers_of
@@ -373,7 +374,7 @@ def _with_fitting_pictures(call: GenerationCall) -> dict[str, Any]:
     if (size := call.fitting_size) is None:
         return call.arguments
     return {
-        name: value.resize(size, Image.Resampling.LANCZOS) if isinstance(value, Image.Image) else value
+        name: fitted(value, size, call.fit) if isinstance(value, Image.Image) else value
         for name, value in call.arguments.items()
     }
 

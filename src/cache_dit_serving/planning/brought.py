@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.frame_times import MOST_FPS
 from cache_dit_serving.media.inputs import Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.planning.fields import accepted_fields
@@ -14,7 +15,7 @@ from cache_dit_serving.planning.fields.size import fitting_size
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input
 from cache_dit_serving.schemas.answers import RequestWarning
-from cache_dit_serving.schemas.request import MOST_FPS, GenerateRequest
+from cache_dit_serving.schemas.request import GenerateRequest
 
 OPTIONAL = frozenset({Input.LAST_IMAGE})
 """What no task needs, and what decides none."""

@@ -9,6 +9,7 @@ from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
+from cache_dit_serving.media.fit import DEFAULT_FIT, Fit
 from cache_dit_serving.media.formats import OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.values import MediaKind
@@ -59,6 +60,8 @@ class GenerationCall:
     makes: MediaKind = MediaKind.PICTURE
     inputs: Inputs = NO_INPUTS
     """The pictures among the arguments."""
+    fit: Fit = DEFAULT_FIT
+    """How they come to :attr:`fitting_size`."""
     output: OutputSpec = field(default_factory=OutputSpec)
     warnings: tuple[RequestWarning, ...] = ()
     """Parts of the request that had no effect."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.fit import DEFAULT_FIT
 from cache_dit_serving.media.formats import DEFAULT_AUDIO_FORMAT, DEFAULT_VIDEO_FORMAT, OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.planning.brought import fitted, input_arguments, variant_for
@@ -18,6 +20,7 @@ from cache_dit_serving.planning.fields.loras import loras_of
 from cache_dit_serving.planning.fields.profile import asked_to_profile
 from cache_dit_serving.planning.fields.sound import samples_made
 from cache_dit_serving.planning.fields.steps import step_count
+from cache_dit_serving.planning.input_warnings import input_warnings
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -71,6 +74,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         clip=clip,
         makes=model.traits.makes,
         inputs=inputs,
+        fit=request.fit or DEFAULT_FIT,
         output=OutputSpec(
             request.encoding,
             request.image_quality,
@@ -80,7 +84,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         warnings=warnings + idle_warnings + more_warnings + _silenced(request, model),
     )
     call.check_engages()
-    return call
+    return replace(call, warnings=call.warnings + input_warnings(call))
 
 
 def _silenced(request: GenerateRequest, model: PlannedModel) -> tuple[RequestWarning, ...]:

@@ -70,6 +70,7 @@ class RequestWarning(BaseModel):
     code: str = Field(
         description="unsupported_field: the loaded model cannot honour it. no_effect: the rest of the request leaves "
         "it without one. adjusted: another value was used. "
+        "repeated_seed: the picture that is sent was drawn with this seed. "
         "truncated: a tokenizer cut the text off."
     )
     message: str

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 
 from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.frame_times import MOST_FPS
 from cache_dit_serving.schemas.answers import Answer, DeadlineReport, GenerateResponse, RequestWarning, Timings
-from cache_dit_serving.schemas.request import MOST_FPS, Drawing, GenerateRequest
+from cache_dit_serving.schemas.request import Drawing, GenerateRequest
 
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 SECONDS = re.compile(r"\d{1,4}(\.\d{1,3})?")

@@ -9,13 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.step_masks import MOST_STEPS
+from cache_dit_serving.media.fit import Fit
 from cache_dit_serving.media.formats import DEFAULT_FORMAT, AudioFormat, ImageFormat, VideoFormat
+from cache_dit_serving.media.frame_times import MOST_FPS
 
 MAX_SEED = 2**53 - 1
 """Greatest seed: the largest integer that every JSON reader keeps exact."""
-
-MOST_FPS = 120
-"""Greatest frame rate, frames a second."""
 
 MOST_LABEL_CHARACTERS = 200
 
@@ -96,6 +95,11 @@ class Drawing(BaseModel):
         gt=0,
         le=1,
         description="How far to leave the picture: the share of the steps that run. 1 keeps little of it.",
+    )
+    fit: Fit | None = Field(
+        None,
+        description="A picture of another shape than what is drawn: crop (default) cuts off what juts out, pad adds "
+        "black bars, which a mask has drawn anew, stretch distorts it. warnings tell.",
     )
     speed: Speed | None = Field(
         None,

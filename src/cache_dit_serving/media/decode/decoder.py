@@ -16,7 +16,9 @@ from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.logs import FORMAT_VARIABLE
 from cache_dit_serving.media.decode import wire
+from cache_dit_serving.media.fit import Fit
 from cache_dit_serving.media.inputs import InputPicture
+from cache_dit_serving.media.origin import origin_from
 from cache_dit_serving.media.video_input import THREADS, InputVideo
 
 SOURCES = Path(__file__).resolve().parents[3]
@@ -31,7 +33,9 @@ SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_
 CHANNELS = {"RGB": 3, "L": 1}
 """Modes of the pictures that come back, and their bytes per pixel."""
 LONGEST_TEXT = 1_000
-Kind = Literal["picture", "mask"]
+MaskKind = Literal["mask", "holed mask"]
+"""How a mask is read: `PictureReader.mask`, or `PictureReader.holed_mask` by OpenAI's rule."""
+Kind = Literal["picture"] | MaskKind
 
 
 class Decoder:
@@ -83,7 +87,8 @@ class Decoder:
         self._ask(kind, content, param)
         image = self._image(wire.receive(self._from), self._pixels_left)
         self._pixels_left -= image.width * image.height
-        return InputPicture(image, _digest(self._done()))
+        done = self._done()
+        return InputPicture(image, _digest(done), origin_from(done.get("origin")))
 
     def video(self, content: str | bytes, param: str, most_frames: int) -> InputVideo:
         """The first frames of a video; as text a data URI or base64.
@@ -107,14 +112,17 @@ class Decoder:
             raise wire.Ended
         return InputVideo(tuple(frames), fps, more, _digest(done))
 
-    def resized(self, image: Image.Image, size: tuple[int, int], param: str) -> Image.Image:
-        """The same picture at another size, by Lanczos' filter.
+    def fitted(
+        self, image: Image.Image, size: tuple[int, int], param: str, fit: Fit, *, bars: str = "black"
+    ) -> Image.Image:
+        """The same picture at another size, as :func:`media.fit.fitted`.
 
         Raises:
             InvalidRequest: it takes too much memory.
             Ended: the child ended.
         """
-        self._ask("resize", image.tobytes(), param, mode=image.mode, size=image.size, to=size)
+        how = {"to": size, "fit": fit, "bars": bars}
+        self._ask("resize", image.tobytes(), param, mode=image.mode, size=image.size, **how)
         resized = self._image(wire.receive(self._from), size[0] * size[1])
         self._done()
         return resized

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,8 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.logs import configure_logs, configured_format
 from cache_dit_serving.media.bounds import FixedBounds
 from cache_dit_serving.media.decode import wire
-from cache_dit_serving.media.inputs import InputPicture, PictureReader
+from cache_dit_serving.media.fit import fitted
+from cache_dit_serving.media.inputs import PictureReader
 
 PR_SET_PDEATHSIG = 1
 """Of Linux' prctl(2)."""
@@ -51,7 +53,7 @@ def _answer(asked: dict[str, Any], content: bytes, outgoing: IO[bytes]) -> None:
     try:
         if asked["do"] == "resize":
             image = Image.frombytes(asked["mode"], tuple(asked["size"]), content)
-            _send_image(outgoing, image.resize(tuple(asked["to"]), Image.Resampling.LANCZOS))
+            _send_image(outgoing, fitted(image, tuple(asked["to"]), asked["fit"], bars=asked["bars"]))
             wire.send(outgoing, {"done": {}})
         else:
             _read(asked, content, outgoing)
@@ -73,9 +75,11 @@ def _read(asked: dict[str, Any], content: bytes, outgoing: IO[bytes]) -> None:
             _send_image(outgoing, frame)
         wire.send(outgoing, {"done": {"digest": video.digest, "fps": video.fps, "more": video.more}})
         return
-    read: InputPicture = (reader.mask if kind == "mask" else reader.picture)(content, param)
+    reads = {"picture": reader.picture, "mask": reader.mask, "holed mask": reader.holed_mask}
+    read = reads[kind](content, param)
     _send_image(outgoing, read.image)
-    wire.send(outgoing, {"done": {"digest": read.digest}})
+    origin = asdict(read.origin) if read.origin else None
+    wire.send(outgoing, {"done": {"digest": read.digest, "origin": origin}})
 
 
 def _send_image(outgoing: IO[bytes], image: Image.Image) -> None:

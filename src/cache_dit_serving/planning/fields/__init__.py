@@ -8,7 +8,7 @@ from cache_dit_serving.planning.fields.clip import Fps, NumFrames
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField
 from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePrompt, TrueCfgScale
 from cache_dit_serving.planning.fields.images import NumImages, Seed
-from cache_dit_serving.planning.fields.inputs import INPUT_FIELDS, Strength
+from cache_dit_serving.planning.fields.inputs import INPUT_FIELDS, FitField, Strength
 from cache_dit_serving.planning.fields.loras import Loras
 from cache_dit_serving.planning.fields.output import (
     AudioFormat,
@@ -42,6 +42,7 @@ FIELDS: tuple[RequestField, ...] = (
     Loras(),
     *INPUT_FIELDS,
     Strength(),
+    FitField(),
     NumFrames(),
     Fps(),
     AudioLength(),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.frame_times import MOST_FPS
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields.field import PipelineField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.traits import ClipTraits
-from cache_dit_serving.schemas.request import MOST_FPS, GenerateRequest
+from cache_dit_serving.schemas.request import GenerateRequest
 
 
 class ClipField(PipelineField):

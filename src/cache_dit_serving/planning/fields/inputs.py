@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from cache_dit_serving.media.fit import DEFAULT_FIT, Fit
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.tasks import Input
@@ -62,6 +63,20 @@ class Strength(PipelineField):
     def default(self, model: PlannedModel) -> float:
         assert model.traits.strength is not None
         return model.defaults.strength or model.traits.strength.default
+
+
+class FitField(RequestField):
+    name = "fit"
+    ignorable = False
+
+    def accepted(self, model: PlannedModel) -> bool:
+        return model.traits.strength is not None and model.traits.takes("width")
+
+    def default(self, model: PlannedModel) -> Fit:
+        return DEFAULT_FIT
+
+    def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        return {} if request.fit is None else {"fit": request.fit}
 
 
 def steps_run(request: GenerateRequest, model: PlannedModel, count: int) -> int:

@@ -1,0 +1,105 @@
+"""Formats of pictures: what a file is by its first bytes, and what this server reads."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+
+from PIL import features
+
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.structure.heif import check_heif
+from cache_dit_serving.media.structure.jpeg import check_jpeg
+from cache_dit_serving.media.structure.png import check_png
+from cache_dit_serving.media.structure.webp import check_webp
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""PIL's names of what is always read; each decoder more is one more to be attacked through."""
+CHECKS: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
+    "PNG": check_png,
+    "JPEG": check_jpeg,
+    "WEBP": check_webp,
+    "AVIF": check_heif,
+    "HEIF": check_heif,
+}
+"""Run before the decoder of each format."""
+READ = "PNG, JPEG or WebP"
+"""As errors name them: what is read everywhere."""
+HEIF_PACKAGES = ("pi_heif", "pillow_heif")
+"""Either one reads HEIC; no requirement of this server's."""
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+MOST_BRANDS = 32
+NAMED = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF or a camera's raw file",
+    b"MM\0*": "a TIFF or a camera's raw file",
+    b"\xff\x0a": "a JPEG XL",
+    b"\0\0\0\x0cJXL ": "a JPEG XL",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000",
+    b"\xff\x4f\xff\x51": "a JPEG 2000",
+    b"8BPS": "a Photoshop file",
+    b"%PDF": "a PDF",
+    b"<svg": "an SVG",
+    b"\x1a\x45\xdf\xa3": "a WebM video",
+}
+"""First bytes of what is not read, and the words for it."""
+
+
+def format_of(content: bytes) -> str | None:
+    """PIL's name of a picture's format by the first bytes of its file; None: none that can be read."""
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if content.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "WEBP"
+    brands = _brands(content)
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIF" if brands & HEIF_BRANDS else None
+
+
+def openable(content: bytes, param: str) -> tuple[str, ...]:
+    """PIL's names of the formats with which a file may be opened.
+
+    Raises:
+        InvalidRequest: it is of a format that is not read here, which it names.
+    """
+    name = format_of(content)
+    if name == "AVIF" and features.check("avif"):
+        return ("AVIF",)
+    if name == "HEIF" and _reads_heif():
+        return ("HEIF",)
+    if name in FORMATS:
+        return FORMATS
+    said = {"AVIF": "an AVIF", "HEIF": "a HEIC (HEIF)"}.get(name or "") or _named(content)
+    what = f"is {said}, which this server does not read" if said else "is not a picture this server reads"
+    raise InvalidRequest(f"{param} {what}; send {READ}", param=param)
+
+
+def _named(content: bytes) -> str | None:
+    if _brands(content):
+        return "a video (MP4)"
+    return next((words for begins, words in NAMED.items() if content.startswith(begins)), None)
+
+
+def _brands(content: bytes) -> set[bytes]:
+    """Major and compatible brands of an ISO base media file; empty for another file."""
+    if content[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(content[:4], "big"), 16 + 4 * MOST_BRANDS)
+    return {content[8:12], *(content[at : at + 4] for at in range(16, end, 4))}
+
+
+@functools.cache
+def _reads_heif() -> bool:
+    for package in HEIF_PACKAGES:
+        try:
+            module = importlib.import_module(package)
+        except ImportError:
+            continue
+        module.register_heif_opener(thumbnails=False)
+        return True
+    return False

@@ -1,0 +1,72 @@
+"""Boxes of an AVIF or HEIC file, which are those of a still picture (ISO/IEC 23008-12) or of a film."""
+
+from __future__ import annotations
+
+import struct
+
+from cache_dit_serving.media.structure.excessive import Excessive, at_most
+from cache_dit_serving.media.structure.mp4 import check_mp4
+
+MOST_BOXES = 4_000
+"""A phone's picture of 48 megapixels is 192 tiles; each is an item, with a reference and its properties."""
+MOST_ITEMS = 1_000
+MOST_DEPTH = 6
+CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
+"""Boxes that hold boxes, and the bytes that come first in each."""
+
+
+def check_heif(content: bytes) -> tuple[int, int] | None:
+    """Count the boxes and items of a picture.
+
+    Returns:
+        Width and height of the largest of its items, pixels; None: none has a size.
+
+    Raises:
+        Excessive: too many boxes, items or samples.
+    """
+    check_mp4(content)
+    walk = _Boxes(content)
+    walk.walk(0, len(content), 0)
+    return max(walk.sizes, key=lambda size: size[0] * size[1], default=None)
+
+
+class _Boxes:
+    """One walk through a file."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._boxes = 0
+        self.sizes: list[tuple[int, int]] = []
+
+    def walk(self, begin: int, end: int, depth: int) -> None:
+        """Go through the boxes between two positions and those inside them."""
+        at_most(MOST_DEPTH, depth, "levels of boxes")
+        while begin + 8 <= end:
+            size, name = struct.unpack_from(">I4s", self._content, begin)
+            data = begin + 8
+            if size == 1 and begin + 16 <= end:
+                (size,) = struct.unpack_from(">Q", self._content, data)
+                data += 8
+            box_end = min(end, begin + size) if size else end
+            if box_end < data:
+                return
+            self._boxes += 1
+            at_most(MOST_BOXES, self._boxes, "boxes")
+            if name in CONTAINERS:
+                self.walk(data + CONTAINERS[name], box_end, depth + 1)
+            elif name == b"ispe" and data + 12 <= box_end:
+                self.sizes.append(struct.unpack_from(">II", self._content, data + 4))
+            elif name in (b"iinf", b"iloc"):
+                self._check_items(name, data, box_end)
+            begin = box_end
+
+    def _check_items(self, name: bytes, begin: int, end: int) -> None:
+        """Hold the number of items that a table claims against the bytes that are there."""
+        if begin + 10 > end:
+            return
+        version, at = self._content[begin], begin + (4 if name == b"iinf" else 6)
+        wide = version > (0 if name == b"iinf" else 1)
+        (count,) = struct.unpack_from(">I" if wide else ">H", self._content, at)
+        at_most(MOST_ITEMS, count, "items")
+        if count > end - begin:
+            raise Excessive(f"has a table {name.decode()} that claims more entries than it holds")

@@ -1,0 +1,51 @@
+"""What a caller should know of the pictures of a call: that one is cut to another shape, or was drawn with its seed."""
+
+from __future__ import annotations
+
+from cache_dit_serving.media.fit import keeps_shape
+from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.schemas.answers import RequestWarning
+
+DONE = {
+    "crop": "what juts out of that shape is cut off",
+    "pad": "bars fill what it leaves free",
+    "stretch": "it is stretched to that shape",
+}
+"""What becomes of a picture of another shape, by `fit`."""
+
+
+def input_warnings(call: GenerationCall) -> tuple[RequestWarning, ...]:
+    """Warnings about the pictures of a call, before they are resized."""
+    return (*_of_shapes(call), *_of_seeds(call))
+
+
+def _of_shapes(call: GenerationCall) -> list[RequestWarning]:
+    if (size := call.fitting_size) is None:
+        return []
+    others = " and ".join(fit for fit in DONE if fit != call.fit)
+    return [
+        RequestWarning(
+            param=field,
+            code="adjusted",
+            message=f"{field} is {picture.size[0]} x {picture.size[1]} pixels and {size[0]} x {size[1]} are drawn: "
+            f"{DONE[call.fit]} (fit {call.fit}; there are also {others})",
+        )
+        for field, picture in call.inputs.pictures.items()
+        if not keeps_shape(picture.size, size)
+    ]
+
+
+def _of_seeds(call: GenerationCall) -> list[RequestWarning]:
+    """For a picture drawn from the very noise that is laid over it: what the two share is not taken away again."""
+    seeds = {drawing.seed for drawing in call.drawings}
+    size = call.arguments.get("width"), call.arguments.get("height")
+    return [
+        RequestWarning(
+            param="seed",
+            code="repeated_seed",
+            message=f"{field} was drawn with seed {picture.origin.seed} at this size, and the same noise again mars "
+            "what is drawn from it; send another seed",
+        )
+        for field, picture in call.inputs.pictures.items()
+        if picture.origin and picture.origin.seed in seeds and (picture.origin.width, picture.origin.height) == size
+    ]
