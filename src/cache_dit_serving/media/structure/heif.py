@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from cache_dit_serving.media.structure.boxes import boxes
 from cache_dit_serving.media.structure.excessive import Excessive, at_most
 from cache_dit_serving.media.structure.mp4 import check_mp4
 
@@ -41,15 +42,7 @@ class _Boxes:
     def walk(self, begin: int, end: int, depth: int) -> None:
         """Go through the boxes between two positions and those inside them."""
         at_most(MOST_DEPTH, depth, "levels of boxes")
-        while begin + 8 <= end:
-            size, name = struct.unpack_from(">I4s", self._content, begin)
-            data = begin + 8
-            if size == 1 and begin + 16 <= end:
-                (size,) = struct.unpack_from(">Q", self._content, data)
-                data += 8
-            box_end = min(end, begin + size) if size else end
-            if box_end < data:
-                return
+        for name, data, box_end in boxes(self._content, begin, end):
             self._boxes += 1
             at_most(MOST_BOXES, self._boxes, "boxes")
             if name in CONTAINERS:
@@ -58,7 +51,6 @@ class _Boxes:
                 self.sizes.append(struct.unpack_from(">II", self._content, data + 4))
             elif name in (b"iinf", b"iloc"):
                 self._check_items(name, data, box_end)
-            begin = box_end
 
     def _check_items(self, name: bytes, begin: int, end: int) -> None:
         """Hold the number of items that a table claims against the bytes that are there."""

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 
+from cache_dit_serving.media.structure.boxes import boxes
 from cache_dit_serving.media.structure.excessive import Excessive, at_most
 
 MOST_BOXES = 20_000
@@ -48,19 +49,10 @@ class _Boxes:
     def walk(self, begin: int, end: int, depth: int) -> None:
         """Check the boxes between two positions and those inside them."""
         at_most(MOST_DEPTH, depth, "levels of boxes")
-        while begin + 8 <= end:
-            size, name = struct.unpack_from(">I4s", self._content, begin)
-            data = begin + 8
-            if size == 1 and begin + 16 <= end:
-                (size,) = struct.unpack_from(">Q", self._content, data)
-                data += 8
-            box_end = min(end, begin + size) if size else end
-            if box_end < data:
-                return
+        for name, data, box_end in boxes(self._content, begin, end):
             self._boxes += 1
             at_most(MOST_BOXES, self._boxes, "boxes")
             self._check(name, data, box_end, depth)
-            begin = box_end
 
     def _check(self, name: bytes, begin: int, end: int, depth: int) -> None:
         if name == b"cmov":
