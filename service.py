@@ -39,6 +39,7 @@ from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
+from cache_dit_serving.jobs.shared import CallerCounts, shared_folder
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
@@ -68,7 +69,9 @@ configure_logs(SETTINGS.server.log_level, SETTINGS.server.log_format, process_na
 prepare_supervisor(RESOLVED)
 trust_proxies(SETTINGS.server)
 end_with_supervisor()
-ACCESS = access_or_exit(SETTINGS.server)
+FOLDER = shared_folder(SETTINGS.server.workers)
+COUNTS = None if FOLDER is None else CallerCounts(FOLDER)
+ACCESS = access_or_exit(SETTINGS.server, COUNTS)
 take_share(SETTINGS, server_context.worker_index)
 # BentoML, and BentoCloud before it, cut requests off after 60 s unless told: later than ours, which says why.
 TIMEOUT_S = SETTINGS.limits.max_request_s + 60
@@ -95,6 +98,7 @@ class CacheDiTServing:
             order=SETTINGS.server.queue_order,
             preview_every=SETTINGS.previews.every,
             max_step_s=SETTINGS.limits.max_step_s,
+            counts=COUNTS,
             on_ready=self._became_ready,
             on_failed=end_failed if SETTINGS.server.on_load_failure == "exit" else lambda: None,
             retries=SETTINGS.server.on_load_failure == "retry",

@@ -27,6 +27,7 @@ from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.held_folder import HeldFolder, hold
 from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.logs import say_last
 
 logger = logging.getLogger(__name__)
@@ -47,14 +48,14 @@ def resolved_or_exit() -> Resolved:
         fail(str(error))
 
 
-def access_or_exit(settings: ServerSettings) -> Access:
+def access_or_exit(settings: ServerSettings, counts: CallerCounts | None = None) -> Access:
     """Who may use the server.
 
     Raises:
         SystemExit: 2, with one line that says what is wrong with the file of keys.
     """
     try:
-        return Access(settings)
+        return Access(settings, counts)
     except ConfigError as error:
         fail(str(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -129,6 +130,10 @@ def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
         drawn = requests.get(f"{server.url}{jobs[-1]}/outputs/0", timeout=10).content
         assert base64.b64encode(drawn).decode() == expected[0]
 
+        # Steps are told by both workers as they are done, not once a second.
+        job = submitted(server, **LONG)
+        assert all(steps >= 20 for steps in steps_told(server, job, followers=8))
+
         # A worker that is killed leaves its jobs to the other.
         first = [submitted(server, **LONG) for _ in range(2)]
         for job in first:
@@ -138,6 +143,17 @@ def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
         again = [states(ended(server, job, WITHIN_S)) for job in first]
         assert sorted(map(len, again)) == [3, 5]
         assert all(each[-1] == "succeeded" for each in again)
+
+
+def steps_told(server: Server, job: str, followers: int) -> list[int]:
+    """The number of steps that each follower hears of, by connections to workers of their own choice."""
+
+    def follow(_: int) -> int:
+        with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
+            return sum(line == "event: progress" for line in events.iter_lines(decode_unicode=True))
+
+    with ThreadPoolExecutor(followers) as threads:
+        return list(threads.map(follow, range(followers)))
 
 
 def test_a_database_that_cannot_be_opened_is_named_and_the_rest_is_served(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from cache_dit_serving.api.operation import Operation
 from cache_dit_serving.config.keys import ApiKey, Scope, read_keys
 from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.errors import ConfigError, Forbidden, RateLimited, Unauthorized
+from cache_dit_serving.jobs.shared import CallerCounts, refill
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,11 @@ def caller_of(scope: AsgiScope) -> Caller:
 class Access:
     """The keys of the settings and of the file, for one worker."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, counts: CallerCounts | None = None) -> None:
         """
+        Args:
+            counts: requests of all workers; None: this worker counts its own.
+
         Raises:
             ConfigError: the file of keys cannot be read.
         """
@@ -79,7 +83,9 @@ class Access:
         self._own = settings.api_keys
         self._file = settings.api_keys_file
         self._open = {route for name in settings.open_routes for route in OPEN_ROUTES[name]}
-        self._buckets: dict[str, _Bucket] = {}
+        self._counts = counts
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """By caller: requests that are left, and when that was, monotonic seconds."""
         self._read: tuple[ApiKey, ...] = ()
         self._version: object = None
         self._looked = time.monotonic()
@@ -140,28 +146,15 @@ class Access:
         return self._read
 
     def _take(self, name: str, per_minute: float) -> None:
-        bucket = self._buckets.setdefault(name, _Bucket(per_minute, time.monotonic()))
-        wait_s = bucket.take(per_minute, time.monotonic())
+        now = time.monotonic()
+        if self._counts is not None:
+            wait_s = self._counts.take(name, per_minute, now)
+        else:
+            left, at = self._buckets.get(name, (per_minute, now))
+            left, wait_s = refill(left, now - at, per_minute)
+            self._buckets[name] = left, now
         if wait_s > 0:
             raise RateLimited(f"more than {per_minute:g} generations a minute of this key", retry_after_s=wait_s)
-
-
-@dataclass
-class _Bucket:
-    """What is left of a minute's requests; it fills up evenly."""
-
-    left: float
-    at: float
-
-    def take(self, per_minute: float, now: float) -> float:
-        """Take one; seconds until there is one where there is none."""
-        most = max(1.0, per_minute)
-        self.left = min(most, self.left + (now - self.at) * per_minute / 60)
-        self.at = now
-        if self.left < 1:
-            return (1 - self.left) * 60 / per_minute
-        self.left -= 1
-        return 0.0
 
 
 def _version(file: Path) -> object:

@@ -216,7 +216,7 @@ class JobsApi:
         while True:
             job = self._kept.live(record.id)
             previews.look(job.generation if job is not None else None)
-            changed = job.changed if job is not None else self._kept.closing
+            job_changed = job.changed if job is not None else self._kept.closing
             with contextlib.suppress(StoreUnavailable, InternalError):
                 try:
                     record = await self._signed(await self.find(record.id, caller))
@@ -243,8 +243,11 @@ class JobsApi:
                 said = time.monotonic()
             if record.state.final or (draining and job is None):
                 return
+            if job is None:
+                await self._kept.progress_elsewhere(record, TICK_S)
+                continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), TICK_S)
+                await asyncio.wait_for(job_changed.wait(), TICK_S)
 
     def previews(self, name: str, count: int | None, *, lenient: bool) -> AskedPreviews:
         """Previews of a job that a follower is to get.

@@ -11,8 +11,9 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
@@ -39,6 +40,7 @@ from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import TakenOver
 from cache_dit_serving.jobs.job import Job, failed, queued_again, succeeded
 from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.jobs.shared import JobProgress, shared_folder
 from cache_dit_serving.jobs.store.access import AGAIN_S, StoreAccess
 from cache_dit_serving.jobs.store.aged import BATCH, Ended
 from cache_dit_serving.jobs.store.heart import BEAT_S, Heart
@@ -65,6 +67,8 @@ MOST_ATTEMPTS = 3
 """Of a job during which the server ended each time."""
 CANCEL_S = 60.0
 """For a job to end that is to be cancelled."""
+ELSEWHERE_S = 0.05
+"""Seconds between two looks at the progress of a job that another worker runs."""
 LOOK_S = 0.2
 CLOSING_S = 20.0
 """For what has become of the last jobs to be written as the server ends."""
@@ -83,6 +87,9 @@ class KeptJobs:
         self._heart = Heart(self._owner, self._settings.jobs.lease_s, lambda: self._access.store)
         self._webhooks = Webhooks(self._settings.webhooks, self._access.write)
         self._sweeping = Sweeping(self._settings.outputs, native.outputs, self._access.read, self._forget_all)
+        folder = shared_folder(self._settings.server.workers)
+        self._progress = None if folder is None else JobProgress(folder)
+        """Of the jobs at all workers of this server."""
         self._unexpected = ""
         self._count_at = 0.0
         """Last failure that nobody thought of."""
@@ -195,7 +202,20 @@ class KeptJobs:
         record = self._now(job) if job is not None else await self._access.read(lambda store: store.get(name))
         if record is None or not caller.owns(record.caller):
             raise NotFound("there is no job of this id; jobs that have ended are kept for a while only")
-        return record
+        return record if job is not None else self._with_progress(record)
+
+    def _with_progress(self, record: JobRecord) -> JobRecord:
+        """A job of another server, with its progress where that is another worker of this one."""
+        told = self._progress.read(record.id) if self._progress and record.state is JobState.RUNNING else None
+        return replace(record, step=told[0], cached_steps=told[1]) if told and told[0] > record.step else record
+
+    async def progress_elsewhere(self, record: JobRecord, seconds: float) -> None:
+        """Wait until a job of another worker of this server is further, or so many seconds."""
+        end = time.monotonic() + seconds
+        while self._with_progress(record) is record and (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), min(left, ELSEWHERE_S if self._progress else left))
+                return
 
     async def page(self, wanted: Page, caller: Caller) -> list[JobRecord] | None:
         """Those of a caller; None: there is no job to come after.
@@ -236,9 +256,15 @@ class KeptJobs:
 
     def _job(self, record: JobRecord, prepared: Prepared) -> Job:
         loop, job = asyncio.get_running_loop(), Job(record, prepared.generation)
-        prepared.generation.changed = lambda: _soon(loop, job)
+        prepared.generation.changed = lambda: _soon(loop, partial(self._tell_of, job))
         prepared.generation.may_start = lambda: self._may_start(job)
         return job
+
+    def _tell_of(self, job: Job) -> None:
+        """Wake the followers of a job, those at other workers too."""
+        job.tell()
+        if self._progress is not None and job.admitted.id in self._live:
+            self._progress.write(job.admitted.id, job.generation.step, job.generation.cached_steps)
 
     def _may_start(self, job: Job) -> bool:
         """On the pipeline's thread: write that a job runs, unless another server has it by now."""
@@ -304,6 +330,8 @@ class KeptJobs:
             with contextlib.suppress(InternalError):  # the log has it
                 await self._unlink(record)
         del self._live[record.id]
+        if self._progress is not None:
+            self._progress.remove(record.id)
         job.left.set()
         job.tell()
 
@@ -483,9 +511,9 @@ def _webhooks(record: JobRecord) -> list[Webhook]:
     return webhooks_of(record, answer_of(record).model_dump_json(), timestamp(record.history[-1][1]))
 
 
-def _soon(loop: asyncio.AbstractEventLoop, job: Job) -> None:
+def _soon(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed: the server ends while a generation runs
-        loop.call_soon_threadsafe(job.tell)
+        loop.call_soon_threadsafe(what)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -31,8 +31,8 @@ class ApiKey(Section):
         description="generate: all that draws and tells, of one's own jobs. admin: also /flush_cache, loading and "
         "unloading LoRAs, `profile`, and everyone's jobs.",
     )
-    requests_per_minute: float | None = Field(None, gt=0, description="Generations that it may ask for, by a worker.")
-    max_live: int | None = Field(None, ge=1, description="Generations that wait or run at a time, at a worker.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Generations that it may ask for.")
+    max_live: int | None = Field(None, ge=1, description="Generations that wait or run at a time, at all workers.")
 
     @model_validator(mode="before")
     @classmethod

@@ -39,6 +39,7 @@ from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
 from cache_dit_serving.jobs.previews import PreviewMaker
 from cache_dit_serving.jobs.queue import Order, Queue
 from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.logs import noted
 from cache_dit_serving.media.encode import encode
@@ -73,12 +74,14 @@ class PipelineWorker:
         order: Order = "arrival",
         preview_every: int = 0,
         max_step_s: float = math.inf,
+        counts: CallerCounts | None = None,
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
         on_failed: Callable[[], None] = lambda: None,
         retries: bool = False,
     ) -> None:
         """
         Args:
+            counts: generations of each caller at all workers; None: this one counts its own.
             preview_every: denoising steps from one preview to the next for followers who do not say how many they want;
                 0: none.
             on_failed: called when the model cannot be loaded, or not loaded again.
@@ -86,6 +89,7 @@ class PipelineWorker:
         """
         self._load = load
         self._on_failed = on_failed
+        self._counts = counts
         self._retries = retries
         self._max_queue = max_queue
         self._preview_every = preview_every
@@ -181,10 +185,7 @@ class PipelineWorker:
             running = [self._running] if self._running is not None else []
             live = sum(each.caller == generation.caller for each in (*self._waiting, *running))
             if max_live is not None and live >= max_live:
-                raise RateLimited(
-                    f"{live} generations of this key wait or run, as many as it may have; come back later",
-                    retry_after_s=self._seconds_until_room(),
-                )
+                raise self._too_many_live(live)
             if not self._waiting.room_for(generation.caller, self._max_queue):
                 full = len(self._waiting) >= self._max_queue
                 raise QueueFull(
@@ -193,11 +194,33 @@ class PipelineWorker:
                     else f"this key's share of the queue of {self._max_queue} is taken; come back later",
                     retry_after_s=self._seconds_until_room(),
                 )
+            self._count(generation, max_live)
             # From here only this thread's work resolves it: whoever waits on it may go, but not cancel it.
             generation.result.set_running_or_notify_cancel()
             self._waiting.add(generation)
             metrics.QUEUE_WAITING.set(len(self._waiting))
             self._changed.notify()
+
+    def _count(self, generation: Generation, max_live: int | None) -> None:
+        """Count a generation among those of its caller at all workers, until it ends.
+
+        Raises:
+            RateLimited: there are as many of its caller's as it may have.
+        """
+        if self._counts is None or not generation.caller:
+            return
+        counts = self._counts
+        number, live = counts.begin(generation.caller, max_live)
+        if number is not None:
+            generation.result.add_done_callback(lambda _: counts.end(number))
+        elif max_live is not None and live >= max_live:
+            raise self._too_many_live(live)
+
+    def _too_many_live(self, live: int) -> RateLimited:
+        return RateLimited(
+            f"{live} generations of this key wait or run, as many as it may have; come back later",
+            retry_after_s=self._seconds_until_room(),
+        )
 
     def position(self, generation: Generation) -> int | None:
         """0 while it runs, 1 and more while it waits, None once it is done."""
