@@ -74,7 +74,7 @@ def test_pictures_in_several_out_and_their_answer(server: Server, tmp_path: Path
         ([PROMPT, "--config", "wan2.1-t2v", "-o", "x.jpg"], "--output: this model makes mp4, webp, gif, not jpg"),
         ([PROMPT, "--config", "stable-audio-open-1.0", "-o", "x.png"], "--output: this model makes wav, flac, not png"),
         ([PROMPT, "--steps", "101"], "101 steps are more than the 100 this server takes"),
-        ([PROMPT, "--num-images", "9"], "num_images is 9; this server draws at most 8 in one request"),
+        ([PROMPT, "--num-images", "11"], "num_images is 11; this server draws at most 10 in one request"),
         (["x" * 10_001], "prompt has 10,001 characters; this server takes at most 10,000"),
         ([], 'say what to draw: cache-dit-serving generate "a red apple"'),
         (["a", "red", "apple"], "one argument too many: red apple; put quotes around a text of several words"),

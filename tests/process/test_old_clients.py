@@ -107,8 +107,8 @@ SCRIPTS: dict[str, Json] = {
     "lightning, 4 steps": {**SIZE, "num_inference_steps": 4, "guidance_scale": 1.0, "seed": 42, "num_images": 1},
     "lightning, 8 steps": {**SIZE, "num_inference_steps": 8, "guidance_scale": 1.0, "seed": 42, "num_images": 1},
     "lightning, another size": {
-        "width": 128,
-        "height": 64,
+        "width": 112,
+        "height": 80,
         "num_inference_steps": 8,
         "guidance_scale": 1.0,
         "seed": 42,

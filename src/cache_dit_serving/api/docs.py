@@ -72,7 +72,8 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         {"name": part, "in": "query", "description": what, "schema": text} for part, what in operation.query.items()
     ]
     parameters += [
-        {"name": name, "in": "header", "description": what, "schema": text} for name, what in operation.headers.items()
+        {"name": name, "in": "header", "description": what, "schema": {"type": "string"}}
+        for name, what in operation.headers.items()
     ]
     if operation.body is not None:
         parameters.append(MODE_PARAMETER)
