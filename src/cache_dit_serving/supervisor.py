@@ -26,8 +26,7 @@ from cache_dit_serving.config.reading import Resolved, resolve
 from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.held_folder import HeldFolder, hold
-from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.shared import CallerCounts
+from cache_dit_serving.jobs.shared import CallerCounts, server_folder
 from cache_dit_serving.logs import say_last
 
 logger = logging.getLogger(__name__)
@@ -108,8 +107,8 @@ def prepare_supervisor(resolved: Resolved) -> None:
 
 def hold_folder_of_server() -> None:
     """Keep the supervisor's folder while this worker lives; nothing where there is no supervisor."""
-    if folder := os.environ.get(metrics.FOLDER):
-        hold(Path(folder).parent)
+    if (folder := server_folder()) is not None:
+        hold(folder)
 
 
 def _keep_metrics_in(folder: Path) -> None:

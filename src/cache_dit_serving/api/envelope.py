@@ -78,10 +78,11 @@ class Envelope:
         request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         # Each request has a task, and so a context, of its own.
-        note(request_id=request_id, trace_id=current_trace_id(), route=route_of(scope["path"]))
+        route = route_of(scope["path"])
+        note(request_id=request_id, trace_id=current_trace_id(), route=route)
         incoming = _Incoming(receive, Headers(scope=scope))
         self._name_proxy(scope, incoming.headers)
-        answer = _Answer(send, scope, incoming, drain_bytes=self.limits.max_body_bytes)
+        answer = _Answer(send, scope, incoming, route, drain_bytes=self.limits.max_body_bytes)
         try:
             scope, receive = await self._checked(scope, incoming)
             await self.app(scope, receive, answer.send)
@@ -176,8 +177,9 @@ class _Incoming:
 class _Answer:
     """Passes an answer through; one that is an error is held back and sent in the contract's shape."""
 
-    def __init__(self, send: Send, scope: Scope, incoming: _Incoming, *, drain_bytes: int) -> None:
+    def __init__(self, send: Send, scope: Scope, incoming: _Incoming, route: str, *, drain_bytes: int) -> None:
         self._send = send
+        self._route = route
         self._scope = scope
         self._request_id = request_id_of(scope)
         self._incoming = incoming
@@ -240,13 +242,13 @@ class _Answer:
 
     def log(self) -> None:
         """One line for each request, which leads from a caller's id to its cause; nothing that the caller sent."""
-        route, seconds = route_of(self._scope["path"]), time.perf_counter() - self._since
+        route, seconds = self._route, time.perf_counter() - self._since
         method = self._scope["method"] if self._scope["method"] in USUAL_METHODS else "OTHER"
         # Without an answer the server's HTTP library sends 500, or the client has gone.
         status = self._status or (500 if self.failed else ClientGone.status)
         observe_response(route, status, seconds)
         logger.log(
-            _level(self._scope["path"], status),
+            _level(route, status),
             "%s %s answered %d%s in %.3f s%s",
             method,
             route,
@@ -258,11 +260,11 @@ class _Answer:
         )
 
 
-def _level(path: str, status: int) -> int:
+def _level(route: str, status: int) -> int:
     """The level of a request's line: what probes, scrapers and browsers ask by themselves is not worth one."""
     if status == 500:
         return logging.ERROR
-    expected = path == FAVICON or (route_of(path) in PROBES and status in (200, 503))
+    expected = route == FAVICON or (route in PROBES and status in (200, 503))
     return logging.DEBUG if expected else logging.INFO
 
 

@@ -30,10 +30,15 @@ CREATE TABLE IF NOT EXISTS live (id INTEGER PRIMARY KEY, caller TEXT NOT NULL, w
 """
 
 
-def shared_folder(workers: int) -> Path | None:
-    """Return the folder of this server; None where it has one worker, or BentoML gave it no folder."""
+def server_folder() -> Path | None:
+    """Return the folder of this server, in which its metrics have theirs; None where BentoML gave it none."""
     metrics = os.environ.get(FOLDER)
-    return Path(metrics).parent if workers > 1 and metrics else None
+    return Path(metrics).parent if metrics else None
+
+
+def shared_folder(workers: int) -> Path | None:
+    """Return the folder of a server of several workers; None where it has one, or no folder."""
+    return server_folder() if workers > 1 else None
 
 
 def refill(left: float, seconds: float, per_minute: float) -> tuple[float, float]:
