@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-fast models lint types check bench clean
+.PHONY: help setup serve test test-fast test-times models lint types check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ test: $(VENV)/.installed-test ## Run the whole test suite
 
 test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment and the slowest families
 	$(PYTEST) -m "not bento and not slow"
+
+test-times: $(VENV)/.installed-test ## The whole suite, and where its time went: build/test-times.md
+	@mkdir -p build
+	$(PYTEST) -p tests.support.times --times build/test-times.md
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.support.models_table --write

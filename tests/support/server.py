@@ -24,6 +24,18 @@ WARMED_UP = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "true"}
 
 
 @dataclass
+class Started:
+    """Servers that this process has started."""
+
+    count: int = 0
+    forked_cpu_s: float = 0.0
+    """CPU seconds of those that are no children of this process, and ended."""
+
+
+STARTED = Started()
+
+
+@dataclass
 class Server:
     """A `bentoml serve` process and where to reach it."""
 
@@ -85,6 +97,7 @@ def serving(
         **(environ or {}),
         **variables,
     }
+    STARTED.count += 1
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [*words, "--port", str(port)], cwd=cwd, env=complete, stdout=log, stderr=log, start_new_session=True
