@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.support.server import ROOT, ready, serving
+from tests.support.server import ROOT, bentoml_serving, ready
 
 pytestmark = pytest.mark.bento
 
@@ -69,7 +69,7 @@ def test_it_serves_from_the_store_in_an_environment_of_its_own_requirements(bent
     for what in ([torch], ["-r", str(requirements)]):
         subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True, cwd=tmp_path)
     store = bento.parents[2]
-    with serving(
+    with bentoml_serving(
         tmp_path / "server",
         [str(python), "-m", "bentoml", "serve", "cache_dit_serving:latest", "--host", "127.0.0.1"],
         cwd=tmp_path,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cache_dit_serving.gpus import share_of
-from tests.support.server import serving
+from tests.support.server import bentoml_serving
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,14 @@ def said(log: str) -> list[tuple[str, str]]:
 )
 def test_each_worker_has_gpus_of_its_own(environ: dict[str, str], seen: list[str], tmp_path: Path) -> None:
     two = {"CACHE_DIT_SERVING__SERVER__WORKERS": "2", "CACHE_DIT_SERVING__SERVER__GPUS_PER_WORKER": "2"}
-    with serving(tmp_path, environ=two | environ) as server:
+    with bentoml_serving(tmp_path, environ=two | environ) as server:
         server.wait_for(lambda server: len(said(server.log())) == 2)
         assert [each for _, each in said(server.log())] == seen
 
 
 def test_one_worker_and_a_device_of_choice_are_left_as_they_are(tmp_path: Path) -> None:
-    with serving(tmp_path, CACHE_DIT_SERVING__SERVER__WORKERS="2", CACHE_DIT_SERVING__MODEL__DEVICE="cpu") as server:
+    with bentoml_serving(
+        tmp_path, CACHE_DIT_SERVING__SERVER__WORKERS="2", CACHE_DIT_SERVING__MODEL__DEVICE="cpu"
+    ) as server:
         server.wait_for(lambda server: server.log().count("importing torch") == 2)
         assert not said(server.log())

@@ -11,7 +11,7 @@ import psutil
 import requests
 
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server, bentoml_serving, ready, serving
 
 SHORT_LEASE = {"CACHE_DIT_SERVING__JOBS__LEASE_S": "5"}
 WITHIN_S = 180
@@ -22,12 +22,8 @@ def running(server: Server, job: str) -> None:
 
 
 def kill(server: Server) -> None:
-    """All its processes: a worker whose supervisor is gone ends what it runs."""
-    supervisor = psutil.Process(server.process.pid)
-    processes = [supervisor, *supervisor.children(recursive=True)]
-    for process in processes:
-        process.kill()
-    psutil.wait_procs(processes, 10)
+    server.process.kill()
+    server.process.wait(10)
 
 
 def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path: Path) -> None:
@@ -82,7 +78,7 @@ def test_a_drained_server_leaves_what_waits_to_the_next_one(tmp_path: Path) -> N
         first, second = submitted(server, **LONG), submitted(server, seed=7)
         running(server, first)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 0
+        assert server.process.wait(60) == -signal.SIGTERM
     with serving(tmp_path, environ=SHORT_LEASE) as server:
         server.wait_for(ready)
         assert states(server.get(first).json()) == ["queued", "running", "succeeded"]
@@ -103,7 +99,7 @@ def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> N
             told = [line for line in events.iter_lines(decode_unicode=True) if line.startswith("event:")]
         assert "event: draining" in told
         assert told[-1] == "event: state"  # queued again
-        assert server.process.wait(60) == 0
+        assert server.process.wait(60) == -signal.SIGTERM
         assert "what runs is not done after 0.5 s" in server.log()
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
@@ -113,7 +109,7 @@ def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> N
 
 def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
     environ = SHORT_LEASE | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2", "CACHE_DIT_SERVING__JOBS__LEASE_S": "10"}
-    with serving(tmp_path, environ=environ) as server:
+    with bentoml_serving(tmp_path, environ=environ) as server:
         server.wait_for(lambda server: server.log().count("is ready on") == 2, WITHIN_S)
         expected = server.generate(prompt=PROMPT, seed=5).json()["images"]
         jobs = [submitted(server, seed=5, speed="lossless", num_inference_steps=100) for _ in range(4)]

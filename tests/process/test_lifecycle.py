@@ -21,7 +21,7 @@ from PIL import Image
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.clients import leave, start
-from tests.support.server import ROOT, START_S, Server, ready, serving
+from tests.support.server import ROOT, START_S, Server, bentoml_serving, ready, serving
 
 LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""
@@ -33,6 +33,14 @@ def small_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(
         tmp_path_factory.mktemp("small"), CACHE_DIT_SERVING__LIMITS__MAX_QUEUE="2", CACHE_DIT_SERVING__CACHE="null"
     ) as server:
+        server.wait_for(ready)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with its supervisor."""
+    with bentoml_serving(tmp_path_factory.mktemp("whole"), CACHE_DIT_SERVING__CACHE="null") as server:
         server.wait_for(ready)
         yield server
 
@@ -114,7 +122,7 @@ def test_concurrent_requests_get_the_pictures_they_get_alone(server: Server) -> 
 def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path) -> None:
     model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "secret-customer" / "model")
     variables = {"CACHE_DIT_SERVING_CONFIG": "embedded", "CACHE_DIT_SERVING__MODEL__PATH": str(model)}
-    with serving(tmp_path, environ=variables) as server:
+    with bentoml_serving(tmp_path, environ=variables) as server:
         told: set[str] = set()
 
         def loaded(server: Server) -> bool:
@@ -153,7 +161,6 @@ def test_a_failed_load_is_visible_and_does_not_start_over(tmp_path: Path) -> Non
     weights.write_bytes(weights.read_bytes()[:1000])
     with serving(tmp_path, CACHE_DIT_SERVING__MODEL__PATH=str(model)) as server:
         server.wait_for(lambda server: server.get("/health").json()["error"]["code"] == "failed")
-        time.sleep(1)
         answer = server.generate()
         assert answer.status_code == 503
         assert "the model's files could not be loaded; the server's log has the details" in answer.text
@@ -169,7 +176,9 @@ def test_a_failed_load_is_visible_and_does_not_start_over(tmp_path: Path) -> Non
 
 def test_a_server_whose_model_cannot_be_loaded_ends_where_it_should(tmp_path: Path) -> None:
     variables = {"CACHE__FN_COMPUTE_BLOCKS": "100", "SERVER__ON_LOAD_FAILURE": "exit", "SERVER__WORKERS": "2"}
-    with serving(tmp_path, environ={f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}) as server:
+    with bentoml_serving(
+        tmp_path, environ={f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
+    ) as server:
         assert server.process.wait(START_S) == 3
         log = server.log()
         assert "failed: cache: Fn_compute_blocks 100 + Bn_compute_blocks 0 is more than the 12 blocks" in log
@@ -192,7 +201,7 @@ def test_what_can_be_known_without_loading_ends_the_start(
 ) -> None:
     environ = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
     environ |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
-    with serving(tmp_path, environ=environ) as server:
+    with bentoml_serving(tmp_path, environ=environ) as server:
         assert server.process.wait(START_S) == 2
         log = server.log()
         assert f"error: {reason}" in log
@@ -201,7 +210,7 @@ def test_what_can_be_known_without_loading_ends_the_start(
 
 
 def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:
-    with serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_QUEU="3") as server:
+    with bentoml_serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_QUEU="3") as server:
         assert server.process.wait(60) == 2
         [line] = server.log().splitlines()
         assert "did you mean 'max_queue'?" in line
@@ -209,7 +218,9 @@ def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(tmp_path: Path, workers: str) -> None:
-    with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null", CACHE_DIT_SERVING__SERVER__WORKERS=workers) as server:
+    start_server = serving if workers == "1" else bentoml_serving
+    variables = {"CACHE_DIT_SERVING__CACHE": "null", "CACHE_DIT_SERVING__SERVER__WORKERS": workers}
+    with start_server(tmp_path, environ=variables) as server:
         server.wait_for(lambda server: server.log().count("is ready on") == int(workers))
         running = start(server, **(LONG | {"num_images": 4}))
         server.wait_for(worker_runs)
@@ -233,7 +244,7 @@ def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(tmp_path: Path
         assert not running.done()
         assert running.result(60).status_code == 200
         assert len(running.result().json()["images"]) == 4
-        assert server.process.wait(30) == 0
+        assert server.process.wait(30) == (-signal.SIGTERM if workers == "1" else 0)
 
 
 def worker_runs(server: Server) -> bool:
@@ -246,27 +257,25 @@ def worker_of(server: Server) -> psutil.Process:
     return worker
 
 
-def test_a_killed_worker_is_named_in_the_log_and_leaves_no_gauge(tmp_path: Path) -> None:
-    with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null") as server:
-        server.wait_for(ready)
-        running = [start(server, **LONG) for _ in range(4)]
-        server.wait_for(lambda server: "cache_dit_serving_queue_waiting 3.0" in server.get("/metrics").text)
-        killed = worker_of(server)
-        killed.kill()
-        for request in running:
-            assert isinstance(request.exception(30), requests.ConnectionError)
-        server.session.close()
-        # The supervisor holds the port: a request waits in its backlog for as long as the new worker takes to start.
-        server.wait_for(lambda server: server.get("/readyz", timeout=START_S).status_code == 200)
-        assert f"worker {killed.pid} was ended by SIGKILL" in server.log()
-        metrics = server.get("/metrics").text.splitlines()
-        assert "cache_dit_serving_queue_waiting 0.0" in metrics
-        in_progress = 'bentoml_service_request_in_progress{endpoint="/generate"'
-        assert all(line.endswith(" 0.0") for line in metrics if line.startswith(in_progress))
+def test_a_killed_worker_is_named_in_the_log_and_leaves_no_gauge(whole: Server) -> None:
+    running = [start(whole, **LONG) for _ in range(4)]
+    whole.wait_for(lambda server: "cache_dit_serving_queue_waiting 3.0" in server.get("/metrics").text)
+    killed = worker_of(whole)
+    killed.kill()
+    for request in running:
+        assert isinstance(request.exception(30), requests.ConnectionError)
+    whole.session.close()
+    # The supervisor holds the port: a request waits in its backlog for as long as the new worker takes to start.
+    whole.wait_for(lambda server: server.get("/readyz", timeout=START_S).status_code == 200)
+    assert f"worker {killed.pid} was ended by SIGKILL" in whole.log()
+    metrics = whole.get("/metrics").text.splitlines()
+    assert "cache_dit_serving_queue_waiting 0.0" in metrics
+    in_progress = 'bentoml_service_request_in_progress{endpoint="/generate"'
+    assert all(line.endswith(" 0.0") for line in metrics if line.startswith(in_progress))
 
 
 def test_a_worker_whose_supervisor_was_killed_ends_and_frees_the_port(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with bentoml_serving(tmp_path) as server:
         server.wait_for(ready)
         worker = worker_of(server)
         server.process.kill()
@@ -275,31 +284,28 @@ def test_a_worker_whose_supervisor_was_killed_ends_and_frees_the_port(tmp_path: 
             requests.get(f"{server.url}/livez", timeout=20)
 
 
-def test_nothing_but_the_http_port_is_listened_on(server: Server) -> None:
-    supervisor = psutil.Process(server.process.pid)
+def test_nothing_but_the_http_port_is_listened_on(whole: Server) -> None:
+    supervisor = psutil.Process(whole.process.pid)
     listening = {
         connection.laddr.port
         for process in (supervisor, *supervisor.children(recursive=True))
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert listening == {int(server.url.rpartition(":")[2])}
+    assert listening == {int(whole.url.rpartition(":")[2])}
 
 
-def test_the_supervisors_sockets_lie_in_a_private_folder_that_goes_with_it(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        server.wait_for(lambda server: server.get("/livez").status_code == 200)
-        bound = [each.laddr for each in psutil.Process(server.process.pid).net_connections("unix")]
-        (folder,) = {Path(str(path)).parent for path in bound if "cache-dit-serving-" in str(path)}
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert {file.name for file in folder.iterdir()} == {"control", "events", "metrics"}
-    assert not folder.exists()
+def test_the_supervisors_sockets_lie_in_a_private_folder(whole: Server) -> None:
+    bound = [each.laddr for each in psutil.Process(whole.process.pid).net_connections("unix")]
+    (folder,) = {Path(str(path)).parent for path in bound if "cache-dit-serving-" in str(path)}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {file.name for file in folder.iterdir()} == {"control", "events", "metrics"}
 
 
 @pytest.mark.parametrize("library", ["", "pydantic_core", "libtorch"])
 def test_a_supervisor_killed_while_its_worker_starts_leaves_nothing(tmp_path: Path, library: str) -> None:
     """Killed when the worker has just been started, and when it has imported a library."""
-    with serving(tmp_path) as server:
+    with bentoml_serving(tmp_path) as server:
         server.wait_for(lambda server: any(library in path for path in mapped(server)))
         worker = worker_of(server)
         server.process.kill()
@@ -319,27 +325,31 @@ def mapped(server: Server) -> list[str]:
     return []
 
 
+BENTOML, LAUNCHER = ["bentoml", "serve", "service:CacheDiTServing"], ["cache_dit_serving.serve", "--config", "embedded"]
+
+
 @pytest.mark.parametrize(
-    ("port", "words"),
-    [("99999", "between 0 and 65535"), ("-1", "between 0 and 65535"), ("busy", "Address already in use")],
+    ("command", "port", "words"),
+    [
+        (BENTOML, "99999", "between 0 and 65535"),
+        (BENTOML, "busy", "Address already in use"),
+        (LAUNCHER, "-1", "between 0 and 65535"),
+        (LAUNCHER, "busy", "Address already in use"),
+    ],
 )
-def test_a_port_that_cannot_be_listened_on_is_said_in_one_line(port: str, words: str) -> None:
+def test_a_port_that_cannot_be_listened_on_is_said_in_one_line(command: list[str], port: str, words: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if port == "busy":
             port = str(taken.getsockname()[1])
-        for command in (
-            ["bentoml", "serve", "service:CacheDiTServing"],
-            ["cache_dit_serving.serve", "--config", "embedded"],
-        ):
-            words_of_command = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", port]
-            ended = subprocess.run(words_of_command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-            assert ended.returncode == 2
-            assert ended.stderr.count("\n") == 1
-            assert words in ended.stderr
+        words_of_command = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", port]
+        ended = subprocess.run(words_of_command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert words in ended.stderr
 
 
 def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with bentoml_serving(tmp_path) as server:
         server.wait_for(lambda server: server.get("/livez").status_code == 200)
         assert server.get("/health").json()["error"]["code"] == "loading"
         server.process.send_signal(signal.SIGTERM)

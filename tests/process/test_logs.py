@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cache_dit_serving.logs import FORMAT_VARIABLE
 from cache_dit_serving.media.decode import wire
-from tests.support.server import ready, serving
+from tests.support.server import bentoml_serving, ready
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 KEY = "a-key-of-thirty-two-characters-00"
@@ -19,7 +19,9 @@ KEY = "a-key-of-thirty-two-characters-00"
 
 def test_every_line_of_a_server_is_json_and_leads_to_its_request(tmp_path: Path) -> None:
     keys = json.dumps([{"name": "ci", "key": KEY}])
-    with serving(tmp_path, environ={FORMAT_VARIABLE: "json", "CACHE_DIT_SERVING__SERVER__API_KEYS": keys}) as server:
+    with bentoml_serving(
+        tmp_path, environ={FORMAT_VARIABLE: "json", "CACHE_DIT_SERVING__SERVER__API_KEYS": keys}
+    ) as server:
         server.wait_for(ready)
         server.session.headers["Authorization"] = f"Bearer {KEY}"
         server.session.headers["traceparent"] = f"00-{TRACE}-b7ad6b7169203331-01"

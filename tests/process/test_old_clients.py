@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.answers import metric, pixels
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server, bentoml_serving, ready
 
 Json = dict[str, Any]
 Said = list[tuple[str, str]]
@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     model = shutil.copytree(EMBEDDED_FOLDER, folder / "my-model")
     words = [sys.executable, "-m", "cache_dit_serving.serve", "--model-path", str(model), "--host", "127.0.0.1"]
     flags = ["--dtype", "float32", "--device", "cpu", "--cache", "--Fn", "1", "--w", "4", "--rdt", "0.3"]
-    with serving(
+    with bentoml_serving(
         folder / "server",
         [*words, *flags],
         cwd=folder,

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 from tests.support.checkout import copy_of_sources
-from tests.support.server import ROOT, ready, serving
+from tests.support.server import ROOT, bentoml_serving, ready
 
 pytestmark = pytest.mark.bento
 
@@ -77,7 +77,7 @@ def test_it_serves_and_keeps_its_files_where_it_was_started(commands: Path, tmp_
     words = [str(commands / "cache-dit-serving"), "serve", "--config", "embedded", "--host", "127.0.0.1"]
     # Relative: to the folder where the command runs, not to the package's.
     variables = {"PYTHONPATH": "", "CACHE_DIT_SERVING__OUTPUTS__ROOT": "drawn"}
-    with serving(tmp_path / "server", words, cwd=tmp_path, environ=variables) as server:
+    with bentoml_serving(tmp_path / "server", words, cwd=tmp_path, environ=variables) as server:
         server.wait_for(ready)
         drawn = server.generate(num_inference_steps=4, output_format="path").json()["images"]
         assert [Path(path).is_relative_to(tmp_path / "drawn") for path in drawn] == [True]

@@ -18,7 +18,8 @@ from cache_dit_serving.runners import wire
 from cache_dit_serving.runners.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting
 from tests.support.ranks import open_to_others
-from tests.support.server import COMMAND, Server, ready, serving
+from tests.support.server import COMMAND, Server, ready
+from tests.support.server import bentoml_serving as serving
 
 TWO = {
     "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",

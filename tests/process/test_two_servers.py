@@ -12,7 +12,7 @@ import pytest
 
 from cache_dit_serving.held_folder import HeldFolder, prefix_of
 from tests.support.answers import metric
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server, bentoml_serving, ready
 
 
 @pytest.fixture
@@ -34,12 +34,12 @@ def succeeded(server: Server) -> float:
 
 def test_each_server_keeps_its_metrics_and_leaves_no_folder(tmp_path: Path, temporary: Path) -> None:
     home = {"BENTOML_HOME": str(tmp_path / "home")}
-    with serving(tmp_path / "one", environ=home) as one:
+    with bentoml_serving(tmp_path / "one", environ=home) as one:
         one.wait_for(ready)
         assert one.generate(num_inference_steps=2).status_code == 200
         (first,) = folders(temporary)
         assert stat.S_IMODE(first.stat().st_mode) == 0o700
-        with serving(tmp_path / "other", environ=home) as other:
+        with bentoml_serving(tmp_path / "other", environ=home) as other:
             other.wait_for(lambda server: server.get("/livez").status_code == 200)
             assert one.generate(num_inference_steps=2).status_code == 200
             assert (succeeded(one), succeeded(other)) == (2, 0)

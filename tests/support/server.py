@@ -16,6 +16,8 @@ from typing import Any
 
 import requests
 
+from tests.support.forked import ForkedProcess, warm_process
+
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 90
 COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
@@ -39,7 +41,7 @@ STARTED = Started()
 class Server:
     """A `bentoml serve` process and where to reach it."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess
     url: str
     log_file: Path
     outputs: Path
@@ -74,6 +76,26 @@ class Server:
 
 @contextmanager
 def serving(
+    folder: Path, *, cwd: Path = ROOT, environ: dict[str, str] | None = None, **variables: str
+) -> Iterator[Server]:
+    """A server with these variables, ended by SIGTERM; ready or not when it is yielded.
+
+    It is forked from a warm process: the worker of `bentoml serve` without its supervisor.
+    """
+    started = _starting(folder, environ, variables)
+    metrics = folder / "shared" / "metrics"
+    metrics.mkdir(parents=True, exist_ok=True)
+    process = warm_process().fork(
+        port=started.port, environ=started.environ, cwd=cwd, log=started.log_file, metrics=metrics
+    )
+    try:
+        yield from _ending(started.server(process))
+    finally:
+        STARTED.forked_cpu_s += process.cpu_s
+
+
+@contextmanager
+def bentoml_serving(
     folder: Path,
     command: list[str] | None = None,
     *,
@@ -81,11 +103,38 @@ def serving(
     environ: dict[str, str] | None = None,
     **variables: str,
 ) -> Iterator[Server]:
-    """`bentoml serve` (or `command`) with these variables, ended by SIGTERM; ready or not when it is yielded."""
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    outputs, log_file = folder / "outputs", folder / "server.log"
+    """`bentoml serve` (or `command`), as :func:`serving`: for what its supervisor, workers and signals do."""
+    started = _starting(folder, environ, variables)
     words = command or [sys.executable, "-m", "bentoml", "serve", "service:CacheDiTServing", "--host", "127.0.0.1"]
+    with started.log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [*words, "--port", str(started.port)],
+            cwd=cwd,
+            env=started.environ,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    yield from _ending(started.server(process))
+
+
+@dataclass
+class _Starting:
+    """What both kinds of servers are started with."""
+
+    port: int
+    environ: dict[str, str]
+    log_file: Path
+    outputs: Path
+
+    def server(self, process: subprocess.Popen[bytes] | ForkedProcess) -> Server:
+        return Server(process, f"http://127.0.0.1:{self.port}", self.log_file, self.outputs)
+
+
+def _starting(folder: Path, environ: dict[str, str] | None, variables: dict[str, str]) -> _Starting:
+    STARTED.count += 1
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs, log_file = folder / "outputs", folder / "server.log"
     complete = {
         **{name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")},
         "BENTOML_DO_NOT_TRACK": "True",
@@ -97,22 +146,21 @@ def serving(
         **(environ or {}),
         **variables,
     }
-    STARTED.count += 1
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [*words, "--port", str(port)], cwd=cwd, env=complete, stdout=log, stderr=log, start_new_session=True
-        )
-    running = Server(process, f"http://127.0.0.1:{port}", log_file, outputs)
+    log_file.write_bytes(b"")
+    return _Starting(free_port(), complete, log_file, outputs)
+
+
+def _ending(running: Server) -> Iterator[Server]:
     try:
         yield running
     finally:
         running.session.close()
-        process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            running.process.wait(30)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(running.process.pid, signal.SIGKILL)
+            running.process.wait()
 
 
 def ready(server: Server) -> bool:

@@ -26,7 +26,7 @@ from sqlalchemy import create_engine, text
 
 from tests.support.jobs import PROMPT, ended, states
 from tests.support.postgres import Postgres
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server, bentoml_serving, ready
 
 SEEDS, STEPS = range(6), (4, 12, 40)
 FINAL = ("succeeded", "failed", "cancelled", "expired")
@@ -90,7 +90,9 @@ class Storm:
     def start(self) -> None:
         """A server, in place of one before it."""
         self._starts += 1
-        self.server = self._servers.enter_context(serving(self.folder / f"server-{self._starts}", environ=self.environ))
+        self.server = self._servers.enter_context(
+            bentoml_serving(self.folder / f"server-{self._starts}", environ=self.environ)
+        )
         self.server.wait_for(ready, PATIENCE_S)
 
     def close(self) -> None:

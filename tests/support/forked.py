@@ -1,0 +1,125 @@
+"""Servers that are forked from one warm process of this test process: ready in about a second."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from tests.support.warm_process import MESSAGE_BYTES
+
+ROOT = Path(__file__).resolve().parents[2]
+IMPORTS_S = 120
+
+
+class ForkedProcess:
+    """A forked server, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.cpu_s = 0.0
+        """Seconds of CPU that it took; known when it has ended."""
+        self._ended = threading.Event()
+
+    def note_end(self, status: int, cpu_s: float) -> None:
+        self.returncode, self.cpu_s = status, cpu_s
+        self._ended.set()
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self._ended.wait(timeout):
+            raise subprocess.TimeoutExpired("a forked server", timeout or 0.0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class WarmProcess:
+    """The process that forks them."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._folder = tempfile.TemporaryDirectory(prefix="metrics-")
+        fd = str(theirs.fileno())
+        path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.support.warm_process", fd, self._folder.name],
+            # torch is asked for GPUs as libraries are imported, and cannot use one in a fork after that.
+            env={"OMP_NUM_THREADS": "1", **environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        self._asking = threading.Lock()
+        self._forked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._servers: dict[int, ForkedProcess] = {}
+        self._early: dict[int, dict[str, Any]] = {}
+        """What ended before this process knew of it."""
+        threading.Thread(target=self._listen, daemon=True, name="forked-servers").start()
+        atexit.register(self.close)
+
+    def fork(self, *, port: int, environ: dict[str, str], cwd: Path, log: Path, metrics: Path) -> ForkedProcess:
+        """Start a server that listens on a port of 127.0.0.1 when this returns."""
+        asked = {"port": port, "environ": environ, "cwd": str(cwd), "log": str(log), "metrics": str(metrics)}
+        with self._asking:
+            self._control.send(json.dumps(asked).encode())
+            pid = self._forked.get(timeout=IMPORTS_S)
+        if pid is None:
+            raise RuntimeError(f"the warm process ended with {self._process.wait()}")
+        return self._servers[pid]
+
+    def close(self) -> None:
+        """End it; servers that still run see that their parent is gone, and end too."""
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                told = self._control.recv(MESSAGE_BYTES)
+            except OSError:
+                told = b""
+            if not told:
+                self._forked.put(None)
+                return
+            match json.loads(told):
+                case {"forked": int(pid)}:
+                    self._servers[pid] = ForkedProcess(pid)
+                    if (early := self._early.pop(pid, None)) is not None:
+                        self._servers[pid].note_end(early["status"], early["cpu_s"])
+                    self._forked.put(pid)
+                case {"ended": int(pid), "status": int(status), "cpu_s": float(cpu_s)}:
+                    if pid in self._servers:
+                        self._servers[pid].note_end(status, cpu_s)
+                    else:
+                        self._early[pid] = {"status": status, "cpu_s": cpu_s}
+
+
+@functools.cache
+def warm_process() -> WarmProcess:
+    """The one of this test process."""
+    return WarmProcess()

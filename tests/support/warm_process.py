@@ -1,0 +1,148 @@
+"""A process that has imported the libraries, and forks servers: `python -m tests.support.warm_process FD FOLDER`.
+
+Each server is the worker of `bentoml serve` without its supervisor: the same command of BentoML's runs the same ASGI
+app. The process itself runs no operation of torch, so that no thread is lost to a fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from cache_dit_serving.pipeline.environment import quiet_libraries
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SUPERVISOR_PID = "CACHE_DIT_SUPERVISOR_PID"
+"""As in jobs/metrics.py and api/lifecycle.py, which must not be imported before the first of them is set."""
+SERVICE = "service:CacheDiTServing"
+MODULES = (
+    *("_bentoml_impl.loader", "_bentoml_impl.worker.service", "uvicorn.loops.auto", "uvicorn.protocols.http.auto"),
+    *(
+        "alembic.command",
+        "av",
+        "cache_dit",
+        "obstore",
+        "sqlalchemy",
+        "transformers.models.clip",
+        "transformers.models.t5",
+    ),
+    *("diffusers.pipelines.flux.pipeline_flux", "diffusers.pipelines.flux.pipeline_flux_img2img"),
+    "diffusers.pipelines.flux.pipeline_flux_inpaint",
+    # Metrics are made as they are imported: prometheus_client makes them anew in a process of another number.
+    *("cache_dit_serving.supervisor", "cache_dit_serving.api.openai_images", "cache_dit_serving.api.openai_videos"),
+    *(f"cache_dit_serving.pipeline.{name}" for name in ("cache", "load", "lora", "previews", "profiling", "runner")),
+    "cache_dit_serving.runners.ranked",
+)
+"""Imported by a server of the embedded model; service.py is not among them, since it reads the environment."""
+MESSAGE_BYTES = 1 << 20
+"""Greatest size of a message; each is one packet."""
+
+
+def main() -> None:
+    """Serve the socket that is this process's first argument until its other end is closed."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    # prometheus_client chooses as it is imported whether processes share metrics. Each server has a folder of its own.
+    os.environ[FOLDER] = sys.argv[2]
+    import_libraries()
+    gc.collect()
+    gc.freeze()
+    woken, wakes = socket.socketpair()
+    for each in (woken, wakes):
+        each.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno())
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    while True:
+        ready, _, _ = select.select([control, woken], [], [])
+        if woken in ready:
+            woken.recv(4096)
+            report_ended(control)
+        if control in ready:
+            asked = control.recv(MESSAGE_BYTES)
+            if not asked:
+                return
+            if (pid := fork_server(json.loads(asked), [control, woken, wakes])) is None:
+                return
+            control.send(json.dumps({"forked": pid}).encode())
+
+
+def import_libraries() -> None:
+    """Import :data:`MODULES`.
+
+    Raises:
+        RuntimeError: a thread was started by it.
+    """
+    quiet_libraries()
+    for name in MODULES:
+        importlib.import_module(name)
+    # BentoML's worker configures logging before the package is imported; here its loggers are there already.
+    importlib.import_module("bentoml._internal.log").SERVER_LOGGING_CONFIG["disable_existing_loggers"] = False
+    threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1
+    if threads > 1:
+        raise RuntimeError(f"{threads} threads run: a fork would lose them")
+
+
+def fork_server(asked: dict[str, Any], ours: list[socket.socket]) -> int | None:
+    """Fork a server; return its number, and None in a server that has ended in order."""
+    if pid := os.fork():
+        return pid
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for each in ours:
+        each.close()
+    try:
+        become(asked)
+    except Exception:  # noqa: BLE001 - its log is all that is left of it
+        traceback.print_exc()
+        logging.shutdown()
+        os._exit(1)
+    return None
+
+
+def become(asked: dict[str, Any]) -> None:
+    """Serve in this process, with the environment that `bentoml serve` would give its worker."""
+    os.setsid()
+    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    url = f"http://127.0.0.1:{asked['port']}"
+    os.environ.clear()
+    os.environ.update(asked["environ"])
+    os.environ |= {
+        FOLDER: asked["metrics"],
+        SUPERVISOR_PID: str(os.getppid()),
+        "BENTOML_RUNNER_MAP": json.dumps({"cache_dit_serving": url}),
+    }
+    os.chdir(asked["cwd"])
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", asked["port"]))
+    listener.listen(2048)  # a connection waits until the server accepts, as behind BentoML's supervisor
+    worker: Any = importlib.import_module("_bentoml_impl.worker.service")
+    worker.main.main([SERVICE, "--fd", str(listener.detach()), "--worker-id", "1"], standalone_mode=False)
+
+
+def report_ended(control: socket.socket) -> None:
+    """Tell of each server that has ended: its exit status as `subprocess` has it, and its seconds of CPU."""
+    while True:
+        try:
+            pid, status, used = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        told = {"ended": pid, "status": os.waitstatus_to_exitcode(status), "cpu_s": used.ru_utime + used.ru_stime}
+        control.send(json.dumps(told).encode())
+
+
+if __name__ == "__main__":
+    main()
