@@ -1,17 +1,22 @@
-"""Limits of a key at several workers."""
+"""Keys in this process: who may send what, and how often."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
-from cache_dit_serving.api.access import Access
+from cache_dit_serving.api.access import OPEN_ROUTES, Access
 from cache_dit_serving.api.matching import Match, match
 from cache_dit_serving.api.operation import Operation
+from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.errors import RateLimited
 from cache_dit_serving.jobs.shared import CallerCounts
+from tests.support.envelope import Behind, ask
 
 KEY = "sk-0123456789abcdef"
 SETTINGS = ServerSettings.model_validate({"api_keys": [{"name": "shop", "key": KEY, "requests_per_minute": 2}]})
@@ -37,3 +42,79 @@ def test_requests_a_minute_hold_over_all_workers_that_share_their_counts(shared:
         one.admit(headers, generate())
         with pytest.raises(RateLimited, match="2 generations a minute"):
             one.admit(headers, generate())
+
+
+ROOT_KEY = "sk-root-0123456789abc"
+KEYS: dict[str, Any] = {
+    "api_keys": [{"name": "shop", "key": KEY}, {"name": "root", "key": ROOT_KEY, "scopes": ["admin"]}]
+}
+
+
+def sent(operation: Operation, behind: Behind, key: str | None, **server: Any) -> httpx.Response:
+    """The answer to a request of this row that is without fault but for its key, if any."""
+    body = operation.body.example if operation.body is not None and operation.method == "POST" else None
+    return ask(
+        operation.method,
+        re.sub(r"\{\w+\}", "0", operation.route),
+        behind,
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        json=body,
+        server=KEYS | server,
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "missing_api_key"),
+        ({"Authorization": "Basic YTpi"}, "missing_api_key"),
+        ({"Authorization": "Bearer "}, "missing_api_key"),
+        ({"Authorization": "Bearer sk-nobody"}, "invalid_api_key"),
+        ({"Authorization": f"Bearer {KEY[:-1]}"}, "invalid_api_key"),
+        ({"Authorization": "Bearer é".encode("latin-1")}, "invalid_api_key"),
+    ],
+)
+@pytest.mark.parametrize(
+    "route", ["POST /generate", "GET /jobs", "GET /capabilities", "GET /nowhere", "POST /flush_cache"]
+)
+def test_without_a_key_nothing_is_done(route: str, headers: dict[str, Any], code: str) -> None:
+    behind = Behind()
+    method, path = route.split()
+    refused = ask(method, path, behind, headers=headers, json={"prompt": "a cat"}, server=KEYS)
+    assert refused.status_code == 401
+    assert refused.headers["WWW-Authenticate"] == "Bearer"
+    assert refused.json()["error"]["type"] == "authentication_error"
+    assert refused.json()["error"]["code"] == code
+    assert behind.seen == []
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: f"{each.method} {each.route}")
+def test_what_a_key_may_do_is_its_scope(operation: Operation) -> None:
+    admin, shop = Behind(), Behind()
+    assert sent(operation, admin, ROOT_KEY).status_code == 200
+    answer = sent(operation, shop, KEY)
+    if operation.scope == "admin":
+        assert answer.status_code == 403
+        assert answer.json()["error"]["type"] == "permission_error"
+        assert "admin" in answer.json()["error"]["message"]
+        assert shop.seen == []
+    else:
+        assert answer.status_code == 200
+        is_open = sent(operation, Behind(), None).status_code == 200
+        [caller] = shop.callers
+        assert caller.name == ("shop" if not is_open or operation.signed else "")
+
+
+def test_what_is_open_is_what_the_operator_opens() -> None:
+    def open_to_all(*names: str) -> set[str]:
+        return {
+            operation.route
+            for operation in OPERATIONS
+            if not operation.signed and sent(operation, Behind(), None, open_routes=names).status_code == 200
+        }
+
+    nothing = open_to_all()
+    assert not nothing & {"/generate", "/jobs", "/health", "/metrics", "/docs"}
+    for name, routes in OPEN_ROUTES.items():
+        listed = {operation.route for operation in OPERATIONS}
+        assert open_to_all(name) - nothing == set(routes) & listed - nothing

@@ -1,44 +1,14 @@
-"""The outermost layer in this process, around an app that records the requests that reach it."""
+"""Paths, headers and origins at the outermost layer, in this process."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
-from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
 
-from cache_dit_serving.api.access import Access
-from cache_dit_serving.api.envelope import Envelope
-from cache_dit_serving.config.settings import Limits, ServerSettings
-
-LOCAL = "http://localhost:3000"
-
-
-@dataclass
-class Behind:
-    """An app that answers 200 and remembers the paths and bodies of its requests."""
-
-    seen: list[tuple[str, bytes]] = field(default_factory=list)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.seen.append((scope["path"], (await receive()).get("body", b"")))
-        await JSONResponse({})(scope, receive, send)
-
-
-def ask(method: str, url: str, behind: Behind, **options: Any) -> httpx.Response:
-    """The envelope's answer; `server` has settings of that section."""
-    settings = ServerSettings(**options.pop("server", {}))
-    envelope = Envelope(behind, limits=Limits(), server=settings, access=Access(settings))
-
-    async def answer() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(envelope), base_url=LOCAL) as client:
-            return await client.request(method, url, **options)
-
-    return asyncio.run(answer())
+from tests.support.envelope import LOCAL, Behind, around, ask
 
 
 def refused(answer: httpx.Response, status: int, code: str) -> None:
@@ -146,7 +116,7 @@ def test_a_websocket_is_closed() -> None:
         sent.append(message)
 
     behind = Behind()
-    envelope = Envelope(behind, limits=Limits(), server=ServerSettings(), access=Access(ServerSettings()))
+    envelope = around(behind)
     asyncio.run(envelope({"type": "websocket", "path": "/generate", "headers": []}, receive, send))
     assert sent == [{"type": "websocket.close"}]
     assert behind.seen == []
@@ -193,7 +163,7 @@ def test_a_listed_origin_may_change_things_and_another_may_not() -> None:
 
 
 def test_a_proxy_that_is_not_trusted_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    envelope = Envelope(Behind(), limits=Limits(), server=ServerSettings(), access=Access(ServerSettings()))
+    envelope = around(Behind())
 
     async def ask_twice() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(envelope), base_url=LOCAL) as client:

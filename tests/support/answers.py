@@ -7,6 +7,7 @@ import io
 import re
 from typing import Any
 
+import httpx
 import numpy as np
 import requests
 from PIL import Image
@@ -34,3 +35,17 @@ def error(response: requests.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     body: dict[str, Any] = response.json()["error"]
     return body
+
+
+def check(response: requests.Response | httpx.Response, status: int, param: str | None, *words: str) -> None:
+    """Hold an error to the one shape, its status, its field and its words; nothing of the server's inside is in it."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert body.keys() == {"error", "request_id"}
+    assert body["error"].keys() == {"message", "type", "code", "param"}
+    assert body["error"]["param"] == param
+    for word in words:
+        assert word in body["error"]["message"]
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    for leak in ("Traceback", "/src/", ".py", "site-packages", "pydantic"):
+        assert leak not in response.text

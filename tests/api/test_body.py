@@ -1,0 +1,141 @@
+"""Bodies at the outermost layer, in this process: what is no request reaches nothing behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import httpx
+import pytest
+
+from cache_dit_serving.api.body import DRAIN_LIMITS, drop_rest, read_body
+from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone
+from tests.support.answers import check
+from tests.support.envelope import Behind, ask
+
+JSON = {"Content-Type": "application/json"}
+
+
+def refused(body: bytes, headers: dict[str, str] = JSON) -> httpx.Response:
+    """The answer to a body that reaches nothing."""
+    behind = Behind()
+    answer = ask("POST", "/generate", behind, content=body, headers=headers)
+    assert behind.seen == []
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"prompt": "a', "not valid JSON"),
+        (b"not json", "not valid JSON"),
+        (b'{"prompt": "\xff\xfe"}', "not valid JSON"),
+        (b"[" * 10_000, "not valid JSON"),
+        (b'{"seed": ' + b"9" * 5_000 + b"}", "not valid JSON"),
+    ],
+)
+def test_a_body_that_is_not_json_is_refused(body: bytes, words: str) -> None:
+    check(refused(body), 400, None, words)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"text"', b"null", b"7"])
+def test_json_that_is_no_object_is_refused(body: bytes) -> None:
+    check(refused(body), 400, None)
+
+
+HUGE = 300_000
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        (
+            f'{{"prompt": "a", "cache": {{"steps_computation_mask": [{"2," * 1000}2]}}}}',
+            "cache.steps_computation_mask",
+            "1,001 values",
+        ),
+        (f'{{"cache": {{"steps_computation_mask": [{"2," * HUGE}2]}}}}', None, "more values than any request"),
+        (f'{{"prompt": "a", "sigmas": [{"3," * 90_000}2]}}', "sigmas", "90,001 values"),
+        ("{" + ",".join(f'"k{i}":1' for i in range(60_000)) + "}", None, "more values than any request"),
+        ("{" + ",".join(f'"k{i}":1' for i in range(10_000)) + "}", None, "10,000 fields"),
+        ("[" + "[]," * HUGE + "[]]", None, "more values than any request"),
+        ('{"prompt": "a", "sigmas": [' + '"a",' * 900 + '"a"]}', "sigmas.0", "; and 896 more"),
+        (f'{{"prompt": "a", "{"k" * 100_000}": 1}}', "k" * 60 + "...", "not a field"),
+        ('{"prompt": "a", "seed": 1, "seed": 2}', "seed", "twice"),
+        ('{"prompt": "a", "cache": {"strict": true, "strict": false}}', "strict", "twice"),
+    ],
+)
+def test_a_body_with_far_too_much_gets_a_short_answer(
+    body: str, param: str | None, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "cache_dit_serving"):
+        response = refused(body.encode())
+    check(response, 400, param, words)
+    assert len(response.content) < 1_000
+    [line] = caplog.records
+    assert (line.levelname, line.exc_info) == ("INFO", None)
+    assert len(line.getMessage()) < 200
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(number: str) -> None:
+    body = f'{{"prompt": "a cat", "negative_prompt": "x", "true_cfg_scale": {number}}}'
+    check(refused(body.encode()), 400, "true_cfg_scale", "true_cfg_scale")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "application/xml"],
+)
+def test_another_content_type_is_refused(content_type: str) -> None:
+    response = refused(b'{"prompt": "a"}', {"Content-Type": content_type})
+    check(response, 415, None, "application/json")
+
+
+def test_an_encoded_body_is_refused() -> None:
+    headers = {**JSON, "Content-Encoding": "gzip"}
+    check(refused(b"\x1f\x8b", headers), 415, None, "without Content-Encoding")
+
+
+def parts(*bodies: bytes, then: dict[str, Any] | None = None) -> Any:
+    """A `receive` with these parts of a body, of which more are to come; then this message, or nothing ever."""
+    waiting = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
+    waiting += [then] if then is not None else []
+
+    async def receive() -> dict[str, Any]:
+        return waiting.pop(0) if waiting else await asyncio.Event().wait()  # type: ignore[return-value]
+
+    return receive
+
+
+def test_a_body_comes_whole_or_not_at_all() -> None:
+    last = {"type": "http.request", "body": b"c"}
+    assert asyncio.run(read_body(parts(b"a", b"b", then=last), max_bytes=3, max_s=5)) == b"abc"
+    with pytest.raises(BodyTooLarge, match="2 bytes"):
+        asyncio.run(read_body(parts(b"a", b"b", then=last), max_bytes=2, max_s=5))
+    with pytest.raises(BodyTooSlow, match=r"0\.01 s"):
+        asyncio.run(read_body(parts(b"a"), max_bytes=3, max_s=0.01))
+    with pytest.raises(ClientGone):
+        asyncio.run(read_body(parts(b"a", then={"type": "http.disconnect"}), max_bytes=3, max_s=5))
+
+
+@pytest.mark.parametrize("last", [{"type": "http.request", "body": b"c"}, {"type": "http.disconnect"}])
+def test_what_is_left_of_a_refused_body_is_read_to_its_end_or_to_a_limit(last: dict[str, Any]) -> None:
+    async def left_of(bodies: int) -> bool:
+        """Whether anything can still be read after it."""
+        receive = parts(*[b"xx"] * bodies, then=last)
+        await drop_rest(receive, max_bytes=2)
+        try:
+            await asyncio.wait_for(receive(), 0.01)
+        except TimeoutError:
+            return False
+        return True
+
+    assert not asyncio.run(left_of(DRAIN_LIMITS - 1))
+    assert asyncio.run(left_of(DRAIN_LIMITS))
+
+
+def test_a_client_that_stops_sending_a_refused_body_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_dit_serving.api.body.DRAIN_S", 0.01)
+    asyncio.run(asyncio.wait_for(drop_rest(parts(b"x"), max_bytes=100), 5))
