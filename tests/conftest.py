@@ -17,18 +17,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def renamed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The embedded model under names that OpenAI's clients send; it makes no previews."""
-    environ = {
-        "CACHE_DIT_SERVING__PREVIEWS__ALLOW": "false",
-        "CACHE_DIT_SERVING__SERVER__MODEL_NAMES": "[gpt-image-1, dall-e-2, dall-e-3, flux]",
-    }
-    with serving(tmp_path_factory.mktemp("renamed"), environ=environ) as running:
-        running.wait_for(ready)
-        yield running
-
-
 LONG = ("process", "runners", "families", "benchmarks")
 """Folders whose modules take minutes: they start servers, ranks and every family."""
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bentoml
 import pytest
-import requests
 import yaml
 from PIL import Image
 
 from tests.support.answers import error, metric
+from tests.support.clients import start
 from tests.support.pipelines import save_stable_diffusion
 from tests.support.server import ROOT, Server, ready, serving
 
@@ -161,46 +159,29 @@ def test_bentomls_client_takes_the_new_fields_and_routes(server: Server) -> None
 
 
 def test_flush_waits_for_its_turn_while_a_generation_runs(server: Server) -> None:
-    answers: list[Any] = []
-
-    def long() -> None:
-        body = {"prompt": "a cat", "seed": 9, "num_images": 4, "num_inference_steps": 60}
-        answers.append(requests.post(f"{server.url}/generate", json=body).json())
-
-    thread = threading.Thread(target=long)
-    thread.start()
+    long: dict[str, Any] = {"prompt": "a cat", "seed": 9, "num_images": 2, "num_inference_steps": 60}
+    answer = start(server, **long)
     server.wait_for(lambda running: running.get("/health").json()["queue"]["step"] > 5)
     flushed = server.post("/flush_cache", json={})
-    thread.join()
     assert flushed.status_code == 200
     assert flushed.json()["freed_bytes"] > 0
-    alone = server.generate(prompt="a cat", seed=9, num_images=4, num_inference_steps=60).json()
-    assert answers[0]["images"] == alone["images"]
-
-
-@pytest.fixture(scope="module")
-def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An operator who allows at most `high`, and takes it as the default."""
-    variables = {"CACHE_DIT_SERVING__SPEEDS__CEILING": "high", "CACHE_DIT_SERVING__SPEEDS__DEFAULT": "high"}
-    with serving(tmp_path_factory.mktemp("limited"), environ=variables) as running:
-        running.wait_for(ready)
-        yield running
+    assert answer.result().json()["images"] == server.generate(**long).json()["images"]
 
 
 def test_an_operators_default_and_ceiling_hold(limited: Server) -> None:
-    assert limited.generate(seed=1).json()["cache"]["speed"] == "high"
-    refused = error(limited.generate(speed="fast"), 400)
+    steps = {"num_inference_steps": 8}  # its usual 3 are all of the warm-up
+    assert limited.generate(seed=1, **steps).json()["cache"]["speed"] == "high"
+    refused = error(limited.generate(speed="fast", **steps), 400)
     assert refused["code"] == "above_ceiling"
     assert "lossless, high" in refused["message"]
-    assert (
-        error(limited.generate(cache={"residual_diff_threshold": 0.9}), 400)["param"] == "cache.residual_diff_threshold"
-    )
+    above = limited.generate(cache={"residual_diff_threshold": 0.9}, **steps)
+    assert error(above, 400)["param"] == "cache.residual_diff_threshold"
     assert error(limited.post("/compare", json={"prompt": "a cat", "speed": "balanced"}), 400)["param"] == "speed"
     allowed = {speed["name"]: speed["allowed"] for speed in limited.get("/capabilities").json()["speeds"]}
     assert allowed == {"lossless": True, "high": True, "balanced": False, "fast": False}
     assert limited.get("/capabilities").json()["fields"]["speed"]["enum"] == ["lossless", "high"]
     # Nor does a deadline go beyond it.
-    assert limited.generate(deadline_s=0.001).json()["deadline"]["speed"] in ("lossless", "high")
+    assert limited.generate(deadline_s=0.001, **steps).json()["deadline"]["speed"] in ("lossless", "high")
 
 
 def test_a_model_that_cache_dit_does_not_know_is_served_without_and_says_so(tmp_path: Path) -> None:

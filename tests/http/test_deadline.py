@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import threading
+import contextlib
 from typing import Any
 
 import pytest
-import requests
 
 from cache_dit_serving.api.deadline import MARGIN, plan_within_deadline
 from cache_dit_serving.caching.checks import CacheSupport
@@ -22,11 +19,14 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import DeadlineReport
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.answers import error, metric
+from tests.support.clients import leave
+from tests.support.jobs import LONG
 from tests.support.records import record_of
 from tests.support.server import Server
 from tests.support.traits import FLUX
 
 REUSED = {"lossless": 0, "high": 8, "balanced": 14, "fast": 18}
+LONGER: dict[str, Any] = {**LONG, "num_images": 8}
 # FIXED_S + computed and reused steps of tests.support.records at 20 steps.
 SECONDS = {"lossless": 2.5, "high": 1.86, "balanced": 1.38, "fast": 1.06}
 
@@ -135,29 +135,18 @@ def test_a_deadline_that_nothing_meets_is_refused_at_once_with_the_best_there_is
 
 
 def test_a_deadline_counts_the_queue(server: Server) -> None:
-    def busy() -> None:
-        requests.post(
-            f"{server.url}/generate",
-            json={"prompt": "a cat", "num_images": 8, "num_inference_steps": 100, "speed": "lossless"},
-        )
-
-    thread = threading.Thread(target=busy)
-    thread.start()
-    server.wait_for(lambda running: running.get("/health").json()["queue"]["running"])
-    response = server.generate(deadline_s=1.0)
-    thread.join()
+    with contextlib.closing(leave(server, **LONGER)):
+        server.wait_for(lambda running: running.get("/health").json()["queue"]["step"] > 0)
+        response = server.generate(deadline_s=1.0)
     assert error(response, 504)["code"] == "deadline_unattainable"
     assert response.json()["deadline"]["queue_s"] > 1
     assert int(response.headers["Retry-After"]) >= 1
 
 
 def test_a_client_that_left_is_not_waited_for(server: Server) -> None:
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
-    body = json.dumps({"prompt": "a cat", "num_images": 8, "num_inference_steps": 100, "speed": "lossless"})
-    connection.request("POST", "/generate", body, {"Content-Type": "application/json"})
-    server.wait_for(lambda running: running.get("/health").json()["queue"]["step"] > 0)
-    full = server.generate(deadline_s=0.001).json()["deadline"]["queue_s"]
-    connection.close()
+    with contextlib.closing(leave(server, **LONGER)):
+        server.wait_for(lambda running: running.get("/health").json()["queue"]["step"] > 0)
+        full = server.generate(deadline_s=0.001).json()["deadline"]["queue_s"]
     # Long before its 800 steps are over.
     server.wait_for(lambda running: running.generate(deadline_s=0.001).json()["deadline"]["queue_s"] < full / 4, 2)
 

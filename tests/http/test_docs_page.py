@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -28,6 +30,12 @@ def click(driver: Chrome, selector: str) -> None:
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", element)
 
 
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Chrome]:
+    with browser() as started:
+        yield started
+
+
 @needs_browser
 @pytest.mark.parametrize(
     ("operation", "shown"),
@@ -37,14 +45,13 @@ def click(driver: Chrome, selector: str) -> None:
         ("OpenAI-post_v1_images_generations", ["data.0.b64_json"]),
     ],
 )
-def test_the_pictures_of_an_answer_are_shown(server: Server, operation: str, shown: list[str]) -> None:
-    with browser() as driver:
-        driver.get(f"{server.url}/docs")
-        click(driver, f"#operations-{operation} .opblock-summary-control")
-        click(driver, f"#operations-{operation} .execute")
-        pictures = driver.execute_async_script(PICTURES)
-        # What the page's policy forbids, and what fails to load, is told here.
-        log = driver.get_log("browser")  # type: ignore[no-untyped-call]
-        complaints = [entry for entry in log if entry["level"] == "SEVERE"]
+def test_the_pictures_of_an_answer_are_shown(server: Server, driver: Chrome, operation: str, shown: list[str]) -> None:
+    driver.get(f"{server.url}/docs")
+    click(driver, f"#operations-{operation} .opblock-summary-control")
+    click(driver, f"#operations-{operation} .execute")
+    pictures = driver.execute_async_script(PICTURES)
+    # What the page's policy forbids, and what fails to load, is told here.
+    log = driver.get_log("browser")  # type: ignore[no-untyped-call]
+    complaints = [entry for entry in log if entry["level"] == "SEVERE"]
     assert pictures == [[place, 96] for place in shown]
     assert complaints == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,21 +11,7 @@ import requests
 
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
 from tests.support.pictures import apple, data_uri, file_of
-from tests.support.server import Server, ready, serving
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that lets two wait, knows priorities, and keeps two jobs that have ended."""
-    variables = {
-        "LIMITS__MAX_QUEUE": "2",
-        "LIMITS__MAX_PRIORITY": "3",
-        "LIMITS__MAX_KEPT_JOBS": "2",
-    }
-    prefixed = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
-    with serving(tmp_path_factory.mktemp("few"), environ=prefixed) as running:
-        running.wait_for(ready)
-        yield running
+from tests.support.server import Server
 
 
 def test_a_job_draws_what_generate_draws(server: Server) -> None:
@@ -65,7 +50,7 @@ def test_a_form_makes_a_job_too(server: Server) -> None:
 
 
 def test_where_a_job_stands_while_it_waits_and_runs(server: Server) -> None:
-    server.generate(**LONG | {"num_images": 1})  # what such ones take is known then
+    server.generate(num_inference_steps=8, speed="lossless")  # what such ones take is known then
     first, second = submitted(server, **LONG), submitted(server, **LONG)
     server.wait_for(lambda server: server.get(first).json()["step"] > 2, 30)
     running, waiting = server.get(first).json(), server.get(second).json()
@@ -124,17 +109,19 @@ def test_a_failure_says_why(server: Server) -> None:
     assert "result" not in failed
 
 
-def test_pages_and_states(few: Server) -> None:
-    assert few.get("/jobs").json() == {"jobs": []}
-    jobs = [submitted(few, **LONG) for _ in range(3)]
-    few.wait_for(lambda few: few.get(jobs[0]).json()["state"] == "running", 30)
-    full = few.post("/jobs", json={"prompt": PROMPT})
+def test_pages_and_states(rich: Server) -> None:
+    for job in rich.get("/jobs").json()["jobs"]:  # of other modules
+        rich.session.delete(f"{rich.url}/jobs/{job['id']}")
+    assert rich.get("/jobs").json() == {"jobs": []}
+    jobs = [submitted(rich, **LONG) for _ in range(3)]
+    rich.wait_for(lambda rich: rich.get(jobs[0]).json()["state"] == "running", 30)
+    full = rich.post("/jobs", json={"prompt": PROMPT})
     assert full.status_code == 429
     assert int(full.headers["Retry-After"]) >= 1
     names = [job.removeprefix("/jobs/") for job in reversed(jobs)]
 
     def listed(**query: str) -> tuple[list[str], str | None]:
-        answer = few.get("/jobs", params=query).json()
+        answer = rich.get("/jobs", params=query).json()
         return [job["id"] for job in answer["jobs"]], answer.get("next")
 
     assert listed() == (names, None)
@@ -151,25 +138,25 @@ def test_pages_and_states(few: Server) -> None:
         ({"after": "a\n\x1b"}, "after"),
         ({"page": "2"}, "page"),
     ):
-        assert few.get("/jobs", params=query).json()["error"]["param"] == param
+        assert rich.get("/jobs", params=query).json()["error"]["param"] == param
     for job in jobs:
-        few.session.delete(few.url + job)
+        rich.session.delete(rich.url + job)
     # Two that have ended are kept, the latest.
-    few.wait_for(lambda few: len(listed()[0]) == 2, 10)
-    assert sum(few.get(job).status_code == 404 for job in jobs) == 1
+    rich.wait_for(lambda rich: len(listed()[0]) == 2, 10)
+    assert sum(rich.get(job).status_code == 404 for job in jobs) == 1
 
 
-def test_a_greater_priority_goes_first(few: Server, server: Server) -> None:
-    running = submitted(few, **LONG)
-    few.wait_for(lambda server: server.get(running).json()["step"] > 0, 30)
-    later, sooner = submitted(few, seed=1), submitted(few, seed=2, priority=3)
-    assert few.get(sooner).json()["position"] == 1
-    assert few.get(later).json()["position"] == 2
-    few.session.delete(few.url + running)
-    began = [ended(few, job)["history"][1]["at"] for job in (sooner, later)]
+def test_a_greater_priority_goes_first(rich: Server, server: Server) -> None:
+    running = submitted(rich, **LONG)
+    rich.wait_for(lambda server: server.get(running).json()["step"] > 0, 30)
+    later, sooner = submitted(rich, seed=1), submitted(rich, seed=2, priority=3)
+    assert rich.get(sooner).json()["position"] == 1
+    assert rich.get(later).json()["position"] == 2
+    rich.session.delete(rich.url + running)
+    began = [ended(rich, job)["history"][1]["at"] for job in (sooner, later)]
     assert began == sorted(began)
     for refusing, priority, sentence in (
-        (few, 4, "priority 4 is more than this server's 3"),
+        (rich, 4, "priority 4 is more than this server's 3"),
         (server, 1, "all requests are equal on this server, by limits.max_priority"),
         (server, -1, "priority"),
     ):
@@ -178,7 +165,7 @@ def test_a_greater_priority_goes_first(few: Server, server: Server) -> None:
         assert refused.json()["error"]["param"] == "priority"
         assert sentence in refused.json()["error"]["message"]
     assert server.generate(priority=0).status_code == 200
-    assert few.get("/capabilities").json()["fields"]["priority"]["maximum"] == 3
+    assert rich.get("/capabilities").json()["fields"]["priority"]["maximum"] == 3
     assert "priority" not in server.get("/capabilities").json()["fields"]
 
 

@@ -38,12 +38,12 @@ def picture(image: SdkImage | bytes) -> Image.Image:
     return Image.open(io.BytesIO(content))
 
 
-def test_the_model_is_listed(client: openai.OpenAI, server: Server, renamed_server: Server) -> None:
+def test_the_model_is_listed(client: openai.OpenAI, server: Server, rich: Server) -> None:
     (model,) = client.models.list().data
     assert model.id == server.get("/get_model_info").json()["model"]
     assert client.models.retrieve(model.id) == model
     is_strictly(server.get(f"/v1/models/{model.id}").json(), Model)
-    assert [model.id for model in sdk(renamed_server).models.list()] == ["gpt-image-1", "dall-e-2", "dall-e-3", "flux"]
+    assert [model.id for model in sdk(rich).models.list()] == ["gpt-image-1", "dall-e-2", "dall-e-3", "flux"]
 
 
 def test_a_picture_is_that_of_generate(client: openai.OpenAI, server: Server) -> None:
@@ -152,11 +152,11 @@ def test_what_is_wrong_raises_the_sdks_own_error(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # OpenAI's own models have no variations any more
-def test_other_errors_are_the_sdks_own_too(client: openai.OpenAI, renamed_server: Server) -> None:
+def test_other_errors_are_the_sdks_own_too(client: openai.OpenAI, rich: Server) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.images.generate(prompt=PROMPT, model="gpt-image-7")
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
-    assert sdk(renamed_server).images.generate(prompt=PROMPT, model="flux", extra_body=EXTRAS).data
+    assert sdk(rich).images.generate(prompt=PROMPT, model="flux", extra_body=EXTRAS).data
     with pytest.raises(openai.BadRequestError, match="variations are not supported"):
         client.images.create_variation(image=file_of(apple()))
     with pytest.raises(openai.BadRequestError, match="makes no video"):
@@ -240,14 +240,19 @@ def test_a_mask_that_is_transparent_where_it_is_drawn_anew(client: openai.OpenAI
     assert first == second
 
 
-SLOWER: dict[str, Any] = EXTRAS | {"num_inference_steps": 40, "speed": "lossless"}
+SLOWER: dict[str, Any] = EXTRAS | {"num_inference_steps": 20, "speed": "lossless"}
+
+
+@pytest.fixture(scope="module")
+def slower(server: Server) -> str:
+    """The picture of the request above, by /generate."""
+    return str(server.generate(**SLOWER).json()["images"][0])
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2, 3])
 def test_a_stream_has_as_many_previews_as_asked_and_the_same_picture(
-    client: openai.OpenAI, server: Server, wanted: int
+    client: openai.OpenAI, slower: str, wanted: int
 ) -> None:
-    expected = server.generate(**SLOWER).json()["images"][0]
     events = list(client.images.generate(prompt=PROMPT, stream=True, partial_images=wanted, extra_body=SLOWER))
     assert [event.type for event in events] == [
         *["image_generation.partial_image"] * wanted,
@@ -259,7 +264,7 @@ def test_a_stream_has_as_many_previews_as_asked_and_the_same_picture(
     assert [event["partial_image_index"] for event in partial] == list(range(wanted))
     assert len({event["b64_json"] for event in partial}) == wanted
     assert all(picture(base64.b64decode(str(event["b64_json"]))).format == "WEBP" for event in partial)
-    assert last["b64_json"] == expected
+    assert last["b64_json"] == slower
     assert last["cache_dit"]["seeds"] == [5]  # type: ignore[index]
     assert last["cache_dit"]["warnings"] == []  # type: ignore[index]
 
@@ -288,22 +293,22 @@ def test_a_stream_with_fewer_steps_than_previews_says_so(client: openai.OpenAI) 
     assert "1 of 3" in warning["message"]
 
 
-def test_a_server_that_makes_no_previews_refuses_them_by_name(renamed_server: Server) -> None:
+def test_a_server_that_makes_no_previews_refuses_them_by_name(limited: Server) -> None:
     asked: dict[str, Any] = {"prompt": PROMPT, "stream": True, "partial_images": 2, "extra_body": EXTRAS}
     with pytest.raises(openai.BadRequestError, match="previews") as refused:
-        sdk(renamed_server).images.generate(**asked)
+        sdk(limited).images.generate(**asked)
     assert refused.value.param == "partial_images"
     assert "previews.allow" in refused.value.message
     asked["extra_headers"] = {"X-Unsupported-Fields": "warn"}
-    (event,) = sdk(renamed_server).images.generate(**asked)
+    (event,) = sdk(limited).images.generate(**asked)
     (warning,) = event.to_dict()["cache_dit"]["warnings"]
     assert (warning["param"], warning["code"]) == ("partial_images", "unsupported_field")
-    job = submitted(renamed_server, num_inference_steps=20)
-    answer = renamed_server.get(f"{job}/events?previews=2")
+    job = submitted(limited, num_inference_steps=8)
+    answer = limited.get(f"{job}/events?previews=2")
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "previews"
     assert "previews.allow" in answer.json()["error"]["message"]
-    kinds = [event.kind for event in follow(renamed_server, job, previews=2, lenient=True)]
+    kinds = [event.kind for event in follow(limited, job, previews=2, lenient=True)]
     assert kinds.count("warning") == 1
     assert "preview" not in kinds
 

@@ -27,8 +27,8 @@ def pictures(answer: requests.Response) -> list[bytes]:
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded["client"])
-def test_what_a_client_sends_is_drawn(renamed_server: Server, recorded: dict[str, Any]) -> None:
-    answer = renamed_server.post(recorded["path"], data=recorded["body"].encode("latin-1"), headers=recorded["headers"])
+def test_what_a_client_sends_is_drawn(rich: Server, recorded: dict[str, Any]) -> None:
+    answer = rich.post(recorded["path"], data=recorded["body"].encode("latin-1"), headers=recorded["headers"])
     for content in pictures(answer):
         picture = Image.open(io.BytesIO(content))
         picture.load()
@@ -40,7 +40,7 @@ def test_what_a_client_sends_is_drawn(renamed_server: Server, recorded: dict[str
         assert all(each.keys() == {"url"} for each in answer.json()["data"])
 
 
-def test_what_other_clients_make_of_their_settings_is_drawn(renamed_server: Server) -> None:
+def test_what_other_clients_make_of_their_settings_is_drawn(rich: Server) -> None:
     """open-webui with an empty size and a query of Azure's; LibreChat's tool; Volcengine's SDK."""
     for path, fields in (
         ("generations?api-version=2025-04-01", {"model": "flux", "n": 1, "size": "", "response_format": "b64_json"}),
@@ -50,6 +50,6 @@ def test_what_other_clients_make_of_their_settings_is_drawn(renamed_server: Serv
         ),
         ("generations", {"size": "96x96", "watermark": False, "sequential_image_generation": "disabled"}),
     ):
-        answer = renamed_server.post(f"/v1/images/{path}", json={"prompt": "a cat", **fields})
+        answer = rich.post(f"/v1/images/{path}", json={"prompt": "a cat", **fields})
         assert len(pictures(answer)) == 1
         assert answer.json()["cache_dit"]["warnings"] == []

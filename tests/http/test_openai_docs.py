@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from tests.support.server import ROOT, Server
-from tests.support.video_server import serving_wan
 
 SECTIONS = re.split(r"^## ", (ROOT / "docs" / "openai.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -36,9 +35,8 @@ def test_images(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "green.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_videos(tmp_path: Path) -> None:
-    with serving_wan(tmp_path / "wan") as server:
-        said = typed(server, tmp_path, "Videos")
+def test_videos(wan: Server, tmp_path: Path) -> None:
+    said = typed(wan, tmp_path, "Videos")
     assert len(said) == 2
     assert said[0].startswith("completed")
     assert (tmp_path / "apple.mp4").stat().st_size > 500

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -15,18 +14,11 @@ from openai.types import Video, VideoDeleteResponse
 
 from tests.support.openai_sdk import is_strictly, sdk
 from tests.support.server import Server
-from tests.support.video_server import serving_wan
 
 # OpenAI ends its own service of these routes; here they stay.
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API")
 PROMPT = "a red apple rolls over a table"
 EXTRAS: dict[str, Any] = {"seed": 3, "num_inference_steps": 4}
-
-
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving_wan(tmp_path_factory.mktemp("wan")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -82,6 +74,8 @@ def test_seconds_are_the_nearest_frames(client: openai.OpenAI) -> None:
 
 
 def test_pages(client: openai.OpenAI) -> None:
+    for video in client.videos.list():  # of other modules
+        client.videos.delete(video.id)
     made = [client.videos.create(prompt=PROMPT, extra_body=EXTRAS | {"num_frames": 9}).id for _ in range(3)]
     assert [video.id for video in client.videos.list(limit=2)] == made[::-1]  # both pages
     assert [video.id for video in client.videos.list(limit=2, order="asc")] == made
@@ -90,8 +84,8 @@ def test_pages(client: openai.OpenAI) -> None:
     for name in ("video_0", "video_\0", "\0"):
         with pytest.raises(openai.BadRequestError):
             client.videos.list(after=name)
-    for video in made:
-        client.videos.delete(video)
+    for name in made:
+        client.videos.delete(name)
     assert client.videos.list().data == []
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
@@ -22,24 +20,11 @@ from schemathesis.specs.openapi.checks import (
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.operation import BELOW
 from cache_dit_serving.api.routes import OPERATIONS
-from tests.support.server import ROOT, Server, ready, serving
+from tests.support.server import ROOT, Server
 from tests.support.snapshot import OPENAPI, rendered
 
 EXAMPLES = 40
 """Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that draws in few steps, so that made-up requests that it accepts take little time."""
-    variables = {
-        "DEFAULTS__NUM_INFERENCE_STEPS": "3",
-        "LIMITS__MAX_PIXEL_STEPS": str(96 * 96 * 8),
-    }
-    prefixed = {f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
-    with serving(tmp_path_factory.mktemp("small"), environ=prefixed) as running:
-        running.wait_for(ready)
-        yield running
 
 
 api = schemathesis.openapi.from_dict(openapi_document(OPERATIONS))
@@ -69,8 +54,8 @@ def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
 
 @api.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-def test_every_route_keeps_to_the_document(small: Server, case: Case[Any]) -> None:
-    response = case.call(base_url=small.url)
+def test_every_route_keeps_to_the_document(limited: Server, case: Case[Any]) -> None:
+    response = case.call(base_url=limited.url)
     assert response.status_code != 500, response.text  # 503 and 504 are answers of the document
     case.validate_response(
         response,

@@ -6,9 +6,8 @@ import base64
 import functools
 import io
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,30 @@ from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support import heic
 from tests.support.answers import error, pixels
 from tests.support.pictures import apple, base64_of, data_uri, file_of, mask, noise, png_that_claims
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server
 
 PROMPT = "a red apple on a blue background"
 PICTURE = data_uri(file_of(apple()))
 MASK = data_uri(file_of(mask()))
-ASKED: dict[str, Any] = {"seed": 5, "num_inference_steps": 20, "speed": "lossless"}
+STEPS = 10
+ASKED: dict[str, Any] = {"seed": 5, "num_inference_steps": STEPS, "speed": "lossless"}
+
+
+@functools.cache
+def loaded(pipeline: Any) -> Any:
+    """A pipeline of diffusers' alone."""
+    pipe = pipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def by_diffusers(pipeline: Any, **arguments: Any) -> np.ndarray[Any, Any]:
     """The picture of the request above, by diffusers alone."""
-    pipe = pipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
     torch.set_num_threads(1)
     usual = {"image": apple(), "width": 96, "height": 96}
-    image = pipe(
+    image = loaded(pipeline)(
         prompt=PROMPT,
-        num_inference_steps=20,
+        num_inference_steps=STEPS,
         max_sequence_length=32,
         generator=torch.Generator("cpu").manual_seed(5),
         output_type="pil",
@@ -49,7 +55,7 @@ def by_diffusers(pipeline: Any, **arguments: Any) -> np.ndarray[Any, Any]:
 def test_img2img_is_that_of_diffusers_alone(server: Server) -> None:
     answer = server.generate(**ASKED, image_urls=[PICTURE], strength=0.7).json()
     assert np.array_equal(pixels(answer["images"][0]), by_diffusers(FluxImg2ImgPipeline, strength=0.7))
-    assert answer["cache"]["steps"] == 14  # 0.7 of 20
+    assert answer["cache"]["steps"] == 7  # 0.7 of 10
 
 
 def test_inpaint_is_that_of_diffusers_alone(server: Server) -> None:
@@ -131,13 +137,13 @@ def test_what_the_mask_keeps_stays_and_the_rest_changes(server: Server) -> None:
 
 
 def test_the_cache_holds_on_each_task_and_none_leaves_a_trace_on_another(server: Server) -> None:
-    text: dict[str, Any] = {"seed": 3, "num_inference_steps": 20}
+    text: dict[str, Any] = {"seed": 3, "num_inference_steps": STEPS}
     before = server.generate(**text).json()
     for fields in ({"image_urls": [PICTURE]}, {"image_urls": [PICTURE], "mask_url": MASK}):
         answers = [server.generate(**text, **fields, strength=0.9).json() for _ in range(2)]
         assert answers[0]["images"] == answers[1]["images"]
         assert answers[0]["cache"]["engaged"]
-        assert answers[0]["cache"]["executed_steps"] == 18
+        assert answers[0]["cache"]["executed_steps"] == 9
         lossless = server.generate(**text, **fields, strength=0.9, speed="lossless").json()
         assert not lossless["cache"]["enabled"]
         assert lossless["images"] != answers[0]["images"]
@@ -225,7 +231,7 @@ def test_a_body_of_pictures_may_be_larger_than_others_and_no_larger_than_its_lim
     assert error(server.generate(image_urls=["A" * 34_000_000]), 413)["code"] == "body_too_large"
 
 
-FORM: dict[str, Any] = {"prompt": PROMPT, "seed": "5", "num_inference_steps": "20", "strength": "0.7"}
+FORM: dict[str, Any] = {"prompt": PROMPT, "seed": "5", "num_inference_steps": str(STEPS), "strength": "0.7"}
 APPLE = ("apple.png", file_of(apple()), "image/png")
 
 
@@ -291,51 +297,19 @@ def test_a_broken_form_is_refused(server: Server, body: bytes) -> None:
     assert error(server.post("/flush_cache", files=[("image", APPLE)]), 415)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a server of files."""
-    folder = tmp_path_factory.mktemp("files")
-    (folder / "apple.png").write_bytes(file_of(apple()))
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def open_server(tmp_path_factory: pytest.TempPathFactory, files: int) -> Iterator[Server]:
-    """A server whose operator opens a host and a folder to it; the folder is below its own."""
-    folder = tmp_path_factory.mktemp("open")
-    (folder / "open").mkdir()
-    for path in (folder / "open" / "apple.png", folder / "secret.png"):
-        path.write_bytes(file_of(apple()))
-    (folder / "open" / "link.png").symlink_to(folder / "secret.png")
-    environ = {
-        "CACHE_DIT_SERVING__INPUTS__URL_HOSTS": json.dumps([f"127.0.0.1:{files}"]),
-        "CACHE_DIT_SERVING__INPUTS__URL_NETWORKS": "['127.0.0.0/8']",
-        "CACHE_DIT_SERVING__INPUTS__FOLDERS": json.dumps([str(folder / "open")]),
-    }
-    with serving(folder / "server", environ=environ) as running:
-        running.wait_for(ready)
-        yield running
-
-
-def test_files_of_an_opened_folder_are_taken_and_no_others(open_server: Server) -> None:
-    folder = open_server.outputs.parents[1]
-    sent = open_server.generate(**ASKED, image_urls=[PICTURE]).json()["images"]
-    assert open_server.generate(**ASKED, image_urls=[str(folder / "open" / "apple.png")]).json()["images"] == sent
+def test_files_of_an_opened_folder_are_taken_and_no_others(rich: Server, open_folder: Path) -> None:
+    sent = rich.generate(**ASKED, image_urls=[PICTURE]).json()["images"]
+    assert rich.generate(**ASKED, image_urls=[str(open_folder / "open" / "apple.png")]).json()["images"] == sent
     for path in ("secret.png", "open/../secret.png", "open/link.png", "open", "open/\0.png", "nothing.png"):
-        refused = error(open_server.generate(image_urls=[f"{folder}/{path}"]), 400)
+        refused = error(rich.generate(image_urls=[f"{open_folder}/{path}"]), 400)
         assert refused["message"].startswith("image_urls.0 is not")
-        assert str(folder) not in refused["message"]
+        assert str(open_folder) not in refused["message"]
 
 
-def test_an_address_of_an_opened_host_is_fetched_and_no_other(open_server: Server, files: int) -> None:
-    sent = open_server.generate(**ASKED, image_urls=[PICTURE]).json()["images"]
-    url = f"http://127.0.0.1:{files}/apple.png"
-    assert open_server.generate(**ASKED, image_urls=[url]).json()["images"] == sent
-    assert "answered 404" in error(open_server.generate(image_urls=[f"{url}.gone"]), 400)["message"]
-    for other in (f"http://localhost:{files}/apple.png", open_server.url + "/health", "http://169.254.169.254/"):
-        assert "does not open" in error(open_server.generate(image_urls=[other]), 400)["message"]
+def test_an_address_of_an_opened_host_is_fetched_and_no_other(rich: Server, file_port: int) -> None:
+    sent = rich.generate(**ASKED, image_urls=[PICTURE]).json()["images"]
+    url = f"http://127.0.0.1:{file_port}/apple.png"
+    assert rich.generate(**ASKED, image_urls=[url]).json()["images"] == sent
+    assert "answered 404" in error(rich.generate(image_urls=[f"{url}.gone"]), 400)["message"]
+    for other in (f"http://localhost:{file_port}/apple.png", rich.url + "/health", "http://169.254.169.254/"):
+        assert "does not open" in error(rich.generate(image_urls=[other]), 400)["message"]

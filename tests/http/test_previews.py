@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from PIL import Image
 from tests.support.answers import error
 from tests.support.jobs import PROMPT, submitted
 from tests.support.jobs_events import Told, follow
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server
 
 ASKED: dict[str, Any] = {"num_inference_steps": 40, "seed": 11, "speed": "lossless"}
 
@@ -38,18 +37,14 @@ def previews_of(told: list[Told]) -> list[Told]:
     return [event for event in told if event.kind == "preview"]
 
 
-@pytest.mark.parametrize("by", ["projection", "vae"])
-def test_previews_show_what_is_drawn_and_change_nothing_of_it(server: Server, tmp_path: Path, by: str) -> None:
-    plain = server.generate(**ASKED).json()["images"][0]
-    variables = {"EVERY": "2", "BY": by, "SIDE": "64"}
-    environ = {f"CACHE_DIT_SERVING__PREVIEWS__{key}": value for key, value in variables.items()}
-    with serving(tmp_path, environ=environ) as previewing:
-        previewing.wait_for(ready)
-        job = submitted(previewing, **ASKED)
-        told = list(follow(previewing, job))
-        [drawn] = previewing.get(job).json()["outputs"]
-        assert previewing.get(drawn).content == base64.b64decode(plain)
-        assert previewing.generate(**ASKED).json()["images"][0] == plain
+def test_previews_show_what_is_drawn_and_change_nothing_of_it(rich: Server) -> None:
+    """By the autoencoder, every other step and small, as the operator has it."""
+    plain = rich.generate(**ASKED).json()["images"][0]
+    job = submitted(rich, **ASKED)
+    told = list(follow(rich, job))
+    [drawn] = rich.get(job).json()["outputs"]
+    assert rich.get(drawn).content == base64.b64decode(plain)
+    assert rich.generate(**ASKED).json()["images"][0] == plain
     shown = previews_of(told)
     assert len(shown) > 5
     steps = [event.data["step"] for event in shown]
@@ -64,12 +59,16 @@ def test_previews_show_what_is_drawn_and_change_nothing_of_it(server: Server, tm
     assert told[-1].data["state"] == "succeeded"
 
 
-def test_a_follower_gets_as_many_as_it_asks_for_and_the_picture_is_the_same(server: Server) -> None:
+@pytest.mark.parametrize(("wanted", "steps", "like"), [(4, [8, 16, 24, 32], 0.8), (19, [*range(2, 39, 2)], 0.9)])
+def test_a_follower_gets_as_many_as_it_asks_for_and_the_picture_is_the_same(
+    server: Server, wanted: int, steps: list[int], like: float
+) -> None:
+    """By the projection, as is usual."""
     plain = server.generate(**ASKED).json()["images"][0]
     job = submitted(server, **ASKED)
-    told = list(follow(server, job, previews=4))
-    assert [event.data["step"] for event in previews_of(told)] == [8, 16, 24, 32]
-    assert likeness(image_of(previews_of(told)[-1].data["image"]), image_of(plain)) > 0.8
+    told = list(follow(server, job, previews=wanted))
+    assert [event.data["step"] for event in previews_of(told)] == steps
+    assert likeness(image_of(previews_of(told)[-1].data["image"]), image_of(plain)) > like
     assert [event.kind for event in told][-2:] == ["result", "state"]
     assert "warning" not in {event.kind for event in told}
     [drawn] = server.get(job).json()["outputs"]
@@ -102,15 +101,14 @@ def test_what_is_no_number_of_previews_is_refused_by_name(server: Server, count:
     assert error(answer, 400)["param"] == "previews"
 
 
-def test_a_follower_that_joins_later_gets_the_latest_once(tmp_path: Path) -> None:
-    environ = {"CACHE_DIT_SERVING__PREVIEWS__EVERY": "60"}
-    with serving(tmp_path, environ=environ) as server:
-        server.wait_for(ready)
-        job = submitted(server, prompt=PROMPT, num_inference_steps=100, speed="lossless")
-        first = follow(server, job)
-        seen = next(event for event in first if event.kind == "preview")
-        later = previews_of(list(follow(server, job)))
-        assert [event.data["step"] for event in later] == [60]
-        assert later[0].data == seen.data
-        assert previews_of(list(first)) == []
-        assert previews_of(list(follow(server, job))) == []  # it has ended
+def test_a_follower_that_joins_later_is_shown_what_the_first_is(rich: Server) -> None:
+    job = submitted(rich, prompt=PROMPT, num_inference_steps=100, speed="lossless")
+    first = follow(rich, job)
+    seen = [next(event for event in first if event.kind == "preview")]
+    later = previews_of(list(follow(rich, job)))
+    seen += previews_of(list(first))
+    by_step = {event.data["step"]: event.data for event in seen}
+    shared = [event.data for event in later if event.data["step"] in by_step]
+    assert len(shared) > 5  # a follower misses those that the loop is late for
+    assert all(data == by_step[data["step"]] for data in shared)
+    assert previews_of(list(follow(rich, job))) == []  # it has ended

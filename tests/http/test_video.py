@@ -1,4 +1,4 @@
-"""Text-to-video over real HTTP: a tiny Wan with random weights behind `bentoml serve`."""
+"""Text-to-video over real HTTP: a tiny Wan with random weights ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -16,13 +15,6 @@ from PIL import Image
 
 from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server
-from tests.support.video_server import serving_wan
-
-
-@pytest.fixture(scope="module")
-def wan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving_wan(tmp_path_factory.mktemp("wan")) as running:
-        yield running
 
 
 def frames_of(content: bytes) -> np.ndarray[Any, Any]:

@@ -1,0 +1,114 @@
+"""The servers that modules of this folder share, besides that of `make serve`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from tests.support.loras import save_lora
+from tests.support.pictures import apple, file_of
+from tests.support.server import Server, ready, serving
+from tests.support.video_server import serving_wan
+
+
+def options(**settings: Any) -> dict[str, str]:
+    """The environment of a server with these settings, named SECTION__KEY."""
+    return {
+        f"CACHE_DIT_SERVING__{name}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in settings.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose part `open` an operator opens to the rich server; beside that lies a secret."""
+    folder = tmp_path_factory.mktemp("opened")
+    (folder / "open").mkdir()
+    for path in (folder / "open" / "apple.png", folder / "secret.png"):
+        path.write_bytes(file_of(apple()))
+    (folder / "open" / "link.png").symlink_to(folder / "secret.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def file_port(open_folder: Path) -> Iterator[int]:
+    """The port of a server of files, which an operator opens to the rich server."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=open_folder / "open")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def rich(tmp_path_factory: pytest.TempPathFactory, open_folder: Path, file_port: int) -> Iterator[Server]:
+    """The embedded model with all that an operator may add.
+
+    Names that OpenAI's clients send, LoRAs, a folder and a host for pictures, priorities, previews by the autoencoder
+    every other step; two requests may wait, and two jobs that have ended are kept.
+    """
+    folder = tmp_path_factory.mktemp("rich")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    loras = [
+        {"name": name, "path": str(save_lora(pipe, folder / f"{name}.safetensors", seed=seed)), "scale": scale}
+        for seed, (name, scale) in enumerate({"red": 0.5, "blue": 0.0}.items())
+    ]
+    (folder / "more").mkdir()
+    save_lora(pipe, folder / "more" / "soft.safetensors", seed=7)
+    (folder / "more" / "broken.safetensors").write_bytes(b"no LoRA")
+    environ = options(
+        SERVER__MODEL_NAMES=["gpt-image-1", "dall-e-2", "dall-e-3", "flux"],
+        MODEL__LORA_FOLDER=str(folder / "more"),
+        MODEL__LORAS=loras,
+        INPUTS__URL_HOSTS=[f"127.0.0.1:{file_port}"],
+        INPUTS__URL_NETWORKS=["127.0.0.0/8"],
+        INPUTS__FOLDERS=[str(open_folder / "open")],
+        LIMITS__MAX_QUEUE=2,
+        LIMITS__MAX_PRIORITY=3,
+        LIMITS__MAX_KEPT_JOBS=2,
+        PREVIEWS__EVERY=2,
+        PREVIEWS__BY="vae",
+        PREVIEWS__SIDE=64,
+        DEFAULTS__NUM_INFERENCE_STEPS=12,
+    )
+    with serving(folder / "server", environ=environ) as running:
+        running.wait_for(ready)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The embedded model of an operator who allows little.
+
+    At most the speed `high`, which is also the default; few steps, so that made-up requests which are accepted take
+    little time; no previews; a second for a body.
+    """
+    environ = options(
+        SPEEDS__CEILING="high",
+        SPEEDS__DEFAULT="high",
+        DEFAULTS__NUM_INFERENCE_STEPS=3,
+        LIMITS__MAX_PIXEL_STEPS=96 * 96 * 8,
+        LIMITS__MAX_BODY_S=1,
+        PREVIEWS__ALLOW=False,
+    )
+    with serving(tmp_path_factory.mktemp("limited"), environ=environ) as running:
+        running.wait_for(ready)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A tiny Wan with random weights, which draws videos from words and from videos."""
+    with serving_wan(tmp_path_factory.mktemp("wan")) as running:
+        yield running
