@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
 from cache_dit_serving.jobs.found import found_while_drawing
 from cache_dit_serving.pipeline.protocol import Cut, Loaded, Unwatched
@@ -14,14 +12,9 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.families import save_family
-from tests.support.in_process import UNCACHED, load
+from tests.support.in_process import load
 
 LONG = "a red apple on a blue background " + " ".join(f"word{number}" for number in range(40))
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Loaded:
-    return load(UNCACHED)
 
 
 def cuts(loaded: Loaded, **fields: Any) -> tuple[Cut, ...]:
@@ -34,12 +27,12 @@ def warnings(loaded: Loaded, **fields: Any) -> list[RequestWarning]:
     return list(found_while_drawing(call, loaded.runner.sample(call, 0, Unwatched()).record))
 
 
-def test_a_prompt_that_fits_is_read_whole(embedded: Loaded) -> None:
-    assert cuts(embedded, prompt="a red apple on a blue background") == ()
+def test_a_prompt_that_fits_is_read_whole(uncached: Loaded) -> None:
+    assert cuts(uncached, prompt="a red apple on a blue background") == ()
 
 
-def test_the_lost_words_are_those_of_the_request(embedded: Loaded) -> None:
-    by_clip, by_t5 = cuts(embedded, prompt=LONG)
+def test_the_lost_words_are_those_of_the_request(uncached: Loaded) -> None:
+    by_clip, by_t5 = cuts(uncached, prompt=LONG)
     assert (by_clip.param, by_clip.component, by_clip.tokens) == ("prompt", "tokenizer", 24)
     assert (by_t5.component, by_t5.tokens) == ("tokenizer_2", 32)
     for cut in (by_clip, by_t5):
@@ -49,18 +42,18 @@ def test_the_lost_words_are_those_of_the_request(embedded: Loaded) -> None:
     assert len(by_t5.lost) < len(by_clip.lost)
 
 
-def test_a_tokenizer_that_reads_all_of_it_is_named(embedded: Loaded) -> None:
-    (by_clip,) = cuts(embedded, prompt=LONG, max_sequence_length=512)
+def test_a_tokenizer_that_reads_all_of_it_is_named(uncached: Loaded) -> None:
+    (by_clip,) = cuts(uncached, prompt=LONG, max_sequence_length=512)
     assert by_clip.read_by == ("tokenizer_2",)
-    (warning,) = warnings(embedded, prompt=LONG, max_sequence_length=512)
+    (warning,) = warnings(uncached, prompt=LONG, max_sequence_length=512)
     assert (warning.param, warning.code) == ("prompt", "truncated")
     words = len(by_clip.lost.split())
     start = f"tokenizer keeps 24 tokens and cut off {words} words (tokenizer_2 read all of it): '"
     assert warning.message == f"{start}{by_clip.lost}'"
 
 
-def test_a_warning_repeats_no_more_than_its_start(embedded: Loaded) -> None:
-    _, warning = warnings(embedded, prompt="apple " * 1600)
+def test_a_warning_repeats_no_more_than_its_start(uncached: Loaded) -> None:
+    _, warning = warnings(uncached, prompt="apple " * 1600)
     assert warning.message.endswith("...'")
     assert "1,5" in warning.message
     assert len(warning.message) < 400

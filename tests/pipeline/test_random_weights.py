@@ -9,7 +9,7 @@ import torch
 
 from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.config.acceleration import QuantizeSettings
-from cache_dit_serving.config.settings import ModelSettings, Settings
+from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.load import load_pipeline
 from tests.support.families import save_family
@@ -55,8 +55,9 @@ def test_they_have_the_models_dtype_but_where_the_class_keeps_float32(tmp_path: 
 
 
 def test_the_server_says_so(tmp_path: Path) -> None:
-    loaded = load(settings_of(without_weights("Flux", tmp_path), weights="random"))
-    assert draw(loaded, num_inference_steps=2, width=64, height=64).media.array.shape == (64, 64, 3)
+    small = settings_of(without_weights("Flux", tmp_path), weights="random")
+    loaded = load(small.model_copy(update={"defaults": RequestDefaults(width=64, height=64)}))
+    assert draw(loaded, num_inference_steps=2).media.array.shape == (64, 64, 3)
     assert model_info(loaded).weights == "random"
 
 

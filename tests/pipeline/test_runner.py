@@ -14,14 +14,12 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.memory import MemoryUse
-from cache_dit_serving.pipeline.protocol import Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import (
-    EMBEDDED,
     PIXART,
     STEPS,
-    UNCACHED,
     draw,
     inside,
     load,
@@ -30,26 +28,24 @@ from tests.support.in_process import (
 from tests.support.pipelines import save_chroma, save_pixart
 
 
-def test_the_embedded_model_draws_a_red_apple_on_blue() -> None:
-    pixels = draw(load(EMBEDDED), num_inference_steps=28).media.array
+def test_the_embedded_model_draws_a_red_apple_on_blue(embedded: Loaded) -> None:
+    pixels = draw(embedded, num_inference_steps=28).media.array
     assert pixels.shape == (96, 96, 3)
     corner, centre = pixels[4:12, 4:12].mean(axis=(0, 1)), pixels[44:60, 40:56].mean(axis=(0, 1))
     assert corner.argmax() == 2, f"the background is not blue: {corner}"
     assert centre.argmax() == 0, f"the apple is not red: {centre}"
 
 
-def test_a_seed_is_one_picture_whatever_ran_before() -> None:
-    loaded = load(EMBEDDED)
-    first = draw(loaded).media.array
-    draw(loaded, seed=9, width=80, num_inference_steps=28)
-    draw(loaded, true_cfg_scale=3.0, negative_prompt="a cat", num_inference_steps=20)
-    assert np.array_equal(draw(loaded).media.array, first)
-    assert not np.array_equal(draw(loaded, seed=4).media.array, first)
+def test_a_seed_is_one_picture_whatever_ran_before(embedded: Loaded) -> None:
+    first = draw(embedded).media.array
+    draw(embedded, seed=9, width=80, num_inference_steps=28)
+    draw(embedded, true_cfg_scale=3.0, negative_prompt="a cat", num_inference_steps=20)
+    assert np.array_equal(draw(embedded).media.array, first)
+    assert not np.array_equal(draw(embedded, seed=4).media.array, first)
 
 
-def test_a_stopped_generation_leaves_nothing_behind() -> None:
-    loaded = load(EMBEDDED)
-    expected = draw(loaded).media.array
+def test_a_stopped_generation_leaves_nothing_behind(embedded: Loaded) -> None:
+    expected = draw(embedded).media.array
 
     class Stop(Exception):
         pass
@@ -59,14 +55,14 @@ def test_a_stopped_generation_leaves_nothing_behind() -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        draw(loaded, stop_at_ten)
-    assert np.array_equal(draw(loaded).media.array, expected)
+        draw(embedded, stop_at_ten)
+    assert np.array_equal(draw(embedded).media.array, expected)
 
 
-def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
+def test_without_a_cache_the_pictures_are_the_bare_pipelines(embedded: Loaded, uncached: Loaded) -> None:
     from diffusers import FluxPipeline
 
-    load(EMBEDDED)  # a cached pipeline of the same class in the same process must not reach the bare one
+    draw(embedded)  # a cached pipeline of the same class in the same process must not reach the bare one
     bare: Any = FluxPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
     expected = bare(
         prompt="a red apple on a blue background",
@@ -77,13 +73,19 @@ def test_without_a_cache_the_pictures_are_the_bare_pipelines() -> None:
         generator=torch.Generator("cpu").manual_seed(3),
         output_type="np",
     ).images[0]
-    image = draw(load(UNCACHED))
+    image = draw(uncached)
     assert np.array_equal(image.media.array, expected)
     assert (image.record.cache.enabled, image.record.cache.reason) == (False, "off")
 
 
-def test_guidance_with_a_second_pass_is_paired_request_by_request() -> None:
-    loaded = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
+@pytest.fixture(scope="module")
+def often_cached() -> Loaded:
+    """The embedded model with a cache that reuses much."""
+    return load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
+
+
+def test_guidance_with_a_second_pass_is_paired_request_by_request(often_cached: Loaded) -> None:
+    loaded = often_cached
     plain = draw(loaded)
     guided = draw(loaded, true_cfg_scale=3.0, negative_prompt="a cat")
     assert (plain.record.cache.executed_steps, guided.record.cache.executed_steps) == (STEPS, STEPS)
@@ -108,8 +110,8 @@ def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -
     assert np.array_equal(draw(loaded, num_inference_steps=6).media.array, image.media.array)
 
 
-def test_a_wrong_pairing_is_noticed_and_drawn_again() -> None:
-    loaded = load(with_cache(Fn_compute_blocks=1, residual_diff_threshold=0.4, max_warmup_steps=4))
+def test_a_wrong_pairing_is_noticed_and_drawn_again(often_cached: Loaded) -> None:
+    loaded = often_cached
     cases: list[dict[str, Any]] = [{}, {"true_cfg_scale": 3.0, "negative_prompt": "a cat"}]
     for fields in cases:
         expected = draw(loaded, **fields)
@@ -161,12 +163,13 @@ def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: 
         assert bool(image.record.stats[0].cfg_diffs) == (passes == 2)
 
 
-def test_denoising_is_timed_from_the_end_of_the_text_encoders_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_denoising_is_timed_from_the_end_of_the_text_encoders_kernels(
+    monkeypatch: pytest.MonkeyPatch, uncached: Loaded
+) -> None:
     """A GPU cannot be had: its queue is stood for by the calls that wait for it."""
-    loaded = load(UNCACHED)
     seen: list[int | str] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: seen.append("waited"))
-    monkeypatch.setattr(inside(loaded), "_device", torch.device("mps"))
-    monkeypatch.setattr(inside(loaded), "_memory_use", MemoryUse(torch.device("cpu")))
-    draw(loaded, seen.append, num_inference_steps=3)
+    monkeypatch.setattr(inside(uncached), "_device", torch.device("mps"))
+    monkeypatch.setattr(inside(uncached), "_memory_use", MemoryUse(torch.device("cpu")))
+    draw(uncached, seen.append, num_inference_steps=3)
     assert seen == ["waited", 1, 2, "waited", 3]

@@ -16,6 +16,7 @@ from cache_dit.caching.block_adapters import BlockAdapterRegister, adapters
 
 from cache_dit_serving.media.values import Clip
 from cache_dit_serving.pipeline import workarounds
+from cache_dit_serving.pipeline.protocol import Drawn, Loaded
 from tests.support.conformance import draw, settings_of
 from tests.support.families import build_pipeline, save_family
 from tests.support.in_process import load
@@ -38,6 +39,24 @@ def test_ltx2_makes_the_same_video_and_sound_through_a_cache_that_reuses_nothing
     assert not np.array_equal(plain.array, reused.media.array)
 
 
+SEVERAL_TOKENS = {"width": 64, "height": 64}
+"""A size of LTX2 whose attention can be perturbed."""
+
+
+@pytest.fixture(scope="module")
+def ltx2_perturbed(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """An LTX2 whose weights know perturbed attention."""
+    folder = save_family("LTX2", tmp_path_factory.mktemp("ltx2"))
+    config = folder / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"perturbed_attn": True}))
+    return load(settings_of("LTX2", folder))
+
+
+@pytest.fixture(scope="module")
+def unguided(ltx2_perturbed: Loaded) -> np.ndarray[Any, Any]:
+    return draw("LTX2", ltx2_perturbed, speed="lossless", **SEVERAL_TOKENS).media.array
+
+
 @pytest.mark.parametrize(
     "guidance",
     [
@@ -47,21 +66,21 @@ def test_ltx2_makes_the_same_video_and_sound_through_a_cache_that_reuses_nothing
     ],
     ids=["isolated", "perturbed", "both"],
 )
-def test_ltx2_with_further_passes_makes_the_same_through_the_cache(guidance: dict[str, Any], tmp_path: Path) -> None:
-    folder = save_family("LTX2", tmp_path)
-    config = folder / "transformer" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"perturbed_attn": True}))
-    loaded = load(settings_of("LTX2", folder))
-    size = {"width": 64, "height": 64}  # several tokens, whose attention can be perturbed
-    plain = draw("LTX2", loaded, speed="lossless", extra_args=guidance, **size)
-    through = draw("LTX2", loaded, cache={"residual_diff_threshold": 0.0}, extra_args=guidance, **size)
+def test_ltx2_with_further_passes_makes_the_same_through_the_cache(
+    guidance: dict[str, Any], ltx2_perturbed: Loaded, unguided: np.ndarray[Any, Any]
+) -> None:
+    def drawn(**fields: Any) -> Drawn:
+        return draw("LTX2", ltx2_perturbed, **fields, **SEVERAL_TOKENS)
+
+    plain = drawn(speed="lossless", extra_args=guidance)
+    through = drawn(cache={"residual_diff_threshold": 0.0}, extra_args=guidance)
     assert np.array_equal(plain.media.array, through.media.array)
-    assert not np.array_equal(plain.media.array, draw("LTX2", loaded, speed="lossless", **size).media.array)
-    reused = draw("LTX2", loaded, extra_args=guidance, **size)
+    assert not np.array_equal(plain.media.array, unguided)
+    reused = drawn(extra_args=guidance)
     assert len(reused.record.stats) == 1 + len(guidance.keys() & {"modality_scale", "stg_scale"})
     assert all(record.reused_blocks for record in reused.record.stats)
     assert not reused.record.cache.redrawn
-    assert len(draw("LTX2", loaded, **size).record.stats) == 1
+    assert len(drawn().record.stats) == 1
 
 
 def shipped_forward(functor: str) -> set[str]:

@@ -32,8 +32,13 @@ PIXART = Settings(
 UNCACHED = EMBEDDED.model_copy(update={"cache": None})
 
 
+def unwarmed(settings: Settings) -> Settings:
+    """The same settings without the pictures of the start, which take half of its time."""
+    return settings.model_copy(update={"server": settings.server.model_copy(update={"warm_up": False})})
+
+
 def with_cache(**fields: Any) -> Settings:
-    return EMBEDDED.model_copy(update={"cache": CacheSettings(**fields)})
+    return unwarmed(EMBEDDED.model_copy(update={"cache": CacheSettings(**fields)}))
 
 
 class Watch:
