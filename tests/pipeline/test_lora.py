@@ -22,7 +22,7 @@ from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.support.in_process import EMBEDDED, UNCACHED, draw, load
+from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import save_lora, with_loras
 from tests.support.pictures import apple
 
@@ -54,7 +54,7 @@ def all_three(files: dict[str, Path]) -> Loaded:
 
 
 def test_a_lora_draws_as_diffusers_has_it(files: dict[str, Path]) -> None:
-    loaded = load(with_loras(UNCACHED, lora("red", files["red"], scale=0.7)))
+    loaded = load(unwarmed(with_loras(UNCACHED, lora("red", files["red"], scale=0.7))))
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
     pipe.load_lora_weights(files["red"].parent, weight_name="red.safetensors", adapter_name="red")
     pipe.set_adapters(["red"], [0.7])
@@ -82,7 +82,7 @@ def test_each_combination_is_the_picture_of_a_server_with_just_that(files: dict[
     ]
 
     def alone(wanted: list[dict[str, Any]]) -> list[np.ndarray[Any, Any]]:
-        loaded = load(with_loras(EMBEDDED, *(lora(file=files[each["name"]], **each) for each in wanted)))
+        loaded = load(unwarmed(with_loras(EMBEDDED, *(lora(file=files[each["name"]], **each) for each in wanted))))
         return [picture(loaded, speed=speed) for speed in ("lossless", "balanced")]
 
     expected = [alone(wanted) for wanted in combinations]
@@ -106,7 +106,7 @@ def test_siblings_draw_with_the_same_loras(files: dict[str, Path], all_three: Lo
         return loaded.runner.sample(call, 0, Unwatched()).media.array
 
     red = {"name": "red", "scale": 0.5}
-    alone = load(with_loras(EMBEDDED, lora("red", files["red"], scale=0.0)))
+    alone = load(unwarmed(with_loras(EMBEDDED, lora("red", files["red"], scale=0.0))))
     without, text = from_a_picture(all_three), picture(all_three, [red])
     assert np.array_equal(from_a_picture(all_three, red), from_a_picture(alone, red))
     assert not np.array_equal(from_a_picture(all_three, red), without)
@@ -126,8 +126,9 @@ def test_a_failure_leaves_no_lora_behind(all_three: Loaded) -> None:
 
 
 def test_a_fused_lora_is_in_every_picture(files: dict[str, Path]) -> None:
-    loaded = load(with_loras(UNCACHED, lora("red", files["red"], fuse=True), lora("blue", files["blue"], scale=0.0)))
-    beside = load(with_loras(UNCACHED, lora("red", files["red"])))
+    settings = with_loras(UNCACHED, lora("red", files["red"], fuse=True), lora("blue", files["blue"], scale=0.0))
+    loaded = load(unwarmed(settings))
+    beside = load(unwarmed(with_loras(UNCACHED, lora("red", files["red"]))))
     assert np.allclose(picture(loaded), picture(beside), atol=1e-3)
     assert not np.allclose(picture(loaded, [{"name": "blue", "scale": 1.0}]), picture(loaded), atol=1e-3)
     assert model_info(loaded).loras == ["red", "blue"]
@@ -152,9 +153,9 @@ def test_a_request_names_loras_that_there_are(
     assert refused.value.param == param
 
 
-def test_a_server_without_loras_says_so() -> None:
+def test_a_server_without_loras_says_so(embedded: Loaded) -> None:
     with pytest.raises(InvalidRequest, match=r"does not take loras \(this server has none\)"):
-        picture(load(EMBEDDED), [{"name": "red"}])
+        picture(embedded, [{"name": "red"}])
 
 
 def truncated(file: Path) -> None:
@@ -237,22 +238,23 @@ def test_a_bad_file_stops_the_start_and_says_why(
 
 def test_a_folder_is_enough_where_it_holds_one_file(files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(files["red"], tmp_path / "one.safetensors")
-    loaded = load(with_loras(UNCACHED, lora("red", tmp_path)))
+    loaded = load(unwarmed(with_loras(UNCACHED, lora("red", tmp_path))))
     assert [contents.rank for contents in loaded.runner.loras().values()] == [2]
     shutil.copy(files["red"], tmp_path / "two.safetensors")
     with pytest.raises(LoadError, match=r"2 \.safetensors files; say which by weight_name"):
-        load(with_loras(UNCACHED, lora("red", tmp_path)))
-    assert load(with_loras(UNCACHED, lora("red", tmp_path, weight_name="two.safetensors"))).model.loras
+        load(unwarmed(with_loras(UNCACHED, lora("red", tmp_path))))
+    assert load(unwarmed(with_loras(UNCACHED, lora("red", tmp_path, weight_name="two.safetensors")))).model.loras
 
 
 def test_the_words_that_a_lora_wants_in_a_prompt_are_told(files: dict[str, Path], tmp_path: Path) -> None:
     save_file(load_file(files["red"]), tmp_path / "red.safetensors", {"modelspec.trigger_phrase": "in red chalk"})
-    loaded = load(with_loras(UNCACHED, lora("red", tmp_path / "red.safetensors")))
+    loaded = load(unwarmed(with_loras(UNCACHED, lora("red", tmp_path / "red.safetensors"))))
     assert [contents.trigger_words for contents in loaded.runner.loras().values()] == ["in red chalk"]
 
 
 def test_the_lora_that_ships_takes_the_colours_out() -> None:
-    loaded = load(with_loras(UNCACHED, LoraSettings(name="monochrome", path="embedded/monochrome", scale=0.0)))
+    shipped = LoraSettings(name="monochrome", path="embedded/monochrome", scale=0.0)
+    loaded = load(unwarmed(with_loras(UNCACHED, shipped)))
 
     def colourfulness(scale: float) -> float:
         drawn = picture(loaded, [{"name": "monochrome", "scale": scale}])
@@ -272,7 +274,7 @@ def test_those_of_a_folder_are_loaded_when_chosen_and_the_one_used_longest_ago_l
             "limits": EMBEDDED.limits.model_copy(update={"max_loras": 2}),
         }
     )
-    loaded = load(with_folder)
+    loaded = load(unwarmed(with_folder))
     assert not loaded.runner.loras()
     combinations = [["red"], [], ["blue", "red"], ["soft"], ["red", "soft"], ["blue"], ["soft", "blue"], ["red"], []]
     kept = []
@@ -293,7 +295,7 @@ def test_a_bad_file_of_the_folder_fails_its_request_alone(files: dict[str, Path]
     settings = UNCACHED.model_copy(
         update={"model": UNCACHED.model.model_copy(update={"lora_folder": tmp_path})},
     )
-    loaded = load(settings)
+    loaded = load(unwarmed(settings))
     assert [each.name for each in loaded.model.loras] == ["broken", "red"]
     before = picture(loaded, [{"name": "red"}])
     with pytest.raises(InvalidRequest, match="LoRA broken: the file is damaged"):

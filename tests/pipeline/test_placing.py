@@ -15,7 +15,7 @@ from cache_dit_serving.config.settings import LoraSettings, ModelSettings, Setti
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline import placing
 from cache_dit_serving.pipeline.protocol import Loaded
-from tests.support.in_process import EMBEDDED, draw, inside, load
+from tests.support.in_process import EMBEDDED, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
 
 CPU = torch.device("cpu")
@@ -46,7 +46,8 @@ def pictures(loaded: Loaded) -> dict[str, np.ndarray[Any, Any]]:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, np.ndarray[Any, Any]]:
-    return pictures(load(with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))))
+    mono = LoraSettings(name="mono", path="embedded/monochrome", scale=0.0)
+    return pictures(load(unwarmed(with_loras(EMBEDDED, mono))))
 
 
 @pytest.mark.parametrize("offload", ["model", "group"])
@@ -74,7 +75,7 @@ def test_weights_that_are_fetched_layer_by_layer_draw_the_same(
 ) -> None:
     monkeypatch.setattr(placing, "_offload", by_layers)
     settings = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
-    loaded = load(with_model(settings, offload="sequential"))
+    loaded = load(unwarmed(with_model(settings, offload="sequential")))
     pipe: Any = inside(loaded)._part.pipe
     assert pipe.transformer.transformer_blocks[0].attn.to_q.base_layer.weight.device.type == "meta"
     for name, array in pictures(loaded).items():
@@ -86,7 +87,7 @@ def test_weights_that_are_fetched_layer_by_layer_draw_the_same(
 def test_what_a_failed_call_left_on_the_device_is_sent_back(
     error: type[Exception], expected: dict[str, np.ndarray[Any, Any]]
 ) -> None:
-    loaded = load(with_model(offload="model"))
+    loaded = load(unwarmed(with_model(offload="model")))
     pipe: Any = inside(loaded)._part.pipe
     sent: list[int] = []
     pipe._all_hooks[0].offload = lambda: sent.append(0)
@@ -112,13 +113,13 @@ def test_a_pipeline_is_spread_over_devices_as_it_is_loaded(
         return load_it(*args, **options)
 
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", noting)
-    loaded = load(with_model(device_map="balanced"))
+    loaded = load(unwarmed(with_model(device_map="balanced")))
     assert given == ["balanced"]
     assert np.array_equal(draw(loaded).media.array, expected["cached"])
 
 
 def test_a_vae_in_tiles() -> None:
-    loaded = load(with_model(vae_tiling=True, vae_slicing=True))
+    loaded = load(unwarmed(with_model(vae_tiling=True, vae_slicing=True)))
     pipe: Any = inside(loaded)._part.pipe
     assert pipe.vae.use_tiling
     assert pipe.vae.use_slicing

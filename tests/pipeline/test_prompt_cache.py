@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.pipeline.prompt_cache import PromptCache, _key, _NotKept
+from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.support.in_process import EMBEDDED, UNCACHED, Watch, draw, inside, load
+from tests.support.in_process import EMBEDDED, UNCACHED, Watch, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
 from tests.support.pictures import apple
 
@@ -25,7 +26,7 @@ def keeping(most_bytes: int, settings: Settings = EMBEDDED) -> Settings:
 
 
 def test_pictures_are_the_same_with_it_and_without() -> None:
-    loaded, encoding = load(EMBEDDED), load(keeping(0))
+    loaded, encoding = load(EMBEDDED), load(unwarmed(keeping(0)))
     prompts = ["a red apple", "a blue robot", "a red apple", "a red  apple", "a blue robot"]
     hits = []
     for index, prompt in enumerate(prompts):
@@ -39,24 +40,23 @@ def test_pictures_are_the_same_with_it_and_without() -> None:
     assert encoding.runner.memory()["prompt_cache_bytes"] == 0
 
 
-def test_the_words_that_a_tokenizer_cut_off_are_told_again() -> None:
-    loaded = load(UNCACHED)
+def test_the_words_that_a_tokenizer_cut_off_are_told_again(uncached: Loaded) -> None:
     prompt = "a red apple " * 30
-    first, second = draw(loaded, prompt=prompt), draw(loaded, prompt=prompt)
+    first, second = (draw(uncached, prompt=prompt, num_inference_steps=2) for _ in range(2))
     assert second.record.prompt_hits == 1
     assert first.record.cuts
     assert second.record.cuts == first.record.cuts
 
 
 def test_another_length_is_another_prompt() -> None:
-    loaded = load(UNCACHED)
+    loaded = load(unwarmed(UNCACHED))
     for length in (32, 16):
-        assert draw(loaded, max_sequence_length=length).record.prompt_misses == 1
-    assert draw(loaded, max_sequence_length=32).record.prompt_hits == 1
+        assert draw(loaded, max_sequence_length=length, num_inference_steps=2).record.prompt_misses == 1
+    assert draw(loaded, max_sequence_length=32, num_inference_steps=2).record.prompt_hits == 1
 
 
 def test_a_caller_does_not_hit_the_prompts_of_another() -> None:
-    loaded = load(UNCACHED)
+    loaded = load(unwarmed(UNCACHED))
     request = GenerateRequest(prompt="a secret", seed=1, num_inference_steps=2)
     calls = [replace(plan(request, loaded.model), caller=name) for name in ("a", "b", "a", "b", "")]
     hits = [loaded.runner.sample(call, 0, Watch(lambda done: None)).record.prompt_hits for call in calls]
@@ -66,20 +66,20 @@ def test_a_caller_does_not_hit_the_prompts_of_another() -> None:
 def test_it_is_bounded_in_bytes_and_the_one_used_longest_ago_goes_first() -> None:
     loaded = load(EMBEDDED)
     assert loaded.runner.flush().prompts > 0  # the warm-up's
-    draw(loaded, prompt="one")
+    draw(loaded, prompt="one", num_inference_steps=2)
     size = loaded.runner.memory()["prompt_cache_bytes"]
-    loaded = load(keeping(2 * size))
+    loaded = load(unwarmed(keeping(2 * size)))
     hits: dict[str, list[int]] = {}
     for prompt in ("one", "two", "one", "three", "one", "two"):
-        hits.setdefault(prompt, []).append(draw(loaded, prompt=prompt).record.prompt_hits)
+        hits.setdefault(prompt, []).append(draw(loaded, prompt=prompt, num_inference_steps=2).record.prompt_hits)
         assert loaded.runner.memory()["prompt_cache_bytes"] <= 2 * size
     assert hits == {"one": [0, 1, 1], "two": [0, 0], "three": [0]}
     assert loaded.runner.flush().prompts == 2 * size
-    assert draw(loaded, prompt="two").record.prompt_hits == 0
+    assert draw(loaded, prompt="two", num_inference_steps=2).record.prompt_hits == 0
 
 
-def test_a_lora_of_a_text_encoder_makes_the_prompt_another_one(tmp_path: Path) -> None:
-    plain: Any = inside(load(UNCACHED))._part.pipe
+def test_a_lora_of_a_text_encoder_makes_the_prompt_another_one(tmp_path: Path, uncached: Loaded) -> None:
+    plain: Any = inside(uncached)._part.pipe
     name, layer = next(each for each in plain.text_encoder.named_modules() if each[0].endswith("q_proj"))
     key = f"text_encoder.{name}.lora_{{}}.weight"
     generator = torch.Generator().manual_seed(0)
@@ -90,10 +90,10 @@ def test_a_lora_of_a_text_encoder_makes_the_prompt_another_one(tmp_path: Path) -
     save_file(tensors, tmp_path / "words.safetensors")
     words = LoraSettings(name="words", path=str(tmp_path / "words.safetensors"), scale=0.0)
     mono = LoraSettings(name="mono", path="embedded/monochrome", scale=0.0)
-    loaded = load(with_loras(UNCACHED, words, mono))
+    loaded = load(unwarmed(with_loras(UNCACHED, words, mono)))
 
     def hits(*loras: dict[str, Any]) -> int:
-        return draw(loaded, prompt="a cat", loras=list(loras)).record.prompt_hits
+        return draw(loaded, prompt="a cat", loras=list(loras), num_inference_steps=2).record.prompt_hits
 
     strong, weak = {"name": "words", "scale": 1.0}, {"name": "words", "scale": 0.5}
     assert [hits(), hits(), hits(strong), hits(weak), hits(strong), hits({"name": "mono"})] == [0, 1, 0, 0, 1, 1]

@@ -23,7 +23,7 @@ from cache_dit_serving.media.quality import psnr
 from cache_dit_serving.pipeline import quantize
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded
-from tests.support.in_process import EMBEDDED, UNCACHED, draw, load
+from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import with_loras
 
 CPU = torch.device("cpu")
@@ -31,7 +31,8 @@ MONOCHROME = "embedded/monochrome"
 
 
 def quantised(settings: Settings = UNCACHED, **fields: Any) -> Settings:
-    return settings.model_copy(update={"quantize": QuantizeSettings.model_validate(fields)})
+    """Without a warm-up: each test draws what it looks at."""
+    return unwarmed(settings).model_copy(update={"quantize": QuantizeSettings.model_validate(fields)})
 
 
 def at(folder: Path, settings: Settings) -> Settings:
@@ -43,8 +44,14 @@ def picture(loaded: Loaded, **fields: Any) -> np.ndarray[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole() -> np.ndarray[Any, Any]:
-    return picture(load(UNCACHED))
+def whole(uncached: Loaded) -> np.ndarray[Any, Any]:
+    """The picture of whole weights."""
+    return picture(uncached)
+
+
+@pytest.fixture(scope="module")
+def in_int8() -> Loaded:
+    return load(quantised(EMBEDDED, quant_type="int8_wo"))
 
 
 @pytest.mark.parametrize(
@@ -65,22 +72,21 @@ def test_what_torchao_runs_on_a_cpu_draws_nearly_the_same_picture(
     assert told.bytes < 0.5 * told.bytes_before
 
 
-def test_the_cache_engages_on_quantised_weights_and_what_it_reuses_nothing_of_is_as_without() -> None:
-    loaded = load(quantised(EMBEDDED, quant_type="int8_wo"))
-    report = draw(loaded).record.cache
+def test_the_cache_engages_on_quantised_weights_and_what_it_reuses_nothing_of_is_as_without(in_int8: Loaded) -> None:
+    report = draw(in_int8).record.cache
     assert report.engaged
     assert report.cached_steps > 0
-    through = picture(loaded, cache={"residual_diff_threshold": 0.0})
-    assert np.array_equal(through, picture(loaded, speed="lossless"))
+    through = picture(in_int8, cache={"residual_diff_threshold": 0.0})
+    assert np.array_equal(through, picture(in_int8, speed="lossless"))
 
 
-def test_loras_lie_beside_quantised_weights_or_are_fused_before(whole: np.ndarray[Any, Any]) -> None:
+def test_loras_lie_beside_quantised_weights_or_are_fused_before(whole: np.ndarray[Any, Any], in_int8: Loaded) -> None:
     beside = load(with_loras(quantised(quant_type="int8_wo"), LoraSettings(name="mono", path=MONOCHROME, scale=0.0)))
     fused = load(with_loras(quantised(quant_type="int8_wo"), LoraSettings(name="mono", path=MONOCHROME, fuse=True)))
     drawn = picture(beside, loras=[{"name": "mono"}])
     assert psnr(drawn, picture(fused)) > 30
     assert psnr(drawn, whole) < 25
-    assert np.array_equal(picture(beside), picture(load(quantised(quant_type="int8_wo"))))
+    assert np.array_equal(picture(beside), picture(in_int8, speed="lossless"))
 
 
 def test_each_component_has_a_type_of_its_own() -> None:
