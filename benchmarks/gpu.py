@@ -163,15 +163,7 @@ def run_row(
     """What a row's process measured, or `not_run` with the reason."""
     if left_s <= 0:
         return {"not_run": "no time was left"}
-    tree = {"MODEL__PATH": str(folder / arguments.model), "MODEL__WEIGHTS": "random", **tree}
-    if arguments.tiny:
-        tree["MODEL__DTYPE"] = "float32"
-    if "COMPILE__DYNAMIC" in tree:
-        tree["COMPILE__FOLDER"] = str(folder / "compiled")
-    side = str(arguments.side)
-    tree |= {"DEFAULTS__WIDTH": side, "DEFAULTS__HEIGHT": side, "SPEEDS__WARM_UP": "false"}
-    tree["LIMITS__PROMPT_CACHE_BYTES"] = "0"  # plain diffusers encodes the prompt each time, too
-    environ = {CONFIG_VARIABLE: "generic"} | {f"CACHE_DIT_SERVING__{key}": value for key, value in tree.items()}
+    environ = environment_of(tree, arguments, folder)
     words = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], "--row", name]
     process = subprocess.Popen(
         words, env=os.environ | environ, cwd=BUNDLE_ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -188,6 +180,19 @@ def run_row(
         return {"not_run": "it failed; the reason is above the page"}
     row: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return row
+
+
+def environment_of(tree: Mapping[str, str], arguments: argparse.Namespace, folder: Path) -> dict[str, str]:
+    """Variables of a row's process: the settings of the row, and those of all rows."""
+    tree = {"MODEL__PATH": str(folder / arguments.model), "MODEL__WEIGHTS": "random", **tree}
+    if arguments.tiny:
+        tree["MODEL__DTYPE"] = "float32"
+    if "COMPILE__DYNAMIC" in tree:
+        tree["COMPILE__FOLDER"] = str(folder / "compiled")
+    side = str(arguments.side)
+    tree |= {"DEFAULTS__WIDTH": side, "DEFAULTS__HEIGHT": side, "SPEEDS__WARM_UP": "false"}
+    tree["LIMITS__PROMPT_CACHE_BYTES"] = "0"  # plain diffusers encodes the prompt each time, too
+    return {CONFIG_VARIABLE: "generic"} | {f"CACHE_DIT_SERVING__{key}": value for key, value in tree.items()}
 
 
 def plain(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -6,17 +6,17 @@ import argparse
 import importlib
 import json
 import re
-import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import full_size, gpu
+from benchmarks import full_size, gpu, gpu_ranks
 from benchmarks.card import flop_of_step
-from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.pipeline.load import load_pipeline
 
@@ -27,22 +27,42 @@ BILLIONS = {
 """Parameters of the published models."""
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *words], check=False, cwd=BUNDLE_ROOT, capture_output=True, text=True, timeout=420
-    )
-
-
 def facts_with(milliseconds: dict[str, float]) -> gpu.Facts:
     return gpu.Facts(flop=1.0, rate=1.0, backends=milliseconds, quant_type="float8_per_row")
 
 
-def printed(*words: str) -> str:
-    """What a benchmark prints."""
-    ended = run(*words)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "not run" not in ended.stdout, ended.stderr[-3000:]
-    return ended.stdout
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Call a benchmark's `main` with a command line; returns what it prints."""
+
+    def printed(benchmark: ModuleType, *words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [benchmark.__name__, *words])
+        benchmark.main()
+        told = capsys.readouterr()
+        assert "not run" not in told.out, told.err[-3000:]
+        return told.out
+
+    return printed
+
+
+def here_unless_served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have the rows measured in this process, but for the served one; returns the rows that have a process."""
+    in_a_process, rows = gpu.run_row, []
+
+    def run_row(
+        name: str, tree: Mapping[str, str], arguments: argparse.Namespace, folder: Path, left_s: float
+    ) -> dict[str, Any]:
+        if name == gpu.SERVED:
+            rows.append(name)
+            return in_a_process(name, tree, arguments, folder, left_s)
+        with pytest.MonkeyPatch.context() as patch:
+            for key, value in gpu.environment_of(tree, arguments, folder).items():
+                patch.setenv(key, value)
+            row: dict[str, Any] = json.loads(json.dumps(gpu.ROWS[name](arguments)))
+        return row
+
+    monkeypatch.setattr(gpu, "run_row", run_row)
+    return rows
 
 
 @pytest.mark.parametrize("model", list(full_size.MODELS))
@@ -59,11 +79,11 @@ def test_a_model_has_the_published_number_of_parameters(model: str) -> None:
     assert billions == BILLIONS[model]
 
 
-def test_the_table_of_accelerations_from_end_to_end() -> None:
+def test_the_table_of_accelerations_from_end_to_end(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ("cache", "all together, served")
-    page = printed(
-        "benchmarks.gpu", "--model", "qwen-image", "--tiny", "--rounds", "1", "--without", "compile", "--rows", *rows
-    )
+    processes = here_unless_served(monkeypatch)
+    page = run(gpu, "--model", "qwen-image", "--tiny", "--rounds", "1", "--without", "compile", "--rows", *rows)
+    assert processes == ["all together, served"]
     cells = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
     assert [row[0] for row in cells] == ["plain diffusers", "+ cache", "all together, served"]
     assert [row[4] for row in cells] == ["8", "4", "4"]
@@ -111,15 +131,14 @@ def test_quantised_weights_are_measured_compiled(without: tuple[str, ...], compi
         assert ("COMPILE__DYNAMIC" in trees[row]) is compiled
 
 
-@pytest.mark.parametrize("benchmark", ["benchmarks.gpu", "benchmarks.gpu_ranks"])
-def test_without_a_gpu_no_large_model_is_made(benchmark: str) -> None:
-    ended = run(benchmark)
-    assert ended.returncode == 1
-    assert "there is no GPU here" in ended.stderr
+@pytest.mark.parametrize("benchmark", [gpu, gpu_ranks])
+def test_without_a_gpu_no_large_model_is_made(benchmark: ModuleType, run: Callable[..., str]) -> None:
+    with pytest.raises(SystemExit, match="there is no GPU here"):  # a text, so that the exit status is 1
+        run(benchmark)
 
 
-def test_the_table_of_ranks() -> None:
-    table = printed("benchmarks.gpu_ranks", "--tiny", "--steps", "8", "--side", "128", "--rounds", "1")
+def test_the_table_of_ranks(run: Callable[..., str]) -> None:
+    table = run(gpu_ranks, "--tiny", "--steps", "8", "--side", "128", "--rounds", "1")
     ranks, seconds, step_ms, _, cached_steps, times, _ = table.splitlines()[-1].strip("| ").split(" | ")
     assert (ranks, times) == ("1", "1.00")
     assert float(step_ms) == pytest.approx(1000 * float(seconds) / 8, rel=0.1)
