@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.values import Clip
+from cache_dit_serving.planning.fitting import PIPELINES_OWN
 from cache_dit_serving.planning.tasks import Task
 from tests.support.family_runs import by_diffusers, draw, load_family, saved, sibling, side_of
 from tests.support.pictures import apple, mask
@@ -120,3 +122,62 @@ def test_a_video_ends_with_a_picture_where_the_weights_can(tmp_path: Path) -> No
     # Wan 2.1 has an encoder for the first picture; these weights have no place for a second one.
     with pytest.raises(InvalidRequest, match="does not take last_image_url"):
         draw(load_family("WanImageToVideo", tmp_path), "WanImageToVideo", [apple(16, 16)], last_image=last)
+
+
+FITTED: list[tuple[str, dict[str, str]]] = [
+    ("FluxControl", {"control": "control_image"}),
+    ("WanImageToVideo-2.2", {"image": "image", "last_image": "last_image"}),
+    ("WanVideoToVideo", {"video": "video"}),
+    ("CogVideoXFunControl", {"video": "control_video"}),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters"), FITTED)
+def test_what_has_another_shape_is_cropped_and_the_rest_is_left_to_diffusers(
+    name: str, parameters: dict[str, str], tmp_path: Path
+) -> None:
+    loaded, side = load_family(name, tmp_path), side_of(name)
+    alone, frames = saved(name, tmp_path), 9
+    fields: dict[str, Any] = {"num_frames": frames} if loaded.model.traits.clip else {"prompt": "an apple"}
+    given = {field: fields[field] for field in fields if loaded.model.traits.takes(field)}
+    more: dict[str, Any] = {"width": side, "height": side, "speed": "lossless"}
+
+    def brought(kind: str, width: int, height: int) -> Any:
+        turned = [apple(width, height).rotate(10 * index) for index in range(frames)]
+        return {"video": turned, "last_image": turned[3]}.get(kind, turned[0])
+
+    def ours(width: int, height: int, **asked: Any) -> np.ndarray[Any, Any]:
+        media = {kind: brought(kind, width, height) for kind in parameters}
+        images = [media.pop("image")] if "image" in media else []
+        drawn = draw(loaded, name, images, **media, **fields, **more, **asked)
+        return drawn.media.array
+
+    def expected(media: dict[str, Any]) -> np.ndarray[Any, Any]:
+        return by_diffusers(alone, name, **given, **{parameters[kind]: each for kind, each in media.items()})
+
+    def cropped(each: Any) -> Any:
+        if isinstance(each, list):
+            return [cropped(frame) for frame in each]
+        return ImageOps.fit(each, (side, side), Image.Resampling.LANCZOS)
+
+    wide = {kind: brought(kind, 3 * side, 2 * side) for kind in parameters}
+    assert np.array_equal(ours(3 * side, 2 * side), expected({kind: cropped(each) for kind, each in wide.items()}))
+    assert np.array_equal(ours(3 * side, 2 * side, fit="stretch"), expected(wide))
+    square = {kind: brought(kind, 2 * side, 2 * side) for kind in parameters}
+    assert np.array_equal(ours(2 * side, 2 * side), expected(square))
+
+
+def test_a_smaller_video_comes_to_vaces_size(tmp_path: Path) -> None:
+    """VACE lays the parts of a smaller video beside those of the larger drawing, whatever their places."""
+    name = "WanVACE"
+    loaded, side = load_family(name, tmp_path), side_of(name)
+    small = [apple(side // 2, side // 2).rotate(10 * index) for index in range(17)]
+    large = [frame.resize((side, side), Image.Resampling.LANCZOS) for frame in small]
+    ours = draw(loaded, name, [], video=small, width=side, height=side, speed="lossless").media.array
+    alone = saved(name, tmp_path)
+    assert np.array_equal(ours, by_diffusers(alone, name, video=large))
+    assert not np.array_equal(ours, by_diffusers(alone, name, video=small))
+
+
+def test_classes_with_a_fit_of_their_own_are_diffusers() -> None:
+    assert all(hasattr(diffusers, name) for name, _ in PIPELINES_OWN)

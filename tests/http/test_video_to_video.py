@@ -13,6 +13,7 @@ import pytest
 
 from cache_dit_serving.media.values import Clip
 from cache_dit_serving.media.video import encode_clip
+from cache_dit_serving.planning.input_warnings import DONE
 from tests.support.pictures import apple, base64_of, data_uri, file_of
 from tests.support.server import Server
 
@@ -47,6 +48,18 @@ def test_some_of_its_frames_at_another_rate(wan: Server) -> None:
     answer = wan.generate(seed=3, video_url=base64_of(MP4), num_frames=5, fps=6).json()
     assert opened(answer)[:2] == (5, 6.0)
     assert answer["warnings"] == []
+
+
+def test_a_video_of_another_shape_is_fitted_and_that_is_told(wan: Server) -> None:
+    asked = {"seed": 3, "num_frames": 5, "strength": 0.75, "width": 64, "height": 32}
+    drawn = {}
+    for fit in ("crop", "pad", "stretch"):
+        answer = wan.generate(**asked, video_url=base64_of(MP4), fit=fit).json()
+        (warning,) = answer["warnings"]
+        assert (warning["param"], warning["code"]) == ("video_url", "adjusted")
+        assert f"is 32 x 32 pixels and 64 x 32 are drawn: {DONE[fit]} (fit {fit};" in warning["message"]
+        drawn[answer["video"]] = fit
+    assert len(drawn) == 3
 
 
 def test_a_comparison_of_videos_made_of_videos(wan: Server) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
@@ -19,9 +20,14 @@ def request(**fields: Any) -> GenerateRequest:
 
 
 def planned(
-    asked: GenerateRequest, traits: PipelineTraits, settings: Settings, *, tolerant: bool = False
+    asked: GenerateRequest,
+    traits: PipelineTraits,
+    settings: Settings,
+    *,
+    tolerant: bool = False,
+    inputs: Inputs = NO_INPUTS,
 ) -> GenerationCall:
     support = CacheSupport({"Transformer.blocks": 12}, {})
     steps = 4 if settings.cache else traits.steps.default
     speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
-    return plan(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant))
+    return plan(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant), inputs)

@@ -6,9 +6,11 @@ BentoML parses a body on the event loop. What reaches it holds the place of each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
@@ -19,6 +21,7 @@ from cache_dit_serving.media.fit import bars_of
 from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs, too_many_bytes
 from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
+from cache_dit_serving.planning.fitting import Fitting
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -101,32 +104,18 @@ async def inputs_of(
 
 
 async def with_fitting_pictures(call: GenerationCall, decoding: DecodingPool) -> GenerationCall:
-    """A call whose pictures have the size that is drawn, so that the pipeline's thread need not resize them.
+    """A call as :meth:`GenerationCall.fitted`, so that the pipeline's thread need not resize pictures and frames.
 
     Raises:
         ServingError: as :meth:`DecodingPool.run`.
     """
-    size, named = call.fitting_size, call.inputs.pictures
-    if size is None or all(picture.size == size for picture in named.values()):
+    if not call.to_resize:
         return call
+    return await decoding.run(lambda decoder: call.fitted(partial(_resized, decoder)))
 
-    def resize(decoder: Decoder) -> dict[str, InputPicture]:
-        return {
-            param: replace(picture, image=decoder.fitted(picture.image, size, param, call.fit, bars=bars_of(param)))
-            for param, picture in named.items()
-        }
 
-    fitting = await decoding.run(resize)
-    exchanged = {id(picture.image): fitting[param].image for param, picture in named.items()}
-    arguments = {name: exchanged.get(id(value), value) for name, value in call.arguments.items()}
-    pictures = replace(
-        call.inputs,
-        images=tuple(fitting[f"{IMAGES}.{index}"] for index in range(len(call.inputs.images))),
-        mask=fitting.get(MASK),
-        control=fitting.get(CONTROL),
-        last_image=fitting.get(LAST_IMAGE),
-    )
-    return replace(call, arguments=arguments, inputs=pictures)
+def _resized(decoder: Decoder, fitting: Fitting, image: Image.Image) -> Image.Image:
+    return decoder.fitted(image, fitting.drawn, fitting.field, fitting.fit, bars=bars_of(fitting.field))
 
 
 def _read(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -64,6 +65,37 @@ class Inputs:
         named = {"mask_url": self.mask, "control_url": self.control, "last_image_url": self.last_image}
         images = {f"image_urls.{index}": picture for index, picture in enumerate(self.images)}
         return images | {field: picture for field, picture in named.items() if picture is not None}
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(width, height) in pixels by field, of each picture and of the video."""
+        video = {} if self.video is None else {"video_url": self.video.size}
+        return {field: picture.size for field, picture in self.pictures.items()} | video
+
+    def images_of(self, field: str) -> tuple[Image.Image, ...]:
+        """The picture of a field, or the frames of `video_url`."""
+        if field == "video_url":
+            return self.video.frames if self.video else ()
+        return (self.pictures[field].image,)
+
+    def exchanged(self, images: Mapping[int, Image.Image]) -> Inputs:
+        """The same files with other pixels: images by the identity of those that they replace."""
+
+        def other(picture: InputPicture) -> InputPicture:
+            return replace(picture, image=images.get(id(picture.image), picture.image))
+
+        video = self.video
+        if video is not None:
+            video = replace(video, frames=tuple(images.get(id(frame), frame) for frame in video.frames))
+        return Inputs(
+            images=tuple(other(picture) for picture in self.images),
+            mask=other(self.mask) if self.mask else None,
+            control=other(self.control) if self.control else None,
+            last_image=other(self.last_image) if self.last_image else None,
+            video=replace(video, frames=tuple(images.get(id(frame), frame) for frame in video.frames))
+            if video
+            else None,
+        )
 
 
 NO_INPUTS = Inputs()

@@ -6,7 +6,7 @@ import hashlib
 import io
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -47,6 +47,10 @@ class InputVideo:
     def size(self) -> tuple[int, int]:
         """(width, height), pixels."""
         return self.frames[0].size
+
+    def beginning(self, count: int) -> InputVideo:
+        """The same video with no more than its first `count` frames."""
+        return replace(self, frames=self.frames[:count], more=self.more or count < len(self.frames))
 
 
 def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -> InputVideo:

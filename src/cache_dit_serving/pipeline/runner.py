@@ -15,11 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from PIL import Image
-
 from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.errors import InternalError, OutOfMemory
-from cache_dit_serving.media.fit import fitted
 from cache_dit_serving.media.values import Clip, Picture
 from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.prompts import Heard, cuts_of, listening, tokenizers_of
@@ -249,7 +246,7 @@ class PipelineRunner:
         ):
             torch.manual_seed(drawing.seed)
             output = part.pipe(
-                **_with_fitting_pictures(call),
+                **call.fitted().arguments,
                 **callback,
                 generator=torch.Generator(self.facts.generator_device).manual_seed(drawing.seed),
                 output_type="np",
@@ -367,16 +364,6 @@ def _prompts_of(call: GenerationCall) -> dict[str, str]:
     texts = {name: call.arguments.get(name) for name in ("prompt", "negative_prompt")}
     given = {name: text for name, text in texts.items() if isinstance(text, str)}
     return dict(sorted(given.items(), key=lambda item: -len(item[1])))
-
-
-def _with_fitting_pictures(call: GenerationCall) -> dict[str, Any]:
-    """The arguments of a call, its pictures at the size that is drawn. Those of a request come so already."""
-    if (size := call.fitting_size) is None:
-        return call.arguments
-    return {
-        name: fitted(value, size, call.fit) if isinstance(value, Image.Image) else value
-        for name, value in call.arguments.items()
-    }
 
 
 def _cached_seconds(record: Record | None, step_s: list[float], steps: int) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
@@ -13,7 +14,7 @@ from cache_dit_serving.planning.fields.clip import fitting_frames, least_frames
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.fields.size import fitting_size
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input
+from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input, Task
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -38,13 +39,13 @@ def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
             raise InvalidRequest(
                 "last_image_url ends what begins with image_urls; send that too", param="last_image_url"
             )
-    brought = {each for each, field in FIELDS_OF_INPUTS.items() if getattr(request, field)} - OPTIONAL
-    needs = []
     for variant in model.variants:
-        for task in sorted(variant.traits.tasks & SERVED_TASKS):
-            needs.append(TASKS[task].needs - WORDS)
-            if needs[-1] == brought:
-                return variant
+        if task_of(request, variant) is not None:
+            return variant
+    brought = _deciding(request)
+    needs = [
+        TASKS[task].needs - WORDS for variant in model.variants for task in sorted(variant.traits.tasks & SERVED_TASKS)
+    ]
     for each, field in FIELDS_OF_INPUTS.items():
         if each in brought and not any(each in needed for needed in needs):
             raise _not_taken(field, model)
@@ -61,6 +62,18 @@ def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
     raise InvalidRequest(f"this model needs {named}{beside}; its tasks are: {tasks}", param=fields[0])
 
 
+def task_of(request: GenerateRequest, variant: PlannedModel) -> Task | None:
+    """The task that a request asks of one pipeline, by what it brings; None where that has no such task."""
+    brought = _deciding(request)
+    tasks = sorted(variant.traits.tasks & SERVED_TASKS)
+    return next((task for task in tasks if TASKS[task].needs - WORDS == brought), None)
+
+
+def _deciding(request: GenerateRequest) -> frozenset[Input]:
+    """The inputs of a request that decide its task."""
+    return frozenset(each for each, field in FIELDS_OF_INPUTS.items() if getattr(request, field)) - OPTIONAL
+
+
 def _not_taken(field: str, model: PlannedModel) -> InvalidRequest:
     sentence = f"{model.traits.pipeline_class} as loaded does not take {field}; its tasks are: {', '.join(model.tasks)}"
     return InvalidRequest(sentence, param=field, code="unsupported_field")
@@ -68,8 +81,10 @@ def _not_taken(field: str, model: PlannedModel) -> InvalidRequest:
 
 def fitted(
     request: GenerateRequest, inputs: Inputs, model: PlannedModel
-) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
+) -> tuple[GenerateRequest, Inputs, tuple[RequestWarning, ...]]:
     """The request with what it leaves out taken from what it brings: the size, and of a video the frames and rate.
+
+    What it brings comes back without the frames that it does not use.
 
     Raises:
         InvalidRequest: the video has fewer frames than the model or the request wants.
@@ -83,9 +98,10 @@ def fitted(
         frames, warnings = _frames_taken(request, inputs.video, model)
         fps = min(MOST_FPS, max(1, round(inputs.video.fps)))
         changed |= {"num_frames": frames, "fps": request.fps or fps}
+        inputs = replace(inputs, video=inputs.video.beginning(frames))
     taken = {field.name for field in accepted_fields(model)}
     update = {name: value for name, value in changed.items() if name in taken}
-    return request.model_copy(update=update), warnings
+    return request.model_copy(update=update), inputs, warnings
 
 
 def _frames_taken(
@@ -115,7 +131,7 @@ def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedMode
     """Pictures and video as the pipeline's call takes them.
 
     Args:
-        request: as :func:`fitted` has it.
+        request: as :func:`fitted` has it; the inputs likewise.
 
     Raises:
         InvalidRequest: more pictures than it takes, or a mask of another size than its picture.
@@ -149,5 +165,5 @@ def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedMode
         if picture is not None:
             brought[each] = picture.image
     if inputs.video is not None:
-        brought[Input.VIDEO] = list(inputs.video.frames[: request.num_frames])
+        brought[Input.VIDEO] = list(inputs.video.frames)
     return {model.traits.brought[each]: value for each, value in brought.items()}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from PIL import Image
 
 from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
-from cache_dit_serving.media.fit import DEFAULT_FIT, Fit
 from cache_dit_serving.media.formats import OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
+from cache_dit_serving.planning.fitting import Fitting, Resize
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile
 from cache_dit_serving.schemas.answers import RequestWarning
@@ -59,9 +62,9 @@ class GenerationCall:
     profile: AskedToProfile = AskedToProfile.NO
     makes: MediaKind = MediaKind.PICTURE
     inputs: Inputs = NO_INPUTS
-    """The pictures among the arguments."""
-    fit: Fit = DEFAULT_FIT
-    """How they come to :attr:`fitting_size`."""
+    """The pictures and videos among the arguments."""
+    fittings: tuple[Fitting, ...] = ()
+    """What becomes of those that have another size than the one that is drawn."""
     output: OutputSpec = field(default_factory=OutputSpec)
     warnings: tuple[RequestWarning, ...] = ()
     """Parts of the request that had no effect."""
@@ -69,16 +72,21 @@ class GenerationCall:
     """Name of the sender. Embeddings of one caller's prompts are kept apart from another's."""
 
     @property
-    def fitting_size(self) -> tuple[int, int] | None:
-        """Width and height, px, to which the pictures among the arguments are resized; None: they stay as they are.
+    def to_resize(self) -> tuple[Fitting, ...]:
+        """The fittings that are not left to the pipeline."""
+        return tuple(fitting for fitting in self.fittings if not fitting.by_pipeline)
 
-        A picture that a drawing begins from is resized: most pipelines would do so themselves; Z-Image's take the size
-        of the picture for that of the latents. What is edited or animated stays: those pipelines have sizes of their
-        own for it, and aMUSEd's drawings are as large as the picture.
-        """
-        if not {"strength", "width", "height"} <= self.arguments.keys():
-            return None
-        return self.arguments["width"], self.arguments["height"]
+    def fitted(self, resize: Resize = Fitting.resized) -> GenerationCall:
+        """The same call with its pictures and frames as the pipeline is to be given them; once more changes nothing."""
+        images: dict[int, Image.Image] = {}
+        for fitting in self.to_resize:
+            for image in self.inputs.images_of(fitting.field):
+                if id(image) not in images:  # a video's frame may stand there several times
+                    images[id(image)] = resize(fitting, image)
+        if not images:
+            return self
+        arguments = {name: _exchanged(value, images) for name, value in self.arguments.items()}
+        return replace(self, arguments=arguments, inputs=self.inputs.exchanged(images), fittings=())
 
     @property
     def cache(self) -> CacheChoice:
@@ -128,6 +136,13 @@ class GenerationCall:
         choice, steps = self.cache, self.num_inference_steps
         if choice.strict and choice.settings and choice.settings.cannot_engage(steps, passes=self.passes):
             raise not_engaged(report_of(choice, Record(choice.settings, self.passes, {}, []), steps))
+
+
+def _exchanged(value: Any, images: Mapping[int, Image.Image]) -> Any:
+    """An argument with images in the place of those that they replace, by their identity."""
+    if isinstance(value, list):
+        return [_exchanged(each, images) for each in value]
+    return images.get(id(value), value)
 
 
 def not_engaged(report: CacheReport) -> CacheNotEngaged:

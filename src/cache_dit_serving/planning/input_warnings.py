@@ -1,9 +1,9 @@
-"""What a caller should know of the pictures of a call: that one is cut to another shape, or was drawn with its seed."""
+"""What a caller should know of pictures and videos: that one comes to another shape, or was drawn with its seed."""
 
 from __future__ import annotations
 
-from cache_dit_serving.media.fit import keeps_shape
 from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.fitting import Fitting
 from cache_dit_serving.schemas.answers import RequestWarning
 
 DONE = {
@@ -15,24 +15,25 @@ DONE = {
 
 
 def input_warnings(call: GenerationCall) -> tuple[RequestWarning, ...]:
-    """Warnings about the pictures of a call, before they are resized."""
+    """Warnings about the pictures and the video of a call, before they are resized."""
     return (*_of_shapes(call), *_of_seeds(call))
 
 
 def _of_shapes(call: GenerationCall) -> list[RequestWarning]:
-    if (size := call.fitting_size) is None:
-        return []
-    others = " and ".join(fit for fit in DONE if fit != call.fit)
     return [
-        RequestWarning(
-            param=field,
-            code="adjusted",
-            message=f"{field} is {picture.size[0]} x {picture.size[1]} pixels and {size[0]} x {size[1]} are drawn: "
-            f"{DONE[call.fit]} (fit {call.fit}; there are also {others})",
-        )
-        for field, picture in call.inputs.pictures.items()
-        if not keeps_shape(picture.size, size)
+        RequestWarning(param=fitting.field, code="adjusted", message=_of_shape(fitting))
+        for fitting in call.fittings
+        if fitting.changes_shape
     ]
+
+
+def _of_shape(fitting: Fitting) -> str:
+    others = " and ".join(fit for fit in DONE if fit != fitting.fit)
+    (width, height), (drawn_width, drawn_height) = fitting.brought, fitting.drawn
+    return (
+        f"{fitting.field} is {width} x {height} pixels and {drawn_width} x {drawn_height} are drawn: "
+        f"{DONE[fitting.fit]} (fit {fitting.fit}; there are also {others})"
+    )
 
 
 def _of_seeds(call: GenerationCall) -> list[RequestWarning]:

@@ -9,7 +9,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fit import DEFAULT_FIT
 from cache_dit_serving.media.formats import DEFAULT_AUDIO_FORMAT, DEFAULT_VIDEO_FORMAT, OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
-from cache_dit_serving.planning.brought import fitted, input_arguments, variant_for
+from cache_dit_serving.planning.brought import fitted, input_arguments, task_of, variant_for
 from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
 from cache_dit_serving.planning.fields import FIELDS, accepted_fields
 from cache_dit_serving.planning.fields.clip import fps_of, frames_of
@@ -20,6 +20,7 @@ from cache_dit_serving.planning.fields.loras import loras_of
 from cache_dit_serving.planning.fields.profile import asked_to_profile
 from cache_dit_serving.planning.fields.sound import samples_made
 from cache_dit_serving.planning.fields.steps import step_count
+from cache_dit_serving.planning.fitting import fittings_of
 from cache_dit_serving.planning.input_warnings import input_warnings
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import RequestWarning
@@ -37,9 +38,11 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         CacheNotEngaged: `cache.strict`, and it is certain beforehand that no step will be reused.
     """
     family, model = model, variant_for(request, model)
+    task = task_of(request, model)
+    assert task is not None  # or there were no such variant
     request, warnings = _supported(request, model, family)
     request, idle_warnings = _effective(request, model)
-    request, more_warnings = fitted(request, inputs, model)
+    request, inputs, more_warnings = fitted(request, inputs, model)
     configured = model.defaults.pipeline_arguments
     arguments: dict[str, Any] = {name: value for name, value in configured.items() if model.traits.takes(name)}
     recorded: dict[str, Any] = {}
@@ -74,7 +77,7 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         clip=clip,
         makes=model.traits.makes,
         inputs=inputs,
-        fit=request.fit or DEFAULT_FIT,
+        fittings=fittings_of(task, arguments, inputs, request.fit or DEFAULT_FIT, model.traits.pipeline_class),
         output=OutputSpec(
             request.encoding,
             request.image_quality,

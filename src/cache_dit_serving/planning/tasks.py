@@ -117,6 +117,10 @@ SERVED_TASKS = frozenset(
     }
 )
 """Those that this version has requests for."""
+SIZED_TASKS = frozenset(
+    task for task in SERVED_TASKS - {Task.IMAGE_EDIT} if TASKS[task].needs & {Input.IMAGE, Input.CONTROL, Input.VIDEO}
+)
+"""Those of them whose pipelines bring what they are given to the size that is drawn."""
 
 NOT_FROM_TEXT_ALONE = frozenset(
     {

@@ -361,7 +361,8 @@ def alive(connection: socket.socket) -> socket.socket:
 
 
 def wired(call: GenerationCall, index: int) -> tuple[WireCall, list[bytes]]:
-    """A call's drawing as JSON has it, and its pictures."""
+    """A call's drawing as JSON has it, and its pictures as the pipelines of the ranks are to be given them."""
+    call = call.fitted()
     pictures: list[Image.Image] = []
     drawing = call.drawings[index]
     settings = drawing.cache.settings

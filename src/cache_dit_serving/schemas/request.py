@@ -98,8 +98,8 @@ class Drawing(BaseModel):
     )
     fit: Fit | None = Field(
         None,
-        description="A picture of another shape than what is drawn: crop (default) cuts off what juts out, pad adds "
-        "black bars, which a mask has drawn anew, stretch distorts it. warnings tell.",
+        description="A picture or a video of another shape than what is drawn: crop (default) cuts off what juts out, "
+        "pad adds black bars, which a mask has drawn anew, stretch distorts it. warnings tell.",
     )
     speed: Speed | None = Field(
         None,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from cache_dit_serving.media.fit import DEFAULT_FIT, Fit
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.tasks import Input
+from cache_dit_serving.planning.tasks import SIZED_TASKS, Input
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
@@ -70,10 +70,15 @@ class FitField(RequestField):
     ignorable = False
 
     def accepted(self, model: PlannedModel) -> bool:
-        return model.traits.strength is not None and model.traits.takes("width")
+        return bool(model.traits.tasks & SIZED_TASKS) and model.traits.takes("width")
 
     def default(self, model: PlannedModel) -> Fit:
         return DEFAULT_FIT
+
+    def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
+        if any(getattr(request, field) for field in FIELDS_OF_INPUTS.values()):
+            return None
+        return "fit is about a picture or a video, and none is sent; leave fit out"
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {} if request.fit is None else {"fit": request.fit}

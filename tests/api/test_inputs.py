@@ -1,0 +1,48 @@
+"""Pictures and videos of a call, resized by the process that decodes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cache_dit_serving.api.inputs import with_fitting_pictures
+from cache_dit_serving.config.settings import InputSettings
+from cache_dit_serving.media.decode.pool import DecodingPool
+from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.video_input import InputVideo
+from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.fitting import Fitting
+from tests.support.pictures import apple
+
+
+def test_the_decoder_resizes_frames_and_pictures_as_the_call_would() -> None:
+    frames = tuple(apple(64, 96).rotate(10 * index) for index in range(5))
+    control = apple(64, 96)
+    call = GenerationCall(
+        arguments={"video": list(frames), "control_image": control, "last_image": frames[0].copy(), "width": 48},
+        drawings=(),
+        num_inference_steps=1,
+        passes=1,
+        pipeline_class="WanPipeline",
+        pixels=48 * 32 * 5,
+        inputs=Inputs(
+            control=InputPicture(control, "control"), video=InputVideo(frames, 12.0, more=False, digest="video")
+        ),
+        fittings=(
+            Fitting("control_url", (64, 96), (48, 32), "crop", by_pipeline=False),
+            Fitting("video_url", (64, 96), (48, 32), "pad", by_pipeline=False),
+        ),
+    )
+    pool = DecodingPool(InputSettings(), max_waiting=1)
+    try:
+        ours = asyncio.run(with_fitting_pictures(call, pool))
+    finally:
+        pool.close()
+    expected = call.fitted()
+    assert ours.arguments["control_image"].tobytes() == expected.arguments["control_image"].tobytes()
+    assert [each.tobytes() for each in ours.arguments["video"]] == [
+        each.tobytes() for each in expected.arguments["video"]
+    ]
+    assert ours.arguments["last_image"] is call.arguments["last_image"]
+    assert ours.inputs.video is not None
+    assert list(ours.inputs.video.frames) == ours.arguments["video"]
+    assert (ours.inputs.video.digest, ours.inputs.video.size, ours.fittings) == ("video", (48, 32), ())
