@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Sequence
 
+import psutil
+
 from cache_dit_serving.command_line import CommandLine
 from cache_dit_serving.logs import configure_logs, configured_format, say_last
 from cache_dit_serving.runners import wire
-from cache_dit_serving.runners.agent import run_ranks
+from cache_dit_serving.runners.agent import ranks_of, run_ranks
 from cache_dit_serving.runners.interface import exposure
 from cache_dit_serving.runners.versions import versions
 
@@ -119,13 +121,11 @@ def _take_part(link: wire.Link, server: str, token: str) -> str | None:
 
 def _end_with(link: wire.Link, over: threading.Event) -> None:
     """End the ranks when the server ends its connection; they do so themselves, but for those that hang."""
-    import psutil
-
     with contextlib.suppress(wire.Closed):
         while True:
             link.receive()
     if not over.is_set():
         logger.info("the server has ended this group")
-        for process in psutil.Process().children(recursive=True):
+        for rank in ranks_of(os.getpid()):
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+                rank.kill()

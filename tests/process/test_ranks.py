@@ -8,100 +8,104 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from cache_dit_serving.runners import wire
+from cache_dit_serving.runners.agent import ranks_of
 from cache_dit_serving.runners.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting
-from tests.support.ranks import open_to_others
-from tests.support.server import COMMAND, Server, ready
-from tests.support.server import bentoml_serving as serving
+from tests.support.ranks import gone, open_to_others
+from tests.support.server import COMMAND, Server, bentoml_serving, ready
 
 TWO = {
     "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",
     "OMP_NUM_THREADS": "1",
 }
+RENDEZVOUS = free_meeting()
+SECRETS = {JOIN_TOKEN: SECRET}
+NODES = (
+    TWO
+    | SECRETS
+    | {
+        "CACHE_DIT_SERVING__PARALLELISM__NODES": "2",
+        "CACHE_DIT_SERVING__PARALLELISM__RENDEZVOUS": RENDEZVOUS,
+    }
+)
 
 
-def ranks_of(server: Server) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(server.process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # one that has just ended
-            if "cache_dit_serving.runners" in process.cmdline():
-                found.append(process)
-    return found
+def ranks(server: Server) -> list[psutil.Process]:
+    return ranks_of(server.process.pid)
 
 
-def gone(processes: list[psutil.Process], within_s: float = 15) -> bool:
-    _, alive = psutil.wait_procs(processes, within_s)
-    return not alive
-
-
-def by_sigterm(server: Server) -> None:
-    server.process.send_signal(signal.SIGTERM)
-
-
-def by_killing_the_supervisor(server: Server) -> None:
-    server.process.kill()
+@contextlib.contextmanager
+def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
 
 
 def worker_of(server: Server) -> psutil.Process:
-    worker = ranks_of(server)[0].parent()
+    forking = ranks(server)[0].parent()
+    worker = forking and forking.parent()
     assert worker is not None
     return worker
 
 
-@pytest.mark.parametrize("end", [by_sigterm, by_killing_the_supervisor])
-def test_it_serves_and_leaves_no_rank_behind(end: Callable[[Server], None], tmp_path: Path) -> None:
-    with serving(tmp_path, environ=TWO) as server:
-        server.wait_for(lambda server: server.get("/readyz").status_code == 200, 90)
-        answer = server.generate(seed=3).json()
-        assert answer["cache"]["engaged"]
-        assert answer["cache"]["cached_steps"] > 0
-        assert server.get("/get_model_info").json()["parallelism"] == {"world_size": 2, "ulysses_size": 2}
-        assert len(ranks_of(server)) == 2
-        left = ranks_of(server)
-        end(server)
-        assert gone(left)
+def below(pid: int) -> list[psutil.Process]:
+    """All processes that one has started: its ranks, and the one that forks them."""
+    found = psutil.Process(pid).children(recursive=True)
+    assert any(process in found for process in ranks_of(pid))
+    return found
 
 
-def test_two_nodes_serve_and_end_with_the_server(tmp_path: Path) -> None:
-    rendezvous, secret = free_meeting(), {JOIN_TOKEN: SECRET}
-    nodes = {"PARALLELISM__NODES": "2", "PARALLELISM__RENDEZVOUS": rendezvous}
-    environ = TWO | {f"CACHE_DIT_SERVING__{key}": value for key, value in nodes.items()} | secret
-    join = [COMMAND, "join", rendezvous]
-    with subprocess.Popen(join, env=os.environ | {"OMP_NUM_THREADS": "1"} | secret) as joined:
-        try:
-            with serving(tmp_path, environ=environ) as server:
-                server.wait_for(lambda server: server.get("/readyz").status_code == 200, 90)
-                assert server.generate(seed=3).json()["cache"]["engaged"]
-                assert server.get("/get_model_info").json()["parallelism"] == {
-                    "world_size": 2,
-                    "ulysses_size": 2,
-                    "nodes": 2,
-                }
-                left = psutil.Process(joined.pid).children(recursive=True)
-                assert left
-                by_sigterm(server)
-                assert gone(left)
-        finally:
-            joined.terminate()
-    with serving(tmp_path, environ=environ) as server:
+def test_two_nodes_serve_and_end_with_a_server_that_is_killed(tmp_path: Path) -> None:
+    with (
+        subprocess.Popen([COMMAND, "join", RENDEZVOUS], env=os.environ | {"OMP_NUM_THREADS": "1"} | SECRETS) as joined,
+        ending(joined),
+        bentoml_serving(tmp_path, environ=NODES) as server,
+    ):
+        server.wait_for(ready, 90)
+        assert server.generate(seed=3).json()["cache"]["engaged"]
+        assert server.get("/get_model_info").json()["parallelism"] == {
+            "world_size": 2,
+            "ulysses_size": 2,
+            "nodes": 2,
+        }
+        ranks_there, processes_here = ranks_of(joined.pid), below(server.process.pid)
+        assert len(ranks_there) == len(ranks(server)) == 1
+        server.process.kill()  # the supervisor
+        assert gone([*ranks_there, *processes_here])
+
+
+def test_a_server_that_waits_for_a_node_ends_at_once(tmp_path: Path) -> None:
+    with bentoml_serving(tmp_path, environ=NODES) as server:
         server.wait_for(lambda server: "waiting for 1 of 2 nodes" in server.get("/health").text, 60)
-        by_sigterm(server)
+        server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with two ranks; each test leaves it ready."""
-    with serving(tmp_path_factory.mktemp("two"), environ=TWO) as server:
+    """A server with two ranks; each test leaves it ready. It leaves no process behind."""
+    with bentoml_serving(tmp_path_factory.mktemp("two"), environ=TWO) as server:
         server.wait_for(ready, 90)
         yield server
+        left = below(server.process.pid)
+    assert gone(left)
+    assert "leaked" not in server.log()
+
+
+def test_two_ranks_serve(two: Server) -> None:
+    answer = two.generate(seed=3).json()
+    assert answer["cache"]["engaged"]
+    assert answer["cache"]["cached_steps"] > 0
+    assert two.get("/get_model_info").json()["parallelism"] == {"world_size": 2, "ulysses_size": 2}
+    assert len(ranks(two)) == 2
 
 
 def group_folder(server: Server) -> Path:
@@ -125,7 +129,7 @@ def test_on_one_machine_nothing_listens_beyond_loopback(two: Server) -> None:
 )
 def test_a_stranger_at_the_ranks_ports_changes_nothing(said: bytes, two: Server) -> None:
     before = two.generate(seed=3).json()["images"]
-    for rank in ranks_of(two):
+    for rank in ranks(two):
         for listening in rank.net_connections("inet"):
             if listening.status == "LISTEN":
                 with socket.create_connection(listening.laddr, 10) as stranger:
@@ -135,7 +139,7 @@ def test_a_stranger_at_the_ranks_ports_changes_nothing(said: bytes, two: Server)
 
 
 def test_a_rank_that_is_killed_is_told_until_there_are_ranks_again(two: Server) -> None:
-    left = ranks_of(two)
+    left = ranks(two)
     left[1].kill()
     seen: list[int] = []
 
@@ -151,9 +155,10 @@ def test_a_rank_that_is_killed_is_told_until_there_are_ranks_again(two: Server) 
 
 def test_a_worker_that_is_killed_takes_its_ranks_along_and_another_one_serves_the_same(two: Server) -> None:
     before = two.generate(seed=3).json()["images"]
-    left, folder = ranks_of(two), group_folder(two)
-    os.kill(worker_of(two).pid, signal.SIGKILL)
+    worker, folder = worker_of(two), group_folder(two)
+    left = below(worker.pid)
+    worker.kill()
     assert gone(left)
-    two.wait_for(lambda server: len(ranks_of(server)) == 2 and ready(server), 90)
+    two.wait_for(lambda server: len(ranks(server)) == 2 and ready(server), 90)
     assert not folder.exists()
     assert two.generate(seed=3).json()["images"] == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from pydantic import ValidationError
 
 from cache_dit_serving import join
@@ -21,10 +21,11 @@ from cache_dit_serving.config.acceleration import ParallelismSettings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.runners import versions, wire
+from cache_dit_serving.runners.agent import ranks_of
 from cache_dit_serving.runners.group import Group
 from tests.support.in_process import EMBEDDED, load
 from tests.support.nodes import SECRET, free_meeting, meeting, node
-from tests.support.ranks import CLOSE, Server, draw, open_to_others, running, spread
+from tests.support.ranks import CLOSE, Server, draw, gone, open_to_others, running, spread
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
 
@@ -33,11 +34,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent o
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Of the embedded model on two nodes, which meet at a free port of another loopback address."""
     monkeypatch.setenv(wire.JOIN_TOKEN, SECRET)
-    return spread(nodes=2, rendezvous=free_meeting(), step_timeout_s=10)
-
-
-def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+    return spread(nodes=2, rendezvous=free_meeting(), step_timeout_s=5)
 
 
 def within(seconds: float, what: Callable[[], Any]) -> Any:
@@ -62,7 +59,7 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
             assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
             assert drawn.record.cache.cached_steps == expected.record.cache.cached_steps
             assert len(server.pids()) == 1
-            assert len(ranks_of(joined)) == 1
+            assert len(ranks_of(joined.pid)) == 1
             # Rendezvous and ranks keep to the interface that the settings name, here loopback.
             assert open_to_others(psutil.Process()) == open_to_others(psutil.Process(joined.pid)) == []
             assert caplog.text.count("must be closed to all but these machines") == 1
@@ -72,46 +69,37 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
 
             generation = server.generate(num_inference_steps=100)
             running(generation)
-            left = ranks_of(joined)
+            left = ranks_of(joined.pid)
             left[0].kill()
             assert "start anew" in server.lost(generation)
             assert server.picture() == before
             assert "node 1 of 2" in log.read_text()
 
             # One that hangs hears nothing, and is ended by its agent.
-            hung = ranks_of(joined)[0]
+            hung = ranks_of(joined.pid)[0]
             generation = server.generate(num_inference_steps=100)
             running(generation)
             hung.suspend()
-            assert "a step took longer than 10 s" in server.lost(generation)
+            assert "a step took longer than 5 s" in server.lost(generation)
             within(20, lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE)
             assert server.picture() == before
 
-            left = ranks_of(joined)
+            left = psutil.Process(joined.pid).children(recursive=True)
             joined.kill()
-            assert not psutil.wait_procs(left, 15)[1]
+            assert gone(left)
             within(20, lambda: "waiting for 1 of 2 nodes" in (server.worker.reason or ""))
         with node(settings, log) as joined:
             assert server.picture() == before
-            left = ranks_of(joined)
+            left = psutil.Process(joined.pid).children(recursive=True)
             joined.terminate()
             assert joined.wait(40) == 128 + signal.SIGTERM
-            assert not psutil.wait_procs(left, 5)[1]
+            assert gone(left)
     finally:
         server.worker.drain()
         server.worker.join(20)
 
 
-def said_by(settings: Settings, log: Path, **environ: str) -> tuple[int, str]:
-    """How a node ends that the server refuses, and what it says."""
-    with node(settings, log, **environ) as joined:
-        status = joined.wait(40)
-    return status, log.read_text().splitlines()[-1]
-
-
-def test_a_node_is_refused_that_has_another_secret_or_other_versions(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_is_refused_that_has_another_secret_or_other_versions(settings: Settings, tmp_path: Path) -> None:
     group = Group(settings)
     waiting: list[str] = []
     threading.Thread(target=group.start, args=(waiting.append,), daemon=True).start()
@@ -132,16 +120,27 @@ def test_a_node_is_refused_that_has_another_secret_or_other_versions(
             stranger.send(wire.Hello(rank=0, pid=1, token="guessed"))
             with pytest.raises(wire.Closed):
                 stranger.receive()
-        assert said_by(settings, log, **{wire.JOIN_TOKEN: "guesséd"}) == (1, "CACHEDIT_JOIN_TOKEN is not the server's")
-        assert said_by(settings, log, **{wire.JOIN_TOKEN: ""})[0] == 2
-        with monkeypatch.context() as patch:
-            patch.setattr(versions, "PACKAGES", ("torch", "numpy"))
-            status, sentence = said_by(settings, log)
-        assert status == 1
-        assert sentence == f"this node has numpy in no version, and the server has {np.__version__}"
+        with node(settings, log, **{wire.JOIN_TOKEN: "guesséd"}) as joined:
+            assert joined.wait(40) == 1
+        assert log.read_text().splitlines()[-1] == "CACHEDIT_JOIN_TOKEN is not the server's"
+        with wire.connect(meeting(settings)) as other:
+            other.send(wire.Join(token=SECRET, gpus=0, versions=versions.versions() | {"torch": "1.0"}))
+            refused = wire.WELCOME.validate_python(other.receive()[0])
+        assert isinstance(refused, wire.Failed)
+        assert refused.message == f"this node has torch 1.0, and the server has {torch.__version__}"
         assert waiting == [f"waiting for 1 of 2 nodes to join (cache-dit-serving join {meeting(settings)})"]
     finally:
         group.close()
+
+
+@pytest.mark.usefixtures("settings")
+def test_join_without_a_secret_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(wire.JOIN_TOKEN, "")
+    monkeypatch.setattr(join, "configure_logs", lambda *given: None)  # this process is the tests'
+    assert join.main(["127.0.0.2:1"]) == 2
+    assert f"set {wire.JOIN_TOKEN} to the secret" in capsys.readouterr().err
 
 
 def test_a_node_with_fewer_gpus_than_ranks_is_refused(settings: Settings) -> None:

@@ -20,17 +20,16 @@ from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview
-from cache_dit_serving.runners import group
+from cache_dit_serving.runners import agent, group
 from cache_dit_serving.runners.ranked import RankedRunner
 from tests.support.conformance import settings_of
 from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
 from tests.support.pictures import apple
-from tests.support.ranks import CLOSE, Server, draw, ranks, running, spread
+from tests.support.ranks import CLOSE, Server, draw, ranks, running, serving, spread
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
-
 
 LORAS = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
 
@@ -105,9 +104,10 @@ def test_a_cancellation_stops_all_ranks_within_two_steps(two: Loaded) -> None:
     assert np.array_equal(draw(two).media.array, before)
 
 
-def test_idle_for_longer_than_a_step_may_take_does_no_harm(two: Loaded) -> None:
+def test_idle_for_longer_than_a_step_may_take_does_no_harm(two: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     before = draw(two).media.array
-    time.sleep(9)
+    monkeypatch.setattr(two.runner, "_step_timeout_s", 3.0)
+    time.sleep(3.5)
     assert np.array_equal(draw(two).media.array, before)
 
 
@@ -217,65 +217,82 @@ def test_a_file_of_cache_dits_pastes_in(tmp_path: Path) -> None:
     }
 
 
-def test_lost_ranks_fail_their_request_and_start_anew(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = Server(spread(step_timeout_s=10))
-    try:
-        before = server.picture()
-        seen = set(server.pids().values())
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """Two ranks that draw up to 4,096 px; each test leaves them ready. At the end no rank is left."""
+    limits = EMBEDDED.limits.model_copy(update={"sizes": None, "max_side": 4096, "max_pixel_steps": 10**12})
+    with serving(spread(EMBEDDED.model_copy(update={"limits": limits}))) as running:
+        yield running
 
-        generation = server.generate(num_inference_steps=100)
-        running(generation)
-        os.kill(server.pids()[1], signal.SIGKILL)
-        message = server.lost(generation)
-        assert "rank 1" in message  # and not that rank 0 could not exchange anything with it
-        assert "failed" not in message
-        assert "start anew" in message
-        assert server.picture() == before
-        assert not any(map(psutil.pid_exists, seen)), "ranks are left"
-        assert "rank 1 by SIGKILL" in caplog.text
 
-        seen = set(server.pids().values())
-        generation = server.generate(num_inference_steps=100)
-        running(generation)
-        os.kill(server.pids()[1], signal.SIGSTOP)
-        assert "took longer than 10 s" in server.lost(generation)
-        assert server.picture() == before
-        assert not any(map(psutil.pid_exists, seen)), "ranks are left"
-
-        monkeypatch.setattr(group, "SILENT_S", 6.0)
-        os.kill(server.pids()[1], signal.SIGSTOP)  # idle
-        end = time.monotonic() + 20
-        while server.worker.state == "ready" and time.monotonic() < end:
-            time.sleep(0.05)
-        monkeypatch.undo()
-        assert "rank 1 hangs: nothing was heard of it for 6 s" in caplog.text
-        assert server.picture() == before
-
-        os.kill(server.pids()[0], signal.SIGKILL)  # idle
-        end = time.monotonic() + 20
-        while server.worker.state == "ready" and time.monotonic() < end:
-            time.sleep(0.05)
-        assert server.worker.state == "loading"
-        assert server.picture() == before
-        seen = set(server.pids().values())
-    finally:
-        server.worker.drain()
-        server.worker.join(20)
+@pytest.fixture
+def before(server: Server) -> Iterator[bytes]:
+    """A picture, which the ranks that start anew draw again; the ranks that were lost are gone."""
+    picture, seen = server.picture(), server.pids().values()
+    yield picture
+    assert server.picture() == picture
     assert not any(map(psutil.pid_exists, seen)), "ranks are left"
 
 
-def test_a_rank_that_runs_out_of_memory_is_told_as_that(tmp_path: Path) -> None:
-    limits = EMBEDDED.limits.model_copy(update={"sizes": None, "max_side": 4096, "max_pixel_steps": 10**12})
-    server = Server(spread(EMBEDDED.model_copy(update={"limits": limits})))
-    try:
-        before = server.picture()
-        rank = psutil.Process(server.pids()[1])
-        rank.rlimit(psutil.RLIMIT_AS, (rank.memory_info().vms + 100 * 2**20, -1))
-        message = server.lost(server.generate(width=1024, height=1024, num_inference_steps=2))
-        assert "rank 1 ran out of memory" in message
-        assert server.picture() == before
-    finally:
-        server.worker.drain()
-        server.worker.join(20)
+def test_a_rank_that_is_killed_fails_the_request_that_runs(
+    server: Server, before: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    generation = server.generate(num_inference_steps=100)
+    running(generation)
+    os.kill(server.pids()[1], signal.SIGKILL)
+    message = server.lost(generation)
+    assert "rank 1" in message  # and not that rank 0 could not exchange anything with it
+    assert "failed" not in message
+    assert "start anew" in message
+    assert server.picture() == before
+    assert "rank 1 by SIGKILL" in caplog.text
+
+
+def test_a_rank_that_hangs_in_a_step_fails_the_request_that_runs(
+    server: Server, before: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.ready().runner, "_step_timeout_s", 5.0)
+    generation = server.generate(num_inference_steps=100)
+    running(generation)
+    os.kill(server.pids()[1], signal.SIGSTOP)
+    assert "took longer than 5 s" in server.lost(generation)
+
+
+def test_an_idle_rank_that_hangs_is_noticed(
+    server: Server, before: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(group, "SILENT_S", 4.0)
+        os.kill(server.pids()[1], signal.SIGSTOP)
+        server.wait_for_state("loading")
+    assert "rank 1 hangs: nothing was heard of it for 4 s" in caplog.text
+
+
+def test_an_idle_rank_that_is_killed_is_noticed_and_forked_anew(server: Server, before: bytes) -> None:
+    warm = psutil.Process(server.pids()[0]).parent()
+    os.kill(server.pids()[0], signal.SIGKILL)
+    server.wait_for_state("loading")
+    rank = psutil.Process(server.pids()[0])
+    assert rank.parent() == warm  # which has imported the libraries
+    assert rank.name() == "rank-0"
+
+
+def test_a_rank_that_runs_out_of_memory_is_told_as_that(server: Server, before: bytes) -> None:
+    rank = psutil.Process(server.pids()[1])
+    rank.rlimit(psutil.RLIMIT_AS, (rank.memory_info().vms + 100 * 2**20, -1))
+    message = server.lost(server.generate(width=1024, height=1024, num_inference_steps=2))
+    assert "rank 1 ran out of memory" in message
+
+
+def test_the_process_that_forks_the_ranks_runs_no_second_thread(server: Server) -> None:
+    warm = psutil.Process(server.pids()[0]).parent()
+    assert warm is not None
+    assert warm.num_threads() == 1
+
+
+def test_ranks_start_where_none_is_forked_as_on_gpus(one: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "start_method", lambda: "spawn")
+    with serving(spread()) as spawned:
+        assert {psutil.Process(pid).ppid() for pid in spawned.pids().values()} == {os.getpid()}
+        drawn, expected = draw(spawned.ready()), draw(one)
+        assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)

@@ -63,6 +63,12 @@ class Server:
             time.sleep(0.05)
         return self.worker.loaded()
 
+    def wait_for_state(self, state: str, within_s: float = 20) -> None:
+        end = time.monotonic() + within_s
+        while self.worker.state != state:
+            assert time.monotonic() < end, self.worker.state
+            time.sleep(0.02)
+
     def pids(self) -> dict[int, int]:
         runner = self.ready().runner
         assert isinstance(runner, RankedRunner)
@@ -84,6 +90,39 @@ class Server:
         assert isinstance(error, RunnerLost)
         assert error.status == 503
         return error.message
+
+
+def gone(processes: list[psutil.Process], within_s: float = 15) -> bool:
+    """Wait for processes to end; False if one still runs after so many seconds.
+
+    A zombie has ended. One whose parent was killed stays a zombie until the system's first process reaps it.
+    """
+    end = time.monotonic() + within_s
+    while left := [process for process in processes if not _ended(process)]:
+        if time.monotonic() > end:
+            return False
+        psutil.wait_procs(left, 0.1)
+    return True
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextlib.contextmanager
+def serving(settings: Settings) -> Iterator[Server]:
+    """The worker, drained at the end; then none of its ranks is left."""
+    server = Server(settings)
+    try:
+        yield server
+        left = [psutil.Process(pid) for pid in server.pids().values()]
+    finally:
+        server.worker.drain()
+        server.worker.join(20)
+    assert gone(left, 5), "ranks are left"
 
 
 def open_to_others(process: psutil.Process) -> list[str]:

@@ -1,17 +1,27 @@
-"""torch's elastic agent with the ranks of this machine: in the server's process, and in that of `join`."""
+"""torch's elastic agent with the ranks of this machine: in the server's process, and in that of `join`.
+
+Without GPUs the ranks are forked from one process that has imported the libraries, multiprocessing's fork server. It
+starts with the first group, serves all later ones, and ends with the process that started it and its ranks.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import socket
-import sys
+
+import psutil
 
 from cache_dit_serving.logs import claim_loggers
 from cache_dit_serving.runners import wire
+from cache_dit_serving.runners.entry import NAME, run_rank
 
 POLL_S = 0.2
 PATIENCE_S = 1800
 """For another machine's agent to come, once its machine was told to start its ranks."""
+TRACKER = "ignore:resource_tracker"
+"""Filter for the warning, in plain text, of CPython 3.11's resource tracker when this process was killed."""
 
 
 def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = None) -> None:
@@ -44,6 +54,30 @@ def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = No
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         max_restarts=0,
         monitor_interval=POLL_S,
+        start_method=start_method(),
     )
-    os.environ |= {wire.SERVER: server, wire.TOKEN: place.token}
-    elastic_launch(config, sys.executable)("-m", "cache_dit_serving.runners")
+    filters = os.environ.get("PYTHONWARNINGS", "").split(",")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, dict.fromkeys([*filters, TRACKER])))
+    multiprocessing.set_forkserver_preload(["cache_dit_serving.runners.warm"])
+    elastic_launch(config, run_rank)(server, place.token)
+
+
+def start_method() -> str:
+    """How multiprocessing starts the ranks of this machine.
+
+    cache-dit 1.5.3 and torchao look for GPUs as they are imported. After that torch 2.13 refuses CUDA in a forked
+    process ("Cannot re-initialize CUDA in forked subprocess").
+    """
+    import torch
+
+    return "spawn" if torch.cuda.is_available() else "forkserver"
+
+
+def ranks_of(pid: int) -> list[psutil.Process]:
+    """The ranks that a process started and that still run."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith(NAME):
+                found.append(process)
+    return found

@@ -5,6 +5,7 @@ The agent of this machine runs in a thread here; other machines run theirs with 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -84,6 +85,7 @@ class Group:
 
     def start(self, progress: Callable[[str], None]) -> None:
         """Start the ranks, here and on other machines, once those have joined; for however long that takes."""
+        atexit.register(self.close)  # before multiprocessing waits, for ever, for the ranks of this process
         for listening in self._listening:
             threading.Thread(target=self._accept, args=(listening,), daemon=True, name="ranks").start()
         nodes, ranks = self._spread.nodes, self._spread.ranks_per_node
@@ -149,6 +151,7 @@ class Group:
 
     def close(self) -> None:
         """End all ranks. The other machines end theirs as their connection does."""
+        atexit.unregister(self.close)
         with self._gathered:
             self._closing = True
         try:

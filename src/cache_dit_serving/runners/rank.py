@@ -1,4 +1,4 @@
-"""One rank of a model that runs on several: `python -m cache_dit_serving.runners`, started by :mod:`ranked`.
+"""One rank of a model that runs on several, in a process that :mod:`entry` begins.
 
 Rank 0 hears the server's commands and tells the others; all do the same, and stop at the same step. At the end of each
 command all compare how it ended: where they differ, or one does not answer, they end, and the server starts anew.
@@ -10,11 +10,10 @@ import json
 import logging
 import os
 import queue
-import signal
 import threading
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -37,6 +36,8 @@ logger = logging.getLogger(__name__)
 BEAT_S = 1.0
 AGREE_S = 10.0
 """Within which all ranks must say how a command ended, after the first has."""
+LINGER_S = 1.0
+"""Time for the agent to notice the rank whose end made this one fail."""
 FOREVER = timedelta(days=3650)
 LOADING = timedelta(minutes=30)
 
@@ -191,7 +192,7 @@ class Rank:
         if not agreed:
             failed = answer if isinstance(answer, wire.Failed) else wire.Failed(what="error", message=wire.ANOTHER)
             self._link.send(failed.model_copy(update={"fatal": True}))
-            os._exit(1)
+            fail()
 
 
 def _ready(loaded: Loaded) -> wire.Ready:
@@ -211,12 +212,11 @@ def _ready(loaded: Loaded) -> wire.Ready:
     )
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the server ends its ranks itself
-    number = int(os.environ["RANK"])
+def main(number: int, server: str, token: str) -> None:
+    """Run a rank until the server ends it or has gone."""
     try:
-        link = wire.connect(os.environ[wire.SERVER])
-        link.send(wire.Hello(rank=number, pid=os.getpid(), token=os.environ[wire.TOKEN]))
+        link = wire.connect(server)
+        link.send(wire.Hello(rank=number, pid=os.getpid(), token=token))
         brief = wire.Brief.model_validate(link.receive()[0])
     except (OSError, wire.Closed):
         os._exit(1)  # the server has gone
@@ -232,3 +232,9 @@ def main() -> None:
     except wire.Closed:
         os._exit(1)
     dist.destroy_process_group()
+
+
+def fail() -> NoReturn:
+    """End this process, after the one that befell it: torch's agent names only the first that it sees ended."""
+    time.sleep(LINGER_S)
+    os._exit(1)

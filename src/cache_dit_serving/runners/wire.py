@@ -27,9 +27,6 @@ from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile
 
-SERVER = "CACHEDIT_RANKS_SERVER"
-TOKEN = "CACHEDIT_RANKS_TOKEN"
-"""Variables that tell a rank where the server listens, and how it proves that it is one."""
 JOIN_TOKEN = "CACHEDIT_JOIN_TOKEN"
 """The variable of a secret by which another machine proves that it may join."""
 ANOTHER = "another rank failed"
