@@ -20,6 +20,7 @@ from PIL import Image
 
 from cache_dit_serving.api.operation import JsonBody
 from cache_dit_serving.api.routes import OPERATIONS
+from tests.support.pictures import apple, file_of
 from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server
 
@@ -253,6 +254,19 @@ def test_every_example_of_the_docs_is_answered(server: Server, route: str, body:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
     else:
         assert answer.status_code in (200, 202), answer.text
+
+
+def test_forms_have_an_example_too(server: Server) -> None:
+    paths = server.get("/openapi.json").json()["paths"]
+    forms = {
+        path: methods["post"]["requestBody"]["content"]["multipart/form-data"]["example"]
+        for path, methods in paths.items()
+        if "multipart/form-data" in str(methods.get("post", {}).get("requestBody"))
+    }
+    assert {"/generate", "/compare", "/jobs", "/v1/images/edits"} <= forms.keys()
+    fields = {name: (None, str(value)) for name, value in forms["/v1/images/edits"].items()}
+    answer = server.post("/v1/images/edits", files={**fields, "image": ("apple.png", file_of(apple()))})
+    assert answer.status_code == 200, answer.text
 
 
 def test_metrics_count_the_pipelines_busy_seconds(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cache_dit_serving.pipeline import compiling
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded
 from tests.support.families import save_family
-from tests.support.in_process import EMBEDDED, UNCACHED, draw, load
+from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import save_lora, with_loras
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch about itself
@@ -31,9 +32,20 @@ def with_compile(settings: Settings, **fields: Any) -> Settings:
     return settings.model_copy(update={"compile": CompileSettings(**fields)})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_start_of_the_compiler() -> Iterator[None]:
+    """Spare what torch does before its first graph: a pool of compiling processes, and one for each vector extension.
+
+    The pool's processes and those that try an extension import torch. The graphs and their code are the same.
+    """
+    inductor: Any = torch._inductor.config
+    with inductor.patch({"compile_threads": 1, "cpp.vec_isa_ok": True}):
+        yield
+
+
 @pytest.fixture(scope="module")
 def eager() -> Loaded:
-    return load(with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0)))
+    return load(unwarmed(with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +157,7 @@ def test_kernels_are_tuned_under_max_autotune_alone_and_the_results_are_kept(
 def test_torchao_still_turns_the_tuning_on() -> None:
     inductor: Any = torch._inductor.config
     with inductor.patch(dict.fromkeys(AS_TORCHAO_LEAVES_THEM, False)):
-        load(UNCACHED.model_copy(update={"quantize": QuantizeSettings(quant_type="float8_weight_only")}))
+        load(unwarmed(UNCACHED).model_copy(update={"quantize": QuantizeSettings(quant_type="float8_weight_only")}))
         assert {name: getattr(inductor, name) for name in AS_TORCHAO_LEAVES_THEM} == AS_TORCHAO_LEAVES_THEM, (
             "pipeline/compiling.py need not turn it off for torchao any more"
         )

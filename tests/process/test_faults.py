@@ -1,4 +1,4 @@
-"""200 jobs of 8 clients while everything breaks that may: nothing promised is lost, and no picture is another one."""
+"""Jobs of 8 clients while everything breaks that may: nothing promised is lost, and no picture is another one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from tests.support.postgres import INSTALLED, needs_postgres, postgres
 from tests.support.storm import SEEDS, STEPS, Storm, small_disk
 
 CLIENTS = 8
-JOBS = {"sqlite": 80 if INSTALLED else 200, "postgresql": 200}
+DATABASE = "postgresql" if INSTALLED else "sqlite"
 LEASE_S = 5.0
 """The least that there is."""
 REASONS = {"internal_error", "interrupted"}
 """Of those that fail: their outputs could not be written, or they began three times and were killed each time."""
 
 
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+@pytest.mark.parametrize(
+    ("database", "jobs"),
+    [
+        (DATABASE, 80),
+        pytest.param("sqlite", 200, marks=pytest.mark.apart),
+        pytest.param("postgresql", 200, marks=[pytest.mark.apart, needs_postgres]),
+    ],
+)
 def test_every_job_ends_once_and_as_if_nothing_had_happened(
-    database: str, tmp_path: Path, record_property: Callable[[str, object], None]
+    database: str, jobs: int, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     with ExitStack() as stack:
         outputs = stack.enter_context(small_disk(tmp_path / "disk", "64m"))
@@ -31,7 +38,7 @@ def test_every_job_ends_once_and_as_if_nothing_had_happened(
             "CACHE_DIT_SERVING__SERVER__WORKERS": "2",
             "CACHE_DIT_SERVING__JOBS__LEASE_S": str(LEASE_S),
         }
-        storm = Storm(tmp_path, outputs, environ, JOBS[database], CLIENTS, random.Random(0))
+        storm = Storm(tmp_path, outputs, environ, jobs, CLIENTS, random.Random(0))
         if database == "postgresql":
             cluster = stack.enter_context(postgres())
             url = environ["CACHE_DIT_SERVING__JOBS__DATABASE"] = cluster.new_database()
@@ -53,7 +60,7 @@ def test_every_job_ends_once_and_as_if_nothing_had_happened(
         record_property("counts", ", ".join(f"{n} {what}" for what, n in storm.counts.items()))
         assert storm.errors == []
         assert "ran here although another server had it" not in storm.logs()
-        assert storm.counts["succeeded"] > JOBS[database] / 2
+        assert storm.counts["succeeded"] > jobs / 2
         assert storm.listed() == set(answers)
         assert {answer["error"]["code"] for answer in answers.values() if answer["state"] == "failed"} <= REASONS
 

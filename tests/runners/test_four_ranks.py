@@ -13,7 +13,7 @@ from tests.support.nodes import SECRET, free_meeting, node
 from tests.support.ranks import CLOSE, Server, draw, spread
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.apart,
     pytest.mark.filterwarnings("default"),  # of torch's elastic agent outside of the main thread
 ]
 

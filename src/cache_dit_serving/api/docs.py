@@ -84,7 +84,9 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         schema = _schema(operation.body.model, schemas, "validation")
         content: Json = {"application/json": {"schema": schema, "example": dict(operation.body.example)}}
         if operation.body.form:
-            content["multipart/form-data"] = {"schema": _form(operation.body.model, schemas)}
+            # A picture of the JSON is chosen from the disk here, in `image`.
+            fields = {name: value for name, value in operation.body.example.items() if isinstance(value, str | int)}
+            content["multipart/form-data"] = {"schema": _form(operation.body.model, schemas), "example": fields}
         described["requestBody"] = {"required": required, "content": content}
     return described
 
