@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-fast test-times models lint types check bench clean
+.PHONY: help setup serve test test-fast test-families test-times models lint types check bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 on PATH: install one, or name it with PYTHON=..." >&2; exit 1; }
@@ -46,15 +46,20 @@ serve: setup ## Serve the configured model (the embedded one by default) on port
 # xdist would begin with the modules of most tests, and end with the longest; tests/conftest.py has the order.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/.installed-test ## Run the whole test suite
-	$(PYTEST)
+test: $(VENV)/.installed-test ## Run the test suite, with a sample of the pipeline classes
+	$(PYTEST) -m "not families"
 
 test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment and the slowest families
-	$(PYTEST) -m "not bento and not slow"
+	$(PYTEST) -m "not bento and not slow and not families"
 
-test-times: $(VENV)/.installed-test ## The whole suite, and where its time went: build/test-times.md
+# The digest is of the tree that the tests begin on: another one is not recorded.
+test-families: $(VENV)/.installed-test ## Every pipeline class, and record the tree: tests/families/verified.json (minutes)
+	tested=$$($(BIN)/python -m tests.support.verified --digest) && $(PYTEST) tests/families && \
+		$(BIN)/python -m tests.support.verified --write $$tested
+
+test-times: $(VENV)/.installed-test ## The same as `make test`, and where its time went: build/test-times.md
 	@mkdir -p build
-	$(PYTEST) -p tests.support.times --times build/test-times.md
+	$(PYTEST) -m "not families" -p tests.support.times --times build/test-times.md
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.support.models_table --write

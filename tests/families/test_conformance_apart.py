@@ -6,18 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.support.models_table import Row, names_of, rows
-from tests.support.server import ROOT
+from tests.support.models_table import Row, rows
+from tests.support.sample import parameters
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Row]:
-    names = names_of("apart")
+def found(request: pytest.FixtureRequest) -> dict[str, Row]:
+    chosen = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
+    names = [str(item.callspec.params["name"]) for item in chosen]
     run = subprocess.run(
         [sys.executable, "-m", "tests.support.models_table", *names],
         cwd=ROOT,
@@ -32,6 +35,6 @@ def found() -> dict[str, Row]:
     return {name: Row(**json.loads(row)) for name, _, row in lines}
 
 
-@pytest.mark.parametrize("name", names_of("apart"))
+@pytest.mark.parametrize("name", parameters("apart"))
 def test_a_class_is_served_as_the_table_says(name: str, found: dict[str, Row]) -> None:
     assert found.get(name, "went wrong: see the captured stderr of the first test") == rows()[name]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models_table import names_of, row_of, rows
+from tests.support.models_table import row_of, rows
+from tests.support.sample import parameters
 
 # Tiny weights and old families warn of much, none of it this project's.
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-@pytest.mark.parametrize("name", names_of("pictures"))
+@pytest.mark.parametrize("name", parameters("pictures"))
 def test_a_class_is_served_as_the_table_says(name: str, tmp_path: Path) -> None:
     assert row_of(name, tmp_path / name) == rows()[name]

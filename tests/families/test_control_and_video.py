@@ -17,6 +17,8 @@ from cache_dit_serving.planning.tasks import Task
 from tests.support.family_runs import by_diffusers, draw, load_family, saved, sibling, side_of
 from tests.support.pictures import apple, mask
 
+pytestmark = pytest.mark.families
+
 
 def edges(side: int) -> Image.Image:
     return apple(side, side).convert("L").point(lambda value: 255 * (value > 100)).convert("RGB")

@@ -12,7 +12,8 @@ import pytest
 
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import LoadError
-from tests.support.conformance import by_diffusers, draw, settings_of
+from tests.support.alone import by_diffusers
+from tests.support.conformance import draw, settings_of
 from tests.support.families import save_family
 from tests.support.in_process import load
 from tests.support.loras import save_lora, with_loras

@@ -10,7 +10,8 @@ import pytest
 from cache_dit import DBCacheConfig, ParamsModifier
 
 from cache_dit_serving.errors import InvalidRequest
-from tests.support.conformance import CACHE, by_diffusers, draw, settings_of
+from tests.support.alone import by_diffusers
+from tests.support.conformance import CACHE, draw, settings_of
 from tests.support.families import save_family
 from tests.support.in_process import load
 

@@ -15,6 +15,8 @@ from cache_dit_serving.planning.tasks import Task
 from tests.support.family_runs import by_diffusers, draw, load_family, saved, sibling, side_of
 from tests.support.pictures import apple, mask
 
+pytestmark = pytest.mark.families
+
 
 @pytest.mark.parametrize(
     ("name", "infixes"),

@@ -6,25 +6,20 @@ through `defaults.pipeline_arguments`. `tests.support.models_table` writes what 
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cache_dit
 import diffusers
 import numpy as np
 import pytest
-import torch
-from cache_dit import DBCacheConfig, ParamsModifier
-from PIL import Image
+from cache_dit import DBCacheConfig
 
 from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.api.model_info import model_info
+from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
@@ -37,12 +32,18 @@ from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Stopped, Unwatche
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, SOUND_LENGTHS, Input
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.alone import (
+    SEED,
+    arguments_of,
+    by_diffusers,
+    cached_by_diffusers,
+    drawn_by_diffusers,
+    loaded_by_diffusers,
+)
 from tests.support.families import ENTRIES, save_family
-from tests.support.in_process import Watch, inside, load
+from tests.support.in_process import Watch, load
 from tests.support.loras import write_lora
-from tests.support.pictures import apple
 
-SEED = 3
 CACHE = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 1, "residual_diff_threshold": 0.96}
 DEFAULTS = frozenset(RequestDefaults.model_fields) - {"pipeline_arguments"}
 SERVERS_OWN = frozenset({"output_type", "prompt", "max_area", "class_labels"})
@@ -89,46 +90,6 @@ def settings_of(name: str, folder: Path) -> Settings:
     )
 
 
-def arguments_of(name: str) -> dict[str, Any]:
-    """An entry's call with its pictures and videos made."""
-    return {key: _made(value) for key, value in ENTRIES[name]["call"].items()}
-
-
-def _made(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_made(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if "image" in value:
-        return apple(*value["image"]).convert(value.get("mode", "RGB"))
-    if "mask" in value:
-        return _half(*value["mask"])
-    if "video" in value or "mask_video" in value:
-        frames, height, width = value.get("video") or value["mask_video"]
-        make = _turned if "video" in value else lambda width, height, _: _half(width, height)
-        return [make(width, height, index) for index in range(frames)]
-    if "tensor" in value:
-        generator = torch.Generator().manual_seed(SEED)
-        if value["dtype"] == "int64":
-            return torch.randint(0, 4, value["tensor"], generator=generator)
-        return torch.rand(value["tensor"], generator=generator)
-    if "object" in value:
-        recipe = value["object"]
-        cls = getattr(importlib.import_module(recipe["module"]), recipe["class"])
-        return cls(**{key: _made(each) for key, each in recipe["args"].items()})
-    return value
-
-
-def _half(width: int, height: int) -> Image.Image:
-    mask = Image.new("L", (width, height), 0)
-    mask.paste(255, (width // 2, 0, width, height))
-    return mask
-
-
-def _turned(width: int, height: int, index: int) -> Image.Image:
-    return apple(width, height).rotate(10 * index)
-
-
 def request_of(name: str, loaded: Loaded, **fields: Any) -> tuple[GenerateRequest, Inputs]:
     """A client's request for what an entry's call asks."""
     call = arguments_of(name)
@@ -161,38 +122,6 @@ def request_of(name: str, loaded: Loaded, **fields: Any) -> tuple[GenerateReques
 def draw(name: str, loaded: Loaded, watch: Any = None, **fields: Any) -> Drawn:
     request, inputs = request_of(name, loaded, **fields)
     return loaded.runner.sample(plan(request, loaded.model, inputs), 0, watch or Unwatched())
-
-
-def by_diffusers(
-    name: str,
-    folder: Path,
-    cache: DBCacheConfig | None = None,
-    modifiers: list[ParamsModifier] | None = None,
-    prepare: Callable[[Any], None] = lambda pipe: None,
-) -> np.ndarray[Any, Any]:
-    """What diffusers makes of an entry's call by itself, as floats.
-
-    Args:
-        cache: with cache-dit, too.
-        modifiers: and settings of its own for each part.
-        prepare: done to the pipeline before.
-    """
-    entry = ENTRIES[name]
-    dtype = getattr(torch, (entry.get("load") or {}).get("torch_dtype", "float32"))
-    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=dtype)
-    pipe.set_progress_bar_config(disable=True)
-    for path in entry.get("after_load") or ():
-        part, method = path.split(".")
-        getattr(getattr(pipe, part), method)()
-    call = arguments_of(name)
-    if "prompt" in inspect.signature(type(pipe).__call__).parameters and not call.get("prompt"):
-        call["prompt"] = "an apple"
-    call["output_type"] = "np"
-    if cache is not None:
-        cache_dit.enable_cache(pipe, cache_config=cache, params_modifiers=modifiers)
-    prepare(pipe)
-    torch.manual_seed(SEED)
-    return _as_floats(pipe(**call, generator=torch.Generator("cpu").manual_seed(SEED))[0][0])
 
 
 def _save(name: str, folder: Path) -> Path:
@@ -233,30 +162,43 @@ def find(name: str, folder: Path) -> Finding:
         return Finding("broken", tasks, told(error))
     assert _array(uncached).dtype.kind == "f"
     assert np.isfinite(_array(uncached)).all()
-    expected = by_diffusers(name, saved)
-    assert np.array_equal(_array(uncached), expected), "not as diffusers makes it"
-    cached = draw(name, loaded)
-    report = cached.record.cache
-    assert not report.redrawn, "passes were paired wrongly"
-    if report.engaged:
-        config = DBCacheConfig(**CACHE, enable_separate_cfg=cached.record.passes == 2)
-        expected = by_diffusers(name, saved, config)
-        assert np.array_equal(_array(cached), expected), "not as cache-dit makes it"
+    plain = loaded_by_diffusers(name, saved)
+    assert np.array_equal(_array(uncached), drawn_by_diffusers(name, plain)), "not as diffusers makes it"
     with_refusal(name, loaded)
     described(loaded)
-    assert np.array_equal(_array(cached), _array(draw(name, loaded))), "not repeatable"
-    if report.engaged:
-        through = draw(name, loaded, cache={"residual_diff_threshold": 0.0})
-        assert np.array_equal(_array(through), _array(uncached)), "not as without a cache, though nothing is reused"
     cancelled_within(name, loaded)
+    report = cached_as_by_cache_dit(name, loaded, saved, plain, _array(uncached))
     if takes_loras:
-        assert not np.array_equal(with_lora(name, loaded, saved, file), _array(uncached)), "a LoRA changes nothing"
+        assert not np.array_equal(with_lora(name, loaded, plain, file), _array(uncached)), "a LoRA changes nothing"
         # Of Mochi and Sana not to the last bit on a CPU: a matrix product picks its kernel by where in memory it lies.
         after = _array(draw(name, loaded, speed="lossless"))
         assert np.allclose(after, _array(uncached), rtol=0, atol=1e-5), "the LoRA stays"
     state = "cached" if report.engaged else "uncached"
     reason = None if report.engaged else model.speeds.unfulfilled or report.reason
     return Finding(state, tasks, reason, report.cached_steps, report.steps, lora=takes_loras)
+
+
+def cached_as_by_cache_dit(
+    name: str, loaded: Loaded, folder: Path, plain: Any, uncached: np.ndarray[Any, Any]
+) -> CacheReport:
+    """Through a cache that reuses nothing it draws as without one, and right after that as cache-dit by itself does.
+
+    Args:
+        plain: the pipeline by diffusers, without a cache.
+    """
+    if loaded.model.speeds.support.refusal is None:
+        through = draw(name, loaded, cache={"residual_diff_threshold": 0.0})
+        assert np.array_equal(_array(through), uncached), "not as without a cache, though nothing is reused"
+    cached = draw(name, loaded)
+    report = cached.record.cache
+    assert not report.redrawn, "passes were paired wrongly"
+    if not report.engaged:
+        assert np.array_equal(_array(cached), uncached), "not repeatable"
+        return report
+    config = DBCacheConfig(**CACHE, enable_separate_cfg=cached.record.passes == 2)
+    expected = cached_by_diffusers(name, folder, plain, config)
+    assert np.array_equal(_array(cached), expected), "not as cache-dit makes it"
+    return report
 
 
 def with_refusal(name: str, loaded: Loaded) -> None:
@@ -268,20 +210,18 @@ def with_refusal(name: str, loaded: Loaded) -> None:
     assert refused.value.param in fields, refused.value.message
 
 
-def with_lora(name: str, loaded: Loaded, folder: Path, file: Path) -> np.ndarray[Any, Any]:
+def with_lora(name: str, loaded: Loaded, plain: Any, file: Path) -> np.ndarray[Any, Any]:
     """A LoRA draws as diffusers has it; returns that.
 
     Args:
+        plain: the pipeline by diffusers, which keeps the LoRA.
         file: in the LoRA folder of `loaded`, and not read yet.
     """
-    write_lora(inside(loaded)._parts[loaded.model.traits.pipeline_class].pipe, file)
-
-    def prepare(pipe: Any) -> None:
-        pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=file.stem)
-        pipe.set_adapters([file.stem], [0.8])
-
+    write_lora(plain, file)
+    plain.load_lora_weights(file.parent, weight_name=file.name, adapter_name=file.stem)
+    plain.set_adapters([file.stem], [0.8])
     chosen = {"loras": [{"name": file.stem, "scale": 0.8}]}
-    expected = by_diffusers(name, folder, prepare=prepare)
+    expected = drawn_by_diffusers(name, plain)
     assert np.array_equal(_array(draw(name, loaded, speed="lossless", **chosen)), expected), "LoRA: not as diffusers"
     assert np.isfinite(_array(draw(name, loaded, **chosen))).all()
     return expected
@@ -297,7 +237,7 @@ def described(loaded: Loaded) -> None:
 
 
 def cancelled_within(name: str, loaded: Loaded) -> None:
-    """A cancellation stops it after the step it is at, and the next output is as before."""
+    """A cancellation stops it after the step it is at."""
     steps: list[int] = []
 
     class Cancelled(Watch):
@@ -312,11 +252,6 @@ def cancelled_within(name: str, loaded: Loaded) -> None:
 
 def _array(drawn: Drawn) -> np.ndarray[Any, Any]:
     return drawn.media.array
-
-
-def _as_floats(made: Any) -> np.ndarray[Any, Any]:
-    array = made if isinstance(made, np.ndarray) else np.asarray(made)
-    return (array / 255).astype(np.float32) if array.dtype.kind in "iu" else array
 
 
 def gone_wrong(error: Exception) -> str:

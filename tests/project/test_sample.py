@@ -1,0 +1,104 @@
+"""The classes that every run draws reach each work-around, task, block pattern and class that the code names."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import diffusers
+import pytest
+from cache_dit import BlockAdapter, ForwardPattern
+from cache_dit.caching.block_adapters import BlockAdapterRegister
+
+import cache_dit_serving
+from cache_dit_serving.pipeline import workarounds
+from cache_dit_serving.planning.tasks import NOT_FROM_TEXT_ALONE, SERVED_TASKS, SEVERAL_PICTURES
+from tests.support.families import ENTRIES, build_pipeline
+from tests.support.models_table import names_of, rows
+from tests.support.sample import SAMPLE
+
+# Tiny weights and old families warn of much, none of it this project's.
+pytestmark = pytest.mark.filterwarnings("default")
+ROOMS = Path(str(cache_dit_serving.__file__)).parent
+UNREACHED = {ForwardPattern.Pattern_4, ForwardPattern.Pattern_5}
+"""Those of no class of the table."""
+CLASSES = {ENTRIES[name]["class"] for name in SAMPLE}
+
+
+def literals(file: str) -> set[str]:
+    """Texts in a module of the package."""
+    tree = ast.parse((ROOMS / file).read_text(encoding="utf-8"))
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+@pytest.fixture(scope="module")
+def adapters() -> dict[str, BlockAdapter]:
+    """cache-dit's of each class of the sample that it supports and this process can build."""
+    workarounds.install()
+    found = {}
+    for name in sorted(SAMPLE - set(names_of("apart"))):
+        pipe = build_pipeline(name)
+        if BlockAdapterRegister.is_supported(pipe):
+            found[name] = BlockAdapter.normalize(BlockAdapterRegister.get_adapter(pipe))
+    return found
+
+
+def test_every_class_of_it_has_an_entry() -> None:
+    assert ENTRIES.keys() >= SAMPLE
+
+
+def test_it_has_every_task_and_finding_of_the_table() -> None:
+    found = [rows()[name] for name in SAMPLE]
+    assert {task for row in found for task in row.tasks.split(", ") if task} == {str(task) for task in SERVED_TASKS}
+    assert {row.state for row in found} == {row.state for row in rows().values()}
+
+
+def test_it_has_every_block_pattern(adapters: dict[str, BlockAdapter]) -> None:
+    patterns = {
+        pattern for adapter in adapters.values() for each in adapter.forward_pattern for pattern in _listed(each)
+    }
+    assert patterns == set(ForwardPattern) - UNREACHED
+
+
+def test_it_has_every_family_with_a_forward_of_its_own(adapters: dict[str, BlockAdapter]) -> None:
+    workarounds.install()
+    functors = {type(adapter.patch_functor) for adapter in adapters.values() if adapter.patch_functor}
+    assert {key for key in workarounds._shipped if not isinstance(key, str)} <= functors
+    families = {key for key in workarounds._shipped if isinstance(key, str)}
+    assert [family for family in families if not any(cls.startswith(family) for cls in CLASSES)] == []
+
+
+def test_each_way_of_adding_a_controlnets_residuals_is_drawn() -> None:
+    # SPREAD, FROM_THE_SECOND and SPREAD_EVENLY
+    for family in ("Flux", "QwenImage", "Sana", "StableDiffusion3"):
+        assert any(name.startswith(f"{family}ControlNet") for name in SAMPLE), family
+
+
+def test_it_has_every_later_class_and_every_unfit_one() -> None:
+    transformers = {(ENTRIES[name]["components"].get("transformer") or {}).get("class") for name in SAMPLE}
+    assert transformers >= workarounds.LATER_CLASSES
+    assert workarounds.UNFIT.keys() <= CLASSES
+
+
+def test_it_has_one_of_each_set_of_classes() -> None:
+    assert CLASSES & NOT_FROM_TEXT_ALONE
+    assert CLASSES & SEVERAL_PICTURES
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        str(file.relative_to(ROOMS))
+        for room in ("pipeline", "planning", "caching")
+        for file in (ROOMS / room).rglob("*.py")
+    ],
+)
+def test_it_has_every_pipeline_class_that_the_code_names(file: str) -> None:
+    named = {text for text in literals(file) if isinstance(getattr(diffusers, text, None), type)}
+    named = {cls for cls in named if cls.endswith("Pipeline") and cls != "DiffusionPipeline"}
+    entries = {entry["class"] for entry in ENTRIES.values()}
+    assert (named & entries) - NOT_FROM_TEXT_ALONE - SEVERAL_PICTURES <= CLASSES
+
+
+def _listed(patterns: ForwardPattern | list[ForwardPattern]) -> list[ForwardPattern]:
+    return patterns if isinstance(patterns, list) else [patterns]
