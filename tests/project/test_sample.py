@@ -65,7 +65,9 @@ def test_it_has_every_family_with_a_forward_of_its_own(adapters: dict[str, Block
     functors = {type(adapter.patch_functor) for adapter in adapters.values() if adapter.patch_functor}
     assert {key for key in workarounds._shipped if not isinstance(key, str)} <= functors
     families = {key for key in workarounds._shipped if isinstance(key, str)}
-    assert [family for family in families if not any(cls.startswith(family) for cls in CLASSES)] == []
+    # Not BriaFibo, which is a family of its own.
+    endings = ("Pipeline", "ControlNetPipeline")
+    assert [family for family in families if not {family + ending for ending in endings} & CLASSES] == []
 
 
 def test_each_way_of_adding_a_controlnets_residuals_is_drawn() -> None:
@@ -97,7 +99,8 @@ def test_it_has_every_pipeline_class_that_the_code_names(file: str) -> None:
     named = {text for text in literals(file) if isinstance(getattr(diffusers, text, None), type)}
     named = {cls for cls in named if cls.endswith("Pipeline") and cls != "DiffusionPipeline"}
     entries = {entry["class"] for entry in ENTRIES.values()}
-    assert (named & entries) - NOT_FROM_TEXT_ALONE - SEVERAL_PICTURES <= CLASSES
+    listed = NOT_FROM_TEXT_ALONE | SEVERAL_PICTURES if file == "planning/tasks.py" else frozenset()
+    assert (named & entries) - listed <= CLASSES
 
 
 def _listed(patterns: ForwardPattern | list[ForwardPattern]) -> list[ForwardPattern]:
