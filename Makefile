@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-fast test-families test-times models lint types check bench clean
+.PHONY: help setup serve test test-all test-fast test-families test-times models lint types check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -45,12 +45,16 @@ serve: setup ## Serve the configured model (the embedded one by default) on port
 # Two test processes and their servers, with one thread of torch each: with more than the cores, they wait for each other.
 # xdist would begin with the modules of most tests, and end with the longest; tests/conftest.py has the order.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+MAIN := not families and not apart
 
 test: $(VENV)/.installed-test ## Run the test suite, with a sample of the pipeline classes
-	$(PYTEST) -m "not families"
+	$(PYTEST) -m "$(MAIN)"
+
+test-all: $(VENV)/.installed-test ## Everything, four ranks and all storms too: before a release
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment and the slowest families
-	$(PYTEST) -m "not bento and not slow and not families"
+	$(PYTEST) -m "$(MAIN) and not bento and not slow"
 
 # The digest is of the tree that the tests begin on: another one is not recorded.
 test-families: $(VENV)/.installed-test ## Every pipeline class, and record the tree: tests/families/verified.json (minutes)
@@ -59,7 +63,7 @@ test-families: $(VENV)/.installed-test ## Every pipeline class, and record the t
 
 test-times: $(VENV)/.installed-test ## The same as `make test`, and where its time went: build/test-times.md
 	@mkdir -p build
-	$(PYTEST) -m "not families" -p tests.support.times --times build/test-times.md
+	$(PYTEST) -m "$(MAIN)" -p tests.support.times --times build/test-times.md
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.support.models_table --write
