@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -26,7 +27,8 @@ def run_rank(server: str, token: str) -> None:
     number = int(os.environ["RANK"])
     os.setsid()  # a signal to the server's process group is the server's to act on
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # torch sends it as the thread that started this process ends
-    Path("/proc/self/comm").write_text(f"{NAME}{number}")
+    with contextlib.suppress(OSError):  # Linux alone has it
+        Path("/proc/self/comm").write_text(f"{NAME}{number}")
     configure_logs("INFO", configured_format(), f"{NAME}{number}")
     quiet_libraries()
     from cache_dit_serving.runners.rank import fail, main
