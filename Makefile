@@ -42,9 +42,11 @@ setup: $(VENV)/.installed ## Create .venv with the pinned requirements and the p
 serve: setup ## Serve the configured model (the embedded one by default) on port $(PORT)
 	$(BIN)/bentoml serve --port $(PORT)
 
-# Two test processes and their servers, with one thread of torch each: with more than the cores, they wait for each other.
+# Three test processes and their servers on two cores, with one thread of torch each: a third of the time of a test is
+# waiting, for servers, leases and ranks.
 # xdist would begin with the modules of most tests, and end with the longest; tests/conftest.py has the order.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PROCESSES ?= 3
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 MAIN := not families and not apart
 
 test: $(VENV)/.installed-test ## Run the test suite, with a sample of the pipeline classes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from cache_dit_serving.gpus import share_of
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.gpus import VISIBLE, share_of, take_share
 from tests.support.server import bentoml_serving
 
 
@@ -48,9 +50,11 @@ def test_each_worker_has_gpus_of_its_own(environ: dict[str, str], seen: list[str
         assert [each for _, each in said(server.log())] == seen
 
 
-def test_one_worker_and_a_device_of_choice_are_left_as_they_are(tmp_path: Path) -> None:
-    with bentoml_serving(
-        tmp_path, CACHE_DIT_SERVING__SERVER__WORKERS="2", CACHE_DIT_SERVING__MODEL__DEVICE="cpu"
-    ) as server:
-        server.wait_for(lambda server: server.log().count("importing torch") == 2)
-        assert not said(server.log())
+@pytest.mark.parametrize("worker", [1, 2])
+def test_a_device_of_choice_is_left_as_it_is(worker: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VISIBLE, "6,7")
+    settings = Settings.model_validate({"model": {"device": "cpu"}, "server": {"workers": 2}})
+    take_share(settings, worker)
+    assert os.environ[VISIBLE] == "6,7"
+    take_share(settings.model_copy(update={"model": settings.model.model_copy(update={"device": None})}), worker)
+    assert os.environ[VISIBLE] == str(5 + worker)
