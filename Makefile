@@ -55,8 +55,8 @@ test: $(VENV)/.installed-test ## Run the test suite, with a sample of the pipeli
 test-all: $(VENV)/.installed-test ## Everything, four ranks and all storms too: before a release
 	$(PYTEST)
 
-test-fast: $(VENV)/.installed-test ## The same without the packed Bento's clean environment and the slowest families
-	$(PYTEST) -m "$(MAIN) and not bento and not slow"
+test-fast: $(VENV)/.installed-test ## The same without whole servers, ranks, compilers and benchmarks
+	$(PYTEST) -m "$(MAIN) and not slow" --ignore=tests/process --ignore=tests/runners --ignore=tests/benchmarks
 
 # The digest is of the tree that the tests begin on: another one is not recorded.
 test-families: $(VENV)/.installed-test ## Every pipeline class, and record the tree: tests/families/verified.json (minutes)

@@ -48,9 +48,14 @@ def one_running_one_waiting(worker: PipelineWorker) -> tuple[Generation, Generat
     return running, waiting
 
 
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return assemble(SETTINGS, lambda what: None)
+
+
 @pytest.fixture
-def worker() -> Iterator[PipelineWorker]:
-    running = PipelineWorker(lambda progress: assemble(SETTINGS, progress), max_queue=3)
+def worker(loaded: Loaded) -> Iterator[PipelineWorker]:
+    running = PipelineWorker(lambda progress: loaded, max_queue=3)
     running.start()
     wait_until(lambda: running.state == "ready")
     yield running

@@ -22,7 +22,7 @@ from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import save_lora, with_loras
 
-pytestmark = pytest.mark.filterwarnings("default")  # of torch about itself
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # torch warns about itself
 
 STAGES: list[str] = []
 MONOCHROME = {"name": "mono", "scale": 0.5}

@@ -67,7 +67,7 @@ def test_it_serves_from_the_store_in_an_environment_of_its_own_requirements(bent
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     # torch by its exact pin first: see the Makefile.
     for what in ([torch], ["-r", str(requirements)]):
-        install = [python, "-m", "pip", "install", "--quiet", "--no-compile", *what]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", *what]
         subprocess.run(install, check=True, cwd=tmp_path)
     store = bento.parents[2]
     with bentoml_serving(
