@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import pytest
@@ -17,16 +15,8 @@ import torch
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.loras import save_lora
 from tests.support.pictures import apple, file_of
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server, options, ready, serving
 from tests.support.video_server import serving_wan
-
-
-def options(**settings: Any) -> dict[str, str]:
-    """The environment of a server with these settings, named SECTION__KEY."""
-    return {
-        f"CACHE_DIT_SERVING__{name}": value if isinstance(value, str) else json.dumps(value)
-        for name, value in settings.items()
-    }
 
 
 @pytest.fixture(scope="session")

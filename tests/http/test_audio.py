@@ -17,7 +17,7 @@ from tests.support.families import save_audio
 from tests.support.jobs import submitted
 from tests.support.jobs_events import follow
 from tests.support.published import keeps_to_what_it_publishes
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server, options, ready, serving
 
 WHOLE_S = 511 / 1_000
 """Of 0.512 s, the tiny autoencoder's decoder makes one sample less."""
@@ -26,13 +26,12 @@ WHOLE_S = 511 / 1_000
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("audio")
-    options = {
-        "MODEL__PATH": str(save_audio(folder / "model")),
-        "MODEL__DTYPE": "float32",
-        "CACHE": json.dumps({"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 0.9}),
-        "DEFAULTS": json.dumps({"num_inference_steps": 6}),
-    }
-    environ = {f"CACHE_DIT_SERVING__{name}": value for name, value in options.items()}
+    environ = options(
+        MODEL__PATH=str(save_audio(folder / "model")),
+        MODEL__DTYPE="float32",
+        CACHE={"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 0.9},
+        DEFAULTS={"num_inference_steps": 6},
+    )
     with serving(folder, environ=environ) as running:
         running.wait_for(ready)
         yield running

@@ -17,6 +17,7 @@ import pytest
 from tests.support import hostile_files
 from tests.support.clients import leave, start
 from tests.support.pictures import apple, data_uri, file_of
+from tests.support.processes import has_ended
 from tests.support.server import Server, ready, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -44,10 +45,6 @@ def stop_decoder(server: Server) -> psutil.Process:
     return decoder
 
 
-def left(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 def has_work(decoder: psutil.Process) -> bool:
     """Whether there are bytes in its standard input."""
     unread = bytearray(4)
@@ -62,7 +59,7 @@ def test_decoding_ends_when_its_client_has_gone(decoding: Server, path: str) -> 
     client = leave(decoding, path, **FIELDS)
     decoding.wait_for(lambda server: has_work(decoder))
     client.close()
-    decoding.wait_for(lambda server: left(decoder))
+    decoding.wait_for(lambda server: has_ended(decoder))
     assert decoding.generate(**FIELDS).status_code == 200
 
 
@@ -89,4 +86,4 @@ def test_sigterm_ends_decoding_at_once(decoding: Server) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
     decoding.process.wait(20)
     assert time.monotonic() - began < 15
-    assert left(decoder)
+    assert has_ended(decoder)

@@ -28,7 +28,7 @@ from cache_dit_serving.config.variables import OVERRIDE_PREFIX
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.clients import leave, start
-from tests.support.server import ROOT, START_S, Server, bentoml_serving, ready, serving
+from tests.support.server import ROOT, START_S, Server, bentoml_serving, options, ready, serving
 
 LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""
@@ -183,9 +183,7 @@ def test_a_failed_load_is_visible_and_does_not_start_over(tmp_path: Path) -> Non
 
 def test_a_server_whose_model_cannot_be_loaded_ends_where_it_should(tmp_path: Path) -> None:
     variables = {"CACHE__FN_COMPUTE_BLOCKS": "100", "SERVER__ON_LOAD_FAILURE": "exit", "SERVER__WORKERS": "2"}
-    with bentoml_serving(
-        tmp_path, environ={f"CACHE_DIT_SERVING__{key}": value for key, value in variables.items()}
-    ) as server:
+    with bentoml_serving(tmp_path, environ=options(**variables)) as server:
         assert server.process.wait(START_S) == 3
         log = server.log()
         assert "failed: cache: Fn_compute_blocks 100 + Bn_compute_blocks 0 is more than the 12 blocks" in log

@@ -18,7 +18,8 @@ from cache_dit_serving.runners import wire
 from cache_dit_serving.runners.agent import ranks_of
 from cache_dit_serving.runners.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting
-from tests.support.ranks import gone, open_to_others
+from tests.support.processes import gone
+from tests.support.ranks import open_to_others
 from tests.support.server import COMMAND, Server, bentoml_serving, ready
 
 TWO = {

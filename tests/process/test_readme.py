@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.support.checkout import copy_of_sources, link_environment
+from tests.support.forked import environment
 from tests.support.server import ROOT, free_port
 
 pytestmark = pytest.mark.bento
@@ -135,7 +136,7 @@ def stranger(tmp_path: Path) -> Stranger:
     copy_of_sources(folder)
     link_environment(folder / ".venv")
     ports = {port: str(free_port()) for port in ("3000", "8000")}
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")}
+    environ = environment()
     environ |= {
         "PORT": ports["3000"],
         "PYTHONPATH": str(folder / "src"),  # the environment's own install is of the repository

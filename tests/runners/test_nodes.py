@@ -25,7 +25,8 @@ from cache_dit_serving.runners.agent import ranks_of
 from cache_dit_serving.runners.group import Group
 from tests.support.in_process import EMBEDDED, load
 from tests.support.nodes import SECRET, free_meeting, meeting, node
-from tests.support.ranks import CLOSE, Server, draw, gone, open_to_others, running, spread
+from tests.support.processes import gone
+from tests.support.ranks import CLOSE, Server, draw, open_to_others, running, spread
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
 
@@ -81,7 +82,7 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
             running(generation)
             hung.suspend()
             assert "a step took longer than 5 s" in server.lost(generation)
-            within(20, lambda: not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE)
+            assert gone([hung], 20)
             assert server.picture() == before
 
             left = psutil.Process(joined.pid).children(recursive=True)

@@ -27,7 +27,7 @@ from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
 from tests.support.pictures import apple
-from tests.support.ranks import CLOSE, Server, draw, ranks, running, serving, spread
+from tests.support.ranks import CLOSE, Server, draw, drawing, ranks, running, spread
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
 
@@ -221,7 +221,7 @@ def test_a_file_of_cache_dits_pastes_in(tmp_path: Path) -> None:
 def server() -> Iterator[Server]:
     """Two ranks that draw up to 4,096 px; each test leaves them ready. At the end no rank is left."""
     limits = EMBEDDED.limits.model_copy(update={"sizes": None, "max_side": 4096, "max_pixel_steps": 10**12})
-    with serving(spread(EMBEDDED.model_copy(update={"limits": limits}))) as running:
+    with drawing(spread(EMBEDDED.model_copy(update={"limits": limits}))) as running:
         yield running
 
 
@@ -292,7 +292,7 @@ def test_the_process_that_forks_the_ranks_runs_no_second_thread(server: Server) 
 
 def test_ranks_start_where_none_is_forked_as_on_gpus(one: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "start_method", lambda: "spawn")
-    with serving(spread()) as spawned:
+    with drawing(spread()) as spawned:
         assert {psutil.Process(pid).ppid() for pid in spawned.pids().values()} == {os.getpid()}
         drawn, expected = draw(spawned.ready()), draw(one)
         assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)

@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 IMPORTS_S = 120
 
 
+def environment() -> dict[str, str]:
+    """This process's environment without settings of a server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")}
+
+
 class ForkedProcess:
     """A forked server, with what tests use of `subprocess.Popen`."""
 
@@ -64,11 +69,10 @@ class WarmProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="metrics-")
         fd = str(theirs.fileno())
         path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.support.warm_process", fd, self._folder.name],
             # torch is asked for GPUs as libraries are imported, and cannot use one in a fork after that.
-            env={"OMP_NUM_THREADS": "1", **environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+            env={"OMP_NUM_THREADS": "1", **environment(), "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
             pass_fds=[theirs.fileno()],
         )
         theirs.close()

@@ -21,6 +21,7 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED
+from tests.support.processes import gone
 
 STEPS = 14
 CLOSE = 1e-5
@@ -92,28 +93,8 @@ class Server:
         return error.message
 
 
-def gone(processes: list[psutil.Process], within_s: float = 15) -> bool:
-    """Wait for processes to end; False if one still runs after so many seconds.
-
-    A zombie has ended. One whose parent was killed stays a zombie until the system's first process reaps it.
-    """
-    end = time.monotonic() + within_s
-    while left := [process for process in processes if not _ended(process)]:
-        if time.monotonic() > end:
-            return False
-        psutil.wait_procs(left, 0.1)
-    return True
-
-
-def _ended(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 @contextlib.contextmanager
-def serving(settings: Settings) -> Iterator[Server]:
+def drawing(settings: Settings) -> Iterator[Server]:
     """The worker, drained at the end; then none of its ranks is left."""
     server = Server(settings)
     try:

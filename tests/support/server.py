@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,13 +17,22 @@ from typing import Any
 
 import requests
 
-from tests.support.forked import ForkedProcess, warm_process
+from cache_dit_serving.config.variables import OVERRIDE_PREFIX
+from tests.support.forked import ForkedProcess, environment, warm_process
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 90
 COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
 WARMED_UP = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "true"}
 """As `make serve` has it."""
+
+
+def options(**settings: Any) -> dict[str, str]:
+    """The environment of a server with these settings, named SECTION__KEY."""
+    return {
+        f"{OVERRIDE_PREFIX}{name}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in settings.items()
+    }
 
 
 @dataclass
@@ -136,7 +146,7 @@ def _starting(folder: Path, environ: dict[str, str] | None, variables: dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     outputs, log_file = folder / "outputs", folder / "server.log"
     complete = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")},
+        **environment(),
         "BENTOML_DO_NOT_TRACK": "True",
         # Nothing of the tests lies in the user's home.
         "BENTOML_HOME": str(folder / "bentoml"),

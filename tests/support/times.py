@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,17 +85,11 @@ class Recorder:
     def _watch(self) -> None:
         while True:
             time.sleep(LOOK_S)
-            with _gone_meanwhile():
+            with suppress(psutil.Error, OSError):  # gone meanwhile
                 for process in psutil.Process().children(recursive=True):
                     if process.pid not in self._seen and _holds_torch(process.pid):
                         self._seen.add(process.pid)
                         self._torch[self._module] += 1
-
-
-@contextmanager
-def _gone_meanwhile() -> Iterator[None]:
-    with suppress(psutil.Error, OSError):
-        yield
 
 
 def _holds_torch(pid: int) -> bool:

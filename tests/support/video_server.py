@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.families import save_family
-from tests.support.server import Server, ready, serving
+from tests.support.server import Server, options, ready, serving
 
 
 @contextmanager
 def serving_wan(folder: Path) -> Iterator[Server]:
-    options = {
-        "MODEL__PATH": str(save_family("Wan", folder / "model")),
-        "MODEL__DTYPE": "float32",
-        "CACHE": json.dumps({"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 0.9}),
-        "DEFAULTS": json.dumps({"width": 32, "height": 32, "num_frames": 17, "num_inference_steps": 6}),
-        "LIMITS": json.dumps({"min_side": 32, "max_num_frames": 81}),
-    }
-    environ = {f"CACHE_DIT_SERVING__{name}": value for name, value in options.items()}
+    environ = options(
+        MODEL__PATH=str(save_family("Wan", folder / "model")),
+        MODEL__DTYPE="float32",
+        CACHE={"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 0.9},
+        DEFAULTS={"width": 32, "height": 32, "num_frames": 17, "num_inference_steps": 6},
+        LIMITS={"min_side": 32, "max_num_frames": 81},
+    )
     with serving(folder, environ=environ) as running:
         running.wait_for(ready)
         yield running

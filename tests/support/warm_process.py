@@ -25,20 +25,24 @@ SUPERVISOR_PID = "CACHE_DIT_SUPERVISOR_PID"
 """As in jobs/metrics.py and api/lifecycle.py, which must not be imported before the first of them is set."""
 SERVICE = "service:CacheDiTServing"
 MODULES = (
-    *("_bentoml_impl.loader", "_bentoml_impl.worker.service", "uvicorn.loops.auto", "uvicorn.protocols.http.auto"),
-    *(
-        "alembic.command",
-        "av",
-        "cache_dit",
-        "obstore",
-        "sqlalchemy",
-        "transformers.models.clip",
-        "transformers.models.t5",
-    ),
-    *("diffusers.pipelines.flux.pipeline_flux", "diffusers.pipelines.flux.pipeline_flux_img2img"),
+    "_bentoml_impl.loader",
+    "_bentoml_impl.worker.service",
+    "alembic.command",
+    "av",
+    "cache_dit",
+    "diffusers.pipelines.flux.pipeline_flux",
+    "diffusers.pipelines.flux.pipeline_flux_img2img",
     "diffusers.pipelines.flux.pipeline_flux_inpaint",
-    # Metrics are made as they are imported: prometheus_client makes them anew in a process of another number.
-    *("cache_dit_serving.supervisor", "cache_dit_serving.api.openai_images", "cache_dit_serving.api.openai_videos"),
+    "obstore",
+    "sqlalchemy",
+    "transformers.models.clip",
+    "transformers.models.t5",
+    "uvicorn.loops.auto",
+    "uvicorn.protocols.http.auto",
+    # Metrics are made as these are imported: prometheus_client makes them anew in a process of another number.
+    "cache_dit_serving.supervisor",
+    "cache_dit_serving.api.openai_images",
+    "cache_dit_serving.api.openai_videos",
     *(f"cache_dit_serving.pipeline.{name}" for name in ("cache", "load", "lora", "previews", "profiling", "runner")),
     "cache_dit_serving.runners.ranked",
 )

@@ -59,7 +59,8 @@ class OpenAiImages:
         if self._served.model.traits.makes is not MediaKind.PICTURE:
             raise InvalidRequest("this model makes no pictures; GET /capabilities tells what it does", param="model")
         request = body.asked()
-        quality = choose_speed(body.quality, request, variant_for(request, self._served.model).speeds)
+        variant, _ = variant_for(request, self._served.model)
+        quality = choose_speed(body.quality, request, variant.speeds)
         if quality.speed is not None:
             request = request.model_copy(update={"speed": quality.speed})
         asked = received(request, http, mask_kind="holed mask")

@@ -85,8 +85,6 @@ class Inputs:
             return replace(picture, image=images.get(id(picture.image), picture.image))
 
         video = self.video
-        if video is not None:
-            video = replace(video, frames=tuple(images.get(id(frame), frame) for frame in video.frames))
         return Inputs(
             images=tuple(other(picture) for picture in self.images),
             mask=other(self.mask) if self.mask else None,

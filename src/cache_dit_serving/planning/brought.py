@@ -24,8 +24,8 @@ NOUNS = {"mask_url": "mask", "video_url": "video"}
 """What fields hold that do not hold pictures."""
 
 
-def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
-    """The pipeline, of those that the model offers, whose task takes what a request brings.
+def variant_for(request: GenerateRequest, model: PlannedModel) -> tuple[PlannedModel, Task]:
+    """The pipeline, of those that the model offers, and its task that takes what a request brings.
 
     Raises:
         InvalidRequest: none does; it says what is missing, or too much.
@@ -39,13 +39,13 @@ def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
             raise InvalidRequest(
                 "last_image_url ends what begins with image_urls; send that too", param="last_image_url"
             )
+    brought = {each for each, field in FIELDS_OF_INPUTS.items() if getattr(request, field)} - OPTIONAL
+    needs = []
     for variant in model.variants:
-        if task_of(request, variant) is not None:
-            return variant
-    brought = _deciding(request)
-    needs = [
-        TASKS[task].needs - WORDS for variant in model.variants for task in sorted(variant.traits.tasks & SERVED_TASKS)
-    ]
+        for task in sorted(variant.traits.tasks & SERVED_TASKS):
+            needs.append(TASKS[task].needs - WORDS)
+            if needs[-1] == brought:
+                return variant, task
     for each, field in FIELDS_OF_INPUTS.items():
         if each in brought and not any(each in needed for needed in needs):
             raise _not_taken(field, model)
@@ -60,18 +60,6 @@ def variant_for(request: GenerateRequest, model: PlannedModel) -> PlannedModel:
     beside = " too" if brought else ""
     named = " and ".join(f"a {NOUNS.get(field, 'picture')} in {field}" for field in fields)
     raise InvalidRequest(f"this model needs {named}{beside}; its tasks are: {tasks}", param=fields[0])
-
-
-def task_of(request: GenerateRequest, variant: PlannedModel) -> Task | None:
-    """The task that a request asks of one pipeline, by what it brings; None where that has no such task."""
-    brought = _deciding(request)
-    tasks = sorted(variant.traits.tasks & SERVED_TASKS)
-    return next((task for task in tasks if TASKS[task].needs - WORDS == brought), None)
-
-
-def _deciding(request: GenerateRequest) -> frozenset[Input]:
-    """The inputs of a request that decide its task."""
-    return frozenset(each for each, field in FIELDS_OF_INPUTS.items() if getattr(request, field)) - OPTIONAL
 
 
 def _not_taken(field: str, model: PlannedModel) -> InvalidRequest:

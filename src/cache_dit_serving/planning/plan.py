@@ -9,7 +9,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fit import DEFAULT_FIT
 from cache_dit_serving.media.formats import DEFAULT_AUDIO_FORMAT, DEFAULT_VIDEO_FORMAT, OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
-from cache_dit_serving.planning.brought import fitted, input_arguments, task_of, variant_for
+from cache_dit_serving.planning.brought import fitted, input_arguments, variant_for
 from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
 from cache_dit_serving.planning.fields import FIELDS, accepted_fields
 from cache_dit_serving.planning.fields.clip import fps_of, frames_of
@@ -37,9 +37,8 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         InvalidRequest: a field the model cannot honour, a value out of bounds, or two fields that contradict.
         CacheNotEngaged: `cache.strict`, and it is certain beforehand that no step will be reused.
     """
-    family, model = model, variant_for(request, model)
-    task = task_of(request, model)
-    assert task is not None  # or there were no such variant
+    family = model
+    model, task = variant_for(request, family)
     request, warnings = _supported(request, model, family)
     request, idle_warnings = _effective(request, model)
     request, inputs, more_warnings = fitted(request, inputs, model)
