@@ -15,6 +15,7 @@ from cache_dit_serving.media.formats import VideoFormat
 from cache_dit_serving.media.quality import psnr
 from cache_dit_serving.media.values import Clip
 from cache_dit_serving.media.video import encode_clip
+from tests.support.pictures import apple
 
 PARAMETERS = {"prompt": "eine Katze, läuft", "seed": 7, "cache": {"enabled": False}}
 
@@ -63,6 +64,18 @@ def test_an_mp4_of_one_colour_comes_back_as_that_colour() -> None:
     made = Clip(np.broadcast_to(np.array(colour, dtype=np.float32), (5, 64, 64, 3)), 16.0)
     _, frames = decoded(encode_clip(made, "mp4", {}))
     assert frames.mean(axis=(0, 1, 2)) == pytest.approx(colour, abs=0.012)
+
+
+def test_an_mp4_of_the_same_frames_is_the_same_file() -> None:
+    frames = np.stack([np.asarray(apple(32, 32).rotate(8 * index), dtype=np.float32) / 255 for index in range(11)])
+    sizes = np.random.default_rng(0)
+    files = set()
+    for number in range(200):
+        # So that the encoder is given memory that holds something.
+        written = [bytes([number]) * int(size) for size in sizes.integers(1, 200_000, 20)]
+        files.add(encode_clip(Clip(frames, 12.0), "mp4", {}))
+        del written
+    assert len(files) == 1
 
 
 def test_an_mp4_holds_the_request() -> None:
