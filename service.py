@@ -32,11 +32,12 @@ from cache_dit_serving.api.lifecycle import (
     freeze_heap,
 )
 from cache_dit_serving.api.matching import mounted_routes
-from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.origin import cors_options
+from cache_dit_serving.api.receive import received
+from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
 from cache_dit_serving.jobs.shared import CallerCounts, shared_folder
@@ -103,12 +104,12 @@ class CacheDiTServing:
             on_failed=end_failed if SETTINGS.server.on_load_failure == "exit" else lambda: None,
             retries=SETTINGS.server.on_load_failure == "retry",
         )
-        self.api = NativeApi(SETTINGS, self.worker, RESOLVED.name)
-        self.jobs = JobsApi(self.api)
-        self.served = Served(self.api)
-        self.images = OpenAiImages(self.api, self.served)
-        self.videos = VideosApi(self.api, self.jobs, self.served)
-        drain_on_signals(self.worker, SETTINGS.server.drain_s, self.api.decoding.close)
+        self.engine = Engine(SETTINGS, self.worker, RESOLVED.name)
+        self.jobs = JobsApi(self.engine)
+        self.served = Served(self.engine)
+        self.images = OpenAiImages(self.engine, self.served)
+        self.videos = VideosApi(self.engine, self.jobs, self.served)
+        drain_on_signals(self.worker, SETTINGS.server.drain_s, self.engine.decoding.close)
         # Loads on the worker's thread, so that /livez and /health answer meanwhile.
         self.worker.start()
 
@@ -128,31 +129,31 @@ class CacheDiTServing:
         """Draw pictures from a prompt."""
         if prefers_job(ctx.request.headers):
             return await self.jobs.accepted(GenerateRequest(**fields), ctx.request)
-        return await self.api.generate(GenerateRequest(**fields), ctx.request)
+        return await self.engine.generate(received(GenerateRequest(**fields), ctx.request))
 
     @bentoml.api(input_spec=GenerateRequest, output_spec=CompareResponse)
     @answers_errors
     async def compare(self, ctx: bentoml.Context, **fields: Any) -> CompareResponse:
         """Draw one seed with the cache and without, and measure how far apart the pictures are."""
-        return await self.api.compare(GenerateRequest(**fields), ctx.request)
+        return await self.engine.compare(received(GenerateRequest(**fields), ctx.request))
 
     @bentoml.api(output_spec=HealthResponse)
     @answers_errors
     async def health(self, ctx: bentoml.Context) -> HealthResponse:
         """Whether the server can generate, and why not."""
-        return self.api.health()
+        return self.engine.health()
 
     @bentoml.api(output_spec=ModelInfo)
     @answers_errors
     async def model_info(self, ctx: bentoml.Context) -> ModelInfo:
         """The loaded model and what it takes."""
-        return self.api.model_info()
+        return self.engine.model_info()
 
     @bentoml.api(output_spec=FlushResponse)
     @answers_errors
     async def flush_cache(self, ctx: bentoml.Context) -> FlushResponse:
         """Free the cached activations."""
-        return await self.api.flush_cache()
+        return await self.engine.flush_cache()
 
     @bentoml.on_startup
     async def startup(self) -> None:
@@ -160,7 +161,7 @@ class CacheDiTServing:
 
     @bentoml.on_shutdown
     async def shutdown(self) -> None:
-        self.api.decoding.close()
+        self.engine.decoding.close()
         self.worker.drain()
         ended = await asyncio.to_thread(self.worker.join, TIMEOUT_S)
         await self.jobs.close()

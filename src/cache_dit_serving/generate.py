@@ -93,9 +93,9 @@ async def _drawn(
     Raises:
         ServingError: NotReady where it cannot be loaded, else as /generate.
     """
-    from cache_dit_serving.api.access import SCOPES, Caller
-    from cache_dit_serving.api.native import NativeApi
-    from cache_dit_serving.api.received import Received
+    from cache_dit_serving.engine.caller import SCOPES, Caller
+    from cache_dit_serving.engine.engine import Engine
+    from cache_dit_serving.engine.intake import Intake
     from cache_dit_serving.jobs.worker import PipelineWorker
     from cache_dit_serving.pipeline.assemble import assemble
     from cache_dit_serving.runners.ranked import RankedRunner
@@ -107,21 +107,21 @@ async def _drawn(
         order=settings.server.queue_order,
         on_ready=lambda loaded: None,
     )
-    api = NativeApi(settings, worker)
+    engine = Engine(settings, worker)
     worker.start()
     try:
         await _ready(worker)
         if suffix:
             request = _as_file(request, suffix, worker.loaded().model)
-        asked = Received(request, "generate", False, (), tuple(uploads), "", Caller("", SCOPES))
-        prepared = await api.prepare(asked)
+        asked = Intake(request, "generate", False, (), tuple(uploads), "", Caller("", SCOPES))
+        prepared = await engine.prepare(asked)
         prepared.generation.changed = partial(_show, prepared.generation)
         worker.submit(prepared.generation)
-        images = await api.drawn(prepared, asyncio.Event().wait())
+        images = await engine.drawn(prepared, asked.left())
         _clear_line()
-        answer, _ = await api.finish(prepared, images)
+        answer, _ = await engine.finish(prepared, images)
     finally:
-        api.decoding.close()
+        engine.decoding.close()
         if worker.state == "ready":
             worker.drain()
             await asyncio.to_thread(worker.join, ENDING_S)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from cache_dit_serving.api.capabilities import capabilities_of
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import ModelSettings, ServerSettings, Settings
+from cache_dit_serving.engine.capabilities import capabilities_of
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cache_dit_serving.api.deadline import MARGIN, plan_within_deadline
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.speeds import SPEEDS, SpeedLadder
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.engine.deadline import MARGIN, plan_within_deadline
 from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.planning.call import GenerationCall

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Limits, ModelSettings, Settings
+from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from tests.support.families import save_family
 from tests.support.in_process import (

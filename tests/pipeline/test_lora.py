@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.config.settings import LoraSettings
+from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER

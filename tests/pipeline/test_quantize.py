@@ -15,9 +15,9 @@ import torch
 from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from torchao.quantization import Int8WeightOnlyConfig
 
-from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.config.acceleration import QuantizeSettings
 from cache_dit_serving.config.settings import LoraSettings, Settings
+from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.quality import psnr
 from cache_dit_serving.pipeline import quantize

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.config.acceleration import QuantizeSettings
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
+from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.load import load_pipeline
 from tests.support.families import save_family

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from cache_dit import DBCacheConfig
 
-from cache_dit_serving.api.capabilities import capabilities_of
-from cache_dit_serving.api.model_info import model_info
 from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
+from cache_dit_serving.engine.capabilities import capabilities_of
+from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.inputs import InputPicture, Inputs

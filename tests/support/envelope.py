@@ -10,9 +10,10 @@ import httpx
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from cache_dit_serving.api.access import Access, Caller
+from cache_dit_serving.api.access import Access
 from cache_dit_serving.api.envelope import Envelope
 from cache_dit_serving.config.settings import Limits, ServerSettings
+from cache_dit_serving.engine.caller import Caller
 
 LOCAL = "http://localhost:3000"
 

@@ -8,15 +8,14 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from starlette.types import Scope as AsgiScope
 
 from cache_dit_serving.api.operation import Operation
-from cache_dit_serving.config.keys import ApiKey, Scope, read_keys
+from cache_dit_serving.config.keys import ApiKey, read_keys
 from cache_dit_serving.config.settings import ServerSettings
+from cache_dit_serving.engine.caller import ANYONE, NOBODY, Caller
 from cache_dit_serving.errors import ConfigError, Forbidden, RateLimited, Unauthorized
 from cache_dit_serving.jobs.shared import CallerCounts, refill
 
@@ -33,31 +32,6 @@ OPEN_ROUTES = {
     ),
 }
 """By what `server.open_routes` calls them."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Whoever sends a request."""
-
-    name: str
-    """Empty where there are no keys."""
-    scopes: tuple[Scope, ...]
-    max_live: int | None = None
-    """Generations that wait or run at a time."""
-
-    @property
-    def admin(self) -> bool:
-        return "admin" in self.scopes
-
-    def owns(self, owner: str) -> bool:
-        """Whether what an owner has is for this caller too."""
-        return self.admin or owner == self.name
-
-
-SCOPES: tuple[Scope, ...] = get_args(Scope)
-ANYONE = Caller("", SCOPES)
-NOBODY = Caller("", ())
-"""Who sent no key where that is allowed."""
 
 
 def caller_of(scope: AsgiScope) -> Caller:

@@ -19,11 +19,11 @@ import pydantic_core
 from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive
 
-from cache_dit_serving.api.inputs import take_out_files
 from cache_dit_serving.api.lenient import read_leniently, with_whole_numbers
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, JsonBody, Respelt
-from cache_dit_serving.api.sent_as import SentAs
+from cache_dit_serving.api.uploads import take_out_files
 from cache_dit_serving.caching.step_masks import MOST_STEPS
+from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
 from cache_dit_serving.findings import and_more, cut, findings_of, known_keys, nearest_key, not_supported
 from cache_dit_serving.schemas.answers import RequestWarning

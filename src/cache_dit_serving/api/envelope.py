@@ -28,8 +28,8 @@ from cache_dit_serving.api.matching import Match, allowed_methods, match, matche
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
 from cache_dit_serving.api.routes import OPERATIONS
-from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.config.settings import Limits, ServerSettings
+from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import (
     ClientGone,
     InternalError,

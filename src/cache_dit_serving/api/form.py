@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from cache_dit_serving.api.inputs import IMAGES, SINGLE, upload_name
 from cache_dit_serving.api.lenient import as_typed, scalar_of
-from cache_dit_serving.api.sent_as import SentAs
+from cache_dit_serving.engine.inputs import IMAGES, SINGLE, upload_name
+from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.findings import cut, model_of_field
 

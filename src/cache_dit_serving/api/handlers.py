@@ -14,11 +14,11 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from cache_dit_serving.api.access import caller_of
 from cache_dit_serving.api.followers import HEADERS, EventStream
 from cache_dit_serving.api.jobs import UNSIGNED, JobsApi, last_event_of
-from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
-from cache_dit_serving.api.previews import asked_by
+from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.previews import asked_by
 from cache_dit_serving.errors import InvalidRequest, Unauthorized
 from cache_dit_serving.jobs.events import events_of
 from cache_dit_serving.jobs.metrics import of_all_workers
@@ -32,27 +32,27 @@ T = TypeVar("T")
 
 
 async def health(request: Request) -> Response:
-    return Response(_api().health().model_dump_json(), media_type=JSON)
+    return Response(_engine().health().model_dump_json(), media_type=JSON)
 
 
 async def model_info(request: Request) -> Response:
-    return Response(_api().model_info().model_dump_json(), media_type=JSON)
+    return Response(_engine().model_info().model_dump_json(), media_type=JSON)
 
 
 async def capabilities(request: Request) -> Response:
-    return JSONResponse(_api().capabilities().model_dump(mode="json"))
+    return JSONResponse(_engine().capabilities().model_dump(mode="json"))
 
 
 async def loras(request: Request) -> Response:
-    return JSONResponse(_api().loras().model_dump(mode="json"))
+    return JSONResponse(_engine().loras().model_dump(mode="json"))
 
 
 async def load_lora(request: Request) -> Response:
-    return JSONResponse((await _api().load_lora(request.path_params["path"])).model_dump(mode="json"))
+    return JSONResponse((await _engine().load_lora(request.path_params["path"])).model_dump(mode="json"))
 
 
 async def unload_lora(request: Request) -> Response:
-    return JSONResponse((await _api().unload_lora(request.path_params["path"])).model_dump(mode="json"))
+    return JSONResponse((await _engine().unload_lora(request.path_params["path"])).model_dump(mode="json"))
 
 
 async def submit_job(request: Request) -> Response:
@@ -144,7 +144,7 @@ async def remix_video(request: Request) -> Response:
 
 
 async def outputs(request: Request) -> Response:
-    name, outputs = request.path_params["path"], _api().outputs
+    name, outputs = request.path_params["path"], _engine().outputs
     if not caller_of(request.scope).admin and not await asyncio.to_thread(
         outputs.is_signed, name, request.query_params
     ):
@@ -181,8 +181,8 @@ def _videos() -> VideosApi:
     return _service(VideosApi, "videos")
 
 
-def _api() -> NativeApi:
-    return _service(NativeApi, "api")
+def _engine() -> Engine:
+    return _service(Engine, "engine")
 
 
 def _service(kind: type[T], name: str) -> T:

@@ -16,13 +16,14 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cache_dit_serving.api.access import ANYONE, NOBODY, Caller
 from cache_dit_serving.api.followers import Followers
-from cache_dit_serving.api.job_answers import answer_of
-from cache_dit_serving.api.kept_jobs import KeptJobs
-from cache_dit_serving.api.native import NativeApi
-from cache_dit_serving.api.previews import PARAM, AskedPreviews, FollowedPreviews, possible
-from cache_dit_serving.api.received import Received, received
+from cache_dit_serving.api.receive import received
+from cache_dit_serving.engine.caller import ANYONE, NOBODY, Caller
+from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.intake import Intake
+from cache_dit_serving.engine.job_answers import answer_of
+from cache_dit_serving.engine.job_desk import KeptJobs
+from cache_dit_serving.engine.previews import PARAM, AskedPreviews, FollowedPreviews, possible
 from cache_dit_serving.errors import (
     InternalError,
     InvalidRequest,
@@ -66,15 +67,15 @@ RECONNECT_MS = 2000
 class JobsApi:
     """Jobs, over the same worker and place of outputs as the other routes."""
 
-    def __init__(self, native: NativeApi) -> None:
-        self._outputs = native.outputs
-        self._public_url = (native.settings.outputs.public_url or "").rstrip("/")
-        self._native = native
-        self._worker = native.worker
-        self._kept = KeptJobs(native)
-        settings = native.settings
+    def __init__(self, engine: Engine) -> None:
+        self._outputs = engine.outputs
+        self._public_url = (engine.settings.outputs.public_url or "").rstrip("/")
+        self._engine = engine
+        self._worker = engine.worker
+        self._kept = KeptJobs(engine)
+        settings = engine.settings
         self._signer = Signer(settings.outputs.root, EVENTS_S) if settings.server.has_keys else None
-        self.followers = Followers(native.settings.limits.max_followers)
+        self.followers = Followers(engine.settings.limits.max_followers)
 
     def start(self) -> None:
         """Open the database, and care for what is in it from then on; in the event loop."""
@@ -99,7 +100,7 @@ class JobsApi:
         answer = (await self._answer(record)).model_dump_json()
         return Response(answer, status_code=202, media_type="application/json", headers=headers)
 
-    async def admitted(self, asked: Received, headers: Headers, prefix: str = "") -> tuple[JobRecord, bool]:
+    async def admitted(self, asked: Intake, headers: Headers, prefix: str = "") -> tuple[JobRecord, bool]:
         """A job for a request, and whether it was there before.
 
         A request whose Idempotency-Key came with the same request before gets the job of that one.
@@ -259,10 +260,10 @@ class JobsApi:
         Raises:
             InvalidRequest: there are none, which is not to be ignored.
         """
-        if count is None and not self._native.settings.previews.every:
+        if count is None and not self._engine.settings.previews.every:
             count = 0
         job = self._kept.live(name)
-        why_none = self._native.no_previews(job.generation if job is not None else None)
+        why_none = self._engine.no_previews(job.generation if job is not None else None)
         return possible(count, PARAM, why_none, lenient=lenient)
 
     async def delete(self, name: str, caller: Caller) -> JobAnswer:
@@ -363,7 +364,7 @@ def _idempotency_key(headers: Headers, caller: Caller) -> str | None:
     return key and f"{caller.name} {key}" if caller.name else key
 
 
-def _digest(asked: Received) -> str:
+def _digest(asked: Intake) -> str:
     """Of a request and the files that came with it."""
     digest = hashlib.sha256(asked.request.model_dump_json(exclude_unset=True).encode())
     for upload in asked.uploads:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cache_dit_serving.api.native import NativeApi
+from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.errors import NotFound
 from cache_dit_serving.findings import cut
 from cache_dit_serving.planning.model import PlannedModel
@@ -14,8 +14,8 @@ from cache_dit_serving.schemas.openai import OpenAiModel, OpenAiModels
 class Served:
     """The one model, by the names that clients may call it."""
 
-    def __init__(self, native: NativeApi) -> None:
-        self._native = native
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._started = int(time.time())
 
     @property
@@ -24,7 +24,7 @@ class Served:
         Raises:
             NotReady: there is no loaded model.
         """
-        return self._native.worker.loaded().model
+        return self._engine.worker.loaded().model
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -33,8 +33,8 @@ class Served:
         Raises:
             NotReady: there is no loaded model.
         """
-        loaded = self._native.worker.loaded()
-        return self._native.settings.server.model_names or (loaded.runner.facts.name,)
+        loaded = self._engine.worker.loaded()
+        return self._engine.settings.server.model_names or (loaded.runner.facts.name,)
 
     def check(self, name: str | None) -> None:
         """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, Respelt
-from cache_dit_serving.api.sent_as import SentAs
+from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.other_vendors import OF_GENERATIONS, OF_IMAGES, OF_VIDEOS, ForeignField

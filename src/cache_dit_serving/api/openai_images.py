@@ -16,12 +16,12 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from cache_dit_serving.api.native import NativeApi, Prepared
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_quality import QUALITY_OF, choose_speed
-from cache_dit_serving.api.previews import possible
-from cache_dit_serving.api.received import gone, received
-from cache_dit_serving.api.sent_as import SentAs
+from cache_dit_serving.api.receive import gone, received
+from cache_dit_serving.engine.engine import Engine, Prepared
+from cache_dit_serving.engine.previews import possible
+from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import InternalError, InvalidRequest, ServingError
 from cache_dit_serving.jobs.generation import Encoded
 from cache_dit_serving.jobs.wanted_previews import WantedPreviews
@@ -45,8 +45,8 @@ NO_TOKENS = {
 class OpenAiImages:
     """/v1/images, over the same queue as /generate."""
 
-    def __init__(self, native: NativeApi, served: Served) -> None:
-        self._native = native
+    def __init__(self, engine: Engine, served: Served) -> None:
+        self._engine = engine
         self._served = served
 
     async def image(self, body: ImageGeneration, http: Request) -> Response:
@@ -64,21 +64,21 @@ class OpenAiImages:
         if quality.speed is not None:
             request = request.model_copy(update={"speed": quality.speed})
         asked = received(request, http, mask_kind="holed mask")
-        prepared = await self._native.prepare(asked)
+        prepared = await self._engine.prepare(asked)
         warnings, previews = [*quality.warnings, *body.warnings()], None
         if body.wanted_previews:
-            why_none = self._native.no_previews(prepared.generation)
+            why_none = self._engine.no_previews(prepared.generation)
             wanted = possible(body.wanted_previews, "partial_images", why_none, lenient=asked.lenient)
             warnings += wanted.warnings
             previews = prepared.generation.want_previews(wanted.count) if wanted.count else None
         notes = _Notes(warnings, http.scope["state"]["sent_as"])
-        self._native.submit(prepared, asked)
+        self._engine.submit(prepared, asked)
         if body.stream:
             stream = self._streamed(prepared, http, _Stream(body, prepared, previews, notes))
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
-        images = await self._native.drawn(prepared, gone(http))
-        response, _ = await self._native.finish(prepared, images)
+        images = await self._engine.drawn(prepared, gone(http))
+        response, _ = await self._engine.finish(prepared, images)
         evidence = notes.added_to(response)
         answer = ImagesResponse(
             created=int(time.time()),
@@ -103,7 +103,7 @@ class OpenAiImages:
 
         generation.changed = wake
         # Begun here: what has not begun when its client goes would never end.
-        drawing = asyncio.create_task(self._native.drawn(prepared, _first(gone(http), left.wait())))
+        drawing = asyncio.create_task(self._engine.drawn(prepared, _first(gone(http), left.wait())))
         drawing.add_done_callback(lambda _: changed.set())
         return self._told(prepared, stream, drawing, changed, left)
 
@@ -128,7 +128,7 @@ class OpenAiImages:
             for event in stream.partial():
                 yield event
             images = drawing.result()
-            response, _ = await self._native.finish(prepared, images)
+            response, _ = await self._engine.finish(prepared, images)
             for event in stream.completed(images, response):
                 yield event
         except ServingError as error:

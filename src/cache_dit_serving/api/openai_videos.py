@@ -8,11 +8,11 @@ from typing import Literal
 
 from starlette.requests import Request
 
-from cache_dit_serving.api.access import Caller
 from cache_dit_serving.api.jobs import JobsApi, limit_of
-from cache_dit_serving.api.native import NativeApi
 from cache_dit_serving.api.openai import Served
-from cache_dit_serving.api.received import received
+from cache_dit_serving.api.receive import received
+from cache_dit_serving.engine.caller import Caller
+from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.errors import InvalidRequest, NotFound
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.record import JobRecord
@@ -41,9 +41,9 @@ PREFIX = "video_"
 class VideosApi:
     """/v1/videos, over the same jobs as /jobs."""
 
-    def __init__(self, native: NativeApi, jobs: JobsApi, served: Served) -> None:
-        outputs_s = native.settings.outputs.keep_s
-        self._keep_s = min(native.settings.limits.keep_jobs_s, outputs_s if outputs_s is not None else math.inf)
+    def __init__(self, engine: Engine, jobs: JobsApi, served: Served) -> None:
+        outputs_s = engine.settings.outputs.keep_s
+        self._keep_s = min(engine.settings.limits.keep_jobs_s, outputs_s if outputs_s is not None else math.inf)
         self._jobs = jobs
         self._served = served
 

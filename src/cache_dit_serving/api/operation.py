@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cache_dit_serving.api.sent_as import SentAs
 from cache_dit_serving.config.keys import Scope
+from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import (
     BodyTooLarge,
     BodyTooSlow,

@@ -12,7 +12,7 @@ from cache_dit_serving.api.operation import (
     JsonBody,
     Operation,
 )
-from cache_dit_serving.api.previews import MOST as MOST_PREVIEWS
+from cache_dit_serving.engine.previews import MOST as MOST_PREVIEWS
 from cache_dit_serving.errors import (
     CacheNotEngaged,
     DeadlineExceeded,

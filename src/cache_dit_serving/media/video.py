@@ -22,9 +22,9 @@ from cache_dit_serving.media.sound import Track
 from cache_dit_serving.media.values import Clip
 
 H264 = {"crf": "18", "preset": "fast", "x264-params": "cpu-independent=1"}
-"""Options of libx264: constant quality that the eye does not tell from the frames (ffmpeg's own word for 17 to 18), and
-the same bytes for the same frames. Without `cpu-independent`, x264's vectorised macroblock tree reads memory that nobody
-has written, and a file differs from run to run (at 64 x 64 in nearly every run, at 832 x 480 in half of them).
+"""Options of libx264. Constant quality that the eye does not tell from the frames (17 to 18 by ffmpeg's guide), and the
+same bytes for the same frames: without `cpu-independent`, x264's vectorised macroblock tree reads memory that nothing
+has written, and a file differs from run to run (at 64 x 64 pixels in nearly every run, at 832 x 480 in half of them).
 """
 TICKS = {"webp": 1000, "gif": 100}
 """In which the format counts the time of a frame, per second."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from cache_dit_serving.api.previews import AskedPreviews, FollowedPreviews
+from cache_dit_serving.engine.previews import AskedPreviews, FollowedPreviews
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.schemas.jobs import JobPreview, JobState
 from tests.support.jobs import QUEUED, RUNNING, record

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from starlette.requests import Request
 
-from cache_dit_serving.api.access import SCOPES, Caller, caller_of
-from cache_dit_serving.api.answering import request_id_of
-from cache_dit_serving.api.sent_as import SentAs
+from cache_dit_serving.engine.caller import SCOPES, Caller
+from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import ClientGone
 from cache_dit_serving.media.decode.decoder import MaskKind
 from cache_dit_serving.schemas.answers import RequestWarning
@@ -23,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Received:
+class Intake:
     """What a request asks, and all that its connection said beside."""
 
     request: GenerateRequest
@@ -60,6 +57,10 @@ class Received:
             working.cancel()
             leaving.cancel()
 
+    async def left(self) -> None:
+        """Wait until the client has closed the connection; for ever where nobody waits at one."""
+        await (asyncio.Event().wait() if self.gone is None else self.gone())
+
     def dumped(self) -> str:
         """As JSON, without its uploads."""
         return _Kept(
@@ -87,41 +88,14 @@ class _Kept(BaseModel):
     mask_kind: MaskKind = "mask"
 
 
-def received(request: GenerateRequest, http: Request, mask_kind: MaskKind = "mask") -> Received:
-    """What came over a connection, whose body was checked.
-
-    Args:
-        mask_kind: how its mask is read.
-    """
-    state = http.scope["state"]
-    return Received(
-        request,
-        id=request_id_of(http.scope),
-        lenient=state["lenient"],
-        warnings=tuple(state["warnings"]),
-        uploads=tuple(state["uploads"]),
-        base_url=str(http.base_url).rstrip("/"),
-        caller=caller_of(http.scope),
-        sent_as=state["sent_as"],
-        mask_kind=mask_kind,
-        gone=partial(gone, http),
-    )
-
-
-async def gone(http: Request) -> None:
-    """Returns when the client has closed the connection; the request's body must have been read."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
-
-
-def read(dumped: str, uploads: list[str | bytes]) -> Received:
-    """What was kept by :meth:`Received.dumped`, and its uploads.
+def read(dumped: str, uploads: list[str | bytes]) -> Intake:
+    """What was kept by :meth:`Intake.dumped`, and its uploads.
 
     Raises:
         ValidationError: it is of another version, which had other fields.
     """
     kept = _Kept.model_validate_json(dumped)
-    return Received(
+    return Intake(
         JobRequest.model_validate(kept.request),
         id=kept.id,
         lenient=kept.lenient,

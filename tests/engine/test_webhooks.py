@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from sqlalchemy import insert
 
-from cache_dit_serving.api.webhooks import Webhooks
 from cache_dit_serving.config.settings import WebhookSettings
+from cache_dit_serving.engine.webhooks import Webhooks
 from cache_dit_serving.jobs.store.store import JobStore
 from cache_dit_serving.jobs.store.tables import WebhookRow
 

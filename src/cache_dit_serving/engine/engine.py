@@ -1,4 +1,4 @@
-"""The native routes: what each endpoint does, between HTTP and the worker. No torch here."""
+"""The server's work on each request, between its transport and the worker. No torch here."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import NamedTuple
 
-from starlette.requests import Request
-
-from cache_dit_serving.api.capabilities import capabilities_of
-from cache_dit_serving.api.compare import compared_response
-from cache_dit_serving.api.deadline import plan_within_deadline
-from cache_dit_serving.api.inputs import inputs_of, with_fitting_pictures
-from cache_dit_serving.api.model_info import loras_of_model, model_info
-from cache_dit_serving.api.received import Received, gone, received
-from cache_dit_serving.api.stats import stats_of
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.engine.capabilities import capabilities_of
+from cache_dit_serving.engine.compare import compared_response
+from cache_dit_serving.engine.deadline import plan_within_deadline
+from cache_dit_serving.engine.inputs import inputs_of, with_fitting_pictures
+from cache_dit_serving.engine.intake import Intake
+from cache_dit_serving.engine.model_info import loras_of_model, model_info
+from cache_dit_serving.engine.stats import stats_of
 from cache_dit_serving.errors import Forbidden, InvalidRequest, NotFound
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.submission import images_of
@@ -58,7 +56,7 @@ class Prepared(NamedTuple):
     deadline: DeadlineReport | None
 
 
-class NativeApi:
+class Engine:
     """The endpoints over one worker and one place of outputs."""
 
     def __init__(self, settings: Settings, worker: PipelineWorker, configuration: str = "") -> None:
@@ -77,28 +75,19 @@ class NativeApi:
             else ObjectOutputs(place)
         )
 
-    async def generate(self, request: GenerateRequest, http: Request) -> GenerateResponse:
+    async def generate(self, asked: Intake) -> GenerateResponse:
         """Plan, queue, wait (no longer than the client does), answer.
 
         Raises:
             ServingError: InvalidRequest, CacheNotEngaged, QueueFull, NotReady, ClientGone, DeadlineExceeded or
                 InternalError.
         """
-        prepared = await self.begin(received(request, http))
-        response, _ = await self.finish(prepared, await self.drawn(prepared, gone(http)))
-        return response
-
-    async def begin(self, asked: Received) -> Prepared:
-        """Plan a request, and let it queue.
-
-        Raises:
-            ServingError: as :meth:`prepare`, QueueFull or RateLimited.
-        """
         prepared = await self.prepare(asked)
         self.submit(prepared, asked)
-        return prepared
+        response, _ = await self.finish(prepared, await self.drawn(prepared, asked.left()))
+        return response
 
-    def submit(self, prepared: Prepared, asked: Received) -> None:
+    def submit(self, prepared: Prepared, asked: Intake) -> None:
         """Let a planned request queue.
 
         Raises:
@@ -130,7 +119,7 @@ class NativeApi:
             deadline_s=prepared.request.deadline_s,
         )
 
-    async def prepare(self, asked: Received) -> Prepared:
+    async def prepare(self, asked: Intake) -> Prepared:
         """Fetch what a request names, and plan it.
 
         Raises:
@@ -156,15 +145,15 @@ class NativeApi:
         response = _response(prepared.generation, images, delivered.texts, prepared.request, prepared.deadline)
         return response, delivered.names
 
-    async def compare(self, request: GenerateRequest, http: Request) -> CompareResponse:
+    async def compare(self, asked: Intake) -> CompareResponse:
         """The same image with the cache and without, as one entry of the queue.
 
         Raises:
             ServingError: as :meth:`generate`.
         """
+        request = asked.request
         if request.deadline_s is not None:
             raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
-        asked = received(request, http)
         _check_scope(asked)
         model = self._model(asked)
         call = plan(request, model, await self._inputs(asked, model))
@@ -174,7 +163,7 @@ class NativeApi:
         delivery = self._delivery(asked)
         generation = _generation(call.compared(), asked, self._priority(request))
         self.worker.submit(generation, asked.caller.max_live)
-        images = await self.drawn(Prepared(request, generation, delivery, None), gone(http))
+        images = await self.drawn(Prepared(request, generation, delivery, None), asked.left())
         return await asyncio.to_thread(compared_response, generation, images, request, delivery)
 
     def health(self) -> HealthResponse:
@@ -258,11 +247,11 @@ class NativeApi:
             freed_prompt_bytes=freed.prompts,
         )
 
-    def _model(self, asked: Received) -> PlannedModel:
+    def _model(self, asked: Intake) -> PlannedModel:
         """The loaded model, as tolerant as the request or the operator has it."""
         return replace(self.worker.loaded().model, tolerant=asked.lenient)
 
-    async def _inputs(self, asked: Received, model: PlannedModel) -> Inputs:
+    async def _inputs(self, asked: Intake, model: PlannedModel) -> Inputs:
         """What a request brings, which no model that has no use for it lets in."""
         request = asked.request
         variant_for(request, model)
@@ -277,19 +266,19 @@ class NativeApi:
     def _priority(self, request: GenerateRequest) -> int:
         return min(request.priority or 0, self.settings.limits.max_priority)
 
-    def _delivery(self, asked: Received) -> Delivery:
+    def _delivery(self, asked: Intake) -> Delivery:
         request, base_url = asked.request, (self.settings.outputs.public_url or asked.base_url).rstrip("/")
         delivery = Delivery(self.outputs, request.output_format or "base64", request.output_dir, base_url)
         delivery.check()
         return delivery
 
 
-def _check_scope(asked: Received) -> None:
+def _check_scope(asked: Intake) -> None:
     if asked.request.profile and not asked.caller.admin:
         raise Forbidden("this key may not ask for a profile: it lacks the scope admin", param="profile")
 
 
-def _generation(call: GenerationCall, asked: Received, priority: int) -> Generation:
+def _generation(call: GenerationCall, asked: Intake, priority: int) -> Generation:
     """With what the body's reading had to adjust among its warnings."""
     warnings = tuple(map(asked.sent_as.warning, call.warnings))
     call = replace(call, caller=asked.caller.name, warnings=warnings)

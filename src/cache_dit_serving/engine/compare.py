@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass, replace
 
-from cache_dit_serving.api.stats import stats_of
+from cache_dit_serving.engine.stats import stats_of
 from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.encode import encode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from cache_dit_serving.api.inputs import with_fitting_pictures
 from cache_dit_serving.config.settings import InputSettings
+from cache_dit_serving.engine.inputs import with_fitting_pictures
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.media.video_input import InputVideo

@@ -18,12 +18,12 @@ from functools import partial
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cache_dit_serving.api.access import Caller
-from cache_dit_serving.api.job_answers import answer_of
-from cache_dit_serving.api.native import NativeApi, Prepared
-from cache_dit_serving.api.received import Received, read
-from cache_dit_serving.api.sweeping import Sweeping
-from cache_dit_serving.api.webhooks import Webhooks
+from cache_dit_serving.engine.caller import Caller
+from cache_dit_serving.engine.engine import Engine, Prepared
+from cache_dit_serving.engine.intake import Intake, read
+from cache_dit_serving.engine.job_answers import answer_of
+from cache_dit_serving.engine.sweeping import Sweeping
+from cache_dit_serving.engine.webhooks import Webhooks
 from cache_dit_serving.errors import (
     ClientGone,
     InternalError,
@@ -77,16 +77,16 @@ CLOSING_S = 20.0
 class KeptJobs:
     """The jobs of one server, for its event loop."""
 
-    def __init__(self, native: NativeApi) -> None:
-        self._native = native
-        self._worker = native.worker
-        self._settings = native.settings
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._worker = engine.worker
+        self._settings = engine.settings
         self._owner = secrets.token_hex(8)
         """This server, for the database."""
         self._access = StoreAccess(self._database())
         self._heart = Heart(self._owner, self._settings.jobs.lease_s, lambda: self._access.store)
         self._webhooks = Webhooks(self._settings.webhooks, self._access.write)
-        self._sweeping = Sweeping(self._settings.outputs, native.outputs, self._access.read, self._forget_all)
+        self._sweeping = Sweeping(self._settings.outputs, engine.outputs, self._access.read, self._forget_all)
         folder = shared_folder(self._settings.server.workers)
         self._progress = None if folder is None else JobProgress(folder)
         """Of the jobs at all workers of this server."""
@@ -125,7 +125,7 @@ class KeptJobs:
             raise KeyReused("this Idempotency-Key came with another request before; send a new key with a new one")
         return record
 
-    async def admit(self, asked: Received, key: str | None, digest: str, prefix: str = "") -> JobRecord:
+    async def admit(self, asked: Intake, key: str | None, digest: str, prefix: str = "") -> JobRecord:
         """Admit a job: from here on it ends in one final state, whoever asks.
 
         Args:
@@ -139,7 +139,7 @@ class KeptJobs:
         # A client that goes meanwhile must not leave half of it behind.
         return await asyncio.shield(asyncio.ensure_future(self._admit(asked, key, digest, prefix)))
 
-    async def _admit(self, asked: Received, key: str | None, digest: str, prefix: str) -> JobRecord:
+    async def _admit(self, asked: Intake, key: str | None, digest: str, prefix: str) -> JobRecord:
         request = asked.request
         if request.output_format == "base64":
             raise InvalidRequest(
@@ -149,8 +149,8 @@ class KeptJobs:
             self._webhooks.check(request.webhook_url)
         name = prefix + secrets.token_hex(12)
         kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or f"{FOLDER}/{name}"}
-        asked = Received(**{**vars(asked), "request": request.model_copy(update=kept)})
-        prepared = await self._native.prepare(asked)
+        asked = Intake(**{**vars(asked), "request": request.model_copy(update=kept)})
+        prepared = await self._engine.prepare(asked)
         generation = prepared.generation
         history = ((JobState.QUEUED, generation.submitted),)
         record = JobRecord(
@@ -293,7 +293,7 @@ class KeptJobs:
                 max_request_s=self._settings.limits.max_request_s,
                 deadline_s=None if deadline_s is None else max(0.001, deadline_s - waited_s),
             )
-            response, files = await self._native.finish(prepared, images)
+            response, files = await self._engine.finish(prepared, images)
             record = succeeded(job.record, response.model_dump_json(), files)
         except TakenOver:
             job.taken = True
@@ -433,7 +433,7 @@ class KeptJobs:
         await self._clear(record.id)
         uploads = await self._access.read(lambda store: store.uploads(record.id))
         try:
-            prepared = await self._native.prepare(read(record.request, uploads))
+            prepared = await self._engine.prepare(read(record.request, uploads))
             job = self._job(record, prepared)
             job.written.set()
             self._worker.submit(prepared.generation)
@@ -478,16 +478,16 @@ class KeptJobs:
         gone = []
         for job in jobs:
             with contextlib.suppress(InternalError):  # the log has it; the others are none the worse for it
-                self._native.outputs.delete(job.files, f"{FOLDER}/{job.id}")
+                self._engine.outputs.delete(job.files, f"{FOLDER}/{job.id}")
                 gone.append(job)
         return gone
 
     async def _unlink(self, record: JobRecord) -> None:
-        await asyncio.to_thread(self._native.outputs.delete, record.files, f"{FOLDER}/{record.id}")
+        await asyncio.to_thread(self._engine.outputs.delete, record.files, f"{FOLDER}/{record.id}")
 
     async def _clear(self, job: str) -> None:
         """Delete what a server wrote of a job that was killed, or taken over, before it could say so."""
-        await asyncio.to_thread(self._native.outputs.clear, f"{FOLDER}/{job}")
+        await asyncio.to_thread(self._engine.outputs.clear, f"{FOLDER}/{job}")
 
     def _database(self) -> str:
         root = self._settings.outputs.root.expanduser().absolute()

@@ -1,19 +1,14 @@
-"""Pictures and videos in requests: taken out of the body before anything copies it, read when the request is planned.
-
-BentoML parses a body on the event loop. What reaches it holds the place of each file alone.
-"""
+"""Pictures and videos of requests: fetched, decoded and resized before a request queues."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
-from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.decode.decoder import Decoder, MaskKind
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.fetch import fetch
@@ -38,39 +33,6 @@ LONGEST_PATH = 4096
 def upload_name(index: int) -> str:
     """What stands in a field for the picture at `index` of a request's."""
     return f"{UPLOAD}{index}"
-
-
-def take_out_files(tree: dict[str, Any], files: Sequence[bytes] = ()) -> list[str | bytes]:
-    """Replace each picture that a body holds as text by its name; all pictures, in the order of their names.
-
-    Args:
-        files: pictures that came beside the body, which it names already.
-
-    Raises:
-        InvalidRequest: a field holds another such name.
-    """
-    uploads: list[str | bytes] = list(files)
-    named_already = {upload_name(index) for index in range(len(files))}
-
-    def named(text: str, param: str) -> str:
-        if text in named_already:
-            return text
-        if text.startswith(UPLOAD):
-            raise InvalidRequest(f"{param} is no picture; send a data URI or base64", param=param)
-        if "://" in text[:16]:
-            return text
-        uploads.append(text)
-        return upload_name(len(uploads) - 1)
-
-    images = tree.get(IMAGES)
-    if isinstance(images, list):
-        tree[IMAGES] = [
-            named(each, f"{IMAGES}.{index}") if isinstance(each, str) else each for index, each in enumerate(images)
-        ]
-    for field in SINGLE:
-        if isinstance(tree.get(field), str):
-            tree[field] = named(tree[field], field)
-    return uploads
 
 
 async def inputs_of(

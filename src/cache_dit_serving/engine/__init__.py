@@ -1,0 +1,1 @@
+"""The server's own work, without a transport: admit, plan, wait, deliver, keep jobs."""
