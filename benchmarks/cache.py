@@ -19,9 +19,9 @@ from cache_dit_serving.caching.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.media.quality import psnr, ssim
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
-from cache_dit_serving.planning.call import Drawing
 from cache_dit_serving.planning.example import example_of
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 OBJECTS = (
@@ -122,9 +122,8 @@ def measure(loaded: Loaded) -> Quality:
 
 
 def draw(loaded: Loaded, prompt: str, seed: int, choice: CacheChoice, steps: int) -> Drawn:
-    call = plan(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"), loaded.model)
-    call = replace(call, drawings=(Drawing(seed, choice),))
-    return loaded.runner.sample(call, 0, Unwatched())
+    planned = plan(resolve(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"), loaded.model))
+    return loaded.runner.sample(replace(planned.call, seed=seed, cache=choice), Unwatched())
 
 
 def worst_decile(values: list[float]) -> float:
@@ -174,9 +173,9 @@ def switching(loaded: Loaded, rounds: int = 60) -> list[Switch]:
 def _timed_draw(loaded: Loaded, settings: CacheSettings | None) -> float:
     choice = WITHOUT_CACHE if settings is None else CacheChoice(settings, "custom")
     request, inputs = example_of(loaded.model, num_inference_steps=6, speed="lossless")
-    call = plan(request, loaded.model, inputs)
+    call = replace(plan(resolve(request, loaded.model), inputs).fitted().call, seed=0, cache=choice)
     began = time.perf_counter()
-    loaded.runner.sample(replace(call, drawings=(Drawing(0, choice),)), 0, Unwatched())
+    loaded.runner.sample(call, Unwatched())
     return time.perf_counter() - began
 
 

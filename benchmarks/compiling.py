@@ -25,6 +25,7 @@ from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 PAGE = BUNDLE_ROOT / "docs" / "compile.md"
@@ -61,9 +62,9 @@ def started(compiled: Path | None) -> tuple[Loaded, float]:
 
 def draw(loaded: Loaded, speed: str) -> tuple[Drawn, float]:
     fields = {"prompt": "a robot on a yellow background", "seed": 1, "speed": speed}
-    call = plan(GenerateRequest.model_validate(fields), loaded.model)
+    call = plan(resolve(GenerateRequest.model_validate(fields), loaded.model)).call
     begun = time.perf_counter()
-    drawn = loaded.runner.sample(call, 0, Unwatched())
+    drawn = loaded.runner.sample(call, Unwatched())
     return drawn, time.perf_counter() - begun
 
 

@@ -38,6 +38,7 @@ from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 CPU = "a CPU"
@@ -247,11 +248,12 @@ def plain(arguments: argparse.Namespace) -> dict[str, Any]:
 def accelerated(arguments: argparse.Namespace) -> dict[str, Any]:
     """The server's pipeline with the settings of the environment, called in this process."""
     loaded = assemble(load_settings(os.environ), full_size.say)
-    call = plan(GenerateRequest.model_validate({"prompt": PROMPT, "seed": 1, **_request(arguments)}), loaded.model)
+    request = GenerateRequest.model_validate({"prompt": PROMPT, "seed": 1, **_request(arguments)})
+    call = plan(resolve(request, loaded.model)).call
     records, seconds = [], []
     for _ in range(arguments.rounds + 1):
         began = time.perf_counter()
-        records.append(loaded.runner.sample(call, 0, Unwatched()).record)
+        records.append(loaded.runner.sample(call, Unwatched()).record)
         seconds.append(time.perf_counter() - began)
     on_gpu = loaded.runner.facts.device.startswith("cuda")
     return {

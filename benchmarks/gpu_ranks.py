@@ -25,6 +25,7 @@ from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -77,8 +78,8 @@ def picture(loaded: Loaded, arguments: argparse.Namespace, fields: dict[str, Any
     """What the record of one picture says."""
     asked = {"prompt": "a robot", "seed": 1, "width": arguments.side, "height": arguments.side}
     asked |= {"num_inference_steps": arguments.steps}
-    call = plan(GenerateRequest.model_validate(asked | fields), loaded.model)
-    return loaded.runner.sample(call, 0, Unwatched()).record
+    call = plan(resolve(GenerateRequest.model_validate(asked | fields), loaded.model)).call
+    return loaded.runner.sample(call, Unwatched()).record
 
 
 def main() -> None:

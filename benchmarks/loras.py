@@ -24,6 +24,7 @@ from cache_dit_serving.pipeline.protocol import Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 PAGE = BUNDLE_ROOT / "docs" / "loras.md"
@@ -99,8 +100,8 @@ def main() -> None:
                 fields: dict[str, Any] = {"prompt": "a robot on a yellow background", "seed": 1, "speed": "lossless"}
                 if server is loaded:
                     fields["loras"] = [{"name": name, "scale": 0.5} for name in names]
-                call = plan(GenerateRequest.model_validate(fields), server.model)
-                taken = seconds(lambda server=server, call=call: server.runner.sample(call, 0, Unwatched()))
+                call = plan(resolve(GenerateRequest.model_validate(fields), server.model)).call
+                taken = seconds(lambda server=server, call=call: server.runner.sample(call, Unwatched()))
                 pictures.setdefault(kind, []).append(taken)
         assert isinstance(loaded.runner, PipelineRunner)
         assert loaded.runner._loras is not None

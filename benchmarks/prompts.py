@@ -18,6 +18,7 @@ from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 PAGE = BUNDLE_ROOT / "docs" / "prompt-cache.md"
@@ -41,9 +42,9 @@ real models have billions of parameters (FLUX: 4.9, Qwen-Image: 8.3); what they 
 
 
 def draw(loaded: Loaded, prompt: str) -> tuple[Drawn, float]:
-    call = plan(GenerateRequest(prompt=prompt, seed=1), loaded.model)
+    call = plan(resolve(GenerateRequest(prompt=prompt, seed=1), loaded.model)).call
     begun = time.perf_counter()
-    drawn = loaded.runner.sample(call, 0, Unwatched())
+    drawn = loaded.runner.sample(call, Unwatched())
     return drawn, time.perf_counter() - begun
 
 

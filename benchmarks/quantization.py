@@ -24,6 +24,7 @@ from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.pipeline.quantize import bytes_of, usable_types
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 PAGE = BUNDLE_ROOT / "docs" / "quantization.md"
@@ -48,9 +49,10 @@ On a CPU quantised weights save memory and no time. GPUs have kernels for them, 
 
 
 def draw(loaded: Loaded, prompt: str, speed: str) -> tuple[Drawn, float]:
-    call = plan(GenerateRequest.model_validate({"prompt": prompt, "seed": 1, "speed": speed}), loaded.model)
+    request = GenerateRequest.model_validate({"prompt": prompt, "seed": 1, "speed": speed})
+    call = plan(resolve(request, loaded.model)).call
     begun = time.perf_counter()
-    drawn = loaded.runner.sample(call, 0, Unwatched())
+    drawn = loaded.runner.sample(call, Unwatched())
     return drawn, time.perf_counter() - begun
 
 

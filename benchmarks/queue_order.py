@@ -106,7 +106,7 @@ def simulated(order: Order, load: float) -> list[Wait]:
             generation = queue.next()
             request = came.pop(generation)
             waits.append(Wait(now - request.at, request.long))
-            free_at = now + cast(Any, generation.call).seconds
+            free_at = now + cast(Any, generation.planned).seconds
 
     for number, request in enumerate(arrivals(load, 1.0, random.Random(1))):
         if request.at > HOURS * 3600:

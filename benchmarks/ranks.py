@@ -23,6 +23,7 @@ from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -121,9 +122,9 @@ def started(settings: Settings, kind: str) -> tuple[Loaded, float]:
 
 def picture(loaded: Loaded, speed: str, beside: list[float]) -> float:
     fields = {"prompt": "a robot on a yellow background", "seed": 1, "speed": speed}
-    call = plan(GenerateRequest.model_validate(fields), loaded.model)
+    call = plan(resolve(GenerateRequest.model_validate(fields), loaded.model)).call
     begun = time.perf_counter()
-    record = loaded.runner.sample(call, 0, Unwatched()).record
+    record = loaded.runner.sample(call, Unwatched()).record
     seconds = time.perf_counter() - begun
     beside.append((seconds - record.seconds) / call.num_inference_steps * 1000)
     return seconds

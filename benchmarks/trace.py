@@ -19,6 +19,7 @@ from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 PICTURE = BUNDLE_ROOT / "docs" / "images" / "trace.png"
@@ -34,7 +35,7 @@ def traced() -> list[dict[str, Any]]:
         profiling = ProfilingSettings(requests="asked", folder=Path(folder))
         loaded = assemble(settings.model_copy(update={"profiling": profiling}), lambda stage: None)
         request = GenerateRequest(prompt="a robot on a yellow background", seed=1, profile=True)
-        loaded.runner.sample(plan(request, loaded.model), 0, Unwatched())
+        loaded.runner.sample(plan(resolve(request, loaded.model)).call, Unwatched())
         (file,) = Path(folder).iterdir()
         events = json.loads(file.read_text())["traceEvents"]
     names = ("step ", "encode prompt", "decode")

@@ -113,13 +113,13 @@ async def _drawn(
         await _ready(worker)
         if suffix:
             request = _as_file(request, suffix, worker.loaded().model)
-        asked = Intake(request, "generate", False, (), tuple(uploads), "", Caller("", SCOPES))
-        prepared = await engine.prepare(asked)
+        intake = Intake(request, "generate", False, (), tuple(uploads), "", Caller("", SCOPES))
+        prepared = await engine.prepare(intake)
         prepared.generation.changed = partial(_show, prepared.generation)
-        worker.submit(prepared.generation)
-        images = await engine.drawn(prepared, asked.left())
+        engine.submit(prepared)
+        images = await engine.wait(prepared, intake.left())
         _clear_line()
-        answer, _ = await engine.finish(prepared, images)
+        answer, _ = await engine.deliver(prepared, images)
     finally:
         engine.decoding.close()
         if worker.state == "ready":

@@ -18,8 +18,9 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.values import Clip, Sound
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
-from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.planning.tasks import Task
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.families import ENTRIES, save_audio, save_family
@@ -42,9 +43,9 @@ def audio(folder: Path) -> Loaded:
     )
 
 
-def planned(loaded: Loaded, **fields: Any) -> GenerationCall:
+def planned(loaded: Loaded, **fields: Any) -> Planned:
     asked = {"prompt": "a hammer", "seed": 3, "num_inference_steps": 6} | fields
-    return plan(GenerateRequest.model_validate(asked), loaded.model)
+    return plan(resolve(GenerateRequest.model_validate(asked), loaded.model))
 
 
 def test_a_sound_is_the_one_of_diffusers_and_steps_are_reused(audio: Loaded, folder: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_sound_is_the_one_of_diffusers_and_steps_are_reused(audio: Loaded, fol
         output_type="np",
     ).audios[0]
     uncached, cached = (
-        audio.runner.sample(planned(audio, audio_length_s=0.3, **fields), 0, Unwatched())
+        audio.runner.sample(planned(audio, audio_length_s=0.3, **fields).call, Unwatched())
         for fields in ({"speed": "lossless"}, {})
     )
     assert isinstance(uncached.media, Sound)
@@ -70,9 +71,9 @@ def test_a_sound_is_the_one_of_diffusers_and_steps_are_reused(audio: Loaded, fol
 
 def test_the_length_is_bounded_by_the_model_and_the_operator(audio: Loaded) -> None:
     # The model makes 0.512 s each time, which is the work; the operator lets 0.4 s out.
-    call = planned(audio)
-    assert (call.arguments["audio_end_in_s"], call.pixels) == (0.4, 512)
-    assert call.parameters(call.drawings[0])["audio_length_s"] == 0.4
+    result = planned(audio)
+    assert (result.call.arguments["audio_end_in_s"], result.call.pixels) == (0.4, 512)
+    assert result.parameters(result.call)["audio_length_s"] == 0.4
     with pytest.raises(InvalidRequest, match=r"audio_length_s is 0\.5; this server makes at most 0\.4 s"):
         planned(audio, audio_length_s=0.5)
     for name, value in {"num_images": 2, "width": 64, "image_format": "png", "video_format": "mp4"}.items():
@@ -102,15 +103,15 @@ def test_a_video_of_ltx_2_is_heard(tmp_path: Path) -> None:
         )
     )
     fields |= {"seed": 3, "fps": 25, "extra_args": entry}
-    call = plan(GenerateRequest.model_validate(fields), loaded.model)
-    media = loaded.runner.sample(call, 0, Unwatched()).media
+    result = plan(resolve(GenerateRequest.model_validate(fields), loaded.model))
+    media = loaded.runner.sample(result.fitted().call, Unwatched()).media
     assert isinstance(media, Clip)
     assert media.sound is not None
     assert np.array_equal(media.array, expected.frames[0])
     assert np.array_equal(media.sound.array, expected.audio[0].numpy())
     assert media.sound.rate == 16_000
-    content, _ = encode(media, call.output, call.parameters(call.drawings[0]))
+    content, _ = encode(media, result.output, result.parameters(result.call))
     container: Any = av.open(io.BytesIO(content))
     assert (container.streams.video[0].frames, container.streams.audio[0].rate) == (len(media.array), 16_000)
-    call = plan(GenerateRequest.model_validate(fields | {"video_format": "webp"}), loaded.model)
-    assert [(warning.param, warning.code) for warning in call.warnings] == [("video_format", "adjusted")]
+    result = plan(resolve(GenerateRequest.model_validate(fields | {"video_format": "webp"}), loaded.model))
+    assert [(warning.param, warning.code) for warning in result.warnings] == [("video_format", "adjusted")]

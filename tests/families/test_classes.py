@@ -17,8 +17,9 @@ from cache_dit_serving.engine.capabilities import capabilities_of
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
-from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.planning.tasks import Task
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.families import save_family
@@ -46,8 +47,8 @@ def dit(folder: Path) -> Loaded:
     )
 
 
-def planned(dit: Loaded, **fields: Any) -> GenerationCall:
-    return plan(GenerateRequest.model_validate({"seed": 3, "num_inference_steps": 6} | fields), dit.model)
+def planned(dit: Loaded, **fields: Any) -> Planned:
+    return plan(resolve(GenerateRequest.model_validate({"seed": 3, "num_inference_steps": 6} | fields), dit.model))
 
 
 def test_a_class_is_drawn_as_diffusers_draws_it_and_reuses_steps(dit: Loaded, folder: Path) -> None:
@@ -55,7 +56,7 @@ def test_a_class_is_drawn_as_diffusers_draws_it_and_reuses_steps(dit: Loaded, fo
     pipe: Any = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     expected = pipe([1], num_inference_steps=6, generator=torch.Generator("cpu").manual_seed(3), output_type="np")
     uncached, cached = (
-        dit.runner.sample(planned(dit, class_label=1, **fields), 0, Unwatched())
+        dit.runner.sample(planned(dit, class_label=1, **fields).call, Unwatched())
         for fields in ({"speed": "lossless"}, {})
     )
     assert np.array_equal(uncached.media.array, expected.images[0])
@@ -64,11 +65,11 @@ def test_a_class_is_drawn_as_diffusers_draws_it_and_reuses_steps(dit: Loaded, fo
 
 
 def test_a_class_has_a_number_and_names(dit: Loaded) -> None:
-    call = planned(dit, class_label="Tinca tinca")
-    assert call.arguments["class_labels"] == [0]
-    assert call.parameters(call.drawings[0])["class_label"] == 0
-    assert planned(dit, class_label="goldfish").arguments["class_labels"] == [1]
-    assert call.pixels == 16 * 16
+    result = planned(dit, class_label="Tinca tinca")
+    assert result.call.arguments["class_labels"] == [0]
+    assert result.parameters(result.call)["class_label"] == 0
+    assert planned(dit, class_label="goldfish").call.arguments["class_labels"] == [1]
+    assert result.call.pixels == 16 * 16
     described = capabilities_of(dit, Rates()).fields["class_label"]
     assert described["anyOf"] == [
         {"type": "integer", "minimum": 0, "maximum": 999},

@@ -13,9 +13,10 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.deadline import MARGIN, plan_within_deadline
 from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.answers import DeadlineReport
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.answers import error, metric
@@ -41,14 +42,14 @@ class Stub:
         speeds = SpeedLadder(settings.cache, settings.speeds, CacheSupport({"T.blocks": 12}, {}), 20)
         self.model = PlannedModel(FLUX, settings.defaults, settings.limits, speeds)
 
-    def plan(self, request: GenerateRequest) -> GenerationCall:
-        return plan(request, self.model)
+    def plan(self, request: GenerateRequest) -> Planned:
+        return plan(resolve(request, self.model))
 
     def rates(self, *speeds: str) -> Rates:
         rates = Rates()
         for speed in speeds or SPEEDS:
-            call = self.plan(GenerateRequest.model_validate({"prompt": "a cat", "speed": speed}))
-            rates.learn(call.drawings[0], record_of(call, REUSED[speed]), call.pixels)
+            call = self.plan(GenerateRequest.model_validate({"prompt": "a cat", "speed": speed})).call
+            rates.learn(call, record_of(call, REUSED[speed]))
         return rates
 
 
@@ -56,7 +57,7 @@ def chosen(
     runner: Stub, deadline_s: float, rates: Rates | None = None, queue_s: float = 0.0, **fields: Any
 ) -> DeadlineReport:
     request = GenerateRequest.model_validate({"prompt": "a cat", "deadline_s": deadline_s} | fields)
-    call, report = plan_within_deadline(request, runner.model, rates or runner.rates(), queue_s)
+    call, report = plan_within_deadline(resolve(request, runner.model), rates or runner.rates(), queue_s)
     assert report is not None
     assert call.cache.speed == report.speed
     return report

@@ -17,7 +17,7 @@ def queue(order: Order = "arrival") -> Queue:
 
 
 def generation(name: str, seconds: float | None = 1.0, caller: str = "", priority: int = 0) -> Generation:
-    call = SimpleNamespace(seconds=seconds, warnings=())
+    call = SimpleNamespace(seconds=seconds, warnings=(), to_resize=())
     return Generation(name, cast(Any, call), priority=priority, caller=caller)
 
 

@@ -11,11 +11,11 @@ import pytest
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.jobs.rates import MOST_KEYS, WINDOW, Estimate, Rates
-from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.planned import Planned
 from tests.support.records import COMPUTED_S, FAST, FIXED_S, REUSED_S, call, learn, record_of
 
 
-def seconds(rates: Rates, of: GenerationCall) -> float:
+def seconds(rates: Rates, of: Planned) -> float:
     estimate = rates.estimate(of).seconds
     assert estimate is not None
     return estimate
@@ -87,16 +87,16 @@ def test_a_change_of_load_is_followed_and_one_slow_picture_forgotten() -> None:
 def test_steps_that_could_not_be_told_apart_teach_nothing_about_a_step() -> None:
     rates = Rates()
     learn(rates, call(WITHOUT_CACHE))
-    drawn = replace(record_of(call(FAST), reused=12), cached_steps_s=None)
-    rates.learn(call(FAST).drawings[0], drawn, call(FAST).pixels)
+    drawn = replace(record_of(call(FAST).call, reused=12), cached_steps_s=None)
+    rates.learn(call(FAST).call, drawn)
     assert not rates.estimate(call(FAST)).known
     assert [rate.observations for rate in rates.by_shape()] == [1]
 
 
 def test_a_picture_teaches_about_the_passes_it_took_not_those_that_were_planned() -> None:
     rates = Rates()
-    drawn = replace(record_of(call(WITHOUT_CACHE)), passes=2)
-    rates.learn(call(WITHOUT_CACHE).drawings[0], drawn, 9216)
+    drawn = replace(record_of(call(WITHOUT_CACHE).call), passes=2)
+    rates.learn(call(WITHOUT_CACHE).call, drawn)
     assert [rate.forward_passes for rate in rates.by_shape()] == [2]
 
 
@@ -144,7 +144,7 @@ def test_a_generation_that_was_stopped_teaches_too() -> None:
     rates = Rates()
     learn(rates, call(WITHOUT_CACHE))
     for _ in range(3):
-        rates.learn_stopped(call(WITHOUT_CACHE), 5 * COMPUTED_S)
+        rates.learn_stopped(call(WITHOUT_CACHE).call, 5 * COMPUTED_S)
     assert seconds(rates, call(WITHOUT_CACHE)) == pytest.approx(FIXED_S + 20 * 5 * COMPUTED_S)
 
 

@@ -23,6 +23,7 @@ from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 SETTINGS = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
@@ -30,7 +31,7 @@ SETTINGS = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
 
 def generation(worker: PipelineWorker, name: str, **fields: object) -> Generation:
     request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 20} | fields)
-    return Generation(name, plan(request, worker.loaded().model))
+    return Generation(name, plan(resolve(request, worker.loaded().model)))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -92,11 +93,11 @@ def test_a_full_queue_refuses_with_a_time_from_the_measured_rate(worker: Pipelin
     with pytest.raises(QueueFull) as raised:
         worker.submit(generation(worker, "refused"))
     # The rest of the first, and no more: the others come later.
-    whole = worker.rates.estimate(first.call).seconds
+    whole = worker.rates.estimate(first.planned).seconds
     assert whole is not None
     assert raised.value.retry_after_s is not None
     assert 0 < raised.value.retry_after_s <= whole
-    assert worker.wait_s() > sum(worker.rates.estimate(each.call).seconds or 0.0 for each in waiting)
+    assert worker.wait_s() > sum(worker.rates.estimate(each.planned).seconds or 0.0 for each in waiting)
     for each in (first, *waiting):
         worker.cancel(each)
 
@@ -104,7 +105,9 @@ def test_a_full_queue_refuses_with_a_time_from_the_measured_rate(worker: Pipelin
 def test_what_fails_with_extra_arguments_is_the_callers_fault(worker: PipelineWorker) -> None:
     fine = generation(worker, "fine")
     broken = replace(
-        fine.call, arguments=fine.call.arguments | {"prompt_2": 7}, recorded={"extra_args": {"prompt_2": 7}}
+        fine.planned,
+        calls=(replace(fine.planned.call, arguments=fine.planned.call.arguments | {"prompt_2": 7}),),
+        recorded={"extra_args": {"prompt_2": 7}},
     )
     for call, error in ((broken, InvalidRequest), (replace(broken, recorded={}), InternalError)):
         failing = Generation("failing", call)
@@ -150,7 +153,7 @@ def test_pictures_are_encoded_off_the_pipelines_thread(worker: PipelineWorker, m
 
 def test_raw_images_are_kept_for_a_comparison_alone(worker: PipelineWorker) -> None:
     single, compared = generation(worker, "single"), generation(worker, "compared")
-    compared.call = compared.call.compared()
+    compared.planned = compared.planned.compared()
     for each in (single, compared):
         worker.submit(each)
     assert [image.media for image in single.result.result(30)] == [None]
@@ -167,7 +170,7 @@ def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker:
             raise RuntimeError("broken")
 
     good = generation(worker, "good")
-    bad = Broken("bad", good.call)
+    bad = Broken("bad", good.planned)
     worker.submit(bad)
     worker.submit(good)
     for each in (bad, good):
@@ -239,7 +242,7 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
 
     before = counts()
     wrong = generation(worker, "wrong")
-    wrong.call = replace(wrong.call, passes=2)
+    wrong.planned = replace(wrong.planned, calls=(replace(wrong.planned.call, passes=2),))
     worker.submit(wrong)
     assert wrong.result.result(60)[0].record.cache.redrawn == 1
     assert counts() == (before[0], before[1] + 1)

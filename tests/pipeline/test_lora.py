@@ -21,6 +21,7 @@ from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import save_lora, with_loras
@@ -101,9 +102,9 @@ def test_siblings_draw_with_the_same_loras(files: dict[str, Path], all_three: Lo
     def from_a_picture(loaded: Loaded, *loras: dict[str, Any]) -> np.ndarray[Any, Any]:
         fields = {"prompt": "a red apple", "seed": 3, "num_inference_steps": 2 * STEPS, "loras": list(loras)}
         request = GenerateRequest.model_validate(fields | {"image_urls": ["a file"], "strength": 0.5})
-        call = plan(request, loaded.model, beginning)
+        call = plan(resolve(request, loaded.model), beginning).fitted().call
         assert call.pipeline_class == "FluxImg2ImgPipeline"
-        return loaded.runner.sample(call, 0, Unwatched()).media.array
+        return loaded.runner.sample(call, Unwatched()).media.array
 
     red = {"name": "red", "scale": 0.5}
     alone = load(unwarmed(with_loras(EMBEDDED, lora("red", files["red"], scale=0.0))))

@@ -15,6 +15,7 @@ from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.pipeline.prompt_cache import PromptCache, _key, _NotKept
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED, UNCACHED, Watch, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
@@ -58,8 +59,8 @@ def test_another_length_is_another_prompt() -> None:
 def test_a_caller_does_not_hit_the_prompts_of_another() -> None:
     loaded = load(unwarmed(UNCACHED))
     request = GenerateRequest(prompt="a secret", seed=1, num_inference_steps=2)
-    calls = [replace(plan(request, loaded.model), caller=name) for name in ("a", "b", "a", "b", "")]
-    hits = [loaded.runner.sample(call, 0, Watch(lambda done: None)).record.prompt_hits for call in calls]
+    calls = [replace(plan(resolve(request, loaded.model)).call, caller=name) for name in ("a", "b", "a", "b", "")]
+    hits = [loaded.runner.sample(call, Watch(lambda done: None)).record.prompt_hits for call in calls]
     assert hits == [0, 0, 1, 1, 0]
 
 

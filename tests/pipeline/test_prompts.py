@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
-from cache_dit_serving.jobs.found import found_while_drawing
+from cache_dit_serving.jobs.output_warnings import output_warnings
 from cache_dit_serving.pipeline.protocol import Cut, Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.families import save_family
@@ -18,13 +19,15 @@ LONG = "a red apple on a blue background " + " ".join(f"word{number}" for number
 
 
 def cuts(loaded: Loaded, **fields: Any) -> tuple[Cut, ...]:
-    call = plan(GenerateRequest.model_validate({"seed": 3, "num_inference_steps": 4} | fields), loaded.model)
-    return loaded.runner.sample(call, 0, Unwatched()).record.cuts
+    request = GenerateRequest.model_validate({"seed": 3, "num_inference_steps": 4} | fields)
+    call = plan(resolve(request, loaded.model)).call
+    return loaded.runner.sample(call, Unwatched()).record.cuts
 
 
 def warnings(loaded: Loaded, **fields: Any) -> list[RequestWarning]:
-    call = plan(GenerateRequest.model_validate({"seed": 3, "num_inference_steps": 4} | fields), loaded.model)
-    return list(found_while_drawing(call, loaded.runner.sample(call, 0, Unwatched()).record))
+    request = GenerateRequest.model_validate({"seed": 3, "num_inference_steps": 4} | fields)
+    call = plan(resolve(request, loaded.model)).call
+    return list(output_warnings(call, loaded.runner.sample(call, Unwatched()).record))
 
 
 def test_a_prompt_that_fits_is_read_whole(uncached: Loaded) -> None:

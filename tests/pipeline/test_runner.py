@@ -16,6 +16,7 @@ from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.memory import MemoryUse
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import (
     PIXART,
@@ -118,9 +119,9 @@ def test_a_wrong_pairing_is_noticed_and_drawn_again(often_cached: Loaded) -> Non
         request = GenerateRequest.model_validate(
             {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
         )
-        call = plan(request, loaded.model)
+        call = plan(resolve(request, loaded.model)).call
         wrong = replace(call, passes=3 - call.passes)
-        image = loaded.runner.sample(wrong, 0, Unwatched())
+        image = loaded.runner.sample(wrong, Unwatched())
         assert image.record.cache.executed_steps == STEPS
         assert (expected.record.cache.redrawn, image.record.cache.redrawn) == (0, 1)
         assert np.array_equal(image.media.array, expected.media.array)

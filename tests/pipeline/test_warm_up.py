@@ -11,7 +11,7 @@ from cache_dit_serving.pipeline import warm_up
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Drawn, Watch
 from cache_dit_serving.pipeline.runner import PipelineRunner
-from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.tasks import Task
 from tests.support.in_process import EMBEDDED, draw, load
 
@@ -67,11 +67,11 @@ def sides_drawn(monkeypatch: pytest.MonkeyPatch, *, fails_below: int = 0) -> lis
     """The width of each picture that a load draws, in order; those narrower than `fails_below` fail."""
     sample, sides = PipelineRunner.sample, []
 
-    def sampling(self: PipelineRunner, call: GenerationCall, index: int, watch: Watch) -> Drawn:
+    def sampling(self: PipelineRunner, call: ImageCall, watch: Watch) -> Drawn:
         sides.append(call.arguments["width"])
         if sides[-1] < fails_below:
             raise ValueError("too small")
-        return sample(self, call, index, watch)
+        return sample(self, call, watch)
 
     monkeypatch.setattr(warm_up, "TRIAL_PIXELS", 80 * 80)
     monkeypatch.setattr(PipelineRunner, "sample", sampling)

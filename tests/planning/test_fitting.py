@@ -13,8 +13,8 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fit import Fit
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.media.video_input import InputVideo
-from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
+from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.tasks import SERVED_TASKS, SIZED_TASKS, TASKS, Input, Task
 from cache_dit_serving.planning.traits import ClipTraits, PipelineTraits, StrengthTraits
 from cache_dit_serving.runners import wire
@@ -69,7 +69,7 @@ def brought(kinds: frozenset[Input], size: tuple[int, int]) -> tuple[dict[str, A
 
 def call_of(
     task: Task, size: tuple[int, int], fit: Fit | None, *, strength: bool = False, pipeline_class: str = ""
-) -> GenerationCall:
+) -> Planned:
     kinds = TASKS[task].needs & ARGUMENTS.keys()
     if task is Task.IMAGE_TO_VIDEO:
         kinds |= {Input.LAST_IMAGE}
@@ -79,9 +79,9 @@ def call_of(
     return planned(asked, traits, Settings(limits=Limits(min_side=16)), inputs=inputs)
 
 
-def given(call: GenerationCall) -> dict[str, list[Image.Image]]:
+def given(result: Planned) -> dict[str, list[Image.Image]]:
     """The pictures and frames among a call's arguments."""
-    named = {name: call.arguments[name] for name in ARGUMENTS.values() if name in call.arguments}
+    named = {name: result.call.arguments[name] for name in ARGUMENTS.values() if name in result.call.arguments}
     return {name: value if isinstance(value, list) else [value] for name, value in named.items()}
 
 
@@ -97,24 +97,24 @@ def by_pil(image: Image.Image, fit: Fit) -> Image.Image:
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("task", [*PICTURES, *VIDEOS, Task.INPAINT, Task.CONTROL_INPAINT])
 def test_what_leads_a_drawing_is_fitted_where_the_pipeline_would_stretch_it(task: Task, fit: Fit) -> None:
-    call = call_of(task, SHAPES["other"], fit)
-    fitted = call.fitted()
-    fields = list(call.inputs.sizes)
-    for name, images in given(call).items():
+    result = call_of(task, SHAPES["other"], fit)
+    fitted = result.fitted()
+    fields = list(result.inputs.sizes)
+    for name, images in given(result).items():
         expected = images if fit == "stretch" else [by_pil(image, fit) for image in images]
         assert [each.tobytes() for each in given(fitted)[name]] == [each.tobytes() for each in expected], name
-    assert [(warning.param, warning.code) for warning in call.warnings if "drawn" in warning.message] == [
+    assert [(warning.param, warning.code) for warning in result.warnings if "drawn" in warning.message] == [
         (field, "adjusted") for field in fields
     ]
-    assert all(f"fit {fit};" in warning.message for warning in call.warnings if "drawn" in warning.message)
+    assert all(f"fit {fit};" in warning.message for warning in result.warnings if "drawn" in warning.message)
 
 
 @pytest.mark.parametrize("fit", [None, *FITS])
 @pytest.mark.parametrize("task", [*PICTURES, *VIDEOS])
 def test_what_has_the_shape_that_is_drawn_comes_to_the_pipeline_as_it_is(task: Task, fit: Fit | None) -> None:
-    call = call_of(task, SHAPES["same"], fit)
-    assert (call.fittings, call.fitted()) == ((), call)
-    assert not any("drawn" in warning.message for warning in call.warnings)
+    result = call_of(task, SHAPES["same"], fit)
+    assert (result.fittings, result.fitted()) == ((), result)
+    assert not any("drawn" in warning.message for warning in result.warnings)
 
 
 def test_fields_say_which_pictures_are_fitted() -> None:
@@ -131,11 +131,11 @@ def test_fields_say_which_pictures_are_fitted() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("task", BEGINNINGS)
 def test_a_picture_that_a_drawing_begins_from_is_always_resized_before(task: Task, shape: str, fit: Fit) -> None:
-    call = call_of(task, SHAPES[shape], fit, strength=True)
-    fitted = call.fitted()
-    for name, images in given(call).items():
+    result = call_of(task, SHAPES[shape], fit, strength=True)
+    fitted = result.fitted()
+    for name, images in given(result).items():
         assert [each.tobytes() for each in given(fitted)[name]] == [by_pil(each, fit).tobytes() for each in images]
-    assert bool(call.warnings) is (shape == "other")
+    assert bool(result.warnings) is (shape == "other")
 
 
 def test_frames_of_a_video_that_a_drawing_begins_from_are_fitted_where_their_shape_differs() -> None:
@@ -145,18 +145,18 @@ def test_frames_of_a_video_that_a_drawing_begins_from_are_fitted_where_their_sha
 
 
 def test_the_frames_that_are_not_used_are_let_go() -> None:
-    call = call_of(Task.VIDEO_TO_VIDEO, SHAPES["other"], None)
-    fitted = call.fitted()
+    result = call_of(Task.VIDEO_TO_VIDEO, SHAPES["other"], None)
+    fitted = result.fitted()
     assert fitted.inputs.video is not None
-    assert list(fitted.inputs.video.frames) == fitted.arguments["video"]
-    assert len(fitted.arguments["video"]) == 9
+    assert list(fitted.inputs.video.frames) == fitted.call.arguments["video"]
+    assert len(fitted.call.arguments["video"]) == 9
     assert fitted.inputs.video.size == DRAWN
     assert fitted.fitted() is fitted
 
 
 def test_a_picture_to_edit_stays_and_takes_no_fit() -> None:
-    call = call_of(Task.IMAGE_EDIT, SHAPES["other"], None)
-    assert (call.fittings, call.warnings) == ((), ())
+    result = call_of(Task.IMAGE_EDIT, SHAPES["other"], None)
+    assert (result.fittings, result.warnings) == ((), ())
     with pytest.raises(InvalidRequest) as refused:
         call_of(Task.IMAGE_EDIT, SHAPES["other"], "crop")
     assert (refused.value.param, refused.value.code) == ("fit", "unsupported_field")
@@ -186,12 +186,11 @@ def test_pipelines_that_do_not_stretch_are_given_what_the_request_has() -> None:
 
 
 def test_ranks_are_given_what_is_fitted() -> None:
-    call = call_of(Task.VIDEO_TO_VIDEO, SHAPES["other"], "pad")
-    back = wire.unwired(*wire.wired(call, 0))
+    result = call_of(Task.VIDEO_TO_VIDEO, SHAPES["other"], "pad")
+    back = wire.call_of(*wire.sample_message(result.fitted().call))
     assert [each.tobytes() for each in back.arguments["video"]] == [
-        each.tobytes() for each in call.fitted().arguments["video"]
+        each.tobytes() for each in result.fitted().call.arguments["video"]
     ]
-    assert back.fittings == ()
 
 
 def test_every_served_task_with_pictures_but_edits_has_a_size() -> None:

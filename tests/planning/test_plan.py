@@ -15,9 +15,10 @@ from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.inputs import InputPicture, Inputs
-from cache_dit_serving.planning.brought import input_arguments
-from cache_dit_serving.planning.call import ClipSpec, GenerationCall
+from cache_dit_serving.planning.call import ClipSpec
+from cache_dit_serving.planning.inputs import input_arguments
 from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.schemas.request import MAX_SEED
@@ -25,8 +26,8 @@ from tests.support.planned import planned, request
 from tests.support.traits import DISTILLED, FLUX, KREA_LIKE, QWEN, WAN, WAN_LIKE
 
 
-def seeds(call: GenerationCall) -> list[int]:
-    return [drawing.seed for drawing in call.drawings]
+def seeds(result: Planned) -> list[int]:
+    return [call.seed for call in result.calls]
 
 
 def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipelines() -> None:
@@ -35,8 +36,8 @@ def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipel
             width=512, guidance_scale=3.5, max_sequence_length=64, pipeline_arguments={"max_area": 4, "clip_skip": 1}
         )
     )
-    call = planned(request(), FLUX, settings)
-    assert call.arguments == {
+    result = planned(request(), FLUX, settings)
+    assert result.call.arguments == {
         "prompt": "a cat",
         "width": 512,
         "height": 1024,
@@ -46,8 +47,8 @@ def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipel
         "clip_skip": 1,
     }
     extra = planned(request(max_sequence_length=32, extra_args={"clip_skip": 2}), FLUX, settings)
-    assert (extra.arguments["max_sequence_length"], extra.arguments["clip_skip"]) == (32, 2)
-    assert extra.parameters(extra.drawings[0])["extra_args"] == {"clip_skip": 2}
+    assert (extra.call.arguments["max_sequence_length"], extra.call.arguments["clip_skip"]) == (32, 2)
+    assert extra.parameters(extra.call)["extra_args"] == {"clip_skip": 2}
 
 
 def test_images_take_consecutive_seeds() -> None:
@@ -59,9 +60,9 @@ def test_a_seed_is_drawn_when_none_is_given() -> None:
 
 
 def test_sigmas_decide_the_number_of_steps() -> None:
-    call = planned(request(sigmas=[1.0, 0.6, 0.2]), FLUX, Settings())
-    assert call.num_inference_steps == 3
-    assert call.arguments["sigmas"] == [1.0, 0.6, 0.2]
+    result = planned(request(sigmas=[1.0, 0.6, 0.2]), FLUX, Settings())
+    assert result.call.num_inference_steps == 3
+    assert result.call.arguments["sigmas"] == [1.0, 0.6, 0.2]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_sigmas_decide_the_number_of_steps() -> None:
 def test_the_cache_pairs_passes_only_where_guidance_makes_two(
     traits: PipelineTraits, fields: dict[str, Any], separate: bool
 ) -> None:
-    assert planned(request(**fields), traits, Settings()).passes == (2 if separate else 1)
+    assert planned(request(**fields), traits, Settings()).call.passes == (2 if separate else 1)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_a_negative_prompt_without_guidance_is_refused() -> None:
 
 
 def test_an_empty_negative_prompt_asks_for_nothing() -> None:
-    assert planned(request(negative_prompt=""), FLUX, Settings()).passes == 1
+    assert planned(request(negative_prompt=""), FLUX, Settings()).call.passes == 1
 
 
 def test_a_scheduler_that_cannot_do_one_step_is_not_asked_to() -> None:
@@ -144,14 +145,14 @@ def test_a_scheduler_that_cannot_do_one_step_is_not_asked_to() -> None:
 
 def test_configured_sizes_replace_the_rule() -> None:
     settings = Settings(limits=Limits(sizes=(96, 112)), defaults=RequestDefaults(width=96, height=96))
-    assert planned(request(width=112), FLUX, settings).arguments["width"] == 112
+    assert planned(request(width=112), FLUX, settings).call.arguments["width"] == 112
     with pytest.raises(InvalidRequest, match="it takes 96, 112"):
         planned(request(width=128), FLUX, settings)
 
 
 def test_steps_that_a_configured_mask_does_not_fit_are_refused() -> None:
     fixed = Settings(cache=CacheSettings(steps_computation_mask=(1, 0, 1, 0)))
-    assert planned(request(num_inference_steps=4), FLUX, fixed).num_inference_steps == 4
+    assert planned(request(num_inference_steps=4), FLUX, fixed).call.num_inference_steps == 4
     with pytest.raises(InvalidRequest, match="for 4 steps"):
         planned(request(num_inference_steps=5), FLUX, fixed)
     named = Settings(cache=CacheSettings(steps_computation_mask="fast"))
@@ -163,10 +164,10 @@ UNGUIDED = replace(FLUX, guidance=replace(FLUX.guidance, honours_scale=False))
 
 
 def test_a_tolerant_server_ignores_and_reports_what_the_model_cannot_honour() -> None:
-    call = planned(request(guidance_scale=7.5), UNGUIDED, Settings(), tolerant=True)
-    assert "guidance_scale" not in call.arguments
-    assert call.arguments == planned(request(), UNGUIDED, Settings()).arguments
-    [warning] = call.warnings
+    result = planned(request(guidance_scale=7.5), UNGUIDED, Settings(), tolerant=True)
+    assert "guidance_scale" not in result.call.arguments
+    assert result.call.arguments == planned(request(), UNGUIDED, Settings()).call.arguments
+    [warning] = result.warnings
     assert (warning.param, warning.code) == ("guidance_scale", "unsupported_field")
     assert "no guidance embedding" in warning.message
     with pytest.raises(InvalidRequest, match="no guidance embedding"):
@@ -174,10 +175,10 @@ def test_a_tolerant_server_ignores_and_reports_what_the_model_cannot_honour() ->
 
 
 def test_a_tolerant_server_ignores_a_negative_prompt_where_the_weights_never_guide() -> None:
-    call = planned(request(negative_prompt="blur"), DISTILLED, Settings(), tolerant=True)
-    assert "negative_prompt" not in call.arguments
-    assert [(warning.param, warning.code) for warning in call.warnings] == [("negative_prompt", "unsupported_field")]
-    assert "never guides" in call.warnings[0].message
+    result = planned(request(negative_prompt="blur"), DISTILLED, Settings(), tolerant=True)
+    assert "negative_prompt" not in result.call.arguments
+    assert [(warning.param, warning.code) for warning in result.warnings] == [("negative_prompt", "unsupported_field")]
+    assert "never guides" in result.warnings[0].message
     with pytest.raises(InvalidRequest, match=r"never guides.*it takes: prompt, width"):
         planned(request(negative_prompt="blur"), DISTILLED, Settings())
 
@@ -192,9 +193,9 @@ def test_a_field_of_another_task_is_never_ignored() -> None:
 @pytest.mark.parametrize("tolerant", [False, True])
 def test_neutral_values_ask_for_nothing_on_every_model(traits: PipelineTraits, tolerant: bool) -> None:
     neutral = {"image_urls": [], "num_frames": 1, "fps": 16, "negative_prompt": "", "true_cfg_scale": 1.0}
-    call = planned(request(**neutral), traits, Settings(), tolerant=tolerant)
-    assert call.warnings == ()
-    assert call.passes == planned(request(), traits, Settings()).passes
+    result = planned(request(**neutral), traits, Settings(), tolerant=tolerant)
+    assert result.warnings == ()
+    assert result.call.passes == planned(request(), traits, Settings()).call.passes
 
 
 @pytest.mark.parametrize(
@@ -206,9 +207,9 @@ def test_a_tolerant_server_rounds_sizes_down_to_the_grid_and_reports_it(
 ) -> None:
     settings = Settings(limits=Limits(sizes=sizes))
     fields = dict(zip(("width", "height"), asked, strict=True))
-    call = planned(request(**fields), FLUX, settings, tolerant=True)
-    assert (call.arguments["width"], call.arguments["height"]) == used
-    assert [(w.param, w.code) for w in call.warnings] == [
+    result = planned(request(**fields), FLUX, settings, tolerant=True)
+    assert (result.call.arguments["width"], result.call.arguments["height"]) == used
+    assert [(w.param, w.code) for w in result.warnings] == [
         (name, "adjusted")
         for name, before, after in zip(("width", "height"), asked, used, strict=True)
         if before != after
@@ -225,20 +226,20 @@ def test_a_size_beyond_the_operators_limits_is_refused_by_a_tolerant_server_too(
 
 def test_a_clip_takes_its_frames_and_rate_from_the_request_the_configuration_then_the_pipeline() -> None:
     own = planned(request(), WAN, Settings())
-    assert (own.clip, own.pixels) == (ClipSpec(81, 16.0), 832 * 480 * 81)
-    assert own.arguments["num_frames"] == 81
+    assert (own.call.clip, own.call.pixels) == (ClipSpec(81, 16.0), 832 * 480 * 81)
+    assert own.call.arguments["num_frames"] == 81
     configured = Settings(defaults=RequestDefaults(num_frames=49, fps=24.0))
-    assert planned(request(), WAN, configured).clip == ClipSpec(49, 24.0)
-    assert planned(request(num_frames=33, fps=30), WAN, configured).clip == ClipSpec(33, 30)
+    assert planned(request(), WAN, configured).call.clip == ClipSpec(49, 24.0)
+    assert planned(request(num_frames=33, fps=30), WAN, configured).call.clip == ClipSpec(33, 30)
 
 
 def test_a_model_that_is_told_the_frame_rate_gets_the_one_at_which_the_clip_is_shown() -> None:
     assert WAN.clip is not None
     told = replace(WAN, clip=replace(WAN.clip, fps_parameter="frame_rate", frames_parameter="frames"))
-    call = planned(request(num_frames=33, fps=30), told, Settings())
-    assert (call.arguments["frame_rate"], call.arguments["frames"]) == (30, 33)
-    assert "num_frames" not in call.arguments
-    record = call.parameters(call.drawings[0])
+    result = planned(request(num_frames=33, fps=30), told, Settings())
+    assert (result.call.arguments["frame_rate"], result.call.arguments["frames"]) == (30, 33)
+    assert "num_frames" not in result.call.arguments
+    record = result.parameters(result.call)
     assert (record["num_frames"], record["fps"]) == (33, 30)
 
 
@@ -250,16 +251,16 @@ def test_frames_off_the_grid_are_rounded_down_where_the_operator_has_it(asked: i
         with pytest.raises(InvalidRequest, match="num_frames"):
             planned(request(num_frames=asked), WAN, Settings(), tolerant=True)
         return
-    call = planned(request(num_frames=asked), WAN, Settings(), tolerant=True)
-    assert call.clip is not None
-    assert call.clip.num_frames == made
-    assert [warning.param for warning in call.warnings] == (["num_frames"] if asked != made else [])
+    result = planned(request(num_frames=asked), WAN, Settings(), tolerant=True)
+    assert result.call.clip is not None
+    assert result.call.clip.num_frames == made
+    assert [warning.param for warning in result.warnings] == (["num_frames"] if asked != made else [])
 
 
 def test_frames_without_a_remainder_are_multiples() -> None:
     assert WAN.clip is not None
     allegro = replace(WAN, clip=replace(WAN.clip, default_frames=88, remainder=0))
-    assert planned(request(num_frames=4), allegro, Settings()).clip == ClipSpec(4, 16.0)
+    assert planned(request(num_frames=4), allegro, Settings()).call.clip == ClipSpec(4, 16.0)
     with pytest.raises(InvalidRequest, match=r"multiples of 4\); the nearest are 80 and 84"):
         planned(request(num_frames=81), allegro, Settings())
 
@@ -294,7 +295,7 @@ def test_an_extra_argument_is_checked_against_the_pipelines_call(extra: dict[str
 def test_extra_arguments_are_those_that_the_operator_opens() -> None:
     settings = Settings(limits=Limits(extra_args=("eta",), max_sequence_length=300))
     taken = planned(request(extra_args={"eta": 1}), FLUX, settings)
-    assert taken.arguments["eta"] == 1.0
+    assert taken.call.arguments["eta"] == 1.0
     with pytest.raises(InvalidRequest, match="not open to requests"):
         planned(request(extra_args={"clip_skip": 1}), FLUX, settings)
     with pytest.raises(InvalidRequest, match="max_sequence_length is 301; this model takes at most 300 tokens"):

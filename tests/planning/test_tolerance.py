@@ -32,20 +32,24 @@ from tests.support.traits import FLUX, QWEN, WAN, WAN_LIKE
 def test_a_tolerant_server_ignores_and_reports_what_the_rest_of_the_request_leaves_without_effect(
     traits: PipelineTraits, fields: dict[str, Any], param: str
 ) -> None:
-    call = planned(request(**fields), traits, Settings(), tolerant=True)
-    assert [(warning.param, warning.code) for warning in call.warnings] == [(param, "no_effect")]
+    result = planned(request(**fields), traits, Settings(), tolerant=True)
+    assert [(warning.param, warning.code) for warning in result.warnings] == [(param, "no_effect")]
     rest = {name: value for name, value in fields.items() if name != param}
     without = planned(request(**rest), traits, Settings(), tolerant=True)
-    assert (call.arguments, call.passes, call.output) == (without.arguments, without.passes, without.output)
+    assert (result.call.arguments, result.call.passes, result.output) == (
+        without.call.arguments,
+        without.call.passes,
+        without.output,
+    )
     with pytest.raises(InvalidRequest) as refused:
         planned(request(**fields), traits, Settings())
     assert refused.value.param == param
 
 
 def test_a_tolerant_server_takes_a_true_cfg_scale_below_1_as_no_guidance() -> None:
-    call = planned(request(true_cfg_scale=0.5), QWEN, Settings(), tolerant=True)
-    assert (call.arguments["true_cfg_scale"], call.passes) == (1.0, 1)
-    assert [(warning.param, warning.code) for warning in call.warnings] == [("true_cfg_scale", "adjusted")]
+    result = planned(request(true_cfg_scale=0.5), QWEN, Settings(), tolerant=True)
+    assert (result.call.arguments["true_cfg_scale"], result.call.passes) == (1.0, 1)
+    assert [(warning.param, warning.code) for warning in result.warnings] == [("true_cfg_scale", "adjusted")]
 
 
 REFUSED_BY_ALL = [

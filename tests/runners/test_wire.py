@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.caching.speeds import CacheChoice
+from cache_dit_serving.caching.settings import CacheSettings, Reason
+from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.media.values import Clip, MediaKind, Picture, Sound
-from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
+from cache_dit_serving.planning.call import ClipSpec, ImageCall
 from cache_dit_serving.planning.loras import LoraChoice
+from cache_dit_serving.planning.model import AskedToProfile
 from cache_dit_serving.runners import wire
 from tests.support.pictures import apple
 from tests.support.records import record_of
 from tests.support.snapshot import WIRE, rendered, wire_document
 
-CALL = GenerationCall(
+CALL = ImageCall(
     arguments={
         "prompt": "a cat",
         "image": apple(16, 8),
@@ -31,9 +32,13 @@ CALL = GenerationCall(
         "sigmas": [1.0, 0.5],
         "negative_prompt": None,
     },
-    drawings=(
-        Drawing(1, CacheChoice(None, "lossless")),
-        Drawing(2**53 - 1, CacheChoice(CacheSettings(cache_type="DBPrune", max_warmup_steps=3), "custom")),
+    seed=2**53 - 1,
+    cache=CacheChoice(
+        CacheSettings(cache_type="DBPrune", max_warmup_steps=3),
+        "custom",
+        strict=True,
+        no_cache_reason=Reason("unsupported", "it cannot"),
+        inherited=frozenset({"max_warmup_steps"}),
     ),
     num_inference_steps=7,
     passes=2,
@@ -42,8 +47,10 @@ CALL = GenerationCall(
     loras=(LoraChoice("a", 0.5),),
     clip=ClipSpec(9, 16.0),
     makes=MediaKind.CLIP,
+    profile=AskedToProfile.BY_REQUEST,
     caller="shop",
 )
+"""No field of it has its default, so that one which is lost on the way shows."""
 
 
 def over_json(message: Any) -> Any:
@@ -54,30 +61,20 @@ def test_the_messages_are_those_of_the_snapshot() -> None:
     assert WIRE.read_text(encoding="utf-8") == rendered(wire_document())
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_call_arrives_as_it_was_sent(index: int) -> None:
-    message, pictures = wire.wired(CALL, index)
-    back = wire.unwired(wire.WireCall.model_validate(over_json(message)), pictures)
-    assert back.drawings == (CALL.drawings[index],)
-    single = (
-        "num_inference_steps",
-        "passes",
-        "pipeline_class",
-        "pixels",
-        "loras",
-        "clip",
-        "makes",
-        "profile",
-        "caller",
-    )
-    for name in single:
-        assert getattr(back, name) == getattr(CALL, name), name
-    assert {name: value for name, value in back.arguments.items() if name not in ("image", "video")} == {
-        name: value for name, value in CALL.arguments.items() if name not in ("image", "video")
-    }
-    assert [each.tobytes() for each in (back.arguments["image"], *back.arguments["video"])] == [
-        each.tobytes() for each in (CALL.arguments["image"], *CALL.arguments["video"])
+@pytest.mark.parametrize("call", [CALL, replace(CALL, cache=WITHOUT_CACHE, clip=None)], ids=["cached", "lossless"])
+def test_a_call_arrives_as_it_was_sent(call: ImageCall) -> None:
+    message, pictures = wire.sample_message(call)
+    back = wire.call_of(wire.Sample.model_validate(over_json(message)), pictures)
+    assert [each.tobytes() for each in (back.arguments.pop("image"), *back.arguments.pop("video"))] == [
+        each.tobytes() for each in (call.arguments["image"], *call.arguments["video"])
     ]
+    without_pictures = {name: value for name, value in call.arguments.items() if name not in ("image", "video")}
+    assert back == replace(call, arguments=without_pictures)
+
+
+def test_the_call_that_is_sent_has_no_field_at_its_default() -> None:
+    for field in fields(CALL):
+        assert getattr(CALL, field.name) != field.default, f"give {field.name} another value, so that its loss shows"
 
 
 @pytest.mark.parametrize(

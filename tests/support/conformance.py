@@ -30,6 +30,7 @@ from cache_dit_serving.pipeline.failure import told
 from cache_dit_serving.pipeline.lora import lora_components
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Stopped, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, SOUND_LENGTHS, Input
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.alone import (
@@ -121,7 +122,7 @@ def request_of(name: str, loaded: Loaded, **fields: Any) -> tuple[GenerateReques
 
 def draw(name: str, loaded: Loaded, watch: Any = None, **fields: Any) -> Drawn:
     request, inputs = request_of(name, loaded, **fields)
-    return loaded.runner.sample(plan(request, loaded.model, inputs), 0, watch or Unwatched())
+    return loaded.runner.sample(plan(resolve(request, loaded.model), inputs).fitted().call, watch or Unwatched())
 
 
 def _save(name: str, folder: Path) -> Path:

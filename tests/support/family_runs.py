@@ -17,6 +17,7 @@ from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.families import ENTRIES, save_family
 from tests.support.in_process import load
@@ -73,7 +74,9 @@ def draw(
         last_image=InputPicture(last_image, "") if last_image else None,
         video=InputVideo(tuple(video), 12.0, more=False, digest="") if video else None,
     )
-    return loaded.runner.sample(plan(GenerateRequest.model_validate(asked), loaded.model, inputs), 0, Unwatched())
+    return loaded.runner.sample(
+        plan(resolve(GenerateRequest.model_validate(asked), loaded.model), inputs).fitted().call, Unwatched()
+    )
 
 
 def by_diffusers(pipe: Any, name: str, **arguments: Any) -> np.ndarray[Any, Any]:

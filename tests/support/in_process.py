@@ -12,6 +12,7 @@ from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, TakePreview
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 # Without the pictures that it draws at each speed when it starts.
@@ -70,8 +71,8 @@ def inside(loaded: Loaded) -> PipelineRunner:
 
 def draw(loaded: Loaded, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> Drawn:
     defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
-    call = plan(GenerateRequest.model_validate(defaults | fields), loaded.model)
-    return loaded.runner.sample(call, 0, Watch(on_step))
+    call = plan(resolve(GenerateRequest.model_validate(defaults | fields), loaded.model)).call
+    return loaded.runner.sample(call, Watch(on_step))
 
 
 def held_tensors(loaded: Loaded) -> list[Any]:

@@ -8,9 +8,10 @@ from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
-from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -26,8 +27,8 @@ def planned(
     *,
     tolerant: bool = False,
     inputs: Inputs = NO_INPUTS,
-) -> GenerationCall:
+) -> Planned:
     support = CacheSupport({"Transformer.blocks": 12}, {})
     steps = 4 if settings.cache else traits.steps.default
     speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
-    return plan(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant), inputs)
+    return plan(resolve(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant)), inputs)

@@ -18,6 +18,7 @@ from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.inputs import Inputs
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED
@@ -45,8 +46,8 @@ def ranks(settings: Settings) -> Iterator[Loaded]:
 
 def draw(loaded: Loaded, watch: Any = None, inputs: Inputs | None = None, **fields: Any) -> Any:
     asked = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
-    call = plan(GenerateRequest.model_validate(asked), loaded.model, inputs or Inputs())
-    return loaded.runner.sample(call, 0, watch or Unwatched())
+    call = plan(resolve(GenerateRequest.model_validate(asked), loaded.model), inputs or Inputs()).fitted().call
+    return loaded.runner.sample(call, watch or Unwatched())
 
 
 class Server:
@@ -77,7 +78,7 @@ class Server:
 
     def generate(self, **fields: Any) -> Generation:
         asked = {"prompt": "a red apple", "seed": 3, "num_inference_steps": STEPS} | fields
-        call = plan(GenerateRequest.model_validate(asked), self.ready().model)
+        call = plan(resolve(GenerateRequest.model_validate(asked), self.ready().model))
         generation = Generation("one", call)
         self.worker.submit(generation)
         return generation

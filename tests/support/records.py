@@ -8,17 +8,18 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import CacheChoice
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.pipeline.protocol import DrawRecord
-from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.call import ImageCall
+from cache_dit_serving.planning.planned import Planned
 
 FAST = CacheChoice(CacheSettings(residual_diff_threshold=0.3, max_warmup_steps=4), "fast")
 COMPUTED_S, REUSED_S, FIXED_S = 0.1, 0.02, 0.5
 
 
-def call(cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 1, passes: int = 1) -> GenerationCall:
-    return GenerationCall({}, (Drawing(0, cache),) * images, steps, passes, "FluxPipeline", pixels)
+def call(cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 1, passes: int = 1) -> Planned:
+    return Planned((ImageCall({}, 0, cache, steps, passes, "FluxPipeline", pixels),) * images)
 
 
-def record_of(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> DrawRecord:
+def record_of(of: ImageCall, reused: int = 0, slowness: float = 1.0) -> DrawRecord:
     """What a machine with the rates above draws, `reused` of its steps from the cache."""
     steps, cache = of.num_inference_steps, of.cache
     record = None
@@ -49,5 +50,5 @@ def record_of(of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> Dra
     )
 
 
-def learn(rates: Rates, of: GenerationCall, reused: int = 0, slowness: float = 1.0) -> None:
-    rates.learn(of.drawings[0], record_of(of, reused, slowness), of.pixels)
+def learn(rates: Rates, of: Planned, reused: int = 0, slowness: float = 1.0) -> None:
+    rates.learn(of.call, record_of(of.call, reused, slowness))

@@ -100,7 +100,7 @@ class JobsApi:
         answer = (await self._answer(record)).model_dump_json()
         return Response(answer, status_code=202, media_type="application/json", headers=headers)
 
-    async def admitted(self, asked: Intake, headers: Headers, prefix: str = "") -> tuple[JobRecord, bool]:
+    async def admitted(self, intake: Intake, headers: Headers, prefix: str = "") -> tuple[JobRecord, bool]:
         """A job for a request, and whether it was there before.
 
         A request whose Idempotency-Key came with the same request before gets the job of that one.
@@ -112,11 +112,11 @@ class JobsApi:
             ServingError: InvalidRequest, KeyReused, QueueFull, NotReady, StoreUnavailable, or DeadlineExceeded where no
                 speed meets its deadline.
         """
-        key, digest = _idempotency_key(headers, asked.caller), _digest(asked)
+        key, digest = _idempotency_key(headers, intake.caller), _digest(intake)
         if key is not None and (record := await self._kept.of_key(key, digest)) is not None:
             return record, True
         try:
-            return await self._kept.admit(asked, key, digest, prefix), False
+            return await self._kept.admit(intake, key, digest, prefix), False
         except KeyTaken:  # by one that came meanwhile
             record = await self._kept.of_key(key, digest) if key else None
             if record is None:
@@ -364,10 +364,10 @@ def _idempotency_key(headers: Headers, caller: Caller) -> str | None:
     return key and f"{caller.name} {key}" if caller.name else key
 
 
-def _digest(asked: Intake) -> str:
+def _digest(intake: Intake) -> str:
     """Of a request and the files that came with it."""
-    digest = hashlib.sha256(asked.request.model_dump_json(exclude_unset=True).encode())
-    for upload in asked.uploads:
+    digest = hashlib.sha256(intake.request.model_dump_json(exclude_unset=True).encode())
+    for upload in intake.uploads:
         content = upload.encode() if isinstance(upload, str) else upload
         digest.update(len(content).to_bytes(8) + content)
     return digest.hexdigest()

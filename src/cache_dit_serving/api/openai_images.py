@@ -18,15 +18,15 @@ from starlette.responses import Response, StreamingResponse
 
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_quality import QUALITY_OF, choose_speed
-from cache_dit_serving.api.receive import gone, received
-from cache_dit_serving.engine.engine import Engine, Prepared
+from cache_dit_serving.api.receive import received
+from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.preparation import Prepared
 from cache_dit_serving.engine.previews import possible
 from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import InternalError, InvalidRequest, ServingError
 from cache_dit_serving.jobs.generation import Encoded
 from cache_dit_serving.jobs.wanted_previews import WantedPreviews
 from cache_dit_serving.media.values import MediaKind
-from cache_dit_serving.planning.brought import variant_for
 from cache_dit_serving.schemas.answers import GenerateResponse, RequestWarning
 from cache_dit_serving.schemas.openai import Evidence, ImageEdit, ImageGeneration, ImagesResponse, OpenAiImage
 
@@ -58,27 +58,26 @@ class OpenAiImages:
         self._served.check(body.model)
         if self._served.model.traits.makes is not MediaKind.PICTURE:
             raise InvalidRequest("this model makes no pictures; GET /capabilities tells what it does", param="model")
-        request = body.asked()
-        variant, _ = variant_for(request, self._served.model)
-        quality = choose_speed(body.quality, request, variant.speeds)
+        intake = received(body.asked(), http, mask_kind="holed mask")
+        resolved = self._engine.resolve(intake)
+        quality = choose_speed(body.quality, resolved.request, resolved.model.speeds)
         if quality.speed is not None:
-            request = request.model_copy(update={"speed": quality.speed})
-        asked = received(request, http, mask_kind="holed mask")
-        prepared = await self._engine.prepare(asked)
+            resolved = resolved.at_speed(quality.speed)
+        prepared = await self._engine.prepare(intake, resolved)
         warnings, previews = [*quality.warnings, *body.warnings()], None
         if body.wanted_previews:
             why_none = self._engine.no_previews(prepared.generation)
-            wanted = possible(body.wanted_previews, "partial_images", why_none, lenient=asked.lenient)
+            wanted = possible(body.wanted_previews, "partial_images", why_none, lenient=intake.lenient)
             warnings += wanted.warnings
             previews = prepared.generation.want_previews(wanted.count) if wanted.count else None
         notes = _Notes(warnings, http.scope["state"]["sent_as"])
-        self._engine.submit(prepared, asked)
+        self._engine.submit(prepared)
         if body.stream:
-            stream = self._streamed(prepared, http, _Stream(body, prepared, previews, notes))
+            stream = self._streamed(prepared, _Stream(body, prepared, previews, notes))
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
-        images = await self._engine.drawn(prepared, gone(http))
-        response, _ = await self._engine.finish(prepared, images)
+        images = await self._engine.wait(prepared, intake.left())
+        response, _ = await self._engine.deliver(prepared, images)
         evidence = notes.added_to(response)
         answer = ImagesResponse(
             created=int(time.time()),
@@ -93,7 +92,7 @@ class OpenAiImages:
         )
         return Response(answer.model_dump_json(), media_type="application/json", headers=evidence.headers)
 
-    def _streamed(self, prepared: Prepared, http: Request, stream: _Stream) -> AsyncIterator[bytes]:
+    def _streamed(self, prepared: Prepared, stream: _Stream) -> AsyncIterator[bytes]:
         """Previews, then the pictures, or the error, as OpenAI's events."""
         loop, generation = asyncio.get_running_loop(), prepared.generation
         changed, left = asyncio.Event(), asyncio.Event()
@@ -103,7 +102,7 @@ class OpenAiImages:
 
         generation.changed = wake
         # Begun here: what has not begun when its client goes would never end.
-        drawing = asyncio.create_task(self._engine.drawn(prepared, _first(gone(http), left.wait())))
+        drawing = asyncio.create_task(self._engine.wait(prepared, _first(prepared.intake.left(), left.wait())))
         drawing.add_done_callback(lambda _: changed.set())
         return self._told(prepared, stream, drawing, changed, left)
 
@@ -128,7 +127,7 @@ class OpenAiImages:
             for event in stream.partial():
                 yield event
             images = drawing.result()
-            response, _ = await self._engine.finish(prepared, images)
+            response, _ = await self._engine.deliver(prepared, images)
             for event in stream.completed(images, response):
                 yield event
         except ServingError as error:
@@ -161,7 +160,7 @@ class _Stream:
         self._kind = "image_edit" if isinstance(body, ImageEdit) else "image_generation"
         self._format = body.format
         self._wanted = wanted
-        self._quality = QUALITY_OF.get(prepared.generation.call.cache.speed, "auto")
+        self._quality = QUALITY_OF.get(prepared.generation.planned.cache.speed, "auto")
         self._notes = notes
         self._shown = 0
 

@@ -18,6 +18,7 @@ from cache_dit_serving.planning.example import example_of
 from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.answers import CacheCapability, Capabilities, SpeedCapability
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -85,7 +86,7 @@ def _estimate(speed: Speed, model: PlannedModel, rates: Rates) -> Estimate | Non
     """Of a request with the defaults; None where a speed's settings do not go with those."""
     try:
         request, inputs = example_of(model, speed=speed)
-        return rates.estimate(plan(request, model, inputs))
+        return rates.estimate(plan(resolve(request, model), inputs))
     except InvalidRequest:
         return None
 

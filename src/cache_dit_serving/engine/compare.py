@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cache_dit_serving.engine.stats import stats_of
-from cache_dit_serving.jobs.generation import Encoded, Generation
-from cache_dit_serving.media.delivery import Delivery
+from cache_dit_serving.engine.answers import stats_of
+from cache_dit_serving.engine.preparation import Prepared
+from cache_dit_serving.jobs.generation import Encoded
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.quality import difference, psnr, snr, ssim
 from cache_dit_serving.media.values import Array, Clip, Media, Picture, Sound
 from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse, FrameDistance
-from cache_dit_serving.schemas.request import GenerateRequest
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,21 @@ class _Distance:
     """The differences, to be looked at."""
 
 
-def compared_response(
-    generation: Generation, images: list[Encoded], request: GenerateRequest, delivery: Delivery
-) -> CompareResponse:
-    """The answer for a generation of two images: with the cache, then without. Takes time: not for the event loop."""
-    cached, uncached = images
+def compared_response(prepared: Prepared, outputs: Sequence[Encoded]) -> CompareResponse:
+    """Measure and deliver a generation of two outputs, with the cache and without. Slow: not for the event loop."""
+    generation = prepared.generation
+    cached, uncached = outputs
     assert cached.media is not None
     assert uncached.media is not None
     distance = _measure(cached.media, uncached.media)
     # A picture of differences is for measuring: no lossy format.
-    output = replace(generation.call.output, image_format="png")
+    output = replace(generation.planned.output, image_format="png")
     files = [
         (cached.content, cached.extension),
         (uncached.content, uncached.extension),
         encode(distance.shown, output, {}),
     ]
-    cached_file, uncached_file, difference_file = delivery.deliver(files).texts
+    cached_file, uncached_file, difference_file = prepared.delivery.deliver(files).texts
     identical = distance.max_difference == 0
     return CompareResponse(
         seed=cached.record.seed,
@@ -70,7 +69,7 @@ def compared_response(
         speedup=round(uncached.record.seconds / cached.record.seconds, 3),
         request_id=generation.id,
         warnings=generation.warnings,
-        stats=stats_of([cached.record]) if request.include_stats else None,
+        stats=stats_of([cached.record]) if prepared.intake.request.include_stats else None,
     )
 
 

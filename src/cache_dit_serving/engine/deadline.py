@@ -6,20 +6,19 @@ from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
-from cache_dit_serving.planning.call import GenerationCall
-from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.resolve import Resolved
 from cache_dit_serving.schemas.answers import DeadlineReport
-from cache_dit_serving.schemas.request import GenerateRequest
 
 # What may come on top of what nine pictures in ten took.
 MARGIN = 1.05
 
 
 def plan_within_deadline(
-    request: GenerateRequest, model: PlannedModel, rates: Rates, queue_s: float, inputs: Inputs = NO_INPUTS
-) -> tuple[GenerationCall, DeadlineReport | None]:
-    """The call for a request, and what was promised where it has a deadline.
+    resolved: Resolved, rates: Rates, queue_s: float, inputs: Inputs = NO_INPUTS
+) -> tuple[Planned, DeadlineReport | None]:
+    """Plan a request; with a deadline, return what was promised too.
 
     With a deadline and neither `speed` nor `cache`, the speeds are tried from lossless on; a speed whose rate has not
     been learnt yet is taken to reuse nothing. With one of them, that is all that is tried.
@@ -32,42 +31,44 @@ def plan_within_deadline(
         InvalidRequest: as :func:`planning.plan.plan`; with a choice of speeds, only where none of them can be planned.
         DeadlineExceeded: nothing fits; its details hold the best that can be promised.
     """
+    request = resolved.request
     if request.deadline_s is None:
-        return plan(request, model, inputs), None
+        return plan(resolved, inputs), None
     promises: list[DeadlineReport] = []
     not_run: list[str] = []
-    for call in _candidates(request, model, inputs):
-        estimate = rates.estimate(call)
+    for planned in _candidates(resolved, inputs):
+        estimate = rates.estimate(planned)
         if not estimate.known:
-            not_run.append(call.cache.speed)
+            not_run.append(planned.cache.speed)
         if estimate.promise_s is None:
             continue
         promise = DeadlineReport(
             deadline_s=request.deadline_s,
             estimate_s=round((queue_s + estimate.promise_s) * MARGIN, 4),
             queue_s=round(queue_s * MARGIN, 4),
-            speed=call.cache.speed,
+            speed=planned.cache.speed,
         )
         if promise.estimate_s <= request.deadline_s:
-            return call, promise
+            return planned, promise
         promises.append(promise)
     metrics.DEADLINES.labels("refused").inc()
     raise _unattainable(request.deadline_s, promises, not_run)
 
 
-def _candidates(request: GenerateRequest, model: PlannedModel, inputs: Inputs) -> list[GenerationCall]:
-    """The calls to choose from, least approximation first."""
+def _candidates(resolved: Resolved, inputs: Inputs) -> list[Planned]:
+    """The plans to choose from, least approximation first."""
+    request = resolved.request
     if request.speed is not None or request.cache is not None:
-        return [plan(request, model, inputs)]
-    calls, refusals = [], []
-    for speed in model.speeds.allowed:
+        return [plan(resolved, inputs)]
+    plans, refusals = [], []
+    for speed in resolved.model.speeds.allowed:
         try:
-            calls.append(plan(request.model_copy(update={"speed": speed}), model, inputs))
+            plans.append(plan(resolved.at_speed(speed), inputs))
         except InvalidRequest as error:  # a speed whose settings do not go with this request's steps or passes
             refusals.append(error)
-    if not calls:
+    if not plans:
         raise refusals[0]
-    return calls
+    return plans
 
 
 def _unattainable(deadline_s: float, promises: list[DeadlineReport], not_run: list[str]) -> DeadlineExceeded:

@@ -14,9 +14,9 @@ from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.fetch import fetch
 from cache_dit_serving.media.fit import bars_of
 from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs, too_many_bytes
-from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.fitting import Fitting
+from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -65,15 +65,15 @@ async def inputs_of(
     )
 
 
-async def with_fitting_pictures(call: GenerationCall, decoding: DecodingPool) -> GenerationCall:
-    """A call as :meth:`GenerationCall.fitted`, so that the pipeline's thread need not resize pictures and frames.
+async def with_fitting_pictures(planned: Planned, decoding: DecodingPool) -> Planned:
+    """Resize as :meth:`Planned.fitted`, in the processes that decode: the pipeline's thread is kept free of it.
 
     Raises:
         ServingError: as :meth:`DecodingPool.run`.
     """
-    if not call.to_resize:
-        return call
-    return await decoding.run(lambda decoder: call.fitted(partial(_resized, decoder)))
+    if not planned.to_resize:
+        return planned
+    return await decoding.run(lambda decoder: planned.fitted(partial(_resized, decoder)))
 
 
 def _resized(decoder: Decoder, fitting: Fitting, image: Image.Image) -> Image.Image:

@@ -19,9 +19,10 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from cache_dit_serving.engine.caller import Caller
-from cache_dit_serving.engine.engine import Engine, Prepared
+from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.intake import Intake, read
 from cache_dit_serving.engine.job_answers import answer_of
+from cache_dit_serving.engine.preparation import Prepared
 from cache_dit_serving.engine.sweeping import Sweeping
 from cache_dit_serving.engine.webhooks import Webhooks
 from cache_dit_serving.errors import (
@@ -45,7 +46,6 @@ from cache_dit_serving.jobs.store.access import AGAIN_S, StoreAccess
 from cache_dit_serving.jobs.store.aged import BATCH, Ended
 from cache_dit_serving.jobs.store.heart import BEAT_S, Heart
 from cache_dit_serving.jobs.store.store import Page, told
-from cache_dit_serving.jobs.submission import images_of
 from cache_dit_serving.jobs.webhooks import Webhook, webhooks_of
 from cache_dit_serving.schemas.answers import timestamp
 from cache_dit_serving.schemas.jobs import JobState
@@ -125,7 +125,7 @@ class KeptJobs:
             raise KeyReused("this Idempotency-Key came with another request before; send a new key with a new one")
         return record
 
-    async def admit(self, asked: Intake, key: str | None, digest: str, prefix: str = "") -> JobRecord:
+    async def admit(self, intake: Intake, key: str | None, digest: str, prefix: str = "") -> JobRecord:
         """Admit a job: from here on it ends in one final state, whoever asks.
 
         Args:
@@ -137,10 +137,10 @@ class KeptJobs:
                 meets its deadline.
         """
         # A client that goes meanwhile must not leave half of it behind.
-        return await asyncio.shield(asyncio.ensure_future(self._admit(asked, key, digest, prefix)))
+        return await asyncio.shield(asyncio.ensure_future(self._admit(intake, key, digest, prefix)))
 
-    async def _admit(self, asked: Intake, key: str | None, digest: str, prefix: str) -> JobRecord:
-        request = asked.request
+    async def _admit(self, intake: Intake, key: str | None, digest: str, prefix: str) -> JobRecord:
+        request = intake.request
         if request.output_format == "base64":
             raise InvalidRequest(
                 "the outputs of a job are files: leave output_format out, or ask for url or path", param="output_format"
@@ -149,25 +149,25 @@ class KeptJobs:
             self._webhooks.check(request.webhook_url)
         name = prefix + secrets.token_hex(12)
         kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or f"{FOLDER}/{name}"}
-        asked = Intake(**{**vars(asked), "request": request.model_copy(update=kept)})
-        prepared = await self._engine.prepare(asked)
+        intake = replace(intake, request=request.model_copy(update=kept))
+        prepared = await self._engine.prepare(intake)
         generation = prepared.generation
         history = ((JobState.QUEUED, generation.submitted),)
         record = JobRecord(
             name,
             history,
             generation.steps,
-            asked.dumped(),
+            intake.dumped(),
             digest,
             key=key,
-            caller=asked.caller.name,
+            caller=intake.caller.name,
             priority=generation.priority,
         )
         job = self._job(record, prepared)
-        self._worker.submit(generation, asked.caller.max_live)
+        self._engine.submit(prepared)
         self._live[name] = job
         try:
-            await self._access.write(lambda store: store.add(record, asked.uploads, self._owner, self._owned()))
+            await self._access.write(lambda store: store.add(record, intake.uploads, self._owner, self._owned()))
         except BaseException:
             del self._live[name]
             self._worker.cancel(generation)  # nothing was promised
@@ -284,16 +284,9 @@ class KeptJobs:
     async def _follow(self, job: Job, prepared: Prepared) -> None:
         """Bring a job that was admitted to its end."""
         waited_s = max(0.0, time.time() - job.admitted.history[0][1])
-        deadline_s = prepared.request.deadline_s
         try:
-            images = await images_of(
-                prepared.generation,
-                self._worker,
-                caller_gone=job.cancelled.wait(),
-                max_request_s=self._settings.limits.max_request_s,
-                deadline_s=None if deadline_s is None else max(0.001, deadline_s - waited_s),
-            )
-            response, files = await self._engine.finish(prepared, images)
+            outputs = await self._engine.wait(prepared, job.cancelled.wait(), waited_s=waited_s)
+            response, files = await self._engine.deliver(prepared, outputs)
             record = succeeded(job.record, response.model_dump_json(), files)
         except TakenOver:
             job.taken = True

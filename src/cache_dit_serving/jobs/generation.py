@@ -14,7 +14,7 @@ from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.wanted_previews import WantedPreviews
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.protocol import DrawRecord
-from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.jobs import JobPreview
 
@@ -40,7 +40,7 @@ class Generation:
     """A request on its way through the queue. Written by the pipeline's thread, but for its preview; read by any."""
 
     id: str
-    call: GenerationCall
+    planned: Planned
     priority: int = 0
     """Greater ones run before."""
     caller: str = ""
@@ -70,7 +70,8 @@ class Generation:
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        for warning in self.call.warnings:
+        assert not self.planned.to_resize, "pictures are resized before a request queues, not on the pipeline's thread"
+        for warning in self.planned.warnings:
             self.warn(warning)
 
     def warn(self, warning: RequestWarning) -> None:
@@ -83,7 +84,7 @@ class Generation:
 
     def want_previews(self, count: int) -> WantedPreviews:
         """Have so many previews made for one more follower, who gets the latest of those that there are as well."""
-        wanted = WantedPreviews(count, self.call.num_inference_steps, len(self.call.drawings), self.step)
+        wanted = WantedPreviews(count, self.planned.call.num_inference_steps, len(self.planned.calls), self.step)
         if self.preview is not None and wanted.is_due(self.step):
             wanted.add(self.preview)
         self.wanted.append(wanted)
@@ -95,7 +96,7 @@ class Generation:
 
     @property
     def steps(self) -> int:
-        return self.call.num_inference_steps * len(self.call.drawings)
+        return self.planned.steps
 
     def cancel(self) -> None:
         """Have it stopped after the step it is at; by :class:`PipelineWorker` alone, which knows where it stands."""

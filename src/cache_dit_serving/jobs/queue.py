@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from cache_dit_serving.jobs.generation import Generation
-from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.planned import Planned
 
 Order = Literal["arrival", "shortest"]
 OVERTAKEN = 10.0
@@ -39,12 +39,12 @@ class Queue:
     def __init__(
         self,
         order: Order,
-        estimate: Callable[[GenerationCall], float | None],
+        estimate: Callable[[Planned], float | None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
-            estimate: seconds that a call is known to take.
+            estimate: seconds that a request is known to take.
             now: seconds.
         """
         self._now = now
@@ -84,7 +84,7 @@ class Queue:
 
     def add(self, generation: Generation) -> None:
         """Let a generation wait."""
-        seconds = self._estimate(generation.call)
+        seconds = self._estimate(generation.planned)
         if seconds is None:
             seconds = UNKNOWN_S
         overtaken_s = OVERTAKEN * seconds if self._order == "shortest" else 0.0

@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.pipeline.protocol import DrawRecord
-from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.call import ImageCall
+from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.schemas.answers import StepRate
 
 K = TypeVar("K", bound=Hashable)
@@ -94,9 +95,9 @@ class Rates:
         self._reused_steps: Observations[tuple[str, int, int]] = Observations()
         """By settings, forward passes and num_inference_steps."""
 
-    def learn(self, drawing: Drawing, record: DrawRecord, pixels: int, encode_s: float = 0.0) -> None:
-        """Record the times of one image, and the seconds that its encoding took."""
-        shape, report, settings = Shape(pixels, record.passes), record.cache, drawing.cache.settings
+    def learn(self, call: ImageCall, record: DrawRecord, encode_s: float = 0.0) -> None:
+        """Record the times of one output, and the seconds that its encoding took."""
+        shape, report, settings = Shape(call.pixels, record.passes), record.cache, call.cache.settings
         with self._lock:
             if not record.prompt_hits:  # the next prompt may be another one
                 self._fixed_s.note(shape, record.encode_prompt_s + record.decode_s + encode_s)
@@ -110,15 +111,16 @@ class Rates:
             if settings is not None and report.cached_steps:
                 self._reused_step_s.note((settings.digest(), shape), record.cached_steps_s / report.cached_steps)
 
-    def learn_stopped(self, call: GenerationCall, seconds_per_step: float) -> None:
+    def learn_stopped(self, call: ImageCall, seconds_per_step: float) -> None:
         """Record the step time of an uncached generation that was cancelled."""
         with self._lock:
             self._computed_step_s.note(Shape(call.pixels, call.passes), seconds_per_step)
 
-    def estimate(self, call: GenerationCall) -> Estimate:
+    def estimate(self, planned: Planned) -> Estimate:
+        """Estimate the time of a request, all its outputs together."""
         with self._lock:
-            usual = [self._image(call, drawing, statistics.median) for drawing in call.drawings]
-            slow = [self._image(call, drawing, _ninth_decile) for drawing in call.drawings]
+            usual = [self._output(call, statistics.median) for call in planned.calls]
+            slow = [self._output(call, _ninth_decile) for call in planned.calls]
         return Estimate(
             _sum(seconds for seconds, _ in usual), _sum(seconds for seconds, _ in slow), all(k for _, k in usual)
         )
@@ -138,13 +140,13 @@ class Rates:
                 if (seconds := self._computed_step_s.of(shape))
             ]
 
-    def _image(self, call: GenerationCall, drawing: Drawing, statistic: Statistic) -> tuple[float | None, bool]:
-        """Seconds of one image, and whether its very settings have run."""
+    def _output(self, call: ImageCall, statistic: Statistic) -> tuple[float | None, bool]:
+        """Seconds of one output, and whether its very settings have run."""
         shape, steps = Shape(call.pixels, call.passes), call.num_inference_steps
         computed_s, fixed_s = _at(self._computed_step_s, shape, statistic), _at(self._fixed_s, shape, statistic)
         if computed_s is None or fixed_s is None:
             return None, False
-        settings = drawing.cache.settings
+        settings = call.cache.settings
         if settings is None:
             return fixed_s + steps * computed_s, True
         reused = self._reused_at_least(settings, steps, shape.passes)

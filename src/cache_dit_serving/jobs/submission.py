@@ -12,7 +12,7 @@ from cache_dit_serving.jobs.generation import Encoded, Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
 
 
-async def images_of(
+async def wait_for_outputs(
     generation: Generation,
     worker: PipelineWorker,
     *,
@@ -20,7 +20,7 @@ async def images_of(
     max_request_s: float,
     deadline_s: float | None,
 ) -> list[Encoded]:
-    """The images of a generation that was submitted; it stops between two steps when nobody waits any more.
+    """Wait for the outputs of a generation that was submitted; it stops between two steps when nobody waits any more.
 
     Args:
         caller_gone: done when the caller has gone.

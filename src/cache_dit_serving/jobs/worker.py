@@ -34,8 +34,8 @@ from cache_dit_serving.errors import (
     logged,
 )
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.found import found_while_drawing
 from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
+from cache_dit_serving.jobs.output_warnings import output_warnings
 from cache_dit_serving.jobs.previews import PreviewMaker
 from cache_dit_serving.jobs.queue import Order, Queue
 from cache_dit_serving.jobs.rates import Rates
@@ -45,7 +45,7 @@ from cache_dit_serving.logs import noted
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Runner, Stopped, TakePreview
-from cache_dit_serving.planning.call import not_engaged
+from cache_dit_serving.planning.planned import not_engaged
 from cache_dit_serving.schemas.answers import QueueReport
 
 logger = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ class PipelineWorker:
 
     def seconds_left(self, generation: Generation) -> float | None:
         """Until the one that runs ends, by what such ones took; None for another, or where that is not known."""
-        if generation is not self._running or (seconds := self.rates.estimate(generation.call).seconds) is None:
+        if generation is not self._running or (seconds := self.rates.estimate(generation.planned).seconds) is None:
             return None
         return seconds * (1 - generation.step / max(1, generation.steps))
 
@@ -438,7 +438,7 @@ class PipelineWorker:
             self._fail(f"the model could not be loaded{DETAILS}", error)
             return False
         for call, record in self._loaded.warm_up:
-            self.rates.learn(call.drawings[0], record, call.pixels)
+            self.rates.learn(call, record)
         with self._changed:
             if self._state != "loading":
                 return False
@@ -466,7 +466,7 @@ class PipelineWorker:
             generation.result.set_exception(TakenOver())
             return
         generation.changed()
-        speed = generation.call.cache.speed
+        speed = generation.planned.cache.speed
         metrics.STAGE_SECONDS.labels("queue", speed).observe(max(0.0, generation.started - generation.submitted))
         outcome = "succeeded"
         previews = PreviewMaker(generation, self._previews, self._preview_every)
@@ -475,7 +475,7 @@ class PipelineWorker:
                 self._encoders.submit(
                     copy_context().run, self._encode, generation, index, self._draw(runner, generation, index, previews)
                 )
-                for index in range(len(generation.call.drawings))
+                for index in range(len(generation.planned.calls))
             ]
         except ServingError as error:
             outcome = "cancelled" if generation.cancelled else error.code
@@ -499,26 +499,26 @@ class PipelineWorker:
 
     def _encode(self, generation: Generation, index: int, drawn: Drawn) -> Encoded:
         began = time.perf_counter()
-        call, output = generation.call, generation.call.output
-        drawing = call.drawings[index]
+        planned = generation.planned
+        call, output = planned.calls[index], planned.output
         check_finite(drawn.media)
         warnings = [warning.model_dump() for warning in generation.warnings]
-        content, extension = encode(drawn.media, output, call.parameters(drawing), warnings)
+        content, extension = encode(drawn.media, output, planned.parameters(call), warnings)
         encode_s = time.perf_counter() - began
-        metrics.STAGE_SECONDS.labels("encode_output", drawing.cache.speed).observe(encode_s)
-        self.rates.learn(drawing, drawn.record, call.pixels, encode_s)
+        metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed).observe(encode_s)
+        self.rates.learn(call, drawn.record, encode_s)
         return Encoded(content, extension, encode_s, drawn.record, drawn.media if output.keep_media else None)
 
     def _draw(self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker) -> Drawn:
         if generation.cancelled:
             raise generation.given_up or _gone()
-        drawing = generation.call.drawings[index]
+        call = generation.planned.calls[index]
         watch = _Watch(generation, index, previews, self._watchdog)
         try:
-            drawn = runner.sample(generation.call, index, watch)
+            drawn = runner.sample(call, watch)
         except Stopped:
-            if drawing.cache.settings is None and watch.step_s is not None:
-                self.rates.learn_stopped(generation.call, watch.step_s)
+            if call.cache.settings is None and watch.step_s is not None:
+                self.rates.learn_stopped(call, watch.step_s)
             raise (generation.given_up or _gone()) from None
         except OutOfMemory:
             metrics.OUT_OF_MEMORY.inc()
@@ -530,15 +530,15 @@ class PipelineWorker:
             self._loaded = replace(self._loaded, model=drawn.record.corrected(self._loaded.model))
         if report.nan_diffs:
             logger.error("residual differences that are not numbers: the model's values are broken")
-        for warning in found_while_drawing(generation.call, drawn.record):
+        for warning in output_warnings(call, drawn.record):
             generation.warn(warning)
-        if drawing.cache.strict and not report.engaged:
+        if call.cache.strict and not report.engaged:
             raise not_engaged(report)
         return drawn
 
     def _seconds_behind(self, waiting: list[Generation]) -> float:
         """Until the running generation and those that wait have ended, by what such ones are known to take."""
-        return self._seconds_until_room() + sum(self.rates.estimate(each.call).seconds or 0.0 for each in waiting)
+        return self._seconds_until_room() + sum(self.rates.estimate(each.planned).seconds or 0.0 for each in waiting)
 
     def _seconds_until_room(self) -> float:
         """Until the running generation ends and the next leaves the queue."""
@@ -547,7 +547,7 @@ class PipelineWorker:
             return 0.0
         steps = max(1, running.steps)
         left = (1 if running.cancelled else steps - running.step) / steps
-        return left * (self.rates.estimate(running.call).seconds or 1.0)
+        return left * (self.rates.estimate(running.planned).seconds or 1.0)
 
     def _not_ready(self) -> NotReady:
         messages = {
@@ -574,7 +574,7 @@ class _Watch:
         self._generation = generation
         self._previews = previews
         self._watchdog = watchdog
-        self._before = generation.call.num_inference_steps * index
+        self._before = generation.planned.call.num_inference_steps * index
         self._cached_before = generation.cached_steps
         self._last_logged = time.monotonic()
         self._first: float | None = None
@@ -589,7 +589,7 @@ class _Watch:
         self._watchdog.sign()
         generation = self._generation
         generation.cached_steps = self._cached_before + cached
-        generation.step = self._before + min(done, generation.call.num_inference_steps)
+        generation.step = self._before + min(done, generation.planned.call.num_inference_steps)
         generation.changed()
         if time.monotonic() - self._last_logged > PROGRESS_S:
             self._last_logged = time.monotonic()
@@ -606,7 +606,7 @@ class _Watch:
 
 def _failure(generation: Generation) -> ServingError:
     """What a pipeline's exception, which the log has, means to the caller."""
-    extra = generation.call.recorded.get("extra_args")
+    extra = generation.planned.recorded.get("extra_args")
     if extra is None:
         return InternalError()
     names = ", ".join(extra)

@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -71,6 +72,17 @@ class Inputs:
         """(width, height) in pixels by field, of each picture and of the video."""
         video = {} if self.video is None else {"video_url": self.video.size}
         return {field: picture.size for field, picture in self.pictures.items()} | video
+
+    @property
+    def digests(self) -> dict[str, Any]:
+        """SHA-256 of each file by the field that brought it, as `sha256:` and 64 hexadecimal digits."""
+        found: dict[str, Any] = {}
+        if self.images:
+            found["image_urls"] = [f"sha256:{picture.digest}" for picture in self.images]
+        for name in ("mask", "control", "last_image", "video"):
+            if (brought := getattr(self, name)) is not None:
+                found[f"{name}_url"] = f"sha256:{brought.digest}"
+        return found
 
     def images_of(self, field: str) -> tuple[Image.Image, ...]:
         """The picture of a field, or the frames of `video_url`."""

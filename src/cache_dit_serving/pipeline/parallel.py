@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cache_dit_serving.config.acceleration import ParallelismSettings
     from cache_dit_serving.media.values import Array
-    from cache_dit_serving.planning.call import GenerationCall
+    from cache_dit_serving.planning.call import ImageCall
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def check(settings: ParallelismSettings | None, device: torch.device) -> None:
         raise LoadError("parallelism.ring_size: ring attention does not run on a CPU; use ulysses_size or tp_size")
 
 
-def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: GenerationCall) -> None:
+def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCall) -> None:
     """Spread the transformers, and the components that the settings name, over the ranks.
 
     cache-dit 1.5.3 draws something else with some models then, and says nothing: a call is drawn before and after.
@@ -91,7 +91,7 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: Generat
         )
 
 
-def _output(pipe: DiffusionPipeline, call: GenerationCall) -> Array:
+def _output(pipe: DiffusionPipeline, call: ImageCall) -> Array:
     """What a call makes on this pipeline as it is.
 
     Raises:

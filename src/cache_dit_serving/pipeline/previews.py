@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cache_dit_serving.config.settings import PreviewSettings
     from cache_dit_serving.media.values import Array
     from cache_dit_serving.pipeline.protocol import Watch
-    from cache_dit_serving.planning.call import GenerationCall
+    from cache_dit_serving.planning.call import ImageCall
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Previewer:
         """Why there are no previews of what a pipeline draws; None where there are, or may be."""
         return self._why_none or self._why_not.get(pipeline_class)
 
-    def showing(self, pipe: Any, call: GenerationCall, watch: Watch) -> Callable[[int, Any], None]:
+    def showing(self, pipe: Any, call: ImageCall, watch: Watch) -> Callable[[int, Any], None]:
         """What is told of the latents after each step of a call, and offers previews to the watch."""
         before: torch.Tensor | None = None
         name = type(pipe).__name__

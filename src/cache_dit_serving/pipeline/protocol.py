@@ -10,7 +10,7 @@ from PIL import Image
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
 from cache_dit_serving.media.values import Media
-from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.planning.model import PlannedModel
 
@@ -188,7 +188,7 @@ class Runner(Protocol):
     @property
     def facts(self) -> Facts: ...
 
-    def sample(self, call: GenerationCall, index: int, watch: Watch) -> Drawn:
+    def sample(self, call: ImageCall, watch: Watch) -> Drawn:
         """The image at `index` of a call.
 
         Raises:
@@ -232,5 +232,5 @@ class Loaded:
 
     runner: Runner
     model: PlannedModel
-    warm_up: tuple[tuple[GenerationCall, DrawRecord], ...] = ()
+    warm_up: tuple[tuple[ImageCall, DrawRecord], ...] = ()
     """Calls of the warm-up with their records: the first measurements of how long things take."""

@@ -21,7 +21,7 @@ from cache_dit_serving.media.values import Clip, Picture
 from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.prompts import Heard, cuts_of, listening, tokenizers_of
 from cache_dit_serving.pipeline.protocol import Drawn, DrawRecord, Facts, Freed, Stopped, Watch
-from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.call import ImageCall
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -118,8 +118,8 @@ class PipelineRunner:
     def _cache(self) -> PipelineCache:
         return self._part.cache
 
-    def sample(self, call: GenerationCall, index: int, watch: Watch) -> Drawn:
-        """The image at `index` of a call: the picture of its seed, whatever ran before.
+    def sample(self, call: ImageCall, watch: Watch) -> Drawn:
+        """Draw the output of a call: the picture of its seed, whatever ran before.
 
         Should the pipeline make another number of forward passes a step than the call says, the cache has paired the
         wrong ones and the picture is wrong: it is drawn again with the passes that were counted. Those stand in the
@@ -131,25 +131,24 @@ class PipelineRunner:
             InternalError: the cache cannot be paired with what the pipeline does.
             Exception: whatever the pipeline raises; the next image is not affected.
         """
-        drawing = call.drawings[index]
-        image = self._sample_once(call, drawing, watch)
+        image = self._sample_once(call, watch)
         if image.record.cache.executed_steps == image.record.cache.steps:
             return image
         passes = 2 if self._forward_passes > call.num_inference_steps else 1
         logger.warning("%d forward passes in %d steps: drawn again", self._forward_passes, call.num_inference_steps)
-        image = self._sample_once(replace(call, passes=passes), drawing, watch)
+        image = self._sample_once(replace(call, passes=passes), watch)
         report = image.record.cache
         if report.executed_steps != report.steps:
             raise InternalError("The cache cannot be paired with this model's forward passes; turn it off.")
         return replace(image, record=replace(image.record, cache=report.model_copy(update={"redrawn": 1})))
 
-    def _sample_once(self, call: GenerationCall, drawing: Drawing, watch: Watch) -> Drawn:
+    def _sample_once(self, call: ImageCall, watch: Watch) -> Drawn:
         from cache_dit_serving.pipeline.clock import StepClock
         from cache_dit_serving.pipeline.memory import is_out_of_memory
         from cache_dit_serving.pipeline.placing import release
 
         self._trace = trace = self._profiler.trace(call.profile)
-        part, transition = self._prepared(call, drawing)
+        part, transition = self._prepared(call)
         self._first_forward = None
         self._forward_passes = 0
         self._clock = clock = StepClock(self._device)
@@ -173,7 +172,7 @@ class PipelineRunner:
         started = time.perf_counter()
         try:
             with trace:
-                output, heard, prompts = self._call(part, call, drawing, after_step, watch)
+                output, heard, prompts = self._call(part, call, after_step, watch)
         except BaseException as error:
             release(part.pipe)
             if not is_out_of_memory(error):
@@ -194,8 +193,8 @@ class PipelineRunner:
         fps = call.clip.fps if call.clip else None
         media = media_of(output, part.output, fps=fps, sound_rate=part.sound_rate)
         drawn = DrawRecord(
-            seed=drawing.seed,
-            cache=report_of(drawing.cache, record, steps),
+            seed=call.seed,
+            cache=report_of(call.cache, record, steps),
             stats=record.block_lists if record is not None else [],
             passes=call.passes,
             transition=transition,
@@ -206,7 +205,7 @@ class PipelineRunner:
             decode_s=finished - denoised,
             cuts=cuts_of(heard, _prompts_of(call)),
             compiled_graphs=self._compiled_graphs() - graphs,
-            profile=trace.save(drawing.seed, record.cached_steps() if record is not None else ()),
+            profile=trace.save(call.seed, record.cached_steps() if record is not None else ()),
             peak_memory_bytes=self._memory_use.end(call.pixels),
             prompt_hits=prompts.hits,
             prompt_misses=prompts.misses,
@@ -215,7 +214,7 @@ class PipelineRunner:
         )
         return Drawn(media, drawn)
 
-    def _prepared(self, call: GenerationCall, drawing: Drawing) -> tuple[Part, str]:
+    def _prepared(self, call: ImageCall) -> tuple[Part, str]:
         """The pipeline of a call with its LoRAs and cache; and what the cache needed for it."""
         part = self._parts[call.pipeline_class]
         if part is not self._part:
@@ -223,11 +222,11 @@ class PipelineRunner:
             self._cache.prepare(None, 0, passes=1)
             self._part = part
         self._loras.use(call.loras)
-        settings = drawing.cache.settings
+        settings = call.cache.settings
         return part, self._cache.prepare(settings, call.num_inference_steps, passes=call.passes)
 
     def _call(
-        self, part: Part, call: GenerationCall, drawing: Drawing, after_step: Callable[[int], None], watch: Watch
+        self, part: Part, call: ImageCall, after_step: Callable[[int], None], watch: Watch
     ) -> tuple[Any, list[Heard], Use]:
         """Call the pipeline; returns what it returned, what its tokenizers were asked, and how prompts were encoded."""
         import torch
@@ -244,11 +243,11 @@ class PipelineRunner:
             listening(part.tokenizers) as heard,
             self._prompts.used(heard, call.caller) as prompts,
         ):
-            torch.manual_seed(drawing.seed)
+            torch.manual_seed(call.seed)
             output = part.pipe(
-                **call.fitted().arguments,
+                **call.arguments,
                 **callback,
-                generator=torch.Generator(self.facts.generator_device).manual_seed(drawing.seed),
+                generator=torch.Generator(self.facts.generator_device).manual_seed(call.seed),
                 output_type="np",
             )
         return output, heard, prompts
@@ -329,7 +328,7 @@ class PipelineRunner:
         with patch.object(cls, "step", counted_step):
             yield {}
 
-    def _steps_run(self, call: GenerationCall, record: Record | None) -> int:
+    def _steps_run(self, call: ImageCall, record: Record | None) -> int:
         """Steps of the call that just ended: those asked for, or as many as its scheduler made of them (Heun's method
         evaluates nearly twice as often), whichever the cache saw."""
         if call.num_inference_steps != call.arguments.get("num_inference_steps"):
@@ -359,7 +358,7 @@ class PipelineRunner:
                 self._trace.stage("step 0")
 
 
-def _prompts_of(call: GenerationCall) -> dict[str, str]:
+def _prompts_of(call: ImageCall) -> dict[str, str]:
     """The texts of a call by field, the longest first: one may hold another."""
     texts = {name: call.arguments.get(name) for name in ("prompt", "negative_prompt")}
     given = {name: text for name, text in texts.items() if isinstance(text, str)}

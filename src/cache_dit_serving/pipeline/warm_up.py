@@ -16,12 +16,13 @@ from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.failure import told
 from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, TakePreview, Unwatched
-from cache_dit_serving.planning.call import Drawing, GenerationCall
+from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.example import example_of, simplest_task
 from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.fields.size import Height, Width
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Input, Task
 
 logger = logging.getLogger(__name__)
@@ -48,15 +49,15 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
     settings = CacheSettings.model_validate(
         {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
     )
-    drawings = (Drawing(0, CacheChoice(settings, "custom")),)
+    choice = CacheChoice(settings, "custom")
     if runner.facts.device == "cpu" and _draws_large(model):
         try:
-            small = replace(short(model, pixels=TRIAL_PIXELS), drawings=drawings)
-            return runner.sample(small, 0, Unwatched()).record
+            small = replace(short(model, pixels=TRIAL_PIXELS), cache=choice)
+            return runner.sample(small, Unwatched()).record
         except Exception as error:  # noqa: BLE001 (whatever the libraries do with a small size)
             logger.info("%s is tried at the default size (%s at a small one)", cache_type, type(error).__name__)
     try:
-        return runner.sample(replace(short(model), drawings=drawings), 0, Unwatched()).record
+        return runner.sample(replace(short(model), cache=choice), Unwatched()).record
     except Exception as error:
         logger.exception("%s fails on this pipeline", cache_type)
         no_memory = isinstance(error, OutOfMemory)
@@ -97,7 +98,7 @@ def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progr
 
 def warm_up(
     runner: Runner, model: PlannedModel, settings: Settings, progress: Callable[[str], None]
-) -> tuple[tuple[GenerationCall, DrawRecord], ...]:
+) -> tuple[tuple[ImageCall, DrawRecord], ...]:
     """Draw at the default size in a few steps; in all steps at each speed where the configuration wants their rates.
 
     Raises:
@@ -167,12 +168,10 @@ def _try(
     _draw(runner, short(model, task, last_image=last_image), _warming(what), progress)
 
 
-def _draw(
-    runner: Runner, call: GenerationCall, stage: str, progress: Callable[[str], None]
-) -> tuple[GenerationCall, DrawRecord]:
+def _draw(runner: Runner, call: ImageCall, stage: str, progress: Callable[[str], None]) -> tuple[ImageCall, DrawRecord]:
     progress(stage)
     try:
-        drawn = runner.sample(call, 0, _Reports(stage, call, progress))
+        drawn = runner.sample(call, _Reports(stage, call, progress))
         check_finite(drawn.media)
     except ServingError as error:
         raise _failed(error) from error
@@ -188,7 +187,7 @@ class _Reports:
 
     cancelled = False
 
-    def __init__(self, what: str, call: GenerationCall, progress: Callable[[str], None]) -> None:
+    def __init__(self, what: str, call: ImageCall, progress: Callable[[str], None]) -> None:
         self._what = what
         self._steps = call.num_inference_steps
         self._progress = progress
@@ -209,18 +208,18 @@ def _few_steps(model: PlannedModel) -> int:
 
 def short(
     model: PlannedModel, task: Task | None = None, *, last_image: bool = False, pixels: int | None = None
-) -> GenerationCall:
+) -> ImageCall:
     """A call of few steps and frames, and of so many pixels at most: it tries the forward pass, not the work."""
     fields = {"speed": "lossless", "num_inference_steps": _few_steps(model), "num_frames": least_frames(model)}
     return _planned(model, task, last_image=last_image, pixels=pixels, **fields)
 
 
-def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> GenerationCall:
+def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> ImageCall:
     if not model.traits.takes("num_inference_steps"):
         fields.pop("num_inference_steps", None)
     try:
         request, inputs = example_of(model, task, **fields)
-        return plan(request, replace(model, profiles="none"), inputs)
+        return plan(resolve(request, replace(model, profiles="none")), inputs).fitted().call
     except ServingError as error:
         raise _failed(error) from error
 

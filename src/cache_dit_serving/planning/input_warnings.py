@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cache_dit_serving.planning.call import GenerationCall
 from cache_dit_serving.planning.fitting import Fitting
+from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.schemas.answers import RequestWarning
 
 DONE = {
@@ -14,15 +14,15 @@ DONE = {
 """What becomes of a picture of another shape, by `fit`."""
 
 
-def input_warnings(call: GenerationCall) -> tuple[RequestWarning, ...]:
-    """Warnings about the pictures and the video of a call, before they are resized."""
-    return (*_of_shapes(call), *_of_seeds(call))
+def input_warnings(planned: Planned) -> tuple[RequestWarning, ...]:
+    """Warnings about the pictures and the video of a request, before they are resized."""
+    return (*_of_shapes(planned), *_of_seeds(planned))
 
 
-def _of_shapes(call: GenerationCall) -> list[RequestWarning]:
+def _of_shapes(planned: Planned) -> list[RequestWarning]:
     return [
         RequestWarning(param=fitting.field, code="adjusted", message=_of_shape(fitting))
-        for fitting in call.fittings
+        for fitting in planned.fittings
         if fitting.changes_shape
     ]
 
@@ -36,10 +36,10 @@ def _of_shape(fitting: Fitting) -> str:
     )
 
 
-def _of_seeds(call: GenerationCall) -> list[RequestWarning]:
+def _of_seeds(planned: Planned) -> list[RequestWarning]:
     """For a picture drawn from the very noise that is laid over it: what the two share is not taken away again."""
-    seeds = {drawing.seed for drawing in call.drawings}
-    size = call.arguments.get("width"), call.arguments.get("height")
+    seeds = {call.seed for call in planned.calls}
+    size = planned.call.arguments.get("width"), planned.call.arguments.get("height")
     return [
         RequestWarning(
             param="seed",
@@ -47,6 +47,6 @@ def _of_seeds(call: GenerationCall) -> list[RequestWarning]:
             message=f"{field} was drawn with seed {picture.origin.seed} at this size, and the same noise again mars "
             "what is drawn from it; send another seed",
         )
-        for field, picture in call.inputs.pictures.items()
+        for field, picture in planned.inputs.pictures.items()
         if picture.origin and picture.origin.seed in seeds and (picture.origin.width, picture.origin.height) == size
     ]

@@ -9,8 +9,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fit import DEFAULT_FIT
 from cache_dit_serving.media.formats import DEFAULT_AUDIO_FORMAT, DEFAULT_VIDEO_FORMAT, OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
-from cache_dit_serving.planning.brought import fitted, input_arguments, variant_for
-from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
+from cache_dit_serving.planning.call import ClipSpec, ImageCall
 from cache_dit_serving.planning.fields import FIELDS, accepted_fields
 from cache_dit_serving.planning.fields.clip import fps_of, frames_of
 from cache_dit_serving.planning.fields.guidance import forward_passes
@@ -22,13 +21,16 @@ from cache_dit_serving.planning.fields.sound import samples_made
 from cache_dit_serving.planning.fields.steps import step_count
 from cache_dit_serving.planning.fitting import fittings_of
 from cache_dit_serving.planning.input_warnings import input_warnings
+from cache_dit_serving.planning.inputs import input_arguments, with_size_of_inputs
 from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.resolve import Resolved
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
-def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPUTS) -> GenerationCall:
-    """The call that answers `request` on the loaded model.
+def plan(resolved: Resolved, inputs: Inputs = NO_INPUTS) -> Planned:
+    """Plan a request on the pipeline of its task.
 
     Args:
         inputs: the pictures and the video that the request names.
@@ -37,11 +39,10 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         InvalidRequest: a field the model cannot honour, a value out of bounds, or two fields that contradict.
         CacheNotEngaged: `cache.strict`, and it is certain beforehand that no step will be reused.
     """
-    family = model
-    model, task = variant_for(request, family)
-    request, warnings = _supported(request, model, family)
+    model, task = resolved.model, resolved.task
+    request, warnings = _supported(resolved.request, model, resolved.family)
     request, idle_warnings = _effective(request, model)
-    request, inputs, more_warnings = fitted(request, inputs, model)
+    request, inputs, more_warnings = with_size_of_inputs(request, inputs, model)
     configured = model.defaults.pipeline_arguments
     arguments: dict[str, Any] = {name: value for name, value in configured.items() if model.traits.takes(name)}
     recorded: dict[str, Any] = {}
@@ -63,30 +64,37 @@ def plan(request: GenerateRequest, model: PlannedModel, inputs: Inputs = NO_INPU
         _check_work(pixels, count, len(seeds), model)
     passes = forward_passes(arguments, model.traits)
     choice = model.speeds.choose(request.speed, request.cache, num_inference_steps=count, passes=passes)
-    call = GenerationCall(
-        arguments=arguments,
-        drawings=tuple(Drawing(seed, choice) for seed in seeds),
-        num_inference_steps=count,
-        passes=passes,
-        pipeline_class=model.traits.pipeline_class,
-        pixels=pixels,
-        loras=loras_of(request, model),
-        profile=asked_to_profile(request, model),
-        recorded=recorded,
-        clip=clip,
-        makes=model.traits.makes,
-        inputs=inputs,
-        fittings=fittings_of(task, arguments, inputs, request.fit or DEFAULT_FIT, model.traits.pipeline_class),
+    calls = tuple(
+        ImageCall(
+            arguments=arguments,
+            seed=seed,
+            cache=choice,
+            num_inference_steps=count,
+            passes=passes,
+            pipeline_class=model.traits.pipeline_class,
+            pixels=pixels,
+            loras=loras_of(request, model),
+            clip=clip,
+            makes=model.traits.makes,
+            profile=asked_to_profile(request, model),
+        )
+        for seed in seeds
+    )
+    planned = Planned(
+        calls,
         output=OutputSpec(
             request.encoding,
             request.image_quality,
             request.video_format or DEFAULT_VIDEO_FORMAT,
             request.audio_format or DEFAULT_AUDIO_FORMAT,
         ),
+        recorded=recorded,
+        inputs=inputs,
+        fittings=fittings_of(task, arguments, inputs, request.fit or DEFAULT_FIT, model.traits.pipeline_class),
         warnings=warnings + idle_warnings + more_warnings + _silenced(request, model),
     )
-    call.check_engages()
-    return replace(call, warnings=call.warnings + input_warnings(call))
+    planned.check_engages()
+    return replace(planned, warnings=planned.warnings + input_warnings(planned))
 
 
 def _silenced(request: GenerateRequest, model: PlannedModel) -> tuple[RequestWarning, ...]:

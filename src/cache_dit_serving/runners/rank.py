@@ -156,7 +156,7 @@ class Rank:
     def _answer(self, loaded: Loaded, command: wire.Down, attachments: list[bytes]) -> tuple[wire.Message, list[bytes]]:
         runner = loaded.runner
         if isinstance(command, wire.Sample):
-            drawn = runner.sample(wire.unwired(command.call, attachments), 0, self)
+            drawn = runner.sample(wire.call_of(command, attachments), self)
             return wire.drawn_message(drawn.media, drawn.record)
         if isinstance(command, wire.Flush):
             return wire.Done(freed=runner.flush()), []

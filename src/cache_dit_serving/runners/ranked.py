@@ -19,7 +19,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InternalError, InvalidRequest, LoadError, OutOfMemory
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Drawn, Facts, Freed, Loaded, Stopped, Watch
-from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.loras import LoraContents, LoraTraits
 from cache_dit_serving.planning.model import PlannedModel, planned
 from cache_dit_serving.planning.traits import PipelineTraits
@@ -67,10 +67,9 @@ class RankedRunner:
         """Whether a rank has ended, also before the reason is known."""
         return self._group.ended
 
-    def sample(self, call: GenerationCall, index: int, watch: Watch) -> Drawn:
+    def sample(self, call: ImageCall, watch: Watch) -> Drawn:
         """As the runner in one process does."""
-        message, attachments = wire.wired(call, index)
-        self._group.send(wire.Sample(call=message), attachments)
+        self._group.send(*wire.sample_message(call))
         cancelled, since = False, time.monotonic()
         while True:
             if watch.cancelled and not cancelled:

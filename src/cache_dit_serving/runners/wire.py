@@ -13,19 +13,16 @@ import math
 import socket
 import struct
 import threading
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError, field_serializer
 
-from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.caching.speeds import CacheChoice
 from cache_dit_serving.media.values import Array, Clip, Media, MediaKind, Picture, Sound
 from cache_dit_serving.pipeline.protocol import DrawRecord
-from cache_dit_serving.planning.call import ClipSpec, Drawing, GenerationCall
-from cache_dit_serving.planning.loras import LoraChoice
-from cache_dit_serving.planning.model import AskedToProfile
+from cache_dit_serving.planning.call import ImageCall
 
 JOIN_TOKEN = "CACHEDIT_JOIN_TOKEN"
 """The variable of a secret by which another machine proves that it may join."""
@@ -42,6 +39,9 @@ PICTURE = "picture"
 """Key of a mapping that stands for a picture among a call's arguments: its attachment's number."""
 
 
+CALL = TypeAdapter(ImageCall)
+
+
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,27 +51,6 @@ class PictureShape(Message):
 
     mode: Literal["L", "RGB", "RGBA"]
     size: tuple[int, int]
-
-
-class WireCall(Message):
-    """One drawing of a call."""
-
-    arguments: dict[str, Any]
-    """Pictures among them as `{"picture": n}`."""
-    pictures: list[PictureShape]
-    seed: int
-    cache: dict[str, Any] | None
-    """What differs from the defaults of cache settings; None: no cache."""
-    speed: str
-    num_inference_steps: int
-    passes: int
-    pipeline_class: str
-    pixels: int
-    loras: list[tuple[str, float]]
-    clip: tuple[int, float] | None
-    makes: MediaKind
-    profile: AskedToProfile
-    caller: str
 
 
 class Envelope(Message):
@@ -127,7 +106,15 @@ class Place(Message):
 
 class Sample(Message):
     kind: Literal["sample"] = "sample"
-    call: WireCall
+    call: ImageCall
+    """The pictures among its arguments stand there as `{"picture": n}`."""
+    pictures: list[PictureShape]
+
+    @field_serializer("call")
+    def _without_defaults(self, call: ImageCall) -> dict[str, Any]:
+        # Cache settings refuse a field that has no effect, though it has its default.
+        given: dict[str, Any] = CALL.dump_python(call, mode="json", exclude_defaults=True)
+        return given
 
 
 class Cancel(Message):
@@ -357,66 +344,42 @@ def alive(connection: socket.socket) -> socket.socket:
     return connection
 
 
-def wired(call: GenerationCall, index: int) -> tuple[WireCall, list[bytes]]:
-    """A call's drawing as JSON has it, and its pictures as the pipelines of the ranks are to be given them."""
-    call = call.fitted()
+def sample_message(call: ImageCall) -> tuple[Sample, list[bytes]]:
+    """The command to draw a call, and its pictures as attachments."""
     pictures: list[Image.Image] = []
-    drawing = call.drawings[index]
-    settings = drawing.cache.settings
-    message = WireCall(
-        arguments={name: _wired(value, pictures) for name, value in call.arguments.items()},
+    arguments = {name: _without_pictures(value, pictures) for name, value in call.arguments.items()}
+    message = Sample(
+        call=replace(call, arguments=arguments),
         pictures=[PictureShape(mode=picture.mode, size=picture.size) for picture in pictures],
-        seed=drawing.seed,
-        cache=settings.model_dump(mode="json", exclude_defaults=True) if settings else None,
-        speed=drawing.cache.speed,
-        num_inference_steps=call.num_inference_steps,
-        passes=call.passes,
-        pipeline_class=call.pipeline_class,
-        pixels=call.pixels,
-        loras=[tuple(choice) for choice in call.loras],
-        clip=(call.clip.num_frames, call.clip.fps) if call.clip else None,
-        makes=call.makes,
-        profile=call.profile,
-        caller=call.caller,
     )
     return message, [picture.tobytes() for picture in pictures]
 
 
-def unwired(message: WireCall, attachments: list[bytes]) -> GenerationCall:
-    """The call with that one drawing."""
+def call_of(message: Sample, attachments: list[bytes]) -> ImageCall:
+    """The call of which :func:`sample_message` made a message."""
     pictures = [
         Image.frombytes(shape.mode, shape.size, data) for shape, data in zip(message.pictures, attachments, strict=True)
     ]
-    settings = CacheSettings.model_validate(message.cache) if message.cache is not None else None
-    return GenerationCall(
-        arguments={name: _unwired(value, pictures) for name, value in message.arguments.items()},
-        drawings=(Drawing(message.seed, CacheChoice(settings, message.speed)),),
-        num_inference_steps=message.num_inference_steps,
-        passes=message.passes,
-        pipeline_class=message.pipeline_class,
-        pixels=message.pixels,
-        loras=tuple(LoraChoice(*choice) for choice in message.loras),
-        clip=ClipSpec(*message.clip) if message.clip else None,
-        makes=message.makes,
-        profile=message.profile,
-        caller=message.caller,
-    )
+    arguments = {name: _with_pictures(value, pictures) for name, value in message.call.arguments.items()}
+    return replace(message.call, arguments=arguments)
 
 
-def _wired(value: Any, pictures: list[Image.Image]) -> Any:
+def _without_pictures(value: Any, pictures: list[Image.Image]) -> Any:
+    """An argument with a number in the place of each picture, which is added to `pictures`."""
     if isinstance(value, Image.Image):
         pictures.append(value if value.mode in ("L", "RGB", "RGBA") else value.convert("RGB"))
         return {PICTURE: len(pictures) - 1}
     if isinstance(value, list | tuple):
-        return [_wired(each, pictures) for each in value]
+        return [_without_pictures(each, pictures) for each in value]
     return value
 
 
-def _unwired(value: Any, pictures: list[Image.Image]) -> Any:
+def _with_pictures(value: Any, pictures: list[Image.Image]) -> Any:
+    """The argument of which :func:`_without_pictures` was made."""
     if isinstance(value, dict) and value.keys() == {PICTURE}:
         return pictures[value[PICTURE]]
     if isinstance(value, list):
-        return [_unwired(each, pictures) for each in value]
+        return [_with_pictures(each, pictures) for each in value]
     return value
 
 

@@ -12,7 +12,7 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 class InputField(RequestField):
-    """Something that a request brings. It is read before planning, and :mod:`planning.brought` gives it to the call."""
+    """Something that a request brings. It is read before planning, and :mod:`planning.inputs` gives it to the call."""
 
     brings: ClassVar[Input]
     ignorable = False

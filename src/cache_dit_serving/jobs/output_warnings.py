@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cache_dit_serving.pipeline.protocol import Cut, DrawRecord
-from cache_dit_serving.planning.call import GenerationCall
+from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.schemas.answers import RequestWarning
 
 MOST_QUOTED = 300
 """Characters of a prompt that a warning repeats."""
 
 
-def found_while_drawing(call: GenerationCall, record: DrawRecord) -> Iterator[RequestWarning]:
+def output_warnings(call: ImageCall, record: DrawRecord) -> Iterator[RequestWarning]:
     """Another size or number of frames than asked for, which some make by rules of their own; words that were cut."""
     made = {"num_frames": record.num_frames}
     if record.size is not None:

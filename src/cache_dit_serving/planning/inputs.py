@@ -1,4 +1,4 @@
-"""What a request brings, pictures and videos: the task that it decides, and what it gives the call."""
+"""Pictures and videos of a request: the size, frames and rate that it takes from them, and their arguments."""
 
 from __future__ import annotations
 
@@ -11,63 +11,14 @@ from cache_dit_serving.media.inputs import Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.planning.fields import accepted_fields
 from cache_dit_serving.planning.fields.clip import fitting_frames, least_frames
-from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.fields.size import fitting_size
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input, Task
+from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
-OPTIONAL = frozenset({Input.LAST_IMAGE})
-"""What no task needs, and what decides none."""
-NOUNS = {"mask_url": "mask", "video_url": "video"}
-"""What fields hold that do not hold pictures."""
 
-
-def variant_for(request: GenerateRequest, model: PlannedModel) -> tuple[PlannedModel, Task]:
-    """The pipeline, of those that the model offers, and its task that takes what a request brings.
-
-    Raises:
-        InvalidRequest: none does; it says what is missing, or too much.
-    """
-    if request.mask_url is not None and not request.image_urls:
-        raise InvalidRequest("mask_url is a mask of a picture; send that in image_urls", param="mask_url")
-    if request.last_image_url is not None:
-        if not any(Input.LAST_IMAGE in variant.traits.brought for variant in model.variants):
-            raise _not_taken("last_image_url", model)
-        if not request.image_urls:
-            raise InvalidRequest(
-                "last_image_url ends what begins with image_urls; send that too", param="last_image_url"
-            )
-    brought = {each for each, field in FIELDS_OF_INPUTS.items() if getattr(request, field)} - OPTIONAL
-    needs = []
-    for variant in model.variants:
-        for task in sorted(variant.traits.tasks & SERVED_TASKS):
-            needs.append(TASKS[task].needs - WORDS)
-            if needs[-1] == brought:
-                return variant, task
-    for each, field in FIELDS_OF_INPUTS.items():
-        if each in brought and not any(each in needed for needed in needs):
-            raise _not_taken(field, model)
-    tasks = ", ".join(model.tasks)
-    missing = min((needed - brought for needed in needs if needed > brought), key=len, default=None)
-    if missing is None:
-        fields = [field for each, field in FIELDS_OF_INPUTS.items() if each in brought]
-        raise InvalidRequest(
-            f"none of this model's tasks takes {' with '.join(fields)}; they are: {tasks}", param=fields[0]
-        )
-    fields = [field for each, field in FIELDS_OF_INPUTS.items() if each in missing]
-    beside = " too" if brought else ""
-    named = " and ".join(f"a {NOUNS.get(field, 'picture')} in {field}" for field in fields)
-    raise InvalidRequest(f"this model needs {named}{beside}; its tasks are: {tasks}", param=fields[0])
-
-
-def _not_taken(field: str, model: PlannedModel) -> InvalidRequest:
-    sentence = f"{model.traits.pipeline_class} as loaded does not take {field}; its tasks are: {', '.join(model.tasks)}"
-    return InvalidRequest(sentence, param=field, code="unsupported_field")
-
-
-def fitted(
+def with_size_of_inputs(
     request: GenerateRequest, inputs: Inputs, model: PlannedModel
 ) -> tuple[GenerateRequest, Inputs, tuple[RequestWarning, ...]]:
     """The request with what it leaves out taken from what it brings: the size, and of a video the frames and rate.
@@ -119,7 +70,7 @@ def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedMode
     """Pictures and video as the pipeline's call takes them.
 
     Args:
-        request: as :func:`fitted` has it; the inputs likewise.
+        request: as :func:`with_size_of_inputs` has it; the inputs likewise.
 
     Raises:
         InvalidRequest: more pictures than it takes, or a mask of another size than its picture.

@@ -1,0 +1,115 @@
+"""From a request to a generation that can queue: resolve its task, fetch its inputs, plan it, resize its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.engine.deadline import plan_within_deadline
+from cache_dit_serving.engine.inputs import inputs_of, with_fitting_pictures
+from cache_dit_serving.engine.intake import Intake
+from cache_dit_serving.errors import Forbidden, InvalidRequest
+from cache_dit_serving.jobs.generation import Generation
+from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.media.decode.pool import DecodingPool
+from cache_dit_serving.media.delivery import Delivery
+from cache_dit_serving.media.inputs import Inputs
+from cache_dit_serving.media.outputs import Outputs
+from cache_dit_serving.planning.plan import plan
+from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.resolve import Resolved, resolve
+from cache_dit_serving.schemas.answers import DeadlineReport
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can queue."""
+
+    intake: Intake
+    generation: Generation
+    delivery: Delivery
+    deadline: DeadlineReport | None = None
+    """The promise for `deadline_s`; None where the request has none."""
+
+
+class Preparation:
+    """Steps of a request before the queue, with the resources that they share."""
+
+    def __init__(self, settings: Settings, worker: PipelineWorker, decoding: DecodingPool, outputs: Outputs) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._decoding = decoding
+        self._outputs = outputs
+
+    def resolve(self, intake: Intake) -> Resolved:
+        """Find the task of a request.
+
+        Raises:
+            Forbidden: the caller's key lacks a scope that the request needs.
+            InvalidRequest: no task of the loaded model takes its inputs.
+            NotReady: there is no loaded model.
+        """
+        if intake.request.profile and not intake.caller.admin:
+            raise Forbidden("this key may not ask for a profile: it lacks the scope admin", param="profile")
+        model = replace(self._worker.loaded().model, tolerant=intake.lenient)
+        return resolve(intake.request, model)
+
+    async def generation(self, intake: Intake, resolved: Resolved) -> Prepared:
+        """Prepare a generation, within its deadline where it has one.
+
+        Raises:
+            ServingError: InvalidRequest, CacheNotEngaged, QueueFull, ClientGone, DeadlineExceeded or InternalError.
+        """
+        inputs = await self._inputs(intake, resolved)
+        waits = resolved.request.deadline_s is not None
+        queue_s = self._worker.wait_s(self._priority(intake)) if waits else 0.0
+        planned, deadline = plan_within_deadline(resolved, self._worker.rates, queue_s, inputs)
+        return await self._prepared(intake, planned, deadline)
+
+    async def comparison(self, intake: Intake, resolved: Resolved) -> Prepared:
+        """Prepare the same output with the cache and without, as one generation.
+
+        Raises:
+            ServingError: as :meth:`generation`; InvalidRequest also where there is nothing to compare.
+        """
+        request = resolved.request
+        if request.deadline_s is not None:
+            raise InvalidRequest("deadline_s is for /generate: a comparison runs what it is asked", param="deadline_s")
+        planned = plan(resolved, await self._inputs(intake, resolved))
+        if planned.cache.settings is None and request.cache is not None and not request.cache.enabled:
+            raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
+        return await self._prepared(intake, planned.compared(), None)
+
+    async def _inputs(self, intake: Intake, resolved: Resolved) -> Inputs:
+        """Fetch and decode the pictures and videos of a request."""
+        most = resolved.model.limits.max_num_frames
+        frames = min(resolved.request.num_frames or most, most)
+        return await intake.while_connected(
+            inputs_of(
+                resolved.request,
+                list(intake.uploads),
+                self._settings.inputs,
+                frames,
+                self._decoding,
+                mask_kind=intake.mask_kind,
+            )
+        )
+
+    async def _prepared(self, intake: Intake, planned: Planned, deadline: DeadlineReport | None) -> Prepared:
+        planned = await intake.while_connected(with_fitting_pictures(planned, self._decoding))
+        warnings = tuple(map(intake.sent_as.warning, planned.warnings))
+        planned = replace(planned.for_caller(intake.caller.name), warnings=warnings)
+        generation = Generation(intake.id, planned, self._priority(intake), intake.caller.name)
+        for warning in intake.warnings:
+            generation.warn(warning)
+        return Prepared(intake, generation, self._delivery(intake), deadline)
+
+    def _priority(self, intake: Intake) -> int:
+        return min(intake.request.priority or 0, self._settings.limits.max_priority)
+
+    def _delivery(self, intake: Intake) -> Delivery:
+        request = intake.request
+        base_url = (self._settings.outputs.public_url or intake.base_url).rstrip("/")
+        delivery = Delivery(self._outputs, request.output_format or "base64", request.output_dir, base_url)
+        delivery.check()
+        return delivery

@@ -1,0 +1,126 @@
+"""A planned request: the calls of its outputs, and all that its answer and its files say beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+
+from cache_dit_serving.caching.evidence import Record, report_of
+from cache_dit_serving.caching.report import CacheReport
+from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
+from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
+from cache_dit_serving.media.formats import OutputSpec
+from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
+from cache_dit_serving.planning.call import ImageCall
+from cache_dit_serving.planning.fields import PIPELINE_FIELDS
+from cache_dit_serving.planning.fitting import Fitting, Resize
+from cache_dit_serving.schemas.answers import RequestWarning
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A request that can run."""
+
+    calls: tuple[ImageCall, ...]
+    """One call for each output, in order. They differ in seed and cache choice alone."""
+    output: OutputSpec = field(default_factory=OutputSpec)
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the request as they were used, under their own names where the pipeline's arguments have others."""
+    inputs: Inputs = NO_INPUTS
+    """Pictures and videos among the arguments."""
+    fittings: tuple[Fitting, ...] = ()
+    """Inputs that come to another shape, or are resized; empty once they are."""
+    warnings: tuple[RequestWarning, ...] = ()
+
+    @property
+    def call(self) -> ImageCall:
+        """The call of the first output."""
+        return self.calls[0]
+
+    @property
+    def cache(self) -> CacheChoice:
+        """The cache choice of the first output: of all outputs but those of a comparison."""
+        return self.call.cache
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of all outputs."""
+        return sum(call.num_inference_steps for call in self.calls)
+
+    @property
+    def to_resize(self) -> tuple[Fitting, ...]:
+        """Fittings that are not left to the pipeline."""
+        return tuple(fitting for fitting in self.fittings if not fitting.by_pipeline)
+
+    def fitted(self, resize: Resize = Fitting.resized) -> Planned:
+        """The same request with its pictures and frames at the drawn size. Repeated, it changes nothing."""
+        images: dict[int, Image.Image] = {}
+        for fitting in self.to_resize:
+            for image in self.inputs.images_of(fitting.field):
+                if id(image) not in images:  # a video's frame may stand there several times
+                    images[id(image)] = resize(fitting, image)
+        if not images:
+            return self
+        arguments = {name: _exchanged(value, images) for name, value in self.call.arguments.items()}
+        calls = tuple(replace(call, arguments=arguments) for call in self.calls)
+        return replace(self, calls=calls, inputs=self.inputs.exchanged(images), fittings=())
+
+    def for_caller(self, name: str) -> Planned:
+        """The same request of a named sender."""
+        return replace(self, calls=tuple(replace(call, caller=name) for call in self.calls))
+
+    def parameters(self, call: ImageCall) -> dict[str, Any]:
+        """The request that draws one output again when it is sent alone; stored in the output's file.
+
+        Pictures and videos stand in it by the SHA-256 of their files.
+        """
+        settings = call.cache.settings
+        cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
+        fields = {name: value for name, value in call.arguments.items() if name in PIPELINE_FIELDS}
+        return {**fields, **self.recorded, **self.inputs.digests, "seed": call.seed, "cache": cache}
+
+    def compared(self) -> Planned:
+        """The same output twice: as asked for, then without the cache.
+
+        Raises:
+            InvalidRequest: it is for several outputs or without a cache, so that there is nothing to compare.
+        """
+        if len(self.calls) > 1:
+            raise InvalidRequest("a comparison draws one image; leave num_images out", param="num_images")
+        if self.cache.settings is None:
+            raise InvalidRequest(
+                "there is nothing to compare without a cache "
+                f"({self.cache.no_cache_reason.sentence}); send a speed other than lossless, or cache settings",
+                param="speed",
+            )
+        uncached = replace(self.call, cache=WITHOUT_CACHE)
+        return replace(self, calls=(self.call, uncached), output=replace(self.output, keep_media=True))
+
+    def check_engages(self) -> None:
+        """Refuse a strict request of which it is certain beforehand that no step will be reused.
+
+        Raises:
+            CacheNotEngaged: with the evidence.
+        """
+        choice, steps, passes = self.cache, self.call.num_inference_steps, self.call.passes
+        if choice.strict and choice.settings and choice.settings.cannot_engage(steps, passes=passes):
+            raise not_engaged(report_of(choice, Record(choice.settings, passes, {}, []), steps))
+
+
+def _exchanged(value: Any, images: Mapping[int, Image.Image]) -> Any:
+    """An argument with images in the place of those that they replace, by their identity."""
+    if isinstance(value, list):
+        return [_exchanged(each, images) for each in value]
+    return images.get(id(value), value)
+
+
+def not_engaged(report: CacheReport) -> CacheNotEngaged:
+    """The error of `cache.strict` for a cache that reused nothing."""
+    return CacheNotEngaged(
+        f"the cache reused no step: {report.reason}; loosen its settings, or leave cache.strict out",
+        param="cache.strict",
+        details={"cache": report.model_dump(mode="json")},
+    )
