@@ -1,6 +1,6 @@
 """The service: a diffusion transformer under cache-dit, behind BentoML.
 
-`bentoml serve` runs it; `CACHE_DIT_SERVING_CONFIG` names a file in configs/ or gives a path. What happens inside lives
+`bentoml serve` runs it. `CACHE_DIT_SERVING_CONFIG` is the name of a file in configs/ or a path. The implementation is
 in src/cache_dit_serving: api/ (HTTP), jobs/ (the queue and its one worker), pipeline/ (torch), media/ (bytes).
 """
 
@@ -74,7 +74,7 @@ FOLDER = shared_folder(SETTINGS.server.workers)
 COUNTS = None if FOLDER is None else CallerCounts(FOLDER)
 ACCESS = access_or_exit(SETTINGS.server, COUNTS)
 take_share(SETTINGS, server_context.worker_index)
-# BentoML, and BentoCloud before it, cut requests off after 60 s unless told: later than ours, which says why.
+# By default BentoML and BentoCloud end requests after 60 s. This is later than our own timeout, whose answer says why.
 TIMEOUT_S = SETTINGS.limits.max_request_s + 60
 
 
@@ -110,7 +110,7 @@ class CacheDiTServing:
         self.images = OpenAiImages(self.engine, self.served)
         self.videos = VideosApi(self.engine, self.jobs, self.served)
         drain_on_signals(self.worker, SETTINGS.server.drain_s, self.engine.decoding.close)
-        # Loads on the worker's thread, so that /livez and /health answer meanwhile.
+        # The model loads on the worker's thread, so that /livez and /health answer during the load.
         self.worker.start()
 
     def _became_ready(self, loaded: Loaded) -> None:
@@ -134,19 +134,19 @@ class CacheDiTServing:
     @bentoml.api(input_spec=GenerateRequest, output_spec=CompareResponse)
     @answers_errors
     async def compare(self, ctx: bentoml.Context, **fields: Any) -> CompareResponse:
-        """Draw one seed with the cache and without, and measure how far apart the pictures are."""
+        """Draw one seed with and without the cache, and measure the difference."""
         return await self.engine.compare(received(GenerateRequest(**fields), ctx.request))
 
     @bentoml.api(output_spec=HealthResponse)
     @answers_errors
     async def health(self, ctx: bentoml.Context) -> HealthResponse:
-        """Whether the server can generate, and why not."""
+        """Report whether the server can generate, and the reason if not."""
         return self.engine.health()
 
     @bentoml.api(output_spec=ModelInfo)
     @answers_errors
     async def model_info(self, ctx: bentoml.Context) -> ModelInfo:
-        """The loaded model and what it takes."""
+        """Describe the loaded model, its fields and its limits."""
         return self.engine.model_info()
 
     @bentoml.api(output_spec=FlushResponse)
@@ -170,6 +170,6 @@ class CacheDiTServing:
 
 
 if SETTINGS.server.cors_origins:
-    # Around everything: a browser sends no key with its preflight, and must be allowed to read errors too.
+    # Outermost, because a browser sends no key with its preflight request and must be able to read errors too.
     CacheDiTServing.add_asgi_middleware(CORSMiddleware, **cors_options(SETTINGS.server.cors_origins))
 CacheDiTServing.add_asgi_middleware(Envelope, limits=SETTINGS.limits, server=SETTINGS.server, access=ACCESS)

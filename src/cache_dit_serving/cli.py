@@ -1,4 +1,4 @@
-"""The `cache-dit-serving` command: sub-commands, each a module's main."""
+"""The `cache-dit-serving` command. Each sub-command is a module's `main`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ usage: cache-dit-serving COMMAND [flags]
 
 
 def main() -> int:
-    """Dispatch on the first word; exit status 2 for one that is no command."""
+    """Dispatch on the first word. Return exit status 2 for an unknown command."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command == "serve":
         serve.main(arguments)

@@ -1,7 +1,7 @@
-"""The exception tree, and the one shape in which every error leaves the server.
+"""Exception tree, and the one JSON shape of every error answer.
 
-A :class:`ServingError` carries only text written for the caller. Whatever else goes wrong becomes an
-:class:`InternalError`, whose details stay in the log under the request id.
+A :class:`ServingError` holds only text written for the caller. Any other exception becomes an :class:`InternalError`,
+whose details stay in the log under the request id.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 
 class ServingError(Exception):
-    """An error with an HTTP face. Subclasses fix `status` (the HTTP status), `type` and `code`."""
+    """An error with an HTTP answer. Subclasses define `status` (the HTTP status), `type` and `code`."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -29,7 +29,9 @@ class ServingError(Exception):
     ) -> None:
         """
         Args:
-            details: JSON values that stand in the answer beside `error`.
+            param: field of the request that caused it.
+            retry_after_s: time after which the caller may retry, seconds.
+            details: JSON values of the answer beside `error`.
         """
         super().__init__(message)
         self.message = message
@@ -40,13 +42,13 @@ class ServingError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """`Retry-After` in whole seconds, at least one, where the error says when to come back."""
+        """Headers of the answer: `Retry-After` in whole seconds, at least 1, if `retry_after_s` is set."""
         if self.retry_after_s is None:
             return {}
         return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
     def body(self, request_id: str) -> dict[str, Any]:
-        """The contract's error shape: `{"error": {message, type, code, param}, "request_id"}`."""
+        """Return the JSON body: `{"error": {message, type, code, param}, "request_id"}` and `details`."""
         return {
             "error": {"message": self.message, "type": self.type, "code": self.code, "param": self.param},
             "request_id": request_id,
@@ -55,7 +57,7 @@ class ServingError(Exception):
 
 
 class InvalidRequest(ServingError):
-    """The caller's fault; `param` names the field, the message says what was wrong and what would be right."""
+    """An error of the caller. `param` names the field; the message says what is wrong and how to correct it."""
 
     status = 400
     type = "invalid_request_error"
@@ -63,7 +65,7 @@ class InvalidRequest(ServingError):
 
 
 class Unauthorized(ServingError):
-    """No API key, or none of this server's."""
+    """The API key is missing or unknown."""
 
     status = 401
     type = "authentication_error"
@@ -75,7 +77,7 @@ class Unauthorized(ServingError):
 
 
 class Forbidden(ServingError):
-    """An API key of another scope."""
+    """The API key lacks the scope of this route."""
 
     status = 403
     type = "permission_error"
@@ -83,7 +85,7 @@ class Forbidden(ServingError):
 
 
 class RateLimited(ServingError):
-    """One caller asks for more than its share."""
+    """The caller exceeded its rate limit."""
 
     status = 429
     type = "rate_limit_error"
@@ -103,7 +105,7 @@ class MethodNotAllowed(ServingError):
 
 
 class KeyReused(ServingError):
-    """An Idempotency-Key came again with another request."""
+    """An Idempotency-Key was sent again with another request."""
 
     status = 409
     type = "invalid_request_error"
@@ -111,7 +113,7 @@ class KeyReused(ServingError):
 
 
 class CacheNotEngaged(ServingError):
-    """`cache.strict` asked for a reused step and there was none; `details` hold the evidence."""
+    """`cache.strict` was set and no step was reused. `details` hold the cache report."""
 
     status = 409
     type = "invalid_request_error"
@@ -149,7 +151,7 @@ class QueueFull(ServingError):
 
 
 class ClientGone(ServingError):
-    """The client closed the connection; nobody reads this answer, but the access log shows the status."""
+    """The client closed the connection. Only the access log shows this status."""
 
     status = 499
     type = "invalid_request_error"
@@ -169,7 +171,7 @@ class OutOfMemory(InternalError):
     def __init__(self, would_fit: tuple[int, int] | None = None) -> None:
         """
         Args:
-            would_fit: width and height, px, by what was measured.
+            would_fit: (width, height) in pixels that would fit, by measurements of earlier requests.
         """
         sentence = "The device ran out of memory on this request; ask for a smaller size."
         if would_fit is not None:
@@ -178,7 +180,7 @@ class OutOfMemory(InternalError):
 
 
 class RunnerLost(ServingError):
-    """The processes that run the model are lost; they start anew."""
+    """The processes that run the model are lost and are being restarted."""
 
     status = 503
     code = "runner_lost"
@@ -188,7 +190,7 @@ class RunnerLost(ServingError):
 
 
 class NotReady(ServingError):
-    """The server cannot generate now: it is loading, failed to load, or is shutting down (`code` says which)."""
+    """The server cannot generate now. `code` says why: it is loading, failed to load, or is shutting down."""
 
     status = 503
     type = "server_error"
@@ -196,14 +198,14 @@ class NotReady(ServingError):
 
 
 class JobInterrupted(ServingError):
-    """The server ended while a job ran, and it is not begun again."""
+    """The server ended while the job ran, and the job is not restarted."""
 
     status = 503
     code = "interrupted"
 
 
 class StoreUnavailable(ServingError):
-    """The database of jobs does not answer."""
+    """The job database does not answer."""
 
     status = 503
     type = "service_unavailable_error"
@@ -217,15 +219,15 @@ class DeadlineExceeded(ServingError):
 
 
 DETAILS = "; the server's log has the details"
-"""Ends a message for callers where the cause is a library's text, which the log has in its place."""
+"""Suffix of a caller's message whose cause is a library's text. The log holds that text instead."""
 
 
 class LoadError(Exception):
-    """The model cannot be loaded as configured. The message is for the caller too: it holds no path of the server."""
+    """The model cannot be loaded as configured. Callers see the message too, so it holds no path of the server."""
 
 
 def logged(message: str, cause: BaseException | None) -> str:
-    """A message for callers as the log has it: one line that ends with the cause."""
+    """Return the log's version of a caller's message: one line that ends with the cause instead of :data:`DETAILS`."""
     short = message.removesuffix(DETAILS)
     if cause is None or short == message:
         return short
@@ -233,4 +235,4 @@ def logged(message: str, cause: BaseException | None) -> str:
 
 
 class ConfigError(Exception):
-    """The configuration is not valid. The message names the key and the remedy; it is for the operator."""
+    """The configuration is invalid. The message, for the operator, names the key and the remedy."""

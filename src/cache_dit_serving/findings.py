@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in words: the first few findings, each with its dotted field and the nearest known key."""
+"""Validation errors of pydantic as short messages, each with its dotted field and the nearest known key."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import NamedTuple
 from pydantic import BaseModel, ValidationError
 
 MOST_NAMED = 5
-"""Findings that one message names."""
+"""Maximum number of findings in one message."""
 MOST_CHARACTERS = 60
-"""Of a key that a message repeats."""
+"""Maximum length of a caller's text that a message repeats, characters."""
 NOT_SUPPORTED = {"ip_adapter": "IP-Adapter", "textual_inversion": "textual inversion"}
-"""What diffusers has and this server has not, by how a key for it begins."""
+"""Features of diffusers that this server lacks, by the prefix of their keys."""
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong."""
+    """One validation error."""
 
     field: str
-    """Dotted; empty for the whole value."""
+    """Dotted field; empty for the whole value."""
     kind: str
     """Pydantic's error type, such as `missing`."""
     message: str
-    """Without the field; empty for an unknown key, which the caller puts in its own words."""
+    """Message without the field; empty for an unknown key, for which each caller has its own text."""
     keys: tuple[str, ...]
-    """The field's parts."""
+    """Parts of the dotted field."""
 
 
 def findings_of(error: ValidationError) -> list[Finding]:
-    """The first :data:`MOST_NAMED` findings, in pydantic's order."""
+    """Return the first :data:`MOST_NAMED` findings, in pydantic's order."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     return [_finding(detail["loc"], detail["type"], detail["msg"]) for detail in details[:MOST_NAMED]]
 
 
 def and_more(error: ValidationError) -> str:
-    """What follows the findings that are named: how many are not."""
+    """Return the suffix that counts the findings beyond :data:`MOST_NAMED`; empty without any."""
     rest = error.error_count() - MOST_NAMED
     return f"; and {rest:,} more" if rest > 0 else ""
 
@@ -50,26 +50,26 @@ def _finding(loc: Sequence[int | str], kind: str, message: str) -> Finding:
 
 
 def cut(text: str) -> str:
-    """A caller's or operator's text, short enough to repeat."""
+    """Cut a caller's or operator's text to :data:`MOST_CHARACTERS`."""
     return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
 
 
 def nearest_key(key: str, known: Sequence[str]) -> str | None:
-    """The known key that is spelt most like `key`; None where none is near."""
+    """Return the known key with the most similar spelling; None if none is similar."""
     names = {name.lower(): name for name in known}
     nearest = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.5)
     return names[nearest[0]] if nearest else None
 
 
 def not_supported(key: str) -> str | None:
-    """That what a key asks for is not supported, in words; None for every other key."""
+    """Return a sentence for a key of an unsupported feature; None for every other key."""
     spelt = key.lower().replace("-", "_")
     named = next((what for beginning, what in NOT_SUPPORTED.items() if spelt.startswith(beginning)), None)
     return f"{named} is not supported; a style or a subject can be added by a LoRA" if named else None
 
 
 def known_keys(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
-    """The fields of the model that lies at the place `keys` below `model`; empty where there is none."""
+    """Return the fields of the model at the path `keys` below `model`; empty if there is no model."""
     found: type[BaseModel] | None = model
     for key in keys:
         if found is None:
@@ -79,7 +79,7 @@ def known_keys(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
 
 
 def model_of_field(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of a nested field, also where the field may be null or something else; None where it holds none."""
+    """Return the model of a nested field, also from a union; None if the field holds no model."""
     field = model.model_fields.get(key)
     return next(_models_in(field.annotation), None) if field else None
 

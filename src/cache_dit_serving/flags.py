@@ -1,4 +1,4 @@
-"""The launcher's flags: one table gives the parser, the settings that they fill, their help and docs/flags.md."""
+"""Flags of the launcher. One table defines the parser, the settings they fill, their help and docs/flags.md."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cache_dit_serving.findings import model_of_field
 
 
 class Group(Enum):
-    """The headings of `--help` and of docs/flags.md, each with what holds for all its flags."""
+    """Headings of `--help` and of docs/flags.md, each with a note on all its flags."""
 
     MODEL = ("Model", "")
     CACHE = ("Cache", "settings of DBCache; without --cache, or a cache in the config, they are refused")
-    REQUESTS = ("Requests", "what a request gets that leaves the field out")
+    REQUESTS = ("Requests", "defaults for fields that a request leaves out")
     SERVER = ("Server", "")
     PARALLELISM = ("Parallelism", "")
     QUANTISATION = ("Quantisation", "")
@@ -40,16 +40,16 @@ class Flag:
 
     Attributes:
         names: the flag, then its aliases.
-        leaf: dotted key of the setting that it fills; None: it is the launcher's own.
-        help: left out where the flag is one of cache_dit.serve that does nothing here.
-        const: what a flag without a value fills its leaf with, where that is not true.
-        default: of a flag of the launcher's own; others have their setting's.
-        many: whether it takes several values.
-        kind: of the values of a flag of the launcher's own without a default.
-        required: whether the launcher asks for it, or for --config, although its setting has a default.
-        old_default: of cache_dit.serve as last released (cache-dit 1.3.5); "" where it had no such flag.
-        differs: how the flag differs from that server's, for docs/flags.md.
-        state: whether it works, or is accepted without effect.
+        leaf: dotted key of the setting that it fills; None: a flag without a setting.
+        help: help text; empty for a flag of cache_dit.serve that has no effect here.
+        const: value that a flag without a value gives its setting, if not true.
+        default: default of a flag without a setting; other flags have their setting's.
+        many: True if it takes several values.
+        kind: type of the values of a flag that has neither a setting nor a default.
+        required: True if the launcher needs it or --config, although its setting has a default.
+        old_default: default in cache_dit.serve as last released (cache-dit 1.3.5); "" if it had no such flag.
+        differs: difference from that server's flag, for docs/flags.md.
+        state: `works`, or `idle`: accepted without effect.
     """
 
     group: Group
@@ -70,17 +70,17 @@ class Flag:
 
     @property
     def dest(self) -> str:
-        """The attribute of the parsed flags that holds its value."""
+        """Attribute of the parsed flags that holds its value."""
         return self.names[0].lstrip("-").replace("-", "_")
 
     @property
     def variable(self) -> str | None:
-        """The environment variable that fills the same setting."""
+        """Environment variable of the same setting; None without a setting."""
         return variable_of(self.leaf) if self.leaf else None
 
     @property
     def default_text(self) -> str:
-        """What holds without the flag, as docs and help say it."""
+        """Default value, as docs and help show it."""
         if self.is_switch:
             return "off"
         value = _field(self.leaf).default if self.leaf and not self.required else self.default
@@ -89,7 +89,7 @@ class Flag:
         return "none" if value is None else str(value)
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
-        """Teach the parser the flag."""
+        """Add the flag to a parser."""
         if self.state == "idle":
             nothing_read = {} if self.takes_value else {"action": "store_true", "default": None}
             parser.add_argument(*self.names, help=argparse.SUPPRESS, **nothing_read)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ class Flag:
 
     @property
     def _kinds(self) -> tuple[object, ...]:
-        """The setting's type, without None."""
+        """Types of the value, without None."""
         if self.leaf is None:
             return (self.kind if self.default is None else type(self.default),)
         annotation = _field(self.leaf).annotation
@@ -131,7 +131,7 @@ class Flag:
 
 
 def _field(leaf: str) -> FieldInfo:
-    """The field of the settings tree at a dotted key."""
+    """Return the field of the settings tree at a dotted key."""
     model: type[BaseModel] = Settings
     *sections, key = leaf.split(".")
     for section in sections:
@@ -167,11 +167,11 @@ FLAGS: tuple[Flag, ...] = (
         old_default="the accelerator",
         differs="`cuda:1` works",
     ),
-    Flag(Group.MODEL, ("--dtype",), "of the weights", leaf="model.dtype", old_default="bfloat16"),
+    Flag(Group.MODEL, ("--dtype",), "dtype of the weights", leaf="model.dtype", old_default="bfloat16"),
     Flag(
         Group.MODEL,
         ("--generator-device", "--gen-device"),
-        "where noise is drawn: cpu, so that a seed means the same noise on every device, or the model's device",
+        "device that draws noise: cpu, so that a seed gives the same noise on every device, or the model's device",
         leaf="model.generator_device",
         metavar="DEVICE",
         old_default="the accelerator",
@@ -253,7 +253,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.CACHE,
         ("--taylorseer-order", "-order"),
-        "order of that series",
+        "order of the Taylor series",
         leaf="cache.taylorseer_order",
         old_default="1",
         differs="without --taylorseer refused, since it has no effect",
@@ -261,7 +261,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.CACHE,
         ("--steps-mask",),
-        "step mask: which steps compute; medium, where --mask-policy names no other",
+        "use a step mask, which fixes the steps to compute: medium, unless --mask-policy names another",
         leaf="cache.steps_computation_mask",
         const="medium",
         old_default="off",
@@ -297,7 +297,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.PARALLELISM,
         ("--parallel-type", "--parallel"),
-        "how --parallel-size GPUs share a forward pass",
+        "way in which --parallel-size GPUs share a forward pass",
         choices=("ulysses", "ring", "tp"),
         old_default="none",
         differs="the server starts the processes itself; 1.3.5 wanted torchrun",
@@ -305,13 +305,13 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.PARALLELISM,
         ("--parallel-size",),
-        "how many; left out: all GPUs, and 2 on a CPU",
+        "number of GPUs (processes on a CPU) that share a forward pass; left out: all GPUs, and 2 on a CPU",
         kind=int,
     ),
     Flag(
         Group.PARALLELISM,
         ("--nodes", "--nnodes"),
-        "machines that they are on; the others run `cache-dit-serving join`",
+        "number of machines; the others run `cache-dit-serving join`",
         leaf="parallelism.nodes",
     ),
     Flag(
@@ -366,7 +366,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.QUANTISATION,
         ("--quantize", "-q"),
-        "quantise the transformers; float8_weight_only, where --quantize-type names no other",
+        "quantise the transformers to float8_weight_only, unless --quantize-type names another type",
         leaf="quantize.quant_type",
         const="float8_weight_only",
         old_default="off",
@@ -397,18 +397,24 @@ FLAGS: tuple[Flag, ...] = (
         old_default="none",
         differs="safetensors alone; a LoRA that does not fit as a whole is an error",
     ),
-    Flag(Group.LORA, ("--lora-name",), "its file in that folder or of that hub id", metavar="FILE", old_default="none"),
+    Flag(
+        Group.LORA,
+        ("--lora-name",),
+        "file of the LoRA in that folder or of that hub id",
+        metavar="FILE",
+        old_default="none",
+    ),
     Flag(
         Group.LORA,
         ("--disable-fuse-lora",),
-        "keep it beside the weights: requests may leave it out, or give it another scale",
+        "keep the LoRA beside the weights: requests may leave it out, or give it another scale",
         takes_value=False,
         old_default="off",
     ),
     Flag(
         Group.LORA,
         ("--fuse-lora",),
-        "what holds without --disable-fuse-lora",
+        "fuse the LoRA into the weights, as without --disable-fuse-lora",
         takes_value=False,
     ),
     Flag(
@@ -440,7 +446,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.MEMORY,
         ("--compile-repeated-blocks",),
-        "the same",
+        "same as --compile",
         leaf="compile.mode",
         const="default",
         old_default="never read",
@@ -449,7 +455,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.MEMORY,
         ("--max-autotune",),
-        "the same, and try several kernels for each product: a longer start, faster steps",
+        "compile, and try several kernels for each product: a longer start, faster steps",
         leaf="compile.mode",
         const="max-autotune",
         old_default="never read",
@@ -458,7 +464,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.MEMORY,
         ("--track-memory",),
-        "nothing more: answers and metrics have the peak of memory without it, too",
+        "no further effect: answers and metrics always hold the peak of memory",
         takes_value=False,
         old_default="never read",
         differs="always on",
@@ -472,11 +478,13 @@ FLAGS: tuple[Flag, ...] = (
         old_default="off",
         differs="each step is a range that says whether it was cached",
     ),
-    Flag(Group.MEMORY, ("--profile-name",), "how their names begin", leaf="profiling.name", old_default="none"),
+    Flag(
+        Group.MEMORY, ("--profile-name",), "prefix of the traces' file names", leaf="profiling.name", old_default="none"
+    ),
     Flag(
         Group.MEMORY,
         ("--profile-dir",),
-        "folder that they go to",
+        "folder of the traces",
         leaf="profiling.folder",
         metavar="FOLDER",
         old_default="none",
@@ -484,7 +492,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.MEMORY,
         ("--profile-activities",),
-        "what is traced: cpu, gpu, or both",
+        "activities to trace: cpu, gpu, or both",
         leaf="profiling.activities",
         metavar="ACTIVITY",
         many=True,
@@ -493,14 +501,14 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Group.MEMORY,
         ("--profile-with-stack",),
-        "with the Python source of each operation",
+        "record the Python source of each operation in traces",
         leaf="profiling.with_stack",
         old_default="off",
     ),
     Flag(
         Group.MEMORY,
         ("--profile-record-shapes",),
-        "with the shapes of each operation's tensors",
+        "record the shapes of each operation's tensors in traces",
         leaf="profiling.record_shapes",
         old_default="off",
     ),
@@ -530,7 +538,7 @@ CACHE_DIT_SERVING__LIMITS__MAX_QUEUE=8 sets limits.max_queue. Flags win over var
 
 
 def parser(prog: str = COMMAND, description: str = DESCRIPTION) -> CommandLine:
-    """The command line that :data:`FLAGS` describes."""
+    """Return the parser of :data:`FLAGS`."""
     result = CommandLine(prog, "[flags]", description)
     for group, flags in grouped():
         title, description = group.value
@@ -543,28 +551,28 @@ def parser(prog: str = COMMAND, description: str = DESCRIPTION) -> CommandLine:
 
 
 def grouped() -> Iterator[tuple[Group, list[Flag]]]:
-    """The flags under their headings."""
+    """Yield the flags under their headings."""
     for group in Group:
         yield group, [flag for flag in FLAGS if flag.group is group]
 
 
 def idle_flags(parsed: argparse.Namespace) -> list[str]:
-    """The flags given that have no effect."""
+    """Return the given flags that have no effect."""
     return [flag.names[0] for flag in FLAGS if flag.state == "idle" and getattr(parsed, flag.dest) is not None]
 
 
 def settings_given(parsed: argparse.Namespace) -> dict[str, object]:
-    """Dotted key of a setting -> the value that the flags fill it with."""
+    """Return the values that the given flags fill in, by dotted key of the setting."""
     given: dict[str, object] = {}
     for flag in FLAGS:
-        # A const is what holds where no later flag names a value: `--steps-mask` before `--mask-policy`.
+        # A value of a later flag in the table overrides an earlier const: `--mask-policy` after `--steps-mask`.
         if flag.leaf and flag.state == "works" and (value := getattr(parsed, flag.dest)) is not None:
             given[flag.leaf] = value if flag.const is None else flag.const
     return given
 
 
 def flag_of(leaf: str, parsed: argparse.Namespace) -> str:
-    """The flag that filled the setting at a dotted key, or whose group did (`--lora-path`, `--parallel-type`)."""
+    """Return the flag that filled the setting at a dotted key, or the main flag of its group (`--lora-path` ...)."""
     given = [flag for flag in FLAGS if flag.leaf == leaf and getattr(parsed, flag.dest) is not None]
     by_group = "--lora-path" if leaf.startswith("model.loras") else "--parallel-type"
     return given[-1].names[0] if given else by_group

@@ -1,4 +1,4 @@
-"""`cache-dit-serving generate`: draw without a server, by the same settings, fields and checks, into files."""
+"""`cache-dit-serving generate`: draws into files without a server, with the same settings, fields and checks."""
 
 from __future__ import annotations
 
@@ -39,11 +39,16 @@ if typing.TYPE_CHECKING:
     from cache_dit_serving.schemas.answers import GenerateResponse
 
 ENDING_S = 60
-"""For what runs to end."""
+"""Maximum wait for the worker to end, seconds."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status 0 once the files lie there, 2 for what the caller can mend, 1 else, 130 where it was stopped."""
+    """Draw and write the files.
+
+    Returns:
+        Exit status: 0 once the files are written, 1 for a failure. An error of the user ends the process with 2, an
+        interruption with 130.
+    """
     parsed = parser().parse_args(arguments)
     try:
         settings = _settings(parsed)
@@ -56,14 +61,14 @@ def main(arguments: Sequence[str]) -> int:
     except InvalidRequest as error:
         fail(error.message)
     except NotReady:
-        return 1  # the log has said why
+        return 1  # the reason is in the log
     except ServingError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         _clear_line()
         print("stopped", file=sys.stderr, flush=True)
-        os._exit(128 + signal.SIGINT)  # the interpreter cannot finish in order while a thread still loads weights
+        os._exit(128 + signal.SIGINT)  # the interpreter cannot shut down while a thread still loads weights
     for warning in answer.warnings:
         print(f"warning: {warning.param}: {warning.message}", file=sys.stderr)
     files = _written(images, parsed)
@@ -80,7 +85,7 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     if not parsed.model_path and not environ.get(MODEL_PATH_VARIABLE):
         environ.setdefault(CONFIG_VARIABLE, EMBEDDED_MODEL)
     environ = environment_of(parsed, environ)
-    for key in ("SPEEDS__WARM_UP", "SERVER__WARM_UP"):  # they are for many requests
+    for key in ("SPEEDS__WARM_UP", "SERVER__WARM_UP"):  # useful only for many requests
         environ.setdefault(f"{OVERRIDE_PREFIX}{key}", "false")
     return load_settings(environ)
 
@@ -91,7 +96,7 @@ async def _drawn(
     """Load the model, and draw.
 
     Raises:
-        ServingError: NotReady where it cannot be loaded, else as /generate.
+        ServingError: NotReady if the model cannot be loaded, else as /generate.
     """
     from cache_dit_serving.engine.caller import SCOPES, Caller
     from cache_dit_serving.engine.engine import Engine
@@ -129,10 +134,10 @@ async def _drawn(
 
 
 def _as_file(request: GenerateRequest, suffix: str, model: PlannedModel) -> GenerateRequest:
-    """In the format of the file to write.
+    """Return the request with the format of the file to write, unless it names a format itself.
 
     Raises:
-        InvalidRequest: the model does not make such files.
+        InvalidRequest: the model does not make files of this suffix.
     """
     from cache_dit_serving.planning.fields import offered_fields
 
@@ -143,10 +148,10 @@ def _as_file(request: GenerateRequest, suffix: str, model: PlannedModel) -> Gene
 
 
 async def _ready(worker: PipelineWorker) -> None:
-    """Wait until the model is loaded, and show what it is at.
+    """Wait until the model is loaded, and show the current stage.
 
     Raises:
-        NotReady: it cannot be loaded.
+        NotReady: the model cannot be loaded.
     """
     shown = None
     while worker.state == "loading":
@@ -160,7 +165,7 @@ async def _ready(worker: PipelineWorker) -> None:
 
 
 def _show(generation: Generation) -> None:
-    """On the pipeline's thread, after each step."""
+    """Show the progress on a terminal. Called on the pipeline's thread after each step."""
     if sys.stderr.isatty():
         cached = f", {generation.cached_steps} cached" if generation.cached_steps else ""
         print(f"\r\033[Kstep {generation.step} of {generation.steps}{cached}", end="", file=sys.stderr, flush=True)
@@ -172,7 +177,7 @@ def _clear_line() -> None:
 
 
 def _written(images: Sequence[Encoded], parsed: argparse.Namespace) -> list[Path]:
-    """The files, once they are written."""
+    """Write the files and return their paths."""
     to: Path = parsed.output
     files = []
     for image in images:

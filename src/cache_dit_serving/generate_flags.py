@@ -1,4 +1,4 @@
-"""The command line of `cache-dit-serving generate`, and its request, checked before any model is loaded."""
+"""Command line of `cache-dit-serving generate`, and its request, which is checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ Draw into files, without a server. The settings are those of `cache-dit-serving 
     cache-dit-serving generate "a robot" --config qwen-image --compile -o robot.png
 """
 MODEL_GROUPS = (Group.MODEL, Group.CACHE, Group.PARALLELISM, Group.QUANTISATION, Group.LORA, Group.MEMORY)
-"""Flags of `serve` that are about the model."""
+"""Groups of `serve`'s flags that concern the model."""
 FILES = {
-    "image_urls": ("--image", "picture to edit or to begin from, several where the model takes them"),
-    "mask_url": ("--mask", "mask of the picture: white is drawn anew"),
-    "control_url": ("--control", "picture that guides what is drawn where"),
-    "video_url": ("--video", "video to begin from, MP4 or WebM"),
-    "last_image_url": ("--last-image", "picture that a video ends with"),
+    "image_urls": ("--image", "picture to edit or to start from; repeat it for several, if the model takes them"),
+    "mask_url": ("--mask", "mask of the picture: white is redrawn"),
+    "control_url": ("--control", "picture that guides the layout"),
+    "video_url": ("--video", "video to start from, MP4 or WebM"),
+    "last_image_url": ("--last-image", "last picture of a video"),
 }
-"""Fields that bring files: here by their names."""
+"""Fields that hold files, with their flag and its help. The flag takes a file's path."""
 OURS = {"prompt", "output_format", "output_dir", "profile", "cache", "priority"}
-"""Fields without a flag of their own: flags of `serve` say the same, or it is about a queue of others."""
+"""Fields without a flag: another flag or argument sets the same, or the field has no meaning without a server."""
 OF_FIELD = {"image_format": ImageFormat, "video_format": VideoFormat, "audio_format": AudioFormat}
 FIELD_OF_KIND = {
     MediaKind.PICTURE: "image_format",
@@ -53,16 +53,16 @@ FIELD_OF_KIND = {
     MediaKind.SOUND: "audio_format",
 }
 FORMATS = {"jpg": "jpeg"} | {name: name for kind in OF_FIELD.values() for name in typing.get_args(kind)}
-"""By a file's suffix."""
+"""Format by a file's suffix."""
 ASKED = "asked_"
-"""Before the name of a field, where flags of `serve` have the same name."""
+"""Prefix of a field's attribute in the parsed flags, because flags of `serve` have the same names."""
 
 
 def request_of(parsed: argparse.Namespace) -> tuple[GenerateRequest, list[str | bytes]]:
-    """The request that the flags ask, and its files.
+    """Return the request that the flags describe, and the contents of its files.
 
     Raises:
-        ConfigError: a value is not valid, or a file cannot be read.
+        ConfigError: a value is invalid, or a file cannot be read.
     """
     fields: dict[str, Any] = {"prompt": parsed.prompt}
     for name in _flagged():
@@ -84,7 +84,7 @@ def request_of(parsed: argparse.Namespace) -> tuple[GenerateRequest, list[str | 
 
 
 def suffix_of(output: Path) -> str:
-    """Of a file to write, in small letters and without the dot; empty where `output` is a folder."""
+    """Return the suffix of the output file, in lower case without the dot; empty if `output` is a folder."""
     return "" if output.is_dir() else output.suffix.lower().lstrip(".")
 
 
@@ -96,11 +96,11 @@ def _read(file: str) -> bytes:
 
 
 def check_beforehand(request: GenerateRequest, settings: Settings, suffix: str) -> None:
-    """Refuse what the settings alone rule out, so that nobody waits for a model to be told so.
+    """Refuse a request that the settings alone exclude, before the model is loaded.
 
     Raises:
-        InvalidRequest: there is nothing to draw, a value is beyond the configuration's limits, or a model of
-            `configs/` makes no such file.
+        InvalidRequest: the prompt, class or files are missing, a value exceeds the configuration's limits, or a model
+            of `configs/` does not make files of this suffix.
     """
     if not request.prompt and request.class_label is None and not any(getattr(request, name) for name in FILES):
         raise InvalidRequest('say what to draw: cache-dit-serving generate "a red apple"', param="prompt")
@@ -113,12 +113,13 @@ def check_beforehand(request: GenerateRequest, settings: Settings, suffix: str) 
 
 
 def check_format(suffix: str, format_fields: Sequence[str]) -> None:
-    """
+    """Check the suffix of the output file.
+
     Args:
-        format_fields: the request's fields that choose among a model's formats.
+        format_fields: fields of the request that choose the model's format, such as `image_format`.
 
     Raises:
-        InvalidRequest: a file's suffix is none of these formats.
+        InvalidRequest: the suffix is not one of their formats.
     """
     formats = [name for field in format_fields for name in typing.get_args(OF_FIELD[field])]
     if FORMATS[suffix] not in formats:
@@ -126,7 +127,7 @@ def check_format(suffix: str, format_fields: Sequence[str]) -> None:
 
 
 def _known_kind(settings: Settings) -> MediaKind | None:
-    """What the model makes, by the task of its entry in `configs/`; None where it has none, or another class."""
+    """Return the kind of the model's output, by its entry in `configs/`; None without one or with another class."""
     if settings.model.pipeline_class is not None:
         return None
     tasks = [entry.about.task for entry in catalog() if settings.model.path in entry.hub_ids]
@@ -137,7 +138,7 @@ def _known_kind(settings: Settings) -> MediaKind | None:
 
 
 def _flagged() -> dict[str, FieldInfo]:
-    """The request's fields that have a flag of their name."""
+    """Return the fields of the request that have a flag of the same name."""
     fields = GenerateRequest.model_fields
     return {name: field for name, field in fields.items() if name not in OURS and name not in FILES}
 
@@ -148,7 +149,7 @@ def _flag_of(field: str) -> str:
 
 def parser() -> CommandLine:
     parser = CommandLine("cache-dit-serving generate", "PROMPT [-o FILE] [flags]", DESCRIPTION)
-    parser.add_argument("prompt", nargs="?", help="what to draw")
+    parser.add_argument("prompt", nargs="?", help="description of the output")
     parser.add_argument(
         *("-o", "--output"),
         type=Path,
@@ -157,7 +158,7 @@ def parser() -> CommandLine:
         help="file, whose suffix chooses the format, or folder for files named by prompt and seed (default: here)",
     )
     parser.add_argument("--json", action="store_true", help="print the answer of /generate, without the files in it")
-    request = parser.add_argument_group("request", "what is left out, the model's configuration says")
+    request = parser.add_argument_group("request", "default of each: the model's configuration")
     for name, field in _flagged().items():
         words = [_flag_of(name), *(["--steps"] if name == "num_inference_steps" else [])]
         request.add_argument(
@@ -177,7 +178,7 @@ def parser() -> CommandLine:
 
 
 def _kind_of(field: FieldInfo) -> dict[str, Any]:
-    """How argparse reads a field's value: lists and objects as JSON."""
+    """Return argparse's options for reading a field. Lists and objects are read as JSON."""
     annotation: Any = field.annotation
     if types.NoneType in typing.get_args(annotation):
         annotation = next(part for part in typing.get_args(annotation) if part is not types.NoneType)
@@ -194,4 +195,4 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return text  # a class by its name
+        return text  # the name of a class

@@ -1,4 +1,4 @@
-"""Which GPUs a worker has: BentoML 1.4.39 lets all workers of a service see the same ones, and each takes the first."""
+"""Assignment of GPUs to workers. With BentoML 1.4.39 all workers see the same GPUs, and each would use the first."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Share(NamedTuple):
-    """The GPUs of one worker."""
+    """GPUs of one worker."""
 
     visible: str
-    """As CUDA_VISIBLE_DEVICES has them."""
+    """Value of CUDA_VISIBLE_DEVICES for the worker."""
     shared: bool
-    """Whether other workers have some of them too, since there are too few."""
+    """True if other workers may use some of them too, because there are too few GPUs."""
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES names; empty also where it is not set."""
+    """Return the GPUs in CUDA_VISIBLE_DEVICES; empty if it is not set."""
     return [name.strip() for name in environ.get(VISIBLE, "").split(",") if name.strip()]
 
 
 def share_of(worker: int, workers: int, per_worker: int, environ: Mapping[str, str]) -> Share:
-    """The GPUs of a worker: as many as each has, after those of the workers before it.
+    """Return the GPUs of a worker: the next `per_worker` ones after those of the workers before it.
 
     Args:
-        worker: from 0.
-        environ: its CUDA_VISIBLE_DEVICES, where it is set, names the GPUs to deal out; else all are, by number.
+        worker: index of the worker, from 0.
+        environ: environment; CUDA_VISIBLE_DEVICES limits the GPUs to distribute. Unset, GPUs are numbered from 0.
     """
     visible = visible_gpus(environ)
     wanted = range(worker * per_worker, (worker + 1) * per_worker)
@@ -44,15 +44,15 @@ def share_of(worker: int, workers: int, per_worker: int, environ: Mapping[str, s
 
 
 def take_share(settings: Settings, worker_index: int | None) -> None:
-    """Let this worker see its own GPUs alone. Before anything asks CUDA for them.
+    """Limit this worker to its own GPUs. Must be called before CUDA is initialised.
 
     Args:
-        worker_index: BentoML's, from 1; None in a process that is no worker.
+        worker_index: BentoML's index, from 1; None in a process that is not a worker.
     """
     workers, per_worker = settings.server.workers, settings.gpus_per_worker
     if worker_index is None or workers * per_worker == 1 or settings.model.device not in (None, "cuda"):
         return
-    # A worker that ended may be followed by one of a higher number.
+    # A restarted worker may get a higher index than there are workers.
     worker = (worker_index - 1) % workers
     share = share_of(worker, workers, per_worker, os.environ)
     os.environ[VISIBLE] = share.visible

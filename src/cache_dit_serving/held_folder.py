@@ -1,4 +1,4 @@
-"""Temporary folders of the processes of one server, which do not outlive it however it ends."""
+"""Temporary folders of one server's processes. They are removed however the server ends."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 
 ABOVE = Path("/tmp")
-"""Folder for the ones whose path would be too long for a Unix socket in them."""
+"""Parent of folders whose path would otherwise be too long for a Unix socket inside them."""
 LONGEST_PATH = 90
-"""Characters of a folder whose sockets still have a path that Unix allows, 103 on macOS."""
+"""Maximum length of a folder's path, characters. A socket's whole path may have 103 on macOS."""
 
 
 class HeldFolder:
-    """A folder that only this user may enter.
+    """A temporary folder that only this user may enter.
 
-    Each process that uses it holds a shared lock on it, which the system frees however the process ends. So a folder
-    without a lock is left over, and the next one of its kind removes it.
+    Each process that uses it holds a shared lock on it. The system releases the lock however the process ends.
+    Therefore a folder without a lock is left over, and the next start of the same kind removes it.
     """
 
     def __init__(self, kind: str) -> None:
@@ -28,7 +28,7 @@ class HeldFolder:
             kind: part of the folder's name.
 
         Raises:
-            OSError: the system's folder for temporary files cannot be written to.
+            OSError: the system's temporary folder is not writable.
         """
         prefix = prefix_of(kind)
         for above in {Path(tempfile.gettempdir()), ABOVE}:
@@ -39,7 +39,7 @@ class HeldFolder:
             if len(str(folder)) > LONGEST_PATH:
                 folder.rmdir()
                 folder = Path(tempfile.mkdtemp(prefix=prefix, dir=ABOVE))
-            with suppress(FileNotFoundError):  # another start has removed it before it was held
+            with suppress(FileNotFoundError):  # another start removed it before it was locked
                 self._lock = hold(folder)
                 folder.stat()
                 break
@@ -47,7 +47,7 @@ class HeldFolder:
         self._owner = os.getpid()
 
     def remove(self) -> None:
-        """Remove it with all that is in it; nothing in a process that was forked from its owner."""
+        """Remove the folder with its contents. Does nothing in a process forked from the owner."""
         if os.getpid() != self._owner or self._lock < 0:
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -56,19 +56,19 @@ class HeldFolder:
 
 
 def prefix_of(kind: str) -> str:
-    """Return how the names of a kind's folders begin."""
+    """Return the name prefix of a kind's folders."""
     return f"cache-dit-serving-{kind}-"
 
 
 def hold(folder: Path) -> int:
-    """Keep a folder for as long as this process lives or the descriptor is open; programs that it starts do not."""
+    """Lock a folder until this process ends or closes the returned descriptor. Programs it starts do not inherit it."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     fcntl.flock(lock, fcntl.LOCK_SH)
     return lock
 
 
 def _remove_unheld(folder: Path) -> None:
-    with suppress(OSError):  # no folder, another user's, or removed by its own server meanwhile
+    with suppress(OSError):  # not a folder, another user's, in use, or just removed by its own server
         if folder.lstat().st_uid != os.geteuid():
             return
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -1,4 +1,4 @@
-"""`cache-dit-serving join`: this machine runs ranks for a server on another machine."""
+"""`cache-dit-serving join`: runs ranks on this machine for a server on another machine."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ every node.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Join the server's group, and the next one when that has ended, until told to end.
+    """Join the server's group, then the next one after it has ended, until a signal comes.
 
     Returns:
-        The exit status: 1 where the server refuses this machine, 2 for wrong usage, 128 and more after a signal.
+        Exit status: 1 if the server refuses this machine, 2 for wrong usage, 128 or more after a signal.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
@@ -73,7 +73,7 @@ def _address(text: str) -> str:
 
 
 def _reached(server: str) -> wire.Link:
-    """A connection to the server, as soon as it is there."""
+    """Connect to the server. Retries until it answers."""
     told = False
     while True:
         try:
@@ -86,7 +86,7 @@ def _reached(server: str) -> wire.Link:
 
 
 def _take_part(link: wire.Link, server: str, token: str) -> str | None:
-    """Be a node of one group to its end; returns why the server refuses that."""
+    """Run this machine's ranks of one group until they end. Return the reason of a refusal, else None."""
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -120,7 +120,7 @@ def _take_part(link: wire.Link, server: str, token: str) -> str | None:
 
 
 def _end_with(link: wire.Link, over: threading.Event) -> None:
-    """End the ranks when the server ends its connection; they do so themselves, but for those that hang."""
+    """Kill the ranks when the server closes its connection. Ranks exit by themselves then, except hung ones."""
     with contextlib.suppress(wire.Closed):
         while True:
             link.receive()

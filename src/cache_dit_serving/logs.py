@@ -1,6 +1,6 @@
-"""One format for all that the server's processes log: text, or a JSON object a line, on standard error.
+"""Logging to standard error in one format for all of the server's processes: text, or one JSON object per line.
 
-Libraries bring handlers and formats of their own: :func:`claim_loggers` has their records pass through ours.
+Some libraries install handlers and formats of their own. :func:`claim_loggers` routes their records through ours.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from typing import Literal
 LogFormat = Literal["text", "json"]
 
 FORMAT_VARIABLE = "CACHE_DIT_SERVING__SERVER__LOG_FORMAT"
-"""Environment variable of the setting, for what is logged before there are settings, and in child processes."""
+"""Environment variable of the format. It is read before the settings are loaded, and in child processes."""
 WITHOUT_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-"""Environment variables that tqdm and huggingface_hub read as they are imported."""
+"""Environment variables that disable progress bars. tqdm and huggingface_hub read them on import."""
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that end a line, move the cursor, or reorder what is shown."""
+"""Characters that end a line, move the cursor, or reorder the displayed text."""
 FIELDS = ("request_id", "trace_id", "caller", "route", "status", "seconds")
-"""Fields of a line that only some lines have, in their order."""
+"""Optional fields of a line, in their order."""
 
 _about: ContextVar[dict[str, str]] = ContextVar("about", default={})  # noqa: B039 (never changed in place)
 
 
 def note(**fields: str) -> None:
-    """Add these fields to the lines of this context from now on; empty ones are left out."""
+    """Add fields to all further lines of this context. Empty ones are left out."""
     _about.set({**_about.get(), **{name: value for name, value in fields.items() if value}})
 
 
 @contextmanager
 def noted(**fields: str) -> Iterator[None]:
-    """Add these fields to the lines of this context meanwhile."""
+    """Context manager that adds fields to the lines of this context until it exits."""
     token = _about.set(_about.get())
     try:
         note(**fields)
@@ -50,11 +50,12 @@ def noted(**fields: str) -> Iterator[None]:
 
 
 def configure_logs(level: str, style: LogFormat, process: str) -> None:
-    """Log to standard error in one format from now on: this package, libraries, Python's warnings, and uncaught
-    exceptions. No progress bar is drawn unless standard error is a terminal.
+    """Log to standard error in one format: this package, libraries, Python's warnings, and uncaught exceptions.
+
+    Progress bars are disabled unless standard error is a terminal.
 
     Args:
-        level: least level of this package's lines and BentoML's; libraries log warnings and errors.
+        level: minimum level of this package's and BentoML's lines. The minimum of other libraries is WARNING.
         process: name of this process in each line, such as `worker-1`.
     """
     handler = _Handler(sys.stderr)
@@ -78,7 +79,7 @@ def configure_logs(level: str, style: LogFormat, process: str) -> None:
 
 
 def say_last(reason: str, process: str) -> None:
-    """Say why this process ends: in a line of the log where that is JSON, or else as plain text."""
+    """Report why this process ends: as a log line in JSON format, or else as plain text."""
     if configured_format() == "json":
         if not _is_configured():
             configure_logs("INFO", "json", process)
@@ -88,15 +89,15 @@ def say_last(reason: str, process: str) -> None:
 
 
 def configured_format() -> LogFormat:
-    """The format as the environment has it: before the settings are read, and in a child process."""
+    """Return the log format in the environment. Used before the settings are read, and in child processes."""
     return "json" if os.environ.get(FORMAT_VARIABLE, "").strip().lower() == "json" else "text"
 
 
 def claim_loggers() -> None:
-    """Take the handlers that write to the terminal from all loggers, and pass their records to the root's.
+    """Remove handlers that write to the terminal from all loggers, and pass their records to the root logger.
 
-    diffusers, transformers, huggingface_hub, torch, cache-dit and BentoML give their loggers such handlers as they are
-    imported. Does nothing in a process that has not called :func:`configure_logs`.
+    diffusers, transformers, huggingface_hub, torch, cache-dit and BentoML install such handlers on import. Does nothing
+    in a process that has not called :func:`configure_logs`.
     """
     if not _is_configured():
         return
@@ -111,14 +112,14 @@ def _is_configured() -> bool:
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """The one handler."""
+    """The one handler, which writes to standard error."""
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people: time, level, process, logger, request id if there is one, message.
+    """Formatter of text lines: time, level, process, logger, request id if there is one, message.
 
-    Only a traceback, and a text of the package's own (`extra={"more": ...}`), go on in further lines. Those are
-    indented, so that none looks like a line of its own.
+    Only a traceback and this package's own text (`extra={"more": ...}`) continue on further lines. These are indented,
+    so that none can be taken for a log line.
     """
 
     def __init__(self, process: str) -> None:
@@ -135,7 +136,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, process, and those of FIELDS and exception that apply."""
+    """Formatter of one JSON object per line: time, level, logger, message, process, and any of FIELDS and exception."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -156,7 +157,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def one_line(text: str) -> str:
-    """The text with characters that are not printed as escapes: a line stays one line."""
+    """Escape the unprintable characters of a text, so that it stays one line."""
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
@@ -171,7 +172,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _exception(record: logging.LogRecord) -> str:
-    """The traceback, or the stack of a thread (`extra={"stack": ...}`)."""
+    """Return the traceback and any stack of a thread (`extra={"stack": ...}`); empty without either."""
     raised = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
     return "\n".join(filter(None, (raised, record.stack_info, getattr(record, "stack", None))))
 

@@ -1,4 +1,4 @@
-"""`cache-dit-serving models`: the models that a configuration knows, as a table."""
+"""`cache-dit-serving models`: prints a table of the models that have a configuration."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ UNKNOWN = "unknown"
 GB = 1e9
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 FREE = 0.25
-"""Share of the memory beside the weights that lets `fits here` say yes."""
+"""Minimum share of free memory beside the weights for a `yes` in the column `fits here`."""
 
 
 class Machine(NamedTuple):
-    """What runs a model here."""
+    """Device that would run a model, and its memory in GB."""
 
     device: str
     memory_gb: float
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table; exit status 1 where a search finds nothing."""
+    """Print the table. Return exit status 1 if a search finds nothing."""
     parser = CommandLine("cache-dit-serving models", "[SEARCH] [--check]", DESCRIPTION)
     parser.add_argument("search", nargs="?", default="", help="only those whose name, task or hub id holds this")
     parser.add_argument("--check", action="store_true", help="say what this machine can run, and nothing else")
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def checked(machine: Machine) -> str:
-    """What the machine can run, a line each; what it cannot, with the reason."""
+    """Return the attention backends and quantised types that run here, and the reason for each that does not."""
     from cache_dit_serving.pipeline.environment import quiet_libraries
 
     quiet_libraries()
@@ -72,7 +72,7 @@ def checked(machine: Machine) -> str:
 
 
 def row_of(entry: CatalogEntry, machine: Machine) -> tuple[str, ...]:
-    """A model's cells, in the order of `HEAD`."""
+    """Return a model's cells, in the order of `HEAD`."""
     about = entry.about
     weights = about.parameters and about.parameters * BYTES[entry.model.dtype]
     return (
@@ -87,12 +87,12 @@ def row_of(entry: CatalogEntry, machine: Machine) -> tuple[str, ...]:
 
 
 def in_billions(parameters: float) -> str:
-    """A number of parameters, given in billions; millions where there are few."""
+    """Format a number of parameters, given in billions. Below 0.1 billion it is shown in millions."""
     return f"{parameters:g} B" if parameters >= 0.1 else f"{parameters * 1000:.3g} M"
 
 
 def in_gb(weights: float) -> str:
-    """A size of weights, given in billions of bytes; millions where there are few."""
+    """Format a size of weights, given in GB. Below 0.5 GB it is shown in MB."""
     return f"{weights:.0f} GB" if weights >= 0.5 else f"{weights * 1000:.0f} MB"
 
 
@@ -103,7 +103,7 @@ def _fits(weights: float, memory: float) -> str:
 
 
 def this_machine() -> Machine:
-    """The accelerator if there is one, else this computer's memory."""
+    """Return the accelerator with its memory, or else the CPU with the host's memory."""
     import psutil
     import torch
 

@@ -1,4 +1,4 @@
-"""What can be known of a model before anything loads: its path, the hub, and what the device can do."""
+"""Checks of a model before it loads: its path, the hub, and the device's abilities."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from cache_dit_serving.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 SOURCES = Path(__file__).resolve().parents[1]
+"""Folder that holds the package."""
 DEVICE_CHECK_S = 120
-"""Seconds for a process that imports torch and diffusers on a busy machine."""
+"""Time limit of the device check, seconds. It imports torch and diffusers, which is slow on a busy machine."""
 
 
 def check(settings: Settings) -> None:
     """Refuse a start that cannot succeed.
 
     Raises:
-        ConfigError: saying why, with the setting's name.
+        ConfigError: the model or a LoRA is missing, or the device lacks an ability; names the setting.
     """
     check_path(settings.model.path, settings.model.revision)
     for lora in settings.model.loras:
@@ -32,10 +33,10 @@ def check(settings: Settings) -> None:
 
 
 def check_path(path: str, revision: str | None) -> None:
-    """Refuse a model that is not there.
+    """Refuse a missing model.
 
     Raises:
-        ConfigError: it is neither the embedded one, nor a folder, nor a hub id that can be had.
+        ConfigError: the path is neither the embedded model, nor a model's folder, nor an available hub id.
     """
     if path == EMBEDDED_MODEL:
         return
@@ -59,10 +60,10 @@ def _wants_something_of_the_device(settings: Settings) -> bool:
 
 
 def check_device() -> None:
-    """Refuse what the device cannot do, by a process that imports torch and ends again.
+    """Refuse settings that the device does not support. A child process checks them, because torch must be imported.
 
     Raises:
-        ConfigError: naming what it can do.
+        ConfigError: a setting is not supported; the message lists the supported values.
     """
     path = os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH"))))
     words = [sys.executable, "-W", "ignore", "-m", "cache_dit_serving.pipeline.preflight"]

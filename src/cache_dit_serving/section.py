@@ -1,4 +1,4 @@
-"""The base of every section of the settings tree."""
+"""Base class of the sections of the settings tree."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of the tree: immutable, and an unknown key is an error."""
+    """A section of the settings tree. It is immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,6 +1,6 @@
-"""The launcher for people coming from cache_dit.serve: `cache-dit-serve --model-path ... --cache`.
+"""Launcher with the flags of cache_dit.serve: `cache-dit-serve --model-path ... --cache`.
 
-Its flags set the settings tree by its environment variables, then `bentoml serve` takes over this process.
+It translates its flags to environment variables of the settings tree, then replaces its process by `bentoml serve`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 
 def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment that makes the settings tree what the flags say, on top of `environ`.
+    """Return `environ` extended by the variables that give the settings of the flags.
 
     Raises:
-        ConfigError: there is no model to serve, a cache flag without a cache to set, or settings that are not valid.
+        ConfigError: no model is named, a flag has no effect without another one, or the settings are invalid.
     """
     result = {**environ, **unquoted_variables(environ)}
     noted: dict[str, str] = {}
@@ -51,11 +51,11 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
 
     result[CONFIG_VARIABLE], recognised = _named_config(flags, result, noted)
     if flags.device:
-        # BentoML would hide every GPU but the first from the worker, and cuda:1 with it.
+        # Otherwise BentoML hides every GPU but the first from the worker, and cuda:1 would not exist.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
     given = settings_given(flags) | _loras(flags) | _parallelism(flags)
     if {"model.offload", "model.device_map"} <= given.keys():
-        # The old server took both, and with several GPUs the device map alone.
+        # The old server accepted both, and with several GPUs used only the device map.
         del given["model.offload"]
         what = "--device-map already keeps in the computer's memory what does not fit on the GPUs"
         logger.warning("%s: --enable-cpu-offload adds nothing", what)
@@ -66,28 +66,28 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if flags.cache and not cache_flags and uncached:
         put("cache", "{}", "--cache")
     if recognised and not flags.cache and not uncached:
-        # The old server's rule: no cache without --cache. Requests may ask for what the configuration knows.
+        # The old server's rule: no cache without --cache. Requests may still choose a speed of the configuration.
         put("speeds.default", "lossless", "the launcher, since there is no --cache")
     if (flags.cache or cache_flags) and load_settings(result).speeds.default:
-        # The flags say what a request gets that asks for nothing.
+        # Otherwise the default speed would override the cache flags for a request without speed and cache.
         put("speeds.default", "null", "the launcher, since there are flags of the cache")
     for leaf, value in given.items():
         put(leaf, value if isinstance(value, str) else json.dumps(value), flag_of(leaf, flags))
     resolved = resolve(result | {ORIGINS_VARIABLE: json.dumps(noted)})
     if "unsupported_fields" not in resolved.settings.server.model_fields_set:
-        # The old server ignored such fields, and its users start this command.
+        # The old server ignored such fields, and this command is for its users.
         put("server.unsupported_fields", "warn", "the launcher")
-    # bentoml serve runs in the bundle's folder, which of an installed wheel is one of the package's.
+    # bentoml serve runs in the bundle's folder, so relative paths would change their meaning.
     for key, value in _absolute_paths(resolved):
         put(key, value, noted.get(variable_of(key)) or resolved.origin(key))
     return result | {ORIGINS_VARIABLE: json.dumps(noted)}
 
 
 def _named_config(flags: argparse.Namespace, environ: Mapping[str, str], noted: dict[str, str]) -> tuple[str, bool]:
-    """The configuration's name, and whether the model's path decided it; notes why.
+    """Return the configuration's name, and True if it was found by the model's path. The reason goes into `noted`.
 
     Raises:
-        ConfigError: there is no model to serve.
+        ConfigError: neither a model nor a configuration is named.
     """
     config = flags.config or (None if flags.model_path else environ.get(CONFIG_VARIABLE))
     path = flags.model_path or environ.get(MODEL_PATH_VARIABLE)
@@ -105,7 +105,7 @@ def _named_config(flags: argparse.Namespace, environ: Mapping[str, str], noted: 
 
 
 def _absolute_paths(resolved: Resolved) -> Iterator[tuple[str, str]]:
-    """Dotted key -> text, for every path of the settings: absolute, as seen from this process's folder."""
+    """Yield (dotted key, text) for every path in the settings, made absolute from this process's folder."""
 
     def absolute(path: str | Path) -> str:
         return str(Path(path).expanduser().absolute())
@@ -122,10 +122,10 @@ def _absolute_paths(resolved: Resolved) -> Iterator[tuple[str, str]]:
 
 
 def _parallelism(flags: argparse.Namespace) -> dict[str, object]:
-    """The settings that the flags of parallelism fill.
+    """Return the settings that the flags of parallelism fill, by dotted key.
 
     Raises:
-        ConfigError: flags about parallelism without a type of it.
+        ConfigError: such a flag is given without --parallel-type.
     """
     others = [flag for flag in FLAGS if flag.group is Group.PARALLELISM and flag.state == "works"]
     idle = [flag.names[0] for flag in others if flag.dest != "parallel_type" and getattr(flags, flag.dest)]
@@ -141,7 +141,7 @@ def _parallelism(flags: argparse.Namespace) -> dict[str, object]:
 
 
 def _gpus() -> int:
-    """Of this machine, as the environment lets the server see them."""
+    """Return the number of GPUs that the server can see on this machine."""
     if VISIBLE in os.environ:
         return len(visible_gpus(os.environ))
     from bentoml._internal.resource import system_resources
@@ -150,10 +150,10 @@ def _gpus() -> int:
 
 
 def _loras(flags: argparse.Namespace) -> dict[str, object]:
-    """The setting that the flags of a LoRA fill: one, by the name of its file or folder.
+    """Return the settings that the flags of a LoRA fill, by dotted key. Its name comes from its file or folder.
 
     Raises:
-        ConfigError: flags about a LoRA without one.
+        ConfigError: such a flag is given without --lora-path, or two of them contradict each other.
     """
     idle = [name for name in ("lora_name", "disable_fuse_lora", "fuse_lora") if getattr(flags, name)]
     if not flags.lora_path:
@@ -164,7 +164,7 @@ def _loras(flags: argparse.Namespace) -> dict[str, object]:
         raise ConfigError("--fuse-lora and --disable-fuse-lora contradict each other")
     path = Path(flags.lora_path).expanduser()
     where = str(path.absolute()) if path.exists() else flags.lora_path
-    # Weights that diffusers quantises as it loads them are never whole here.
+    # A LoRA cannot be fused into weights that diffusers quantises while it loads them.
     fuse = flags.fuse_lora or not (flags.disable_fuse_lora or quantised_as_loaded(flags))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(flags.lora_name or flags.lora_path).stem).strip("-_") or "lora"
     lora = {"name": name[:64], "path": where, "weight_name": flags.lora_name, "fuse": fuse}
@@ -172,13 +172,13 @@ def _loras(flags: argparse.Namespace) -> dict[str, object]:
 
 
 def quantised_as_loaded(flags: argparse.Namespace) -> bool:
-    """Whether the flags have diffusers quantise the weights."""
+    """Return whether diffusers quantises the weights while it loads them."""
     by_type = ALIASES.get(flags.quantize_type or "", flags.quantize_type) == BITSANDBYTES
     return by_type or flags.pipeline_quant_config_path is not None
 
 
 def command(flags: argparse.Namespace) -> list[str]:
-    """The `bentoml serve` that takes over."""
+    """Return the command line of the `bentoml serve` that replaces this process."""
     target = str(BUNDLE_ROOT)
     return [
         *(sys.executable, "-m", "bentoml", "serve", "service:CacheDiTServing", "--working-dir", target),
@@ -187,7 +187,7 @@ def command(flags: argparse.Namespace) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Check the settings, then become `bentoml serve`; on a mistake end with one line and exit status 2."""
+    """Check the settings, then become `bentoml serve`. A mistake ends the process with one line and exit status 2."""
     flags = parser().parse_args(arguments)
     configure_logs("INFO", configured_format(), "launcher")
     try:

@@ -1,4 +1,4 @@
-"""`cache-dit-serving config`: the settings that a start with the same flags and variables would have."""
+"""`cache-dit-serving config`: prints the settings of a start with the same flags and variables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Later ones win: defaults, then the configuration's file, then variables CACHE_DI
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the tree; exit status 2 with one line where the settings are not valid."""
+    """Print the settings tree. Invalid settings end the process with one line and exit status 2."""
     flags = parser("cache-dit-serving config", DESCRIPTION).parse_args(arguments)
     environ = dict(os.environ)
     if not flags.model_path and not environ.get(MODEL_PATH_VARIABLE):

@@ -1,6 +1,6 @@
-"""What the supervisor, the process that `bentoml serve` begins with, checks before it starts workers, and logs of them.
+"""Supervisor, the first process of `bentoml serve`: its checks before it starts workers, and its log of their ends.
 
-BentoML imports service.py in the supervisor too. There are no hooks in BentoML 1.4.39 for what is here.
+BentoML imports service.py in the supervisor too. BentoML 1.4.39 has no hooks for these checks.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ GREATEST_PORT = 65_535
 
 
 def resolved_or_exit() -> Resolved:
-    """The settings of this process's environment, with their origins.
+    """Return the settings of this process's environment, with their origins.
 
     Raises:
-        SystemExit: 2, with one line that says what is wrong with them.
+        SystemExit: 2, after one line that names the invalid setting.
     """
     try:
         return resolve()
@@ -48,10 +48,10 @@ def resolved_or_exit() -> Resolved:
 
 
 def access_or_exit(settings: ServerSettings, counts: CallerCounts | None = None) -> Access:
-    """Who may use the server.
+    """Return the access check: the API keys of the settings and of the file of keys.
 
     Raises:
-        SystemExit: 2, with one line that says what is wrong with the file of keys.
+        SystemExit: 2, after one line that says why the file of keys is invalid.
     """
     try:
         return Access(settings, counts)
@@ -60,13 +60,13 @@ def access_or_exit(settings: ServerSettings, counts: CallerCounts | None = None)
 
 
 def process_name() -> str:
-    """The name of this process in the log."""
+    """Return the name of this process in the log."""
     worker = server_context.worker_index
     return "supervisor" if worker is None else f"worker-{worker}"
 
 
 def trust_proxies(settings: ServerSettings) -> None:
-    """Have uvicorn take scheme and client from the proxies of the settings, for this process and its workers.
+    """Have uvicorn trust the scheme and client address that the configured proxies send, here and in the workers.
 
     BentoML 1.4.39 has no setting for it; uvicorn 0.54 reads this variable.
     """
@@ -75,12 +75,13 @@ def trust_proxies(settings: ServerSettings) -> None:
 
 
 def prepare_supervisor(resolved: Resolved) -> None:
-    """Check where the server is to listen and what it is to serve, say which configuration it has, close the process
-    manager to other users, and log from now on how workers end. Does nothing in any other process.
+    """Check the port, the model and the device, log the configuration, and patch BentoML's process manager.
+
+    The patches close it to other users and log how workers end. Does nothing in any process but the supervisor.
 
     Raises:
-        SystemExit: 2, with one line that says why, where the port cannot be listened on, the model cannot be had, the
-            device cannot do what the settings want, or no folder can be made.
+        SystemExit: 2, after one line with the reason: the port cannot be listened on, the model is not available, the
+            device does not support a setting, or no folder can be made.
     """
     command = click.get_current_context(silent=True)
     if command is None or command.info_name != "serve":
@@ -98,7 +99,7 @@ def prepare_supervisor(resolved: Resolved) -> None:
         folder = HeldFolder("server")
     except OSError as error:
         fail(f"no folder for metrics can be made: {error.strerror}; set TMPDIR to a folder that can be written to")
-    atexit.register(_exit_as_the_worker_did)  # the last one to run: it ends the process
+    atexit.register(_exit_as_the_worker_did)  # registered first and so run last: it ends the process
     atexit.register(folder.remove)
     _keep_metrics_in(folder.path / "metrics")
     _keep_control_in(folder.path)
@@ -106,33 +107,33 @@ def prepare_supervisor(resolved: Resolved) -> None:
 
 
 def hold_folder_of_server() -> None:
-    """Keep the supervisor's folder while this worker lives; nothing where there is no supervisor."""
+    """Lock the supervisor's folder while this worker lives. Does nothing without a supervisor."""
     if (folder := server_folder()) is not None:
         hold(folder)
 
 
 def _keep_metrics_in(folder: Path) -> None:
-    """Give the workers a folder for their metrics.
+    """Give the workers a folder of their own for metrics.
 
-    BentoML 1.4.39 has one below BENTOML_HOME for all servers. Each of them empties it as it starts, and the metrics of
-    one that runs are lost for good.
+    BentoML 1.4.39 shares one folder below BENTOML_HOME among all servers. Each server empties it on start, and the
+    metrics of a running server are lost.
     """
     folder.mkdir()
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
 
 
 def check_port(host: str, port: int) -> None:
-    """Find out whether a server could listen there.
+    """Check that a server can listen at an address.
 
     Raises:
-        SystemExit: 2, with one line that says why not.
+        SystemExit: 2, after one line with the reason.
     """
-    # BentoML 1.4.39 takes the port modulo 65,536, and a busy one ends in a traceback.
+    # BentoML 1.4.39 takes the port modulo 65,536, and ends with a traceback for a busy one.
     if not 0 <= port <= GREATEST_PORT:
         fail(f"--port {port}: a port lies between 0 and {GREATEST_PORT}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As the server does: the connections of one that has ended are no hindrance.
+        # As the server does, so that closing connections of an ended server do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -147,11 +148,11 @@ def fail(reason: str) -> NoReturn:
 
 
 def _keep_control_in(folder: Path) -> None:
-    """Have the process manager take commands through sockets in a folder of this user's alone.
+    """Move the process manager's command sockets into a folder that only this user may enter.
 
-    BentoML 1.4.39 binds them to ports of 127.0.0.1: any user of the machine could start programs as this one.
+    BentoML 1.4.39 binds them to ports of 127.0.0.1, where any user of the machine could start programs as this user.
     """
-    from circus.arbiter import Arbiter  # of BentoML's process manager; its distribution is called kantoku
+    from circus.arbiter import Arbiter  # BentoML's process manager; its distribution is called kantoku
 
     initialise = Arbiter.__init__
 
@@ -170,12 +171,12 @@ def _log_ended_workers() -> None:
     def logging_event(self: Any, topic: str, message: dict[str, Any]) -> None:
         if topic == "reap" and not self.is_stopping():
             failed = message["exit_code"] == LOAD_FAILED
-            # In a container BentoML starts no other one: the container ends, and its orchestrator starts it again.
+            # In a container BentoML does not restart workers: the container ends, and its orchestrator restarts it.
             after = "another one starts" if self.respawn and not failed else "the server ends"
             logger.error("%s; %s", ended(message["process_pid"], message["exit_code"]), after)
             if failed and not _failed:
                 _failed.append(LOAD_FAILED)
-                self.respawn = True  # in a container it is false: kantoku 0.18 would end by a traceback
+                self.respawn = True  # false in a container, where kantoku 0.18 would end with a traceback
                 threading.Thread(target=_end_this_server, name="end", daemon=True).start()
         notify_event(self, topic, message)
 
@@ -183,11 +184,11 @@ def _log_ended_workers() -> None:
 
 
 _failed: list[int] = []
-"""The exit status of a worker whose model cannot be loaded, once there was one."""
+"""Exit status of the first worker that could not load its model; empty before."""
 
 
 def _end_this_server() -> None:
-    """Send this process SIGTERM until circus takes it: kantoku 0.18 drops one while it is about to start a worker."""
+    """Send this process SIGTERM until circus handles it. kantoku 0.18 drops one that comes as it starts a worker."""
     handler = signal.getsignal(signal.SIGTERM)
     while signal.getsignal(signal.SIGTERM) == handler:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -195,17 +196,17 @@ def _end_this_server() -> None:
 
 
 def _exit_as_the_worker_did() -> None:
-    """BentoML 1.4.39's `serve` ends with status 0 however its workers ended."""
+    """Exit with the failed worker's status. BentoML 1.4.39's `serve` exits with 0 however its workers ended."""
     if _failed:
         logging.shutdown()
         os._exit(_failed[0])
 
 
 def ended(pid: int, exit_code: int | None) -> str:
-    """How a worker ended, in words.
+    """Return a sentence on how a worker ended.
 
     Args:
-        exit_code: the negative number of a signal, as `subprocess` has it; None where it is not known.
+        exit_code: exit status, or the negative number of a signal as in `subprocess`; None if unknown.
     """
     if exit_code is None:
         return f"worker {pid} ended"

@@ -1,4 +1,4 @@
-"""Files that stand in a request as text: a data URI, or base64 alone, as clients write them."""
+"""Files sent as text: a data URI or plain base64."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import binascii
 from cache_dit_serving.errors import InvalidRequest
 
 LONGEST_HEAD = 200
-"""Characters of a data URI before its comma, most."""
+"""Maximum length of a data URI's head, the part before the comma, characters."""
 SPACES = b" \t\r\n"
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
-"""From the alphabet for URLs (RFC 4648, section 5)."""
+"""Translation of the URL-safe alphabet (RFC 4648, section 5) to the standard one."""
 
 
 def bytes_of(text: str, param: str, *, kind: str, formats: str, media_type: str) -> bytes:
-    """The file behind a data URI or base64, with or without padding and line breaks, of either alphabet.
+    """Decode a data URI or plain base64. Padding and line breaks are optional; both alphabets are read.
 
-    The media type of a data URI is passed over: clients send one for all files. The file's own bytes tell its format.
+    The media type of a data URI is ignored, because some clients send the same one for every file.
 
     Args:
-        kind: noun of what is wanted, for errors.
-        formats: those that are read, for errors.
-        media_type: an example of theirs, for errors.
+        kind: noun for the expected file, used in errors.
+        formats: accepted formats, used in errors.
+        media_type: media type of one accepted format, used in errors.
 
     Raises:
-        InvalidRequest: naming `param` and the remedy.
+        InvalidRequest: the text is not base64; the message names `param` and the remedy.
     """
     text = text.lstrip()
     if text[:5].lower() == "data:":

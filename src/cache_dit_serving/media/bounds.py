@@ -8,32 +8,32 @@ from typing import Protocol
 from cache_dit_serving.errors import InvalidRequest
 
 MOST_RATIO = 32
-"""Longer side by the shorter one."""
+"""Maximum ratio of the longer side to the shorter one."""
 
 
 class Bounds(Protocol):
-    """The part of the section `inputs` of the settings that holds for a file, whatever its way here."""
+    """The `inputs` settings that limit one file, however it was sent."""
 
     @property
     def max_bytes(self) -> int:
-        """Bytes of one file."""
+        """Maximum size of one file, bytes."""
 
     @property
     def max_side(self) -> int:
-        """Pixels of one side of a picture or frame."""
+        """Maximum side of a picture or frame, pixels."""
 
     @property
     def max_pixels(self) -> int:
-        """Pixels of all pictures of one request."""
+        """Maximum total area of one request's pictures, pixels."""
 
     @property
     def max_video_pixels(self) -> int:
-        """Pixels of all frames that are read of a video."""
+        """Maximum total area of the frames read from one video, pixels."""
 
 
 @dataclass(frozen=True)
 class FixedBounds:
-    """Bounds as plain values."""
+    """Bounds as plain values, which a decoder process receives in a message."""
 
     max_bytes: int
     max_side: int
@@ -42,10 +42,10 @@ class FixedBounds:
 
 
 def check_shape(size: tuple[int, int], bounds: Bounds, param: str) -> None:
-    """Refuse a side or a ratio of sides that makes resizing expensive, whatever the number of pixels.
+    """Refuse a side or an aspect ratio that makes resizing expensive even at few pixels.
 
     Raises:
-        InvalidRequest: naming `param` and the remedy.
+        InvalidRequest: a side exceeds `max_side`, or the ratio exceeds `MOST_RATIO`.
     """
     longer, shorter = max(size), min(size)
     if longer > bounds.max_side:

@@ -1,4 +1,4 @@
-"""Pixels as pipelines know them: sRGB, eight bits, opaque."""
+"""Conversion of pictures to the pixels that pipelines expect: sRGB, eight bits per channel, opaque."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import numpy as np
 from PIL import Image, ImageCms
 
 MOST_PROFILE_BYTES = 2**22
-"""A printer's profile has up to 3 MB, a screen's a few kB. A larger one is passed over."""
+"""Maximum size of a colour profile; a larger one is ignored. A printer's has up to 3 MB, a screen's a few kB."""
 PROBE_STEPS = 9
-"""Levels of each channel in the colours by which a profile is compared with sRGB."""
+"""Levels per channel of the probe colours that compare a profile with sRGB."""
 SPACES = {"RGB ": ("RGB", "L"), "GRAY": ("L",), "CMYK": ("CMYK",), "Lab ": ("LAB",)}
-"""Colour spaces of profiles, and the modes of pictures whose pixels they describe."""
+"""Picture modes that a profile of each colour space can describe, by ICC colour space signature."""
 
 
 def in_colour(image: Image.Image) -> Image.Image:
-    """RGB, by the picture's own colour profile; what is transparent lies on white."""
+    """Return the picture in RGB, converted by its colour profile, with transparent areas on white."""
     return _opaque(in_srgb(image), "white")
 
 
 def as_mask(image: Image.Image) -> Image.Image:
-    """L: what is white and visible is white. No profile: a mask's values are no colours."""
+    """Return the picture in mode L: white where it is white and opaque.
+
+    The colour profile is ignored, because a mask's values are not colours.
+    """
     return _opaque(_in_eight_bits(image), "black").convert("L")
 
 
 def holes(image: Image.Image) -> Image.Image | None:
-    """White where a picture is transparent; None where it is nowhere so."""
+    """Return a mask (mode L) that is white where the picture is transparent; None for an opaque picture."""
     if not image.has_transparency_data:
         return None
     found = image.convert("RGBA").getchannel("A").point([255 - value for value in range(256)])
@@ -34,7 +37,10 @@ def holes(image: Image.Image) -> Image.Image | None:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """A picture of eight bits with its colours in sRGB; as it is where it has no profile, or a broken one."""
+    """Return the picture in eight bits per channel, converted to sRGB. Alpha is kept.
+
+    The colours are left unchanged if the profile is missing, broken, too large, already sRGB or of another mode.
+    """
     profile = image.info.get("icc_profile")
     image = _in_eight_bits(image)
     if not isinstance(profile, bytes) or not 0 < len(profile) <= MOST_PROFILE_BYTES:
@@ -55,7 +61,7 @@ def in_srgb(image: Image.Image) -> Image.Image:
         if plain.mode == "RGB" and _is_srgb(transform):
             return image
         converted = ImageCms.applyTransform(plain, transform)
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # of a profile that is broken, or of another kind
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # the profile is broken or of another kind
         return image
     assert converted is not None
     if alpha is not None:
@@ -64,7 +70,7 @@ def in_srgb(image: Image.Image) -> Image.Image:
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether a transform leaves colours as they are but for rounding, as the many writings of sRGB itself do."""
+    """Return whether a transform changes no channel by more than 1: the profile is one of the many versions of sRGB."""
     levels = np.linspace(0, 255, PROBE_STEPS).round().astype(np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
     converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
@@ -72,7 +78,7 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform) -> bool:
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which PIL's conversion would cut off at 255
+    if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it at 255
         return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     return image
 

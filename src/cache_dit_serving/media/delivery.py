@@ -1,4 +1,4 @@
-"""Finished files on their way to the caller: as base64 text, as paths, or as URLs."""
+"""Delivery of finished files to the caller: as base64 text, as paths or as URLs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cache_dit_serving.media.outputs import File, Outputs
 
 
 class Delivered(NamedTuple):
-    """Files in the form that was asked for, and their names among the outputs if they were written."""
+    """Files in the requested form, and their names in the output store if they were written there."""
 
     texts: list[str]
     names: tuple[str, ...] = ()
@@ -19,27 +19,27 @@ class Delivered(NamedTuple):
 
 @dataclass(frozen=True)
 class Delivery:
-    """The form in which one request wants its files."""
+    """The requested form of one request's files, and the store they are written to."""
 
     outputs: Outputs
     form: Literal["base64", "path", "url"]
     folder: str | None
-    """Below the root of the outputs."""
+    """Folder below the root of the output store; None: the root."""
     base_url: str
-    """Of this server as its clients know it, without a slash at its end."""
+    """Public base URL of this server, without a trailing slash."""
 
     def check(self) -> None:
-        """Find out before the work is done whether the files can be written.
+        """Check, before anything is generated, that the files can be written.
 
         Raises:
-            InvalidRequest: not into this folder, or not in this form.
-            InternalError: they cannot be written.
+            InvalidRequest: the folder or the form is not allowed.
+            InternalError: the store is not writable.
         """
         if self.form != "base64":
             self.outputs.check(self.folder, self.form)
 
     def deliver(self, files: Sequence[File]) -> Delivered:
-        """Base64 text, or the paths or URLs of the files once all are written.
+        """Return the files as base64 text, or write all of them and return their paths or URLs.
 
         Raises:
             ServingError: as :meth:`check`.

@@ -1,4 +1,4 @@
-"""An output of any kind to a file."""
+"""Encoding of a picture, a clip or a sound into a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cache_dit_serving.media.video import encode_clip
 def encode(
     media: Media, output: OutputSpec, parameters: dict[str, Any], warnings: Sequence[dict[str, Any]] = ()
 ) -> File:
-    """The file of an output, as its request wants it.
+    """Encode an output in the format that the request chose.
 
     Args:
-        parameters: what drew it, where the format has room for text.
-        warnings: what had no effect or was adjusted; in a PNG alone.
+        parameters: the request that made the output; written into formats that hold text.
+        warnings: the request's warnings; written into a PNG only.
     """
     match media:
         case Picture():

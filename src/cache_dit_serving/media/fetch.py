@@ -1,4 +1,4 @@
-"""Pictures by address, as :mod:`media.outgoing` lets it; each redirect is checked anew."""
+"""Download of pictures by URL, under the rules of :mod:`media.outgoing`. Each redirect is checked again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 
 async def fetch(url: str, settings: InputSettings, param: str) -> bytes:
-    """The file behind an http or https address.
+    """Download the file at an http or https URL, following up to `MOST_REDIRECTS` redirects.
 
     Raises:
-        InvalidRequest: naming `param`: the address is not one this server opens, or no picture came from it in time.
+        InvalidRequest: the URL is not allowed, or no file of at most `max_bytes` came within `fetch_s`.
     """
     try:
         async with asyncio.timeout(settings.fetch_s):
@@ -28,7 +28,7 @@ async def fetch(url: str, settings: InputSettings, param: str) -> bytes:
     except Refused as refusal:
         said = str(refusal)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError):
-        # The library's text would tell whether a port is open.
+        # The library's text would reveal whether a port is open.
         said = "could not be fetched"
     raise InvalidRequest(f"{param} {said}; send the picture itself, as base64 or an upload", param=param)
 
@@ -53,7 +53,11 @@ async def _followed(url: str, settings: InputSettings) -> bytes:
 
 
 async def _read(response: httpx.Response, max_bytes: int) -> bytes:
-    """The body as it is sent: none that unpacks to more."""
+    """Read the body as sent. A compressed one is refused, because its unpacked size is not bounded.
+
+    Raises:
+        Refused: the body is compressed or larger than `max_bytes`.
+    """
     if response.headers.get("content-encoding", "identity") != "identity":
         raise Refused("came compressed")
     parts: list[bytes] = []

@@ -1,4 +1,4 @@
-"""A picture at the size that is drawn, where the two have different shapes."""
+"""Fitting of an input picture to the output size when their aspect ratios differ."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MASK_FIELD = "mask_url"
 
 
 def fitted(image: Image.Image, size: tuple[int, int], fit: Fit, *, bars: str = "black") -> Image.Image:
-    """A picture at another size, by Lanczos' filter.
+    """Resize a picture with the Lanczos filter.
 
-    crop: it covers the size, and what juts out is cut off on both sides alike. pad: all of it is there, between bars.
-    stretch: its shape is lost. For a picture of the shape that is wanted they are the same, to the bit.
+    `crop` fills the size and cuts equal parts from both ends. `pad` keeps the whole picture between bars. `stretch`
+    ignores the aspect ratio. All three give the same pixels if the aspect ratios are equal.
 
     Args:
-        bars: colour of what pads it.
+        bars: colour of the bars.
     """
     match fit:
         case "crop":
@@ -30,12 +30,12 @@ def fitted(image: Image.Image, size: tuple[int, int], fit: Fit, *, bars: str = "
 
 
 def bars_of(field: str) -> str:
-    """The colour that pads the picture of a field: black, and of a mask white, so that the bars are drawn anew."""
+    """Return the bar colour for the picture of a field: white for a mask, so that the bars are redrawn, else black."""
     return "white" if field == MASK_FIELD else "black"
 
 
 def keeps_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether a picture of one size can be resized to another with less than a pixel cut, added or stretched."""
+    """Return whether resizing from one size to the other cuts, pads or stretches less than a pixel."""
     (width, height), (other_width, other_height) = size, other
     scale = max(other_width / width, other_height / height)
     return abs(width * scale - other_width) < 1 and abs(height * scale - other_height) < 1

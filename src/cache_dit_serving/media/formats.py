@@ -1,4 +1,4 @@
-"""The files that outputs become, said once."""
+"""File formats of outputs: names, media types and defaults."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 ImageFormat = Literal["png", "jpeg", "webp"]
 DEFAULT_FORMAT: ImageFormat = "png"
 DEFAULT_QUALITY = 90
-"""Of the lossy formats, 1 to 100."""
+"""Default quality of the lossy image formats, 1 to 100."""
 VideoFormat = Literal["mp4", "webp", "gif"]
 AudioFormat = Literal["wav", "flac"]
 MOST_GIF_FPS = 50
-"""A GIF counts time in hundredths of a second, and browsers show no frame for less than two."""
+"""Maximum frame rate of a GIF. It counts time in 1/100 s, and browsers show each frame for at least two of them."""
 DEFAULT_VIDEO_FORMAT: VideoFormat = "mp4"
 DEFAULT_AUDIO_FORMAT: AudioFormat = "wav"
 IMAGE_MEDIA_TYPES: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -23,17 +23,17 @@ MEDIA_TYPES: dict[str, str] = {
     "wav": "audio/wav",
     "flac": "audio/flac",
 }
-"""By file extension, which is the format's name."""
+"""Media type by file extension, which is also the format's name."""
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The files that a call's outputs become."""
+    """File formats of one call's outputs."""
 
     image_format: ImageFormat = DEFAULT_FORMAT
     image_quality: int | None = None
-    """Of the lossy formats; None: the default."""
+    """Quality of the lossy formats, 1 to 100; None: `DEFAULT_QUALITY`."""
     video_format: VideoFormat = DEFAULT_VIDEO_FORMAT
     audio_format: AudioFormat = DEFAULT_AUDIO_FORMAT
     keep_media: bool = False
-    """Whether the raw output is needed beside its file. It is dropped otherwise: floats are many times its size."""
+    """Keep the raw arrays beside the file. Off by default, because floats take many times the file's size."""

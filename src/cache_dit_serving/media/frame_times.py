@@ -1,4 +1,4 @@
-"""The rate of a video by the times of its frames, and its frames at that rate; what a file claims is passed over."""
+"""Resampling of a video to a constant frame rate. The rate is measured from frame times; the claimed one is ignored."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 MOST_FPS = 120
-"""Greatest frame rate, frames a second. Of a faster video, such as a phone's slow motion, some frames are left out."""
+"""Maximum frame rate, frames per second. Frames of a faster video, such as slow motion, are dropped."""
 NEAR = Fraction(3, 2)
-"""Intervals up to this many times longer or shorter than the median one are of the usual kind, and not a pause."""
+"""Maximum ratio of a usual interval to the median interval, or its inverse. Other intervals are pauses."""
 
 
 def usual_interval(times: Sequence[Fraction]) -> Fraction | None:
-    """Seconds from one frame to the next, but for pauses; None: there are no two frames.
+    """Return the usual interval between frames, seconds; None for fewer than two distinct times.
 
-    The mean of the intervals that are near the median: times in whole milliseconds are 33, 33 and 34 of them apart.
+    It is the mean of the intervals near the median. A mean is needed because times in whole milliseconds alternate:
+    33, 33, 34 ms at 30 frames per second.
     """
     ordered = sorted(set(times))
     intervals = [later - earlier for earlier, later in itertools.pairwise(ordered)]
@@ -30,11 +31,11 @@ def usual_interval(times: Sequence[Fraction]) -> Fraction | None:
 
 
 def at_even_times(frames: Iterable[tuple[Fraction, T]], interval: Fraction) -> Iterator[T]:
-    """Frames at a constant rate: at each of its times the one that is nearest, or in a pause the one before it.
+    """Yield frames at a constant rate of at most `MOST_FPS`: the nearest frame, or the last one during a pause.
 
     Args:
-        frames: each with its time, seconds, in order.
-        interval: seconds from one frame to the next in them, as :func:`usual_interval`.
+        frames: (time in seconds, frame) in order.
+        interval: usual interval of the frames, seconds; see :func:`usual_interval`.
     """
     step = max(interval, Fraction(1, MOST_FPS))
     start = last = Fraction(0)

@@ -1,4 +1,4 @@
-"""Pictures to bytes: PNG with the request in its text chunk, JPEG, WebP."""
+"""Encoding of pictures: PNG with the request in its text chunk, JPEG, WebP."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from cache_dit_serving.media.values import Array, Clip, Media, Picture
 
 PREVIEW_QUALITY = 70
 TEXT_KEY = "parameters"
-"""PNG text chunk that holds what draws the picture again, as JSON."""
+"""Name of the PNG text chunk that holds the request as JSON. Sent again, the request redraws the picture."""
 WARNINGS_KEY = "warnings"
-"""And the one that holds what had no effect or was adjusted, where there is something to say."""
+"""Name of the PNG text chunk that holds the request's warnings as JSON. Absent without warnings."""
 
 
 def encode_image(
@@ -33,8 +33,8 @@ def encode_image(
 
     Args:
         image_format: PNG is lossless; the others take `quality` (1 to 100).
-        parameters: what drew it; goes into a PNG, so that equal requests give equal files.
-        warnings: on the request; likewise.
+        parameters: the request; written into a PNG with sorted keys, so that equal requests give equal files.
+        warnings: the request's warnings; written into a PNG.
     """
     image = Image.fromarray(pixels_of(picture.array))
     buffer = io.BytesIO()
@@ -51,22 +51,22 @@ def encode_image(
 
 
 def webp_of(image: Image.Image) -> bytes:
-    """A picture to be looked at once."""
+    """Encode a preview as WebP at `PREVIEW_QUALITY` with the fastest method."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=PREVIEW_QUALITY, method=0)
     return buffer.getvalue()
 
 
 def pixels_of(array: Array) -> Array:
-    """Floats in [0, 1] as bytes, rounded as diffusers' own VaeImageProcessor.numpy_to_pil does."""
+    """Convert floats in [0, 1] to bytes, rounded as in diffusers' VaeImageProcessor.numpy_to_pil."""
     return (array * 255).round().astype(np.uint8)
 
 
 def check_finite(media: Media) -> None:
-    """Refuse values that are not numbers: encoded, they would look black.
+    """Refuse an output with NaN or infinite values, which would be encoded as black.
 
     Raises:
-        InternalError: always in that case.
+        InternalError: the picture, clip or sound has such a value.
     """
     sound = media.sound if isinstance(media, Clip) else None
     if not np.isfinite(media.array).all() or (sound is not None and not np.isfinite(sound.array).all()):

@@ -1,4 +1,4 @@
-"""Pictures that requests bring: from the bytes that a client sent to pixels, within bounds."""
+"""Input pictures: decoding of uploaded bytes to pixels, within bounds."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from cache_dit_serving.media.structure.excessive import Excessive
 from cache_dit_serving.media.video_input import InputVideo, read_video
 
 SEVERAL_IN_ONE = frozenset({"MPO", "HEIF"})
-"""Formats of phones, whose further pictures are a preview, or the gain map of a bright screen."""
+"""Phone formats whose further pictures are a preview or an HDR gain map, not animation frames."""
 LINE_BREAKS = 1.1
-"""Characters of base64 with line breaks for each without."""
+"""Allowance for line breaks in base64: characters with breaks per character without."""
 
 
 @dataclass(frozen=True)
 class InputPicture:
-    """A picture as a pipeline is given it."""
+    """A decoded picture, ready for a pipeline."""
 
     image: Image.Image
-    """Upright; RGB, or L of a mask."""
+    """Upright pixels, mode RGB; mode L for a mask."""
     digest: str
-    """SHA-256 of the file that was sent, in hexadecimal."""
+    """SHA-256 of the uploaded file, hexadecimal."""
     origin: Origin | None = None
-    """Seed and size that drew it, where its file tells."""
+    """Seed and size recorded in the file, if this server made it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,7 +44,7 @@ class InputPicture:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a request brings beside its fields."""
+    """Decoded pictures and video of a request."""
 
     images: tuple[InputPicture, ...] = ()
     mask: InputPicture | None = None
@@ -54,7 +54,7 @@ class Inputs:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(width, height) in pixels of the first of them; None where there is none."""
+        """(width, height) in pixels of the first image, control picture or video; None without any of them."""
         for each in (*self.images, self.control, self.video):
             if each is not None:
                 return each.size
@@ -62,14 +62,14 @@ class Inputs:
 
     @property
     def pictures(self) -> dict[str, InputPicture]:
-        """Pictures by the field that brought each; all but those of a video."""
+        """Pictures by request field, without the frames of the video."""
         named = {"mask_url": self.mask, "control_url": self.control, "last_image_url": self.last_image}
         images = {f"image_urls.{index}": picture for index, picture in enumerate(self.images)}
         return images | {field: picture for field, picture in named.items() if picture is not None}
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """(width, height) in pixels by field, of each picture and of the video."""
+        """(width, height) in pixels of each picture and of the video, by request field."""
         video = {} if self.video is None else {"video_url": self.video.size}
         return {field: picture.size for field, picture in self.pictures.items()} | video
 
@@ -85,13 +85,17 @@ class Inputs:
         return found
 
     def images_of(self, field: str) -> tuple[Image.Image, ...]:
-        """The picture of a field, or the frames of `video_url`."""
+        """Return the picture of a field, or the frames of `video_url`."""
         if field == "video_url":
             return self.video.frames if self.video else ()
         return (self.pictures[field].image,)
 
     def exchanged(self, images: Mapping[int, Image.Image]) -> Inputs:
-        """The same files with other pixels: images by the identity of those that they replace."""
+        """Return a copy with some images replaced.
+
+        Args:
+            images: replacements by `id()` of the image they replace.
+        """
 
         def other(picture: InputPicture) -> InputPicture:
             return replace(picture, image=images.get(id(picture.image), picture.image))
@@ -113,9 +117,9 @@ NO_INPUTS = Inputs()
 
 @dataclass
 class PictureReader:
-    """Reads the pictures and the video of one request, within what they may take together.
+    """Reader of one request's pictures and video. The pictures share one pixel budget, `settings.max_pixels`.
 
-    Raises, each method: InvalidRequest, naming `param` and the remedy.
+    Each method raises InvalidRequest for a refused file; the message names `param` and the remedy.
     """
 
     settings: Bounds
@@ -125,10 +129,10 @@ class PictureReader:
         self.pixels_left = self.settings.max_pixels
 
     def from_text(self, text: str, param: str, *, video: bool = False) -> bytes:
-        """The bytes behind a data URI, or base64 by itself.
+        """Decode a data URI or plain base64 to the bytes of a file.
 
         Args:
-            video: whether it is of a video, not of a picture.
+            video: the file is a video, not a picture; used in errors.
         """
         if len(text) * 3 / 4 > LINE_BREAKS * self.settings.max_bytes + 3:
             raise too_many_bytes(self.settings, param)
@@ -137,23 +141,23 @@ class PictureReader:
         return bytes_of(text, param, kind="picture", formats=READ, media_type="image/png")
 
     def picture(self, content: bytes, param: str) -> InputPicture:
-        """A picture in colour, upright; what is transparent lies on white."""
+        """Decode a picture to upright RGB, with transparent areas on white."""
         image = self._decoded(content, param)
         return InputPicture(in_colour(image), hashlib.sha256(content).hexdigest(), origin_of(image))
 
     def mask(self, content: bytes, param: str) -> InputPicture:
-        """A mask: what is white and visible is drawn anew; what is black or transparent is kept."""
+        """Decode a mask. White opaque areas are redrawn; black or transparent ones are kept."""
         return InputPicture(as_mask(self._decoded(content, param)), hashlib.sha256(content).hexdigest())
 
     def holed_mask(self, content: bytes, param: str) -> InputPicture:
-        """A mask as OpenAI's API has it: what is transparent is drawn anew; of an opaque one, what is white."""
+        """Decode a mask by the rule of OpenAI's API. Transparent areas are redrawn; in an opaque mask, white ones."""
         image = self._decoded(content, param)
         found = holes(image)
         shown = as_mask(image) if found is None else found
         return InputPicture(shown, hashlib.sha256(content).hexdigest())
 
     def video(self, content: bytes, param: str, most_frames: int) -> InputVideo:
-        """The first frames of a video."""
+        """Decode the first `most_frames` frames of a video."""
         self._check_bytes(content, param)
         return read_video(content, self.settings, param, most_frames)
 
@@ -161,7 +165,7 @@ class PictureReader:
         self._check_bytes(content, param)
         self._check_structure(content, param)
         try:
-            # Of the file its header alone, so far.
+            # PIL reads only the header here.
             image = Image.open(io.BytesIO(content), formats=openable(content, param))
         except Image.DecompressionBombError:
             raise self._too_many_pixels(None, param) from None
@@ -177,11 +181,11 @@ class PictureReader:
             return ImageOps.exif_transpose(image)
         except MemoryError:
             raise
-        except Exception as error:  # whatever a decoder makes of a broken file
+        except Exception as error:  # a decoder may raise anything on a broken file
             raise InvalidRequest(f"{param} is broken: its {image.format} data ends or errs", param=param) from error
 
     def _check_structure(self, content: bytes, param: str) -> None:
-        """Refuse a file that claims more than a decoder should be given, before one is."""
+        """Refuse a file that claims too many parts or pixels, before a decoder opens it."""
         try:
             size = CHECKS[name](content) if (name := format_of(content)) else None
         except Excessive as claim:
@@ -208,5 +212,5 @@ class PictureReader:
 
 
 def too_many_bytes(bounds: Bounds, param: str) -> InvalidRequest:
-    """The refusal of a file that is too large."""
+    """Return the error for a file larger than `max_bytes`."""
     return InvalidRequest(f"{param} is a file of more than {bounds.max_bytes:,} bytes", param=param, code="too_long")

@@ -1,4 +1,4 @@
-"""Outputs as objects in S3 or the like, which servers on several machines share and clients fetch by signed URLs."""
+"""Outputs in object storage such as S3. Several machines can share it; clients download by signed URLs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class ObjectOutputs:
-    """Objects below one prefix of a bucket."""
+    """Output store below one prefix of a bucket; implements :class:`media.outputs.Outputs`."""
 
     expiring = True
 
@@ -31,7 +31,7 @@ class ObjectOutputs:
         self._valid = timedelta(seconds=settings.sign_s)
 
     def check(self, folder: str | None, form: Form) -> None:
-        # Whether the storage takes anything is not asked: that would cost a round trip, and may be otherwise later.
+        # The storage itself is not probed: that costs a round trip, and its state may change before the write.
         if form == "path":
             raise InvalidRequest("outputs lie in object storage here; ask for url or base64", param="output_format")
 
@@ -39,7 +39,7 @@ class ObjectOutputs:
         names: list[str] = []
         try:
             for content, extension in files:
-                # Named first: one whose writing seems to have failed may be there.
+                # Listed before the write, because a write that seems to have failed may have succeeded.
                 names.append(f"{folder}/{new_name(extension)}" if folder else new_name(extension))
                 with self._failing():
                     attributes = {"Content-Type": MEDIA_TYPES[extension]}
@@ -67,7 +67,7 @@ class ObjectOutputs:
         return Stored(self.address(name, "url", ""), media_type)
 
     def delete(self, names: Sequence[str], folder: str) -> None:
-        self._delete(names)  # a folder is but the beginning of its objects' names
+        self._delete(names)  # a folder is only a prefix of object names
 
     def clear(self, folder: str) -> None:
         with self._failing():
@@ -83,7 +83,7 @@ class ObjectOutputs:
             ]
 
     def tidy(self, before: float) -> None:
-        pass  # an object appears whole
+        pass  # an object is never half-written
 
     def _delete(self, names: Sequence[str]) -> None:
         for name in names:
@@ -92,10 +92,10 @@ class ObjectOutputs:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """What fails within is told in the log, and to the caller without any name.
+        """Context that logs a storage error and replaces it by one without names of the storage.
 
         Raises:
-            InternalError: it failed.
+            InternalError: the storage failed.
         """
         try:
             yield

@@ -1,4 +1,4 @@
-"""The request that drew a picture, as this server writes it into its PNG files."""
+"""Seed and size of a generated picture, read from the record in its PNG file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from PIL import Image
 
 LONGEST_TEXT = 2**16
-"""Characters of a record that is read."""
+"""Maximum length of a record, characters; a longer one is ignored."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Seed and size that drew a picture."""
+    """Seed and size (pixels) of the request that drew a picture."""
 
     seed: int
     width: int
@@ -22,7 +22,7 @@ class Origin:
 
 
 def origin_of(image: Image.Image) -> Origin | None:
-    """The record in a picture's text chunk `parameters`; None: it has none of this server's."""
+    """Read the text chunk `parameters` of a picture; None if this server did not write it."""
     text = image.info.get("parameters")
     if not isinstance(text, str) or len(text) > LONGEST_TEXT or not text.startswith("{"):
         return None
@@ -33,7 +33,7 @@ def origin_of(image: Image.Image) -> Origin | None:
 
 
 def origin_from(value: Any) -> Origin | None:
-    """An origin out of JSON that a stranger may have written."""
+    """Return the origin in untrusted JSON; None if it holds none."""
     match value:
         case {"seed": int(seed), "width": int(width), "height": int(height)}:
             return Origin(seed, width, height)

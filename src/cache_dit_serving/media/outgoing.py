@@ -1,8 +1,8 @@
-"""Connections to addresses that callers name: to hosts that the operator lists, at addresses that lead nowhere inside.
+"""Outgoing connections to URLs that callers name, guarded against server-side request forgery.
 
-A server that opens addresses for its callers can be made to open those that only it reaches: metadata services, its own
-ports, its neighbours (server-side request forgery). So the host must be on the operator's list, its name is resolved
-once, every address that it resolves to must be a public one, and the connection goes to that address.
+A caller could name a URL that only the server reaches: a metadata service, a port of its own, a neighbour. Therefore
+the host must be on the operator's list. Its name is resolved once. Every address it resolves to must be public, or in
+a network that the operator allows. The connection goes to the first of these addresses.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from typing import Any
 import httpx
 
 MOST_CHARACTERS = 2048
-"""Of an address."""
+"""Maximum length of a URL, characters."""
 PORTS = {"http": 80, "https": 443}
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 for IPv4 behind a translator (RFC 6052), public to look at whatever it holds."""
+"""IPv6 prefix that embeds IPv4 addresses (RFC 6052). `ipaddress` calls all of it public; the inner one is checked."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Refused(Exception):
-    """Why an address is not opened; for the caller, who must not learn from it what lies inside."""
+    """Refusal of a URL. Its text goes to the caller and must not reveal anything about the internal network."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Where the server may connect to for its callers."""
+    """Hosts and networks that the server may connect to for its callers."""
 
     hosts: tuple[str, ...]
     networks: tuple[str, ...]
-    """Those that the hosts may lie in although they are not public."""
+    """Networks that the hosts may lie in although they are not public, in CIDR notation."""
     hosts_setting: str
     networks_setting: str
 
 
 def client_for(timeout_s: float) -> httpx.AsyncClient:
-    """With neither proxies nor passwords of the environment, and without following redirects."""
+    """Return a client that ignores proxies and credentials of the environment and follows no redirects."""
     return httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout_s)
 
 
 def reachable(url: str, reach: Reach) -> httpx.URL:
-    """An address whose host is on the operator's list; it was not looked up.
+    """Parse a URL and check its host against the operator's list. The name is not resolved here.
 
     Raises:
-        Refused: it is none.
-        httpx.InvalidURL: it is no address.
+        Refused: the URL is too long, not http(s), holds a user name, or its host is not listed.
+        httpx.InvalidURL: it is not a URL.
     """
     if len(url) > MOST_CHARACTERS:
         raise Refused(f"is an address of more than {MOST_CHARACTERS:,} characters")
@@ -68,10 +68,10 @@ def reachable(url: str, reach: Reach) -> httpx.URL:
 async def addressed(
     client: httpx.AsyncClient, method: str, target: httpx.URL, reach: Reach, **options: Any
 ) -> httpx.Request:
-    """A request to the address that a host has now, so that it cannot have another one by the time it is dialled.
+    """Resolve the host and build a request to its first address. The name is not resolved again on connecting.
 
     Raises:
-        Refused: it has none, or any of its addresses is not public.
+        Refused: the name does not resolve, or one of its addresses is neither public nor in an allowed network.
     """
     port = target.port or PORTS[target.scheme]
     try:
@@ -92,7 +92,11 @@ async def addressed(
 
 
 def is_listed(host: str, port: int, usual_port: bool, listed: Iterable[str]) -> bool:
-    """Whether a host is on the operator's list: by its name, `*.` and the end of it, or either with a port."""
+    """Return whether a host is listed. An entry is a name or `*.` and a domain, with or without `:port`.
+
+    Args:
+        usual_port: the port is the scheme's default, which an entry without a port allows.
+    """
     host = host.lower().rstrip(".")
     for entry in listed:
         name, _, its_port = entry.lower().partition(":")
@@ -104,7 +108,7 @@ def is_listed(host: str, port: int, usual_port: bool, listed: Iterable[str]) -> 
 
 
 def is_open(address: Address, networks: Iterable[str]) -> bool:
-    """Whether an address may be dialled: a public one, or one of the operator's networks."""
+    """Return whether an address is public or in one of the networks. An embedded IPv4 address decides for IPv6."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
         if inner is None and address in _TRANSLATED:

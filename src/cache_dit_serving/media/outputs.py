@@ -1,4 +1,4 @@
-"""Outputs as files: names chosen by the server, files that appear whole or not at all."""
+"""Output store: its interface, and its implementation as files in a folder."""
 
 from __future__ import annotations
 
@@ -21,86 +21,89 @@ from cache_dit_serving.private import FILE_MODE, READABLE, Readers, make_folder
 logger = logging.getLogger(__name__)
 
 OUTPUTS_ROUTE = "/outputs"
-"""Where outputs are served by their names."""
+"""Route that serves outputs by name."""
 File = tuple[bytes, str]
 """Content and file extension."""
 Form = Literal["path", "url"]
 NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{24}\.[a-z0-9]+")
-"""Of an output: see :func:`new_name`."""
+"""Pattern of an output's file name; see :func:`new_name`."""
 PARTIAL = ".partial-"
-"""Begins the name of a file that is being written."""
+"""Prefix of the name of a file that is being written."""
 NONE = "there is no such output"
 
 
 class Stored(NamedTuple):
-    """An output that can be fetched."""
+    """Location and media type of a stored output."""
 
     place: Path | str
-    """Its file on this machine, or a URL that leads to it."""
+    """Path of its file on this machine, or a URL to redirect to."""
     media_type: str
 
 
 class Listed(NamedTuple):
-    """An output as a list of all has it."""
+    """Entry of an output in the list of all outputs."""
 
     name: str
     bytes: int
     modified: float
-    """Seconds since the epoch."""
+    """Time of the last change, seconds since the epoch."""
 
 
 class Outputs(Protocol):
-    """Where outputs lie, each under a name: its path below one root.
+    """Store of outputs. An output's name is its path below one root.
 
-    All methods but `check` take time: they are not for the event loop.
+    All methods but `check` may block and must not be called on the event loop.
     """
 
     @property
     def expiring(self) -> bool:
-        """Whether the URLs of outputs are valid for a while only."""
+        """True if URLs of outputs expire."""
 
     def check(self, folder: str | None, form: Form) -> None:
-        """Find out before the work is done whether outputs can be written.
+        """Check, before anything is generated, that outputs can be written.
 
         Args:
-            folder: below the root; None is the root.
+            folder: folder below the root; None: the root.
 
         Raises:
-            InvalidRequest: not into this folder, or not in this form.
-            InternalError: they cannot be written.
+            InvalidRequest: the folder or the form is not allowed.
+            InternalError: the store is not writable.
         """
 
     def save_all(self, files: Sequence[File], folder: str | None) -> list[str]:
-        """Write files under new names: all of them, or none where one cannot be written. Returns the names.
+        """Write files under new names and return the names. If one write fails, none of the files stays.
 
         Raises:
             ServingError: as :meth:`check`.
         """
 
     def address(self, name: str, form: Form, base_url: str) -> str:
-        """An output's path on this machine, or a URL.
+        """Return an output's path on this machine, or its URL.
 
         Raises:
-            InternalError: it cannot be told.
+            InternalError: the store failed.
         """
 
     def is_signed(self, name: str, query: Mapping[str, str]) -> bool:
-        """Whether an address with this query is one of :meth:`address`, and still valid.
+        """Return whether a URL query came from :meth:`address` and has not expired.
 
         Raises:
-            InternalError: it cannot be told.
+            InternalError: the store failed.
         """
 
     def find(self, name: str) -> Stored:
-        """An output, to be sent to whoever asks for its name.
+        """Return the output of a name.
 
         Raises:
-            NotFound: there is none.
-            InternalError: it cannot be told.
+            NotFound: no such output exists.
+            InternalError: the store failed.
         """
 
     def delete(self, names: Sequence[str], folder: str) -> None:
-        """Delete outputs that may be gone already, and a folder if it is empty then.
+        """Delete outputs, then their folder if it is empty. Missing outputs are no error.
+
+        Args:
+            folder: folder of the outputs; empty: none to delete.
 
         Raises:
             InternalError: one cannot be deleted.
@@ -114,28 +117,31 @@ class Outputs(Protocol):
         """
 
     def listed(self) -> list[Listed]:
-        """All outputs; none of the other files that lie beside them.
+        """Return all outputs. Other files below the root are left out.
 
         Raises:
-            InternalError: they cannot be told.
+            InternalError: the store failed.
         """
 
     def tidy(self, before: float) -> None:
-        """Delete what was left half-written before a time, seconds since the epoch.
+        """Delete half-written files older than `before`, seconds since the epoch.
 
         Raises:
-            InternalError: it cannot be deleted.
+            InternalError: one cannot be deleted.
         """
 
 
 class OutputFolder:
-    """Files under one root; nothing is read or written outside it, links included."""
+    """Output store as files under one root. Links that lead out of the root are not followed.
+
+    A file is written under a temporary name and renamed, so that it appears whole.
+    """
 
     def __init__(self, root: Path, sign_s: int | None = None, readers: Readers = "user") -> None:
         """
         Args:
-            sign_s: for how long a URL is valid; None: as long as its file is there, and without a signature.
-            readers: users of the machine who may read the files.
+            sign_s: lifetime of a signed URL, seconds; None: URLs have no signature and do not expire.
+            readers: users of the machine that may read the files.
         """
         self._readers = readers
         self.root = root.expanduser().absolute()
@@ -146,11 +152,11 @@ class OutputFolder:
         return self._signer is not None
 
     def folder(self, name: str | None) -> Path:
-        """The folder of that name below the root, made if it is not there; None is the root.
+        """Return a folder below the root, or the root for None. A missing folder is made.
 
         Raises:
-            InvalidRequest: it leads out of the root by a link, or is a file.
-            InternalError: it cannot be written.
+            InvalidRequest: the folder leads out of the root by a link, or is a file.
+            InternalError: the folder is not writable.
         """
         directory = self.root / (name or "")
         try:
@@ -182,13 +188,13 @@ class OutputFolder:
         return [path.relative_to(self.root).as_posix() for path in paths]
 
     def save(self, content: bytes, folder: Path, *, extension: str) -> Path:
-        """Write a file of a new name into a folder from :meth:`folder`.
+        """Write a file under a new name into a folder that :meth:`folder` returned.
 
         Returns:
-            Its path.
+            Path of the file.
 
         Raises:
-            InternalError: it cannot be written.
+            InternalError: the file cannot be written.
         """
         name = new_name(extension)
         try:
@@ -237,7 +243,7 @@ class OutputFolder:
         except OSError as error:
             raise self._unwritable() from error
         if folder:
-            with contextlib.suppress(OSError):  # it is not there, or another server fills it
+            with contextlib.suppress(OSError):  # missing, or another server writes to it
                 (self.root / folder).rmdir()
 
     def clear(self, folder: str) -> None:
@@ -268,7 +274,7 @@ class OutputFolder:
             raise self._unwritable() from error
 
     def _files(self) -> Iterator[Path]:
-        """Below the root, links left alone."""
+        """Yield the files below the root, without links and hidden folders."""
         for folder, folders, names in os.walk(self.root):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
@@ -277,7 +283,7 @@ class OutputFolder:
                     yield path
 
     def _holds(self, path: Path) -> bool:
-        """Whether a path lies below the root once its links are followed."""
+        """Return whether a path lies below the root after its links are resolved."""
         try:
             return path.resolve().is_relative_to(self.root.resolve())
         except RuntimeError:  # Python 3.11 and 3.12: a link to itself
@@ -289,18 +295,18 @@ class OutputFolder:
 
 
 def new_name(extension: str) -> str:
-    """For an output.
+    """Return a new file name: UTC time, 96 random bits and the extension.
 
-    It is random: one that a caller could choose or guess would let requests reach each other's pictures.
+    A name that a caller can choose or guess would give access to other callers' outputs.
     """
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(12)}.{extension}"
 
 
 def media_type_of(name: str) -> str:
-    """By an output's name.
+    """Return the media type for an output's name.
 
     Raises:
-        NotFound: no output has such a name.
+        NotFound: the extension is unknown, or a part of the path is hidden.
     """
     path = PurePosixPath(name)
     media_type = MEDIA_TYPES.get(path.suffix.removeprefix("."))

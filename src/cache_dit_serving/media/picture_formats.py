@@ -1,4 +1,4 @@
-"""Formats of pictures: what a file is by its first bytes, and what this server reads."""
+"""Picture formats: detection by a file's first bytes, and the list of formats that this server reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cache_dit_serving.media.structure.png import check_png
 from cache_dit_serving.media.structure.webp import check_webp
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""PIL's names of what is always read; each decoder more is one more to be attacked through."""
+"""PIL's names of the formats that are always read. Few, because each decoder adds attack surface."""
 CHECKS: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
     "PNG": check_png,
     "JPEG": check_jpeg,
@@ -23,11 +23,11 @@ CHECKS: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
     "AVIF": check_heif,
     "HEIF": check_heif,
 }
-"""Run before the decoder of each format."""
+"""Structure check of each format, which runs before its decoder."""
 READ = "PNG, JPEG or WebP"
-"""As errors name them: what is read everywhere."""
+"""Names of the formats that are always read, as errors list them."""
 HEIF_PACKAGES = ("pi_heif", "pillow_heif")
-"""Either one reads HEIC; no requirement of this server's."""
+"""Optional packages that read HEIC; either one is enough."""
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 MOST_BRANDS = 32
 NAMED = {
@@ -44,11 +44,11 @@ NAMED = {
     b"<svg": "an SVG",
     b"\x1a\x45\xdf\xa3": "a WebM video",
 }
-"""First bytes of what is not read, and the words for it."""
+"""Names of formats that are not read, by their first bytes; for errors."""
 
 
 def format_of(content: bytes) -> str | None:
-    """PIL's name of a picture's format by the first bytes of its file; None: none that can be read."""
+    """Return PIL's name of a picture's format, detected by its first bytes; None for any other file."""
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if content.startswith(b"\xff\xd8\xff"):
@@ -62,10 +62,10 @@ def format_of(content: bytes) -> str | None:
 
 
 def openable(content: bytes, param: str) -> tuple[str, ...]:
-    """PIL's names of the formats with which a file may be opened.
+    """Return PIL's names of the formats to try when opening a file.
 
     Raises:
-        InvalidRequest: it is of a format that is not read here, which it names.
+        InvalidRequest: the server does not read this format; the message names it.
     """
     name = format_of(content)
     if name == "AVIF" and features.check("avif"):
@@ -86,7 +86,7 @@ def _named(content: bytes) -> str | None:
 
 
 def _brands(content: bytes) -> set[bytes]:
-    """Major and compatible brands of an ISO base media file; empty for another file."""
+    """Return the major and compatible brands of an ISO base media file; empty for any other file."""
     if content[4:8] != b"ftyp":
         return set()
     end = min(int.from_bytes(content[:4], "big"), 16 + 4 * MOST_BRANDS)

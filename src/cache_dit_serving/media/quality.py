@@ -1,4 +1,4 @@
-"""How far one output is from another: PSNR, SSIM and a picture of the difference; SNR of sound."""
+"""Difference between two outputs: PSNR, SSIM and a difference picture; SNR for sound."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SIGMA, TAPS, K1, K2 = 1.5, 11, 0.01, 0.03
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB, infinite for equal pictures."""
+    """Return the peak signal-to-noise ratio, dB; infinite for equal pictures."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def snr(sound: Array, reference: Array) -> float:
-    """Signal-to-noise ratio in dB, infinite for equal sounds.
+    """Return the signal-to-noise ratio, dB; infinite for equal sounds, minus infinity for a silent reference.
 
     Args:
-        sound: (channels, samples), as is the reference.
+        sound: (channels, samples), the same shape as `reference`.
     """
     noise = float(np.mean((sound.astype(np.float64) - reference.astype(np.float64)) ** 2))
     signal = float(np.mean(reference.astype(np.float64) ** 2))
@@ -37,11 +37,11 @@ def snr(sound: Array, reference: Array) -> float:
 
 
 def ssim(a: Pixels, b: Pixels) -> float:
-    """Structural similarity, mean over pixels and channels; both sides at least 11 px.
+    """Return the structural similarity, mean over pixels and channels. Both sides must be at least 11 px.
 
     Wang et al. 2004 (doi:10.1109/TIP.2003.819861): Gaussian window of 11 x 11 px with sigma 1.5, K1 0.01, K2 0.03.
     """
-    # A channel at a time: large pictures take several planes of working memory each.
+    # One channel at a time, because each takes several planes of working memory.
     return float(np.mean([_ssim_of_plane(a[..., channel], b[..., channel]) for channel in range(a.shape[-1])]))
 
 
@@ -56,16 +56,16 @@ def _ssim_of_plane(a: Plane, b: Plane) -> float:
 
 
 def difference(a: Pixels, b: Pixels) -> Pixels:
-    """The absolute difference, scaled so that the greatest is 1; black for equal pictures or clips."""
+    """Return the absolute difference, scaled to a maximum of 1; black for equal pictures or clips."""
     gap: Pixels = np.abs(a - b)
     greatest = gap.max()
     if greatest > 0:
-        gap /= greatest  # in place: of a clip it is as large as the clip
+        gap /= greatest  # in place, because a clip's difference is as large as the clip
     return gap
 
 
 def _windowed(image: Plane) -> Plane:
-    """The Gaussian-weighted mean around each pixel whose window lies within the picture."""
+    """Return the Gaussian-weighted mean around each pixel whose window lies within the picture."""
     offsets = np.arange(TAPS) - TAPS // 2
     weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
     weights /= weights.sum()

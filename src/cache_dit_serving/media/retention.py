@@ -1,4 +1,4 @@
-"""Which outputs are kept: none older than so long, and no more than so many bytes."""
+"""Retention of outputs: a maximum age and a maximum total size."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from cache_dit_serving.media.outputs import Listed
 
 Reason = Literal["age", "bytes"]
 YOUNG_S = 60.0
-"""An output as young may be of a job whose end is not written yet: it is kept whatever its size."""
+"""Minimum age for deletion, seconds. The job of a younger output may not have been recorded as finished yet."""
 
 
 class Due(NamedTuple):
-    """An output that is to go."""
+    """An output to delete, and the limit it exceeds."""
 
     output: Listed
     reason: Reason
 
 
 def due_of(outputs: Iterable[Listed], now: float, keep_s: float | None, max_bytes: int | None) -> list[Due]:
-    """Those that are to go, the oldest first.
+    """Return the outputs to delete, oldest first. Outputs younger than `YOUNG_S` are kept.
 
     Args:
         now: seconds since the epoch.
-        keep_s: None: for ever.
-        max_bytes: of all that are kept; None: any number.
+        keep_s: maximum age, seconds; None: unlimited.
+        max_bytes: maximum total size of the kept outputs, bytes; None: unlimited.
     """
     oldest_first = sorted(outputs, key=lambda output: output.modified)
     held = sum(output.bytes for output in oldest_first)

@@ -1,4 +1,4 @@
-"""URLs of outputs that nobody can make up, and that are valid for a while only."""
+"""Signed URLs of outputs, which cannot be forged and expire."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY_BYTES = 32
 
 
 class Signer:
-    """Signs names of outputs by a key in their folder, which all servers of the folder share."""
+    """Signer of output names (HMAC-SHA256). The key lies in the output folder, so all its servers share it."""
 
     def __init__(self, root: Path, valid_s: int) -> None:
         self._root = root
@@ -28,16 +28,16 @@ class Signer:
         self._read: bytes | None = None
 
     def query(self, name: str) -> str:
-        """What follows the `?` of an output's URL.
+        """Return the signed query string of an output's URL, without the `?`.
 
         Raises:
-            OSError: the key can neither be read nor made.
+            OSError: the key can neither be read nor written.
         """
         expires = int(time.time()) + self._valid_s
         return f"expires={expires}&signature={self._signature(name, expires)}"
 
     def holds(self, name: str, query: Mapping[str, str]) -> bool:
-        """Whether a query is of that output, and still valid.
+        """Return whether a query was signed for this output and has not expired.
 
         Raises:
             OSError: as :meth:`query`.
@@ -59,7 +59,10 @@ class Signer:
         return self._read
 
     def _make(self, file: Path) -> None:
-        """Written beside its place and linked there, so that no other server reads half of it."""
+        """Write a new key to a temporary file and link it in place, so that no other server reads half a key.
+
+        A key that another server has made first is kept.
+        """
         make_folder(self._root)
         own = file.with_name(f"{KEY_FILE}-{secrets.token_hex(8)}")
         descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)

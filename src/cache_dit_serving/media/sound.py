@@ -1,4 +1,4 @@
-"""Sounds to bytes: WAV and FLAC of 16 bits, each holding the request as text; and the sound of a video, as AAC."""
+"""Encoding of sound: 16-bit WAV and FLAC with the request as text, and the AAC track of a video."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 CODECS: dict[AudioFormat, str] = {"wav": "pcm_s16le", "flac": "flac"}
 LAYOUTS = {1: "mono", 2: "stereo"}
-"""By the number of channels."""
+"""Channel layout by number of channels."""
 UNIT = 2**15
-"""What 1 is in 16 bits, as decoders have it; the greatest is one less."""
+"""16-bit value of a sample of 1.0, as decoders scale it. The largest encoded value is one less."""
 AAC_RATES = frozenset({7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
 USUAL_RATE = 48_000
 
 
 def encode_sound(sound: Sound, audio_format: AudioFormat, parameters: dict[str, Any]) -> bytes:
-    """Encode a sound at its own rate, without loss but for the rounding to 16 bits; what is beyond [-1, 1] is cut.
+    """Encode a sound at its own rate. Samples are clipped to [-1, 1] and rounded to 16 bits; nothing else is lost.
 
     Args:
-        parameters: what made it; goes into the file's comment as JSON.
+        parameters: the request; written into the file's comment as JSON.
     """
     import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
 
@@ -40,7 +40,7 @@ def encode_sound(sound: Sound, audio_format: AudioFormat, parameters: dict[str, 
         stream: Any = container.add_stream(CODECS[audio_format], rate=sound.rate, layout=_layout(sound), format="s16")
         for samples in _seconds(sound):
             whole = (samples * UNIT).round().clip(-UNIT, UNIT - 1).astype(np.int16)
-            # Interleaved: all channels of a moment beside each other.
+            # Interleaved: the channels of one sample are adjacent.
             frame = av.AudioFrame.from_ndarray(whole.T.reshape(1, -1), format="s16", layout=_layout(sound))
             frame.sample_rate = sound.rate
             container.mux(stream.encode(frame))
@@ -49,7 +49,7 @@ def encode_sound(sound: Sound, audio_format: AudioFormat, parameters: dict[str, 
 
 
 class Track:
-    """The sound of a video while it is written, as AAC."""
+    """AAC track of a video that is being written. A sample rate that AAC lacks is resampled to `USUAL_RATE`."""
 
     def __init__(self, container: Any, sound: Sound) -> None:
         import av
@@ -60,14 +60,14 @@ class Track:
         self._resampler = av.AudioResampler(format="fltp", layout=_layout(sound), rate=rate)
 
     def write(self) -> None:
-        """All of it. The container puts it between the frames."""
+        """Encode the whole sound. The container interleaves it with the frames."""
         import av
 
         for index, samples in enumerate(_seconds(self._sound)):
             plane = np.ascontiguousarray(samples.clip(-1, 1), dtype=np.float32)
             frame = av.AudioFrame.from_ndarray(plane, format="fltp", layout=_layout(self._sound))
             frame.sample_rate = self._sound.rate
-            # With the times of its samples, the container says how many the encoder puts before the first.
+            # From these times the container records the encoder's priming samples, which players skip.
             frame.pts, frame.time_base = index * self._sound.rate, Fraction(1, self._sound.rate)
             self._encode(self._resampler.resample(frame))
         self._encode(self._resampler.resample(None))
@@ -79,7 +79,7 @@ class Track:
 
 
 def _seconds(sound: Sound) -> Iterator[Array]:
-    """The samples of one second after the other."""
+    """Yield the samples in pieces of one second, (channels, up to `rate` samples)."""
     return (sound.array[:, begin : begin + sound.rate] for begin in range(0, sound.array.shape[1], sound.rate))
 
 

@@ -1,4 +1,4 @@
-"""What a pipeline makes, as arrays: a picture, a clip or a sound."""
+"""Outputs of a pipeline as arrays: a picture, a clip or a sound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = np.ndarray[Any, Any]
 
 
 class MediaKind(StrEnum):
-    """A kind of output, by the name that answers and messages give it."""
+    """Kind of an output. The values are the names used in answers and messages."""
 
     PICTURE = "image"
     CLIP = "video"
@@ -34,7 +34,7 @@ class Sound:
     array: Array
     """(channels, samples) floats in [-1, 1]."""
     rate: int
-    """Samples a second."""
+    """Sample rate, samples per second."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Clip:
     array: Array
     """(frames, height, width, 3) floats in [0, 1]."""
     fps: float
-    """Frames a second."""
+    """Frame rate, frames per second."""
     sound: Sound | None = None
-    """What is heard with it, where the model makes that too."""
+    """Sound of the clip, if the model makes any."""
 
 
 Media = Picture | Clip | Sound
-"""Of any kind."""
+"""Output of any kind."""

@@ -1,6 +1,4 @@
-"""Clips to bytes: H.264 and AAC in MP4, animated WebP, animated GIF; one frame at a time, each holding the request as
-text.
-"""
+"""Encoding of clips, a frame at a time: MP4 (H.264 and AAC), animated WebP and GIF, each with the request as text."""
 
 from __future__ import annotations
 
@@ -22,23 +20,24 @@ from cache_dit_serving.media.sound import Track
 from cache_dit_serving.media.values import Clip
 
 H264 = {"crf": "18", "preset": "fast", "x264-params": "cpu-independent=1"}
-"""Options of libx264. Constant quality that the eye does not tell from the frames (17 to 18 by ffmpeg's guide), and the
-same bytes for the same frames: without `cpu-independent`, x264's vectorised macroblock tree reads memory that nothing
-has written, and a file differs from run to run (at 64 x 64 pixels in nearly every run, at 832 x 480 in half of them).
+"""Options of libx264. CRF 18 is visually lossless, according to ffmpeg's documentation.
+
+`cpu-independent` gives the same bytes for the same frames. Without it, x264's vectorised macroblock tree reads
+uninitialised memory, and files differ from run to run (at 64 x 64 nearly always, at 832 x 480 half of the time).
 """
 TICKS = {"webp": 1000, "gif": 100}
-"""In which the format counts the time of a frame, per second."""
+"""Resolution of frame durations by format, ticks per second."""
 IMAGE_DESCRIPTION = 0x010E
-"""EXIF tag."""
+"""EXIF tag that holds the request as text in a WebP."""
 
 
 def encode_clip(clip: Clip, video_format: VideoFormat, parameters: dict[str, Any]) -> bytes:
-    """Encode a clip: every frame once, at the clip's frame rate. Its sound, if it has one, is in an MP4 alone.
+    """Encode a clip at its frame rate, every frame once. Only an MP4 holds its sound.
 
     Args:
-        parameters: what drew it; goes into the file's comment as JSON.
+        parameters: the request; written into the file's comment as JSON.
     """
-    # As ASCII: EXIF knows no other text.
+    # ASCII, because EXIF allows no other text.
     text = json.dumps(parameters, sort_keys=True)
     if video_format == "mp4":
         return _mp4(clip, text)
@@ -46,11 +45,11 @@ def encode_clip(clip: Clip, video_format: VideoFormat, parameters: dict[str, Any
 
 
 def _mp4(clip: Clip, text: str) -> bytes:
-    """H.264, yuv420p, BT.709, with the index in front of the frames so that players begin before the file is whole."""
+    """Encode H.264, yuv420p, BT.709. The index is in front of the frames, so that players can start before the end."""
     import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-    # A file: with its index in front, ffmpeg opens what it has written a second time, by name.
+    # A file, not a buffer: to move the index to the front, ffmpeg opens its output a second time by name.
     with tempfile.TemporaryDirectory(prefix="clip-") as folder:
         path = Path(folder) / "clip.mp4"
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
@@ -61,7 +60,7 @@ def _mp4(clip: Clip, text: str) -> bytes:
             stream.pix_fmt = "yuv420p"
             context = stream.codec_context
             context.time_base = 1 / rate
-            # Players take a file that does not say for BT.601 where it is small, and its colours would shift.
+            # Players assume BT.601 for a small file without these tags, and its colours would shift.
             context.colorspace = Colorspace.ITU709
             context.color_range = ColorRange.MPEG
             context.color_primaries = ColorPrimaries.BT709
@@ -94,11 +93,11 @@ def _animation(clip: Clip, video_format: VideoFormat, text: str) -> bytes:
 
 
 def _frames(clip: Clip) -> Iterator[np.ndarray[Any, Any]]:
-    """Each frame as (height, width, 3) bytes."""
+    """Yield each frame as (height, width, 3) bytes."""
     return (pixels_of(frame) for frame in clip.array)
 
 
 def _durations_ms(frames: int, fps: float, ticks: int) -> list[int]:
-    """Milliseconds of each frame in whole ticks, so spread that no frame begins more than half a tick off its time."""
+    """Return each frame's duration in milliseconds, in whole ticks. No frame starts more than half a tick off."""
     begins = [round(index * ticks / fps) for index in range(frames + 1)]
     return [(end - begin) * 1000 // ticks for begin, end in pairwise(begins)]

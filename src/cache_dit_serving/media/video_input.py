@@ -1,4 +1,4 @@
-"""Videos that requests bring: from the bytes that a client sent to frames, within bounds."""
+"""Input videos: decoding of uploaded bytes to frames, within bounds."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from cache_dit_serving.media.structure.mp4 import check_mp4
 from cache_dit_serving.media.structure.webm import check_webm
 
 QUARTER = 90
-"""Degrees."""
+"""Quarter turn, degrees."""
 CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "libdav1d", "av1", "libvpx", "libvpx-vp9"})
-"""Decoders that are run; each more is one more to be attacked through."""
+"""Names of the allowed video decoders. Few, because each adds attack surface."""
 CHECKS = {"mp4": check_mp4, "matroska": check_webm}
-"""Run before the demuxer of each format."""
+"""Structure check of each format, by demuxer name. It runs before the demuxer."""
 TIMED_FRAMES = 1_000
-"""Frames whose times tell the rate; their packets are read, not decoded."""
+"""Number of frames from whose times the rate is measured. Their packets are read, not decoded."""
 THREADS = 2
-"""Of a decoder. libav takes one for each core, and each reserves memory."""
+"""Threads per decoder. libav's default is one per core, and each reserves memory."""
 
 
 @dataclass(frozen=True)
 class InputVideo:
-    """The first frames of a video, as a pipeline is given them."""
+    """The first frames of a video, ready for a pipeline."""
 
     frames: tuple[Image.Image, ...]
-    """Upright, RGB, all of one size."""
+    """Upright frames, mode RGB, all of one size."""
     fps: float
+    """Frame rate, frames per second, at most `MOST_FPS`."""
     more: bool
-    """Whether the file holds more of them."""
+    """True if the file holds more frames."""
     digest: str
-    """SHA-256 of the file that was sent, in hexadecimal."""
+    """SHA-256 of the uploaded file, hexadecimal."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -49,15 +50,15 @@ class InputVideo:
         return self.frames[0].size
 
     def beginning(self, count: int) -> InputVideo:
-        """The same video with no more than its first `count` frames."""
+        """Return the video cut to its first `count` frames."""
         return replace(self, frames=self.frames[:count], more=self.more or count < len(self.frames))
 
 
 def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -> InputVideo:
-    """The first frames of an MP4 or WebM file; its sound is left out.
+    """Decode the first `most_frames` frames of an MP4 or WebM file at a constant rate. Sound is ignored.
 
     Raises:
-        InvalidRequest: naming `param` and the remedy.
+        InvalidRequest: the file is refused or broken; the message names `param` and the remedy.
     """
     import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
 
@@ -70,7 +71,7 @@ def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -
         raise InvalidRequest(f"{param} {claim}; save the video anew, as MP4 with H.264", param=param) from None
     frames: list[Image.Image] = []
     try:
-        # Never by probing: among ffmpeg's demuxers are playlists, which open addresses and files.
+        # The demuxer is never probed: some of ffmpeg's, such as playlists, open URLs and files.
         with av.open(io.BytesIO(content), format=demuxer) as container:
             if not container.streams.video:
                 raise InvalidRequest(f"{param} holds no video", param=param)
@@ -81,7 +82,7 @@ def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -
                 )
             interval = _interval(container, stream)
             more = False
-        # Opened anew: seeking back ends some files' decoding.
+        # Opened again, because decoding of some files ends after a seek back.
         with av.open(io.BytesIO(content), format=demuxer) as container:
             for frame in _even(container, container.streams.video[0], interval, settings, param):
                 if len(frames) == most_frames:
@@ -90,7 +91,7 @@ def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -
                 frames.append(frame)
     except (InvalidRequest, MemoryError):
         raise
-    except Exception as error:  # whatever a decoder makes of a broken file
+    except Exception as error:  # a decoder may raise anything on a broken file
         raise InvalidRequest(f"{param} is broken: its video ends or errs", param=param) from error
     if not frames:
         raise InvalidRequest(f"{param} holds no frame that can be decoded", param=param)
@@ -99,7 +100,7 @@ def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -
 
 
 def _interval(container: Any, stream: Any) -> Fraction:
-    """Seconds from one frame to the next by the times of the first packets; of a single frame, as the file claims."""
+    """Return the usual interval of the first `TIMED_FRAMES` frames, seconds. A single frame has the claimed rate."""
     packets = (packet for packet in container.demux(stream) if packet.pts is not None and not packet.is_discard)
     times = [packet.pts * packet.time_base for packet in itertools.islice(packets, TIMED_FRAMES)]
     rate = stream.average_rate or stream.guessed_rate or 1
@@ -107,7 +108,11 @@ def _interval(container: Any, stream: Any) -> Fraction:
 
 
 def _even(container: Any, stream: Any, interval: Fraction, settings: Bounds, param: str) -> Iterator[Image.Image]:
-    """Frames at a constant rate, upright."""
+    """Yield upright frames at a constant rate.
+
+    Raises:
+        InvalidRequest: the frames change their size, or exceed a bound on sides or pixels.
+    """
     size, pixels_left = (stream.width, stream.height), settings.max_video_pixels
     check_shape(size, settings, param)
     stream.codec_context.options = {"max_pixels": str(pixels_left)}
@@ -130,7 +135,7 @@ def _even(container: Any, stream: Any, interval: Fraction, settings: Bounds, par
 
 
 def _timed(frames: Iterable[Any], interval: Fraction) -> Iterator[tuple[Fraction, Any]]:
-    """Frames with their times, seconds; one that has none comes after the usual interval."""
+    """Yield (time in seconds, frame). A frame without a time follows the previous one after `interval`."""
     time = -interval
     for frame in frames:
         time = time + interval if frame.pts is None else frame.pts * frame.time_base
@@ -138,7 +143,7 @@ def _timed(frames: Iterable[Any], interval: Fraction) -> Iterator[tuple[Fraction
 
 
 def _upright(frame: Any) -> Image.Image:
-    """A frame as it is to be shown: cameras turn by quarters."""
+    """Return a frame as a picture, turned upright by the rotation in the file, in quarter turns."""
     turn = round(frame.rotation / QUARTER) % 4 * QUARTER
     image: Image.Image = frame.to_image()
     return image.rotate(turn, expand=True) if turn else image

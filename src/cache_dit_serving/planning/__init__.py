@@ -1,1 +1,1 @@
-"""From a request to a call that can run, and every refusal on the way. Pure: no torch, no weights, no clock."""
+"""Planning: validation of a request and its translation to a pipeline call. Pure: no torch, no weights, no clock."""

@@ -17,7 +17,7 @@ class ClipSpec:
 
     num_frames: int
     fps: float
-    """Frames a second at which the clip is shown."""
+    """Frame rate of the encoded clip, frames per second."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,18 @@ class ImageCall:
     seed: int
     cache: CacheChoice
     num_inference_steps: int
-    """Denoising steps that run; a strength leaves some of those of `arguments` out."""
+    """Number of denoising steps that run. With a strength it is less than the argument `num_inference_steps`."""
     passes: int
-    """Forward passes a step: 2 where guidance takes one of its own."""
+    """Forward passes per step: 2 if guidance takes a pass of its own."""
     pipeline_class: str
-    """Class of the pipeline that runs it: the loaded one's, or a sibling's of the same weights."""
+    """Class of the pipeline that runs it: the loaded one, or a sibling with the same weights."""
     pixels: int
-    """Width x height of an image; for a clip, times its frames; for a sound, its samples."""
+    """Size of the output: width x height of an image, width x height x frames of a clip, samples of a sound."""
     loras: tuple[LoraChoice, ...] = ()
-    """Adapters in the order in which they are added, without the fused ones."""
+    """LoRAs to draw with, in the order in which they are added. Fused ones are not listed."""
     clip: ClipSpec | None = None
-    """Set where the pipeline makes a clip."""
+    """Frames and frame rate; None if the output is not a clip."""
     makes: MediaKind = MediaKind.PICTURE
     profile: AskedToProfile = AskedToProfile.NO
     caller: str = ""
-    """Name of the sender. Embeddings of one caller's prompts are kept apart from another's."""
+    """Name of the caller. The prompt cache is partitioned by it."""

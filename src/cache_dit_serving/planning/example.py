@@ -1,4 +1,4 @@
-"""The one request that is made up here: for trials, the warm-up and estimates."""
+"""Example requests, used for trials, the warm-up and estimates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 def simplest_task(model: PlannedModel) -> Task:
-    """Of the served tasks of a model's own pipeline the one that needs least: from text alone, if it can."""
+    """Return the served task with the fewest inputs of the model's own pipeline: text alone, if it can."""
     return min(sorted(model.traits.tasks & SERVED_TASKS), key=lambda task: len(TASKS[task].needs))
 
 
@@ -30,12 +30,13 @@ def example_of(
     pixels: int | None = None,
     **fields: Any,
 ) -> tuple[GenerateRequest, Inputs]:
-    """The smallest request of a task, with these fields in it, and what it brings.
+    """Return the smallest request of a task, and its inputs.
 
     Args:
-        task: of the model's own pipeline; None: the simplest.
-        last_image: whether it brings that too.
-        pixels: of its pictures at most; left out: the model's default size.
+        task: task of the model's own pipeline; None: the simplest.
+        last_image: send a last image too.
+        pixels: maximum area of the output and the inputs, pixels; None: the model's default size.
+        fields: further fields of the request.
     """
     needs = TASKS[task or simplest_task(model)].needs
     example: dict[str, Any] = {"seed": 0}
@@ -53,7 +54,7 @@ def example_of(
 
 
 def _size(model: PlannedModel, pixels: int | None) -> tuple[int, int]:
-    """The default width and height, or a smaller size of their shape."""
+    """Return the default width and height, or a smaller size of the same aspect ratio."""
     return fitting_size(Width().default(model), Height().default(model), model, pixels)
 
 

@@ -1,4 +1,4 @@
-"""What becomes of pictures and videos of another size than the one that is drawn."""
+"""Fitting of input pictures and videos whose size differs from the output's."""
 
 from __future__ import annotations
 
@@ -18,51 +18,53 @@ PIPELINES_OWN: dict[tuple[str, Input], Fit | None] = {
     ("Cosmos3OmniPipeline", Input.IMAGE): "crop",
     ("WanVACEPipeline", Input.VIDEO): None,
 }
-"""How classes of diffusers 0.42 bring an input to the size that is drawn, where they do not stretch it.
+"""Resizing inside pipeline classes of diffusers 0.42 that do not stretch their inputs to the output size.
 
-None: they do not. VACE leaves a smaller video as it is, and lays its parts beside those of the larger drawing.
+None: the class does not resize. VACE would keep a smaller video and misalign its parts with the larger output's.
 """
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """The way of one picture, or of all frames of a video, to the size that is drawn."""
+    """Resizing of one input picture, or of all frames of the input video, to the output size."""
 
     field: str
-    """Names it in the request: `image_urls.0`, `video_url`."""
+    """Field of the request: `image_urls.0`, `video_url`."""
     brought: tuple[int, int]
-    """Its width and height, px."""
+    """(width, height) of the input, pixels."""
     drawn: tuple[int, int]
+    """(width, height) of the output, pixels."""
     fit: Fit
     by_pipeline: bool
-    """Whether the pipeline's own resizing does just that, and is left to it."""
+    """True if the pipeline's own resizing gives this result, so that the server does not resize."""
 
     @property
     def changes_shape(self) -> bool:
-        """Whether pixels are cut off, added or stretched."""
+        """True if pixels are cut off, added or stretched."""
         return not keeps_shape(self.brought, self.drawn)
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """The picture, or one of the frames, at the size that is drawn."""
+        """Return the picture, or one of the frames, at the output size."""
         return fitted(image, self.drawn, self.fit, bars=bars_of(self.field))
 
 
 Resize = Callable[[Fitting, Image.Image], Image.Image]
-"""As :meth:`Fitting.resized`, maybe in another process."""
+"""Function like :meth:`Fitting.resized`. It may run in another process."""
 
 
 def fittings_of(
     task: Task, arguments: Mapping[str, Any], inputs: Inputs, fit: Fit, pipeline_class: str
 ) -> tuple[Fitting, ...]:
-    """The inputs of a call that come to another shape, or that are resized before the pipeline is given them.
+    """Return the fittings of the inputs whose aspect ratio changes or that the server resizes before the call.
 
-    A picture that a drawing begins from is always resized before: most pipelines would do the same; Z-Image's take the
-    size of the picture for that of the latents. A picture or a video that leads a drawing otherwise comes to the
-    pipeline as it is, unless its shape would be lost there. A picture to edit stays: those pipelines have sizes of
-    their own for it, and aMUSEd's drawings are as large as the picture.
+    - A picture that denoising starts from (`strength`) is always resized by the server. Most pipelines would do the
+      same; Z-Image's would take the picture's size for the latents'.
+    - Another picture or video goes to the pipeline unchanged, unless its resizing would give another result than `fit`.
+    - A picture to edit is never resized: the editing pipelines choose sizes of their own, and aMUSEd's output is as
+      large as the picture.
 
     Args:
-        arguments: of the pipeline's call.
+        arguments: arguments of the pipeline's call.
     """
     if task not in SIZED_TASKS or not {"width", "height"} <= arguments.keys():
         return ()

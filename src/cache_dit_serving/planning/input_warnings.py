@@ -1,4 +1,4 @@
-"""What a caller should know of pictures and videos: that one comes to another shape, or was drawn with its seed."""
+"""Warnings about input pictures and videos: a changed aspect ratio, or a repeated seed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ DONE = {
     "pad": "bars fill what it leaves free",
     "stretch": "it is stretched to that shape",
 }
-"""What becomes of a picture of another shape, by `fit`."""
+"""Description of each `fit`, used in warnings."""
 
 
 def input_warnings(planned: Planned) -> tuple[RequestWarning, ...]:
-    """Warnings about the pictures and the video of a request, before they are resized."""
+    """Return warnings about the inputs of a request. The inputs must not have been resized yet."""
     return (*_of_shapes(planned), *_of_seeds(planned))
 
 
@@ -37,7 +37,10 @@ def _of_shape(fitting: Fitting) -> str:
 
 
 def _of_seeds(planned: Planned) -> list[RequestWarning]:
-    """For a picture drawn from the very noise that is laid over it: what the two share is not taken away again."""
+    """Return warnings for pictures that were drawn with a seed and size of this request.
+
+    The same noise is then added to the picture it made, and denoising does not remove their common part.
+    """
     seeds = {call.seed for call in planned.calls}
     size = planned.call.arguments.get("width"), planned.call.arguments.get("height")
     return [

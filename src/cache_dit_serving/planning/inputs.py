@@ -1,4 +1,4 @@
-"""Pictures and videos of a request: the size, frames and rate that it takes from them, and their arguments."""
+"""Input pictures and videos of a request: the fields it takes from them, and the arguments made from them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from cache_dit_serving.schemas.request import GenerateRequest
 def with_size_of_inputs(
     request: GenerateRequest, inputs: Inputs, model: PlannedModel
 ) -> tuple[GenerateRequest, Inputs, tuple[RequestWarning, ...]]:
-    """The request with what it leaves out taken from what it brings: the size, and of a video the frames and rate.
+    """Fill absent fields from the inputs: the size, and for a video the number of frames and the frame rate.
 
-    What it brings comes back without the frames that it does not use.
+    Returns:
+        The filled request, the inputs with the video cut to the frames it uses, and warnings.
 
     Raises:
-        InvalidRequest: the video has fewer frames than the model or the request wants.
+        InvalidRequest: the video has fewer frames than the model or the request needs.
     """
     changed: dict[str, Any] = {}
     warnings: tuple[RequestWarning, ...] = ()
@@ -67,13 +68,15 @@ def _frames_taken(
 
 
 def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedModel) -> dict[str, Any]:
-    """Pictures and video as the pipeline's call takes them.
+    """Return the inputs as arguments of the pipeline's call.
 
     Args:
-        request: as :func:`with_size_of_inputs` has it; the inputs likewise.
+        request: request returned by :func:`with_size_of_inputs`.
+        inputs: inputs returned by :func:`with_size_of_inputs`.
 
     Raises:
-        InvalidRequest: more pictures than it takes, or a mask of another size than its picture.
+        InvalidRequest: more pictures than the pipeline takes, a picture that OmniGen's prompt does not name, or a mask
+            whose size differs from its picture's.
     """
     images = [picture.image for picture in inputs.images]
     if len(images) > 1 and not model.traits.several_pictures:

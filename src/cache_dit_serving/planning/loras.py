@@ -1,4 +1,4 @@
-"""LoRAs as planning sees them: which there are, and with which a call draws."""
+"""LoRAs in planning: the offered ones, and the choice of a call."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from cache_dit_serving.config.settings import LoraSettings
 
 
 class LoraChoice(NamedTuple):
-    """A LoRA that a call draws with."""
+    """A LoRA of a call, and its scale."""
 
     name: str
     scale: float
 
 
 class LoraContents(NamedTuple):
-    """What a LoRA's file holds."""
+    """Contents of a LoRA's file."""
 
     layers: int
-    """Layers of the model that it changes."""
+    """Number of model layers that it changes."""
     rank: int
-    """The greatest of them."""
+    """Greatest rank of its layers."""
     size_bytes: int
-    """Of its tensors."""
+    """Total size of its tensors, bytes."""
     trigger_words: str | None
-    """Words that it wants in the prompt, as its own metadata say."""
+    """Words to put into the prompt, from its metadata."""
 
 
 @dataclass(frozen=True)
 class LoraTraits:
-    """A LoRA that is loaded."""
+    """A LoRA that the server offers."""
 
     name: str
     scale: float
-    """By default: of a request that names none."""
+    """Scale for a request without `loras`."""
     max_scale: float
-    """Greatest scale that a request may ask for, and least with a minus."""
+    """Bound on the absolute scale of a request."""
     fused: bool
-    """Part of the weights: every request draws with it."""
+    """True if it is merged into the weights, so that every request draws with it."""
     contents: LoraContents | None
-    """None: it is loaded when it is first chosen."""
+    """Contents of its file; None if it is loaded on first use."""
 
     @classmethod
     def of(cls, settings: LoraSettings, contents: LoraContents | None) -> LoraTraits:

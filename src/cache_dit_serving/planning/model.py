@@ -1,4 +1,4 @@
-"""The loaded model under its configuration, as planning sees it."""
+"""The loaded model and its configuration, reduced to the values that planning needs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ USUAL_PIXEL_STEPS = {
     MediaKind.PICTURE: 1024 * 1024 * 100 * 4,
     MediaKind.CLIP: 1280 * 720 * 129 * 50,
 }
-"""Pixels x frames x steps x outputs of one request. Of sound, the length is bounded."""
+"""Default maximum of pixels x frames x steps x outputs of one request. Sound is bounded by its length instead."""
 
 
 def usual_steps(traits: PipelineTraits, defaults: RequestDefaults) -> int:
-    """num_inference_steps by the configuration, or else by the pipeline."""
+    """Return the default num_inference_steps: the configuration's, else the pipeline's."""
     return defaults.num_inference_steps or traits.steps.default
 
 
 class AskedToProfile(Enum):
-    """Who wants a trace of a call's outputs."""
+    """Reason for a profiler trace of a call."""
 
     NO = "no"
     BY_REQUEST = "by request"
@@ -41,38 +41,38 @@ class PlannedModel:
     limits: Limits
     speeds: SpeedLadder
     tolerant: bool = False
-    """Whether a field that the model cannot honour is ignored and reported, not refused."""
+    """Ignore and report a field that the model cannot honour, instead of refusing the request."""
     loras: tuple[LoraTraits, ...] = ()
-    """Those that are loaded, in the configuration's order."""
+    """Offered LoRAs in the configuration's order."""
     profiles: Literal["none", "asked", "all"] = "none"
-    """Of which outputs traces are written."""
+    """Outputs to trace: none, those of requests that ask for it, or all."""
     siblings: tuple[PlannedModel, ...] = ()
-    """Pipelines of the same weights for further tasks."""
+    """Pipelines that use the same weights for further tasks."""
 
     @property
     def variants(self) -> tuple[PlannedModel, ...]:
-        """The model's own pipeline and its siblings."""
+        """The model's own pipeline, then its siblings."""
         return (self, *self.siblings)
 
     @property
     def tasks(self) -> list[Task]:
-        """Of all of them, those that this version has requests for."""
+        """Served tasks of all variants, sorted by name."""
         return sorted(task for variant in self.variants for task in variant.traits.tasks & SERVED_TASKS)
 
     @property
     def default_step_count(self) -> int:
-        """num_inference_steps of a request that leaves it out."""
+        """num_inference_steps of a request without this field."""
         return usual_steps(self.traits, self.defaults)
 
     @property
     def max_pixel_steps(self) -> int | None:
-        """Bound on the work of one request: the operator's, or what is usual for the kind of output; None for sound."""
+        """Maximum pixels x steps of one request: the operator's, or the default of the output's kind; None: none."""
         return self.limits.max_pixel_steps or USUAL_PIXEL_STEPS.get(self.traits.makes)
 
     def corrected(self, passes: int) -> PlannedModel:
-        """The same model whose guidance makes `passes` forward passes a step, counted where the plan was wrong.
+        """Return the model with guidance of `passes` forward passes per step, after a count showed a wrong plan.
 
-        Its siblings run the same transformer, and guide as it does.
+        The siblings are corrected too, because they run the same transformer.
         """
         guidance = replace(self.traits.guidance, separate_cfg=passes == 2)
         siblings = tuple(sibling.corrected(passes) for sibling in self.siblings)
@@ -82,7 +82,7 @@ class PlannedModel:
 def planned(
     settings: Settings, traits: PipelineTraits, support: CacheSupport, loras: tuple[LoraTraits, ...]
 ) -> PlannedModel:
-    """A loaded pipeline under a configuration."""
+    """Combine a loaded pipeline's traits with the configuration."""
     speeds = SpeedLadder(settings.cache, settings.speeds, support, usual_steps(traits, settings.defaults))
     tolerant = settings.server.unsupported_fields == "warn"
     profiles = settings.profiling.requests

@@ -1,4 +1,4 @@
-"""From a request to a call: one pure function, and everything it refuses."""
+"""Planning of a request: one pure function from request to call, and its refusals."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def plan(resolved: Resolved, inputs: Inputs = NO_INPUTS) -> Planned:
     """Plan a request on the pipeline of its task.
 
     Args:
-        inputs: the pictures and the video that the request names.
+        inputs: decoded pictures and video of the request.
 
     Raises:
-        InvalidRequest: a field the model cannot honour, a value out of bounds, or two fields that contradict.
-        CacheNotEngaged: `cache.strict`, and it is certain beforehand that no step will be reused.
+        InvalidRequest: a field that the model cannot honour, a value out of bounds, or two contradicting fields.
+        CacheNotEngaged: `cache.strict`, and the settings can reuse no step.
     """
     model, task = resolved.model, resolved.task
     request, warnings = _supported(resolved.request, model, resolved.family)
@@ -50,7 +50,7 @@ def plan(resolved: Resolved, inputs: Inputs = NO_INPUTS) -> Planned:
         arguments |= field.arguments(request, model)
         recorded |= field.recorded(request, model)
     arguments |= input_arguments(request, inputs, model)
-    if model.traits.takes("max_area"):  # FluxKontext would bring every size to its own area
+    if model.traits.takes("max_area"):  # FluxKontext would rescale every size to its default area
         arguments["max_area"] = arguments["width"] * arguments["height"]
     count, seeds = _steps_run(request, model), seeds_of(request, model)
     clip = None
@@ -98,7 +98,7 @@ def plan(resolved: Resolved, inputs: Inputs = NO_INPUTS) -> Planned:
 
 
 def _silenced(request: GenerateRequest, model: PlannedModel) -> tuple[RequestWarning, ...]:
-    """Where the model makes a sound that the format has no room for."""
+    """Return a warning if the model makes sound that the requested video format cannot hold."""
     if not model.traits.heard or request.video_format in (None, DEFAULT_VIDEO_FORMAT):
         return ()
     message = f"a {request.video_format} has no sound, and the model's is left out; an mp4 holds it"
@@ -106,10 +106,10 @@ def _silenced(request: GenerateRequest, model: PlannedModel) -> tuple[RequestWar
 
 
 def _steps_run(request: GenerateRequest, model: PlannedModel) -> int:
-    """Denoising steps that a request runs.
+    """Return the number of denoising steps that a request runs, over all chunks of a clip.
 
     Raises:
-        InvalidRequest: as :func:`step_count`, or a strength that leaves none.
+        InvalidRequest: as :func:`step_count`, or the strength leaves no step.
     """
     count = step_count(request, model)
     run = steps_run(request, model, count)
@@ -126,10 +126,10 @@ def _steps_run(request: GenerateRequest, model: PlannedModel) -> int:
 def _supported(
     request: GenerateRequest, model: PlannedModel, family: PlannedModel
 ) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
-    """The request without the fields that the model does not honour, and what was ignored or adjusted.
+    """Remove fields that the model does not honour, and adjust values that it does not take. Warn of each.
 
     Raises:
-        InvalidRequest: such a field asks for something, and the operator or the field does not let it be ignored.
+        InvalidRequest: such a field has an effect elsewhere, and it may not be ignored on this server.
     """
     changed: dict[str, Any] = {}
     warnings = []
@@ -159,10 +159,10 @@ def _supported(
 
 
 def _effective(request: GenerateRequest, model: PlannedModel) -> tuple[GenerateRequest, tuple[RequestWarning, ...]]:
-    """The request without the fields that its others leave without effect, and what was ignored.
+    """Remove fields that other fields of the request disable. Warn of each.
 
     Raises:
-        InvalidRequest: there is such a field, and the operator does not let it be ignored.
+        InvalidRequest: such a field is present, and it may not be ignored on this server.
     """
     warnings = []
     for field in accepted_fields(model):

@@ -28,11 +28,11 @@ class Planned:
     """One call for each output, in order. They differ in seed and cache choice alone."""
     output: OutputSpec = field(default_factory=OutputSpec)
     recorded: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the request as they were used, under their own names where the pipeline's arguments have others."""
+    """Effective values of request fields that the arguments hold under other names."""
     inputs: Inputs = NO_INPUTS
     """Pictures and videos among the arguments."""
     fittings: tuple[Fitting, ...] = ()
-    """Inputs that come to another shape, or are resized; empty once they are."""
+    """Resizing of the inputs whose size differs from the output's; empty once it is done."""
     warnings: tuple[RequestWarning, ...] = ()
 
     @property
@@ -42,7 +42,7 @@ class Planned:
 
     @property
     def cache(self) -> CacheChoice:
-        """The cache choice of the first output: of all outputs but those of a comparison."""
+        """Cache choice of the first output. Only a comparison's outputs differ in it."""
         return self.call.cache
 
     @property
@@ -52,15 +52,15 @@ class Planned:
 
     @property
     def to_resize(self) -> tuple[Fitting, ...]:
-        """Fittings that are not left to the pipeline."""
+        """Fittings that this server does before the call, not the pipeline."""
         return tuple(fitting for fitting in self.fittings if not fitting.by_pipeline)
 
     def fitted(self, resize: Resize = Fitting.resized) -> Planned:
-        """The same request with its pictures and frames at the drawn size. Repeated, it changes nothing."""
+        """Return the request with its pictures and frames resized. Idempotent."""
         images: dict[int, Image.Image] = {}
         for fitting in self.to_resize:
             for image in self.inputs.images_of(fitting.field):
-                if id(image) not in images:  # a video's frame may stand there several times
+                if id(image) not in images:  # a frame may appear several times in a video
                     images[id(image)] = resize(fitting, image)
         if not images:
             return self
@@ -73,9 +73,9 @@ class Planned:
         return replace(self, calls=tuple(replace(call, caller=name) for call in self.calls))
 
     def parameters(self, call: ImageCall) -> dict[str, Any]:
-        """The request that draws one output again when it is sent alone; stored in the output's file.
+        """Return the request that redraws one output alone, as stored in its file.
 
-        Pictures and videos stand in it by the SHA-256 of their files.
+        Input pictures and videos are given by the SHA-256 of their files.
         """
         settings = call.cache.settings
         cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}
@@ -83,10 +83,10 @@ class Planned:
         return {**fields, **self.recorded, **self.inputs.digests, "seed": call.seed, "cache": cache}
 
     def compared(self) -> Planned:
-        """The same output twice: as asked for, then without the cache.
+        """Return the request that draws its output twice: with the requested cache, then without.
 
         Raises:
-            InvalidRequest: it is for several outputs or without a cache, so that there is nothing to compare.
+            InvalidRequest: it is for several outputs, or runs no cache.
         """
         if len(self.calls) > 1:
             raise InvalidRequest("a comparison draws one image; leave num_images out", param="num_images")
@@ -100,10 +100,10 @@ class Planned:
         return replace(self, calls=(self.call, uncached), output=replace(self.output, keep_media=True))
 
     def check_engages(self) -> None:
-        """Refuse a strict request of which it is certain beforehand that no step will be reused.
+        """Refuse a request with `cache.strict` if its settings can reuse no step.
 
         Raises:
-            CacheNotEngaged: with the evidence.
+            CacheNotEngaged: no step can be reused; the error holds the cache report.
         """
         choice, steps, passes = self.cache, self.call.num_inference_steps, self.call.passes
         if choice.strict and choice.settings and choice.settings.cannot_engage(steps, passes=passes):
@@ -111,7 +111,7 @@ class Planned:
 
 
 def _exchanged(value: Any, images: Mapping[int, Image.Image]) -> Any:
-    """An argument with images in the place of those that they replace, by their identity."""
+    """Return an argument with images replaced, by identity."""
     if isinstance(value, list):
         return [_exchanged(each, images) for each in value]
     return images.get(id(value), value)

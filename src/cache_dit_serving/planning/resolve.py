@@ -12,9 +12,9 @@ from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input, 
 from cache_dit_serving.schemas.request import GenerateRequest
 
 OPTIONAL = frozenset({Input.LAST_IMAGE})
-"""What no task needs, and what decides none."""
+"""Inputs that no task requires and that select no task."""
 NOUNS = {"mask_url": "mask", "video_url": "video"}
-"""What fields hold that do not hold pictures."""
+"""Nouns for errors, by field. Other fields hold a picture."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Resolved:
 
 
 def resolve(request: GenerateRequest, family: PlannedModel) -> Resolved:
-    """Find the pipeline and the task of a request: the first whose inputs are those that it brings.
+    """Return the pipeline and its task whose inputs are exactly those that the request sends.
 
     Raises:
-        InvalidRequest: none does; it says what is missing, or too much.
+        InvalidRequest: no task takes these inputs; the message names the missing or unsupported one.
     """
     if request.mask_url is not None and not request.image_urls:
         raise InvalidRequest("mask_url is a mask of a picture; send that in image_urls", param="mask_url")

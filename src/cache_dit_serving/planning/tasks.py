@@ -1,4 +1,4 @@
-"""The tasks of diffusers' pipelines: what each needs and makes, and which ones a pipeline has."""
+"""Tasks of diffusers' pipelines: inputs and output of each, and the tasks of a given pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Signature = Mapping[str, inspect.Parameter]
 
 
 class Input(StrEnum):
-    """Something that a pipeline is given, apart from numbers."""
+    """Input of a pipeline other than a number."""
 
     PROMPT = "prompt"
     IMAGE = "image"
@@ -33,17 +33,17 @@ PARAMETERS: dict[Input, frozenset[str]] = {
     Input.VIDEO: frozenset({"video", "control_video"}),
     Input.CLASS_LABELS: frozenset({"class_labels"}),
 }
-"""The names under which diffusers' pipelines take each input."""
+"""Parameter names of each input in diffusers' pipelines."""
 VIDEO_REFERENCES = frozenset({"pose_video", "controls", "reference_conditions", "face_video"})
-"""Those under which they take what this server has no fields for: poses, depth maps and the like."""
+"""Parameter names of inputs that this server has no fields for, such as poses and depth maps."""
 SOUND_LENGTHS = ("audio_end_in_s", "audio_length_in_s", "audio_duration_s", "audio_duration", "duration")
-"""Those under which they take the length of a sound, in seconds."""
+"""Parameter names of the length of a sound, seconds."""
 WORDS = frozenset({Input.PROMPT, Input.CLASS_LABELS})
-"""What a request of every task says in words, unlike what it brings."""
+"""Inputs given as text or numbers, not as pictures or videos."""
 
 
 class Task(StrEnum):
-    """A task, by the name that answers and messages give it."""
+    """Task of a pipeline. The values are the names used in answers and messages."""
 
     TEXT_TO_IMAGE = "text-to-image"
     IMAGE_EDIT = "image-edit"
@@ -116,15 +116,15 @@ SERVED_TASKS = frozenset(
         Task.TEXT_TO_AUDIO,
     }
 )
-"""Those that this version has requests for."""
+"""Tasks that this version has requests for."""
 SIZED_TASKS = frozenset(
     task for task in SERVED_TASKS - {Task.IMAGE_EDIT} if TASKS[task].needs & {Input.IMAGE, Input.CONTROL, Input.VIDEO}
 )
-"""Those of them whose pipelines bring what they are given to the size that is drawn."""
+"""Served tasks whose pipelines resize their inputs to the output size."""
 
 NOT_FROM_TEXT_ALONE = frozenset(
     {
-        # They edit the picture or continue the video they are given.
+        # Pipelines that edit a picture or continue a video.
         "CosmosVideoToWorldPipeline",
         "Cosmos2VideoToWorldPipeline",
         "HunyuanImageRefinerPipeline",
@@ -140,7 +140,10 @@ NOT_FROM_TEXT_ALONE = frozenset(
         "WanVACEPipeline",
     }
 )
-"""Classes of diffusers 0.42 whose signature has None for every input but which fail without one, as a run showed."""
+"""Classes of diffusers 0.42 that need a picture or video although their signature has None as its default.
+
+Each was found by a run.
+"""
 
 SEVERAL_PICTURES = frozenset(
     {
@@ -153,27 +156,27 @@ SEVERAL_PICTURES = frozenset(
         "QwenImageEditPlusPipeline",
     }
 )
-"""Classes of diffusers 0.42 that make one output of several pictures; others make one of each."""
+"""Classes of diffusers 0.42 that make one output from several pictures. Others make one output per picture."""
 
 
 def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> frozenset[Task]:
-    """The tasks of a pipeline: those whose inputs its call takes, and which give it all that it cannot do without."""
+    """Return the tasks of a pipeline: its call takes all inputs of a task, and the task provides all required ones."""
     taken = frozenset(given for given, names in PARAMETERS.items() if names & signature.keys())
     needed = frozenset(given for given in taken if any(_required(signature, name) for name in PARAMETERS[given]))
     if "frame_size" in signature:
-        return frozenset({Task.VIEWS})  # ShapE draws one object from all sides
+        return frozenset({Task.VIEWS})  # ShapE renders one object from all sides
     if "content_prompt" in signature:
-        return frozenset({Task.BY_EXAMPLE})  # VisualCloze is shown pairs of pictures
+        return frozenset({Task.BY_EXAMPLE})  # VisualCloze takes pairs of pictures
     if "layers" in signature:
-        return frozenset({Task.LAYERS})  # QwenImageLayered takes a picture apart
+        return frozenset({Task.LAYERS})  # QwenImageLayered decomposes a picture
     if VIDEO_REFERENCES & signature.keys():
         return frozenset({Task.VIDEO_REFERENCE})
     if "overlap_history" in signature and Input.VIDEO in taken:
-        return frozenset({Task.VIDEO_EXTENSION})  # SkyReels-V2 goes on with a video
+        return frozenset({Task.VIDEO_EXTENSION})  # SkyReels-V2 extends a video
     if "control_video" in signature:
         return frozenset({Task.VIDEO_CONTROL})
     if "control_mask" in signature:
-        return frozenset({Task.INPAINT})  # of its control image, of Stable Diffusion 3 and Qwen-Image
+        return frozenset({Task.INPAINT})  # Stable Diffusion 3 and Qwen-Image inpaint their control image
     if Input.CONTROL in taken:
         with_image = Task.CONTROL_INPAINT if Input.MASK in taken else Task.CONTROL_IMG2IMG
         return frozenset({with_image if Input.IMAGE in taken else Task.CONTROL})
@@ -181,7 +184,7 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
         return frozenset({Task.CLASS_CONDITIONAL})
     if Input.MASK in taken:
         needed |= TASKS[Task.INPAINT if makes is MediaKind.PICTURE else Task.VIDEO_INPAINT].needs
-    # With a strength, a call begins from what it is given, whatever its default; LTX's conditions may be none at all.
+    # A call with a strength starts from its input, whatever the default. LTX's conditions may be empty.
     begins_from_media = "strength" in signature and "conditions" not in signature
     fitting = {
         task for task, facts in TASKS.items() if facts.makes is makes and facts.needs <= taken and needed <= facts.needs

@@ -1,4 +1,4 @@
-"""What requests need to know of a loaded pipeline. How it is read from one is in :mod:`pipeline.introspect`."""
+"""Traits of a loaded pipeline that planning needs. :mod:`pipeline.introspect` reads them from a pipeline."""
 
 from __future__ import annotations
 
@@ -14,59 +14,62 @@ from cache_dit_serving.planning.tasks import Input, Task
 @dataclass(frozen=True)
 class SizeTraits:
     multiple: int
-    """Width and height must be multiples of this, in pixels."""
+    """Grid of width and height, pixels."""
     default_width: int
-    """The pipeline's own, in pixels, where it takes one; likewise the height."""
+    """The pipeline's default width, pixels."""
     default_height: int
+    """The pipeline's default height, pixels."""
 
 
 @dataclass(frozen=True)
 class ClipTraits:
     default_frames: int
-    """The pipeline's own number of frames."""
+    """The pipeline's default number of frames."""
     multiple: int
-    """Frames that one latent frame stands for."""
+    """Number of frames per latent frame."""
     remainder: int
-    """A clip has `multiple` x k + `remainder` frames."""
+    """Remainder of the number of frames: a clip has `multiple` x k + `remainder` frames."""
     frames_parameter: str | None
-    """Under which the pipeline's call takes the number of frames; None where the video that it is given decides."""
+    """Parameter of the number of frames; None if the input video determines it."""
     fps_parameter: str | None
-    """And the frame rate, where the model is told of it."""
+    """Parameter of the frame rate; None if the model takes none."""
     default_fps: float
+    """Default frame rate, frames per second."""
     least: int | None = None
-    """Fewest frames, where the autoencoder decodes no fewer."""
+    """Minimum number of frames that the autoencoder decodes; None: no bound."""
     most: int | None = None
-    """Most frames, where the weights make no more."""
+    """Maximum number of frames that the weights make; None: no bound."""
     chunk: int | None = None
-    """Frames that are denoised together, where a longer clip runs all its steps for each chunk of them."""
+    """Number of frames denoised together. A longer clip runs all steps once per chunk. None: no chunks."""
 
     def chunks(self, frames: int) -> int:
-        """How often the steps run for a clip."""
+        """Return how many times the steps run for a clip of `frames` frames."""
         return math.ceil(frames / self.chunk) if self.chunk else 1
 
 
 @dataclass(frozen=True)
 class SoundTraits:
     length_parameter: str
-    """Under which the pipeline's call takes the length, in seconds."""
+    """Parameter of the length in seconds."""
     default_length_s: float
+    """The pipeline's default length, seconds."""
     most_length_s: float | None
-    """The longest that the model makes; None where its class names no bound."""
+    """Maximum length that the model makes, seconds; None if its class states no bound."""
     rate: int
-    """Samples a second."""
+    """Sample rate, samples per second."""
     always_whole: bool
-    """Whether it makes the longest each time, and cuts off what is not asked for."""
+    """True if the model always makes the maximum length and cuts it to the requested one."""
 
 
 @dataclass(frozen=True)
 class StrengthTraits:
     default: float
-    """The pipeline's own strength."""
+    """The pipeline's default strength."""
     rounds_up: bool
-    """Whether a step that strength leaves in part is run."""
+    """True if a fractional number of steps is rounded up."""
 
     def steps_run(self, num_inference_steps: int, strength: float) -> int:
-        """Denoising steps that are left of a schedule; computed as diffusers 0.42's `get_timesteps` does."""
+        """Return how many steps of a schedule run, computed as in `get_timesteps` of diffusers 0.42."""
         if self.rounds_up:
             return num_inference_steps - int(
                 num_inference_steps - min(num_inference_steps * strength, num_inference_steps)
@@ -76,80 +79,82 @@ class StrengthTraits:
 
 @dataclass(frozen=True)
 class ClassTraits:
-    """The classes that a class-conditional pipeline draws."""
+    """Classes of a class-conditional pipeline."""
 
     parameter: str
-    """Under which the pipeline's call takes a list of them."""
+    """Parameter of the list of class numbers."""
     count: int
+    """Number of classes; they are numbered from 0."""
     names: Mapping[str, int]
-    """Number by name, where the model holds names; several may mean one class."""
+    """Class number by name; empty if the model has no names. Several names may denote one class."""
 
 
 @dataclass(frozen=True)
 class SequenceTraits:
-    """Tokens of a prompt."""
+    """Bounds on the tokens of a prompt."""
 
     default: int | None = None
-    """The pipeline's own max_sequence_length; None where it takes none."""
+    """The pipeline's default max_sequence_length; None if it takes none."""
     most: int | None = None
-    """The greatest that its class lets pass; None where it checks none."""
+    """Maximum that its class accepts, tokens; None if it checks none."""
 
 
 @dataclass(frozen=True)
 class StepTraits:
     default: int
-    """The pipeline's own num_inference_steps."""
+    """The pipeline's default num_inference_steps."""
     least: int
-    """Fewer fail in its scheduler."""
+    """Minimum number of steps. The scheduler fails with fewer."""
     flow_matching: bool
-    """Whether its noise levels (sigmas) lie in (0, 1]."""
+    """True if the scheduler is flow matching: its noise levels (sigmas) lie in (0, 1]."""
 
 
 @dataclass(frozen=True)
 class GuidanceTraits:
     default_scale: float | None
-    """The pipeline's own guidance_scale; None where it takes none."""
+    """The pipeline's default guidance_scale; None if it takes none."""
     default_true_cfg_scale: float | None
+    """The pipeline's default true_cfg_scale; None if it takes none."""
     guides_above: float
-    """The guidance_scale above which the pipeline predicts twice; infinite for weights that never do."""
+    """guidance_scale above which the pipeline makes a second prediction; infinite for weights that never do."""
     honours_scale: bool
-    """Whether guidance_scale changes the picture."""
+    """True if guidance_scale changes the output."""
     separate_cfg: bool
-    """Whether the family makes the second prediction in a forward pass of its own: cache-dit's default for it, until
-    a count of the passes says otherwise."""
+    """True if the second prediction takes a forward pass of its own. The value is cache-dit's default for the family,
+    until a count of the passes corrects it."""
     needs_negative_prompt: bool = False
-    """Whether the pipeline fails without one, be it empty."""
+    """True if the pipeline fails without a negative prompt. An empty one is enough."""
 
 
 @dataclass(frozen=True)
 class PipelineTraits:
-    """A pipeline by its class and signature, never by its path."""
+    """Traits of a pipeline, derived from its class and signature, never from its path."""
 
     pipeline_class: str
     tasks: frozenset[Task]
     makes: MediaKind
     parameters: frozenset[str]
-    """Names that the pipeline's call takes."""
+    """Parameter names of the pipeline's call."""
     sizes: SizeTraits
     steps: StepTraits
     guidance: GuidanceTraits
     sequence: SequenceTraits = SequenceTraits()
     extra_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Type by name of the call's further arguments, as far as JSON can say them."""
+    """Types of the call's further arguments, by name. Only types that JSON can express."""
     clip: ClipTraits | None = None
-    """Of a pipeline that makes clips."""
+    """Traits of the clips; None if the pipeline makes none."""
     heard: bool = False
-    """Whether its clips have a sound."""
+    """True if its clips have sound."""
     sound: SoundTraits | None = None
-    """Of a pipeline that makes sounds alone."""
+    """Traits of the sound; None if the pipeline's output is not sound alone."""
     brought: Mapping[Input, str] = field(default_factory=dict)
-    """Parameter of the call by what it is given: pictures, a mask, a video."""
+    """Parameter of the call for each input: pictures, a mask, a video."""
     several_pictures: bool = False
-    """Whether it makes one output of more than one picture; others would make one of each."""
+    """True if several pictures give one output. Other pipelines would make one output per picture."""
     classes: ClassTraits | None = None
-    """Of a pipeline that draws a class, not a prompt."""
+    """Traits of the classes; None if the pipeline draws from a prompt."""
     strength: StrengthTraits | None = None
-    """Of a pipeline whose strength says how many of the steps run."""
+    """Traits of `strength`; None if no strength determines how many steps run."""
 
     def takes(self, parameter: str) -> bool:
         return parameter in self.parameters

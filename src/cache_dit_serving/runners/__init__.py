@@ -1,1 +1,1 @@
-"""A model on several processes, one for each GPU, behind the protocol of the one that runs in this process."""
+"""Runner of a model on several processes, one per GPU. It implements the same protocol as the in-process runner."""

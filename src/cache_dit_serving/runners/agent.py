@@ -1,7 +1,7 @@
-"""torch's elastic agent with the ranks of this machine: in the server's process, and in that of `join`.
+"""torch's elastic agent, which starts this machine's ranks. It runs in the server's process and in that of `join`.
 
-Without GPUs the ranks are forked from one process that has imported the libraries, multiprocessing's fork server. It
-starts with the first group, serves all later ones, and ends with the process that started it and its ranks.
+Without GPUs, the ranks are forked from multiprocessing's fork server, which has imported the libraries. It starts with
+the first group, serves all later ones, and ends when the process that started it and its ranks have ended.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from cache_dit_serving.runners.entry import NAME, run_rank
 
 POLL_S = 0.2
 PATIENCE_S = 1800
-"""For another machine's agent to come, once its machine was told to start its ranks."""
+"""Maximum wait for another machine's agent after its machine got its welcome, seconds."""
 TRACKER = "ignore:resource_tracker"
-"""Filter for the warning, in plain text, of CPython 3.11's resource tracker when this process was killed."""
+"""Warning filter. When this process is killed, CPython 3.11's resource tracker prints a warning in plain text."""
 
 
 def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = None) -> None:
-    """Start the ranks of this machine, and watch them until they end.
+    """Start this machine's ranks and wait until they end.
 
     Args:
-        place: what this machine is in the group.
-        server: where the ranks find the server, as :func:`wire.connect` takes it.
-        meeting: the socket that listens at the place's endpoint, on node 0 of several; closed at the end.
+        place: this machine's place in the group.
+        server: address of the server for the ranks, as :func:`wire.connect` takes it.
+        meeting: socket that listens at the place's endpoint; only on node 0 of several. It is closed at the end.
 
     Raises:
-        ChildFailedError: one ended in failure; none is left.
-        SignalException: this process was told to end; none is left. Only in a main thread.
+        ChildFailedError: a rank failed; all ranks have ended.
+        SignalException: this process received a signal to end; all ranks have ended. Only in a main thread.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from cache_dit_serving.runners.rendezvous import BACKEND
 
-    claim_loggers()  # torch's, which the import has made
+    claim_loggers()  # torch's loggers exist only after the import
     config = LaunchConfig(
         min_nodes=place.nodes,
         max_nodes=place.nodes,
@@ -50,7 +50,7 @@ def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = No
         rdzv_backend=BACKEND,
         rdzv_endpoint=place.endpoint,
         rdzv_configs={"node": place.node, "timeout": PATIENCE_S, "meeting": meeting},
-        # Or the agent makes a folder for the ranks' output, which goes to the terminal, and leaves it behind.
+        # Otherwise the agent makes a folder for output files of the ranks and leaves it behind.
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         max_restarts=0,
         monitor_interval=POLL_S,
@@ -63,10 +63,10 @@ def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = No
 
 
 def start_method() -> str:
-    """How multiprocessing starts the ranks of this machine.
+    """Return multiprocessing's start method for this machine's ranks.
 
-    cache-dit 1.5.3 and torchao look for GPUs as they are imported. After that torch 2.13 refuses CUDA in a forked
-    process ("Cannot re-initialize CUDA in forked subprocess").
+    cache-dit 1.5.3 and torchao look for GPUs on import. After that, torch 2.13 refuses CUDA in a forked process
+    ("Cannot re-initialize CUDA in forked subprocess").
     """
     import torch
 
@@ -74,7 +74,7 @@ def start_method() -> str:
 
 
 def ranks_of(pid: int) -> list[psutil.Process]:
-    """The ranks that a process started and that still run."""
+    """Return the running ranks that a process started."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

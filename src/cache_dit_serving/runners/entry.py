@@ -1,4 +1,4 @@
-"""The start and the end of a rank's process. Its log has one format before the libraries are imported."""
+"""Entry point of a rank's process. It configures the log before it imports the libraries."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from cache_dit_serving.pipeline.environment import quiet_libraries
 logger = logging.getLogger(__name__)
 
 NAME = "rank-"
-"""Start of the process's name, in its log and as `ps` and `top` have it; the rank's number follows."""
+"""Prefix of the process's name in the log, `ps` and `top`. The rank's number follows."""
 
 
 def run_rank(server: str, token: str) -> None:
-    """Be the rank that the environment names, to its end.
+    """Run the rank whose number is in the environment variable RANK, until it ends.
 
     Args:
         server: address of the server, as :func:`wire.connect` takes it.
-        token: the group's.
+        token: secret of the group.
     """
     number = int(os.environ["RANK"])
-    os.setsid()  # a signal to the server's process group is the server's to act on
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # torch sends it as the thread that started this process ends
-    with contextlib.suppress(OSError):  # Linux alone has it
+    os.setsid()  # only the server handles signals to its process group
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # torch sends it when the thread that started this process ends
+    with contextlib.suppress(OSError):  # only Linux has it
         Path("/proc/self/comm").write_text(f"{NAME}{number}")
     configure_logs("INFO", configured_format(), f"{NAME}{number}")
     quiet_libraries()

@@ -1,6 +1,6 @@
-"""The ranks of one model as the server sees them: started by torch's elastic agents, heard, and given up as a whole.
+"""The server's handle on the ranks of one model. It starts them by torch's elastic agents and ends them as a whole.
 
-The agent of this machine runs in a thread here; other machines run theirs with `cache-dit-serving join`.
+This machine's agent runs in a thread here. Other machines run theirs with `cache-dit-serving join`.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ from cache_dit_serving.runners.versions import differing
 logger = logging.getLogger(__name__)
 
 SILENT_S = 30.0
-"""Without a word from a rank, after which it counts as hung."""
+"""Maximum time without a message from a rank, seconds. After it the rank counts as hung."""
 ENDING_S = 10.0
+"""Maximum wait for the ranks to exit by themselves, seconds. After it they are killed."""
 REASON_S = 1.0
-"""For a rank to say what befell it, before another's end that followed counts."""
+"""Delay before a closed connection counts as the cause of a loss, seconds. A failed rank's own report comes first."""
 
 
 class Group:
-    """Hears every rank, and speaks to rank 0."""
+    """Group of ranks. It receives messages from every rank and sends commands to rank 0."""
 
     def __init__(self, settings: Settings) -> None:
         """
         Raises:
-            LoadError: the address where nodes meet cannot be listened at, or they could not prove who they are.
+            LoadError: the rendezvous' address cannot be listened at, or several nodes have no join token.
         """
         import torch
 
@@ -56,7 +57,7 @@ class Group:
         self._join_token = os.environ.get(wire.JOIN_TOKEN, "")
         self._listening: list[socket.socket] = []
         self._meeting: socket.socket | None = None
-        """The socket at which the agents of several machines meet: a free port of the rendezvous' address."""
+        """Socket of the rendezvous of several machines' agents, at a free port of the rendezvous' host."""
         if self._spread.nodes > 1:
             if not self._join_token:
                 raise LoadError(f"parallelism.nodes: set {wire.JOIN_TOKEN} to a secret, the same one on every node")
@@ -68,24 +69,26 @@ class Group:
         self._listening.append(_listening_at(self._path, self.size))
         self._links: dict[int, wire.Link] = {}
         self._pids: dict[int, int] = {}
-        """Of the ranks on this machine."""
+        """Process ids of the ranks on this machine, by rank."""
         self._heard: dict[int, float] = {}
+        """Time of the last message of each rank, seconds of the monotonic clock."""
         self._nodes: list[wire.Link] = []
-        """Other machines, as they joined; those beyond the number that is needed wait for the next group."""
+        """Other machines in the order of joining. Surplus ones wait for the next group."""
         self._gathered = threading.Condition()
         self._placed = False
         self._closing = False
         self._lost: str | None = None
         self._ended = False
         self.messages: queue.Queue[tuple[wire.Up, list[bytes]]] = queue.Queue()
-        """What rank 0 says."""
+        """Messages of rank 0 with their attachments."""
         self.memory: dict[str, int] = {}
-        """Of rank 0, as it says by and by; so its LoRAs."""
+        """Memory that rank 0 reported last, bytes."""
         self.loras: dict[str, LoraContents] = {}
+        """Loaded LoRAs that rank 0 reported last."""
 
     def start(self, progress: Callable[[str], None]) -> None:
-        """Start the ranks, here and on other machines, once those have joined; for however long that takes."""
-        atexit.register(self.close)  # before multiprocessing waits, for ever, for the ranks of this process
+        """Wait until the other machines have joined, without a time limit, then start the ranks everywhere."""
+        atexit.register(self.close)  # runs before multiprocessing's own handler, which waits for the ranks for ever
         for listening in self._listening:
             threading.Thread(target=self._accept, args=(listening,), daemon=True, name="ranks").start()
         nodes, ranks = self._spread.nodes, self._spread.ranks_per_node
@@ -111,7 +114,7 @@ class Group:
 
     @property
     def lost(self) -> str | None:
-        """What befell the ranks, once they are of no more use."""
+        """Reason why the ranks are lost; None while they are usable."""
         silent = [rank for rank, when in self._heard.items() if time.monotonic() - when > SILENT_S]
         if silent:
             self.lose(f"rank {silent[0]} hangs: nothing was heard of it for {SILENT_S:g} s")
@@ -119,28 +122,29 @@ class Group:
 
     @property
     def ended(self) -> bool:
-        """Whether a rank or a node has ended, also before the reason is known."""
+        """True once a rank or a node has ended, even before the reason is known."""
         return self._ended or self.lost is not None
 
     def check(self) -> None:
-        """
+        """Raise if the ranks are lost.
+
         Raises:
-            RunnerLost: the ranks are of no more use.
+            RunnerLost: the ranks are lost.
         """
         if (reason := self.lost) is not None:
             raise RunnerLost(reason)
 
     def lose(self, reason: str) -> None:
-        """Give the ranks up."""
+        """Declare the ranks lost. The first reason is kept."""
         if self._lost is None and not self._closing:
             logger.error("the ranks are given up: %s", reason)
             self._lost = reason
 
     def send(self, message: wire.Message, attachments: list[bytes] | None = None) -> None:
-        """To rank 0.
+        """Send a command to rank 0.
 
         Raises:
-            RunnerLost: it has gone.
+            RunnerLost: the ranks are lost.
         """
         self.check()
         try:
@@ -150,7 +154,7 @@ class Group:
             self.check()
 
     def close(self) -> None:
-        """End all ranks. The other machines end theirs as their connection does."""
+        """End all ranks. Other machines end theirs when their connection closes."""
         atexit.unregister(self.close)
         with self._gathered:
             self._closing = True
@@ -167,7 +171,7 @@ class Group:
                 continue
         for listening in [*self._listening, *([self._meeting] if self._meeting else [])]:
             with contextlib.suppress(OSError):
-                listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which keeps it open
+                listening.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread, which would keep it open
             listening.close()
         for link in [*self._links.values(), *self._nodes]:
             link.close()
@@ -190,7 +194,7 @@ class Group:
             self._placed = True
 
     def _endpoint(self) -> str:
-        """Address of the agents' meeting, empty on one machine."""
+        """Return host:port of the agents' rendezvous; empty on one machine."""
         return f"{self._rendezvous_host()}:{self._meeting.getsockname()[1]}" if self._meeting else ""
 
     def _rendezvous_host(self) -> str:
@@ -207,7 +211,7 @@ class Group:
             return  # closed
 
     def _listen(self, link: wire.Link) -> None:
-        """Take what one connection says, to its end."""
+        """Serve one connection until it ends."""
         try:
             greeting = link.greeting()
         except wire.Closed:
@@ -221,7 +225,7 @@ class Group:
             link.close()
 
     def _take_node(self, link: wire.Link, join: wire.Join) -> None:
-        """Have another machine in the group, until it ends."""
+        """Keep another machine in the group until its connection ends. An unfit one is refused."""
         if (why := self._unfit(join)) is not None:
             logger.warning("a node may not join: %s", why)
             with link:
@@ -263,7 +267,7 @@ class Group:
         if link.local:
             self._pids[rank] = hello.pid
         try:
-            # An explicit default may be one that has no effect.
+            # Defaults are left out: set explicitly, one may be refused as having no effect.
             given = self._settings.model_dump(mode="json", exclude_defaults=True)
             store = str(self._folder.path / "store") if self._spread.nodes == 1 else None
             link.send(wire.Brief(settings=given, on_gpus=self._on_gpus, store=store))
@@ -287,7 +291,7 @@ class Group:
                 self.messages.put((message, attachments))
             self._ended = True
             if message.what == "error":
-                time.sleep(REASON_S)  # it may be an exchange with a rank that ended
+                time.sleep(REASON_S)  # it may have failed only because another rank ended
             what = "ran out of memory" if message.what == "out_of_memory" else f"failed: {message.message}"
             self.lose(f"rank {rank} {what}")
         elif isinstance(message, wire.Beat):
@@ -309,15 +313,15 @@ class Group:
             )
             logger.error("the ranks have ended: %s", ends)
             self.lose(f"the ranks ended ({ends})")
-        except Exception as error:  # noqa: BLE001 (whatever it is, the ranks are gone)
+        except Exception as error:  # noqa: BLE001 (whatever the error, the ranks have ended)
             self.lose(f"the ranks ended ({type(error).__name__})")
 
 
 def _listening_at(address: str, backlog: int) -> socket.socket:
-    """A socket at a path, or at host:port.
+    """Return a listening socket at a path or at host:port.
 
     Raises:
-        LoadError: nobody can listen there.
+        LoadError: this machine cannot listen at host:port.
     """
     if address.startswith("/"):
         listening = socket.socket(socket.AF_UNIX)

@@ -1,4 +1,4 @@
-"""The network interface over which the ranks exchange tensors."""
+"""Network interface of the ranks' tensor exchange."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LOOPBACK = "127.0.0.1"
 
 
 def bind_transports(address: str, *, always: bool) -> None:
-    """Have gloo and NCCL listen on one interface. Left alone, each chooses one, and not loopback.
+    """Have gloo and NCCL listen on one interface. By default each chooses one itself, and not loopback.
 
     Args:
         address: an IP address of this machine, on the interface.
-        always: override the interface that the environment names.
+        always: override an interface that the environment already names.
     """
     if (name := interface_of(address)) is None:
         return
@@ -43,10 +43,10 @@ def interface_of(address: str) -> str | None:
 
 
 def exposure(*endpoints: str) -> str:
-    """Return the line for the log of a machine whose ranks exchange with other machines.
+    """Return the log line about open ports, for a machine whose ranks exchange tensors with other machines.
 
     Args:
-        endpoints: the host:port that are known beforehand.
+        endpoints: host:port of the listeners whose ports are known.
     """
     try:
         first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()

@@ -1,7 +1,8 @@
-"""One rank of a model that runs on several, in a process that :mod:`entry` begins.
+"""One rank of a model on several ranks, in a process that :mod:`entry` starts.
 
-Rank 0 hears the server's commands and tells the others; all do the same, and stop at the same step. At the end of each
-command all compare how it ended: where they differ, or one does not answer, they end, and the server starts anew.
+Rank 0 receives the server's commands and broadcasts them. All ranks run the same command and stop at the same step.
+After each command they compare the outcomes. If these differ, or a rank does not answer, the ranks end and the server
+starts new ones.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 AGREE_S = 10.0
-"""Within which all ranks must say how a command ended, after the first has."""
+"""Maximum wait of a failed rank for the others' outcomes, seconds."""
 LINGER_S = 1.0
-"""Time for the agent to notice the rank whose end made this one fail."""
+"""Delay of a failed rank's exit, seconds. In this time the agent notices the rank that failed first."""
 FOREVER = timedelta(days=3650)
 LOADING = timedelta(minutes=30)
 
 
 class Rank:
-    """The state of this process."""
+    """State of a rank's process. It is the `Watch` of its own runner."""
 
     def __init__(self, rank: int, settings: Settings, link: wire.Link, store: str | None) -> None:
         self.rank = rank
@@ -51,16 +52,16 @@ class Rank:
         self._settings = settings
         self._link = link
         self._control: Any = None
-        """The group for commands: idle for as long as nobody asks for anything."""
+        """Process group for commands. It has no timeout, because it may be idle for a long time."""
         self._commands: queue.Queue[tuple[Any, list[bytes]]] = queue.Queue()
         self._cancel = threading.Event()
         self._loaded: Loaded | None = None
 
     def run(self) -> None:
-        """Meet the other ranks, load, then do what comes until told to end.
+        """Join the other ranks, load the model, then run commands until `Exit` comes.
 
         Raises:
-            LoadError: what stands in the way.
+            LoadError: the model cannot be loaded.
         """
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
@@ -78,7 +79,7 @@ class Rank:
         spread = self._settings.parallelism
         assert spread is not None
         on_gpus = self._settings.model.device != "cpu"
-        # Ranks load at different paces. Steps that stand still are the server's to notice.
+        # Long, because ranks load at different speeds. The server watches the time of a step.
         timeout = max(LOADING, timedelta(seconds=spread.step_timeout_s))
         backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         if self._store is not None:
@@ -96,7 +97,7 @@ class Rank:
             self._link.send(message, attachments)
 
     def _listen(self) -> None:
-        """Take commands apart from cancellations; without a server there is nothing left to do."""
+        """Receive commands into the queue; a cancellation sets its flag at once. Exit when the server is gone."""
         try:
             while True:
                 text, attachments = self._link.receive()
@@ -118,7 +119,7 @@ class Rank:
             os._exit(1)
 
     def _next(self) -> tuple[Any, list[bytes]]:
-        """The next command, from rank 0 to all, its pictures too."""
+        """Broadcast the next command and its attachments from rank 0 to all ranks, and return them."""
         text, attachments = self._commands.get() if self.rank == 0 else (None, [])
         head = json.dumps([text, list(map(len, attachments))]).encode() if self.rank == 0 else b""
         text, lengths = json.loads(self._broadcast(head))
@@ -166,7 +167,7 @@ class Rank:
 
     @property
     def cancelled(self) -> bool:
-        """Rank 0's word, for all; asked after each step."""
+        """Rank 0's cancellation flag, which reading broadcasts. Every rank must read it after each step."""
         flag = torch.tensor([int(self._cancel.is_set())])
         dist.broadcast(flag, 0, group=self._control)
         return bool(flag)
@@ -175,16 +176,16 @@ class Rank:
         self._say(wire.Progress(done=done, cached=cached))
 
     def preview(self, done: int, take: TakePreview) -> None:
-        pass  # latents do not leave the ranks
+        pass  # latents stay on the ranks
 
     def _agree(self, answer: wire.Message) -> None:
-        """End unless all ranks ended the command alike."""
+        """Compare this rank's outcome with the others'. If they differ, report the failure and exit."""
         kinds = ("stopped", "invalid", "out_of_memory", "error")
         mine = 1 + kinds.index(answer.what) if isinstance(answer, wire.Failed) else 0
         every = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
         work = dist.all_gather(every, torch.tensor([mine]), group=self._control, async_op=True)
         try:
-            # One that failed waits for those that are still in a step, or for ever in an exchange without it.
+            # A failed rank waits only so long: others may be in a step, or blocked for ever in an exchange without it.
             work.wait(timedelta(seconds=AGREE_S) if mine else FOREVER)
             agreed = {int(each) for each in every} == {mine}
         except RuntimeError:
@@ -202,7 +203,7 @@ def _ready(loaded: Loaded) -> wire.Ready:
         facts=facts.dump_python(loaded.runner.facts, mode="json"),
         variants=[
             {
-                # Types of arguments: JSON has none, and the server finds them by the class.
+                # JSON cannot hold argument types; the server derives them from the class.
                 "traits": traits.dump_python(variant.traits, mode="json", exclude={"extra_arguments"}),
                 "support": support.dump_python(variant.speeds.support, mode="json"),
             }
@@ -213,13 +214,19 @@ def _ready(loaded: Loaded) -> wire.Ready:
 
 
 def main(number: int, server: str, token: str) -> None:
-    """Run a rank until the server ends it or has gone."""
+    """Run a rank until the server ends it or is gone.
+
+    Args:
+        number: the rank.
+        server: address of the server, as :func:`wire.connect` takes it.
+        token: secret of the group.
+    """
     try:
         link = wire.connect(server)
         link.send(wire.Hello(rank=number, pid=os.getpid(), token=token))
         brief = wire.Brief.model_validate(link.receive()[0])
     except (OSError, wire.Closed):
-        os._exit(1)  # the server has gone
+        os._exit(1)  # the server is gone
     settings = Settings.model_validate(brief.settings)
     configure_logs(settings.server.log_level, settings.server.log_format, f"rank-{number}")
     device = f"cuda:{os.environ['LOCAL_RANK']}" if brief.on_gpus else "cpu"
@@ -235,6 +242,6 @@ def main(number: int, server: str, token: str) -> None:
 
 
 def fail() -> NoReturn:
-    """End this process, after the one that befell it: torch's agent names only the first that it sees ended."""
+    """Exit after `LINGER_S`. torch's agent names only the first ended rank it sees, which must be the one at fault."""
     time.sleep(LINGER_S)
     os._exit(1)

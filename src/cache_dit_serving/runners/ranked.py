@@ -1,6 +1,6 @@
-"""The runner of a model on several ranks: processes that torch's elastic agent starts and watches.
+"""Runner of a model on several ranks: processes that torch's elastic agent starts and watches.
 
-A group that loses a rank ends as a whole: the request that ran fails, and the server loads the model anew.
+A group that loses a rank ends as a whole. The running request fails, and the server loads the model again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class RankedRunner:
-    """Speaks to rank 0; every rank speaks to it."""
+    """Runner that sends commands to rank 0 and receives its answers."""
 
     def __init__(self, settings: Settings) -> None:
         assert settings.parallelism is not None
@@ -45,7 +45,7 @@ class RankedRunner:
         """Start the ranks and have them load the model.
 
         Raises:
-            LoadError: what stands in the way.
+            LoadError: the ranks cannot be started, ended, or cannot load the model.
         """
         runner = cls(settings)
         try:
@@ -59,16 +59,22 @@ class RankedRunner:
 
     @property
     def lost(self) -> str | None:
-        """What befell the ranks, once they are of no more use."""
+        """Reason why the ranks are lost; None while they are usable."""
         return self._group.lost
 
     @property
     def ended(self) -> bool:
-        """Whether a rank has ended, also before the reason is known."""
+        """True once a rank has ended, even before the reason is known."""
         return self._group.ended
 
     def sample(self, call: ImageCall, watch: Watch) -> Drawn:
-        """As the runner in one process does."""
+        """Draw an output as the in-process runner does.
+
+        Raises:
+            Stopped: `watch` cancelled it.
+            ServingError: all ranks failed on it with the same kind of error.
+            RunnerLost: the ranks are lost, or a step took longer than `parallelism.step_timeout_s`.
+        """
         self._group.send(*wire.sample_message(call))
         cancelled, since = False, time.monotonic()
         while True:
@@ -105,7 +111,7 @@ class RankedRunner:
         self._ask(wire.Lora(name=name, loaded=False))
 
     def memory(self) -> dict[str, int]:
-        """Of rank 0."""
+        """Return the memory of rank 0, bytes."""
         return self._group.memory
 
     def close(self) -> None:
@@ -122,10 +128,10 @@ class RankedRunner:
                 return answer
 
     def _next(self) -> tuple[wire.Up, list[bytes]] | None:
-        """What rank 0 says next; None where it says nothing for a while.
+        """Return the next message of rank 0; None if none came within `POLL_S`.
 
         Raises:
-            RunnerLost: it will say nothing any more.
+            RunnerLost: the ranks are lost.
         """
         try:
             return self._group.messages.get(timeout=POLL_S)
@@ -163,7 +169,7 @@ def _error_of(failed: wire.Failed) -> Exception:
 
 
 def _model(settings: Settings, ready: wire.Ready) -> PlannedModel:
-    """What requests are planned by, as the ranks found it."""
+    """Build the planned model from the traits that the ranks report."""
     quiet_libraries()
     import diffusers
 

@@ -1,7 +1,7 @@
-"""How torch's elastic agents meet: one machine in its own memory, several at one address of the server's machine.
+"""Rendezvous of torch's elastic agents: in memory on one machine, at an address of the server's machine on several.
 
-torch's own rendezvous are not used. In torch 2.13 `c10d` and `static` open a TCPStore that listens on all interfaces
-and knows no password, and `c10d` unpickles the value of a key that anyone may set there.
+torch's own rendezvous are not used. In torch 2.13, `c10d` and `static` open a TCPStore that listens on all interfaces
+without a password, and `c10d` unpickles the value of a key that anyone may set there.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 from cache_dit_serving.runners import wire
 
 BACKEND = "cache-dit-serving"
-"""The name by which torch's agent finds this rendezvous."""
+"""Name under which torch's agent finds this rendezvous."""
 
 
 class KnownNodes(RendezvousHandler):  # type: ignore[misc]  # torch leaves it untyped
-    """A rendezvous of machines whose number and order are known beforehand."""
+    """Rendezvous of machines whose number and order are known beforehand."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         """
         Args:
             parameters: `endpoint` is empty on one machine. `config` holds `node`, this machine's number; `timeout`, the
-                seconds within which the others come; and on node 0 of several `meeting`, a socket that listens at the
-                endpoint, which the store takes over.
+                maximum wait for the others in seconds; and on node 0 of several `meeting`, a socket that listens at
+                the endpoint. The store takes the socket over.
         """
         self._parameters = parameters
         self._node: int = parameters.config["node"]
@@ -43,7 +43,7 @@ class KnownNodes(RendezvousHandler):  # type: ignore[misc]  # torch leaves it un
 
     @property
     def use_agent_store(self) -> bool:
-        """True on several machines: their ranks meet in the agents' store."""
+        """True on several machines, whose ranks use the agents' store."""
         return self._nodes > 1
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -55,7 +55,7 @@ class KnownNodes(RendezvousHandler):  # type: ignore[misc]  # torch leaves it un
         meeting: socket.socket | None = parameters.config.get("meeting")
         if meeting is None:
             store = TCPStore(host, port, self._nodes, False, timeout)
-        else:  # without a socket of ours it would listen on all interfaces
+        else:  # without a given socket it would listen on all interfaces
             store = TCPStore(host, port, self._nodes, True, timeout, master_listen_fd=meeting.detach())
         found = RendezvousStoreInfo(host, port)
         return RendezvousInfo(PrefixStore(parameters.run_id, store), self._node, self._nodes, found)
@@ -64,7 +64,7 @@ class KnownNodes(RendezvousHandler):  # type: ignore[misc]  # torch leaves it un
         return False
 
     def set_closed(self) -> None:
-        """Nothing: a group that ends does not meet again."""
+        """Do nothing, because an ended group has no further rendezvous."""
 
     def num_nodes_waiting(self) -> int:
         return 0

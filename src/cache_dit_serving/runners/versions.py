@@ -1,4 +1,4 @@
-"""What must be alike on every machine of a group."""
+"""Package versions, which must be equal on every machine of a group."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ PACKAGES = ("torch", "diffusers", "transformers", "cache-dit")
 
 
 def versions() -> dict[str, str]:
-    """Of this server and the packages that draw."""
+    """Return the versions of this server and of the packages in `PACKAGES`."""
     return {"cache-dit-serving": __version__} | {package: metadata.version(package) for package in PACKAGES}
 
 
 def differing(others: Mapping[str, str]) -> str | None:
-    """A sentence about the first that another machine has in another version; None: none."""
+    """Return a sentence about the first package whose version differs on another machine; None if all are equal."""
     for package, version in versions().items():
         if others.get(package) != version:
             return f"this node has {package} {others.get(package, 'in no version')}, and the server has {version}"

@@ -1,4 +1,4 @@
-"""Imported once by the process from which this machine's ranks are forked: everything that a rank imports."""
+"""Preload of the fork server from which this machine's ranks are forked: imports everything that a rank imports."""
 
 from __future__ import annotations
 

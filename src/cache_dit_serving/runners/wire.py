@@ -1,8 +1,8 @@
-"""What the server's process and its ranks tell each other: JSON of a few kinds, with arrays and pictures as raw bytes.
+"""Messages between the server's process and its ranks: JSON, with arrays and pictures as raw bytes.
 
-A message is a length (8 bytes, big-endian), that much JSON, and the bytes of its attachments, whose lengths the JSON
-has. Nothing is pickled. A connection begins with a :data:`GREETING`, of a rank or of another machine, and the server's
-:data:`WELCOME`. Then :data:`DOWN` goes to rank 0, and :data:`UP` comes from every rank.
+A message is a length (8 bytes, big-endian), JSON of this length, and attachments, whose lengths are in the JSON.
+Nothing is pickled. A connection begins with a :data:`GREETING` of a rank or of another machine. The server answers with
+a :data:`WELCOME`. Then :data:`DOWN` messages go to rank 0, and :data:`UP` messages come from every rank.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.planning.call import ImageCall
 
 JOIN_TOKEN = "CACHEDIT_JOIN_TOKEN"
-"""The variable of a secret by which another machine proves that it may join."""
+"""Environment variable of the secret that another machine needs to join."""
 ANOTHER = "another rank failed"
-"""Of a rank that ends since another does."""
+"""Message of a rank that ends because another one failed."""
 LENGTH = struct.Struct(">Q")
 MOST_JSON_BYTES = 64 * 2**20
 MOST_GREETING_BYTES = 2**12
 GREETING_S = 10.0
-"""Seconds within which a new connection must have sent its greeting."""
+"""Maximum time for a new connection to send its greeting, seconds."""
 UNREACHABLE_S = 30
-"""Without a sign of life from another machine, after which a connection to it counts as closed."""
+"""Time without a response from another machine, seconds, after which its connection counts as closed."""
 PICTURE = "picture"
-"""Key of a mapping that stands for a picture among a call's arguments: its attachment's number."""
+"""Key of the mapping that replaces a picture among a call's arguments. Its value is the attachment's index."""
 
 
 CALL = TypeAdapter(ImageCall)
@@ -47,21 +47,21 @@ class Message(BaseModel):
 
 
 class PictureShape(Message):
-    """An attachment that is a picture, row by row."""
+    """Mode and (width, height) of a picture whose pixels are an attachment, row by row."""
 
     mode: Literal["L", "RGB", "RGBA"]
     size: tuple[int, int]
 
 
 class Envelope(Message):
-    """The JSON of a message, and the bytes of each attachment behind it."""
+    """JSON part of a message, with the length of each attachment in bytes."""
 
     message: Any
     lengths: list[NonNegativeInt]
 
 
 class Hello(Message):
-    """The greeting of a rank."""
+    """Greeting of a rank."""
 
     kind: Literal["hello"] = "hello"
     rank: int
@@ -70,7 +70,7 @@ class Hello(Message):
 
 
 class Join(Message):
-    """The greeting of another machine, which offers to run ranks."""
+    """Greeting of another machine that offers to run ranks."""
 
     kind: Literal["join"] = "join"
     token: str
@@ -79,29 +79,29 @@ class Join(Message):
 
 
 class Brief(Message):
-    """The welcome of a rank."""
+    """Welcome of a rank."""
 
     kind: Literal["brief"] = "brief"
     settings: dict[str, Any]
     on_gpus: bool
     store: str | None
-    """The file in which the ranks of one machine meet; those of several meet in the agents' store."""
+    """File of the ranks' store on one machine; None on several, where the ranks use the agents' store."""
 
 
 class Place(Message):
-    """The welcome of another machine, once there are enough: which ranks it starts, and how they find each other."""
+    """Welcome of another machine, sent once enough have joined: the ranks it starts and their rendezvous."""
 
     kind: Literal["place"] = "place"
     node: int
     nodes: int
     ranks: int
-    """On each machine."""
+    """Number of ranks per machine."""
     endpoint: str
-    """Of torch's rendezvous, host:port; empty on one machine."""
+    """host:port of the rendezvous; empty on one machine."""
     group: str
-    """The group's name in torch's stores. No secret: whoever reaches a store reads it there."""
+    """Name of the group in torch's stores. Not a secret, because everyone who reaches a store can read it."""
     token: str
-    """The ranks' secret in their greeting."""
+    """Secret of the ranks' greeting."""
 
 
 class Sample(Message):
@@ -144,7 +144,7 @@ class Ready(Message):
     kind: Literal["ready"] = "ready"
     facts: dict[str, Any]
     variants: list[dict[str, Any]]
-    """Traits and cache support, of the pipeline and its siblings."""
+    """Traits and cache support of the pipeline and of its siblings."""
     loras: list[dict[str, Any]]
 
 
@@ -169,14 +169,14 @@ class Drawn(Message):
 
 
 class Done(Message):
-    """A command other than a sample is done."""
+    """Success of a command other than `Sample`."""
 
     kind: Literal["done"] = "done"
     freed: tuple[int, int] = (0, 0)
 
 
 class Failed(Message):
-    """A command failed; the ranks go on unless `fatal`."""
+    """Failure of a command. The ranks continue unless it is `fatal`."""
 
     kind: Literal["failed"] = "failed"
     what: Literal["stopped", "invalid", "out_of_memory", "error"]
@@ -186,7 +186,7 @@ class Failed(Message):
 
 
 class Beat(Message):
-    """Sent every second by every rank."""
+    """Sign of life, sent every second by every rank."""
 
     kind: Literal["beat"] = "beat"
     memory: dict[str, int]
@@ -205,24 +205,25 @@ RECORD = TypeAdapter(DrawRecord)
 
 
 class Closed(Exception):
-    """The other side has gone."""
+    """The connection is closed, or the other side sent something invalid."""
 
 
 class Link:
-    """One connection; may be written to by several threads."""
+    """One connection. Several threads may send; one may receive."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self.local = connection.family == socket.AF_UNIX
-        """Whether the other side is on this machine."""
+        """True if the other side is on this machine."""
         self.own_address: str | None = None if self.local else connection.getsockname()[0]
-        """This side's IP address, on a connection to another machine."""
+        """IP address of this side on a connection to another machine; None on a local one."""
         self._writing = threading.Lock()
 
     def send(self, message: Message, attachments: list[bytes] | None = None) -> None:
-        """
+        """Send one message with its attachments.
+
         Raises:
-            Closed: nobody reads it.
+            Closed: the other side is gone.
         """
         blobs = attachments or []
         text = json.dumps({"message": message.model_dump(mode="json"), "lengths": list(map(len, blobs))}).encode()
@@ -235,21 +236,21 @@ class Link:
             raise Closed from error
 
     def receive(self) -> tuple[Any, list[bytes]]:
-        """The next message, not validated yet, and its attachments.
+        """Return the next message, not validated yet, and its attachments.
 
         Raises:
-            Closed: there is none any more.
+            Closed: the connection ended, or the message is malformed or too long.
         """
         envelope = self._envelope(MOST_JSON_BYTES)
         return envelope.message, [self._read(size) for size in envelope.lengths]
 
     def greeting(self) -> Greeting:
-        """What a new connection says first. It may be anyone's, and is taken for nothing else.
+        """Return the first message of a new connection, at most `MOST_GREETING_BYTES` long. Its sender is not trusted.
 
         Raises:
-            Closed: it is no greeting, or none comes.
+            Closed: no valid greeting came within `GREETING_S`.
         """
-        # Of the whole greeting: a time limit of the socket begins anew with each byte.
+        # A timer for the whole greeting, because a socket's timeout restarts with each byte.
         late = threading.Timer(GREETING_S, self.close)
         late.daemon = True
         late.start()
@@ -267,7 +268,7 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """At once, though another thread waits for a message."""
+        """Close the connection at once, even while another thread waits for a message."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -278,7 +279,7 @@ class Link:
             raise Closed
         try:
             return Envelope.model_validate(json.loads(self._read(length)))
-        except (ValueError, RecursionError) as error:  # also pydantic's; and nested too deep
+        except (ValueError, RecursionError) as error:  # ValueError includes pydantic's; RecursionError: nested too deep
             raise Closed from error
 
     def _read(self, size: int) -> bytes:
@@ -296,13 +297,13 @@ class Link:
 
 
 def connect(server: str) -> Link:
-    """A connection to the server.
+    """Connect to the server.
 
     Args:
-        server: the path of its Unix socket, or host:port.
+        server: path of its Unix socket, or host:port.
 
     Raises:
-        OSError: it is not there.
+        OSError: the server cannot be reached.
     """
     if server.startswith("/"):
         connection = socket.socket(socket.AF_UNIX)
@@ -312,7 +313,7 @@ def connect(server: str) -> Link:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of `host:port`; an IPv6 address stands in brackets."""
+    """Split `host:port`. An IPv6 address is written in brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
@@ -321,14 +322,14 @@ def resolved(address: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
     """Return the family and the IP address and port of `host:port`.
 
     Raises:
-        OSError: the name is not known.
+        OSError: the name does not resolve.
     """
     family, *_, found = socket.getaddrinfo(*host_and_port(address), type=socket.SOCK_STREAM)[0]
     return family, (str(found[0]), int(found[1]))
 
 
 def alive(connection: socket.socket) -> socket.socket:
-    """A connection to another machine, set to end when that cannot be reached any more."""
+    """Set a connection to close once the other machine has been unreachable for `UNREACHABLE_S`; return it."""
     connection.settimeout(None)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -345,7 +346,7 @@ def alive(connection: socket.socket) -> socket.socket:
 
 
 def sample_message(call: ImageCall) -> tuple[Sample, list[bytes]]:
-    """The command to draw a call, and its pictures as attachments."""
+    """Return the command to draw a call, and its pictures as attachments."""
     pictures: list[Image.Image] = []
     arguments = {name: _without_pictures(value, pictures) for name, value in call.arguments.items()}
     message = Sample(
@@ -356,7 +357,7 @@ def sample_message(call: ImageCall) -> tuple[Sample, list[bytes]]:
 
 
 def call_of(message: Sample, attachments: list[bytes]) -> ImageCall:
-    """The call of which :func:`sample_message` made a message."""
+    """Return the call that a message describes."""
     pictures = [
         Image.frombytes(shape.mode, shape.size, data) for shape, data in zip(message.pictures, attachments, strict=True)
     ]
@@ -365,7 +366,7 @@ def call_of(message: Sample, attachments: list[bytes]) -> ImageCall:
 
 
 def _without_pictures(value: Any, pictures: list[Image.Image]) -> Any:
-    """An argument with a number in the place of each picture, which is added to `pictures`."""
+    """Return an argument with each picture replaced by its number, and append it to `pictures`."""
     if isinstance(value, Image.Image):
         pictures.append(value if value.mode in ("L", "RGB", "RGBA") else value.convert("RGB"))
         return {PICTURE: len(pictures) - 1}
@@ -375,7 +376,7 @@ def _without_pictures(value: Any, pictures: list[Image.Image]) -> Any:
 
 
 def _with_pictures(value: Any, pictures: list[Image.Image]) -> Any:
-    """The argument of which :func:`_without_pictures` was made."""
+    """Undo :func:`_without_pictures`."""
     if isinstance(value, dict) and value.keys() == {PICTURE}:
         return pictures[value[PICTURE]]
     if isinstance(value, list):
@@ -384,7 +385,7 @@ def _with_pictures(value: Any, pictures: list[Image.Image]) -> Any:
 
 
 def drawn_message(media: Media, record: DrawRecord) -> tuple[Drawn, list[bytes]]:
-    """An output as rank 0 sends it."""
+    """Return an output as a message, and its arrays as attachments."""
     sound = media.sound if isinstance(media, Clip) else None
     arrays = [media.array, *([sound.array] if sound else [])]
     shapes = [WireArray.model_validate({"dtype": array.dtype.name, "shape": array.shape}) for array in arrays]
@@ -399,10 +400,10 @@ def drawn_message(media: Media, record: DrawRecord) -> tuple[Drawn, list[bytes]]
 
 
 def media_of(message: Drawn, attachments: list[bytes], makes: MediaKind) -> tuple[Media, DrawRecord]:
-    """What :func:`drawn_message` was made of.
+    """Return the output and the record of a message from :func:`drawn_message`.
 
     Raises:
-        ValueError: the attachments are not what the message says.
+        ValueError: the attachments do not have the announced shapes.
     """
     array = _array(message.array, attachments[0])
     record = message.record | {"diffs": [math.nan if diff is None else diff for diff in message.record["diffs"]]}

@@ -1,1 +1,1 @@
-"""What crosses the wire: requests, answers, and the values inside them. Nothing here knows torch or HTTP."""
+"""Schemas of requests and answers, and of the values inside them. Independent of torch and HTTP."""

@@ -1,4 +1,4 @@
-"""Answers, and the values inside them."""
+"""Schemas of answers, and of the values inside them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cache_dit_serving.caching.speed_settings import MeasuredSpeed, Speed
 class Timings(BaseModel):
     """Seconds by stage, summed over the images of the request."""
 
-    queue: float = Field(description="From admission to the pipeline's start.")
-    encode_prompt: float = Field(description="From the pipeline's start to the transformer's first forward pass.")
-    denoise: float = Field(description="From there to the end of the last step.")
-    decode: float = Field(description="From there to the picture: the VAE.")
-    encode_output: float = Field(description="Into the file's format, beside the pipeline.")
+    queue: float = Field(description="Admission to the start of the pipeline.")
+    encode_prompt: float = Field(description="Start of the pipeline to the transformer's first forward pass.")
+    denoise: float = Field(description="First forward pass to the end of the last step.")
+    decode: float = Field(description="End of the last step to the decoded output: the VAE.")
+    encode_output: float = Field(description="Encoding into the file format, outside of the pipeline.")
     prompt_hits: int = Field(
-        description="No seconds: prompts that were not encoded again, since their embeddings were kept from before."
+        description="Number of prompts (not seconds) whose embeddings were reused from an earlier request."
     )
 
 
@@ -30,26 +30,24 @@ class ImageStats(BaseModel):
 
 
 class DeadlineReport(BaseModel):
-    """How a request's deadline was met."""
+    """Deadline of a request, and the estimate made at admission."""
 
     deadline_s: float
-    estimate_s: float = Field(
-        description="What was promised at admission: the queue and the generation, with a margin."
-    )
-    queue_s: float = Field(description="The queue's part of it.")
-    speed: str = Field(description="The speed that was chosen, or the request's own.")
+    estimate_s: float = Field(description="Estimated seconds at admission: queue and generation, with a margin.")
+    queue_s: float = Field(description="The queue's part of the estimate.")
+    speed: str = Field(description="The chosen speed, or the request's own.")
 
 
 def timestamp(seconds: float) -> str:
-    """ISO 8601 in UTC with milliseconds, from seconds since the epoch."""
+    """Format seconds since the epoch as ISO 8601 in UTC with milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Answer(BaseModel):
-    """An answer whose keys are left out where there is nothing to say.
+    """Base of an answer that leaves out keys whose value is None.
 
-    BentoML 1.4.39 publishes `list[X] | None` as a list, and its client fails on a null there; clients of the old server
-    read a missing key likewise, and not each reads a null. A field that may be None needs None as its default, so that
+    BentoML 1.4.39 publishes `list[X] | None` as a list, and its client fails on a null there. Clients of the old server
+    also expect a missing key, and some cannot read a null. A field that may be None needs None as its default, so that
     the published schema does not require it.
     """
 
@@ -58,120 +56,114 @@ class Answer(BaseModel):
 
 
 class Stats(BaseModel):
-    """Each step's record, where include_stats asks for it."""
+    """Record of each step, present if include_stats is true."""
 
-    cache_stats: list[ImageStats] = Field(description="One per image; of a comparison the cached one's.")
+    cache_stats: list[ImageStats] = Field(description="One per image; for a comparison, the cached image's.")
 
 
 class RequestWarning(BaseModel):
-    """A part of a request that had no effect, or another one than asked."""
+    """A part of a request that had no effect or was adjusted."""
 
-    param: str = Field(description="The field.")
+    param: str = Field(description="Field of the request.")
     code: str = Field(
-        description="unsupported_field: the loaded model cannot honour it. no_effect: the rest of the request leaves "
-        "it without one. adjusted: another value was used. "
-        "repeated_seed: the picture that is sent was drawn with this seed. "
+        description="unsupported_field: the loaded model cannot honour it. no_effect: another field of the request "
+        "disables it. adjusted: another value was used. "
+        "repeated_seed: the input picture was drawn with this seed. "
         "truncated: a tokenizer cut the text off."
     )
     message: str
 
 
 class GenerateResponse(Answer):
-    """The pictures and how they came about."""
+    """Answer of /generate: the output files and the report of their generation."""
 
-    images: list[str] | None = Field(None, description="base64 text, paths or URLs, as output_format asked.")
-    video: str | None = Field(None, description="The same of a model that makes video, in place of images.")
-    audio: str | None = Field(None, description="The same of a model that makes sound.")
-    seeds: list[int] = Field(description="One per image; each draws the same picture when asked for alone.")
-    time_cost: float = Field(description="Seconds between the two times below.")
+    images: list[str] | None = Field(None, description="base64 text, paths or URLs, by output_format.")
+    video: str | None = Field(None, description="Video in the same form, instead of images, if the model makes video.")
+    audio: str | None = Field(None, description="Sound in the same form, if the model makes sound.")
+    seeds: list[int] = Field(description="Seed of each image; requested alone, it draws the same image.")
+    time_cost: float = Field(description="Seconds from inference_start_time to inference_end_time.")
     inference_start_time: str = Field(description="ISO 8601, UTC, ms.")
     inference_end_time: str = Field(description="ISO 8601, UTC, ms.")
     timings: Timings
     request_id: str
     cache: CacheReport
     deadline: DeadlineReport | None = None
-    warnings: list[RequestWarning] = Field(
-        [], description="Parts of the request that had no effect, or another one than asked."
-    )
-    stats: Stats | None = Field(None, description="Where include_stats asked for it.")
+    warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect or were adjusted.")
+    stats: Stats | None = Field(None, description="Record of each step, if include_stats is true.")
     peak_memory_bytes: int | None = Field(
         None,
-        description="The most that was allocated on the device meanwhile; on a CPU, that the process had resident. "
-        "Left out where the system does not tell.",
+        description="Peak allocation on the device during the generation; on a CPU, the process's peak resident "
+        "memory. Absent if the system does not report it.",
     )
-    profiles: list[str] | None = Field(
-        None, description="Files in the operator's folder that traces were written to; left out where there are none."
-    )
+    profiles: list[str] | None = Field(None, description="Trace files in the operator's folder; absent without any.")
 
 
 class ComparedImage(BaseModel):
     """One side of a comparison."""
 
-    image: str | None = Field(None, description="base64 text, a path or a URL, as output_format asked.")
-    video: str | None = Field(None, description="The same of a model that makes video, in place of the image.")
-    audio: str | None = Field(None, description="The same of a model that makes sound.")
-    time_cost: float = Field(description="Seconds from the prompt to the picture, without the queue.")
-    denoise: float = Field(description="Seconds of them in denoising steps.")
+    image: str | None = Field(None, description="base64 text, a path or a URL, by output_format.")
+    video: str | None = Field(None, description="Video in the same form, if the model makes video.")
+    audio: str | None = Field(None, description="Sound in the same form, if the model makes sound.")
+    time_cost: float = Field(description="Seconds from the prompt to the output, without the queue.")
+    denoise: float = Field(description="Seconds in denoising steps, a part of time_cost.")
     cache: CacheReport
 
 
 class FrameDistance(BaseModel):
-    """How far one frame of a video is from the same frame of another."""
+    """Difference between a frame of one video and the same frame of another."""
 
-    frame: int = Field(description="From 0.")
+    frame: int = Field(description="Index of the frame, from 0.")
     psnr_db: float
     ssim: float
 
 
 class CompareResponse(Answer):
-    """One seed with the cache and without, and how far apart the outputs are."""
+    """One seed drawn with and without the cache, and the difference between the outputs."""
 
     seed: int
     cached: ComparedImage
     uncached: ComparedImage
     difference: str = Field(
-        description="Picture, or video, of the absolute differences, the greatest drawn white; of sound, the "
-        "differences themselves, the greatest as loud as can be."
+        description="Picture or video of the absolute differences, scaled so that the greatest is white. For sound, "
+        "the signed differences, scaled to full level."
     )
-    identical: bool = Field(description="Whether every pixel, or sample, is the same before rounding.")
+    identical: bool = Field(description="True if every pixel or sample is the same before rounding.")
     psnr_db: float | None = Field(
         None,
-        description="Peak signal-to-noise ratio, dB; of a video, the median over its frames. Left out where it is "
+        description="Peak signal-to-noise ratio, dB; for a video, the median over its frames. Absent if it is "
         "infinite: for identical pictures, or a video with most frames identical.",
     )
     ssim: float | None = Field(
         None,
-        description="Structural similarity (Wang et al. 2004), mean over pixels and channels; 1: equal. Of a video, "
-        "the median over its frames. Left out for sound.",
+        description="Structural similarity (Wang et al. 2004), mean over pixels and channels; 1: equal. For a video, "
+        "the median over its frames. Absent for sound.",
     )
     snr_db: float | None = Field(
         None,
-        description="Signal-to-noise ratio of sound, dB: the power of the uncached one over that of the difference. "
-        "Left out where it is infinite, for identical sounds.",
+        description="Signal-to-noise ratio of sound, dB: power of the uncached sound over power of the difference. "
+        "Absent if it is infinite, for identical sounds.",
     )
-    worst_frame: FrameDistance | None = Field(None, description="Of a video: the frame with the least PSNR.")
+    worst_frame: FrameDistance | None = Field(None, description="Frame of a video with the lowest PSNR.")
     max_difference: float = Field(
-        description="Greatest difference of a channel of a pixel, of values from 0 to 1; of a sample, from -1 to 1."
+        description="Greatest difference of a pixel's channel (values 0 to 1) or of a sample (values -1 to 1)."
     )
     mean_difference: float
     speedup: float = Field(description="Uncached seconds / cached seconds.")
     request_id: str
-    warnings: list[RequestWarning] = Field(
-        [], description="Parts of the request that had no effect, or another one than asked."
-    )
-    stats: Stats | None = Field(None, description="Of the cached picture, where include_stats asked for it.")
+    warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect or were adjusted.")
+    stats: Stats | None = Field(None, description="Record of the cached image's steps, if include_stats is true.")
 
 
 class QueueReport(BaseModel):
     waiting: int
     running: bool
-    step: int = Field(description="Of the running generation, over all its images.")
+    step: int = Field(description="Steps done of the running generation, over all its images.")
     steps: int
 
 
 class HealthResponse(Answer):
     status: Literal["loading", "ready", "failed", "draining"]
-    reason: str | None = Field(None, description="What it is doing while loading; what went wrong where it failed.")
+    reason: str | None = Field(None, description="Current stage while loading; cause of the failure if failed.")
     queue: QueueReport
 
 
@@ -180,129 +172,143 @@ class QuantizationInfo(BaseModel):
 
     name: str
     type: str = Field(
-        description="Of `quantize.quant_type`, or the library that quantised it as or before it was loaded."
+        description="A value of `quantize.quant_type`, or the library that quantised it on or before loading."
     )
-    layers: int = Field(description="Linear layers that are quantised.")
-    bytes_before: int | None = Field(None, description="Of its weights; left out where it was loaded as it is.")
+    layers: int = Field(description="Number of quantised linear layers.")
+    bytes_before: int | None = Field(
+        None, description="Bytes of its weights before; absent if it was loaded quantised."
+    )
     bytes: int
 
 
 class ModelInfo(Answer):
-    """The loaded model and what a request to it may hold."""
+    """The loaded model, and the fields and limits of requests to it."""
 
     model: str
-    model_path: str = Field(description="The same, for clients of cache_dit.serve: never a path of the server.")
+    model_path: str = Field(description="Same as `model`, for clients of cache_dit.serve; never a path of the server.")
     pipeline_class: str
     tasks: list[str]
-    weights: str = Field(description="saved, or random: outputs mean nothing (model.weights).")
+    weights: str = Field(description="saved, or random (model.weights): outputs are noise.")
     dtype: str
-    torch_dtype: str = Field(description='The same as cache_dit.serve has it, such as "torch.bfloat16".')
+    torch_dtype: str = Field(description='`dtype` as cache_dit.serve writes it, such as "torch.bfloat16".')
     device: str
-    generator_device: str = Field(description="Where noise is drawn; cpu: a seed means the same noise on every device.")
-    offload: str | None = Field(
-        None, description="How components are kept in the computer's memory; left out: they are not."
+    generator_device: str = Field(
+        description="Device that draws noise; cpu: a seed gives the same noise on every device."
     )
+    offload: str | None = Field(None, description="Offloading of components to the host's memory; absent: none.")
     configuration: str = Field(
-        "", description="Name of the configuration whose settings hold: one in configs/, or the operator's file."
+        "", description="Name of the configuration in force: one in configs/, or the operator's file."
     )
-    enable_cache: bool = Field(description="Whether a request without `speed` and `cache` runs a cache.")
-    is_loaded: bool = Field(description="Always true: before, this route answers 503.")
+    enable_cache: bool = Field(description="True if a request without `speed` and `cache` runs a cache.")
+    is_loaded: bool = Field(description="Always true: this route answers 503 until the model is loaded.")
     versions: dict[str, str]
-    accepted_fields: list[str] = Field(description="Fields of GenerateRequest that this model honours.")
+    accepted_fields: list[str] = Field(description="Fields of a request that this model honours.")
     defaults: dict[str, Any]
     limits: dict[str, Any]
     attention_backend: str
     cache: dict[str, Any] | None = Field(
         None,
-        description="Default settings, the blocks of each list, whether it runs and why not; left out: not asked for.",
+        description="Default cache settings, blocks per block list, and the reason if no cache runs; absent: no cache "
+        "is configured.",
     )
     inherited_cache: dict[str, Any] | None = Field(
         None,
-        description="Settings that a request's `cache` object is laid over where it names no speed: each field that it "
-        "leaves out has the value here. Left out: no cache runs here.",
+        description="Base settings for a request that sends `cache` but no `speed`: each absent field has the value "
+        "here. Absent: no cache runs.",
     )
     parallelism: dict[str, int | bool | list[str]] | None = Field(
         None,
-        description="How processes share a forward pass, and how many (`world_size`); left out: one does it alone.",
+        description="Division of a forward pass among processes, and their number (`world_size`); absent: one process.",
     )
-    quantization: list[QuantizationInfo] | None = Field(
-        None, description="What is quantised, by component; left out: nothing."
-    )
+    quantization: list[QuantizationInfo] | None = Field(None, description="Quantised components; absent: none.")
     loras: list[str] = []
-    memory: dict[str, int] = Field(description="Bytes: resident memory of the process, the device's, the cache's.")
+    memory: dict[str, int] = Field(
+        description="Memory in bytes: resident memory of the process, of the device, of the cache."
+    )
 
 
 class SpeedCapability(BaseModel):
     """One named speed on this server."""
 
     name: Speed
-    allowed: bool = Field(description="Whether a request may ask for it: false above the operator's ceiling.")
-    default: bool = Field(description="Whether a request that asks for nothing gets it.")
-    settings: dict[str, Any] | None = Field(description="Its cache settings; null: no cache.")
+    allowed: bool = Field(description="True if a request may choose it; false above the operator's ceiling.")
+    default: bool = Field(description="True if it is the default of requests.")
+    settings: dict[str, Any] | None = Field(description="Cache settings of the speed; null: no cache.")
     settings_hash: str | None
     measured: MeasuredSpeed | None = Field(
-        description="Figures of exactly these settings on this model; null: not measured (derived settings, for one)."
+        description="Figures measured with exactly these settings on this model; null: not measured, such as derived "
+        "settings."
     )
     seconds: float | None = Field(
-        description="What a request with the defaults takes here, by what has run since the start; null: has not run."
+        description="Estimated seconds of a request with the defaults, from runs since the start; null: none has run."
     )
 
 
 class CacheCapability(BaseModel):
-    """What the `cache` object of a request may hold on this model."""
+    """Bounds of a request's `cache` object on this model."""
 
     supported: bool
-    reason: str | None = Field(description="Why not.")
-    types: dict[str, bool] = Field(description="Which cache types run.")
-    block_lists: dict[str, int] = Field(description="Blocks of each list that the cache spans: Fn + Bn must fit each.")
-    default: dict[str, Any] | None = Field(description="Settings of a request that names none; null: no cache.")
-    fields: dict[str, dict[str, Any]] = Field(description="JSON schema of each field, bounds as on this model.")
+    reason: str | None = Field(description="Reason if it is not supported.")
+    types: dict[str, bool] = Field(description="Support of each cache type.")
+    block_lists: dict[str, int] = Field(
+        description="Number of blocks in each cached block list; Fn + Bn must fit each."
+    )
+    default: dict[str, Any] | None = Field(
+        description="Settings of a request without `speed` and `cache`; null: no cache."
+    )
+    fields: dict[str, dict[str, Any]] = Field(description="JSON schema of each field, with this model's bounds.")
 
 
 class StepRate(BaseModel):
-    """How long steps of one size take here: medians over the newest pictures."""
+    """Step times of one output size on this server: medians over the newest outputs."""
 
-    pixels: int = Field(description="width x height, of a video times its frames; of a sound its samples")
-    forward_passes: int = Field(description="In a step: 2 where guidance takes one of its own.")
+    pixels: int = Field(description="width x height; for a video, times its frames; for a sound, its samples.")
+    forward_passes: int = Field(description="Forward passes per step: 2 if guidance takes a pass of its own.")
     computed_step_s: float
-    fixed_s: float = Field(description="Encoding the prompt, decoding and encoding the picture.")
+    fixed_s: float = Field(
+        description="Seconds outside of the steps: encoding the prompt, decoding and encoding the output."
+    )
     observations: int
 
 
 class Capabilities(BaseModel):
-    """What this server accepts, for programs."""
+    """Machine-readable description of the requests that this server accepts."""
 
     model: str
     pipeline_class: str
     tasks: list[str]
     fields: dict[str, dict[str, Any]] = Field(
-        description="JSON schema of each accepted field of a request, bounds as here."
+        description="JSON schema of each accepted field of a request, with this server's bounds."
     )
-    size_multiple: int | None = Field(description="Pixels; width and height must be multiples. null: no such fields.")
+    size_multiple: int | None = Field(
+        description="Pixels; width and height must be multiples of it. null: no such fields."
+    )
     limits: dict[str, Any]
-    speeds: list[SpeedCapability] = Field(description="Least approximation first.")
+    speeds: list[SpeedCapability] = Field(description="Named speeds, most exact first.")
     measured_on: str | None = Field(description="Hardware, prompts, versions and date of the speeds' figures.")
     cache: CacheCapability
     attention_backends: list[str] = Field(
-        description="Those that an operator can set here: by the device and the packages installed."
+        description="Attention backends that an operator can set, given the device and the installed packages."
     )
-    quant_types: list[str] = Field(description="Of `quantize`, likewise.")
+    quant_types: list[str] = Field(
+        description="Values of `quantize.quant_type` that an operator can set, given the device and the packages."
+    )
     rates: list[StepRate]
 
 
 class LoraInfo(BaseModel):
-    """A LoRA of this server."""
+    """A LoRA that this server offers."""
 
     name: str
-    scale: float = Field(description="Of a request that names no LoRA.")
+    scale: float = Field(description="Scale for a request without `loras`.")
     min_scale: float
     max_scale: float
-    fused: bool = Field(description="Part of the weights: in every picture, and no request can choose it.")
-    loaded: bool = Field(description="false: it is loaded when a request first chooses it; what follows is null.")
-    layers: int | None = Field(description="Layers of the model that it changes.")
-    rank: int | None = Field(description="The greatest of them.")
+    fused: bool = Field(description="Merged into the weights: part of every output, and not selectable.")
+    loaded: bool = Field(description="false: loaded when a request first chooses it; the fields below are null.")
+    layers: int | None = Field(description="Number of model layers that it changes.")
+    rank: int | None = Field(description="Greatest rank of its layers.")
     size_bytes: int | None
-    trigger_words: str | None = Field(description="Words that it wants in the prompt, as its file says.")
+    trigger_words: str | None = Field(description="Words to put into the prompt, from the file's metadata.")
 
 
 class LorasResponse(BaseModel):
@@ -314,8 +320,8 @@ class LorasResponse(BaseModel):
 class FlushResponse(Answer):
     success: bool
     message: str
-    freed_bytes: int = Field(description="Bytes of cached activations that were freed.")
-    freed_prompt_bytes: int = Field(description="Bytes of prompts' embeddings that were freed.")
+    freed_bytes: int = Field(description="Freed bytes of cached activations.")
+    freed_prompt_bytes: int = Field(description="Freed bytes of prompt embeddings.")
 
 
 class ErrorDetail(BaseModel):
@@ -330,5 +336,7 @@ class ErrorResponse(BaseModel):
 
     error: ErrorDetail
     request_id: str
-    cache: CacheReport | None = Field(None, description="The evidence, where cache.strict found nothing reused.")
-    deadline: DeadlineReport | None = Field(None, description="The best that can be promised, where no speed fits.")
+    cache: CacheReport | None = Field(
+        None, description="Cache report, if cache.strict refused a request because no step was reused."
+    )
+    deadline: DeadlineReport | None = Field(None, description="Best estimate, if no speed meets the deadline.")

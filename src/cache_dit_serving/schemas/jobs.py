@@ -11,7 +11,7 @@ from cache_dit_serving.schemas.answers import Answer, ErrorDetail, GenerateRespo
 
 
 class JobState(StrEnum):
-    """Where a job stands. It is queued, then running, and ends in one of the others."""
+    """State of a job. A job starts queued, may run, and ends in one of the other states."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -22,12 +22,12 @@ class JobState(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing follows."""
+        """True if no other state follows."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 class EventKind(StrEnum):
-    """What an event of a job is about."""
+    """Kind of a job's event."""
 
     STATE = "state"
     PROGRESS = "progress"
@@ -37,48 +37,52 @@ class EventKind(StrEnum):
     DRAINING = "draining"
     RESULT = "result"
     FAILURE = "failure"
-    """Not `error`: a browser's EventSource gives that name to a lost connection."""
+    """Failure of the job. Not named `error`, because a browser's EventSource uses that name for a lost connection."""
 
     @property
     def kept(self) -> bool:
-        """Whether a later one of its kind leaves it true."""
+        """True if a later event of this kind does not replace it, so that it is stored."""
         return self not in (EventKind.PROGRESS, EventKind.PREVIEW)
 
 
 class JobMoment(BaseModel):
-    """When a job came into a state."""
+    """A state of a job, and the time it was entered."""
 
     state: JobState
     at: str = Field(description="ISO 8601, UTC, ms.")
 
 
 class JobProgress(Answer):
-    """How far a job is."""
+    """Progress of a job."""
 
     step: int = Field(0, description="Denoising steps done, over all images.")
     steps: int
     cached_steps: int = Field(0, description="Steps among those done that reused blocks.")
-    seconds_left: float | None = Field(None, description="While it runs: an estimate, by what others took.")
+    seconds_left: float | None = Field(
+        None, description="Estimated seconds left while it runs, from the times of earlier jobs."
+    )
 
 
 class JobPreview(Answer):
-    """What a job is drawing, as it was after a step."""
+    """Preview of a job's output after a denoising step."""
 
-    step: int = Field(description="Denoising steps done then, over all images.")
+    step: int = Field(description="Denoising steps done at that time, over all images.")
     steps: int
-    image: str = Field(description="base64.")
+    image: str = Field(description="The preview, base64.")
     format: Literal["webp"] = "webp"
 
 
 class JobPosition(Answer):
-    """Where a job that is queued stands."""
+    """Position of a queued job."""
 
-    position: int = Field(description="1 for the next.")
-    starts_in_s: float | None = Field(None, description="An estimate, by what others took.")
+    position: int = Field(description="Position in the queue; 1 runs next.")
+    starts_in_s: float | None = Field(
+        None, description="Estimated seconds until it starts, from the times of earlier jobs."
+    )
 
 
 class Draining(Answer):
-    """The server is shutting down; what runs ends before."""
+    """Notice that the server is shutting down. Running jobs finish first."""
 
     message: str
 
@@ -88,25 +92,29 @@ class JobAnswer(Answer):
 
     id: str
     state: JobState
-    history: list[JobMoment] = Field(description="The states so far; the last one is `state`.")
-    position: int | None = Field(None, description="While it is queued: 1 for the next.")
-    starts_in_s: float | None = Field(None, description="While it is queued: an estimate, by what others took.")
+    history: list[JobMoment] = Field(description="States so far, oldest first; the last one is `state`.")
+    position: int | None = Field(None, description="Position in the queue while queued; 1 runs next.")
+    starts_in_s: float | None = Field(
+        None, description="Estimated seconds until it starts while queued, from the times of earlier jobs."
+    )
     step: int = Field(0, description="Denoising steps done, over all images.")
     steps: int
     cached_steps: int = Field(0, description="Steps among those done that reused blocks.")
-    seconds_left: float | None = Field(None, description="While it runs: an estimate, by what others took.")
+    seconds_left: float | None = Field(
+        None, description="Estimated seconds left while it runs, from the times of earlier jobs."
+    )
     events: str | None = Field(
         None,
-        description="Route of its events. Where the server has keys it needs none for five minutes, for a browser's "
-        "EventSource.",
+        description="Route of its events. On a server with API keys, the route works without a key for five minutes, "
+        "because a browser's EventSource cannot send one.",
     )
-    outputs: list[str] = Field([], description="Routes of its files, once it has succeeded.")
-    result: GenerateResponse | None = Field(None, description="As /generate answers, once it has succeeded.")
-    error: ErrorDetail | None = Field(None, description="Why it has no result.")
+    outputs: list[str] = Field([], description="Routes of its files once it has succeeded.")
+    result: GenerateResponse | None = Field(None, description="Answer of /generate once it has succeeded.")
+    error: ErrorDetail | None = Field(None, description="Reason why it has no result.")
 
 
 class JobsResponse(Answer):
-    """A page of jobs, the latest first, without their results."""
+    """A page of jobs, latest first, without their results."""
 
     jobs: list[JobAnswer]
-    next: str | None = Field(None, description="`after` of the next page; left out: this is the last.")
+    next: str | None = Field(None, description="Value of `after` for the next page; absent on the last page.")

@@ -1,4 +1,4 @@
-"""OpenAI's requests and answers, as its SDK 3.57 sends and reads them.
+"""Requests and answers of OpenAI's API, as its SDK 3.57 sends and reads them.
 
 https://platform.openai.com/docs/api-reference
 """
@@ -19,9 +19,9 @@ from cache_dit_serving.schemas.request import Drawing, GenerateRequest
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 SECONDS = re.compile(r"\d{1,4}(\.\d{1,3})?")
 WITHOUT_EFFECT = ("style", "moderation", "input_fidelity")
-"""Fields that OpenAI's own models know; ones that say `auto` ask for nothing."""
+"""Fields of OpenAI's models that have no effect here. A warning reports any value but `auto`."""
 ANSWERED_BY_URL = ("dall-e-2", "dall-e-3")
-"""Models that OpenAI answers for with URLs where `response_format` is left out; their clients read nothing else."""
+"""Models for which OpenAI's default `response_format` is `url`. Their clients read nothing else."""
 
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
 AnsweredQuality = Literal["low", "medium", "high", "max"]
@@ -31,31 +31,31 @@ class ImageGeneration(Drawing):
     """Body of /v1/images/generations."""
 
     model: str | None = Field(
-        None, max_length=200, description="One that GET /v1/models lists; left out: the one there is."
+        None, max_length=200, description="A model that GET /v1/models lists; default: the loaded one."
     )
-    n: int | None = Field(None, ge=1, description="Images to draw (default 1).")
-    size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT in pixels, or auto: the model's own.")
+    n: int | None = Field(None, ge=1, description="Number of images (default 1).")
+    size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT in pixels, or auto: the model's default.")
     response_format: Literal["b64_json", "url"] | None = Field(
-        None, description="b64_json or url; left out: b64_json, or url where model is dall-e-2 or dall-e-3."
+        None, description="b64_json or url; default: b64_json, or url if model is dall-e-2 or dall-e-3."
     )
     output_format: Literal["png", "jpeg", "webp"] | None = Field(
-        None, description="png (default), jpeg (or jpg) or webp."
+        None, description="Image format: png (default), jpeg (or jpg) or webp."
     )
     output_compression: int | None = Field(
-        None, ge=0, le=100, description="Quality of jpeg and webp; without effect on png, and reported."
+        None, ge=0, le=100, description="Quality of jpeg and webp; no effect on png, which a warning reports."
     )
     background: Literal["auto", "opaque", "transparent"] | None = Field(
         None, description="Pictures are opaque: transparent is refused."
     )
     quality: Quality | None = Field(
         None,
-        description="A speed: low is fast, medium balanced, high and hd high, xhigh and max lossless; auto and "
-        "standard are the server's default. speed and cache go before it.",
+        description="Speed: low is fast, medium balanced, high and hd high, xhigh and max lossless; auto and "
+        "standard are the server's default. speed and cache override it.",
     )
-    style: Literal["vivid", "natural"] | None = Field(None, description="Without effect, and reported.")
-    moderation: Literal["auto", "low"] | None = Field(None, description="Without effect, and reported.")
-    user: str | None = Field(None, max_length=512, description="Without effect.")
-    safety_identifier: str | None = Field(None, max_length=512, description="Without effect.")
+    style: Literal["vivid", "natural"] | None = Field(None, description="No effect; a warning reports it.")
+    moderation: Literal["auto", "low"] | None = Field(None, description="No effect; a warning reports it.")
+    user: str | None = Field(None, max_length=512, description="No effect.")
+    safety_identifier: str | None = Field(None, max_length=512, description="No effect.")
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     partial_images: int | None = Field(
         None, ge=0, le=3, description="Previews in a stream, spread over its steps (default 0)."
@@ -67,21 +67,21 @@ class ImageGeneration(Drawing):
 
     @property
     def wants_urls(self) -> bool:
-        """Whether the answer holds URLs in place of base64."""
+        """True if the answer holds URLs instead of base64."""
         if self.response_format is None:
             return self.model in ANSWERED_BY_URL and not self.stream
         return self.response_format == "url"
 
     @property
     def wanted_previews(self) -> int:
-        """Previews in the stream; 0 without one."""
+        """Number of previews in the stream; 0 without a stream."""
         return (self.partial_images or 0) if self.stream else 0
 
     def asked(self) -> GenerateRequest:
-        """The same in this server's own words.
+        """Translate the request to this server's native one.
 
         Raises:
-            InvalidRequest: it asks for what no server of this kind does.
+            InvalidRequest: a transparent background, URLs in a stream, or an invalid size.
         """
         if self.background == "transparent":
             raise InvalidRequest("background: pictures here are opaque; send opaque or auto", param="background")
@@ -97,7 +97,7 @@ class ImageGeneration(Drawing):
         return GenerateRequest.model_validate(given)
 
     def warnings(self) -> list[RequestWarning]:
-        """What has no effect."""
+        """Return a warning for each field that has no effect."""
         warnings = [
             RequestWarning(param=name, code="unsupported_field", message=f"{name} has no effect here")
             for name in WITHOUT_EFFECT
@@ -113,7 +113,7 @@ class ImageGeneration(Drawing):
         return size_of(self.size)
 
     def _brought(self) -> dict[str, Any]:
-        """Pictures that came with it."""
+        """Return the native fields that hold the request's pictures."""
         return {}
 
 
@@ -122,14 +122,14 @@ def _no_effect(param: str, why: str) -> RequestWarning:
 
 
 class ImageEdit(ImageGeneration):
-    """Body of /v1/images/edits, whose `image` and `mask` stand in the fields of `/generate` here."""
+    """Body of /v1/images/edits. Its `image` and `mask` are stored under the names of `/generate`."""
 
     image_urls: list[str] | None = Field(
-        None, max_length=16, description="The pictures: `image` as files of a form, or as `image` or `images` of JSON."
+        None, max_length=16, description="Pictures to edit: `image` as files of a form; `image` or `images` in JSON."
     )
-    mask_url: str | None = Field(None, description="What is drawn anew: `mask`, white where it is.")
+    mask_url: str | None = Field(None, description="Mask, sent as `mask`: white is redrawn.")
     input_fidelity: Literal["high", "low"] | None = Field(
-        None, description="Without effect, and reported: see strength."
+        None, description="No effect; a warning reports it. Send strength instead."
     )
 
     def _brought(self) -> dict[str, Any]:
@@ -139,10 +139,10 @@ class ImageEdit(ImageGeneration):
 
 
 def size_of(size: str | None) -> dict[str, int]:
-    """Width and height of a size as OpenAI writes it; none where the model's own is asked for.
+    """Return the native fields `width` and `height` for an OpenAI size; empty for `auto` or None.
 
     Raises:
-        InvalidRequest: it is no size.
+        InvalidRequest: the text is not WIDTHxHEIGHT.
     """
     if size in (None, "auto"):
         return {}
@@ -152,14 +152,14 @@ def size_of(size: str | None) -> dict[str, int]:
 
 
 class Evidence(Answer):
-    """What this server tells beside what OpenAI's does."""
+    """Cache report, seeds and times, which OpenAI's answers lack."""
 
     request_id: str
     seeds: list[int]
     timings: Timings
     cache: CacheReport
     deadline: DeadlineReport | None = None
-    warnings: list[RequestWarning] = Field([], description="What had no effect, or another one than asked.")
+    warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect or were adjusted.")
 
     @classmethod
     def of(cls, response: GenerateResponse) -> Evidence:
@@ -174,7 +174,7 @@ class Evidence(Answer):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The shortest of it."""
+        """Summary of the cache report as answer headers."""
         cache = self.cache
         return {
             "X-Cache-Engaged": str(cache.engaged).lower(),
@@ -190,15 +190,17 @@ class OpenAiImage(Answer):
 
 
 class ImagesResponse(Answer):
-    """The pictures."""
+    """Answer of the image routes."""
 
     created: int = Field(description="Seconds since the epoch.")
     background: Literal["opaque"] = "opaque"
     output_format: Literal["png", "jpeg", "webp"]
-    quality: AnsweredQuality | None = Field(None, description="The speed that ran; left out where it has no name.")
+    quality: AnsweredQuality | None = Field(
+        None, description="Speed of the generation; absent for custom cache settings."
+    )
     size: str
     data: list[OpenAiImage]
-    cache_dit: Evidence = Field(description="What the cache did, seeds and times; not OpenAI's.")
+    cache_dit: Evidence = Field(description="Cache report, seeds and times; an extension of OpenAI's API.")
 
 
 class OpenAiModel(BaseModel):
@@ -217,23 +219,24 @@ class VideoCreation(Drawing):
     """Body of /v1/videos."""
 
     model: str | None = Field(
-        None, max_length=200, description="One that GET /v1/models lists; left out: the one there is."
+        None, max_length=200, description="A model that GET /v1/models lists; default: the loaded one."
     )
     seconds: str | int | None = Field(
-        None, description="Length of the clip; the nearest that the model makes is drawn."
+        None, description="Length of the clip, seconds; the nearest length that the model makes is drawn."
     )
-    size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT in pixels; left out: the model's own.")
+    size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT in pixels; default: the model's.")
     image_urls: list[str] | None = Field(
-        None, max_length=1, description="Picture to begin with: `input_reference` as a file of a form, or in JSON."
+        None, max_length=1, description="First picture, sent as `input_reference`: a file of a form, or in JSON."
     )
-    num_frames: int | None = Field(None, ge=1, description="Frames of the clip, in place of seconds.")
-    fps: int | None = Field(None, ge=1, le=MOST_FPS, description="Frames a second.")
+    num_frames: int | None = Field(None, ge=1, description="Number of frames of the clip, instead of seconds.")
+    fps: int | None = Field(None, ge=1, le=MOST_FPS, description="Frame rate, frames per second.")
 
     @property
     def length_s(self) -> float | None:
-        """
+        """Requested length, seconds; None without one.
+
         Raises:
-            InvalidRequest: `seconds` is no length.
+            InvalidRequest: `seconds` is not a positive number, or comes together with `num_frames`.
         """
         if self.seconds is None:
             return None
@@ -245,13 +248,13 @@ class VideoCreation(Drawing):
         return float(text)
 
     def asked(self, num_frames: int | None) -> GenerateRequest:
-        """The same in this server's own words.
+        """Translate the request to this server's native one.
 
         Args:
-            num_frames: what `seconds` stands for.
+            num_frames: number of frames for `seconds`; None: the request's `num_frames` or the default.
 
         Raises:
-            InvalidRequest: `size` is none.
+            InvalidRequest: `size` is not WIDTHxHEIGHT.
         """
         names = {*Drawing.model_fields, "image_urls", "num_frames", "fps"} & self.model_fields_set
         given: dict[str, Any] = {name: getattr(self, name) for name in names} | size_of(self.size)
@@ -266,21 +269,21 @@ class VideoError(BaseModel):
 
 
 class OpenAiVideo(Answer):
-    """A clip on its way."""
+    """A video job."""
 
     id: str
     object: Literal["video"] = "video"
     model: str
     status: Literal["queued", "in_progress", "completed", "failed"]
-    progress: int = Field(description="Percent of the denoising steps.")
+    progress: int = Field(description="Denoising steps done, percent.")
     created_at: int = Field(description="Seconds since the epoch.")
     completed_at: int | None = None
-    expires_at: int | None = Field(None, description="When the server forgets it.")
+    expires_at: int | None = Field(None, description="Time at which the server deletes it, seconds since the epoch.")
     seconds: str
     size: str
     prompt: str | None = None
     error: VideoError | None = None
-    cache_dit: Evidence | None = Field(None, description="What the cache did, seeds and times; not OpenAI's.")
+    cache_dit: Evidence | None = Field(None, description="Cache report, seeds and times; an extension of OpenAI's API.")
 
 
 class OpenAiVideos(Answer):

@@ -1,4 +1,4 @@
-"""Fields that other vendors' image APIs have beside OpenAI's, and what a client sends here in their place."""
+"""Fields of other vendors' image APIs that OpenAI's lacks, and their replacements here."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ForeignField:
-    """A field that requests here do not have."""
+    """A field of another vendor's API that this server does not have."""
 
     remedy: str
-    """What to send instead."""
+    """Instruction for the caller, used in errors: the field to send instead, or to leave it out."""
     field: str | None = None
-    """The field here that means the same."""
+    """Field of this server with the same meaning; None without one."""
     nothing: tuple[Any, ...] = ()
-    """Values that ask for what this server does anyway."""
+    """Values that request this server's only behaviour. They are accepted and ignored."""
 
     def asks_nothing(self, value: Any) -> bool:
         return value in (None, "", *self.nothing)
@@ -49,7 +49,9 @@ OF_EVERYTHING: Mapping[str, ForeignField] = {
     **dict.fromkeys(("safety_checker", "enable_safety_checker"), NO_SAFETY_CHECKER),
     "disable_safety_checker": ForeignField(NO_SAFETY_CHECKER.remedy, nothing=(True,)),
 }
-"""Of xAI, Together, SiliconFlow, Volcengine, Alibaba, Replicate, Google and stable-diffusion.cpp."""
+"""Fields refused on every OpenAI route. They come from xAI, Together, SiliconFlow, Volcengine, Alibaba, Replicate,
+Google and stable-diffusion.cpp.
+"""
 
 OF_IMAGES: Mapping[str, ForeignField] = {
     **OF_EVERYTHING,

@@ -1,4 +1,4 @@
-"""One child process that decodes, as the server sees it."""
+"""The server's handle on one decoder process."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ from cache_dit_serving.media.origin import origin_from
 from cache_dit_serving.media.video_input import THREADS, InputVideo
 
 SOURCES = Path(__file__).resolve().parents[3]
-"""Holds the package, which is not installed in a Bento."""
+"""Folder that holds the package. It goes into the child's PYTHONPATH, because a Bento does not install the package."""
 INHERITED = (
     *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT"),
     FORMAT_VARIABLE,
 )
-"""Environment variables that the child gets; others hold keys and passwords."""
+"""Environment variables that the child inherits. Others may hold keys and passwords."""
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-"""Threads reserve memory, which is limited."""
+"""Environment variables that keep libraries to one thread. Each thread reserves memory, which is limited."""
 CHANNELS = {"RGB": 3, "L": 1}
-"""Modes of the pictures that come back, and their bytes per pixel."""
+"""Bytes per pixel of a returned picture, by its mode."""
 LONGEST_TEXT = 1_000
 MaskKind = Literal["mask", "holed mask"]
-"""How a mask is read: `PictureReader.mask`, or `PictureReader.holed_mask` by OpenAI's rule."""
+"""Reading of a mask: `PictureReader.mask`, or `PictureReader.holed_mask` by OpenAI's rule."""
 Kind = Literal["picture"] | MaskKind
 
 
 class Decoder:
-    """A child process, and what one request has left of its bounds. For one thread at a time, but for :meth:`kill`."""
+    """A decoder process, and the pixels that the current request may still use.
+
+    One thread may use it at a time; :meth:`kill` may be called from any thread.
+    """
 
     def __init__(self, settings: InputSettings) -> None:
         self._settings = settings
@@ -58,19 +61,19 @@ class Decoder:
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
         self.param = ""
-        """The field whose file was sent last."""
+        """Field of the file that was sent last; empty before the first request."""
         self._pixels_left = 0
 
     @property
     def pid(self) -> int:
-        """Number of the child process."""
+        """Process id of the child."""
         return self._process.pid
 
     def begin(self) -> None:
-        """Wait until the child is there, and forget the request before.
+        """Reset the pixel budget for a new request. The first call waits until the child is ready.
 
         Raises:
-            Ended: it cannot be started.
+            Ended: the child did not start.
         """
         if not self.param:
             wire.receive(self._from)
@@ -78,10 +81,10 @@ class Decoder:
         self._pixels_left = self._settings.max_pixels
 
     def picture(self, kind: Kind, content: str | bytes, param: str) -> InputPicture:
-        """A picture or a mask; as text a data URI or base64.
+        """Decode a picture or a mask. Text content is a data URI or base64.
 
         Raises:
-            InvalidRequest: naming `param` and the remedy.
+            InvalidRequest: the child refused the file; the message names `param` and the remedy.
             Ended: the child ended.
         """
         self._ask(kind, content, param)
@@ -91,10 +94,10 @@ class Decoder:
         return InputPicture(image, _digest(done), origin_from(done.get("origin")))
 
     def video(self, content: str | bytes, param: str, most_frames: int) -> InputVideo:
-        """The first frames of a video; as text a data URI or base64.
+        """Decode the first `most_frames` frames of a video. Text content is a data URI or base64.
 
         Raises:
-            InvalidRequest: naming `param` and the remedy.
+            InvalidRequest: the child refused the file; the message names `param` and the remedy.
             Ended: the child ended.
         """
         self._ask("video", content, param, most_frames=most_frames)
@@ -115,10 +118,10 @@ class Decoder:
     def fitted(
         self, image: Image.Image, size: tuple[int, int], param: str, fit: Fit, *, bars: str = "black"
     ) -> Image.Image:
-        """The same picture at another size, as :func:`media.fit.fitted`.
+        """Resize a picture as :func:`media.fit.fitted` does.
 
         Raises:
-            InvalidRequest: it takes too much memory.
+            InvalidRequest: resizing takes too much memory.
             Ended: the child ended.
         """
         how = {"to": size, "fit": fit, "bars": bars}
@@ -128,14 +131,14 @@ class Decoder:
         return resized
 
     def kill(self) -> None:
-        """End the child at once, whatever it does; from any thread."""
+        """Kill the child at once. May be called from any thread."""
         self._process.kill()
 
     def close(self) -> None:
-        """End the child, and free all that it took."""
+        """Kill the child, close its pipes and reap it."""
         self.kill()
         for stream in (self._to, self._from):
-            with contextlib.suppress(OSError):  # bytes that nobody read
+            with contextlib.suppress(OSError):  # unread bytes
                 stream.close()
         self._process.wait()
 
@@ -143,7 +146,7 @@ class Decoder:
         self.param = param
         settings = self._settings
         names = ("max_bytes", "max_side", "max_pixels", "max_video_pixels")
-        # What cannot be encoded is no base64 either: the child refuses it.
+        # Text that cannot be encoded is not base64 either; the child refuses the replacement characters.
         data = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
         header = {
             "do": do,
@@ -161,7 +164,10 @@ class Decoder:
             yield wire.receive(self._from)
 
     def _image(self, message: dict[str, Any], most_pixels: int) -> Image.Image:
-        """A picture of a message. The child read a stranger's file, so nothing that it says is taken on trust."""
+        """Read the picture that a message announces.
+
+        The child may have been taken over by the file it read, so every value of the message is checked.
+        """
         self._check_refusal(message)
         match message:
             case {"image": {"mode": ("RGB" | "L") as mode, "size": [int(width), int(height)]}}:
@@ -188,7 +194,7 @@ class Decoder:
 
 
 def too_large(param: str) -> InvalidRequest:
-    """The refusal of a file that a decoder did not survive."""
+    """Return the error for a file that exhausted its decoder's memory."""
     return InvalidRequest(
         f"{param} takes more memory to decode than this server gives; send a smaller one", param=param
     )

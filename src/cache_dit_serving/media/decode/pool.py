@@ -1,4 +1,4 @@
-"""The decoders of a server: few, started as they are needed, and each ended with the request that keeps it too long."""
+"""Pool of decoder processes. They start on demand; one that exceeds its time limit is killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_S = 2.0
 
 
 class _Why(Enum):
-    """Reasons to end a decoder in the middle of its work."""
+    """Reason for killing a decoder in the middle of its work."""
 
     TIME = "time"
     GONE = "gone"
@@ -28,12 +28,12 @@ class _Why(Enum):
 
 
 class DecodingPool:
-    """Decoders, each driven by a thread of the pool's own."""
+    """Up to `inputs.decoders` decoder processes, each driven by a thread of the pool."""
 
     def __init__(self, settings: InputSettings, max_waiting: int) -> None:
         """
         Args:
-            max_waiting: requests that may wait for a decoder.
+            max_waiting: maximum number of requests that wait for a decoder.
         """
         self._settings = settings
         self._max_pending = max_waiting + settings.decoders
@@ -43,11 +43,11 @@ class DecodingPool:
         self._closed = False
 
     async def run(self, what: Callable[[Decoder], T]) -> T:
-        """Do some work with a decoder, on a thread; cancelled, the decoder ends at once.
+        """Call `what` with a decoder, on a thread. Cancelling the call kills the decoder.
 
         Raises:
-            InvalidRequest: naming the field whose file took too long or too much memory, or as `what` raises.
-            QueueFull: too many requests wait already.
+            InvalidRequest: a file took too long or too much memory, or `what` raised it; names the field.
+            QueueFull: `max_waiting` requests wait already.
             NotReady: the pool is closed.
         """
         if len(self._pending) >= self._max_pending:
@@ -59,7 +59,7 @@ class DecodingPool:
         except asyncio.CancelledError:
             work.stop(_Why.GONE)
             raise
-        except RuntimeError:  # of the executor: it takes no more
+        except RuntimeError:  # the executor is shut down
             if not self._closed:
                 raise
             raise _draining() from None
@@ -67,7 +67,7 @@ class DecodingPool:
             self._pending.discard(work)
 
     def close(self) -> None:
-        """End all decoders at once and refuse what waits; from any thread."""
+        """Kill all decoders and refuse the waiting requests. May be called from any thread."""
         self._closed = True
         for work in list(self._pending):
             work.stop(_Why.CLOSING)
@@ -99,7 +99,7 @@ class DecodingPool:
                 self._idle.append(decoder)
 
     def _told(self, why: _Why | None, param: str | None) -> ServingError:
-        """The error of a request whose decoder ended."""
+        """Return the error for a request whose decoder ended."""
         if why is _Why.CLOSING:
             return _draining()
         if param is None:
@@ -111,19 +111,19 @@ class DecodingPool:
 
 
 class _Work(Generic[T]):
-    """Work of one request, and the decoder that does it."""
+    """One request's work and the decoder that does it."""
 
     def __init__(self, what: Callable[[Decoder], T]) -> None:
         self.what = what
         self.why: _Why | None = None
         self.ended = False
-        """Whether its decoder is of no use any more."""
+        """True once the decoder must not be reused."""
         self._lock = threading.Lock()
         self._decoder: Decoder | None = None
 
     @contextlib.contextmanager
     def held_by(self, decoder: Decoder) -> Iterator[None]:
-        """Let :meth:`stop` end the decoder meanwhile."""
+        """Context in which :meth:`stop` can kill the decoder."""
         with self._lock:
             self._decoder = decoder
             if self.why is not None:
@@ -131,7 +131,7 @@ class _Work(Generic[T]):
         try:
             yield
         except InvalidRequest:
-            raise  # the decoder's own answer: it is ready for the next
+            raise  # an answer of the decoder, which stays usable
         except BaseException:
             self.ended = True
             raise
@@ -142,7 +142,7 @@ class _Work(Generic[T]):
 
     @contextlib.contextmanager
     def limited(self, seconds: float) -> Iterator[None]:
-        """End the decoder after so many seconds."""
+        """Context that kills the decoder after `seconds`."""
         timer = threading.Timer(seconds, self.stop, [_Why.TIME])
         timer.daemon = True
         timer.start()
@@ -152,7 +152,7 @@ class _Work(Generic[T]):
             timer.cancel()
 
     def stop(self, why: _Why) -> None:
-        """End the decoder, if one does this work; from any thread."""
+        """Kill the decoder that does this work, if any. May be called from any thread."""
         with self._lock:
             self.why = self.why or why
             if self._decoder is not None:

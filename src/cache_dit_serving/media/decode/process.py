@@ -1,6 +1,6 @@
-"""The child process: reads one file after the other from its standard input, and writes pixels to its standard output.
+"""The decoder process. It reads files from its standard input, one at a time, and writes pixels to its standard output.
 
-It holds no secrets of the server: it gets few environment variables and no open files. Run as
+It holds no secrets of the server: it inherits few environment variables and no open files. Run as
 `python -m cache_dit_serving.media.decode.process PARENT_ID MEMORY_BYTES`.
 """
 
@@ -26,17 +26,17 @@ from cache_dit_serving.media.fit import fitted
 from cache_dit_serving.media.inputs import PictureReader
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux' prctl(2)."""
+"""Option of Linux' prctl(2): the signal that this process gets when its parent ends."""
 
 
 def main() -> None:
-    """Answer until the server closes the pipe."""
+    """Answer requests until the server closes the pipe."""
     parent, memory_bytes = map(int, sys.argv[1:])
     configure_logs("WARNING", configured_format(), "decoder")
     _end_with(parent)
     incoming = sys.stdin.buffer
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as outgoing:
-        # Should a library print, it is not taken for a message.
+        # A library's print goes to standard error, so that it is not read as a message.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         _limit_memory(memory_bytes)
         try:
@@ -45,7 +45,7 @@ def main() -> None:
                 asked = wire.receive(incoming)
                 _answer(asked, wire.receive_bytes(incoming, asked["bytes"]), outgoing)
         except wire.Ended:
-            os._exit(0)  # not to flush into a pipe that nobody reads
+            os._exit(0)  # without a flush into a closed pipe
 
 
 def _answer(asked: dict[str, Any], content: bytes, outgoing: IO[bytes]) -> None:
@@ -87,7 +87,7 @@ def _send_image(outgoing: IO[bytes], image: Image.Image) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End when the server does, even in the middle of a file; elsewhere than on Linux after it, as the pipe closes."""
+    """Have Linux kill this process when the server ends. Elsewhere it ends with the pipe, after the current file."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -95,7 +95,7 @@ def _end_with(parent: int) -> None:
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Let this process take so many bytes beyond those of its libraries; only where /proc tells those."""
+    """Limit the address space to its present size plus `more_bytes`. Linux only, as it needs /proc."""
     if sys.platform == "linux":
         import resource
 
@@ -106,7 +106,7 @@ def _limit_memory(more_bytes: int) -> None:
 
 
 def _limit_cpu(seconds: float) -> None:
-    """Let the system end this process after so much more CPU time, should the server not be there to do it."""
+    """Limit the CPU time from now to `seconds` plus up to 2, for when the server cannot kill this process."""
     if sys.platform != "win32":
         import resource
 

@@ -1,4 +1,4 @@
-"""Messages of the server and a decoder: the length of a JSON header, the header, and raw bytes that it announces."""
+"""Messages between the server and a decoder: the length of a JSON header, the header, and raw bytes it announces."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import IO, Any
 
 LENGTH = struct.Struct(">I")
 LONGEST_HEADER = 2**16
-"""Bytes."""
+"""Maximum size of a header, bytes."""
 
 
 class Ended(Exception):
-    """The other side is gone, or what it sends is no message."""
+    """The other side is gone, or it sent something that is not a message."""
 
 
 def send(stream: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
-    """
+    """Write one message.
+
     Raises:
-        Ended: nobody reads it.
+        Ended: the other side closed the pipe.
     """
     text = json.dumps(header).encode()
     try:
@@ -30,10 +31,10 @@ def send(stream: IO[bytes], header: dict[str, Any], data: bytes = b"") -> None:
 
 
 def receive(stream: IO[bytes]) -> dict[str, Any]:
-    """The header of the next message; its bytes are for :func:`receive_bytes`.
+    """Read the header of the next message. :func:`receive_bytes` reads the bytes that follow.
 
     Raises:
-        Ended: there is none, or it is no JSON object.
+        Ended: no header came, it exceeds `LONGEST_HEADER`, or it is not a JSON object.
     """
     (length,) = LENGTH.unpack(receive_bytes(stream, LENGTH.size))
     if length > LONGEST_HEADER:
@@ -48,9 +49,10 @@ def receive(stream: IO[bytes]) -> dict[str, Any]:
 
 
 def receive_bytes(stream: IO[bytes], count: int) -> bytes:
-    """
+    """Read exactly `count` bytes.
+
     Raises:
-        Ended: there are fewer.
+        Ended: fewer bytes came.
     """
     try:
         data = stream.read(count)

@@ -1,4 +1,4 @@
-"""Boxes of the ISO base media file format (ISO/IEC 14496-12), which MP4, QuickTime, AVIF and HEIC are made of."""
+"""Boxes of the ISO base media file format (ISO/IEC 14496-12), the container of MP4, QuickTime, AVIF and HEIC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Box(NamedTuple):
-    """One box, by the positions of its content in the file."""
+    """Name of a box, and the positions of its content in the file."""
 
     name: bytes
     begin: int
@@ -16,7 +16,7 @@ class Box(NamedTuple):
 
 
 def boxes(content: bytes, begin: int, end: int) -> Iterator[Box]:
-    """Yield the boxes between two positions of a file, up to one whose size is no size."""
+    """Yield the boxes between two positions of a file, up to the first with an invalid size."""
     while begin + 8 <= end:
         size, name = struct.unpack_from(">I4s", content, begin)
         data = begin + 8

@@ -1,4 +1,4 @@
-"""Tags of EXIF data, which is a small TIFF file: PNG, JPEG and WebP hold it."""
+"""Check of EXIF data, a small TIFF file inside PNG, JPEG and WebP."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import struct
 from cache_dit_serving.media.structure.excessive import Excessive, at_most
 
 MOST_TAGS = 2_000
-"""Tags of all directories together; cameras write about a hundred."""
+"""Maximum number of tags in all directories together. Cameras write about a hundred."""
 DIRECTORIES = frozenset({0x8769, 0x8825, 0xA005})
 """Tags that point to a directory: Exif, GPS and interoperability."""
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
-"""Bytes of a value by its TIFF type."""
+"""Bytes per value, by TIFF type."""
 ENTRY = 12
-"""Bytes of a tag."""
+"""Bytes per directory entry."""
 
 
 def check_exif(data: bytes) -> None:
-    """Count the tags, and the bytes of their values: the values of many tags can be the same bytes of the file.
+    """Count the tags and the bytes of their values. Overlapping values could claim the same bytes many times.
 
     Raises:
-        Excessive: there are more tags than cameras write, or their values overlap.
+        Excessive: more than `MOST_TAGS` tags, or the values take more than twice the bytes of the data.
     """
     data = data.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(data[:2])

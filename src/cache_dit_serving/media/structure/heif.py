@@ -1,4 +1,4 @@
-"""Boxes of an AVIF or HEIC file, which are those of a still picture (ISO/IEC 23008-12) or of a film."""
+"""Check of an AVIF or HEIC file: the boxes of a still picture (ISO/IEC 23008-12) or of an image sequence."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from cache_dit_serving.media.structure.excessive import Excessive, at_most
 from cache_dit_serving.media.structure.mp4 import check_mp4
 
 MOST_BOXES = 4_000
-"""A phone's picture of 48 megapixels is 192 tiles; each is an item, with a reference and its properties."""
+"""Maximum number of boxes. A phone's 48-megapixel picture has 192 tiles, each an item with several boxes."""
 MOST_ITEMS = 1_000
 MOST_DEPTH = 6
 CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
-"""Boxes that hold boxes, and the bytes that come first in each."""
+"""Boxes that hold boxes, and the number of bytes before the inner ones."""
 
 
 def check_heif(content: bytes) -> tuple[int, int] | None:
     """Count the boxes and items of a picture.
 
     Returns:
-        Width and height of the largest of its items, pixels; None: none has a size.
+        (width, height) of the largest item, pixels; None if no item has a size.
 
     Raises:
         Excessive: too many boxes, items or samples.
@@ -40,7 +40,7 @@ class _Boxes:
         self.sizes: list[tuple[int, int]] = []
 
     def walk(self, begin: int, end: int, depth: int) -> None:
-        """Go through the boxes between two positions and those inside them."""
+        """Check the boxes between two positions, and the boxes inside them."""
         at_most(MOST_DEPTH, depth, "levels of boxes")
         for name, data, box_end in boxes(self._content, begin, end):
             self._boxes += 1
@@ -53,7 +53,7 @@ class _Boxes:
                 self._check_items(name, data, box_end)
 
     def _check_items(self, name: bytes, begin: int, end: int) -> None:
-        """Hold the number of items that a table claims against the bytes that are there."""
+        """Compare the number of items that a table claims with the bytes it has."""
         if begin + 10 > end:
             return
         version, at = self._content[begin], begin + (4 if name == b"iinf" else 6)

@@ -1,4 +1,4 @@
-"""Segments and scans of a JPEG."""
+"""Check of a JPEG: its segments and scans."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from cache_dit_serving.media.structure.excessive import at_most
 from cache_dit_serving.media.structure.exif import check_exif
 
 MOST_SEGMENTS = 4_000
-"""Extended XMP and colour profiles of 20 MB in segments of 64 kB are 320."""
+"""Maximum number of segments. 20 MB of extended XMP and colour profiles take 320, of 64 kB each."""
 MOST_FILLER = 2**16
-"""Bytes between segments that belong to none; PIL reads them one by one."""
+"""Maximum number of bytes outside of segments. PIL reads them one at a time."""
 FEW_SCANS, MOST_SCANS = 16, 200
-"""Scans of any file, and of a small one. Encoders write 10 to 20; libjpeg's scripts up to about 100."""
+"""Maximum number of scans of a large picture, and of a small one. Encoders write 10 to 20, libjpeg's scripts to 100."""
 MOST_SCANNED_PIXELS = 2**28
-"""Width x height x scans, beyond the first few: each scan goes through the whole picture."""
+"""Maximum of width x height x scans once there are more than `FEW_SCANS`. Each scan visits the whole picture."""
 MOST_PHOTOSHOP_BLOCKS = 5_000
 _FILL = re.compile(rb"\xff+")
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""A marker in entropy-coded data: neither a stuffed byte nor a restart."""
+"""Marker that ends entropy-coded data: any but a stuffed byte or a restart."""
 _ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
-"""Markers without a length."""
+"""Markers without a length field."""
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, _END, _APP1, _APP2 = 0xDA, 0xD9, 0xE1, 0xE2
 
@@ -30,7 +30,7 @@ def check_jpeg(content: bytes) -> tuple[int, int] | None:
     """Count the segments and scans of a JPEG, up to its end mark.
 
     Returns:
-        Width and height as its frame header has them, pixels; None: it has none.
+        (width, height) from the frame header, pixels; None without one.
 
     Raises:
         Excessive: too many segments, scans, EXIF tags or bytes outside of segments.

@@ -1,4 +1,4 @@
-"""Boxes of an MP4 or QuickTime file, and the samples that its tables claim."""
+"""Check of an MP4 or QuickTime file: its boxes, and the samples that its tables claim."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from cache_dit_serving.media.structure.boxes import boxes
 from cache_dit_serving.media.structure.excessive import Excessive, at_most
 
 MOST_BOXES = 20_000
-"""A fragment has about eight."""
+"""Maximum number of boxes. A fragment has about eight."""
 MOST_DEPTH = 8
-"""moov, trak, mdia, minf, stbl and its tables are six."""
+"""Maximum nesting of boxes. A track's tables are at level six: moov, trak, mdia, minf, stbl, table."""
 MOST_TRACKS = 16
-"""Phones write up to seven, most of them of metadata."""
+"""Maximum number of tracks. Phones write up to seven, most of them metadata."""
 MOST_SAMPLES = 500_000
-"""Of all tracks, but for sound that is not compressed; libav keeps about 60 bytes for each."""
+"""Maximum number of samples in all tracks, without uncompressed sound. libav keeps about 60 bytes per sample."""
 MOST_EDITS = 64
-"""Entries of edit lists; libav goes through all samples for each."""
+"""Maximum number of edit list entries. libav visits all samples for each."""
 CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf", b"mvex", b"mfra"})
 ENTRIES = {b"stts": 8, b"ctts": 8, b"stsc": 12, b"stco": 4, b"co64": 8, b"stss": 4, b"elst": 12, b"trun": 0}
-"""Bytes of an entry, least, behind a version, flags and the count."""
+"""Minimum bytes per entry of a table, after its version, flags and count."""
 
 
 def check_mp4(content: bytes) -> None:
-    """Count boxes and tracks, and hold what tables claim against the bytes that are there.
+    """Count boxes and tracks, and compare the entries that tables claim with the bytes they have.
 
     Raises:
         Excessive: too many boxes, tracks or samples, or a table that claims more than its box holds.
@@ -40,14 +40,14 @@ class _Boxes:
         self._content = content
         self._boxes = self._tracks = self._edits = 0
         self._samples: dict[bytes, int] = {}
-        """Claimed by each kind of table: a sample stands in several."""
+        """Claimed samples by kind of table. Each is counted apart, because a sample appears in several tables."""
         self._sound = False
-        """Whether the boxes belong to a track of sound."""
+        """True while the boxes belong to a sound track."""
         self._constant_bytes = 0
-        """Bytes of all samples of sound that is not compressed."""
+        """Claimed bytes of uncompressed sound."""
 
     def walk(self, begin: int, end: int, depth: int) -> None:
-        """Check the boxes between two positions and those inside them."""
+        """Check the boxes between two positions, and the boxes inside them."""
         at_most(MOST_DEPTH, depth, "levels of boxes")
         for name, data, box_end in boxes(self._content, begin, end):
             self._boxes += 1
@@ -81,7 +81,7 @@ class _Boxes:
         elif name in (b"stts", b"ctts"):
             runs = np.frombuffer(self._content, ">u4", 2 * count, begin + 8)[::2]
             claimed = int(runs.sum(dtype=np.uint64))
-            # Sound that is not compressed: one run of samples of one tick, for which libav keeps no table.
+            # Uncompressed sound is one run of samples of one tick each. libav keeps no table for it.
             if name == b"stts" and self._sound and count == 1 and claimed <= len(self._content):
                 ticks = struct.unpack_from(">I", self._content, begin + 12)[0]
                 claimed = 0 if ticks == 1 else claimed

@@ -1,4 +1,4 @@
-"""Chunks of a PNG."""
+"""Check of a PNG: its chunks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cache_dit_serving.media.structure.excessive import at_most
 from cache_dit_serving.media.structure.exif import check_exif
 
 MOST_CHUNKS = 20_000
-"""A PNG of 20 MB in chunks of 8 kB, libpng's size, has 2,500."""
+"""Maximum number of chunks. A PNG of 20 MB has 2,500 of libpng's 8 kB."""
 SIGNATURE = 8
 """Bytes before the first chunk."""
 
@@ -17,7 +17,7 @@ def check_png(content: bytes) -> tuple[int, int] | None:
     """Count the chunks of a PNG.
 
     Returns:
-        Width and height as its header has them, pixels; None: it has none.
+        (width, height) from the header, pixels; None without one.
 
     Raises:
         Excessive: too many chunks, or more than one colour profile.

@@ -1,11 +1,11 @@
-"""Elements of a WebM or Matroska file."""
+"""Check of a WebM or Matroska file: its elements."""
 
 from __future__ import annotations
 
 from cache_dit_serving.media.structure.excessive import at_most
 
 MOST_ELEMENTS = 150_000
-"""Each frame is one; half an hour of video and sound has about that many."""
+"""Maximum number of elements. Each frame is one; half an hour of video and sound has about this many."""
 MOST_DEPTH = 8
 MOST_TRACKS = 16
 MASTERS = frozenset(
@@ -41,7 +41,7 @@ def check_webm(content: bytes) -> None:
     """Count elements and tracks.
 
     Raises:
-        Excessive: too many of them, or nested too deep.
+        Excessive: too many elements or tracks, or elements nested too deep.
     """
     ends, position, elements, tracks = [len(content)], 0, 0, 0
     while position < len(content):
@@ -61,7 +61,7 @@ def check_webm(content: bytes) -> None:
         tracks += element == TRACK
         at_most(MOST_TRACKS, tracks, "tracks")
         if element in MASTERS:
-            # All ones: a live stream's cluster or segment, whose size is not known.
+            # A size of all ones means unknown: the cluster or segment of a live stream.
             ends.append(ends[-1] if size == mask else min(ends[-1], data + size))
             at_most(MOST_DEPTH, len(ends), "levels of elements")
             position = data
@@ -70,5 +70,5 @@ def check_webm(content: bytes) -> None:
 
 
 def _width(first: int) -> int:
-    """Bytes of a number whose first byte is this; 0: none begins so."""
+    """Return the length in bytes of a variable-size integer, given its first byte; 0 if the byte is invalid."""
     return 9 - first.bit_length() if first else 0

@@ -1,4 +1,4 @@
-"""Chunks of a WebP."""
+"""Check of a WebP: its chunks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cache_dit_serving.media.structure.excessive import at_most
 from cache_dit_serving.media.structure.exif import check_exif
 
 MOST_CHUNKS = 10_000
-"""A still picture has about five, an animation one for each frame."""
+"""Maximum number of chunks. A still picture has about five, an animation one per frame."""
 HEADER = 12
 """Bytes before the first chunk."""
 
@@ -17,7 +17,7 @@ def check_webp(content: bytes) -> tuple[int, int] | None:
     """Count the chunks of a WebP.
 
     Returns:
-        Width and height of its canvas, pixels; None: it has none.
+        (width, height) of the canvas, pixels; None without one.
 
     Raises:
         Excessive: too many chunks or EXIF tags.

@@ -1,4 +1,4 @@
-"""One part for each field of a request. Planning, `/capabilities` and the model's description fold over them."""
+"""Fields of a request, one class each. Planning, `/capabilities` and the model's description iterate over them."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ FIELDS: tuple[RequestField, ...] = (
     Priority(),
     DeadlineField(),
 )
-"""In the order in which they are checked and listed."""
+"""All fields, in the order in which they are checked and listed."""
 PIPELINE_FIELDS = frozenset(field.name for field in FIELDS if isinstance(field, PipelineField))
-"""Fields of a request that are arguments of a pipeline's call."""
+"""Names of the fields that are arguments of the pipeline's call."""
 
 
 def accepted_fields(model: PlannedModel) -> list[RequestField]:
-    """The fields that the loaded model honours."""
+    """Return the fields that a pipeline honours."""
     return [field for field in FIELDS if field.accepted(model)]
 
 
 def offered_fields(model: PlannedModel) -> list[tuple[RequestField, PlannedModel]]:
-    """The fields that one of a model's pipelines honours, each with the first that does."""
+    """Return each field that any of the model's pipelines honours, with the first that does."""
     found = [(field, next((each for each in model.variants if field.accepted(each)), None)) for field in FIELDS]
     return [(field, variant) for field, variant in found if variant is not None]

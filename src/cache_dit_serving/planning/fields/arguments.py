@@ -1,4 +1,4 @@
-"""Further arguments of the pipeline's call, as far as its class has them and a request may set them."""
+"""Field `extra_args`: further arguments of the pipeline's call that a request may set; and `max_sequence_length`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ExtraArgs(RequestField):
 
 
 def _types(model: PlannedModel) -> dict[str, Any]:
-    """The arguments that a request may set here, each with its type."""
+    """Return the arguments that a request may set on this server, with their types."""
     open_to_requests = model.limits.extra_args
     return {
         name: kind
@@ -78,7 +78,7 @@ def _read(name: str, value: Any, model: PlannedModel) -> Any:
     if len(text) > most:
         raise InvalidRequest(f"{param} has {len(text):,} characters; at most {most:,}", param=param, code="too_long")
     try:
-        # As JSON: a tuple is an array there.
+        # Validated as JSON, in which a tuple is an array.
         return _reader(types[name]).validate_json(text, strict=True)
     except ValidationError as error:
         raise InvalidRequest(f"{param}: {findings_of(error)[0].message}", param=param) from None

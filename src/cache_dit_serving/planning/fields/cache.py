@@ -1,4 +1,4 @@
-"""How far the cache may go, and by when the answer must be there. Their values are chosen by `caching.speeds`."""
+"""Fields `speed`, `cache` and `deadline_s`. :mod:`caching.speeds` chooses the settings from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frames of a clip and the rate at which they are shown."""
+"""Fields `num_frames` and `fps` of a clip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 class ClipField(PipelineField):
-    """A field that every model which makes clips takes, under whatever name its pipeline has for it."""
+    """A field that every clip-making model accepts, whatever the name of the pipeline's parameter."""
 
     makes = MediaKind.CLIP
 
@@ -32,7 +32,7 @@ class NumFrames(ClipField):
     def schema(self, model: PlannedModel) -> Schema:
         clip = _clip(model)
         taken = _taken(model)
-        # JSON Schema has multiples alone, not multiples and a remainder.
+        # JSON Schema can express multiples, but not multiples with a remainder.
         listed: Schema = {"multipleOf": clip.multiple} if clip.remainder == 0 else {"enum": list(taken)}
         return listed | {"minimum": taken[0], "maximum": taken[-1]}
 
@@ -40,7 +40,7 @@ class NumFrames(ClipField):
         return model.defaults.num_frames or _clip(model).default_frames
 
     def adjusted(self, value: int, model: PlannedModel) -> int:
-        """Rounded down to what the model makes; as it is beyond the operator's limit, and below the least."""
+        """Round down to a number that the model makes. A value below the minimum or above `max_num_frames` is kept."""
         taken = _taken(model)
         if not taken[0] <= value <= model.limits.max_num_frames:
             return value
@@ -61,7 +61,7 @@ class Fps(ClipField):
     name = "fps"
 
     def asks_nothing(self, value: Any) -> bool:
-        """Any value: an image has no frame rate, whatever it is."""
+        """Return True for any value, because an image has no frame rate."""
         return True
 
     def schema(self, model: PlannedModel) -> Schema:
@@ -79,23 +79,23 @@ class Fps(ClipField):
 
 
 def frames_of(request: GenerateRequest, model: PlannedModel) -> int:
-    """Frames of a request's clip."""
+    """Return the number of frames of a request's clip."""
     return request.num_frames if request.num_frames is not None else NumFrames().default(model)
 
 
 def fitting_frames(there: int, model: PlannedModel) -> int | None:
-    """The longest clip that the model makes of as many frames as are there; None where they are too few."""
+    """Return the greatest number of frames, up to `there`, that the model makes; None if all are greater."""
     taken = _taken(model)
     return _rounded_down(min(there, taken[-1]), taken) if there >= taken[0] else None
 
 
 def fps_of(request: GenerateRequest, model: PlannedModel) -> float:
-    """Frames a second of a request's clip."""
+    """Return the frame rate of a request's clip, frames per second."""
     return request.fps if request.fps is not None else Fps().default(model)
 
 
 def least_frames(model: PlannedModel) -> int | None:
-    """The shortest clip that the model makes; None where it makes none."""
+    """Return the minimum number of frames of the model's clips; None if it makes no clips."""
     return _taken(model)[0] if model.traits.clip is not None else None
 
 
@@ -105,7 +105,7 @@ def _clip(model: PlannedModel) -> ClipTraits:
 
 
 def _taken(model: PlannedModel) -> range:
-    """The numbers of frames that a request may ask for; a clip has at least two."""
+    """Return the numbers of frames that a request may ask for. A clip has at least two."""
     clip = _clip(model)
     least = clip.least or (clip.remainder if clip.remainder > 1 else clip.remainder + clip.multiple)
     most = min(model.limits.max_num_frames, clip.most or model.limits.max_num_frames)
@@ -113,7 +113,7 @@ def _taken(model: PlannedModel) -> range:
 
 
 def _rounded_down(value: int, taken: range) -> int:
-    """The greatest number of frames that is at most a value not below the least one."""
+    """Return the greatest allowed number of frames up to `value`, which must not be below the minimum."""
     return value - (value - taken.start) % taken.step
 
 

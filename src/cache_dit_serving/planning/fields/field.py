@@ -1,4 +1,4 @@
-"""A part of planning: everything about one field of a request."""
+"""Base classes of a request field in planning."""
 
 from __future__ import annotations
 
@@ -14,73 +14,76 @@ Schema = dict[str, Any]
 
 
 class RequestField:
-    """One field of :class:`GenerateRequest`: when a model takes it, its bounds, its default, what it gives the call.
+    """One field of :class:`GenerateRequest`: models that accept it, bounds, default, and arguments for the call.
 
-    This class by itself is a field that the server honours on every model and the pipeline does not see.
+    The base class describes a field that every model accepts and that gives the pipeline's call no argument.
     """
 
     name: ClassVar[str]
     makes: ClassVar[MediaKind | None] = None
-    """The kind of output that the field is about: models of another kind do not take it. None: all kinds."""
+    """Kind of output that the field applies to; models of other kinds do not accept it. None: all kinds."""
     ignorable: ClassVar[bool] = True
-    """Whether an answer that ignores the field is still of use to its caller, where the operator allows that."""
+    """True if an answer that ignores the field is still useful. Ignoring also needs the operator's permission."""
 
     def asks_nothing(self, value: Any) -> bool:
-        """Whether a value stands for what a model without the field does anyway; accepted on every model."""
+        """Return whether a value requests the behaviour of a model without the field. It is accepted on every model."""
         return value is None or value == []
 
     def accepted(self, model: PlannedModel) -> bool:
-        """Whether the loaded model honours the field."""
+        """Return whether the model honours the field."""
         return self.makes in (None, model.traits.makes)
 
     def why_not(self, model: PlannedModel) -> str:
-        """The reason beside a refusal, in brackets, where there is more to say than that the pipeline takes none."""
+        """Return the reason for a refusal, in brackets after a space; empty if the pipeline just lacks the field."""
         return "" if self.makes in (None, model.traits.makes) else f" (it makes {model.traits.makes.plural})"
 
     def schema(self, model: PlannedModel) -> Schema:
-        """JSON schema keywords that hold on this model beside those of the request's own schema."""
+        """Return JSON schema keywords of this model, which extend those of the request's schema."""
         return {}
 
     def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
-        """Refuse a value that the configuration's limits rule out on every model, for a caller that has none loaded.
+        """Refuse a value that the limits exclude on every model. Used before a model is loaded.
 
         Args:
-            tolerant: whether a value beside the model's is adjusted where it can be.
+            tolerant: adjust a value that the model does not take, where possible.
 
         Raises:
             InvalidRequest: as :meth:`arguments`.
         """
 
     def default(self, model: PlannedModel) -> Any:
-        """The value of a request that leaves the field out; None where there is none to name."""
+        """Return the value for a request without the field; None if it has no nameable default."""
         return None
 
     def adjusted(self, value: Any, model: PlannedModel) -> Any:
-        """The nearest value that the model takes, where the operator has such values adjusted and reported."""
+        """Return the nearest value that the model takes. Used only on a server that adjusts and reports such values."""
         return value
 
     def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
-        """Why the other fields of a request leave this one without effect, and the remedy; None where it has one.
+        """Return why other fields of the request disable this one, with the remedy; None if it has an effect.
 
-        Refused, or where the operator or the request has it so, ignored and reported.
+        Such a request is refused; a tolerant server ignores the field and reports it.
         """
         return None
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        """What the field gives the pipeline's call, its default included.
+        """Return the field's arguments for the pipeline's call, from its value or its default.
 
         Raises:
-            InvalidRequest: the value is out of bounds here, or contradicts another field.
+            InvalidRequest: the value is out of the model's bounds, or contradicts another field.
         """
         return {}
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        """The field as it was used, for the record in the output's file, where the call has it under another name."""
+        """Return the effective value for the record in the output's file, if the call has it under another name."""
         return {}
 
 
 class PipelineField(RequestField):
-    """A field that goes to the pipeline under the same name, where its call takes it."""
+    """A field that is an argument of the pipeline's call, by default under the field's name.
+
+    By default it is accepted if the call has a parameter of this name.
+    """
 
     def accepted(self, model: PlannedModel) -> bool:
         return model.traits.takes(self.name)
@@ -98,7 +101,7 @@ def check_length(name: str, text: str | None, limits: Limits) -> None:
     """Refuse a text longer than the operator's limit.
 
     Raises:
-        InvalidRequest: naming the limit.
+        InvalidRequest: the text exceeds `max_prompt_characters`; the message names the limit.
     """
     most = limits.max_prompt_characters
     if text is not None and len(text) > most:

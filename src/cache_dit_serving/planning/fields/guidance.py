@@ -1,4 +1,4 @@
-"""Guidance: its scales, the negative prompt, and the forward passes that follow from them."""
+"""Guidance: fields of the scales and of the negative prompt, and the resulting forward passes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 def forward_passes(arguments: dict[str, Any], traits: PipelineTraits) -> int:
-    """Forward passes a step of a call with these arguments: 2 where guidance takes one of its own.
+    """Return the forward passes per step of a call with these arguments: 2 if guidance takes a pass of its own.
 
-    Pipelines with `true_cfg_scale` guide so when it is above 1 and there is a negative prompt; other families that
-    separate the passes do so unless guidance is off.
+    A pipeline with `true_cfg_scale` takes it if the scale is above 1 and there is a negative prompt. Other families
+    with separate passes take it unless guidance is off.
     """
     guidance = traits.guidance
     if traits.takes("true_cfg_scale"):
@@ -28,7 +28,7 @@ def forward_passes(arguments: dict[str, Any], traits: PipelineTraits) -> int:
 
 
 def _scale(name: str, request: GenerateRequest, model: PlannedModel, own: float | None) -> float | None:
-    """The scale in force: the request's, the configuration's, or the pipeline's own."""
+    """Return the effective scale: the request's, else the configuration's, else `own`, the pipeline's default."""
     asked = getattr(request, name)
     if asked is not None:
         return float(asked)
@@ -53,7 +53,7 @@ class TrueCfgScale(PipelineField):
         return value in (None, 1)
 
     def adjusted(self, value: Any, model: PlannedModel) -> float:
-        """1 for what lies below: neither guides."""
+        """Raise a value below 1 to 1. Neither guides."""
         return max(1.0, float(value))
 
     def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:

@@ -1,4 +1,4 @@
-"""Which images: their seeds and their number."""
+"""Fields `seed` and `num_images`."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def _check_number(count: int, limits: Limits) -> None:
 
 
 def seeds_of(request: GenerateRequest, model: PlannedModel) -> tuple[int, ...]:
-    """One seed an image, one after the other; the first is the request's, or drawn at random.
+    """Return consecutive seeds, one per image. The first is the request's, or random.
 
     Raises:
-        InvalidRequest: more images than the server draws, or a seed too great for the last one.
+        InvalidRequest: more images than the server draws, or the last seed exceeds `MAX_SEED`.
     """
     count = request.num_images or 1
     _check_number(count, model.limits)

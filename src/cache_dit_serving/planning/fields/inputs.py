@@ -1,4 +1,4 @@
-"""What a request brings, and how far it leaves that."""
+"""Fields of input pictures and videos, `strength` and `fit`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 class InputField(RequestField):
-    """Something that a request brings. It is read before planning, and :mod:`planning.inputs` gives it to the call."""
+    """An input picture or video. It is decoded before planning; :mod:`planning.inputs` makes the call's arguments."""
 
     brings: ClassVar[Input]
     ignorable = False
@@ -85,7 +85,7 @@ class FitField(RequestField):
 
 
 def steps_run(request: GenerateRequest, model: PlannedModel, count: int) -> int:
-    """Denoising steps that run of a schedule of `count`: strength leaves the first ones out."""
+    """Return how many steps of a schedule of `count` run. Strength skips the first ones."""
     if model.traits.strength is None:
         return count
     strength = request.strength if request.strength is not None else Strength().default(model)

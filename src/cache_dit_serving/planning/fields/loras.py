@@ -1,4 +1,4 @@
-"""LoRAs that a request draws with."""
+"""Field `loras`."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Loras(RequestField):
 
 
 def loras_of(request: GenerateRequest, model: PlannedModel) -> tuple[LoraChoice, ...]:
-    """What a request draws with, in its order: those that it names, or else the configuration's.
+    """Return the LoRAs to draw with: the request's in its order, else the configuration's. Scale 0 is left out.
 
     Raises:
-        InvalidRequest: it names one that there is not, one twice, or a scale out of bounds.
+        InvalidRequest: a name is unknown or repeated, a scale is out of bounds, or too many are loaded on demand.
     """
     if request.loras is None:
         return _defaults(model)
@@ -73,7 +73,7 @@ def loras_of(request: GenerateRequest, model: PlannedModel) -> tuple[LoraChoice,
         raise InvalidRequest(
             f"loras names {len(on_demand)} LoRAs of the server's folder; it keeps at most {most} loaded", param="loras"
         )
-    # At 0 it adds nothing, and costs time.
+    # A scale of 0 adds nothing and costs time.
     return tuple(choice for choice in chosen if choice.scale)
 
 

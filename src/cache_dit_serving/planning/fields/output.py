@@ -1,4 +1,4 @@
-"""How the answer carries what was made."""
+"""Fields of the answer: form, folder and file formats of the outputs, and step records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs before what."""
+"""Field `priority`."""
 
 from __future__ import annotations
 

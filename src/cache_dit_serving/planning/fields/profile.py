@@ -1,4 +1,4 @@
-"""Whether a trace is written of what a request draws."""
+"""Field `profile`: a torch profiler trace of a request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Profile(RequestField):
 
 
 def asked_to_profile(request: GenerateRequest, model: PlannedModel) -> AskedToProfile:
-    """Who wants a trace of what a request draws."""
+    """Return the reason for tracing a request."""
     if request.profile:
         return AskedToProfile.BY_REQUEST
     by_operator = model.profiles == "all" and request.profile is None

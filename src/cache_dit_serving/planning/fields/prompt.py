@@ -1,4 +1,4 @@
-"""What to draw: a prompt, or a class."""
+"""Fields `prompt` and `class_label`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Width and height, and the one rule of which the model takes."""
+"""Fields `width` and `height`, and the sizes that a model takes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 def _sides(limits: Limits, multiple: int) -> Sequence[int]:
-    """The widths and heights that a model takes, in pixels, least first.
+    """Return the allowed widths and heights, pixels, in ascending order.
 
     Args:
-        multiple: its grid, in pixels; 1 where no model is loaded and the grid is not known.
+        multiple: the model's grid, pixels; 1 before a model is loaded.
     """
     if limits.sizes is not None:
         return sorted(limits.sizes)
@@ -27,18 +27,19 @@ def _sides(limits: Limits, multiple: int) -> Sequence[int]:
 
 
 def _adjusted(value: int, limits: Limits, multiple: int) -> int:
-    """A side rounded down to the grid, as cache_dit.serve did; as it is where nothing on the grid is as small."""
+    """Round a side down to the grid, as cache_dit.serve did. A side below the minimum or above `max_side` is kept."""
     if limits.sizes is None and value > limits.max_side:
-        return value  # no grid, but the operator's limit
+        return value  # above the operator's limit, which is not adjusted
     sides = _sides(limits, multiple)
     index = bisect_right(sides, value)
     return sides[index - 1] if index else value
 
 
 def _check_side(name: str, value: int, limits: Limits, multiple: int) -> None:
-    """
+    """Check one side.
+
     Raises:
-        InvalidRequest: naming the sides that the model takes.
+        InvalidRequest: the model does not take this side; the message names the allowed ones.
     """
     if value in _sides(limits, multiple):
         return
@@ -52,7 +53,11 @@ def _check_side(name: str, value: int, limits: Limits, multiple: int) -> None:
 
 
 def fitting_size(width: int, height: int, model: PlannedModel, pixels: int | None = None) -> tuple[int, int]:
-    """The size at which a picture is taken in: its shape, with no more pixels than these, or than the default."""
+    """Return the output size for an input: its size, scaled down to the maximum area and rounded down to the grid.
+
+    Args:
+        pixels: maximum area, pixels; None: the area of the model's default size.
+    """
     most = pixels or Width().default(model) * Height().default(model)
     scale = min(1.0, math.sqrt(most / (width * height)))
     sides = _sides(model.limits, model.traits.sizes.multiple)

@@ -1,4 +1,4 @@
-"""How long a sound is."""
+"""Field `audio_length_s`."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class AudioLength(PipelineField):
 
 
 def audio_length(request: GenerateRequest, model: PlannedModel) -> float:
-    """Seconds of a request's sound."""
+    """Return the length of a request's sound, seconds."""
     return request.audio_length_s if request.audio_length_s is not None else AudioLength().default(model)
 
 
 def samples_made(request: GenerateRequest, model: PlannedModel) -> int:
-    """Samples that the model makes for a request: what the time of a step grows with."""
+    """Return the number of samples that the model makes for a request. The time of a step grows with it."""
     sound = _sound(model)
     whole = sound.most_length_s if sound.always_whole else None
     return max(1, round((whole or audio_length(request, model)) * sound.rate))

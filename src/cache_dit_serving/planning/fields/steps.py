@@ -1,4 +1,4 @@
-"""How many denoising steps, and at which noise levels."""
+"""Fields `num_inference_steps` and `sigmas`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 def step_count(request: GenerateRequest, model: PlannedModel) -> int:
-    """Denoising steps of a request: given sigmas decide.
+    """Return the denoising steps of a request's schedule. `sigmas` decide if they are sent.
 
     Raises:
-        InvalidRequest: more than the server takes, or fewer than the scheduler needs.
+        InvalidRequest: more steps than the server takes, or fewer than the scheduler needs.
     """
     asked = _asked(request)
     count, param = asked if asked is not None else (model.default_step_count, "num_inference_steps")
@@ -27,7 +27,7 @@ def step_count(request: GenerateRequest, model: PlannedModel) -> int:
 
 
 def _asked(request: GenerateRequest) -> tuple[int, str] | None:
-    """The steps that a request asks for, and by which field."""
+    """Return the requested number of steps and the field that gave it; None without either field."""
     if request.sigmas is not None:
         return len(request.sigmas), "sigmas"
     return (request.num_inference_steps, "num_inference_steps") if request.num_inference_steps else None
