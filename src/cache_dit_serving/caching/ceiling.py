@@ -1,4 +1,4 @@
-"""Which cache settings may approximate more than others: what a server's ceiling is held to."""
+"""Comparison of cache settings by how much they may reuse, to hold requests to a server's ceiling."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cache_dit_serving.caching.settings import CacheSettings
 
 
 def exceeds(settings: CacheSettings, ceiling: CacheSettings, steps: int, *, passes: int) -> str | None:
-    """The first setting by which `settings` may reuse more than `ceiling` does in so many steps; None where none.
+    """Return the first setting by which `settings` may reuse more than `ceiling` in `steps` steps; None if none does.
 
-    Each part of the model is compared by itself. Calibrators are not compared: they change what a reused step is filled
-    with (see `SpeedLadder`).
+    Each part of the model is compared by itself. Calibrators are not compared here: they change the values of reused
+    blocks, not the amount of reuse. `SpeedLadder` checks them.
     """
     parts = settings.parts(ceiling)
     compared = (_part_exceeds(settings.of(*part), ceiling.of(*part), steps, passes=passes) for part in parts)
@@ -24,7 +24,7 @@ def _part_exceeds(settings: CacheSettings, ceiling: CacheSettings, steps: int, *
     if ceiling.force_refresh_step_hint is not None:
         for name in ("force_refresh_step_hint", "force_refresh_step_policy"):
             if getattr(settings, name) != getattr(ceiling, name):
-                return name  # another refresh begins warm-up and counts anew at other steps
+                return name  # another refresh restarts warm-up and counts at other steps
     most = {name: limit for name, limit, _ in _limits(ceiling, settings)}
     for name, limit, cause in _limits(settings, ceiling):
         if limit > most[name]:
@@ -35,7 +35,10 @@ def _part_exceeds(settings: CacheSettings, ceiling: CacheSettings, steps: int, *
 
 
 def _further(settings: CacheSettings, ceiling: CacheSettings, steps: int, passes: int) -> str | None:
-    """Whether any step may be reused that `ceiling` computes, or at a greater difference; by which setting."""
+    """Return the setting by which a step may be reused at a greater residual difference than `ceiling` allows.
+
+    None if there is no such step. A step that `ceiling` always computes has a greatest difference of 0.
+    """
     try:
         allowed = ceiling.max_difference_by_step(steps, passes=passes)
     except ValueError:  # the ceiling's own mask is for other numbers of steps
@@ -52,14 +55,17 @@ def _further(settings: CacheSettings, ceiling: CacheSettings, steps: int, passes
 
 
 def _prunes_more(settings: CacheSettings, ceiling: CacheSettings) -> str | None:
-    """What of DBPrune's own settings goes further. A threshold that follows the differences gets to its bound only
-    where they lead it, so it may reuse less or more than a fixed one."""
+    """Return the first of DBPrune's own settings that may reuse more than `ceiling`'s; None if none does.
+
+    The rise of a dynamic threshold depends on the picture's differences. It cannot be compared with a fixed threshold,
+    so it counts as exceeding one.
+    """
     if settings.cache_type != "DBPrune":
         return None
     if not set(ceiling.non_prune_block_ids) <= set(settings.non_prune_block_ids):
         return "non_prune_block_ids"
     if settings.force_reduce_calibrator_vram != ceiling.force_reduce_calibrator_vram:
-        return "force_reduce_calibrator_vram"  # fewer values compared: another difference
+        return "force_reduce_calibrator_vram"  # fewer values are compared, which gives another difference
     if settings.reuses_without_asking:
         return None
     if settings.residual_diff_threshold > ceiling.residual_diff_threshold:
@@ -74,9 +80,10 @@ def _prunes_more(settings: CacheSettings, ceiling: CacheSettings) -> str | None:
 
 
 def _limits(settings: CacheSettings, other: CacheSettings) -> list[tuple[str, float, str]]:
-    """How far each limit lets the cache go, a greater number allowing more reuse, and which setting is to blame.
+    """Return (limit's name, bound, setting to report) for each limit on reuse; a greater bound allows more.
 
-    A static mask heeds no limit; a refresh that `other` does not have begins every count anew.
+    A static mask ignores the limits on cached steps. A forced refresh that `other` lacks restarts the counts. In both
+    cases the bound is infinite, and the setting to report is the one that lifts the limit.
     """
     always = settings.reuses_without_asking
     refreshed = settings.force_refresh_step_hint is not None and other.force_refresh_step_hint is None
@@ -102,5 +109,5 @@ def _limits(settings: CacheSettings, other: CacheSettings) -> list[tuple[str, fl
 
 
 def limit_or_infinity(value: float | None) -> float:
-    """A limit where None and -1 mean that there is none."""
+    """Return a limit as a number: None and negative values, which mean no limit, become infinity."""
     return math.inf if value is None or value < 0 else value

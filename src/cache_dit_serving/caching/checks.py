@@ -1,4 +1,4 @@
-"""What of a request's cache settings this model, this number of steps or the other settings rule out."""
+"""Checks of a request's cache settings against the loaded model, the number of steps and each other."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ from cache_dit_serving.findings import findings_of
 
 @dataclass(frozen=True)
 class CacheSupport:
-    """What cache-dit can do on the loaded pipeline."""
+    """Capabilities of cache-dit on the loaded pipeline."""
 
     block_lists: Mapping[str, int]
-    """Blocks of each list that the cache spans, by `transformer.block_list`: what bounds Fn and Bn."""
+    """Number of blocks in each cached list, by `transformer.block_list`: the bound on Fn plus Bn."""
     refusals: Mapping[CacheType, str]
-    """Why a cache type cannot run here, by type."""
+    """Reason that a cache type cannot run here, by type; types that can run are absent."""
 
     def names(self, field: str) -> list[str]:
-        """Transformers or block lists that `per_transformer` or `per_block_list` may name."""
+        """Return the transformers or block lists that `per_transformer` or `per_block_list` may name, sorted."""
         return sorted({label.split(".", 1)[PARTS.index(field)] for label in self.block_lists})
 
     @property
     def refusal(self) -> str | None:
-        """Why there can be no cache at all; None where any type runs."""
+        """Reason that no cache type can run here; None if at least one can."""
         return self.refusals["DBCache"] if len(self.refusals) == len(CACHE_TYPES) else None
 
 
 def check_nothing_without_effect(options: CacheOptions, speed: Speed | None) -> None:
-    """Without a cache, its settings and `strict` would change nothing."""
+    """Refuse cache settings and `strict` in a request that runs without a cache.
+
+    Raises:
+        InvalidRequest: a field has no effect, or `cache.enabled` contradicts `speed`.
+    """
     if not options.enabled and speed not in (None, "lossless"):
         raise InvalidRequest(f"cache.enabled false contradicts speed {speed}; send one of them", param="cache.enabled")
     idle = [*options.given, *(["strict"] if options.strict else [])]
@@ -49,6 +53,11 @@ def check_nothing_without_effect(options: CacheOptions, speed: Speed | None) -> 
 
 
 def overridden(base: CacheSettings, options: CacheOptions) -> CacheSettings:
+    """Return `base` with the settings of a request's `cache` object.
+
+    Raises:
+        InvalidRequest: the settings contradict each other, or one has no effect beside the others.
+    """
     try:
         effective = base.overridden(options.given)
     except ValidationError as error:
@@ -67,7 +76,12 @@ def overridden(base: CacheSettings, options: CacheOptions) -> CacheSettings:
 
 
 def check_model(settings: CacheSettings, support: CacheSupport) -> None:
-    """Refuse what the block lists cannot hold: cache-dit fails on some of it and computes blocks twice on other."""
+    """Refuse settings that the block lists cannot hold. cache-dit fails on some of them and computes blocks twice on
+    others.
+
+    Raises:
+        InvalidRequest: the cache type cannot run, a part or block does not exist, or no block is left to reuse.
+    """
     if (refusal := support.refusals.get(settings.cache_type)) is not None:
         raise InvalidRequest(refusal, param="cache.cache_type", code="unsupported_field")
     _check_names(settings, support)
@@ -97,7 +111,7 @@ def check_model(settings: CacheSettings, support: CacheSupport) -> None:
 
 
 def _check_names(settings: CacheSettings, support: CacheSupport) -> None:
-    """Refuse settings of a part that the model does not have."""
+    """Refuse settings of a transformer or block list that the model does not have."""
     for field in PARTS:
         known = support.names(field)
         for part in getattr(settings, field):
@@ -109,7 +123,16 @@ def _check_names(settings: CacheSettings, support: CacheSupport) -> None:
 
 
 def check_request(settings: CacheSettings, steps: int, passes: int, changed: set[str]) -> None:
-    """Refuse settings that do not go with this request's steps or passes. `changed`: those that are its own."""
+    """Refuse settings that do not fit this request's steps or forward passes.
+
+    Args:
+        steps: num_inference_steps.
+        passes: forward passes a step, 1 or 2.
+        changed: names of the settings that the request itself changes; errors name them instead of the server's.
+
+    Raises:
+        InvalidRequest: the step mask, the passes or the forced refresh does not fit.
+    """
     separate_cfg = passes == 2
     own = "steps_computation_mask" in changed
     try:

@@ -14,7 +14,7 @@ SCALED = ("residual_diff_threshold", "max_warmup_steps", "max_continuous_cached_
 
 
 def upstream_settings(usual_steps: int) -> CacheSettings:
-    """The defaults of cache-dit 1.5.3's command line, the warm-up cut to a third of the steps for few-step models."""
+    """Return the defaults of cache-dit 1.5.3's command line. The warm-up is at most a third of `usual_steps`."""
     return CacheSettings(
         Fn_compute_blocks=1,
         Bn_compute_blocks=0,
@@ -25,12 +25,12 @@ def upstream_settings(usual_steps: int) -> CacheSettings:
 
 
 def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
-    """Speeds around given settings, for a model that has none measured.
+    """Return speeds around given settings, for a model that has none measured.
 
     `high` halves the threshold and reuses at most twice in a row. `fast` doubles the threshold (below 1, where
     cache-dit would always reuse), halves the warm-up, doubles the limit in a row and, where no calibrator is on,
-    extrapolates with TaylorSeer. A mask that reuses without asking has no threshold: there `high` asks, and `fast` is
-    the next faster policy, if the mask is one.
+    extrapolates with TaylorSeer. A static mask has no threshold. There `high` is the same mask with the dynamic policy.
+    `fast` is the next faster policy if the mask is a policy's name, and absent otherwise.
     """
     if balanced.reuses_without_asking:
         speeds: dict[Speed, CacheSettings] = {
@@ -56,7 +56,7 @@ def derive(balanced: CacheSettings) -> dict[Speed, CacheSettings]:
 
 
 def _less(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the model or a part of it, what reuses less."""
+    """Return the changes to settings of the model, or of a part, that make them reuse less."""
     changes: dict[str, Any] = {}
     if (threshold := given.get("residual_diff_threshold")) is not None:
         changes["residual_diff_threshold"] = threshold / 2
@@ -66,6 +66,7 @@ def _less(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _more(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes to settings of the model, or of a part, that make them reuse more."""
     changes: dict[str, Any] = {}
     if (threshold := given.get("residual_diff_threshold")) is not None:
         changes["residual_diff_threshold"] = max(threshold, min(0.95, threshold * 2))

@@ -1,4 +1,4 @@
-"""What the cache did, in numbers and in words. Pure, and without torch."""
+"""Evidence of the cache's effect on a generation, in numbers and in words. Pure functions without torch."""
 
 from __future__ import annotations
 
@@ -28,30 +28,32 @@ class Record:
         return sum(self.executed.values())
 
     def cached_steps(self) -> set[int]:
-        """Steps of the generation in which any block list was reused, in either pass.
+        """Return the steps of the generation in which any block list was reused, in either pass; counted from 0.
 
-        Several transformers (Wan 2.2's high and low noise) share the steps of a generation out, in their order, each
-        counting from 0.
+        Several transformers (Wan 2.2's high and low noise) run one after the other. Each counts its own steps from 0.
         """
         begun, steps = 0, set()
         for transformer, executed in self.executed.items():
             for record in self.block_lists:
-                # A list that the settings compute whole has nothing to reuse, whatever its context says.
+                # cache-dit also counts cached steps for a list whose blocks are all computed.
                 if record.transformer == transformer and record.reused_blocks:
                     steps |= {begun + step for step in (*record.cached_steps, *record.cfg_cached_steps)}
             begun += executed
         return steps
 
     def diffs(self) -> list[float]:
-        """Every residual difference that was compared, NaN among them; -1 (always reused) and -2 (other shape) not."""
+        """Return every compared residual difference, NaN included.
+
+        Leaves out cache-dit's codes -1 (always reused) and -2 (shapes differ).
+        """
         return [diff for record in self.block_lists for diff in _diffs(record) if not diff < 0.0]
 
 
 def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheReport:
-    """The report of one image.
+    """Return the report of one image.
 
     Args:
-        record: None where there was no cache.
+        record: the cache's record; None if the image was drawn without a cache.
         steps: denoising steps that ran.
     """
     if record is None:
@@ -88,7 +90,10 @@ def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheRe
 
 
 def merge_reports(reports: list[CacheReport]) -> CacheReport:
-    """The report of a request, from those of its images: steps add up; quartiles are the medians of the images'."""
+    """Return the report of a request, merged from those of its images.
+
+    Counts add up. Each quartile is the median of the images' quartiles.
+    """
     first = reports[0]
     engaged = any(report.engaged for report in reports)
     telling = [each for each in reports if each.nan_diffs or (each.reason and not engaged)]
@@ -117,7 +122,7 @@ def merge_reports(reports: list[CacheReport]) -> CacheReport:
 
 
 def diff_quantiles(diffs: list[float]) -> DiffQuantiles | None:
-    """Quantiles of the differences that are numbers; None where there are none."""
+    """Return quantiles of the finite differences, rounded to 6 decimals; None if no difference is finite."""
     numbers = sorted(diff for diff in diffs if math.isfinite(diff))
     if not numbers:
         return None
@@ -127,7 +132,7 @@ def diff_quantiles(diffs: list[float]) -> DiffQuantiles | None:
 
 
 def _reason(record: Record, steps: int, cached: int, diffs: list[float]) -> Reason | None:
-    """Why nothing was reused, or what is wrong with what was."""
+    """Return the reason that nothing was reused, or the defect in what was reused; None if there is neither."""
     if any(math.isnan(diff) for diff in diffs):
         return Reason("not_a_number", "a residual difference is not a number")
     if cached:
@@ -145,7 +150,7 @@ def _reason(record: Record, steps: int, cached: int, diffs: list[float]) -> Reas
 
 
 def _limit(choice: CacheChoice, record: Record, cached: int) -> Reason | None:
-    """A limit of the configuration that a request with settings of its own reached."""
+    """Return the limit of the configuration that a request with its own `cache` object reached; None if none."""
     settings = record.settings
     in_force = choice.inherited & settings.effective().keys()
     reached = {"max_cached_steps": cached, "max_continuous_cached_steps": _longest_run(record)}
@@ -158,7 +163,7 @@ def _limit(choice: CacheChoice, record: Record, cached: int) -> Reason | None:
 
 
 def _longest_run(record: Record) -> int:
-    """Steps in a row that one block list reused, at most."""
+    """Return the greatest number of consecutive steps in which one block list was reused."""
     longest = 0
     for part in record.block_lists:
         for steps in (part.cached_steps, part.cfg_cached_steps) if part.reused_blocks else ():

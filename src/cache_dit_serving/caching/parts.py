@@ -14,7 +14,7 @@ MOST_PARTS = 16
 
 
 class PartSettings(BaseModel):
-    """What one part does otherwise than the settings it stands in; left out: as they say."""
+    """Settings of one part that differ from the whole model's; a field left out keeps the whole model's value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -33,7 +33,7 @@ class PartSettings(BaseModel):
 
 
 class HashableDict(dict[Key, Value]):
-    """A dict that nothing changes, for settings that are compared and looked up as a whole."""
+    """Dict that is never changed after its creation, so that the settings that hold it can be hashed."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))

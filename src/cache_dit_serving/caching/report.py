@@ -1,4 +1,4 @@
-"""What the cache did to a generation, as answers show it."""
+"""Report of the cache's effect on a generation, as answers show it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class DiffQuantiles(BaseModel):
 
 
 class CacheReport(BaseModel):
-    """What the cache did to this request."""
+    """Effect of the cache on this request."""
 
     enabled: bool
-    engaged: bool = Field(description="Whether any step reused activations.")
-    reason: str | None = Field(None, description="Why not, where it did not; or what is wrong with what it did.")
+    engaged: bool = Field(description="true if any step reused activations.")
+    reason: str | None = Field(None, description="Reason that nothing was reused, or the defect in what was reused.")
     reason_code: ReasonCode | None = Field(None, description="The same as one word.")
     speed: str = Field(description="The speed whose settings these are; custom where they are no named speed's.")
     steps: int = Field(description="Denoising steps, over all images.")
@@ -36,7 +36,7 @@ class CacheReport(BaseModel):
         0, description="Runs of transformer blocks, reused or not; 0 where there is no cache to count them."
     )
     reused_blocks: int = Field(
-        0, description="Those of them that were reused: what the cache saved, whatever its type."
+        0, description="Runs of transformer blocks that were reused instead of computed, with any cache type."
     )
     residual_diff: DiffQuantiles | None = None
     nan_diffs: int = Field(
@@ -47,7 +47,7 @@ class CacheReport(BaseModel):
         description="Images drawn twice because guidance made other forward passes than planned; the second is right.",
     )
     settings: dict[str, Any] | None = Field(
-        None, description="Those that had a say; as the `cache` object of a request they do the same again."
+        None, description="Settings that took effect. Send them back as `cache` to repeat the run."
     )
     settings_hash: str | None = Field(None, description="Ten hexadecimal digits that name the settings.")
 
@@ -59,21 +59,20 @@ def _from_json(value: Any) -> Any:
 ResidualDiff = Annotated[
     float, BeforeValidator(_from_json), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]})
 ]
-"""A relative L1 residual difference; null in JSON, which has no such number, where the model's values are broken."""
+"""Relative L1 residual difference. NaN, which shows that the model's values are broken, is null in JSON."""
 
 
 class BlockListStats(BaseModel):
     """The cache's record of one block list over one image.
 
-    `diffs` maps a step to its residual difference (DBCache) or to one for each block (DBPrune); null stands for
-    one that is not a number.
+    `diffs` maps a step to its residual difference (DBCache) or to one per block (DBPrune); null stands for NaN.
     """
 
     transformer: str
     block_list: str
     cached_steps: list[int]
     diffs: dict[int, ResidualDiff | list[ResidualDiff]]
-    cfg_cached_steps: list[int] = Field(description="Likewise for the second pass of guidance.")
+    cfg_cached_steps: list[int] = Field(description="Cached steps of guidance's second forward pass.")
     cfg_diffs: dict[int, ResidualDiff | list[ResidualDiff]]
     blocks: int = Field(description="Runs of its blocks without a cache, over both passes.")
-    reused_blocks: int = Field(description="Those of them that were reused.")
+    reused_blocks: int = Field(description="Runs of its blocks that were reused.")

@@ -1,4 +1,4 @@
-"""What cache-dit's cache may do to a picture, as one frozen value: in the configuration, in a request, in an answer.
+"""Settings of cache-dit's cache as one frozen value, shared by the configuration, requests and answers.
 
 The fields are the keys of `cache_config` in `cache_dit.load_configs` (cache-dit 1.5.3), checked here because cache-dit
 drops unknown keys and fails on the string "DBPrune". See cache-dit's user guide for DBCache and DBPrune,
@@ -36,7 +36,7 @@ CACHE_TYPES: tuple[CacheType, ...] = typing.get_args(CacheType)
 
 
 class Reason(NamedTuple):
-    """Why nothing was reused, for programs and for people."""
+    """Reason that the cache is off, reused nothing or was limited: a code for programs, a sentence for people."""
 
     code: ReasonCode
     sentence: str
@@ -47,7 +47,7 @@ CALIBRATORS: dict[str, tuple[str, ...]] = {
     "enable_foca": ("enable_encoder_foca",),
     "enable_dmd": ("enable_encoder_dmd", "dmd_history", "dmd_rank", "dmd_ridge", "dmd_svd_precision"),
 }
-"""The switch of each calibrator, and the fields that mean something only with it."""
+"""Switch of each calibrator, with the fields that take effect only beside it."""
 PRUNE_FIELDS = (
     "enable_dynamic_prune_threshold",
     "max_dynamic_prune_threshold",
@@ -58,12 +58,14 @@ PRUNE_FIELDS = (
 
 
 class CacheFields(BaseModel):
-    """Every setting of the cache by itself; what one demands of another is checked in :class:`CacheSettings`."""
+    """Every setting of the cache with its own bounds. :class:`CacheSettings` checks that they agree with each other."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     cache_type: CacheType = Field("DBCache", description="Reuse all blocks between Fn and Bn, or each.")
-    Fn_compute_blocks: int = Field(8, ge=1, description="First n blocks, always computed; their residual decides.")
+    Fn_compute_blocks: int = Field(
+        8, ge=1, description="First n blocks, always computed; reuse is decided by their residual."
+    )
     Bn_compute_blocks: int = Field(0, ge=0, description="Last n blocks, always computed, to correct the reused part.")
     residual_diff_threshold: float = Field(
         0.08, ge=0, description="Reuse below this relative L1 difference; 1 and more: always; 0: never."
@@ -76,38 +78,42 @@ class CacheFields(BaseModel):
     max_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often; -1: no limit.")
     max_continuous_cached_steps: int = Field(-1, ge=-1, description="Reuse at most this often in a row; -1: no limit.")
     enable_separate_cfg: bool | None = Field(
-        None, description="Whether guidance takes a second forward pass; left out: what each request makes of it."
+        None, description="Guidance takes a second forward pass; left out: as each request's guidance requires."
     )
-    cfg_compute_first: bool = Field(False, description="Whether the pipeline makes the guided pass first.")
-    cfg_diff_compute_separate: bool = Field(True, description="Whether each pass decides by a difference of its own.")
+    cfg_compute_first: bool = Field(False, description="The pipeline makes the guided pass first.")
+    cfg_diff_compute_separate: bool = Field(True, description="Each pass decides by a difference of its own.")
     steps_computation_mask: AnyMask | None = Field(
         None,
         description="A policy's name or bins, fitted to each request's steps; or a list, 1 computes and 0 may reuse.",
     )
     steps_computation_policy: Literal["dynamic", "static"] = Field(
-        "dynamic", description="Whether the 0 steps of the mask ask the threshold (dynamic) or are always reused."
+        "dynamic", description="Reuse of the mask's 0 steps. dynamic: below the threshold; static: always."
     )
     force_refresh_step_hint: int | None = Field(
-        None, ge=1, description="Begin anew after this many forward passes (two a step with separate guidance)."
+        None, ge=1, description="Reset the cache after this many forward passes (two a step with separate guidance)."
     )
-    force_refresh_step_policy: Literal["once", "repeat"] = Field("once", description="Whether to do so again.")
+    force_refresh_step_policy: Literal["once", "repeat"] = Field(
+        "once", description="Reset once, or after each such number of passes."
+    )
 
     per_transformer: Parts = Field(
         default_factory=HashableDict,
-        description="What a transformer does otherwise, by its component: `transformer_2` of Wan 2.2.",
+        description="Settings that differ for one transformer, by its component: `transformer_2` of Wan 2.2.",
     )
     per_block_list: Parts = Field(
         default_factory=HashableDict,
-        description="What a block list does otherwise, by its name; goes over its transformer's.",
+        description="Settings that differ for one block list, by its name; they override its transformer's.",
     )
 
     enable_dynamic_prune_threshold: bool = Field(
         False, description="DBPrune: let the threshold follow the differences."
     )
     max_dynamic_prune_threshold: float | None = Field(
-        None, gt=0, description="Its bound; left out: twice the threshold."
+        None, gt=0, description="Bound of the dynamic threshold; left out: twice residual_diff_threshold."
     )
-    dynamic_prune_threshold_relax_ratio: float = Field(1.25, gt=0, description="Times the mean difference of a step.")
+    dynamic_prune_threshold_relax_ratio: float = Field(
+        1.25, gt=0, description="Factor from a step's mean difference to the dynamic threshold."
+    )
     non_prune_block_ids: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (), max_length=MOST_STEPS, description="DBPrune: blocks to compute."
     )
@@ -121,7 +127,9 @@ class CacheFields(BaseModel):
     enable_encoder_foca: bool = False
     enable_dmd: bool = Field(False, description="Extrapolate what is reused by dynamic mode decomposition.")
     enable_encoder_dmd: bool | None = Field(None, description="Left out: with enable_dmd.")
-    calibrator_cache_type: Literal["residual", "hidden_states"] = Field("residual", description="Of FoCa and DMD.")
+    calibrator_cache_type: Literal["residual", "hidden_states"] = Field(
+        "residual", description="Values that FoCa and DMD work on."
+    )
     dmd_history: int = Field(6, ge=4, le=32, description="Snapshots; below 4 cache-dit would fall back to TaylorSeer.")
     dmd_rank: int = Field(0, ge=0)
     dmd_ridge: float = Field(1e-8, ge=0)
@@ -139,7 +147,7 @@ class CacheFields(BaseModel):
 
 
 class CacheSettings(CacheFields):
-    """Settings that agree with each other: what one generation runs with. Immutable, comparable, hashable."""
+    """Consistent cache settings of one generation: immutable, comparable, hashable."""
 
     num_inference_steps: int | None = Field(
         None, ge=1, description="Accepted because cache-dit's files hold it; each request's own number takes its place."
@@ -180,7 +188,7 @@ class CacheSettings(CacheFields):
                     )
 
     def _check_prune(self) -> None:
-        """What DBPrune ignores or gets wrong in cache-dit 1.5.3."""
+        """Refuse settings that DBPrune ignores or computes wrongly in cache-dit 1.5.3."""
         if "max_accumulated_residual_diff_threshold" in self.model_fields_set:
             name = "max_accumulated_residual_diff_threshold"
             raise _contradiction(name, f"{name} has no effect with cache_type: DBPrune, which adds no differences up")
@@ -191,7 +199,7 @@ class CacheSettings(CacheFields):
         if most is not None and most <= self.residual_diff_threshold:
             sentence = "max_dynamic_prune_threshold has no effect unless it is above residual_diff_threshold"
             raise _contradiction("max_dynamic_prune_threshold", sentence)
-        # It stores the residual of the prompt's states where it then reads the states.
+        # DBPrune stores the residual of the prompt's states, and later reads it as the states.
         if self.enable_encoder_taylorseer and self.taylorseer_cache_type == "hidden_states":
             sentence = "taylorseer_cache_type: hidden_states with enable_encoder_taylorseer does not work with DBPrune"
             raise _contradiction("taylorseer_cache_type", sentence)
@@ -201,9 +209,10 @@ class CacheSettings(CacheFields):
             raise _contradiction("calibrator_cache_type", sentence)
 
     def effective(self) -> dict[str, Any]:
-        """The settings that have a say, as JSON values: nothing of a calibrator that is off, nor DBPrune's for DBCache.
+        """Return the settings that take effect, as JSON values.
 
-        Given back as the `cache` object of a request they come to the same, whatever they are laid over.
+        Fields of a disabled calibrator are left out, and DBPrune's fields with DBCache. Sent as the `cache` object of a
+        request, the result has the same effect over any base settings.
         """
         said = self.model_dump(mode="json", exclude=self._idle())
         for field in PARTS:
@@ -212,7 +221,7 @@ class CacheSettings(CacheFields):
         return said
 
     def _idle(self) -> set[str]:
-        """The fields without a say beside the others."""
+        """Return the fields that have no effect beside the others."""
         idle = {"num_inference_steps", "enable_separate_cfg", *(field for field in PARTS if not getattr(self, field))}
         for switch, dependants in CALIBRATORS.items():
             if not getattr(self, switch):
@@ -242,7 +251,7 @@ class CacheSettings(CacheFields):
         return idle
 
     def digest(self) -> str:
-        """Ten hexadecimal digits that name these settings: equal for equal effects."""
+        """Return the settings' hash, ten hexadecimal digits; equal for settings of equal effect."""
         text = json.dumps(self.effective(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -250,10 +259,11 @@ class CacheSettings(CacheFields):
         return other is not None and self.effective() == other.effective()
 
     def overridden(self, given: Mapping[str, Any]) -> CacheSettings:
-        """These settings with some fields given anew.
+        """Return these settings with some fields replaced.
 
-        Fields that the given ones leave without a meaning are dropped: another calibrator replaces the one there is,
-        `cache_type: DBCache` drops DBPrune's. A field given anew holds for every part, unless the parts are given too.
+        Fields that the replacements leave without effect are dropped: a new calibrator replaces the current one,
+        `cache_type: DBCache` drops DBPrune's fields. A replaced field holds for every part, unless `given` has the
+        parts too.
 
         Raises:
             pydantic.ValidationError: the fields contradict each other.
@@ -286,7 +296,7 @@ class CacheSettings(CacheFields):
         return bool(self.per_transformer or self.per_block_list)
 
     def of(self, transformer: str | None, block_list: str | None) -> CacheSettings:
-        """What holds for one block list of one transformer; None: for one that no part names."""
+        """Return the settings of one block list of one transformer; None stands for a name without own settings."""
         if not self._differs_by_part:
             return self
         parts = (self.per_transformer.get(transformer or ""), self.per_block_list.get(block_list or ""))
@@ -294,21 +304,25 @@ class CacheSettings(CacheFields):
         return self.model_copy(update={**changes, **dict.fromkeys(PARTS, NO_PARTS)})
 
     def parts(self, *others: CacheSettings) -> list[tuple[str | None, str | None]]:
-        """Transformers and block lists for which these settings or others may differ, beginning with all the rest."""
+        """Return the pairs (transformer, block list) for which these settings or `others` may differ.
+
+        None in a pair stands for all names without own settings. (None, None) is the first.
+        """
         transformers = sorted({name for settings in (self, *others) for name in settings.per_transformer})
         lists = sorted({name for settings in (self, *others) for name in settings.per_block_list})
         return [(transformer, name) for transformer in (None, *transformers) for name in (None, *lists)]
 
     def mask(self, steps: int) -> list[int] | None:
-        """The step mask for a number of steps, None without one; raises as :func:`step_masks.fitted`."""
+        """Return the step mask for a number of steps, None without one; raises as :func:`step_masks.fitted`."""
         return None if self.steps_computation_mask is None else fitted(self.steps_computation_mask, steps)
 
     def max_difference_by_step(self, steps: int, *, passes: int) -> list[float]:
-        """The residual difference up to which each of so many steps may be reused, in the part that goes furthest: 0
-        for one that is computed for certain, infinite for one that is always reused.
+        """Return, for each step, the greatest residual difference at which it may be reused.
+
+        0: the step is always computed; infinity: it is always reused. The greatest value of all parts counts.
 
         Args:
-            passes: forward passes a step, 2 where guidance takes one of its own.
+            passes: forward passes a step: 2 if guidance makes a separate one, else 1.
         """
         if self._differs_by_part:
             by_part = [self.of(*part).max_difference_by_step(steps, passes=passes) for part in self.parts()]
@@ -331,7 +345,7 @@ class CacheSettings(CacheFields):
         return [of_step(step) for step in range(steps)]
 
     def _since_refresh(self, step: int, passes: int) -> int:
-        """The step's number since the last forced refresh, from where mask and warm-up count anew."""
+        """Return the step's number since the last forced refresh, where mask and warm-up restart."""
         if self.force_refresh_step_hint is None:
             return step
         every = max(1, self.force_refresh_step_hint // passes)
@@ -343,7 +357,7 @@ class CacheSettings(CacheFields):
         return step < self.max_warmup_steps and step % self.warmup_interval == 0
 
     def cannot_engage(self, steps: int, *, passes: int) -> Reason | None:
-        """Why no step of so many can be reused in any part, where that is certain beforehand."""
+        """Return the reason that no step can be reused in any part, if the settings alone decide it; else None."""
         if self._differs_by_part:
             reasons = [self.of(*part).cannot_engage(steps, passes=passes) for part in self.parts()]
             return None if None in reasons else reasons[0]
@@ -361,19 +375,19 @@ class CacheSettings(CacheFields):
         return Reason("within_warmup", f"{steps} steps are no more than the {warm_up} of the warm-up")
 
     def calibration(self) -> dict[str, Any]:
-        """The settings of the calibrator that is on; empty without one."""
+        """Return the settings of the enabled calibrator; empty without one."""
         names = {"calibrator_cache_type", "force_reduce_calibrator_vram"}
         names |= {name for switch, dependants in CALIBRATORS.items() for name in (switch, *dependants)}
         return {name: value for name, value in self.effective().items() if self.calibrator and name in names}
 
     @property
     def calibrator(self) -> str | None:
-        """The switch of the calibrator that is on."""
+        """Switch of the enabled calibrator; None if all are off."""
         return next((switch for switch in CALIBRATORS if getattr(self, switch)), None)
 
     @property
     def reuses_without_asking(self) -> bool:
-        """Whether the mask's 0 steps are reused whatever the differences and limits say."""
+        """True if the mask's 0 steps are reused at any difference and beyond any limit (a static mask)."""
         return self.steps_computation_mask is not None and self.steps_computation_policy == "static"
 
 
@@ -382,14 +396,14 @@ def _contradiction(field: str, sentence: str) -> PydanticCustomError:
 
 
 def _without_defaults(schema: dict[str, Any]) -> None:
-    """What a request leaves out is the server's, not cache-dit's default."""
+    """Drop cache-dit's defaults from the schema: a field that a request leaves out takes the server's value."""
     for name, field in schema["properties"].items():
         if name in CacheFields.model_fields:
             field.pop("default", None)
 
 
 class CacheOptions(CacheFields):
-    """The `cache` object of a request: what it gives is laid over the speed it asks for, or the server's settings."""
+    """The `cache` object of a request. Its fields override those of the named speed, or of the server's default."""
 
     model_config = ConfigDict(strict=True, json_schema_extra=_without_defaults)
 

@@ -1,4 +1,4 @@
-"""The section `speeds` of the settings tree: a model's named cache settings, and what was measured with them."""
+"""Section `speeds` of the settings tree: a model's named cache settings, and the figures measured with them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.section import Section
 
 Speed = Literal["lossless", "high", "balanced", "fast"]
-"""From bit-identical with no cache to the most approximation."""
+"""Names of the speeds, least approximation first; `lossless` runs no cache."""
 
 
 class MeasuredSpeed(Section):
-    """What one speed does to this model's pictures, against the same seeds without a cache; see `measured_on`."""
+    """Speed-up and picture quality of one speed, against the same seeds without a cache; see `measured_on`."""
 
-    settings_hash: str = Field(description="Of the settings that were measured: with any others the figures are void.")
+    settings_hash: str = Field(description="Hash of the measured settings; with any others the figures are void.")
     num_inference_steps: int = Field(ge=1)
     speedup: float = Field(gt=0, description="Median of uncached seconds / seconds.")
     psnr_db: float = Field(description="Median, dB.")
@@ -28,6 +28,8 @@ class MeasuredSpeed(Section):
 
 
 class SpeedSettings(Section):
+    """One named speed: its cache settings, and the figures measured with them."""
+
     cache: CacheSettings | None = Field(None, description="Left out: derived from the section `cache`.")
     measured: MeasuredSpeed | None = None
 
@@ -42,10 +44,10 @@ class SpeedSettings(Section):
 
 
 class SpeedsSettings(Section):
-    """Named cache settings of this model. `lossless` is no cache; those left out are derived, and marked unmeasured."""
+    """Named cache settings of this model. `lossless` is no cache; a speed left out is derived and marked unmeasured."""
 
     default: Speed | None = Field(
-        None, description="What a request without `speed` and `cache` gets; left out: the section `cache`."
+        None, description="Speed of a request without `speed` and `cache`; left out: the section `cache`."
     )
     ceiling: Speed | None = Field(None, description="The most approximation that a request may ask for; left out: any.")
     warm_up: bool = Field(

@@ -1,4 +1,4 @@
-"""Speeds: a model's named cache settings from lossless to fast, and what the cache may do to one request.
+"""Speeds: a model's named cache settings from lossless to fast, and the choice among them for one request.
 
 Pure functions of the configuration, the loaded pipeline's block lists and the request.
 """
@@ -23,7 +23,7 @@ from cache_dit_serving.errors import InvalidRequest, LoadError
 
 SPEEDS: tuple[Speed, ...] = typing.get_args(Speed)
 CUSTOM = "custom"
-"""Stands where settings are none of the named speeds."""
+"""Name reported for settings that match no named speed."""
 
 
 OFF = Reason("off", "off")
@@ -31,17 +31,17 @@ OFF = Reason("off", "off")
 
 @dataclass(frozen=True)
 class CacheChoice:
-    """What the cache may do to one generation."""
+    """Cache settings chosen for one generation."""
 
     settings: CacheSettings | None
     """None: no cache."""
     speed: str
-    """The named speed that these settings are, or `custom`."""
+    """Named speed with these settings, or `custom`."""
     strict: bool = False
     no_cache_reason: Reason = OFF
-    """Why there is no cache, where `settings` is None."""
+    """Reason for running without a cache; has no meaning unless `settings` is None."""
     inherited: frozenset[str] = frozenset()
-    """Settings that the configuration names and the request's own `cache` object leaves as they are."""
+    """Settings that the configuration names and the request's own `cache` object does not override."""
 
 
 WITHOUT_CACHE = CacheChoice(None, "lossless")
@@ -49,23 +49,23 @@ WITHOUT_CACHE = CacheChoice(None, "lossless")
 
 @dataclass(frozen=True)
 class NamedSpeed:
-    """One rung: its settings (None: no cache) and what was measured with exactly those, if anything."""
+    """One rung of the ladder: settings (None: no cache), and the figures measured with exactly these settings."""
 
     settings: CacheSettings | None
     measured: MeasuredSpeed | None = None
 
 
 class SpeedLadder:
-    """The speeds of the loaded model under one configuration, and which of them requests may name."""
+    """Speeds of the loaded model under one configuration, with the ones that requests may name."""
 
     def __init__(
         self, cache: CacheSettings | None, speeds: SpeedsSettings, support: CacheSupport, usual_steps: int
     ) -> None:
         """
         Args:
-            cache: the settings tree's section of that name.
-            speeds: likewise.
-            support: what cache-dit can do on the loaded pipeline.
+            cache: section `cache` of the settings tree.
+            speeds: section `speeds` of the settings tree.
+            support: cache-dit's capabilities on the loaded pipeline.
             usual_steps: the model's usual num_inference_steps, which bounds a derived warm-up.
 
         Raises:
@@ -86,14 +86,14 @@ class SpeedLadder:
             for speed, chosen in named.items()
             if chosen is None or chosen.cache_type not in support.refusals
         }
-        """Least approximation first; those whose cache type cannot run here are left out."""
+        """Available speeds, least approximation first; a speed whose cache type cannot run here is left out."""
         if speeds.default and speeds.default not in named:
             raise LoadError(f"speeds.default: {speeds.default} cannot be derived from this mask; give its cache")
         wanted = named[speeds.default] if speeds.default else cache
         self.unfulfilled = support.refusals.get(wanted.cache_type) if wanted else None
-        """Why what the configuration wants by default cannot run; None where it does."""
+        """Reason that the configuration's default cache settings cannot run here; None if they can."""
         self.default = None if self.unfulfilled else wanted
-        """What a request that asks for nothing gets."""
+        """Settings of a request with neither `speed` nor `cache`; None: no cache."""
         within = [self.rungs[speed].settings for speed in self.allowed if speed != "fast"]
         self.base = self.default or next(filter(None, reversed(within)), base)
         """Base settings for a request that sends `cache` but no `speed`."""
@@ -101,12 +101,12 @@ class SpeedLadder:
 
     @property
     def allowed(self) -> list[Speed]:
-        """The speeds that a request may name, least approximation first."""
+        """Speeds that a request may name, least approximation first."""
         names = SPEEDS if self.ceiling is None else SPEEDS[: SPEEDS.index(self.ceiling) + 1]
         return [name for name in names if name in self.rungs]
 
     def name_of(self, settings: CacheSettings | None) -> str:
-        """The speed whose settings these are, by what they do; `custom` where they are none's."""
+        """Return the name of the speed with the same effect as `settings`; `custom` if there is none."""
         if settings is None:
             return "lossless"
         return next((name for name, rung in self.rungs.items() if settings.same_effect(rung.settings)), CUSTOM)
@@ -114,15 +114,15 @@ class SpeedLadder:
     def choose(
         self, speed: Speed | None, options: CacheOptions | None, *, num_inference_steps: int, passes: int
     ) -> CacheChoice:
-        """What the cache may do to a request with this `speed` and `cache` object.
+        """Return the cache settings for a request with this `speed` and `cache` object.
 
-        Without either: the server's default. The object's fields are laid over the speed's settings; over the server's
-        where no speed is named; and where the server's own default is no cache over those of `balanced`, or of the
+        Without either, they are the server's default. The fields of `cache` override the named speed's settings.
+        Without a speed they override the server's default, and if that is no cache, the settings of `balanced` or of a
         ceiling below it.
 
         Raises:
-            InvalidRequest: beyond the ceiling or what this model or number of steps allows; fields that contradict
-                each other or would have no effect.
+            InvalidRequest: the settings exceed the ceiling, do not fit this model or number of steps, contradict each
+                other or have no effect.
         """
         asks = options is not None and bool(options.model_fields_set)
         options = options or CacheOptions()
@@ -140,7 +140,7 @@ class SpeedLadder:
             changed = {name for name, value in options.given.items() if value != getattr(base, name)}
             check_model(settings, self.support)
             check_request(settings, num_inference_steps, passes, changed)
-            if changed or (speed is None and self.default is None):  # the rest is the operator's word
+            if changed or (speed is None and self.default is None):  # other settings are the operator's own
                 self._check_ceiling(settings, num_inference_steps, passes=passes)
             name = speed if speed is not None and not changed else self.name_of(settings)
             inherited = base.model_fields_set - options.given.keys()
@@ -169,8 +169,13 @@ class SpeedLadder:
         return self.rungs[speed].settings
 
     def _check_ceiling(self, settings: CacheSettings, steps: int, *, passes: int) -> None:
-        """Refuse settings of a request's own that may reuse more than the ceiling's speed, or are filled in by a
-        calibrator that no allowed speed uses: some fill in far worse than others."""
+        """Refuse settings that may reuse more than the ceiling's speed, or use a calibrator of no allowed speed.
+
+        Calibrators differ widely in how close their extrapolated values come.
+
+        Raises:
+            InvalidRequest: the settings exceed the ceiling; names the first such setting.
+        """
         if self.ceiling is None:
             return
         rungs = [self.rungs[speed].settings for speed in self.allowed]
@@ -198,7 +203,11 @@ class SpeedLadder:
         )
 
     def _check_configured(self, cache: CacheSettings | None, usual_steps: int) -> None:
-        """What would refuse every request is refused at load."""
+        """Refuse at load the configured settings that would fail every request.
+
+        Raises:
+            LoadError: settings do not fit the model or its usual steps, or the default is above the ceiling.
+        """
         sections = {f"speeds.{name}.cache": rung.settings for name, rung in self.rungs.items()}
         for section, chosen in {"cache": cache, **sections}.items():
             if chosen is None or chosen.cache_type in self.support.refusals:
@@ -218,6 +227,6 @@ class SpeedLadder:
 
 
 def _figures(speed: Speed, chosen: CacheSettings | None, speeds: SpeedsSettings) -> MeasuredSpeed | None:
-    """What was measured with exactly these settings."""
+    """Return the figures measured with exactly these settings; None if there are none."""
     measured = None if chosen is None else getattr(speeds, speed).measured
     return measured if chosen and measured and measured.settings_hash == chosen.digest() else None

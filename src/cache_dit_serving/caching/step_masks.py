@@ -1,4 +1,4 @@
-"""Step masks: which steps of a generation compute, and which may reuse; by a policy's name, by bins, or one by one."""
+"""Step masks: a mark of each step as computed (1) or open to reuse (0), given as a policy's name, bins or a list."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 MOST_STEPS = 1000
-"""No model takes more; a bound on what a request can make the server count up to."""
+"""Upper bound of every step count in settings, which bounds the loops over steps that a request can cause."""
 Mask = tuple[Literal[0, 1], ...]
 Policy = Literal["slow", "medium", "fast", "ultra"]
 POLICIES: tuple[Policy, ...] = typing.get_args(Policy)
 
 
 def tuple_of_list(value: object) -> object:
-    """JSON and YAML have lists where a frozen value holds tuples."""
+    """Return a list of JSON or YAML as a tuple, which a frozen value can hold; other values as they are."""
     return tuple(value) if isinstance(value, list) else value
 
 
 class MaskBins(BaseModel):
-    """A step mask by the lengths of its runs: compute the first `compute_bins[0]` steps, may reuse in the next
-    `cache_bins[0]`, and so on in turn. Cut to the request's steps, which it must cover."""
+    """Step mask as lengths of runs: `compute_bins[0]` computed steps, `cache_bins[0]` open to reuse, and so on in turn.
+
+    The bins must cover the request's steps. Steps beyond those are cut off.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +39,7 @@ class MaskBins(BaseModel):
         return self
 
     def mask(self, steps: int) -> list[int]:
-        """1 for a step to compute, 0 for one that may be reused; shorter than `steps` where the bins do not cover."""
+        """Return 1 for each computed step, 0 for each open to reuse; shorter than `steps` if the bins cover fewer."""
         runs: list[int] = []
         for index, computed in enumerate(self.compute_bins):
             cached = self.cache_bins[index] if index < len(self.cache_bins) else 0
@@ -56,7 +58,7 @@ AnyMask = Annotated[
     Annotated[Policy, Tag("[policy]")]
     | Annotated[Mask, Field(max_length=MOST_STEPS), Tag("[list]")]
     | Annotated[MaskBins, Tag("[bins]")],
-    # One kind's findings instead of all three's; the tags, in brackets, are left out of what callers read.
+    # Without the discriminator an error lists findings of all three kinds. Tags in brackets are left out of errors.
     Discriminator(
         _kind_of_mask,
         custom_error_type="mask_type",
@@ -66,10 +68,10 @@ AnyMask = Annotated[
 
 
 def fitted(mask: Policy | Mask | MaskBins, steps: int) -> list[int]:
-    """The mask for a number of steps: 1 computes, 0 may reuse.
+    """Return the mask for a number of steps: 1 for a computed step, 0 for one open to reuse.
 
     Raises:
-        ValueError: it cannot be fitted to that number; the message says which would do.
+        ValueError: the mask cannot be fitted to that number; the message names the remedy.
     """
     if isinstance(mask, MaskBins):
         runs = mask.mask(steps)
@@ -83,7 +85,7 @@ def fitted(mask: Policy | Mask | MaskBins, steps: int) -> list[int]:
     # cache_dit.steps_mask (1.5.3) fits its policies to 4, 6 and every number from 8.
     if steps < 8 and steps not in (4, 6):
         raise ValueError(f"the policy {mask} cannot be fitted to {steps} steps; ask for 4, 6, or 8 and more")
-    # Here, not at the top: whoever only reads the settings needs no torch.
+    # Imported here because reading the settings must not need torch.
     import cache_dit
 
     return [int(step) for step in cache_dit.steps_mask(total_steps=steps, mask_policy=mask)]

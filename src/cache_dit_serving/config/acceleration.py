@@ -1,4 +1,4 @@
-"""Settings sections of what makes a model smaller or faster and is not the cache."""
+"""Settings sections for speed and memory beside the cache: quantisation, compilation, parallelism and profiling."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ ALIASES = {
 
 
 def _quant_type(name: Any) -> Any:
-    """The type that a name stands for.
+    """Return the quantisation type for a name or alias, in lower case. A value that is not text is left to pydantic.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no type has this name.
     """
     if not isinstance(name, str):
         return name
@@ -62,10 +62,10 @@ QuantType = Annotated[str, BeforeValidator(_quant_type)]
 
 
 class ComponentQuantization(Section):
-    """How one component is quantised."""
+    """Quantisation of one component. A type's name alone stands for `{quant_type: NAME}`."""
 
-    quant_type: QuantType = Field(description="As above, for this component; its name alone is enough.")
-    exclude_layers: tuple[str, ...] | None = Field(None, description="As above, for this component.")
+    quant_type: QuantType = Field(description="Type for this component.")
+    exclude_layers: tuple[str, ...] | None = Field(None, description="The setting of that name, for this component.")
 
     @model_validator(mode="before")
     @classmethod
@@ -74,9 +74,9 @@ class ComponentQuantization(Section):
 
 
 class QuantizeSettings(Section):
-    """Weights at fewer bits. The keys are those of cache-dit's `quantize_config`."""
+    """Quantisation of weights. The keys are those of cache-dit's `quantize_config`."""
 
-    quant_type: QuantType | None = Field(None, description="How weights are quantised, by cache-dit's name.")
+    quant_type: QuantType | None = Field(None, description="Quantisation type, by cache-dit's name.")
     components_to_quantize: tuple[str, ...] | dict[str, ComponentQuantization] | None = Field(
         None, description="Components of the pipeline, or each with a type of its own; left out: its transformers."
     )
@@ -108,10 +108,10 @@ class QuantizeSettings(Section):
         return self
 
     def by_component(self, transformers: tuple[str, ...]) -> dict[str, ComponentQuantization]:
-        """What is quantised, and how.
+        """Return the components to quantise after loading, each with its settings.
 
         Args:
-            transformers: the components meant where none is named.
+            transformers: names of the components to quantise if the settings name none.
         """
         if isinstance(self.components_to_quantize, dict):
             return self.components_to_quantize
@@ -122,7 +122,7 @@ class QuantizeSettings(Section):
 
 
 class CompileSettings(Section):
-    """torch.compile of the transformers' repeated blocks. `compile: {}` has it with the defaults."""
+    """torch.compile of the transformers' repeated blocks. `compile: {}` turns it on with the defaults."""
 
     mode: Literal["default", "max-autotune"] = Field(
         "default",
@@ -153,16 +153,26 @@ class ProfilingSettings(Section):
     """Traces by torch's profiler: JSON that chrome://tracing and ui.perfetto.dev show."""
 
     requests: Literal["none", "asked", "all"] = Field(
-        "none", description="Which outputs have one: those of requests with `profile: true`, or all."
+        "none", description="Outputs that are traced: none, those of requests with `profile: true` (asked), or all."
     )
-    folder: Path = Field(Path("profiles"), description="Where traces go; relative to where it is served.")
-    name: str = Field("trace", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="How their names begin.")
-    activities: tuple[Activity, ...] = Field(("cpu", "gpu"), min_length=1, description="What is traced.")
-    with_stack: bool = Field(False, description="With the Python source of each operation; large.")
-    record_shapes: bool = Field(False, description="With the shapes of each operation's tensors.")
-    max_traces: int = Field(100, ge=1, description="After so many, a worker writes none until its next start.")
+    folder: Path = Field(
+        Path("profiles"), description="Folder of the traces; relative to the server's working directory."
+    )
+    name: str = Field(
+        "trace", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="Prefix of the traces' file names."
+    )
+    activities: tuple[Activity, ...] = Field(
+        ("cpu", "gpu"), min_length=1, description="Devices whose operations are traced."
+    )
+    with_stack: bool = Field(False, description="Record the Python source of each operation; large.")
+    record_shapes: bool = Field(False, description="Record the shapes of each operation's tensors.")
+    max_traces: int = Field(
+        100, ge=1, description="Greatest number of traces that a worker writes until its next start."
+    )
     max_bytes: int = Field(
-        2**30, ge=1, description="Or after so many bytes of traces; one of 100 steps may have 100 MB."
+        2**30,
+        ge=1,
+        description="Bytes of traces after which a worker writes no more; one of 100 steps may have 100 MB.",
     )
 
 
@@ -181,11 +191,11 @@ class ParallelismSettings(Section):
     compute_comm_overlap: bool = Field(
         True, description="Have compiled blocks overlap the exchange between GPUs with what they compute."
     )
-    nodes: int = Field(1, ge=1, description="Machines that the GPUs are on, as many on each.")
+    nodes: int = Field(1, ge=1, description="Machines that hold the GPUs, the same number on each.")
     rendezvous: str | None = Field(
         None,
         pattern=r"^\S+:\d{1,5}$",
-        description="With several nodes: host:port of this one, where the others join it (`cache-dit-serving join`).",
+        description="host:port of this node, where the others join it (`cache-dit-serving join`); for several nodes.",
     )
     step_timeout_s: float = Field(
         600, gt=0, description="Seconds after which a step that has not ended counts as hung, and the ranks start anew."
@@ -219,6 +229,6 @@ class ParallelismSettings(Section):
         return self.world_size // self.nodes
 
     def described(self) -> dict[str, int | bool | list[str]]:
-        """What differs from the defaults, and the number of ranks."""
+        """Return the number of ranks and the settings that differ from their defaults, except address and timeout."""
         given = self.model_dump(mode="json", exclude_defaults=True, exclude={"step_timeout_s", "rendezvous"})
         return {"world_size": self.world_size, **given}

@@ -1,4 +1,4 @@
-"""The configurations in `configs/`, and which of them is for a model: by its hub id, or by its class and components."""
+"""Catalogue of the configurations in `configs/`. Recognises a model's by its hub id, or by its class and components."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILES = {"scheduler": "scheduler_config.json"}
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A configuration, as far as the catalogue needs it."""
+    """The parts of a configuration that identify its model."""
 
     name: str
     model: ModelSettings
@@ -39,22 +39,22 @@ class CatalogEntry:
 
 
 class Recognised(NamedTuple):
-    """The configuration that is for a model."""
+    """Result of the search for a model's configuration."""
 
     name: str
-    """Empty where there is none for it."""
+    """Name of the configuration; empty if none is for the model."""
     why: str
-    """How it was found, or why none was: a phrase."""
+    """Reason for the match, or for the lack of one: a phrase."""
 
 
 def config_names() -> list[str]:
-    """The names that `CACHE_DIT_SERVING_CONFIG` accepts."""
+    """Return the names that `CACHE_DIT_SERVING_CONFIG` accepts, sorted."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 @cache
 def catalog() -> tuple[CatalogEntry, ...]:
-    """Every configuration in `configs/`, by name."""
+    """Return every configuration in `configs/`, sorted by name."""
     entries = []
     for name in config_names():
         tree = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")) or {}
@@ -64,11 +64,11 @@ def catalog() -> tuple[CatalogEntry, ...]:
 
 
 def recognise(path: str, revision: str | None = None) -> Recognised:
-    """The configuration for a folder or a hub id; of several that fit, the one with the most facts that say so.
+    """Return the configuration for a folder or a hub id. Of several that fit, the one with the most matching facts.
 
-    A folder that `save_pretrained` wrote holds the hub id that it was loaded from. Of a hub id that no configuration
-    names, the small files are read, from the local cache or the hub. A stand-in with far smaller weights is not taken
-    for the model that it imitates.
+    A folder that `save_pretrained` wrote holds the hub id that it was loaded from. For a hub id that no configuration
+    names, the model's small files are read from the local cache or the hub. A test model with far smaller weights does
+    not match the model that it imitates.
     """
     entries = [entry for entry in catalog() if entry.about.recognised]
     named = next((entry.name for entry in entries if path in entry.hub_ids), None)
@@ -104,13 +104,13 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
 
 
 def far_smaller_than(read: ReadJson) -> Callable[[CatalogEntry], bool]:
-    """Whether the weights of a folder are far smaller than those of a configuration's model, by its figure."""
+    """Return a function that tells if the model read by `read` is far smaller than a configuration's model."""
     config = read("transformer/config.json")
     return lambda entry: far_smaller(config, entry.about.parameters)
 
 
 def _agrees(about: AboutSettings, index: Mapping[str, Any], read: ReadJson) -> bool:
-    """Whether a folder has what tells a configuration's model from others of its class."""
+    """Return whether a model has every component and configuration value that `about` lists."""
     for component, facts in about.components.items():
         there = bool(index.get(component)) and any(index[component])
         if isinstance(facts, bool):
@@ -124,5 +124,5 @@ def _agrees(about: AboutSettings, index: Mapping[str, Any], read: ReadJson) -> b
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it."""
+    """Return a tuple as a list, to compare it with JSON; other values as they are."""
     return list(value) if isinstance(value, tuple) else value

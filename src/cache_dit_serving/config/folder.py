@@ -1,4 +1,4 @@
-"""A model's path: a folder that `save_pretrained` wrote, or a hub id; and the folder's small files."""
+"""Checks of a model's path (a folder that `save_pretrained` wrote, or a hub id), and reading of its JSON files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 INDEX = "model_index.json"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 ReadJson = Callable[[str], "Mapping[str, Any] | None"]
-"""The JSON of a file in a model's folder; None where there is none."""
+"""Function that returns the JSON object in a file of a model, by its relative path; None if it cannot be read."""
 
 
 def in_folder(folder: Path) -> ReadJson:
-    """Read the JSON files of a folder."""
+    """Return a reader of a folder's JSON files, which reads each file once."""
 
     @cache
     def read(name: str) -> Mapping[str, Any] | None:
@@ -30,7 +30,10 @@ def in_folder(folder: Path) -> ReadJson:
 
 
 def refusal(path: str) -> str | None:
-    """Why a path is no model, in a sentence without the path; None for a folder that may be one, and for a hub id."""
+    """Return the reason that a path is no model, as a sentence without the path.
+
+    None for a folder with a valid model_index.json, and for a text of a hub id's form.
+    """
     folder = Path(path).expanduser()
     if folder.is_file():
         what = "GGUF weights are" if folder.suffix == ".gguf" else "single files are"

@@ -1,4 +1,4 @@
-"""A model's small files on the hub, by the local cache where they lie there."""
+"""A model's small files on the hub, read from the local cache if it has them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder
 
 HUB_S = 10
-"""Seconds to wait for the hub's first answer."""
+"""Timeout of the hub's first answer, seconds."""
 
 logger = logging.getLogger(__name__)
 
 
 def cached(hub_id: str, name: str, revision: str | None) -> Path | None:
-    """A file of a hub id in the local cache; None where it is not there."""
+    """Return the path of a hub id's file in the local cache; None if it is not there."""
     import huggingface_hub
 
     found = huggingface_hub.try_to_load_from_cache(hub_id, name, revision=revision)
@@ -25,7 +25,10 @@ def cached(hub_id: str, name: str, revision: str | None) -> Path | None:
 
 
 def refusal(hub_id: str, revision: str | None) -> str | None:
-    """Why a model cannot be had, in a phrase that follows its hub id; None where it can, or lies in the cache."""
+    """Return the reason that a model cannot be loaded, as a phrase that follows its hub id.
+
+    None if the hub has it or the local cache holds its index.
+    """
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -53,7 +56,7 @@ def refusal(hub_id: str, revision: str | None) -> str | None:
 
 @cache
 def on_hub(hub_id: str, revision: str | None) -> ReadJson:
-    """Read the JSON files of a hub id, by its cached files if they are there."""
+    """Return a reader of a hub id's JSON files, which prefers the local cache."""
 
     @cache
     def read(name: str) -> Mapping[str, Any] | None:
@@ -62,7 +65,7 @@ def on_hub(hub_id: str, revision: str | None) -> ReadJson:
         for local in (True, False):
             try:
                 if not local and name == INDEX:
-                    # A download repeats itself for 20 seconds where there is no network; this does not.
+                    # Fails at once without a network, where a download retries for 20 seconds.
                     huggingface_hub.model_info(hub_id, revision=revision, timeout=HUB_S)
                 file = huggingface_hub.hf_hub_download(hub_id, name, revision=revision, local_files_only=local)
             except Exception as error:  # noqa: BLE001 (offline, no such model, no access: loading it will say so)

@@ -1,4 +1,4 @@
-"""API keys: who may use the server, and how much of it. Only digests of them are kept."""
+"""API keys: callers of the server, their scopes and limits. Only digests of the keys are kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cache_dit_serving.findings import Finding, findings_of
 from cache_dit_serving.section import Section
 
 LEAST_CHARACTERS = 16
-"""Of a key: fewer could be guessed."""
+"""Least length of a key; a shorter one could be guessed."""
 Scope = Literal["generate", "admin"]
 
 
@@ -23,21 +23,31 @@ class ApiKey(Section):
     """One caller, by the digest of its key."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Of the caller; two keys of one name are one caller."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name of the caller; two keys of one name are one caller.",
     )
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the key, in place of `key`; hexadecimal.")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, hexadecimal; given in place of `key`."
+    )
     scopes: tuple[Scope, ...] = Field(
         ("generate",),
-        description="generate: all that draws and tells, of one's own jobs. admin: also /flush_cache, loading and "
+        description="generate: generation, and the caller's own jobs. admin: also /flush_cache, loading and "
         "unloading LoRAs, `profile`, and everyone's jobs.",
     )
-    requests_per_minute: float | None = Field(None, gt=0, description="Generations that it may ask for.")
-    max_live: int | None = Field(None, ge=1, description="Generations that wait or run at a time, at all workers.")
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="Generations a minute that the caller may request."
+    )
+    max_live: int | None = Field(
+        None, ge=1, description="Generations of the caller that wait or run at a time, at all workers."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _digested(cls, given: Any) -> Any:
-        """With the digest in place of the key, so that no later error or log can hold it."""
+        """Replace the key by its digest, so that no later error or log can hold the key.
+
+        A text alone is a key. Its name becomes `key-` and the first 8 digits of the digest.
+        """
         if isinstance(given, str):
             digest = _digest(given)
             return {"name": f"key-{digest[:8]}", "sha256": digest}
@@ -71,7 +81,7 @@ _READ: TypeAdapter[tuple[ApiKey, ...]] = TypeAdapter(ApiKeys)
 
 
 def explain_key(finding: Finding) -> str:
-    """Return a finding about a list of keys in words. A long unknown name is left out: it may be a key, misplaced."""
+    """Return a finding about a list of keys in words. A long unknown field name is left out: it may be a key."""
     if finding.kind != "extra_forbidden":
         return f"'{finding.field}': {finding.message}"
     name = finding.keys[-1]
@@ -81,10 +91,10 @@ def explain_key(finding: Finding) -> str:
 
 
 def read_keys(file: Path) -> tuple[ApiKey, ...]:
-    """The keys of a YAML or JSON file: a list as of `server.api_keys`.
+    """Return the keys of a YAML or JSON file that holds a list as in `server.api_keys`.
 
     Raises:
-        ConfigError: it cannot be read, or is no such list; nothing of its content is in the message.
+        ConfigError: the file cannot be read or is no such list. The message holds nothing of its content.
     """
     try:
         return _READ.validate_python(yaml.safe_load(file.read_bytes()) or ())
@@ -93,6 +103,6 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
     except OSError as error:
         said = type(error).__name__
     except (yaml.YAMLError, ValueError, RecursionError):
-        # PyYAML 6 raises ValueError for a date that there is none of, RecursionError for deep nesting.
+        # PyYAML 6 raises ValueError for a date that does not exist, RecursionError for deep nesting.
         said = "it is not YAML"
     raise ConfigError(f"server.api_keys_file cannot be read: {said}")

@@ -1,4 +1,4 @@
-"""Object storage as the settings name it: a URL, and options by the names that obstore has for them."""
+"""Object storage from the settings: a URL, and options by obstore's names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
 ObjectStore = S3Store | GCSStore | AzureStore
-"""Those that sign URLs."""
+"""Stores of obstore that can sign URLs."""
 EXAMPLES = {"s3": "s3://bucket/prefix", "gs": "gs://bucket/prefix", "az": "az://container/prefix"}
-"""A URL of each scheme."""
+"""Example URL of each supported scheme."""
 CLIENT_OPTIONS = frozenset(
     {
         "allow_http",
@@ -25,14 +25,14 @@ CLIENT_OPTIONS = frozenset(
         "timeout",
     }
 )
-"""Options of the HTTP client; obstore 0.12.1 panics where one comes among those of the storage."""
+"""Options of obstore's HTTP client. obstore 0.12.1 panics if one is passed among the storage's options."""
 MOST_RETRIES = 3
 RETRY_S = 30
-"""obstore's own 180 s would keep a request waiting for storage that is gone."""
+"""Seconds after which retries stop. obstore's default, 180 s, would block a request while the storage is down."""
 
 
 def object_store(url: str, options: Mapping[str, str | bool]) -> ObjectStore:
-    """The storage behind a URL. Nothing is connected to yet, and credentials come from the environment.
+    """Return the storage behind a URL. Opens no connection; credentials come from the environment.
 
     Raises:
         ValueError: the URL or an option is not valid.
@@ -52,5 +52,5 @@ def object_store(url: str, options: Mapping[str, str | bool]) -> ObjectStore:
 
 
 def summary(error: Exception) -> str:
-    """What an error of obstore says, in one line without its dump of the source."""
+    """Return an obstore error's text on one line, without the debug dump of its source."""
     return " ".join(str(error).partition("Debug source:")[0].split())

@@ -1,4 +1,4 @@
-"""The size of a transformer by its configuration, roughly: tells a small stand-in from the model that it imitates."""
+"""Rough size of a transformer from its configuration: tells a small test model from the model that it imitates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 WIDTHS = ("hidden_size", "dim", "model_dim", "inner_dim")
 DEPTHS = ("num_", "n_", "depth")
 OF_A_BLOCK = 12
-"""Parameters of a transformer block, by the square of its width: 4 of the attention, 8 of the feed-forward layers."""
+"""Parameters of a transformer block in units of its width squared: attention 4, feed-forward layers 8."""
 FAR_SMALLER = 100
 
 
 def far_smaller(config: Mapping[str, Any] | None, billions: float | None) -> bool:
-    """Whether a transformer has less than a hundredth of a model's parameters; False where that is not known.
+    """Return whether a transformer has less than a hundredth of a model's parameters; False if either is unknown.
 
     The text encoders count among the model's parameters: by the defaults of diffusers' classes, the estimate for a
     catalogued model is never below a fiftieth of its figure.
@@ -27,6 +27,7 @@ def far_smaller(config: Mapping[str, Any] | None, billions: float | None) -> boo
 
 
 def _parameters(config: Mapping[str, Any]) -> float | None:
+    """Return the estimated number of a transformer's parameters; None if its depth or width is unknown."""
     heads, dim = config.get("num_attention_heads"), config.get("attention_head_dim")
     width = heads * dim if isinstance(heads, int) and isinstance(dim, int) else None
     width = width or next((config[key] for key in WIDTHS if isinstance(config.get(key), int)), None)

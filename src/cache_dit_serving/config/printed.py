@@ -1,4 +1,4 @@
-"""The resolved settings as YAML, with the origin of each value that differs from its default."""
+"""Printing of the resolved settings as YAML, with the origin of each value that differs from its default."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _lines(section: BaseModel, resolved: Resolved, at: str, indent: str) -> Iter
 
 
 def _comment(origin: str, field: FieldInfo, value: BaseModel) -> str:
-    """The origin of a section that is absent by default and was set without a value of its own."""
+    """Return the origin, as a comment, of a section that is absent by default and was set without any key."""
     absent_by_default = field.get_default(call_default_factory=True) is None
     return f"  # {origin}" if absent_by_default and not value.model_fields_set else ""
 
 
 def _yaml(value: Any) -> str:
-    """One value, on one line."""
+    """Return one value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...").removesuffix("\n")

@@ -1,8 +1,8 @@
-"""Reading the settings tree: one YAML, each leaf overridable from the environment, checked before any weights load.
+"""Reading of the settings tree: one YAML file, each leaf overridable from the environment, checked before weights load.
 
-`CACHE_DIT_SERVING_CONFIG` names a file in `configs/` or gives a path; `CACHE_DIT_SERVING__MODEL__PATH=...` overrides
-one leaf. Without a file's name the one that is for the model's path is taken, or else `generic`; with neither the
-embedded model is served.
+`CACHE_DIT_SERVING_CONFIG` names a configuration in `configs/` or gives a path. `CACHE_DIT_SERVING__MODEL__PATH=...`
+overrides one leaf. Without a configuration, the one that fits the model's path is taken, or `generic` if none fits.
+Without a model's path either, the embedded model is served.
 """
 
 from __future__ import annotations
@@ -35,33 +35,39 @@ from cache_dit_serving.findings import and_more, findings_of, known_keys, model_
 
 DEFAULT_CONFIG = "embedded"
 GENERIC_CONFIG = "generic"
-"""Knows nothing of a model: every default is the pipeline's own."""
+"""Configuration for any model: every default is the pipeline's own."""
 API_KEYS = ("server", "api_keys")
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings, and where they came from."""
+    """The settings and their origins."""
 
     settings: Settings
     configuration: Recognised
-    """The configuration that was taken, and why."""
+    """The chosen configuration, with the reason."""
     origins: Mapping[str, str]
     """Dotted key -> the file, variable or flag that set it; empty for a default that the launcher made absolute."""
 
     @property
     def name(self) -> str:
-        """The configuration's name, for callers: without the folder of a file."""
+        """Name of the configuration, for callers; of a file its stem."""
         return config_file(self.configuration.name).stem
 
     def origin(self, key: str) -> str:
-        """Where the value at a dotted key came from, its section's where that was set as a whole; empty: a default."""
+        """Return the origin of the value at a dotted key, or of its section if that was set as a whole.
+
+        Empty for a default.
+        """
         while key not in self.origins and key:
             key = key.rpartition(".")[0]
         return self.origins.get(key, "")
 
     def described(self) -> str:
-        """The configuration and why it was taken, then what flags and variables set: one line without their values."""
+        """Return one line: the configuration with the reason for it, then the keys that flags and variables set.
+
+        Values are left out: they may be secrets.
+        """
         name, why = self.configuration
         file = config_file(name).name
         others = [f"{key} by {origin}" for key, origin in sorted(self.origins.items()) if origin not in ("", file)]
@@ -69,7 +75,7 @@ class Resolved:
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings that `environ` asks for.
+    """Return the settings that `environ` describes.
 
     Raises:
         ConfigError: as :func:`resolve`.
@@ -78,10 +84,11 @@ def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def resolve(environ: Mapping[str, str] = os.environ) -> Resolved:
-    """The settings that `environ` asks for, with the origin of each.
+    """Return the settings that `environ` describes, with the origin of each.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (with its nearest neighbour) or a wrong value.
+        ConfigError: the file does not exist or is not YAML; a key is unknown (the message has the nearest known one);
+            or a value is not valid.
     """
     chosen, variables = chosen_config(environ), unquoted_variables(environ)
     file = config_file(chosen.name)
@@ -90,7 +97,7 @@ def resolve(environ: Mapping[str, str] = os.environ) -> Resolved:
     noted, overriding = origins_noted(environ), []
     for key, variable in apply_overrides(tree, variables).items():
         origin = noted.get(variable, variable)
-        if origin:  # else the same value, as an absolute path
+        if origin:  # empty: the launcher only made the value an absolute path
             overriding.append(origin)
             origins = {known: each for known, each in origins.items() if not known.startswith(f"{key}.")}
             origins[key] = origin
@@ -103,13 +110,13 @@ def resolve(environ: Mapping[str, str] = os.environ) -> Resolved:
 
 
 def _tree_of(file: Path) -> dict[str, Any]:
-    """The mapping of sections that a file holds.
+    """Return the mapping of sections that a YAML file holds.
 
     Raises:
-        ConfigError: it holds none, or cannot be read.
+        ConfigError: the file cannot be read, or holds no mapping.
     """
     try:
-        # As bytes: YAML finds the byte order mark of UTF-8 and UTF-16, which Windows' editors write.
+        # Read as bytes: PyYAML then detects the byte order mark of UTF-8 and UTF-16, which Windows' editors write.
         tree = yaml.load(file.read_bytes(), _UniqueKeyLoader) or {}
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
@@ -118,14 +125,14 @@ def _tree_of(file: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: the file must hold a mapping of sections, not a {type(tree).__name__}")
     for section in ("cache", "parallelism", "quantize"):
-        # A file written for cache_dit.load_configs calls the section so.
+        # Files written for cache_dit.load_configs use this name.
         if f"{section}_config" in tree and section not in tree:
             tree[section] = tree.pop(f"{section}_config")
     return tree
 
 
 def _leaves(tree: Mapping[str, Any], model: type[BaseModel] | None, at: str = "") -> Iterator[str]:
-    """Dotted keys of a tree's settings."""
+    """Yield the dotted key of each setting in a tree."""
     for key, value in tree.items():
         section = model_of_field(model, key) if model else None
         if isinstance(value, dict) and value and section:
@@ -135,10 +142,10 @@ def _leaves(tree: Mapping[str, Any], model: type[BaseModel] | None, at: str = ""
 
 
 def chosen_config(environ: Mapping[str, str]) -> Recognised:
-    """The configuration that is named, or else the one that is for the model's path.
+    """Return the configuration that the environment names, or else the one that fits the model's path.
 
     Raises:
-        ConfigError: a variable of this server's is misspelt.
+        ConfigError: a variable of this server is misspelt.
     """
     variables = unquoted_variables(environ)
     if named := variables.get(CONFIG_VARIABLE):
@@ -147,12 +154,12 @@ def chosen_config(environ: Mapping[str, str]) -> Recognised:
     if path == EMBEDDED_MODEL:
         return Recognised(DEFAULT_CONFIG, "the embedded model is served unless another is named")
     found = recognise(path, variables.get(REVISION_VARIABLE))
-    # Another model takes nothing from a configuration: no sizes, speeds or figures.
+    # A model that no configuration is for must not take another one's sizes, speeds or figures.
     return found if found.name else Recognised(GENERIC_CONFIG, found.why)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key stands once in a mapping: PyYAML 6 lets the last one win."""
+    """YAML loader that refuses a key given twice in one mapping. PyYAML 6 silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -162,17 +169,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice in one mapping", key_node.start_mark
                 )
-            # A key that is itself a list or mapping is nothing that a setting could be.
+            # A key that is itself a list or mapping is refused later, as an unknown setting.
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def config_file(name: str) -> Path:
-    """The file for a name in `configs/` or a path.
+    """Return the file of a configuration, given by its name in `configs/` or by a path.
 
     Raises:
-        ConfigError: neither exists; the message names the nearest.
+        ConfigError: there is no such file; for a name, the message has the nearest known one.
     """
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name).expanduser()
@@ -188,7 +195,7 @@ def config_file(name: str) -> Path:
 
 
 def explain(error: ValidationError) -> str:
-    """Pydantic's findings, each with its dotted key, and the nearest known key for an unknown one."""
+    """Return pydantic's findings as one line, each with its dotted key; an unknown key with the nearest known one."""
     sentences = []
     for finding in findings_of(error):
         if finding.keys[:2] == API_KEYS:

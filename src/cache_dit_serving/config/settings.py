@@ -1,4 +1,4 @@
-"""The settings tree: its sections, their keys and defaults. How it is read is in :mod:`config.reading`."""
+"""The settings tree: its sections, their keys and defaults. :mod:`config.reading` reads it."""
 
 from __future__ import annotations
 
@@ -43,18 +43,20 @@ LORA_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 class LoraSettings(Section):
     """A LoRA that is loaded with the model."""
 
-    name: str = Field(pattern=LORA_NAME, description="By which requests choose it.")
+    name: str = Field(pattern=LORA_NAME, description="Name in requests.")
     path: str = Field(description="A .safetensors file, a folder with one, a hub id, or embedded/monochrome.")
     weight_name: str | None = Field(
         None, description="The file in the folder or of the hub id, where there are several."
     )
-    scale: float = Field(1.0, description="Of a request that names no LoRA; 0: only requests that name it have it.")
-    max_scale: float = Field(2.0, gt=0, description="Greatest scale of a request, and least with a minus.")
+    scale: float = Field(
+        1.0, description="Scale in a request that names no LoRA; 0: only requests that name it use it."
+    )
+    max_scale: float = Field(2.0, gt=0, description="Bound on the scale of a request, positive or negative.")
     fuse: bool = Field(
-        False, description="Add it to the weights for good: no cost in a step, and no request can leave it out."
+        False, description="Add it to the weights for good: steps take no longer, and no request can leave it out."
     )
     transformer: Literal["transformer", "transformer_2"] | None = Field(
-        None, description="Where a model has two (Wan 2.2): the one that it is for; left out: the first."
+        None, description="The transformer that it is for, of a model with two (Wan 2.2); left out: the first."
     )
 
     @model_validator(mode="after")
@@ -65,7 +67,7 @@ class LoraSettings(Section):
 
 
 class ModelSettings(Section):
-    """Which pipeline to load, and how."""
+    """The pipeline to load, its device, data type and LoRAs."""
 
     path: str = Field(
         EMBEDDED_MODEL,
@@ -75,12 +77,12 @@ class ModelSettings(Section):
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     variant: str | None = Field(None, description="Weights variant to load, for example `fp16`.")
     pipeline_class: str | None = Field(
-        None, description="Name of a diffusers pipeline class, where the folder's own should not decide."
+        None, description="Name of a diffusers pipeline class, in place of the folder's own."
     )
     weights: Literal["saved", "random"] = Field(
         "saved",
-        description="random: read the configurations alone and make the weights up, to measure time and memory before "
-        "the real ones are there. The outputs mean nothing.",
+        description="random: read the configurations alone and use random weights, to measure time and memory before "
+        "the real weights are there. The outputs mean nothing.",
     )
     dtype: Literal["float32", "float16", "bfloat16"] = Field("bfloat16", description="Data type of the weights.")
     device: str | None = Field(
@@ -98,8 +100,8 @@ class ModelSettings(Section):
     vae_tiling: bool = Field(False, description="Decode a picture tile by tile: less memory, and seams may show.")
     generator_device: str = Field(
         "cpu",
-        description="Where noise is drawn: on the CPU a seed means the same noise on every device; `cuda` draws it on "
-        "the GPU, as cache_dit.serve did.",
+        description="Device that draws the noise. `cpu`: a seed gives the same noise on every device; `cuda`: on the "
+        "GPU, as cache_dit.serve did.",
     )
     cpu_threads: int | None = Field(None, ge=1, description="Threads that one operation may use on the CPU.")
     scheduler: dict[str, bool | int | float | str | None] = Field(
@@ -133,25 +135,25 @@ Fact = bool | int | float | str | tuple[int | float | str, ...] | None
 
 
 class AboutSettings(Section):
-    """What `cache-dit-serving models` tells of a configuration's model, and how its folder is recognised."""
+    """Description of a configuration's model for `cache-dit-serving models`, and the facts that identify its folder."""
 
-    task: str | None = Field(None, description="What the model is for.")
-    parameters: float | None = Field(None, gt=0, description="Of all its networks, in billions.")
+    task: str | None = Field(None, description="Task of the model.")
+    parameters: float | None = Field(None, gt=0, description="Parameters of all its networks, in billions.")
     licence: str | None = None
     hub_ids: tuple[str, ...] = Field((), description="Further hub ids that the configuration is for.")
-    pipeline_class: str | None = Field(None, description="The diffusers class of its folder, as model_index.json says.")
+    pipeline_class: str | None = Field(None, description="The diffusers class in its folder's model_index.json.")
     components: dict[str, dict[str, Fact] | bool] = Field(
         default_factory=dict,
-        description="What tells its folder from others of the class: by component, keys of its configuration, or "
-        "whether there is one. `pipeline` stands for model_index.json itself.",
+        description="Facts that tell its folder from others of the class. By component: values of its configuration, "
+        "or true or false for its presence. `pipeline` stands for model_index.json itself.",
     )
     recognised: bool = Field(
-        True, description="Whether its model's path is enough to choose it; false: it is chosen by its name alone."
+        True, description="Choose this configuration by its model's path; false: by its name alone."
     )
 
 
 class RequestDefaults(Section):
-    """What a request that leaves a field out gets; left out here too, the pipeline's own default holds."""
+    """Defaults for fields that a request leaves out. A field left out here too takes the pipeline's own default."""
 
     width: int | None = Field(None, ge=1)
     height: int | None = Field(None, ge=1)
@@ -179,9 +181,9 @@ class RequestDefaults(Section):
 
 
 class Limits(Section):
-    """What one request, and all of them together, may ask of the server."""
+    """Bounds on one request, and on all requests together."""
 
-    max_queue: int = Field(32, ge=1, description="Generations that may wait; the next one gets 429.")
+    max_queue: int = Field(32, ge=1, description="Generations that may wait; a further one gets 429.")
     max_priority: int = Field(0, ge=0, le=100, description="Greatest `priority` of a request; 0: all are equal.")
     max_followers: int = Field(64, ge=1, description="Event streams of jobs that one caller may follow, at a worker.")
     max_kept_jobs: int = Field(1000, ge=0, description="Jobs that have ended and are kept with their files.")
@@ -214,12 +216,12 @@ class Limits(Section):
     max_num_images: int = Field(10, ge=1)
     max_num_frames: int = Field(257, ge=2, description="Frames of one clip.")
     max_loras: int = Field(
-        4, ge=1, description="LoRAs of model.lora_folder that are kept loaded; the one used longest ago goes first."
+        4, ge=1, description="LoRAs of model.lora_folder that are kept loaded; the one used longest ago is freed first."
     )
     prompt_cache_bytes: int = Field(
         256 * 2**20,
         ge=0,
-        description="Of prompt embeddings that are kept on the device, so that a prompt is not encoded twice; the ones "
+        description="Bytes of prompt embeddings kept on the device, so that a prompt is not encoded twice; the ones "
         "used longest ago go first. 0: none are kept.",
     )
     max_audio_s: float = Field(300, gt=0, description="Seconds of one sound.")
@@ -246,7 +248,9 @@ class InputSettings(Section):
         ge=4096,
         description="Pixels of all frames that are read of a video. Each takes 3 bytes while the request waits.",
     )
-    decoders: int = Field(2, ge=1, le=64, description="Processes that decode them, each one request's at a time.")
+    decoders: int = Field(
+        2, ge=1, le=64, description="Processes that decode files, each those of one request at a time."
+    )
     max_decode_s: float = Field(20, gt=0, description="Seconds within which the files of one request must be decoded.")
     max_decode_bytes: int = Field(
         2**30, ge=2**24, description="Memory that a process may take to decode, beyond its libraries; on Linux alone."
@@ -266,19 +270,21 @@ class InputSettings(Section):
 
 
 class OutputSettings(Section):
-    """Where pictures go that a request wants as a file or a URL."""
+    """Storage of outputs that are returned as a file or a URL."""
 
-    root: Path = Field(Path("outputs"), description="Folder that holds every output; relative to where it is served.")
+    root: Path = Field(
+        Path("outputs"), description="Folder that holds every output; relative to the server's working directory."
+    )
     public_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s]+$",
-        description="Prefix of output URLs, where clients reach the server by another name than their Host header.",
+        description="Prefix of output URLs, if clients cannot reach the server by the request's Host header.",
     )
     keep_s: float | None = Field(
         86400, gt=0, description="Seconds after which an output is deleted, a job's with its job; null: never."
     )
     max_bytes: int | None = Field(
-        None, ge=1, description="Of all outputs together: beyond that the oldest are deleted; left out: no bound."
+        None, ge=1, description="Bytes of all outputs; above that the oldest are deleted. Left out: no bound."
     )
     store: str | None = Field(
         None,
@@ -288,7 +294,7 @@ class OutputSettings(Section):
     store_options: dict[str, str | bool] = Field(
         default_factory=dict,
         repr=False,
-        description="Of the object storage, by obstore's names: endpoint, region, allow_http.",
+        description="Options of the object storage, by obstore's names: endpoint, region, allow_http.",
     )
     readers: Readers = Field(
         "user",
@@ -315,7 +321,7 @@ class OutputSettings(Section):
 
 
 class JobsSettings(Section):
-    """Where jobs are kept, and what becomes of them when the server ends."""
+    """Storage of jobs, and their recovery after the end of a server."""
 
     database: str | None = Field(
         None,
@@ -328,16 +334,16 @@ class JobsSettings(Section):
     lease_s: float = Field(
         15,
         ge=5,
-        description="Seconds after its last sign of life that a server's jobs are taken over; it gives one a second, "
-        "and waits up to 2 s for the database.",
+        description="Seconds after a server's last heart-beat at which other servers take over its jobs. It writes one "
+        "a second, and waits up to 2 s for the database.",
     )
 
 
 def webhook_key(secret: str) -> bytes:
-    """The key that a secret stands for.
+    """Return the key, in bytes, that a webhook secret encodes.
 
     Raises:
-        ValueError: it is none of the form `whsec_` and base64 of 24 bytes or more.
+        ValueError: the secret is not `whsec_` and base64 of 24 bytes or more.
     """
     try:
         key = base64.b64decode(secret.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
@@ -349,7 +355,7 @@ def webhook_key(secret: str) -> bytes:
 
 
 class WebhookSettings(Section):
-    """Who may be told what becomes of a job."""
+    """Receivers of webhooks about jobs, and the secret that signs the messages."""
 
     hosts: tuple[Annotated[str, Field(pattern=HOST)], ...] = Field(
         (), description="Hosts that `webhook_url` may be on, as in inputs.url_hosts; none: no job has one."
@@ -358,7 +364,7 @@ class WebhookSettings(Section):
         (), description="Networks that those hosts may lie in although they are not public: `10.1.0.0/16`."
     )
     secret: str | None = Field(
-        None, repr=False, description="That messages are signed with: `whsec_` and 24 random bytes or more as base64."
+        None, repr=False, description="Secret that signs messages: `whsec_` and 24 random bytes or more as base64."
     )
     timeout_s: float = Field(10, gt=0, description="Seconds within which a receiver must answer.")
 
@@ -377,19 +383,19 @@ class WebhookSettings(Section):
 
 
 class PreviewSettings(Section):
-    """Small pictures of what is being drawn, for those who follow it."""
+    """Small pictures of an output while it is drawn, for clients that follow it."""
 
-    allow: bool = Field(True, description="Whether there are any; false: a client that asks for them is refused.")
+    allow: bool = Field(True, description="Allow previews; false: a request for them is refused.")
     every: int = Field(
         0,
         ge=0,
-        description="Denoising steps from one preview to the next for followers of a job who do not say how many they "
-        "want; 0: they get none.",
+        description="Denoising steps from one preview to the next, for followers of a job who do not say how many they "
+        "want; 0: no previews for these.",
     )
     by: Literal["projection", "vae"] = Field(
         "projection",
-        description="projection: colours by a linear map of the latents; vae: what the autoencoder makes of them, "
-        "between two steps and at the cost of decoding a picture.",
+        description="projection: colours by a linear map of the latents. vae: the latents as the autoencoder decodes "
+        "them, between two steps and at the cost of decoding a picture.",
     )
     side: int = Field(256, ge=16, le=1024, description="Longer side of a preview, px at most.")
 
@@ -401,35 +407,37 @@ class PreviewSettings(Section):
 
 
 class ServerSettings(Section):
+    """The server's processes, keys, network access and log."""
+
     workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
     gpus_per_worker: int = Field(
-        1, ge=1, description="GPUs that each worker sees, none of them another's: more for model.device_map."
+        1, ge=1, description="GPUs of each worker, not shared with another one; several for model.device_map."
     )
     queue_order: Literal["arrival", "shortest"] = Field(
         "arrival",
-        description="Among requests of one priority and caller: first come first served, or those first that are "
-        "expected to take least.",
+        description="Order of the requests of one priority and caller. arrival: first come, first served; shortest: "
+        "the least expected time first.",
     )
     drain_s: float | None = Field(
         None,
         ge=0,
-        description="Seconds for what runs to end when the server is shut down; then a job is put back for the next "
-        "server, and other requests get 503. Left out: as long as it takes.",
+        description="Seconds that a running generation has to end at shutdown. After that a job is put back for the "
+        "next server, and other requests get 503. Left out: no limit.",
     )
     model_names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
-        (), description="Names of the model for OpenAI's clients, the first one for answers; none: its own alone."
+        (), description="Names of the model for OpenAI's clients; answers have the first. None: the model's own name."
     )
     api_keys: ApiKeys = Field(
         (),
         repr=False,
-        description="Keys of those who may use the server, as texts or with a name, scopes and limits; "
-        "none here and no file: anyone may.",
+        description="Keys of the callers that may use the server, as texts or with a name, scopes and limits; "
+        "none here and no file: no key is needed.",
     )
     api_keys_file: Path | None = Field(
-        None, description="YAML or JSON file with a list as of api_keys, read again whenever it changes."
+        None, description="YAML or JSON file with a list as in api_keys, read again whenever it changes."
     )
     open_routes: tuple[Literal["health", "metrics", "docs"], ...] = Field(
-        ("health", "metrics", "docs"), description="What needs no key where there are keys."
+        ("health", "metrics", "docs"), description="Routes that need no key even if there are keys."
     )
     allowed_hosts: tuple[Annotated[str, Field(pattern=SERVER_NAME)], ...] = Field(
         (),
@@ -438,52 +446,53 @@ class ServerSettings(Section):
     )
     cors_origins: tuple[Annotated[str, Field(pattern=ORIGIN)], ...] = Field(
         (),
-        description="Origins whose pages browsers let call the server: `https://studio.example.com`; `*`: all. None: "
-        "those of no other origin.",
+        description="Origins whose pages may call the server from a browser: `https://studio.example.com`; `*`: all. "
+        "None: no other origin.",
     )
     trusted_proxies: tuple[Network, ...] = Field(
         (),
-        description="Addresses and networks of proxies whose `X-Forwarded-Proto` and `X-Forwarded-For` hold, beside "
-        "127.0.0.1: URLs in answers then begin as the proxy's clients have it.",
+        description="Addresses and networks of proxies whose `X-Forwarded-Proto` and `X-Forwarded-For` are trusted, "
+        "beside 127.0.0.1. URLs in answers then have the scheme that the proxy's clients use.",
     )
     require_cache: bool = Field(
-        False, description="Fail to become ready where the cache cannot run; otherwise serve without it and say so."
+        False, description="Do not become ready if the cache cannot run; false: serve without it, and warn in the log."
     )
     unsupported_fields: Literal["refuse", "warn"] = Field(
         "refuse",
-        description="A request field that the loaded model cannot honour: refuse the request, or ignore the field and "
-        "report it in `warnings` of the answer; likewise a size off the model's grid is refused, or rounded down.",
+        description="A request field that the loaded model does not support. refuse: refuse the request; warn: ignore "
+        "the field and report it in the answer's `warnings`. A size off the model's grid is refused or rounded down.",
     )
     warm_up: bool = Field(
         True,
-        description="Draw one picture in a few steps before ready, so that the first request finds kernels and memory "
-        "as the later ones do, and a model that cannot draw is never ready.",
+        description="Draw one picture in a few steps before the server is ready. The first request then takes as long "
+        "as later ones, and a model that cannot draw is never ready.",
     )
     on_load_failure: Literal["stay", "exit", "retry"] = Field(
         "stay",
-        description="Where the model cannot be loaded. stay: the worker answers 503 with the reason; exit: the server "
-        "ends with status 3; retry: load again after 5 s, then after twice as long each time, 300 s at most.",
+        description="Reaction to a model that cannot be loaded. stay: the worker answers 503 with the reason; exit: "
+        "the server ends with status 3; retry: load again after 5 s, then after twice as long each time, 300 s at "
+        "most.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least level that the log has of this server; requests of probes are DEBUG."
+        "INFO", description="Least level of this server's log; requests of probes are DEBUG."
     )
     log_format: LogFormat = Field(
-        "text", description="Lines for people, or one JSON object a line, of all processes and libraries."
+        "text", description="text: lines for people; json: one JSON object a line. For all processes and libraries."
     )
 
     @property
     def has_keys(self) -> bool:
-        """Whether only callers with an API key may use the server."""
+        """True if only callers with an API key may use the server."""
         return bool(self.api_keys) or self.api_keys_file is not None
 
 
 class Settings(Section):
-    """The whole tree."""
+    """The whole settings tree: its sections, and the checks between them."""
 
     about: AboutSettings = Field(default_factory=AboutSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     cache: CacheSettings | None = Field(
-        None, description="What a request gets that asks for nothing else; left out: no cache."
+        None, description="Cache settings of a request that sends none and no speed; left out: no cache."
     )
     speeds: SpeedsSettings = Field(default_factory=SpeedsSettings)
     quantize: QuantizeSettings | None = Field(None, description="Weights at fewer bits; left out: at model.dtype.")
@@ -504,7 +513,7 @@ class Settings(Section):
 
     @property
     def gpus_per_worker(self) -> int:
-        """One for each rank, or as many as the operator says."""
+        """GPUs of each worker: one for each rank on this machine, or `server.gpus_per_worker` without parallelism."""
         return self.parallelism.ranks_per_node if self.parallelism else self.server.gpus_per_worker
 
     @model_validator(mode="after")

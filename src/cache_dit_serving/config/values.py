@@ -1,4 +1,4 @@
-"""Values as people write them: the quotes of an env file, and one value in place of a list of one."""
+"""Lenient reading of written values: the quotes of an env file, and a single value in place of a list of one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCALARS = (str, int, float, Path)
 def unquoted(text: str) -> str:
     """Return a variable's value without the blanks, carriage return and one pair of quotes around it.
 
-    Docker's --env-file hands quotes on as part of the value, and of a file with Windows line ends the carriage return.
+    Docker's --env-file keeps quotes as part of the value, and the carriage return of a file with Windows line ends.
     """
     text = text.strip()
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES
@@ -52,7 +52,7 @@ def _as_list(value: Any, model: type[BaseModel] | None, key: str) -> Any:
 
 
 def _item(model: type[BaseModel] | None, key: str) -> object:
-    """The type of a list setting's items; None where the setting is no list, or may be a plain value or mapping too."""
+    """Return the item type of a setting that is a list; None if it is none, or may be a plain value too."""
     field = model.model_fields.get(key) if model and isinstance(key, str) else None
     kinds = list(_alternatives(field.annotation)) if field else []
     lists = [kind for kind in kinds if typing.get_origin(kind) is tuple]
@@ -63,7 +63,7 @@ def _item(model: type[BaseModel] | None, key: str) -> object:
 
 
 def _alternatives(annotation: object) -> Iterator[object]:
-    """The members of a union; any other type is its own only one."""
+    """Yield the members of a union, nested ones too; of any other type the type itself."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         for part in typing.get_args(annotation):
             yield from _alternatives(part)

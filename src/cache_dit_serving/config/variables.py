@@ -1,4 +1,4 @@
-"""The environment variables that set the tree, and the note by which the launcher tells its flags from them."""
+"""Environment variables that set the tree, and the launcher's note of the variables that came from its flags."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ OVERRIDE_PREFIX = f"{PREFIX}_"
 MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
 REVISION_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__REVISION"
 ORIGINS_VARIABLE = "CACHE_DIT_LAUNCHER_ORIGINS"
-"""JSON object of the launcher: a variable that it set -> where the value came from, such as `--model-path`."""
+"""JSON object written by the launcher: variable that it set -> origin of the value, such as `--model-path`."""
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""PyYAML 6 raises ValueError for a date that there is none of, RecursionError for deep nesting."""
+"""Exceptions of PyYAML for invalid text. PyYAML 6 raises ValueError for a date that does not exist, and RecursionError
+for deep nesting."""
 
 
 def unquoted_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return this server's own variables, without what an env file left around their values.
+    """Return the variables of this server, without quotes and blanks around their values.
 
     Raises:
-        ConfigError: one is spelt with an underscore too few.
+        ConfigError: a variable has one underscore after the prefix instead of two.
     """
     found = {name: unquoted(text) for name, text in environ.items() if name.startswith(PREFIX)}
     for name in sorted(found):
@@ -40,27 +41,27 @@ def unquoted_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def variable_of(key: str) -> str:
-    """The variable that sets the setting at a dotted key."""
+    """Return the name of the variable that sets the setting at a dotted key."""
     return OVERRIDE_PREFIX + key.upper().replace(".", "__")
 
 
 def origins_noted(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variable -> where the launcher had its value from; empty without the launcher."""
+    """Return variable -> origin of its value, as the launcher noted it; empty without the launcher."""
     return typing.cast("dict[str, str]", json.loads(environ.get(ORIGINS_VARIABLE, "{}")))
 
 
 def apply_overrides(tree: dict[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """Set the leaves that `CACHE_DIT_SERVING__SECTION__KEY` variables name; returns dotted key -> variable.
+    """Set the leaves of `tree` that `CACHE_DIT_SERVING__SECTION__KEY` variables name. Returns dotted key -> variable.
 
     Section names are matched in lower case, keys as the section spells them (`CACHE__FN_COMPUTE_BLOCKS` sets
-    `Fn_compute_blocks`). A value that starts like a YAML list or mapping, or is `null`, is read as YAML; any other is
-    text, which its field converts, and commas part the items of a list.
+    `Fn_compute_blocks`). A value that starts like a YAML list or mapping, or is `null`, is read as YAML. Any other is
+    text, which its field converts. Commas separate the items of a list.
 
     Args:
         variables: as :func:`unquoted_variables` returns them.
 
     Raises:
-        ConfigError: a value that starts like YAML and is none.
+        ConfigError: a value that starts like YAML is not valid YAML.
     """
     applied = {}
     for name in sorted(variables.keys() - {CONFIG_VARIABLE}):
@@ -76,7 +77,7 @@ def apply_overrides(tree: dict[str, Any], variables: Mapping[str, str]) -> dict[
         key = _spelling(leaf, model)
         text = variables[name]
         try:
-            # Below a free mapping (pipeline_arguments) no field converts the text: YAML decides there.
+            # Below a free mapping (pipeline_arguments) no field converts the text, so YAML gives its type.
             as_yaml = text[:1] in "[{" or text == "null" or model is None
             node[key] = yaml.safe_load(text) if as_yaml else items_of(text, model, key)
         except NOT_YAML as error:
@@ -86,7 +87,7 @@ def apply_overrides(tree: dict[str, Any], variables: Mapping[str, str]) -> dict[
 
 
 def place_of(error: Exception) -> str:
-    """Where YAML ends to be YAML, without the text there: it may be a secret."""
+    """Return the place and kind of an error in YAML, without the text there: it may be a secret."""
     if isinstance(error, yaml.reader.ReaderError):
         return f"byte {error.position} is no text in UTF-8; save the file as UTF-8"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -96,6 +97,6 @@ def place_of(error: Exception) -> str:
 
 
 def _spelling(name: str, model: type[BaseModel] | None) -> str:
-    """A key as its section spells it, from a variable's name (which is in capitals)."""
+    """Return a key as its section spells it, from part of a variable's name, which is in capitals."""
     known = {key.lower(): key for key in model.model_fields} if model else {}
     return known.get(name.lower(), name.lower())

@@ -1,4 +1,4 @@
-"""Which arguments of a pipeline's call a request may set by their own names: those that JSON can say."""
+"""Arguments of a pipeline's call that a request may set by their own names: those whose type JSON can express."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SET_BY_THE_SERVER = frozenset(
         *("callback", "callback_steps", "callback_on_step_end", "callback_on_step_end_tensor_inputs"),
     )
 )
-"""Arguments of calls that follow from a request's fields, or that would change how many outputs or steps there are."""
+"""Arguments that follow from a request's fields, or that would change the number of outputs or steps."""
 
 
 def extra_arguments_of(cls: type[DiffusionPipeline], fields: frozenset[str]) -> dict[str, Any]:
-    """The arguments of a pipeline's call that are neither fields of requests nor the server's, each with its type.
+    """Return the arguments of a pipeline's call that are neither request fields nor the server's, with their types.
 
-    Of a type in part, such as `torch.Tensor | float`, the part that JSON has. Lists hold numbers: a list of texts is a
-    batch, and one call makes one output.
+    A type such as `torch.Tensor | float` is reduced to the part that JSON has. Lists hold numbers only: a list of texts
+    is a batch, and one call makes one output.
     """
     call = inspect.unwrap(cls.__call__)
     found = {}
@@ -43,10 +43,10 @@ def extra_arguments_of(cls: type[DiffusionPipeline], fields: frozenset[str]) -> 
         annotation = parameter.annotation
         if isinstance(annotation, str):
             try:
-                # The library's own source, as typing.get_type_hints does; one by one, since some do not resolve.
+                # Evaluates the library's own source, as typing.get_type_hints does; one by one, as some do not resolve.
                 annotation = eval(annotation, call.__globals__)
             except (NameError, TypeError, AttributeError):
-                continue  # a name that exists for type checkers alone
+                continue  # a name that is imported for type checkers only
         kind = _in_json(annotation)
         if kind not in (None, type(None)):
             found[name] = kind
@@ -54,9 +54,9 @@ def extra_arguments_of(cls: type[DiffusionPipeline], fields: frozenset[str]) -> 
 
 
 def longest_sequence(cls: type[DiffusionPipeline]) -> int | None:
-    """The greatest max_sequence_length that a class checks for; None where it checks none.
+    """Return the greatest max_sequence_length that a class accepts, in tokens; None if it checks none.
 
-    Classes say so in the source of `check_inputs` alone.
+    The bound is read from the source of `check_inputs`, the only place that has it.
     """
     check = getattr(cls, "check_inputs", None)
     bounds = _BOUND.findall(inspect.getsource(check)) if check is not None else []
@@ -64,7 +64,7 @@ def longest_sequence(cls: type[DiffusionPipeline]) -> int | None:
 
 
 def _in_json(annotation: Any) -> Any:
-    """The part of a type that JSON has; None where there is none."""
+    """Return the part of a type that JSON can express; None if there is none."""
     if annotation in SCALARS or annotation is None:
         return type(None) if annotation is None else annotation
     origin, arguments = get_origin(annotation), get_args(annotation)

@@ -1,4 +1,4 @@
-"""From the settings to a model that is ready: one function, in one order."""
+"""Assembly of a ready model from the settings: one function that keeps the order of the steps."""
 
 from __future__ import annotations
 
@@ -29,24 +29,28 @@ logger = logging.getLogger(__name__)
 
 
 def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
-    """Load, accelerate, try and warm up, reporting each stage to `progress`.
+    """Load, accelerate, try and warm up the model; report each stage to `progress`.
 
-    The order: a pipeline that cannot be served is refused before anything is done to it. What is fused is fused into
-    whole weights, which are quantised after it, each component on the device so that the unquantised model need not
-    fit there. The other LoRAs lie beside the weights, whatever those are. Offload, and the exchange between ranks, wrap
-    `forward` of components and layers, LoRAs among them. The attention backend comes after that. The cache comes on top
-    of them all, takes each transformer's forward as it finds it, and no layer changes under it: which LoRAs a call
-    draws with is switched inside the layers. Each cache type is tried before it is offered, since some families fail
-    only in their forward pass. Blocks are compiled after that, as they stand with LoRAs, quantised weights and
-    attention: the trials would compile graphs that no request needs. The warm-up comes last, on what requests will
-    meet.
+    The order of the steps, with its reasons:
+
+    1. Check that the pipeline can be served, before it is changed.
+    2. Fuse LoRAs, into weights that are not quantised yet.
+    3. Quantise, one component on the device at a time: the unquantised model need not fit there.
+    4. Load the other LoRAs, which lie beside the weights.
+    5. Set up offload or the exchange between ranks. Both wrap `forward` of components and layers, LoRAs among them.
+    6. Set the attention backend.
+    7. Install the cache, which patches each transformer's `forward` as it is by then. No layer is replaced after it: a
+       call's LoRAs are switched inside the layers.
+    8. Try each cache type, since some families fail only in their forward pass.
+    9. Compile the blocks. Before the trials it would compile graphs that no request needs.
+    10. Warm up, on the pipeline that requests will use.
 
     Raises:
-        LoadError: what stands in the way, without paths or library texts.
+        LoadError: a step failed; the message has no paths or library texts.
     """
     progress("importing torch, diffusers and cache-dit")
     quiet_libraries()
-    # Here, not at the top: whoever only reads service.py (bentoml build, the supervisor) needs no torch.
+    # Imported here because reading service.py (bentoml build, the supervisor) must not need torch.
     import torch
 
     from cache_dit_serving.pipeline import cache, compiling, load
@@ -54,7 +58,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     from cache_dit_serving.pipeline.profiling import Profiler
     from cache_dit_serving.pipeline.prompt_cache import PromptCache
 
-    claim_loggers()  # those of the libraries that are imported by now
+    claim_loggers()  # again, for the libraries imported since
     compiling.prepare(settings.compile)
     pipe, traits, loras, facts = _accelerated(settings, progress)
     progress("installing the cache")
@@ -82,7 +86,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
             try:
                 model = try_cache(runner, model, cache_type).corrected(model)
             except CacheTypeFails as failure:
-                for each in caches:  # one transformer, and one forward pass of it
+                for each in caches:  # the siblings share the transformer, and its forward pass
                     each.refuse(cache_type, str(failure))
             runner.flush()
     separate_cfg = model.traits.guidance.separate_cfg
@@ -111,7 +115,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
 
 
 class _Accelerated(NamedTuple):
-    """A pipeline on its device, before the cache."""
+    """A pipeline on its device, quantised and with its LoRAs, before the cache."""
 
     pipe: DiffusionPipeline
     traits: PipelineTraits

@@ -1,7 +1,7 @@
 """Attention backends, checked before they are set.
 
-cache-dit 1.5.3 accepts a backend that the platform cannot run, and the setting is global to the process: every
-pipeline then fails until it is set back. So what is not known to run here is refused by name.
+cache-dit 1.5.3 accepts a backend that the platform cannot run. The setting is global to the process, so every pipeline
+then fails until it is set back. A backend that is not known to run here is therefore refused by name.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ NATIVE = "native"
 
 @dataclass(frozen=True)
 class Backend:
-    """What an attention backend runs on.
+    """Requirements of an attention backend.
 
     Attributes:
-        package: it must be installed; None: torch alone.
-        least: compute capability.
-        major: the only ones whose major number will do, as the backend's own check or its kernels have it.
-        exactly: further capabilities that will do.
+        package: package that must be installed; None: torch alone.
+        least: least compute capability; has no effect beside `major`.
+        major: accepted major numbers of the compute capability, from the backend's own check or its kernels.
+        exactly: further accepted compute capabilities.
+        device_type: torch's name of the device type.
     """
 
     package: str | None = None
@@ -39,14 +40,14 @@ class Backend:
     device_type: str = "cuda"
 
     def runs_on(self, capability: tuple[int, int]) -> bool:
-        """Whether a GPU of this compute capability will do."""
+        """Return whether the backend runs on a GPU of this compute capability."""
         if self.major:
             return capability[0] in self.major or capability in self.exactly
         return capability >= self.least
 
     @property
     def capabilities(self) -> str:
-        """Those that will do, in words."""
+        """Accepted compute capabilities, in words."""
         if not self.major:
             return f"{_dotted(self.least)} or more"
         return " or ".join([*map(_dotted, self.exactly), *(f"{major}.x" for major in self.major)])
@@ -68,11 +69,11 @@ BACKENDS = {
     "_npu_fia": Backend("torch_npu", device_type="npu"),
     "_mindiesd_laser": Backend("mindiesd", device_type="npu"),
 }
-"""Of cache-dit 1.5.3, but for the native one, which runs everywhere; `_native_cudnn` is diffusers'."""
+"""Requirements of cache-dit 1.5.3's backends by name; `_native_cudnn` is diffusers'. `native` runs everywhere."""
 
 
 def refusal(name: str, device: torch.device) -> str | None:
-    """Why a backend cannot run on a device, in words that follow its name; None where it can."""
+    """Return the reason that a backend cannot run on a device, as a phrase that follows its name; None if it can."""
     if name == NATIVE:
         return None
     backend = BACKENDS.get(name)
@@ -88,7 +89,7 @@ def refusal(name: str, device: torch.device) -> str | None:
 
 
 def usable_backends(device: torch.device) -> list[str]:
-    """The backends that can run on a device with the packages installed here."""
+    """Return the backends that can run on a device with the installed packages."""
     return [name for name in (NATIVE, *BACKENDS) if refusal(name, device) is None]
 
 
@@ -96,17 +97,17 @@ def check(name: str | None, device: torch.device) -> None:
     """Refuse a backend that the device cannot run, before any weights are loaded.
 
     Raises:
-        LoadError: the message lists those that can.
+        LoadError: the backend cannot run; the message lists those that can.
     """
     if name is not None and (why := refusal(name, device)):
         raise LoadError(f"attention backend {name!r} {why}; usable here: {', '.join(usable_backends(device))}")
 
 
 def set_backend(pipe: DiffusionPipeline, name: str) -> None:
-    """Have the pipeline's transformers compute attention by a backend that passed :func:`check`.
+    """Set the attention backend of the pipeline's transformers, one that passed :func:`check`.
 
     Raises:
-        LoadError: the transformers have no place for it.
+        LoadError: the transformers do not support the backend.
     """
     if name == NATIVE:
         return

@@ -1,4 +1,4 @@
-"""cache-dit on one loaded pipeline: fit it to each request, read what it did, free what it holds."""
+"""cache-dit on one loaded pipeline: its settings for each call, its record, and its memory."""
 
 from __future__ import annotations
 
@@ -35,13 +35,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Transition = Literal["none", "override", "exchange"]
-"""What a call needs beside the contexts that cache-dit makes anew for each: nothing; other settings in them; another
-patch, or none, on the pipeline."""
+"""Change that a call needs beside the contexts, which cache-dit makes anew for each call.
+
+none: no change; override: other settings in the contexts; exchange: another patch, or none, on the pipeline.
+"""
 CONFIGS: dict[CacheType, Callable[..., Any]] = {"DBCache": DBCacheConfig, "DBPrune": DBPruneConfig}
 
 
 def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
-    """Whether cache-dit knows this family to run guidance as a second forward pass; False for unknown families."""
+    """Return whether cache-dit registers this family as one that runs guidance as a second forward pass.
+
+    False for families that cache-dit does not know.
+    """
     found = False
 
     def ask() -> None:
@@ -49,8 +54,8 @@ def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
         found = BlockAdapterRegister.is_supported(pipe) and bool(BlockAdapterRegister.has_separate_cfg(pipe))
 
     try:
-        # It builds the family's adapter to find out, which gives some transformers another forward (Qwen-Image's with a
-        # ControlNet), and refuses some (SanaVideo).
+        # cache-dit builds the family's adapter for the answer, which gives some transformers another forward
+        # (Qwen-Image's with a ControlNet), and refuses some (SanaVideo).
         Patch(pipe, ask)
     except AssertionError:
         return False
@@ -65,14 +70,14 @@ class _Installation:
     manager: Any
     """cache-dit's context manager, which holds a context for each block list of the current call."""
     origins: dict[str, tuple[str, str]]
-    """The component and block list behind each context, whose name holds only an object's id."""
+    """(component, block list) of each context, by its name, which holds only an object's id."""
     blocks: dict[str, int]
-    """Blocks of each context's list."""
+    """Number of blocks in each context's list, by the context's name."""
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """What one context recorded: of a whole call, or up to a forced refresh."""
+    """Record of one context, for a whole call or for the part up to a forced refresh."""
 
     executed_steps: int
     forward_passes: int
@@ -85,29 +90,29 @@ class _Segment:
 
 @dataclass
 class _Call:
-    """What the coming call needs of each new context, and what those recorded that it has left behind."""
+    """Settings of the coming call for its contexts, and the records of contexts that a refresh has replaced."""
 
     settings: CacheSettings
     steps: int
     passes: int
     """Forward passes a step."""
     left: dict[str, list[_Segment]] = field(default_factory=dict)
-    """By context, up to each forced refresh. Not the contexts themselves: their calibrators hold activations."""
+    """Records up to each forced refresh, by context. The contexts are not kept: their calibrators hold activations."""
 
 
 class PipelineCache:
-    """cache-dit's DBCache and DBPrune on one pipeline, neither of them in force until :meth:`prepare` asks for it.
+    """cache-dit's DBCache and DBPrune on one pipeline, both off until :meth:`prepare` turns one on.
 
-    Works on cache-dit 1.5.3's contexts: the pipeline's patched call asks its context manager for a fresh context per
-    block list at the start of each call. The settings of the coming call are put in there, so nothing of one call
-    reaches the next; and the contexts of the last call hold its record.
+    Works on cache-dit 1.5.3's contexts. At the start of each call the patched pipeline makes a new context per block
+    list. The settings of the call are put in there, so no call affects the next one. The contexts of the last call hold
+    its record.
 
-    Each type is enabled once and its patch kept. Changing between them, or to no cache at all, puts attributes back:
-    without a cache the pipeline is as it was loaded.
+    Each type is enabled once, and its patch is kept. A change of the type, or to no cache, restores attributes: without
+    a cache the pipeline is as it was loaded.
     """
 
     def __init__(self, pipe: DiffusionPipeline) -> None:
-        """Enable each type once; those that cannot be are in `support.refusals`. Never raises for a pipeline's sake."""
+        """Enable each type once. A type that fails is listed in `support.refusals`; its exception goes to the log."""
         workarounds.install()
         self._installed: dict[CacheType, _Installation] = {}
         self._on: CacheType | None = None
@@ -120,7 +125,7 @@ class PipelineCache:
         elif name in workarounds.UNFIT:
             refusals = dict.fromkeys(CONFIGS, f"{name} cannot be cached: {workarounds.UNFIT[name]}")
         else:
-            # It would warn that the transformer is patched already: what counts the blocks has patched it.
+            # cache-dit would warn that the transformer is patched already: counting the blocks has patched it.
             logging.getLogger("cache_dit.caching.patch_functors.functor_base").setLevel(logging.ERROR)
             for cache_type in CONFIGS:
                 try:
@@ -134,13 +139,17 @@ class PipelineCache:
         self.support = CacheSupport(blocks, refusals)
 
     def refuse(self, cache_type: CacheType, reason: str) -> None:
-        """Take a type out that proved not to run."""
+        """Remove a type that failed on trial, and turn the cache off.
+
+        Args:
+            reason: sentence for callers.
+        """
         self.prepare(None, 0, passes=1)
         self._installed.pop(cache_type, None)
         self.support = CacheSupport(self.support.block_lists, {**self.support.refusals, cache_type: reason})
 
     def prepare(self, settings: CacheSettings | None, num_inference_steps: int, *, passes: int) -> Transition:
-        """Fit the cache to the coming call by the least transition.
+        """Prepare the cache for the coming call by the smallest change; returns that change.
 
         Args:
             settings: None for no cache.
@@ -162,7 +171,7 @@ class PipelineCache:
         return "exchange"
 
     def record(self) -> Record | None:
-        """What the cache did in the call that just ended; None without a cache."""
+        """Return the cache's record of the call that just ended; None without a cache."""
         if self._call is None:
             return None
         return Record(
@@ -173,12 +182,12 @@ class PipelineCache:
         )
 
     def reused_blocks(self) -> int:
-        """Block runs that the current call's contexts have left out so far; after a forced refresh, since that."""
+        """Return the number of block runs that the current call has reused so far, or since its last forced refresh."""
         contexts = self._manager_contexts().items()
         return sum(_reused_blocks(context, self._blocks(name)) for name, context in contexts)
 
     def _executed_steps(self, passes: int) -> dict[str, int]:
-        """Denoising steps by transformer as cache-dit counted them, in one block list of each."""
+        """Return the denoising steps that cache-dit counted, by transformer; of one block list each."""
         executed: dict[str, int] = {}
         for name in self._manager_contexts():
             transformer, _ = self._origin(name)
@@ -187,7 +196,7 @@ class PipelineCache:
         return executed
 
     def held_bytes(self) -> int:
-        """Bytes of the tensors that the contexts of the last call hold on to, each storage counted once."""
+        """Return the bytes of the tensors that the last call's contexts hold, each storage counted once."""
         storages = {
             tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
             for context in self._manager_contexts().values()
@@ -196,7 +205,7 @@ class PipelineCache:
         return sum(storages.values())
 
     def flush(self) -> int:
-        """Free the activations of the last call; the next call begins with none anyway. Returns the bytes freed."""
+        """Free the activations of the last call, which no later call uses. Returns the bytes freed."""
         freed = self.held_bytes()
         self._free()
         return freed
@@ -219,10 +228,10 @@ class PipelineCache:
         return self._installed[self._on].blocks[context_of_all_passes(context_name)]
 
     def _segments(self, context_name: str) -> list[_Segment]:
-        """What a block list's contexts recorded in this call, in their order: several after a forced refresh."""
+        """Return the records of a block list's contexts in this call, in order: several after a forced refresh."""
         left = self._call.left.get(context_name, []) if self._call else []
         last = self._segment(self._manager_contexts()[context_name])
-        # Refreshed right after the last step, the context holds a copy of what is counted already.
+        # A context refreshed right after the last step holds a copy of steps that are counted already.
         return [*left, last] if last.executed_steps else left
 
     def _segment(self, context: Any) -> _Segment:
@@ -262,7 +271,7 @@ class PipelineCache:
         return stats
 
     def _install(self, pipe: DiffusionPipeline, cache_type: CacheType, blocks: dict[str, int]) -> _Installation:
-        """Enable a type, its contexts filled by the settings of each call; the patch is left off. Fills `blocks`."""
+        """Enable a type so that each call's settings go into its contexts, and leave its patch off. Fills `blocks`."""
         found: dict[str, Any] = {}
 
         def enable() -> None:
@@ -281,7 +290,7 @@ class PipelineCache:
         return installation
 
     def _fill_contexts(self, manager: Any) -> None:
-        """Have every context that the manager makes filled with the settings of the coming call."""
+        """Wrap the manager's `reset_context` so that every new context gets the settings of the coming call."""
         if isinstance(manager, PrunedContextManager):
             # cache-dit 1.5.3 caches its answer by the number of blocks alone: Fn, Bn and non_prune_block_ids of the
             # first call would hold for every later one.
@@ -293,13 +302,13 @@ class PipelineCache:
             if self._call is not None:
                 if not isinstance(context, str):  # a forced refresh within the call
                     self._call.left.setdefault(context.name, []).append(self._segment(context))
-                else:  # cache-dit knows of none for a single pass, and would leave them from the call before
+                else:  # cache-dit does not know contexts of a single pass, and would keep those of the call before
                     for name in self._manager_contexts():
                         if name != context and context_of_all_passes(name) == context:
                             manager.remove_context(name)
                 settings = self._call.settings.of(*self._origin(context if isinstance(context, str) else context.name))
                 config, calibrator = copy.deepcopy(cache_dit_configs(settings))
-                # It counts the warm-up out at every step.
+                # cache-dit loops over the warm-up's steps at every step.
                 config.max_warmup_steps = min(config.max_warmup_steps, self._call.steps)
                 config.steps_computation_mask = settings.mask(self._call.steps)
                 config.enable_separate_cfg = self._call.passes == 2
@@ -310,7 +319,10 @@ class PipelineCache:
 
 
 def block_lists(pipe: DiffusionPipeline) -> dict[str, int]:
-    """Blocks of each list that the cache spans, by component and list. Patches some families' transformer."""
+    """Return the number of blocks in each list that the cache spans, by `component.list`.
+
+    Side effect: cache-dit patches some families' transformer.
+    """
     adapter = BlockAdapter.normalize(BlockAdapterRegister.get_adapter(pipe))
     components = {id(module): name for name, module in pipe.components.items()}
     counts: dict[str, int] = {}
@@ -322,7 +334,10 @@ def block_lists(pipe: DiffusionPipeline) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=256)
 def cache_dit_configs(settings: CacheSettings) -> tuple[Any, Any]:
-    """The settings as cache-dit's own `(cache_config, calibrator_config)`, without the mask; not to be changed."""
+    """Return the settings as cache-dit's `(cache_config, calibrator_config)`, without the mask.
+
+    The result is shared by later calls: copy it before changing it.
+    """
     keys = settings.model_dump(exclude_none=True, exclude={"num_inference_steps", "steps_computation_mask", *PARTS})
     keys["non_prune_block_ids"] = list(settings.non_prune_block_ids)
     if settings.enable_dmd and settings.enable_encoder_dmd is None:
@@ -343,7 +358,7 @@ def _context_origins(pipe: DiffusionPipeline) -> dict[str, tuple[str, str]]:
 
 
 def _reused_blocks(context: Any, count: int) -> int:
-    """Block runs that one context left out, in a list of `count` blocks."""
+    """Return the number of block runs that one context reused, in a list of `count` blocks."""
     if isinstance(context, PrunedContext):
         return sum(context.pruned_blocks) + sum(context.cfg_pruned_blocks)
     config = context.cache_config
@@ -352,7 +367,7 @@ def _reused_blocks(context: Any, count: int) -> int:
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
-    """Every tensor reachable from `value` through containers and cache-dit's own objects."""
+    """Yield every tensor reachable from `value` through containers and cache-dit's own objects."""
     if id(value) in seen:
         return
     seen.add(id(value))

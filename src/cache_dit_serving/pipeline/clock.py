@@ -1,4 +1,4 @@
-"""When each denoising step ended, by the device's own clock where it runs behind Python."""
+"""Timing of the denoising steps, by the device's own clock if kernels run behind Python."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-# Where events can be timed; elsewhere the host's clock must do, which the cache's own comparisons keep in step.
 DEVICES_WITH_EVENTS = ("cuda", "xpu")
+"""Device types whose events can be timed. Others are timed by the host's clock: the cache's comparisons wait for the
+device."""
 
 
 class StepClock:
-    """Times the steps of one generation without waiting for the device in between.
+    """Clock of one generation's steps, which never waits for the device in between.
 
-    Kernels run behind Python: on an accelerator a step is timed by events in its stream, read once all is done.
+    Kernels run behind Python. On an accelerator a step is timed by events in its stream, read after the last step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,7 +24,7 @@ class StepClock:
         self._marks: list[Any] = []
 
     def mark(self) -> None:
-        """The first forward pass begins, or a step has been given to the device."""
+        """Mark the begin of the first forward pass, or the end of a step's submission to the device."""
         if not self._on_device:
             self._marks.append(time.perf_counter())
             return
@@ -32,7 +33,7 @@ class StepClock:
         self._marks.append(event)
 
     def seconds(self) -> list[float]:
-        """Of each step; the device must have finished them."""
+        """Return the seconds of each step. The device must have finished all of them."""
         pairs = zip(self._marks, self._marks[1:], strict=False)
         if not self._on_device:
             return [later - earlier for earlier, later in pairs]

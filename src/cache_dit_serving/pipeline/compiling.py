@@ -1,8 +1,8 @@
 """torch.compile on a pipeline's blocks.
 
-Blocks, not whole transformers: what decides about reuse stays outside the graphs, so that a request's cache settings
-compile nothing anew. Shapes are dynamic by default, and the scales of LoRAs are tensors (:mod:`pipeline.lora`), so that
-neither another size nor another scale does.
+Blocks are compiled, not whole transformers. The decision about reuse then stays outside the graphs, and other cache
+settings cause no compilation. Nor do other sizes, since shapes are dynamic by default, or other LoRA scales, since
+these are tensors (:mod:`pipeline.lora`).
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODES = {"default": None, "max-autotune": "max-autotune-no-cudagraphs"}
-"""Without CUDA graphs: they would overwrite the activations that the cache holds."""
+"""torch.compile's mode for each of ours. CUDA graphs are off: they would overwrite the activations that the cache
+holds."""
 
 
 def prepare(settings: CompileSettings | None) -> None:
-    """Say where compiled code is kept. Before anything imports the compiler.
+    """Set the folder of compiled code. To be called before anything imports the compiler.
 
     Raises:
         LoadError: there is no C++ compiler, which torch.compile calls, or the folder cannot be written.
@@ -52,14 +53,14 @@ def prepare(settings: CompileSettings | None) -> None:
 def compile_blocks(
     pipe: DiffusionPipeline, block_lists: Iterable[str], settings: CompileSettings, *, overlap: bool = True
 ) -> None:
-    """Have the repeated blocks of the denoisers compiled when they first run.
+    """Mark the repeated blocks of the denoisers for compilation at their first run.
 
     Args:
-        block_lists: of the cache, `component.list`: the blocks where the class does not name its repeated ones.
-        overlap: whether ranks exchange while they compute.
+        block_lists: the cache's lists, `component.list`: used if a transformer's class names no repeated blocks.
+        overlap: whether ranks exchange data while they compute.
 
     Raises:
-        LoadError: there are none.
+        LoadError: the pipeline has no known repeated blocks.
     """
     _configure_inductor(settings, overlap=overlap)
     warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")  # quantised weights
@@ -83,9 +84,10 @@ def compile_blocks(
 def _configure_inductor(settings: CompileSettings, *, overlap: bool) -> None:
     """Set the options of torch's compiler, which are global to the process.
 
-    cache-dit 1.5.3 turns coordinate descent on and the cache of its results off: each Triton kernel is compiled and
-    timed in tens of configurations at every start, which takes minutes on a GPU. torchao 0.18 turns it on too, as it
-    quantises. It belongs to `max-autotune`, and `compile.folder` keeps its results.
+    cache-dit 1.5.3 turns coordinate descent on and the cache of its results off. Each Triton kernel is then compiled
+    and timed in tens of configurations at every start, which takes minutes on a GPU. torchao 0.18 turns coordinate
+    descent on too, while it quantises. Here only the mode `max-autotune` uses it, and `compile.folder` keeps its
+    results.
     """
     import cache_dit
     import torch._inductor
@@ -97,7 +99,7 @@ def _configure_inductor(settings: CompileSettings, *, overlap: bool) -> None:
 
 
 def compiled_graphs() -> int:
-    """Graphs that torch.compile has compiled in this process."""
+    """Return the number of graphs that torch.compile has compiled in this process."""
     from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])

@@ -1,4 +1,4 @@
-"""The libraries that the pipeline runs on: their versions, and what they say in the log."""
+"""Libraries below the pipeline: their versions and their log levels."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from cache_dit_serving.logs import claim_loggers
 
 
 def quiet_libraries() -> None:
-    """Keep the log to what an operator acts on. Before the imports: cache-dit 1.5.3 reads its level only then."""
+    """Set the libraries' log levels so that the log holds what an operator acts on.
+
+    To be called before cache-dit is imported: cache-dit 1.5.3 reads its level only then.
+    """
     os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "warning")
     for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # torchao tells at each start what it lacks for other machines
+        logging.getLogger(name).setLevel(logging.ERROR)  # torchao lists at each start what it lacks for other machines
     import diffusers
     import transformers
 

@@ -1,4 +1,4 @@
-"""The traits of a loaded pipeline, read from its class, signature and configuration, never from its path."""
+"""Traits of a loaded pipeline, read from its class, signature and configuration, never from its path."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 USUAL_SIDE = 1024
-"""Pixels; what text-to-image pipelines fall back to that name no size of their own (Z-Image)."""
+"""Default width and height, px, of text-to-image pipelines that name none (Z-Image)."""
 USUAL_CLIP_SIZE = (832, 480)
-"""Width and height in pixels, likewise of text-to-video pipelines (HunyuanVideo 1.5)."""
+"""Default (width, height), px, of text-to-video pipelines that name none (HunyuanVideo 1.5)."""
 USUAL_FRAMES = 121
-"""LTX-2, whose signature names none."""
+"""Default number of frames of pipelines whose signature names none (LTX-2)."""
 USUAL_FPS = 16.0
-"""Of models that are not told the frame rate: what the old server showed every clip at."""
+"""Frames per second of clips from models without a parameter for the rate; cache_dit.serve used it for every clip."""
 USUAL_LENGTH_S = 10.0
-"""Of sounds whose model names no length."""
+"""Default length, seconds, of sounds from models that name none."""
 USUAL_STEPS = 50
 SCHEDULE = tuple(range(10))
 LEAST_MULTIPLE = 16
-"""Pixels; every family of diffusers 0.42 takes it, or a multiple of it."""
+"""Least grid of widths and heights, px. The grid of every family of diffusers 0.42 is this or a multiple."""
 SPATIAL = ("vae_scale_factor_spatial", "vae_spatial_scale_factor", "vae_spatial_compression_ratio")
 TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_scale_factor", "vae_temporal_compression_ratio")
-"""Where pipelines of video keep the pixels, and the frames, of a latent: one name each."""
+"""Attributes of video pipelines for the frames of a latent, and (`SPATIAL`) its pixels; a family has one of each."""
 
 
 def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> PipelineTraits:
     """Read the traits of a pipeline of any diffusers 0.42 class.
 
     Raises:
-        LoadError: it makes nothing that this server knows.
+        LoadError: the pipeline makes no kind of output that this server knows.
     """
     signature = inspect.signature(type(pipe).__call__).parameters
     output = output_of(type(pipe))
@@ -64,7 +64,7 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
     if set_timesteps is None or "sigmas" not in inspect.signature(set_timesteps).parameters:
         parameters -= {"sigmas"}  # the call takes them, and raises (PixArt with its own scheduler)
     if hasattr(type(pipe), "do_classifier_free_guidance"):
-        parameters -= {"true_cfg_scale"}  # Chroma's for inpaint has it in its signature, and guides by guidance_scale
+        parameters -= {"true_cfg_scale"}  # Chroma's inpaint class has it in its signature, but guides by guidance_scale
     return PipelineTraits(
         pipeline_class=type(pipe).__name__,
         tasks=tasks_of(signature, output.kind, type(pipe).__name__),
@@ -80,7 +80,7 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
         strength=_strength(type(pipe), signature),
         steps=StepTraits(
             default=_steps(signature),
-            # With a terminal shift (Qwen) the one sigma of a single step is divided by zero.
+            # With a terminal shift (Qwen) a schedule of a single step divides by zero.
             least=2 if getattr(getattr(scheduler, "config", None), "shift_terminal", None) else 1,
             flow_matching=type(scheduler).__name__.startswith("FlowMatch"),
         ),
@@ -110,7 +110,10 @@ def _whole(signature: Mapping[str, inspect.Parameter], name: str) -> int | None:
 
 
 def _guides_above(pipe: DiffusionPipeline) -> float:
-    """Ask the pipeline's own property, as its call does, at scales on both sides of the two thresholds there are."""
+    """Return the guidance_scale above which the pipeline guides: 0, 1 (also if not known), or infinity for never.
+
+    Reads the pipeline's own property, as its call does, at a scale above each of the two known thresholds.
+    """
     if not hasattr(type(pipe), "do_classifier_free_guidance"):
         return 1.0
     try:
@@ -143,13 +146,19 @@ def _sizes(
 
 
 def _pixels_of_latent(pipe: DiffusionPipeline) -> int:
-    """Of a pipeline that does not keep it (DiT): by the blocks of its autoencoder, each but the last halving a side."""
+    """Return the pixels per latent of a pipeline without that attribute (DiT).
+
+    Each block of the autoencoder but the last halves a side.
+    """
     blocks = getattr(getattr(getattr(pipe, "vae", None), "config", None), "block_out_channels", (1,))
     return int(2 ** (len(blocks) - 1))
 
 
 def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:
-    """Pixels per latent, times the latents per token; families that hide the latter (Z-Image) take 16."""
+    """Return the grid of widths and heights, px: pixels per latent times latents per token.
+
+    At least 16, the grid of families that do not show their latents per token (Z-Image).
+    """
     scale = _first(pipe, "vae_scale_factor", *SPATIAL) or 8
     patch = config.get("patch_size", 1)
     if isinstance(patch, list | tuple):  # of frames, rows and columns
@@ -170,13 +179,13 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
     default_frames, least, most = int(default or USUAL_FRAMES), None, None
     if latents_of_chunks := config.get("chunk_partition"):  # AnyFlowFAR makes clips of just these chunks
         least = most = default_frames = (sum(latents_of_chunks) - 1) * of_latent + 1
-    if type(pipe).__name__ == "AllegroPipeline":  # its autoencoder leaves frames black that fill no tile of their own
+    if type(pipe).__name__ == "AllegroPipeline":  # its autoencoder leaves frames beyond the last whole tile black
         least, multiple = pipe.vae.kernel[0], pipe.vae.stride[0]
     fps_parameter = next((name for name in ("frame_rate", "fps") if name in signature), None)
     return ClipTraits(
         default_frames=default_frames,
         multiple=multiple,
-        # Its own default tells whether a family takes the first frame by itself (81 = 4 x 20 + 1) or not (88 = 4 x 22).
+        # The family's default shows whether its first frame is separate (81 = 4 x 20 + 1) or not (88 = 4 x 22).
         remainder=default_frames % multiple,
         frames_parameter=frames_parameter,
         fps_parameter=fps_parameter,
@@ -189,12 +198,15 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
 
 def _steps(signature: Mapping[str, inspect.Parameter]) -> int:
     if (levels := signature.get("pyramid_num_inference_steps_list")) is not None:
-        return sum(levels.default)  # of HeliosPyramid, for each of its resolutions
+        return sum(levels.default)  # HeliosPyramid: the steps of each resolution
     return _whole(signature, "num_inference_steps") or USUAL_STEPS
 
 
 def _latents_decoded_together(pipe: DiffusionPipeline) -> int:
-    """Latent frames that an autoencoder decodes as one, so that a clip of other numbers is longer than asked."""
+    """Return the number of latent frames that the autoencoder decodes together.
+
+    A clip whose latent frames are no multiple of it comes out longer than requested.
+    """
     return 2 if type(getattr(pipe, "vae", None)).__name__ == "AutoencoderKLCogVideoX" else 1
 
 
@@ -204,7 +216,7 @@ def _sound(
     parameter, rate = next((name for name in SOUND_LENGTHS if name in signature), None), sound_rate_of(pipe)
     if parameter is None or rate is None:
         raise LoadError(f"{type(pipe).__name__} names neither how long its sounds are nor at which rate they come")
-    # StableAudio denoises as many latents as its configuration says, and cuts the sound.
+    # StableAudio always denoises the number of latents in its configuration, and cuts the sound.
     always_whole = parameter == "audio_end_in_s"
     most = config["sample_size"] * pipe.vae.hop_length / rate if always_whole else None
     most = most or getattr(pipe, "max_wav_duration", None)
@@ -218,8 +230,8 @@ def _sound(
 
 
 def _brought(signature: Mapping[str, inspect.Parameter]) -> dict[Input, str]:
-    """The parameter for each thing that a request may bring."""
-    if "control_mask" in signature:  # it draws its control image anew
+    """Return the call's parameter for each kind of input that a request may bring."""
+    if "control_mask" in signature:  # inpaints its control image
         return {Input.IMAGE: "control_image", Input.MASK: "control_mask"}
     return {
         each: next(name for name in signature if name in names)
@@ -234,12 +246,15 @@ def _classes(
     parameter = next((name for name in signature if name in PARAMETERS[Input.CLASS_LABELS]), None)
     if parameter is None:
         return None
-    # One more is embedded: no class, for guidance.
+    # The embedding has one class more, "no class", which guidance uses.
     return ClassTraits(parameter, config.get("num_embeds_ada_norm") or 1000, getattr(pipe, "labels", {}))
 
 
 def _strength(cls: type[DiffusionPipeline], signature: Mapping[str, inspect.Parameter]) -> StrengthTraits | None:
-    """How a pipeline cuts its schedule: asked of its own method, on a schedule of ten steps."""
+    """Return how a pipeline shortens its schedule by `strength`; None if it has no such parameter.
+
+    Runs the pipeline's own `get_timesteps` on a schedule of ten steps.
+    """
     get_timesteps = getattr(cls, "get_timesteps", None)
     if "strength" not in signature or "denoise_strength" in signature:
         return None  # LTXCondition's strength is that of its conditions
@@ -253,5 +268,5 @@ def _strength(cls: type[DiffusionPipeline], signature: Mapping[str, inspect.Para
 
 
 def _first(pipe: DiffusionPipeline, *names: str) -> int | None:
-    """The first of a pipeline's attributes that is there."""
+    """Return the first of these attributes that a pipeline has; None if it has none."""
     return next((int(getattr(pipe, name)) for name in names if hasattr(pipe, name)), None)

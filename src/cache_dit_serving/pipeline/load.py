@@ -1,4 +1,4 @@
-"""Weights to a pipeline on its device: where the model lies, which class loads it, and what cannot be served."""
+"""Loading of a pipeline: location of the model, class that loads it, device, and refusal of what cannot be served."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ SIBLINGS = (
     (Task.TEXT_TO_VIDEO, Task.IMAGE_TO_VIDEO, "ImageToVideo"),
     (Task.TEXT_TO_VIDEO, Task.VIDEO_TO_VIDEO, "VideoToVideo"),
 )
-"""A task, a further one, and what diffusers 0.42 puts into the name of a class that runs the same weights for it."""
+"""(task, further task, infix): diffusers 0.42 has a class for the further task on the same weights, with the infix in
+its name."""
 MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library|`(\w+)` is not installed")
 
 
 def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> DiffusionPipeline:
-    """The pipeline in the computer's memory, in evaluation, without progress bars. Random weights lie on the device.
+    """Return the pipeline in host memory, in evaluation mode and without progress bars.
+
+    Random weights are made on the device instead, unless components are offloaded.
 
     Raises:
-        LoadError: the model is not there, or is not a pipeline.
+        LoadError: the model is not there, is not a pipeline, does not fit into memory, or needs a missing package.
     """
     model, quantization = settings.model, settings.quantize
     if model.cpu_threads:
@@ -79,13 +82,17 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
         pipe.scheduler = _changed(pipe.scheduler, model.scheduler)
     pipe.set_progress_bar_config(disable=True)
     if type(pipe).__name__ == "AllegroPipeline":
-        pipe.vae.enable_tiling()  # it decodes no other way
+        pipe.vae.enable_tiling()  # its autoencoder can only decode by tiles
     return pipe
 
 
 @contextmanager
 def _told(model: ModelSettings) -> Iterator[None]:
-    """What goes wrong in the libraries as a model is loaded, as errors that callers may see."""
+    """Turn the libraries' exceptions while a model is loaded into errors that callers may see.
+
+    Raises:
+        LoadError: the loading failed; the library's own text is in the log alone.
+    """
     try:
         with needing_memory("the model does not fit into memory"):
             yield
@@ -99,7 +106,7 @@ def _told(model: ModelSettings) -> Iterator[None]:
 
 
 def _changed(scheduler: SchedulerMixin, changes: Mapping[str, Any]) -> SchedulerMixin:
-    """A scheduler of the same class with some keys of its configuration changed.
+    """Return a scheduler of the same class with some keys of its configuration changed.
 
     Raises:
         LoadError: the class has no such key.
@@ -113,10 +120,12 @@ def _changed(scheduler: SchedulerMixin, changes: Mapping[str, Any]) -> Scheduler
 
 
 def _require_packages(index: Mapping[str, Any]) -> None:
-    """Diffusers 0.42 fails over its own stand-in for a class whose packages are missing, without naming them.
+    """Check the packages of the model's class, if diffusers has replaced the class by a stand-in.
+
+    diffusers 0.42 fails on its own stand-in with an AttributeError that does not name the missing packages.
 
     Raises:
-        ImportError: one of them is missing.
+        ImportError: a package is missing; the message names it.
     """
     stand_in = getattr(diffusers, index["_class_name"], None)
     if isinstance(stand_in, DummyObject):
@@ -124,7 +133,7 @@ def _require_packages(index: Mapping[str, Any]) -> None:
 
 
 def _without_package(text: str) -> str:
-    """What to do about an import that failed, by transformers' or diffusers' own words."""
+    """Return the remedy for a failed import, a sentence for callers, from the text of transformers or diffusers."""
     named = MISSING_PACKAGE.search(text)
     if named is None:
         return "the model needs a package that is not installed" + DETAILS
@@ -134,10 +143,10 @@ def _without_package(text: str) -> str:
 
 
 def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[DiffusionPipeline]:
-    """Pipelines for further tasks from the same components, which are not loaded again.
+    """Return pipelines for further tasks that share the components of `pipe`.
 
     Args:
-        tasks: those of `pipe`.
+        tasks: tasks of `pipe`.
     """
     siblings: list[DiffusionPipeline] = []
     stem = type(pipe).__name__.removesuffix("Pipeline")
@@ -150,7 +159,7 @@ def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[Diffusi
         # DiffusionPipeline.from_pipe would cast every component to one dtype.
         known = {name: value for name, value in pipe.config.items() if not name.startswith("_")} | pipe.components
         taken = inspect.signature(cls.__init__).parameters
-        # Wan's class for video to video has no place for the second transformer of Wan 2.2.
+        # Wan's class for video to video does not take the second transformer of Wan 2.2.
         if any(value and name not in taken for name, value in known.items()):
             continue
         parts = {name: value for name, value in known.items() if name in taken}
@@ -165,32 +174,32 @@ def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[Diffusi
 
 
 def _animates(pipe: DiffusionPipeline) -> bool:
-    """Whether the weights of a text-to-video pipeline are those of its family's image-to-video class too."""
-    # Of the others, image-to-video has weights of its own, with more channels.
+    """Return whether a text-to-video pipeline's weights also work in its family's image-to-video class."""
+    # In other families image-to-video has weights of its own, with more channels.
     return type(pipe).__name__ in ("LTXPipeline", "LTX2Pipeline") or bool(pipe.config.get("expand_timesteps"))
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device by name, or the accelerator if there is one, else the CPU.
+    """Return the named device; for None the accelerator if there is one, else the CPU.
 
     Raises:
-        LoadError: torch knows no such device, or it is not there.
+        LoadError: torch does not know the device, or the machine does not have it.
     """
     if name is None:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return torch.empty(0, device=accelerator or "cpu").device
     try:
         device = torch.device(name)
-        return torch.empty(0, device=device).device  # with its number
+        return torch.empty(0, device=device).device  # a device with its index
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise LoadError(f"device {name!r} is not available here") from error
 
 
 def choose_generator(name: str, device: torch.device) -> torch.device:
-    """Where noise is drawn: on the CPU, or on the model's device.
+    """Return the device that draws the noise: the CPU or the model's device.
 
     Raises:
-        LoadError: on neither.
+        LoadError: `name` is another device.
     """
     chosen = choose_device(name)
     if chosen.type not in ("cpu", device.type):
@@ -199,10 +208,10 @@ def choose_generator(name: str, device: torch.device) -> torch.device:
 
 
 def locate(path: str) -> str:
-    """What `from_pretrained` takes: a local folder, or a hub id.
+    """Return the argument of `from_pretrained` for a model's path: a local folder or a hub id.
 
     Raises:
-        LoadError: neither; the remedy names what a folder must hold.
+        LoadError: the path is neither, or the weights are quantised in a way that is not supported.
     """
     if path == EMBEDDED:
         return str(EMBEDDED_FOLDER)
@@ -216,13 +225,17 @@ def locate(path: str) -> str:
 
 
 def public_name(path: str) -> str:
-    """The model's name without where on the server it lies."""
+    """Return the model's name for callers: a hub id, or the folder's name without its path on the server."""
     found = Path(path).expanduser()
     return found.name if found.is_dir() or not folder.HUB_ID.fullmatch(path) else path
 
 
 def pipeline_class(name: str | None) -> type[DiffusionPipeline]:
-    """The class that loads the model: the one named, or whichever the model itself names."""
+    """Return the class that loads the model: the named one, or DiffusionPipeline, which reads it from the model.
+
+    Raises:
+        LoadError: diffusers has no pipeline class of this name.
+    """
     if name is None:
         return DiffusionPipeline
     cls: object = getattr(diffusers, name, None)
@@ -232,10 +245,10 @@ def pipeline_class(name: str | None) -> type[DiffusionPipeline]:
 
 
 def check_servable(traits: PipelineTraits, defaults: RequestDefaults) -> None:
-    """Refuse a pipeline whose task this server has no requests for, and configured arguments it does not take.
+    """Refuse a pipeline for tasks that this server does not serve, and configured arguments that it does not take.
 
     Raises:
-        LoadError: naming the task, or the argument and what would be right.
+        LoadError: the message names the task, or the argument with the reason.
     """
     if not traits.tasks & SERVED_TASKS:
         found, served = (", ".join(sorted(tasks)) for tasks in (traits.tasks, SERVED_TASKS))

@@ -1,7 +1,7 @@
-"""LoRA on a loaded pipeline: files read and checked before it is touched, and which of them a call draws with.
+"""LoRAs on a loaded pipeline: reading and checking of their files, loading, and the choice for each call.
 
-diffusers and PEFT load what fits and log what does not. Here a file that does not fit as a whole is refused, with the
-first names that do not, and the pipeline stays as it was.
+diffusers and PEFT load the tensors that fit and log the others. Here a file with a tensor that does not fit is refused
+before the pipeline is changed; the error lists the first such names.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 USUAL_FILE = "pytorch_lora_weights.safetensors"
-"""Of a folder with several, the one that diffusers saves under."""
+"""File name under which diffusers saves a LoRA; taken from a folder with several files."""
 TENSOR = re.compile(
     r"(?P<component>\w+)\.(?P<module>.+)\.lora(_linear_layer)?[._](?P<side>A|B|down|up)(\.\w+)?\.weight"
 )
-"""A tensor's name, as diffusers converts the formats that it knows."""
+"""Name of a tensor after diffusers' conversion of the formats that it knows."""
 DOWN = frozenset({"A", "down"})
 TRIGGER_WORDS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words")
-"""Where the metadata of trainers name the words that a LoRA wants in the prompt."""
+"""Metadata keys, by trainer, of the words that activate a LoRA in a prompt."""
 SHIPPED = "embedded/"
-"""Before the name of a LoRA that ships with the embedded model."""
+"""Prefix of the path of a LoRA that ships with the embedded model."""
 EMBEDDED_LORAS = EMBEDDED_FOLDER.with_name("loras")
 OTHERS = {
     "an IP-Adapter": re.compile(r"image_proj\.|ip_adapter|.*\.processor\..*ip_adapter"),
     "a textual inversion": re.compile(r"emb_params$|string_to_param|<.+>$|clip_[gl]$"),
 }
-"""What else comes in .safetensors files beside a model, by the names of its tensors."""
+"""Other kinds of .safetensors files, recognised by the names of their tensors."""
 DENOISERS = frozenset({"transformer", "transformer_2", "unet"})
 PAIR = 2
 """Matrices of a LoRA on one layer."""
 NAMED = 3
-"""Names that an error lists."""
+"""Greatest number of names that an error lists."""
 
 
 class Loras:
@@ -64,27 +64,29 @@ class Loras:
         self._wanted = wanted
         self._on_demand = {settings.name: settings for settings in on_demand}
         self._most = most
-        """How many of those are kept loaded."""
+        """Greatest number of on-demand LoRAs that are loaded at a time."""
         self._places: dict[str, str] = {}
-        """PEFT's name for each that is loaded. Those of the folder take the places of one another: what is compiled for
-        a place serves whichever of the same rank and layers lies there."""
+        """PEFT's adapter name of each loaded LoRA. LoRAs of the folder reuse a fixed set of adapter names, so that a
+        compiled graph also serves a later LoRA of the same rank and layers."""
         self.loaded: dict[str, LoraContents] = {}
-        """Of those that are not fused; the one used longest ago first. Replaced, not changed: other threads read it."""
+        """Contents of the loaded LoRAs that are not fused, by name, the one used longest ago first.
+
+        Replaced, never changed in place: other threads read it."""
         self._on_encoders: set[str] = set()
-        """Those that change more than the transformers."""
+        """Names of the LoRAs that change a component other than the denoisers."""
         self._fused: list[LoraTraits] = []
         self._active: tuple[LoraChoice, ...] | None = None
-        """What the pipeline draws with now; None: not known."""
+        """LoRAs that are active on the pipeline; None: not known, and set anew by the next call."""
         self._scales: dict[tuple[int, str], torch.Tensor] | None = None
-        """By layer and LoRA, where scales are tensors."""
+        """Scale by (id of the layer, adapter name), if scales are tensors; None: they are numbers."""
         self._scales_device = "cpu"
 
     @classmethod
     def of(cls, pipe: DiffusionPipeline, settings: Settings) -> Loras:
-        """Those of the configuration and of its folder, none of them loaded yet.
+        """Return the LoRAs of the configuration and of its folder, none of them loaded yet.
 
         Raises:
-            LoadError: the pipeline takes none, or there is no such folder.
+            LoadError: diffusers cannot put a LoRA on the pipeline, or the folder does not exist.
         """
         wanted = settings.model.loras
         loras = cls(pipe, wanted, _in_folder(settings.model), settings.limits.max_loras)
@@ -93,10 +95,10 @@ class Loras:
         return loras
 
     def load_those(self, *, fused: bool, progress: Callable[[str], None]) -> None:
-        """Load those of the configuration that are fused into the weights, or those that are not.
+        """Load the configuration's LoRAs that are to be fused into the weights, or the others.
 
         Raises:
-            LoadError: one cannot be loaded.
+            LoadError: a LoRA cannot be loaded.
         """
         for each in self._wanted:
             if each.fuse is fused:
@@ -104,10 +106,10 @@ class Loras:
                 self.load(each)
 
     def load(self, settings: LoraSettings) -> None:
-        """Load one and fuse it, if it is to be fused; otherwise no call draws with it until :meth:`use`.
+        """Load a LoRA and, if so configured, fuse it. One that is not fused stays inactive until :meth:`use`.
 
         Raises:
-            LoadError: it is not there, not safetensors, damaged, or for other weights. The pipeline is as before.
+            LoadError: the file is not there, not safetensors, damaged, or for other weights. The pipeline is as before.
         """
         pipe: Any = self._pipe
         if settings.fuse and any(is_quantized(getattr(pipe, name)) for name in self._components()):
@@ -131,25 +133,25 @@ class Loras:
             self._on_encoders.add(settings.name)
         if settings.fuse:
             pipe.fuse_lora(adapter_names=[place], lora_scale=settings.scale, components=self._components())
-            pipe.unload_lora_weights()  # its layers alone: what is fused stays, and no other is loaded yet
+            pipe.unload_lora_weights()  # removes the LoRA's layers; the fused weights stay, and no other is loaded yet
             self._fused.append(LoraTraits.of(settings, contents))
         else:
             self._places[settings.name] = place
             self.loaded = {**self.loaded, settings.name: contents}
 
     def traits(self) -> tuple[LoraTraits, ...]:
-        """What planning needs to know of them, in the configuration's order; those of the folder last."""
+        """Return the traits of all LoRAs for planning, in the configuration's order; those of the folder last."""
         fused = {each.name: each for each in self._fused}
         configured = [fused.get(each.name) or LoraTraits.of(each, self.loaded[each.name]) for each in self._wanted]
         return (*configured, *(LoraTraits.of(each, None) for each in self._on_demand.values()))
 
     def use(self, choices: tuple[LoraChoice, ...]) -> None:
-        """Draw with these and no others from now on, by the least transition: none, scales alone, or another set.
+        """Activate these LoRAs and no others. Does nothing if they are active with the same scales.
 
-        What several add is added in their order.
+        Several LoRAs are added to a layer in the given order.
 
         Raises:
-            InvalidRequest: one that is loaded now cannot be.
+            InvalidRequest: a LoRA that is not loaded yet cannot be loaded.
         """
         if choices == self._active or not (self.loaded or choices):
             return
@@ -166,12 +168,14 @@ class Loras:
         self._active = choices
 
     def on_encoders(self) -> tuple[LoraChoice, ...]:
-        """What the text encoders run with now."""
+        """Return the active LoRAs that change a text encoder."""
         return tuple(each for each in self._active or () if each.name in self._on_encoders)
 
     def keep_scales_as_tensors(self, device: str) -> None:
-        """From now on scales are tensors that are filled: torch.compile takes numbers for constants, and would compile
-        each anew."""
+        """Keep scales as tensors from now on, filled with each call's values.
+
+        torch.compile treats numbers as constants, and would compile anew for each scale.
+        """
         self._scales = {}
         self._scales_device = device
         self._active = None
@@ -189,10 +193,10 @@ class Loras:
                         layer.scaling[lora] = there.fill_(scale)
 
     def ensure(self, names: Sequence[str]) -> None:
-        """Have those of the folder loaded, in the place of those that were used longest ago.
+        """Load the named LoRAs of the folder that are not loaded; free those used longest ago if there are too many.
 
         Raises:
-            InvalidRequest: one cannot be loaded; the others are.
+            InvalidRequest: a LoRA cannot be loaded; those before it stay loaded.
         """
         for name in names:
             if name in self.loaded:
@@ -209,7 +213,7 @@ class Loras:
                 raise InvalidRequest(str(error), param="loras") from error
 
     def unload(self, name: str) -> None:
-        """Free one of the folder, if it is loaded."""
+        """Free a LoRA of the folder, if it is loaded."""
         if name in self.loaded and name in self._on_demand:
             pipe: Any = self._pipe
             self._active = None
@@ -230,10 +234,10 @@ class Loras:
         return lora_components(type(self._pipe), self._pipe.components)
 
     def _check(self, settings: LoraSettings, tensors: Mapping[str, torch.Tensor]) -> tuple[set[str], int, int]:
-        """That every tensor fits a layer of the pipeline; returns the components, how many layers, their greatest rank.
+        """Check that every tensor fits a layer of the pipeline. Returns (components, number of layers, greatest rank).
 
         Raises:
-            LoadError: some do not; the first are named.
+            LoadError: the format is unknown or a tensor does not fit; the message lists the first such names.
         """
         pipe: Any = self._pipe
         try:
@@ -246,7 +250,7 @@ class Loras:
         components = self._components()
         unmatched, wrong = [], []
         ranks: dict[tuple[str, str], list[int]] = {}
-        """By layer, of its two matrices."""
+        """Ranks of a layer's matrices, two if the LoRA is complete, by (component, module)."""
         for name, tensor in converted.items():
             if name.endswith(".alpha"):
                 continue
@@ -277,17 +281,19 @@ class Loras:
 
 
 def lora_components(cls: type[DiffusionPipeline], components: Mapping[str, object]) -> list[str]:
-    """The components that diffusers can put a LoRA on; none where the denoiser is not among them, as PRX's is not."""
+    """Return the components that diffusers can put a LoRA on; empty if no denoiser is among them, as with PRX."""
     loadable = getattr(cls, "_lora_loadable_modules", ())
     there = [name for name in loadable if components.get(name) is not None]
     return there if any(name in DENOISERS for name in there) else []
 
 
 def _in_folder(model: ModelSettings) -> list[LoraSettings]:
-    """The LoRAs of the configuration's folder, by name; those of its list go before one of the same name.
+    """Return the LoRAs of the configuration's folder, sorted by name.
+
+    A file with the name of a LoRA in the configuration's list is left out.
 
     Raises:
-        LoadError: there is no such folder.
+        LoadError: the folder does not exist.
     """
     if model.lora_folder is None:
         return []
@@ -305,10 +311,10 @@ def _in_folder(model: ModelSettings) -> list[LoraSettings]:
 
 
 def read(settings: LoraSettings) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of a LoRA's file, and its metadata.
+    """Return the tensors of a LoRA's file, and its metadata.
 
     Raises:
-        LoadError: no such file, not safetensors, damaged, or with values that are not numbers.
+        LoadError: the file does not exist, is not safetensors, is damaged or of another kind, or holds NaN or infinity.
     """
     name = settings.name
     file = _locate(settings)
@@ -331,7 +337,11 @@ def read(settings: LoraSettings) -> tuple[dict[str, torch.Tensor], dict[str, str
 
 
 def _locate(settings: LoraSettings) -> Path:
-    """The file of a LoRA: given as such, in a folder, or on the hub."""
+    """Return the file of a LoRA, which its path names itself, by its folder or by a hub id.
+
+    Raises:
+        LoadError: there is no such file, or a folder has several and none is chosen.
+    """
     path = Path(settings.path).expanduser()
     if settings.path.startswith(SHIPPED):
         path = EMBEDDED_LORAS / f"{settings.path.removeprefix(SHIPPED)}.safetensors"
@@ -359,15 +369,18 @@ def _locate(settings: LoraSettings) -> Path:
 
 @contextmanager
 def _checked_already() -> Iterator[None]:
-    """Without the warnings of diffusers and PEFT about what fits: they name the layers of other LoRAs as missing."""
+    """Silence the warnings of diffusers and PEFT about tensors that do not fit; `Loras` has checked them.
+
+    Their warnings also name the layers of other LoRAs as missing.
+    """
     loggers = [logging.getLogger(name) for name in ("diffusers.loaders", "diffusers.utils.peft_utils")]
     before = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are the point
-            warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # nothing is merged
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several LoRAs are intended
+            warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # no LoRA is merged
             yield
     finally:
         for each, level in zip(loggers, before, strict=True):
@@ -375,7 +388,7 @@ def _checked_already() -> Iterator[None]:
 
 
 def _layer(component: torch.nn.Module, path: str) -> Any:
-    """A layer that PEFT can put a LoRA on; None where there is none."""
+    """Return the layer at a path of a component, if PEFT can put a LoRA on it; else None."""
     try:
         layer = component.get_submodule(path)
     except AttributeError:

@@ -1,4 +1,4 @@
-"""Memory of the device: what is held, the most that an output took, and what size would fit."""
+"""Memory of the device: bytes held, peak of an output, and the size of output that would fit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|A
 STATUS = Path("/proc/self/status")
 CLEAR_PEAK = Path("/proc/self/clear_refs")
 GRID = 64
-"""Pixels: suggested widths and heights are multiples of it, which every model takes."""
+"""Grid of suggested widths and heights, px; every model takes its multiples."""
 SAFE = 0.9
-"""Of what is free, the share that a suggested size may take."""
+"""Share of the free memory that a suggested size may use."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory; of a CPU, and in libraries, torch raises a plain RuntimeError."""
+    """Return whether an error means that memory ran out.
+
+    On a CPU, and in some libraries, torch raises a plain RuntimeError, which is recognised by its text.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None
@@ -32,13 +35,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def needing_memory(what_if_not: str) -> Iterator[None]:
-    """Work that may not fit.
+    """Turn a lack of memory in the body into a LoadError.
 
     Args:
-        what_if_not: what to say then.
+        what_if_not: the error's message.
 
     Raises:
-        LoadError: it does not.
+        LoadError: memory ran out.
     """
     try:
         yield
@@ -49,7 +52,7 @@ def needing_memory(what_if_not: str) -> Iterator[None]:
 
 
 def held_bytes(device: torch.device) -> dict[str, int]:
-    """Bytes that this process has resident, and what the device holds where it says so."""
+    """Return the resident bytes of this process and, on CUDA, the device's total, free, allocated and peak bytes."""
     memory = {"process_resident_bytes": _resident_bytes()}
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -63,33 +66,33 @@ def held_bytes(device: torch.device) -> dict[str, int]:
 
 
 class MemoryUse:
-    """The most that an output took, of the device or, on a CPU, of the process; and what would fit by that."""
+    """Peak memory of outputs, of the device or on a CPU of the process, and the size that would fit by it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._before = 0
         self._tells = True
-        """Whether a peak is that of one output."""
+        """True if the peak can be reset before each output."""
         self._largest: tuple[int, float] | None = None
-        """Of the largest output that was drawn: its pixels, and bytes for each of them."""
+        """(pixels, bytes per pixel) of the largest output so far; None before the first."""
 
     def begin(self) -> None:
-        """From here on."""
+        """Begin the measurement of one output: reset the peak."""
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
         else:
             try:
-                CLEAR_PEAK.write_text("5")  # Linux forgets the peak of a process that writes this there
+                CLEAR_PEAK.write_text("5")  # Linux resets the peak of a process that writes 5 there
             except OSError:
                 self._tells = False  # not allowed in some containers
             self._before = _resident_bytes()
 
     def end(self, pixels: int) -> int | None:
-        """The peak in bytes since :meth:`begin`; None where the system does not tell.
+        """Return the peak in bytes since :meth:`begin`; None if the system does not report it.
 
         Args:
-            pixels: of what was drawn meanwhile.
+            pixels: pixels of the output, over all its frames.
         """
         peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _peak_resident_bytes()
         if peak is None or not self._tells:
@@ -99,16 +102,18 @@ class MemoryUse:
         return peak
 
     def would_fit(self, width: int, height: int, pixels: int) -> tuple[int, int] | None:
-        """The greatest width and height of the same shape that fit by what was measured; None where that is not known.
+        """Return the greatest (width, height) of the same shape that fits, multiples of `GRID`, by the measured use.
+
+        None if nothing was measured yet, or no smaller size fits.
 
         Args:
-            pixels: of all frames of that width and height.
+            pixels: pixels of the output at `width` and `height`, over all its frames.
         """
         if self._largest is None or not self._largest[1]:
             return None
         share = SAFE * _free_bytes(self._device) / self._largest[1] / pixels
         smaller = (int(width * share**0.5) // GRID * GRID, int(height * share**0.5) // GRID * GRID)
-        # As large as what failed, it is no help.
+        # A size as large as the one that failed is no remedy.
         return smaller if min(smaller) > 0 and smaller[0] * smaller[1] < width * height else None
 
 
@@ -125,7 +130,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _resident_bytes() -> int:
-    """Resident memory of this process, in bytes; 0 where the system does not tell."""
+    """Return the resident memory of this process in bytes; 0 if the system does not report it."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 

@@ -1,4 +1,4 @@
-"""What a pipeline's call returns: which kind of output, and how it is taken out."""
+"""Outputs of pipeline calls: their kind, and the conversion of a call's result to media values."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class OutputFields(NamedTuple):
-    """Where a pipeline's answer holds what it made."""
+    """Kind of a pipeline's output, and the fields of its output class that hold it."""
 
     kind: MediaKind
     field: str
     sound_field: str | None
-    """Of the sound that belongs to a clip."""
+    """Field of a clip's sound; None if the output class has none."""
 
 
 KINDS = {
@@ -31,14 +31,14 @@ KINDS = {
     "video": MediaKind.CLIP,
     "audios": MediaKind.SOUND,
 }
-"""By the field of an output class."""
+"""Kind of output by the name of an output class's field."""
 
 
 def output_of(cls: type[DiffusionPipeline]) -> OutputFields:
-    """What a pipeline of this class makes, by the output class that its call names.
+    """Return the kind and fields of a pipeline class's output, from the output class that its call names.
 
     Raises:
-        LoadError: its call names none, or one with fields that this server does not know.
+        LoadError: the call names no output class, or only ones with fields that this server does not know.
     """
     from diffusers.utils import BaseOutput
 
@@ -55,11 +55,11 @@ def output_of(cls: type[DiffusionPipeline]) -> OutputFields:
 
 
 SOUND_CONFIGURATIONS = (("vae", "sampling_rate"), ("vae", "sample_rate"), ("vocoder", "output_sampling_rate"))
-"""Component and key of its configuration, where pipelines say at which rate their sound comes."""
+"""(component, key of its configuration) that may hold the rate of a pipeline's sound."""
 
 
 def sound_rate_of(pipe: DiffusionPipeline) -> int | None:
-    """Samples a second of the sound that a pipeline makes; None where it names no rate."""
+    """Return the rate of a pipeline's sound, samples a second; None if the pipeline names no rate."""
     for name, key in SOUND_CONFIGURATIONS:
         config = getattr(getattr(pipe, name, None), "config", None) or {}
         if config.get(key) is not None:
@@ -68,11 +68,11 @@ def sound_rate_of(pipe: DiffusionPipeline) -> int | None:
 
 
 def media_of(output: Any, fields: OutputFields, *, fps: float | None, sound_rate: int | None) -> Media:
-    """The first and only output of a call that was asked for numpy arrays.
+    """Return the only output of a call that was made with `output_type="np"`.
 
     Args:
-        fps: of a clip; None for other kinds.
-        sound_rate: of what is heard, samples a second; None where nothing is.
+        fps: frames per second of a clip; None for other kinds.
+        sound_rate: samples a second of the sound; None if there is none.
     """
     array = getattr(output, fields.field)[0]
     if fields.kind is MediaKind.PICTURE:
@@ -83,12 +83,15 @@ def media_of(output: Any, fields: OutputFields, *, fps: float | None, sound_rate
     assert fps is not None
     sound = getattr(output, fields.sound_field) if fields.sound_field else None
     heard = Sound(_samples(sound[0]), sound_rate) if sound is not None and sound_rate is not None else None
-    if array.dtype.kind in "iu":  # Cosmos, whose safety checker wants bytes
+    if array.dtype.kind in "iu":  # Cosmos, whose safety checker works on bytes
         array = (array / np.iinfo(array.dtype).max).astype(np.float32)
     return Clip(array, fps, heard)
 
 
 def _samples(sound: Any) -> Array:
-    """(channels, samples) of an array or tensor that may lack the channels; LTX-2's is a tensor, whatever is asked."""
+    """Return a sound as an array (channels, samples). The input may lack the channels.
+
+    LTX-2 returns a tensor even with `output_type="np"`.
+    """
     array = sound if isinstance(sound, np.ndarray) else sound.float().cpu().numpy()
     return np.atleast_2d(array)

@@ -1,10 +1,10 @@
 """Transformers that keep their own forward while cache-dit runs their blocks as one.
 
-cache-dit puts one module in the place of a list of blocks. What a transformer does between its blocks, or to one of
-them by its number, then happens once, and for the first: the residuals of a ControlNet, the blocks that guidance skips
-or perturbs. cache-dit 1.5.3 gives some families a copy of their forward that sees to it, and diffusers has outgrown
-the copies; others it leaves to go wrong (Flux, Stable Diffusion 3 and Sana with a ControlNet). Here the blocks do it
-themselves, by hooks that hold for one forward pass.
+cache-dit puts one module in the place of a list of blocks. A transformer's work between its blocks, or on a block of a
+given number, is then done once, for the first block. This breaks the residuals of a ControlNet, and the blocks that
+guidance skips or perturbs. cache-dit 1.5.3 gives some families a copy of their forward that handles it, but diffusers
+has changed these forwards since. For others it has none, and their outputs are wrong (Flux, Stable Diffusion 3 and Sana
+with a ControlNet). Here hooks on the blocks do this work; they are removed after each forward pass.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 import torch
 
 LTX2_STREAMS = ("hidden_states", "audio_hidden_states", "encoder_hidden_states", "audio_encoder_hidden_states")
-"""What each block of LTX-2 is given first, in the order of its signature: the streams of video and sound, and their
+"""First arguments of each block of LTX-2, in the order of its signature: the streams of video and sound, and of their
 prompts."""
 STREAMS = ("hidden_states", "encoder_hidden_states")
-"""What each block of the other families is given first."""
+"""First arguments of each block of the other families, in the order of its signature."""
 PASS = "/"
-"""Between a context's name and that of a pass."""
+"""Separator between a context's name and a pass's name."""
 
 
 class Residuals(NamedTuple):
-    """What a ControlNet adds to the picture's states after each block."""
+    """Residuals of a ControlNet, which are added to the picture's states after each block of one list."""
 
     keyword: str
-    """The argument of the transformer's forward that holds them."""
+    """Argument of the transformer's forward that holds the residuals."""
     blocks: str
-    """The transformer's list of blocks."""
+    """Attribute of the transformer that holds the list of blocks."""
     of_block: Callable[[int, int, int], int]
-    """Which of them is a block's, by its index, the number of blocks and the number of residuals; negative: none."""
+    """Function (block's index, number of blocks, number of residuals) -> index of its residual; negative: none."""
 
 
 def _spread(index: int, blocks: int, residuals: int) -> int:
@@ -52,15 +52,18 @@ SPREAD = (
     Residuals("controlnet_block_samples", "transformer_blocks", _spread),
     Residuals("controlnet_single_block_samples", "single_transformer_blocks", _spread),
 )
-"""Of Flux and Qwen-Image."""
+"""Residuals of Flux and Qwen-Image: one for each group of consecutive blocks, of a whole number of blocks."""
 SPREAD_EVENLY = (Residuals("block_controlnet_hidden_states", "transformer_blocks", _spread_evenly),)
-"""Of Stable Diffusion 3."""
+"""Residuals of Stable Diffusion 3: spread evenly over the blocks."""
 FROM_THE_SECOND = (Residuals("controlnet_block_samples", "transformer_blocks", _from_the_second),)
-"""Of Sana."""
+"""Residuals of Sana: one for each block from the second on."""
 
 
 def keep_own_forward(transformer: torch.nn.Module, residuals: Sequence[Residuals]) -> torch.nn.Module:
-    """Have each block add its residual, and skip itself, as the transformer's own forward would have it."""
+    """Replace the transformer's forward by one that adds residuals to blocks and skips blocks by hooks on them.
+
+    The result equals that of the class's own forward without a cache. Returns the transformer.
+    """
     own_forward = type(transformer).forward
     lists = {each.blocks: list(getattr(transformer, each.blocks, ())) for each in residuals}
 
@@ -98,21 +101,21 @@ def _plus(residual: torch.Tensor) -> Callable[..., Any]:
 
 
 def _as_it_came(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Of a skipped block, whose own work is thrown away."""
+    """Return a skipped block's inputs in place of its output, as a forward hook."""
     hidden_states, prompt, *_ = (*args, *(kwargs[name] for name in STREAMS if name in kwargs))
     return prompt, hidden_states
 
 
 def keep_ltx2s_own_forward(transformer: torch.nn.Module) -> torch.nn.Module:
-    """LTX-2: cache-dit 1.5.3 gives the transformer a copy of an older forward, which does not know `sigma`,
-    `isolate_modalities` and what else diffusers 0.42 calls it with.
+    """Let LTX-2's transformer keep its own forward. Returns the transformer.
 
-    The copy is there because the cache takes a block's streams by position and the transformer gives them by name. So
-    here the transformer keeps its own forward, and the names become positions on the way into the blocks. To that
-    forward all blocks together are the first one: which of them its guidance perturbs is told to each by itself.
+    cache-dit 1.5.3 gives it a copy of an older forward, which lacks `sigma`, `isolate_modalities` and other arguments
+    of diffusers 0.42. The copy exists because the cache takes a block's streams by position and the transformer passes
+    them by name. Here a hook turns the names into positions. The transformer's forward sees all blocks as one block of
+    index 0, so hooks on the blocks undo the perturbation of those that guidance does not perturb.
 
-    A step makes up to three passes: with the prompt and without (one batch), perturbed, and with video and sound kept
-    apart. Each compares itself with the same pass of the step before, in a context of its own.
+    A step makes up to three passes: with and without the prompt (one batch), perturbed, and with video and sound
+    isolated. Each pass has a context of its own, and is compared with the same pass of the step before.
     """
     own_forward = type(transformer).forward
     blocks = list(transformer.transformer_blocks)
@@ -139,13 +142,13 @@ def keep_ltx2s_own_forward(transformer: torch.nn.Module) -> torch.nn.Module:
 
 
 def context_of_all_passes(context: str) -> str:
-    """The context that cache-dit makes, of one for a single pass of it."""
+    """Return the name of cache-dit's own context, from that of a context for a single pass."""
     return context.partition(PASS)[0]
 
 
 @contextmanager
 def _in_pass(blocks: Any, name: str) -> Iterator[None]:
-    """Have cache-dit's blocks use a context for one pass, made when the pass is first run in a call."""
+    """Make cache-dit's blocks use a context for one kind of pass; it is made when a call first makes this pass."""
     of_all = blocks.cache_context
     blocks.cache_context = f"{of_all}{PASS}{name}"
     manager = blocks.context_manager

@@ -1,4 +1,4 @@
-"""cache-dit's parallelism on a pipeline: the work of one forward pass spread over the ranks of a process group."""
+"""cache-dit's parallelism on a pipeline: one forward pass spread over the ranks of a process group."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ logger = logging.getLogger(__name__)
 
 CLOSE = {torch.float32: 1e-3}
 CLOSE_HALF = 0.1
-"""Greatest difference of a channel, of 0 to 1, between ranks and one: sums are rounded in another order."""
+"""Greatest accepted difference of a channel (0 to 1) between several ranks and one, below 32 bits. Sums are rounded in
+another order; `CLOSE` has the bound of other dtypes."""
 UNDIVIDED = "must be divisible by mesh size"
-"""What cache-dit says of a sequence that the ranks cannot share evenly."""
+"""Text in cache-dit's error for a sequence that the ranks cannot share evenly."""
 
 
 def check(settings: ParallelismSettings | None, device: torch.device) -> None:
-    """Refuse what the device cannot do, before any weights are loaded.
+    """Refuse parallelism that cannot run on the device, before any weights are loaded.
 
     Raises:
-        LoadError: saying why.
+        LoadError: the package einops is missing, or ring attention is set on a CPU.
     """
     if settings is None:
         return
@@ -49,21 +50,22 @@ def check(settings: ParallelismSettings | None, device: torch.device) -> None:
 def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCall) -> None:
     """Spread the transformers, and the components that the settings name, over the ranks.
 
-    cache-dit 1.5.3 draws something else with some models then, and says nothing: a call is drawn before and after.
+    cache-dit 1.5.3 makes other outputs with some models then, without an error. So one call is drawn before and after,
+    and the outputs are compared.
 
     Args:
-        call: short, and without a cache.
+        call: the call to compare by, short and without a cache.
 
     Raises:
-        LoadError: the transformer's heads cannot be dealt out to so many, cache-dit has no plan for it, or the ranks
-            draw something else than one of them.
+        LoadError: the number of heads is no multiple of the number of ranks, cache-dit has no plan for the pipeline, or
+            the outputs differ.
     """
     before = _output(pipe, call)
     for name in DENOISERS:
         if (transformer := getattr(pipe, name, None)) is not None:
             _check_heads(transformer, settings)
     if settings.tp_size and pipe.device.type == "cpu":
-        # cache-dit 1.5.3 asks for an accelerator where any device would do.
+        # cache-dit 1.5.3 requires an accelerator, though tensor parallelism runs on a CPU too.
         torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cpu")
     config = ParallelismConfig(
         ulysses_size=settings.ulysses_size,
@@ -92,10 +94,10 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCa
 
 
 def _output(pipe: DiffusionPipeline, call: ImageCall) -> Array:
-    """What a call makes on this pipeline as it is.
+    """Return the output of a call on this pipeline, with seed 0.
 
     Raises:
-        LoadError: its sequence cannot be shared evenly.
+        LoadError: the ranks cannot share the call's sequence evenly.
     """
     try:
         with torch.inference_mode():
@@ -112,7 +114,10 @@ def _output(pipe: DiffusionPipeline, call: ImageCall) -> Array:
 
 
 def _keep_signatures(pipe: DiffusionPipeline) -> None:
-    """cache-dit 1.5.3 reads the signatures of blocks to cache them, and its own hooks for parallelism hide those."""
+    """Restore the signatures of the modules' `forward`, which cache-dit's parallel hooks hide.
+
+    cache-dit 1.5.3 reads the signatures of blocks to cache them.
+    """
     for name in DENOISERS:
         transformer = getattr(pipe, name, None)
         for module in transformer.modules() if transformer is not None else ():

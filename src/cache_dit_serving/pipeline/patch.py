@@ -1,4 +1,4 @@
-"""What enabling the cache changes on a pipeline, kept so that it can be taken off and put back in microseconds."""
+"""Record of the changes that enabling the cache makes to a pipeline, to undo and redo them in microseconds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _ABSENT = object()
 
 
 class Patch:
-    """The attributes that `apply` sets on a pipeline and its modules, and the pipeline's class.
+    """Attributes that `apply` sets on a pipeline and its modules, and the pipeline's class.
 
-    cache-dit replaces `forward` of a transformer (for some families of its blocks too), adds attributes beside it, and
-    patches the pipeline's class. Taking all of that off restores the pipeline as it was loaded, which
-    `cache_dit.disable_cache` does not for the families that it gives another `forward`.
+    cache-dit replaces `forward` of a transformer (in some families also of its blocks), adds attributes, and patches
+    the pipeline's class. :meth:`take_off` restores the pipeline as it was loaded. `cache_dit.disable_cache` does not do
+    so for families whose `forward` it replaces.
 
-    What others set on the same attributes in between is not kept: accelerate's offload hooks wrap `forward` too, and
-    must be in place before, and stay.
+    A change made to the same attributes by others in between is lost. accelerate's offload hooks wrap `forward` too:
+    they must be set before, and stay.
     """
 
     def __init__(self, pipe: DiffusionPipeline, apply: Callable[[], None]) -> None:
-        """Apply and record; the pipeline is left without the patch, also when `apply` raises."""
+        """Run `apply` and record its changes. The pipeline is left without the patch, even if `apply` raises."""
         self._pipe = pipe
         self._class_before = type(pipe)
         owners = [pipe, *(module for part in _modules(pipe) for module in part.modules())]
@@ -45,11 +45,13 @@ class Patch:
             self.take_off()
 
     def put_on(self) -> None:
+        """Redo the changes."""
         self._pipe.__class__ = self._class_after
         for attributes, name, _, value in self._changes:
             _set(attributes, name, value)
 
     def take_off(self) -> None:
+        """Undo the changes."""
         self._pipe.__class__ = self._class_before
         for attributes, name, value, _ in self._changes:
             _set(attributes, name, value)

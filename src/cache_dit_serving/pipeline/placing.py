@@ -1,7 +1,7 @@
-"""Where a pipeline's components lie: on the device, or in the computer's memory until they are needed.
+"""Placing of a pipeline's components: on the device, or in host memory until they are needed.
 
-diffusers, accelerate and cache-dit do the moving, by hooks that wrap `forward`. They are put on before the cache, which
-finds them and patches beneath them.
+diffusers, accelerate and cache-dit move components by hooks that wrap `forward`. The hooks are set before the cache,
+which patches the `forward` beneath them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def check(model: ModelSettings, device: torch.device) -> None:
-    """Refuse to move components where there is nowhere to move them.
+    """Refuse offload and device maps on a machine without an accelerator.
 
     Raises:
-        LoadError: there is no accelerator.
+        LoadError: the device is a CPU.
     """
     for key, value in (("offload", model.offload), ("device_map", model.device_map)):
         if value is not None and device.type == "cpu":
@@ -36,10 +36,10 @@ def check(model: ModelSettings, device: torch.device) -> None:
 
 
 def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, progress: Callable[[str], None]) -> None:
-    """Move the components to the device, or have them moved as they are needed.
+    """Move the components to the device, or set the hooks that move them when they are needed. Set up the VAE.
 
     Raises:
-        LoadError: they do not fit, or the pipeline has no place for what is asked.
+        LoadError: the components do not fit, or the pipeline does not support the offload or the VAE's setting.
     """
     name = type(pipe).__name__
     try:
@@ -64,12 +64,12 @@ def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, p
 def _offload(pipe: Any, kind: str, device: torch.device) -> None:
     if kind == "model":
         pipe.enable_model_cpu_offload(device=device)
-        # diffusers puts its hooks on anew after each call, and would take the cache off with the old ones.
+        # diffusers sets its hooks anew after each call, and would remove the cache with the old ones.
         pipe.maybe_free_model_hooks = lambda: _send_back(pipe)
     elif kind == "sequential":
         pipe.enable_sequential_cpu_offload(device=device)
     elif kind == "group":
-        # Layer by layer: groups of blocks fetch the next one ahead, which the cache may skip.
+        # Layer by layer, because a group of blocks fetches the next group ahead, which the cache may skip.
         pipe.enable_group_offload(
             onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level", use_stream=False
         )
@@ -78,14 +78,14 @@ def _offload(pipe: Any, kind: str, device: torch.device) -> None:
 
 
 def share(pipe: Any, sibling: Any) -> None:
-    """Have a sibling, whose components have the hooks already, send them back after a call as the pipeline does."""
+    """Give a sibling the pipeline's offload hooks, so that its components leave the device after a call too."""
     if hasattr(pipe, "_all_hooks"):
         sibling._all_hooks = pipe._all_hooks
         sibling.maybe_free_model_hooks = pipe.maybe_free_model_hooks
 
 
 def release(pipe: Any) -> None:
-    """Send back what a call left on the device, when it ended by an exception."""
+    """Move components back to host memory after a call that raised."""
     if hasattr(pipe, "_all_hooks"):
         pipe.maybe_free_model_hooks()
 

@@ -1,7 +1,7 @@
-"""What can be known of a device before any weights are loaded; as a program, what the supervisor runs before workers.
+"""Checks of the device before any weights are loaded; also a program that the supervisor runs before its workers.
 
-The program ends with status 2 and one line where the device cannot do what the settings want. A process of its own: the
-supervisor holds no torch and no memory of a GPU.
+The program ends with status 2 and one line if the device cannot run the settings. It is a process of its own so that
+the supervisor holds no torch and no GPU memory.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def devices(settings: Settings) -> tuple[torch.device, torch.device]:
-    """The model's device and the one that noise is drawn on.
+    """Return the model's device and the device that draws the noise, after checks of the settings against them.
 
     Raises:
-        LoadError: one of them is not there, or the device cannot do what the settings want.
+        LoadError: a device is not there, or cannot run the settings.
     """
     from cache_dit_serving.pipeline import attention, load, parallel, placing, quantize
 
@@ -37,7 +37,7 @@ def devices(settings: Settings) -> tuple[torch.device, torch.device]:
 
 
 def main() -> int:
-    """Check the devices for the settings of this process's environment."""
+    """Check the devices for the settings in this process's environment. Returns the exit status, 0 or 2."""
     quiet_libraries()
     try:
         devices(load_settings())

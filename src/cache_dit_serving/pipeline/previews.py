@@ -1,7 +1,7 @@
-"""Small pictures of what a pipeline is drawing, from its latents between two steps.
+"""Previews: small pictures of an unfinished output, from the latents between two steps.
 
-By the autoencoder itself, or by a linear map from a latent pixel's channels to RGB. The map is fitted to what the
-loaded autoencoder decodes, so that no family needs numbers of its own.
+Latents are decoded by the autoencoder, or by a linear map from a latent pixel's channels to RGB. The map is fitted to
+outputs of the loaded autoencoder, so no family needs constants of its own.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SAMPLES = 8
+"""Number of random latents that the map is fitted to."""
 SIDE = 16
-"""Of the latents that the map is fitted to: noise at these scales, from one colour to single pixels."""
+"""Width and height of these latents."""
 SCALES = (1, 2, 4, 8, 16)
+"""Sides of the noise images that each latent is the sum of, from one colour to single pixels."""
 RIDGE = 1e-2
+"""Ridge penalty of the fit, per latent pixel."""
 
 
 NO_AUTOENCODER = "there are no previews of this model: it has no autoencoder of pictures or clips that is known here"
@@ -44,13 +47,13 @@ UNKNOWN_LATENTS = "there are no previews of this model: its latents have a layou
 
 
 class NotUnderstood(Exception):
-    """The latents have a layout that is not known here."""
+    """Error for latents of an unknown layout."""
 
 
 class Previewer:
-    """Makes previews of the pipelines of one model, which share an autoencoder.
+    """Maker of previews for the pipelines of one model, which share an autoencoder.
 
-    Nothing is decoded before somebody wants a preview.
+    Nothing is decoded before the first preview is requested.
     """
 
     def __init__(self, pipe: DiffusionPipeline, settings: PreviewSettings) -> None:
@@ -63,16 +66,16 @@ class Previewer:
         self._of_clips = 5 in dimensions
         self._why_none = None if self._channels and {4, 5} & dimensions else NO_AUTOENCODER
         self._why_not: dict[str, str | None] = {}
-        """By the classes of pipelines whose latents were seen; None: they are understood."""
+        """Reason that a pipeline's latents give no previews, by class, once seen; None: they do."""
         self._warned = False
         self._fit: tuple[Array, int] | None = None
 
     def why_none(self, pipeline_class: str) -> str | None:
-        """Why there are no previews of what a pipeline draws; None where there are, or may be."""
+        """Return the reason that a pipeline class has no previews; None if it has, or may have."""
         return self._why_none or self._why_not.get(pipeline_class)
 
     def showing(self, pipe: Any, call: ImageCall, watch: Watch) -> Callable[[int, Any], None]:
-        """What is told of the latents after each step of a call, and offers previews to the watch."""
+        """Return a function to call after each step with (steps done, latents); it offers previews to the watch."""
         before: torch.Tensor | None = None
         name = type(pipe).__name__
 
@@ -80,7 +83,7 @@ class Previewer:
             nonlocal before
             if name not in self._why_not:
                 self._learn(pipe, call.arguments, latents)
-            # The last step is followed by the picture itself.
+            # No preview after the last step: the picture itself follows.
             if done < call.num_inference_steps:
                 watch.preview(done, partial(self._take, pipe, call.arguments, before, latents))
             before = latents
@@ -88,7 +91,7 @@ class Previewer:
         return show
 
     def _learn(self, pipe: Any, arguments: Mapping[str, Any], latents: Any) -> None:
-        """Note whether the latents of a pipeline are understood, so that a request which comes later can be told."""
+        """Record whether the layout of a pipeline's latents is known; if not, later requests can be refused."""
         name, why = type(pipe).__name__, None
         if self._why_none is None:
             try:
@@ -101,13 +104,14 @@ class Previewer:
     def _take(
         self, pipe: Any, arguments: Mapping[str, Any], before: torch.Tensor | None, latents: torch.Tensor
     ) -> Callable[[], Image.Image] | None:
-        """What makes a preview, on any thread; None where the latents are not understood, which the log says once.
+        """Return a function that makes the preview, on any thread; None if it cannot be made, which is logged once.
 
-        For the pipeline's thread, which alone runs the autoencoder. A projection does not wait for the device.
+        To be called on the pipeline's thread, the only one that may run the autoencoder. A projection does not wait
+        for the device.
 
         Args:
-            arguments: of the pipeline's call.
-            before: the latents before the step.
+            arguments: arguments of the pipeline's call.
+            before: latents before the step; None for the first step.
         """
         if self.why_none(type(pipe).__name__) is not None:
             return None
@@ -122,7 +126,7 @@ class Previewer:
                 factors, scale = self._fitted(frame.device)
                 size = self._size(frame, scale)
             pixels = _on_its_way(frame[0].float())
-        except Exception:  # whatever it is, the picture itself is not affected
+        except Exception:  # no failure of a preview affects the picture
             if not self._warned:
                 self._warned = True
                 logger.warning("there are no previews of these latents", exc_info=True)
@@ -138,18 +142,22 @@ class Previewer:
         return make
 
     def _size(self, frame: torch.Tensor, scale: int = 1) -> tuple[int, int]:
-        """(width, height) of a preview.
+        """Return (width, height) of a preview, px.
 
         Args:
-            frame: (1, channels, height, width).
-            scale: pixels of the picture for each of its own.
+            frame: array of shape (1, channels, height, width).
+            scale: pixels of the picture per pixel of `frame`.
         """
         height, width = (side * scale for side in frame.shape[-2:])
         shrink = min(1.0, self._settings.side / max(height, width))
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def _frame(self, pipe: Any, arguments: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
-        """(1, channels, height, width): of a clip the middle one."""
+        """Return latents as (1, channels, height, width); of a clip, its middle frame.
+
+        Raises:
+            NotUnderstood: the layout is not known here.
+        """
         latents = latents[:1].detach()
         if latents.ndim == 3:
             unpack = getattr(pipe, "_unpack_latents", None)
@@ -166,7 +174,7 @@ class Previewer:
         return latents
 
     def _decoded(self, frames: torch.Tensor) -> torch.Tensor:
-        """RGB from 0 to 1, as the pipelines of diffusers decode their latents."""
+        """Return latents decoded to RGB, 0 to 1, (n, 3, height, width), with the scaling of diffusers' pipelines."""
         config, vae = self._vae.config, self._vae
         with torch.no_grad(), _upcast(vae):
             latents = frames.to(vae.dtype)
@@ -186,13 +194,13 @@ class Previewer:
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
     def _fitted(self, device: torch.device) -> tuple[Array, int]:
-        """The map: factors from channels to RGB with an offset below them, and pixels for each latent pixel.
+        """Return the map and the pixels per latent pixel. Fits the map at the first call.
 
-        Made when the first preview is.
+        The map has shape (channels + 1, 3): factors from channels to RGB, and in the last row the offset.
 
         Raises:
-            NotUnderstood: the autoencoder decodes to values that are not numbers.
-            Exception: whatever the autoencoder raises. Unless memory ran out, it is not tried again.
+            NotUnderstood: the autoencoder decodes to NaN or infinity.
+            Exception: any error of the autoencoder. Unless memory ran out, the fit is not tried again.
         """
         if self._fit is None:
             try:
@@ -224,9 +232,9 @@ class Previewer:
 
 
 def _foreseen(scheduler: Any, before: torch.Tensor | None, latents: torch.Tensor) -> torch.Tensor:
-    """Where the last step was heading: of Euler's method on a flow, the latents without the noise that is left.
+    """Return the final latents predicted by the last step, for Euler's method on a flow.
 
-    Of other methods the latents as they are.
+    For other methods, and before the second step, return the latents as they are.
     """
     index = getattr(scheduler, "step_index", None)
     if before is None or before.shape != latents.shape or not index:
@@ -239,7 +247,7 @@ def _foreseen(scheduler: Any, before: torch.Tensor | None, latents: torch.Tensor
 
 @contextmanager
 def _upcast(vae: Any) -> Iterator[None]:
-    """Have an autoencoder that overflows in float16 (SDXL's) in float32 meanwhile."""
+    """Hold an autoencoder that overflows in float16 (SDXL's) in float32 during the body."""
     if vae.dtype != torch.float16 or not vae.config.get("force_upcast"):
         yield
         return
@@ -251,7 +259,7 @@ def _upcast(vae: Any) -> Iterator[None]:
 
 
 def _on_its_way(pixels: torch.Tensor) -> Callable[[], Array]:
-    """A copy that another thread waits for, where the device runs behind Python."""
+    """Start a copy of pixels to the host; return a function that waits for it, on any thread, and returns the array."""
     if pixels.device.type != "cuda":
         array: Array = pixels.cpu().numpy().copy()
         return lambda: array

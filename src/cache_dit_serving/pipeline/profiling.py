@@ -1,4 +1,4 @@
-"""Traces of outputs by torch's profiler, with the denoising steps as ranges that say whether they were cached."""
+"""Traces of outputs by torch's profiler. Each denoising step is a range, named as cached or computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STEP = re.compile(r"step (\d+)")
 
 
 class Trace:
-    """No trace: what asks for none gets this one."""
+    """Trace of one output. This base class records nothing, for an output without a trace."""
 
     def __enter__(self) -> Self:
         return self
@@ -38,10 +38,10 @@ class Trace:
         return None
 
     def stage(self, name: str) -> None:
-        """From here on; ends the stage before."""
+        """Begin a stage, and end the one before."""
 
     def save(self, seed: int, cached_steps: Collection[int]) -> str | None:
-        """Write the file; returns its name."""
+        """Write the trace's file; return its name, or None if it was not written."""
         return None
 
 
@@ -49,12 +49,12 @@ NO_TRACE = Trace()
 
 
 class Profiler:
-    """Writes traces into the operator's folder, up to a number."""
+    """Writer of traces into the operator's folder, up to its limits on number and bytes."""
 
     def __init__(self, settings: ProfilingSettings, device: torch.device) -> None:
         """
         Raises:
-            LoadError: the folder cannot be written, or there is no GPU whose activities alone are wanted.
+            LoadError: the folder cannot be made, or only the GPU is to be traced and there is none.
         """
         self._settings = settings
         self._written = self._bytes = 0
@@ -71,10 +71,10 @@ class Profiler:
             raise LoadError("profiling.folder cannot be made on the server") from error
 
     def trace(self, asked: AskedToProfile) -> Trace:
-        """A trace of the coming output, or none.
+        """Return the trace of the coming output; `NO_TRACE` if it is not traced.
 
         Raises:
-            InvalidRequest: its request asks for one, and as many as the operator allows are written.
+            InvalidRequest: the request has `profile: true`, and a limit on traces is reached.
         """
         if asked is AskedToProfile.NO:
             return NO_TRACE
@@ -86,19 +86,21 @@ class Profiler:
         return _Recorded(self._settings, self._activities, self._count)
 
     def _most(self) -> str | None:
-        """The limit that is reached, in words; None: there is room for a trace."""
+        """Return the reached limit in words; None if another trace may be written."""
         if self._written >= self._settings.max_traces:
             return f"{self._settings.max_traces:,} traces"
         return f"{self._settings.max_bytes:,} bytes of traces" if self._bytes >= self._settings.max_bytes else None
 
     def _count(self, size: int) -> None:
-        """Add the bytes of a trace that was written."""
+        """Add the bytes of a written trace; warn in the log when a limit is reached."""
         self._bytes += size
         if (most := self._most()) is not None:
             logger.warning("the %s of profiling are written: no more until the next start", most)
 
 
 class _Recorded(Trace):
+    """Trace that torch's profiler records."""
+
     def __init__(self, settings: ProfilingSettings, activities: list[Any], count: Callable[[int], None]) -> None:
         self._settings = settings
         self._count = count
@@ -146,7 +148,10 @@ class _Recorded(Trace):
 
 
 def _name_steps(file: Path, cached_steps: Collection[int]) -> None:
-    """Say of each step in a trace whether it was cached: that is known when it has ended, and its range is named."""
+    """Add "cached" or "computed" to the name of each step in a trace's file.
+
+    A range is named when its step begins, before the cache has decided.
+    """
     trace = json.loads(file.read_text(encoding="utf-8"))
     for event in trace["traceEvents"]:
         if (step := STEP.fullmatch(str(event.get("name")))) is not None:

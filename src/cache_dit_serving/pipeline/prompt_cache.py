@@ -1,9 +1,9 @@
-"""Prompt embeddings that are kept: a prompt that was encoded is not encoded again.
+"""Cache of prompt embeddings, so that a prompt is not encoded twice.
 
-diffusers' pipelines encode in their method `encode_prompt`, which reads nothing but its arguments and the weights. So
-what it returned stands for the same arguments: their values, and of pictures their pixels. Where an argument is
-anything else (a tensor, a generator) nothing is kept. Each caller's are apart: a hit, or its time, would tell one
-caller that another sent the same prompt.
+diffusers' pipelines encode in their method `encode_prompt`, which reads nothing but its arguments and the weights. Its
+result can be reused for equal arguments: equal values, and for pictures equal pixels. A call with an argument of
+another kind (a tensor, a generator) is not cached. Callers do not share entries: a hit, or its time, would reveal to
+one caller that another sent the same prompt.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
 class _NotKept(Exception):
-    """A value that cannot be part of a key, or be kept."""
+    """Error for a value that cannot be part of a key, or cannot be cached."""
 
 
 class Entry(NamedTuple):
-    """What a call of `encode_prompt` made."""
+    """Cached result of a call of `encode_prompt`."""
 
     value: Any
     heard: tuple[Heard, ...]
-    """What its tokenizers were asked."""
+    """Calls of tokenizers that it made."""
     bytes: int
 
 
 @dataclass
 class Use:
-    """Calls of `encode_prompt` while an output was drawn, by how they ended."""
+    """Number of `encode_prompt` calls for one output: found in the cache, added to it, or not cacheable."""
 
     hits: int = 0
     misses: int = 0
@@ -51,13 +51,13 @@ class Use:
 
 
 class PromptCache:
-    """Embeddings of the prompts used last, as many as fit into a number of bytes on the device."""
+    """Cache of the embeddings used last, bounded by their bytes on the device."""
 
     def __init__(self, most_bytes: int, encoder_loras: Callable[[], Hashable]) -> None:
         """
         Args:
-            most_bytes: 0: nothing is kept.
-            encoder_loras: those that the text encoders run with now.
+            most_bytes: bound on the embeddings' bytes; 0: nothing is cached.
+            encoder_loras: function that returns the text encoders' active LoRAs.
         """
         self._most_bytes = most_bytes
         self._encoder_loras = encoder_loras
@@ -68,7 +68,7 @@ class PromptCache:
         self.held_bytes = 0
 
     def install(self, pipe: DiffusionPipeline) -> None:
-        """Have a pipeline ask here before it encodes; one whose class has no `encode_prompt` stays as it is."""
+        """Wrap a pipeline's `encode_prompt` with this cache; a pipeline without that method is left as it is."""
         encode = getattr(pipe, "encode_prompt", None)
         if encode is None or not self._most_bytes:
             return
@@ -98,17 +98,17 @@ class PromptCache:
 
     @contextmanager
     def used(self, heard: list[Heard], caller: str = "") -> Iterator[Use]:
-        """Count the calls meanwhile.
+        """Count the calls of `encode_prompt` in the body.
 
         Args:
             caller: name of the caller whose prompts are encoded.
-            heard: what tokenizers are asked meanwhile; of embeddings that were kept, what they had been asked is added.
+            heard: list of the tokenizers' calls in the body. A hit adds the calls that were made for its entry.
         """
         self._use, self._heard, self._caller = Use(), heard, caller
         yield self._use
 
     def flush(self) -> int:
-        """Free them all; returns their bytes."""
+        """Free all embeddings; returns their bytes."""
         freed, self.held_bytes = self.held_bytes, 0
         self._entries.clear()
         return freed
@@ -129,13 +129,13 @@ class PromptCache:
 
 
 def _key(value: Any) -> Hashable:
-    """A value that is equal for equal arguments alone.
+    """Return a key for an argument's value; keys are equal only for equal values.
 
     Raises:
-        _NotKept: there is none.
+        _NotKept: the value is of a kind that has no key.
     """
     if isinstance(value, PLAIN):
-        return (type(value).__name__, value)  # True is not 1
+        return (type(value).__name__, value)  # True and 1 are equal, but different arguments
     if isinstance(value, list | tuple):
         return (type(value).__name__, *map(_key, value))
     if isinstance(value, dict):
@@ -146,10 +146,10 @@ def _key(value: Any) -> Hashable:
 
 
 def _copied(value: Any) -> Any:
-    """The same values in tensors of their own: pipelines may change theirs in place.
+    """Return a deep copy with cloned tensors, since pipelines may change tensors in place.
 
     Raises:
-        _NotKept: there is something else than tensors and plain values in it.
+        _NotKept: the value holds something other than tensors and plain values.
     """
     if isinstance(value, torch.Tensor):
         return value.clone()

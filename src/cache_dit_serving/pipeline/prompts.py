@@ -1,6 +1,6 @@
-"""What of a prompt the tokenizers cut off, found by listening to the calls that the pipeline makes of them.
+"""Detection of prompts that a tokenizer cuts off, by recording the pipeline's calls of its tokenizers.
 
-Limits and templates differ from family to family, and most cut without a word.
+Limits and templates differ by family, and most families cut without a warning.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Heard(NamedTuple):
-    """A call of a tokenizer that could cut its text off."""
+    """Recorded call of a tokenizer with truncation."""
 
     component: str
     tokenizer: Any
     text: str
     tokens: int
-    """To which it is cut."""
+    """Greatest number of tokens; the text beyond it is cut off."""
     special: bool
-    """Whether tokens that are no text are among them."""
+    """True if special tokens count among them."""
 
 
 def tokenizers_of(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """The tokenizers among a pipeline's components, or inside of its processors, by the component's name."""
+    """Return the tokenizers among a pipeline's components and inside its processors, by the component's name."""
     from transformers import PreTrainedTokenizerBase
 
     found = {}
@@ -42,11 +42,11 @@ def tokenizers_of(pipe: DiffusionPipeline) -> dict[str, Any]:
 
 @contextmanager
 def listening(tokenizers: dict[str, Any]) -> Iterator[list[Heard]]:
-    """Collect the calls of these tokenizers."""
+    """Record the calls of these tokenizers in the body; yields the list that they are added to."""
     heard: list[Heard] = []
     names = {id(tokenizer): name for name, tokenizer in tokenizers.items()}
     with ExitStack() as stack:
-        # `tokenizer(...)` looks in the class alone.
+        # Patches the class: `tokenizer(...)` does not look up `__call__` on the instance.
         for cls in {type(tokenizer) for tokenizer in tokenizers.values()}:
             stack.enter_context(patch.object(cls, "__call__", _noting(cls.__call__, names, heard)))
         yield heard
@@ -66,10 +66,10 @@ def _noting(call: Any, names: dict[int, str], heard: list[Heard]) -> Any:
 
 
 def cuts_of(heard: list[Heard], prompts: dict[str, str]) -> tuple[Cut, ...]:
-    """What was cut off of the prompts of a call, each time by one tokenizer.
+    """Return the ends of prompts that were cut off, one entry per field and tokenizer.
 
     Args:
-        prompts: text by field.
+        prompts: text of each prompt, by field.
     """
     cuts = {}
     whole: dict[str, list[str]] = {}
@@ -86,7 +86,10 @@ def cuts_of(heard: list[Heard], prompts: dict[str, str]) -> tuple[Cut, ...]:
 
 
 def _field_of(text: str, prompts: dict[str, str]) -> str | None:
-    """The field whose words a text holds; pipelines put them into lower case, clean them and put templates around."""
+    """Return the field whose prompt a text contains; None if there is none.
+
+    Case and blanks are ignored: pipelines put prompts into lower case, clean them and add templates.
+    """
     words = _normal(text)
     return next((param for param, prompt in prompts.items() if prompt and _normal(prompt) in words), None)
 
@@ -96,7 +99,7 @@ def _normal(text: str) -> str:
 
 
 def _lost(heard: Heard, prompt: str) -> str:
-    """The end of a prompt that a tokenizer did not keep."""
+    """Return the end of a prompt that a tokenizer cut off; empty if it kept all."""
     tokenizer, text = heard.tokenizer, heard.text
     options = {"truncation": True, "max_length": heard.tokens, "add_special_tokens": heard.special}
     if not tokenizer.is_fast:
@@ -107,5 +110,5 @@ def _lost(heard: Heard, prompt: str) -> str:
     end = max((end for _, end in offsets), default=0)
     begin = text.find(prompt)
     if begin < 0:
-        return text[end:]  # cleaned
-    return prompt[max(0, end - begin) :]  # without the template after it
+        return text[end:]  # the pipeline has cleaned the prompt
+    return prompt[max(0, end - begin) :]  # leaves out the template after the prompt

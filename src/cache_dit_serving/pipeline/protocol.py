@@ -1,4 +1,4 @@
-"""A runner as the rest of the server sees it: its protocol, and the values it takes and returns. No torch here."""
+"""Interface of a runner to the rest of the server: its protocol, arguments and results. No torch here."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.planning.model import PlannedModel
 
 TakePreview = Callable[[], Callable[[], Image.Image] | None]
-"""Takes the latents, on the runner's thread; returns what makes a picture of them on any thread, or None."""
+"""Function that takes the latents, on the runner's thread. Returns a function that makes a picture of them on any
+thread, or None if there is no preview."""
 
 
 class Watch(Protocol):
-    """Carries progress and previews out of a runner, and a cancellation in."""
+    """Receiver of a runner's progress and previews, and source of its cancellation."""
 
     @property
     def cancelled(self) -> bool:
-        """Whether to stop; read after each step."""
+        """True to stop the generation; read after each step."""
         ...
 
     def progress(self, done: int, cached: int) -> None:
-        """Denoising steps of the image that are done, and those among them that reused blocks."""
+        """Report the number of finished denoising steps of the image, and of those among them that reused blocks."""
         ...
 
     def preview(self, done: int, take: TakePreview) -> None:
-        """A preview may be made of the latents after that step of the image. `take` is called now or never."""
+        """Offer a preview of the latents after `done` steps of the image. `take` must be called before the return."""
         ...
 
 
 class Unwatched:
-    """A watch that nobody reads and that never stops."""
+    """Watch that ignores progress and previews, and never cancels."""
 
     cancelled = False
 
@@ -48,7 +49,7 @@ class Unwatched:
 
 
 class Stopped(Exception):
-    """The image was given up between two steps, as its watch said."""
+    """Exception by which an image ends between two steps after its watch was cancelled."""
 
 
 class QuantizedComponent(NamedTuple):
@@ -56,24 +57,26 @@ class QuantizedComponent(NamedTuple):
 
     name: str
     type: str
-    """How, or the library that did it before or as it was loaded."""
+    """Quantisation type, or the name of the library that quantised the component before or during loading."""
     layers: int
-    """Linear layers that are quantised."""
+    """Number of quantised linear layers."""
     bytes_before: int | None
-    """Of its weights; None where it was loaded as it is."""
+    """Bytes of the component before quantisation; None if it was loaded quantised."""
     bytes: int
+    """Bytes of the component now."""
 
 
 class Freed(NamedTuple):
-    """Bytes that were freed."""
+    """Freed bytes, by kind."""
 
     activations: int
+    """Activations held by the cache."""
     prompts: int
-    """Embeddings of prompts."""
+    """Prompt embeddings."""
 
 
 class Usable(NamedTuple):
-    """What can be had on the device with the packages installed here."""
+    """Attention backends and quantisation types that run on the device with the installed packages."""
 
     attention_backends: tuple[str, ...]
     quant_types: tuple[str, ...]
@@ -81,43 +84,44 @@ class Usable(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """A loaded pipeline: values that hold until another one is loaded."""
+    """Facts about a loaded pipeline, which hold until another one is loaded."""
 
     name: str
-    """The model's, without where on the server it lies."""
+    """Name of the model, without its path on the server."""
     weights: str
-    """`saved`, or `random`: outputs mean nothing."""
+    """`saved`, or `random`; with random weights outputs mean nothing."""
     dtype: str
     device: str
     generator_device: str
-    """Where noise is drawn."""
+    """Device that draws the noise."""
     attention_backend: str
     versions: dict[str, str]
     parallelism: dict[str, int | bool | list[str]] | None
-    """How ranks share a forward pass; None: one does it alone."""
+    """Number of ranks and the settings by which they share a forward pass; None: one process alone."""
     offload: str | None
-    """How components are kept in the computer's memory; None: all lie on the device."""
+    """Kind of offload to host memory; None: all components lie on the device."""
     quantized: tuple[QuantizedComponent, ...]
     usable: Usable
 
 
 class Cut(NamedTuple):
-    """The end of a prompt that a tokenizer cut off."""
+    """End of a prompt that a tokenizer cut off."""
 
     param: str
-    """The request's field."""
+    """Field of the request."""
     component: str
-    """The tokenizer, as the pipeline names it."""
+    """Name of the tokenizer's component in the pipeline."""
     tokens: int
-    """Kept, special ones among them."""
+    """Number of tokens kept, special ones included."""
     lost: str
+    """Text that was cut off."""
     read_by: tuple[str, ...] = ()
     """Other tokenizers of the pipeline that read all of it."""
 
 
 @dataclass(frozen=True)
 class DrawRecord:
-    """How one output came about: values that JSON can hold, of which rates, metrics and answers are made."""
+    """Record of one output: JSON values, the source of rates, metrics and answers."""
 
     seed: int
     cache: CacheReport
@@ -126,94 +130,94 @@ class DrawRecord:
     denoise_s: float
     decode_s: float
     cached_steps_s: float | None
-    """Seconds of `denoise_s` in steps that reused something; None where steps could not be told apart."""
+    """Seconds of `denoise_s` in steps that reused blocks; None if the times could not be matched to steps."""
     diffs: list[float]
-    """Every residual difference that the cache compared, NaN among them."""
+    """Every residual difference that the cache compared, NaN included."""
     passes: int
-    """Forward passes that each step took."""
+    """Forward passes a step."""
     transition: str
-    """What the cache needed to change for it: none, override or exchange."""
+    """Change of the cache for this output: none, override or exchange."""
     num_frames: int | None = None
-    """Of the clip that was made; None of other kinds."""
+    """Frames of a clip; None for other kinds of output."""
     peak_memory_bytes: int | None = None
-    """The most that was allocated on the device meanwhile; on a CPU, that the process had resident. None: not known."""
+    """Peak of the device's allocated bytes, or on a CPU of the process's resident bytes; None if not known."""
     profile: str | None = None
-    """The trace's file, in the operator's folder."""
+    """Name of the trace's file in the operator's folder; None without a trace."""
     prompt_hits: int = 0
-    """Prompts whose embeddings were kept from before."""
+    """Calls of `encode_prompt` that were answered from the prompt cache."""
     prompt_misses: int = 0
-    """Prompts that were encoded, and whose embeddings can be kept."""
+    """Calls of `encode_prompt` that encoded, and whose result can be cached."""
     compiled_graphs: int = 0
-    """Graphs that torch.compile had to compile for it."""
+    """Number of graphs that torch.compile compiled for this output."""
     cuts: tuple[Cut, ...] = ()
-    """What tokenizers cut off."""
+    """Ends of prompts that tokenizers cut off."""
     size: tuple[int, int] | None = None
-    """(width, height) of what was made, in pixels; None of sound."""
+    """(width, height) of the output, px; None for a sound."""
 
     @property
     def seconds(self) -> float:
-        """From the prompt to the picture."""
+        """Seconds from the prompt to the picture: encoding, denoising and decoding."""
         return self.encode_prompt_s + self.denoise_s + self.decode_s
 
     def corrected(self, model: PlannedModel) -> PlannedModel:
-        """The model with the forward passes that this image was found to make, where its plan had them wrong."""
+        """Return the model, with this image's counted forward passes if the plan had another number."""
         return model.corrected(self.passes) if self.cache.redrawn else model
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One image of a call as the runner returns it."""
+    """One output of a call, with its record."""
 
     media: Media
     record: DrawRecord
 
 
 class Runner(Protocol):
-    """Runs the images of calls, one at a time, on one thread."""
+    """Runner of calls: draws their images, one at a time, on one thread."""
 
     @property
     def lost(self) -> str | None:
-        """What befell it, where it can run nothing any more and the model must be loaded anew."""
+        """Reason that the runner cannot run any more and the model must be loaded anew; None while it can."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether a process of it has ended. `lost` says soon after what befell it."""
+        """True once a process of the runner has ended. `lost` has the reason soon after."""
         ...
 
     def close(self) -> None:
-        """End what it holds beside this process."""
+        """End the runner's other processes."""
         ...
 
     @property
     def facts(self) -> Facts: ...
 
     def sample(self, call: ImageCall, watch: Watch) -> Drawn:
-        """The image at `index` of a call.
+        """Draw the output of a call.
 
         Raises:
-            Stopped: the watch said so.
-            ServingError: OutOfMemory, InternalError.
+            Stopped: the watch was cancelled.
+            ServingError: OutOfMemory or InternalError.
         """
         ...
 
     def no_previews(self, pipeline_class: str) -> str | None:
-        """Why there are no previews of what a pipeline draws; None where there are, or may be. From any thread."""
+        """Return the reason that a pipeline class has no previews; None if it has, or may have. Any thread may call."""
         ...
 
     def flush(self) -> Freed:
-        """Free the cached activations and the prompts' embeddings."""
+        """Free the cached activations and the prompt embeddings; return their bytes."""
         ...
 
     def loras(self) -> Mapping[str, LoraContents]:
-        """The LoRAs that are loaded beside the weights; from any thread."""
+        """Return the LoRAs that are loaded beside the weights, by name. Any thread may call."""
         ...
 
     def load_lora(self, name: str) -> None:
         """Load a LoRA of the folder, if it is not loaded.
 
         Raises:
-            InvalidRequest: its file cannot be.
+            InvalidRequest: its file cannot be loaded.
         """
         ...
 
@@ -222,15 +226,15 @@ class Runner(Protocol):
         ...
 
     def memory(self) -> dict[str, int]:
-        """Bytes by what holds them; from any thread."""
+        """Return bytes in use, by holder. Any thread may call."""
         ...
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is loaded, tried and warmed up."""
+    """Loaded model, tried and warmed up."""
 
     runner: Runner
     model: PlannedModel
     warm_up: tuple[tuple[ImageCall, DrawRecord], ...] = ()
-    """Calls of the warm-up with their records: the first measurements of how long things take."""
+    """Calls of the warm-up with their records: the first measured times."""

@@ -1,7 +1,7 @@
-"""Quantisation: what can run on the device, weights made smaller as or after they are loaded, and what became of them.
+"""Quantisation of weights during or after loading: checks of the device, the quantisation, and its report.
 
-cache-dit quantises linear layers by torchao, and by SVDQuant with kernels of its own; diffusers loads weights by
-bitsandbytes, and by what an operator's Python file says.
+cache-dit quantises linear layers with torchao, and with its own kernels for SVDQuant. diffusers loads weights with
+bitsandbytes, or by the configuration in an operator's Python file.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ REMEDY = "pip install -r requirements-quantization.txt"
 
 @dataclass(frozen=True)
 class Need:
-    """What a type of quantisation runs on."""
+    """Requirements of a quantisation type."""
 
     capability: tuple[int, int] = (0, 0)
     """Least compute capability of a CUDA device."""
     package: str = "torchao"
     cpu: bool = False
-    """Whether it runs on a CPU too."""
+    """True if the type runs on a CPU too."""
 
 
 NEEDS = {
@@ -67,13 +67,13 @@ NEEDS = {
     "svdq_nvfp4": Need((10, 0)),
     BITSANDBYTES: Need(package="bitsandbytes"),
 }
-"""Of torchao 0.18 and cache-dit 1.5.3, as their own checks have it."""
+"""Requirements by type, from the checks of torchao 0.18 and cache-dit 1.5.3."""
 OFFERED = (*QUANT_TYPES, "svdq_int4_r32_dq", "svdq_nvfp4_r32_dq")
-"""SVDQuant by one rank of many."""
+"""Types listed to operators; of SVDQuant's many ranks, only 32."""
 
 
 def refusal(quant_type: str, device: torch.device) -> str | None:
-    """Why a type cannot be had on a device, in words that follow its name; None where it can."""
+    """Return the reason that a type cannot run on a device, as a phrase that follows its name; None if it can."""
     svdq = SVDQ.fullmatch(quant_type)
     need = NEEDS["svdq_" + svdq[1] if svdq else quant_type]
     if device.type != "cuda":
@@ -92,15 +92,15 @@ def refusal(quant_type: str, device: torch.device) -> str | None:
 
 
 def usable_types(device: torch.device) -> list[str]:
-    """The types that can be had on a device with the packages installed here."""
+    """Return the listed types that can run on a device with the installed packages."""
     return [name for name in OFFERED if not refusal(name, device)]
 
 
 def check(settings: QuantizeSettings | None, device: torch.device, dtype: str) -> None:
-    """Refuse what the device cannot do, before any weights are loaded.
+    """Refuse a quantisation type that the device cannot run, before any weights are loaded.
 
     Raises:
-        LoadError: naming what it can.
+        LoadError: the message lists the types that can run, or the dtype that the type needs.
     """
     if settings is None:
         return
@@ -117,25 +117,25 @@ def check_saved(folder: Path) -> None:
     """Refuse a model whose weights were quantised by a library that diffusers and transformers do not load.
 
     Raises:
-        LoadError: naming the library.
+        LoadError: the message names the library.
     """
     for file in sorted(folder.glob("*/config.json")):
         try:
             method = json.loads(file.read_text(encoding="utf-8")).get("quantization_config", {}).get("quant_method")
         except (OSError, ValueError, AttributeError):
-            continue  # loading it will say what is wrong
+            continue  # loading reports the error
         if method is not None and method not in {*OF_DIFFUSERS, *OF_TRANSFORMERS}:
             raise LoadError(f"{file.parent.name} is quantised by {method}, which is not supported")
 
 
 def as_loaded(settings: QuantizeSettings | None, components: Sequence[str]) -> PipelineQuantizationConfig | None:
-    """What diffusers is to quantise as it loads the weights.
+    """Return diffusers' configuration for quantisation during loading; None if nothing is quantised then.
 
     Args:
-        components: of the model, by its index.
+        components: names of the model's components, from its index.
 
     Raises:
-        LoadError: the operator's file gives no such configuration.
+        LoadError: the operator's file fails or returns another type, or contradicts `bitsandbytes_4bit`.
     """
     if settings is None:
         return None
@@ -162,10 +162,12 @@ def as_loaded(settings: QuantizeSettings | None, components: Sequence[str]) -> P
 def quantize(
     pipe: DiffusionPipeline, settings: QuantizeSettings | None, device: torch.device, progress: Callable[[str], None]
 ) -> tuple[QuantizedComponent, ...]:
-    """Quantise the components that are not quantised as loaded, each on its device; returns what is quantised.
+    """Quantise the configured components that are not quantised during loading, one at a time on the device.
+
+    Returns all quantised components, those that were loaded so included.
 
     Raises:
-        LoadError: there is no such component, it is quantised already, or no layer of it can be.
+        LoadError: a component does not exist, is quantised already, does not fit, or has no layer to quantise.
     """
     there: dict[str, Any] = {name: each for name, each in pipe.components.items() if isinstance(each, torch.nn.Module)}
     loaded = {name: str(method) for name, each in there.items() if (method := quantized_as_loaded(each))}
@@ -211,18 +213,21 @@ def _quantize(name: str, component: torch.nn.Module, wanted: ComponentQuantizati
 
 
 def quantized_as_loaded(component: Any) -> str | None:
-    """The library that quantised a component before or as it was loaded, as diffusers and transformers note it."""
+    """Return the library that quantised a component before or during loading, as diffusers and transformers record it.
+
+    None if none did.
+    """
     method = getattr(component, "quantization_method", None)
     return str(getattr(method, "value", method)) if method else None
 
 
 def is_quantized(component: torch.nn.Module) -> bool:
-    """Whether weights of it have fewer bits than the model's dtype."""
+    """Return whether a component has quantised weights."""
     return quantized_as_loaded(component) is not None or _layers(component) > 0
 
 
 def bytes_of(component: torch.nn.Module) -> int:
-    """Of its weights and buffers."""
+    """Return the bytes of a component's weights and buffers."""
     return sum(_bytes(tensor) for each in (component.parameters(), component.buffers()) for tensor in each)
 
 
@@ -234,7 +239,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _layers(component: torch.nn.Module) -> int:
-    """Its quantised linear layers."""
+    """Return the number of a component's quantised linear layers."""
     count = len(getattr(component, "_svdq_quantized_layers", ()))
     for layer in component.modules():
         weight = getattr(layer, "weight", None)
@@ -251,7 +256,10 @@ def _has_svdq_kernels() -> bool:
 
 @contextmanager
 def _platform_of(device: torch.device) -> Iterator[None]:
-    """cache-dit 1.5.3 quantises on CUDA alone, though torchao runs what :func:`refusal` lets pass on a CPU too."""
+    """Make cache-dit quantise on a CPU in the body, by a stand-in for its platform.
+
+    cache-dit 1.5.3 quantises on CUDA only. torchao runs the types that :func:`refusal` accepts on a CPU too.
+    """
     if device.type == "cuda":
         yield
         return

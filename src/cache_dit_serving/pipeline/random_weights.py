@@ -1,4 +1,4 @@
-"""Random weights in the place of a model's own, to measure it before they are there."""
+"""Random weights in place of a model's own, to measure time and memory before the real weights are there."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def random_pipeline(
     device: torch.device,
     progress: Callable[[str], None],
 ) -> DiffusionPipeline:
-    """The pipeline that `from_pretrained` makes, with other weights: no file of weights is read.
+    """Return the pipeline that `from_pretrained` makes, with random weights. No file of weights is read.
 
-    The weights are the same at each call on a device of one kind. Networks lie on the device.
+    The weights are equal at each call on a device of one kind. Networks lie on the device.
 
     Args:
-        cls: DiffusionPipeline itself: the class that the model names.
-        location: a folder with model_index.json and each component's configuration, or a hub id.
+        cls: class of the pipeline; DiffusionPipeline stands for the class that the model names.
+        location: folder with model_index.json and each component's configuration, or a hub id.
 
     Raises:
-        LoadError: the weights of a component are of a kind that cannot be made up.
+        LoadError: a component is of a class, or saved with a quantisation, that cannot have random weights.
     """
     index = DiffusionPipeline.load_config(location, revision=model.revision)
     if cls is DiffusionPipeline:
@@ -59,7 +59,7 @@ def random_pipeline(
 
 
 def _class_of(entry: Any) -> Any:
-    """A component's class by what model_index.json says of it; None: it says of no component, or of one left out."""
+    """Return a component's class from its entry in model_index.json; None for an absent component or another entry."""
     return simple_get_class_obj(*entry) if isinstance(entry, list) and entry[0] is not None else None
 
 
@@ -90,7 +90,7 @@ def _new_tensors(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
 
 
 def _keep_in_float32(network: torch.nn.Module) -> None:
-    """As `from_pretrained` of diffusers does with the parts that a class names."""
+    """Convert the modules that the network's class names to float32, as diffusers' `from_pretrained` does."""
     if not isinstance(network, ModelMixin):
         return
     kept = network._keep_in_fp32_modules or ()

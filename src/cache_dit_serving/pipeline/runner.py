@@ -1,4 +1,4 @@
-"""One pipeline on one device: runs a call image by image.
+"""Runner of one pipeline on one device, in this process: draws a call image by image.
 
 A runner belongs to one thread (`jobs.worker`): neither diffusers' pipelines nor cache-dit's contexts are re-entrant.
 """
@@ -39,31 +39,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """One pipeline of those that share the loaded weights."""
+    """One of the pipelines that share the loaded weights, with its cache and traits."""
 
     pipe: DiffusionPipeline
     cache: PipelineCache
-    """cache-dit on it."""
+    """cache-dit on this pipeline."""
     output: OutputFields
     sound_rate: int | None
-    """Of the sound it makes, samples a second."""
+    """Samples a second of the pipeline's sound; None if it makes none."""
     tokenizers: dict[str, Any]
     has_callback: bool
 
     @classmethod
     def of(cls, pipe: DiffusionPipeline, cache: PipelineCache) -> Part:
-        """A pipeline on its device, under its cache."""
+        """Return the part for a pipeline on its device, with its cache."""
         has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
         return cls(pipe, cache, output_of(type(pipe)), sound_rate_of(pipe), tokenizers_of(pipe), has_callback)
 
     @property
     def name(self) -> str:
-        """The pipeline's class."""
+        """Name of the pipeline's class."""
         return type(self.pipe).__name__
 
 
 class PipelineRunner:
-    """A diffusers pipeline in this process, with or without cache-dit, and its siblings of the same weights."""
+    """Runner of a diffusers pipeline in this process, with or without cache-dit, and of its siblings."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class PipelineRunner:
         """
         Args:
             parts: the loaded pipeline first.
-            loras: on all of them.
-            prompts: installed on all of them.
-            profiler: writes the traces that calls ask for.
-            previewer: of their latents; None: no previews are made here.
-            compiled_graphs: how many this process has compiled; None: nothing is compiled.
+            loras: LoRAs on all parts.
+            prompts: prompt cache that is installed on all parts.
+            profiler: writer of the calls' traces.
+            previewer: maker of previews from the parts' latents; None: no previews.
+            compiled_graphs: function that returns the number of graphs compiled in this process; None: no compilation.
         """
         import torch
 
@@ -98,7 +98,7 @@ class PipelineRunner:
         self.facts = facts
         self._parts = {part.name: part for part in parts}
         self._part = parts[0]
-        """The one that ran last: a cache, if any is in force, is on it."""
+        """Part that ran last; only its cache can be on."""
         self._device = torch.device(facts.device)
         self._memory_use = MemoryUse(self._device)
         self._first_forward: float | None = None
@@ -119,17 +119,16 @@ class PipelineRunner:
         return self._part.cache
 
     def sample(self, call: ImageCall, watch: Watch) -> Drawn:
-        """Draw the output of a call: the picture of its seed, whatever ran before.
+        """Draw the output of a call. It depends on the call and its seed alone, not on earlier images.
 
-        Should the pipeline make another number of forward passes a step than the call says, the cache has paired the
-        wrong ones and the picture is wrong: it is drawn again with the passes that were counted. Those stand in the
-        record.
+        If the pipeline makes another number of forward passes a step than the call says, the cache has compared the
+        wrong passes and the picture is wrong. It is drawn again with the counted passes, which the record then has.
 
         Raises:
-            Stopped: the watch said so, between two steps.
-            OutOfMemory: on the device; what the cache held is freed.
-            InternalError: the cache cannot be paired with what the pipeline does.
-            Exception: whatever the pipeline raises; the next image is not affected.
+            Stopped: the watch was cancelled; raised between two steps.
+            OutOfMemory: the device's memory ran out. The cache's activations are freed.
+            InternalError: the cache cannot be paired with the pipeline's forward passes.
+            Exception: any error of the pipeline; the next image is not affected.
         """
         image = self._sample_once(call, watch)
         if image.record.cache.executed_steps == image.record.cache.steps:
@@ -180,7 +179,7 @@ class PipelineRunner:
             logger.exception("out of memory at %d pixels", call.pixels)
             output = None
         if output is None:
-            # Outside the handler: while the exception lives, so do the tensors of every frame it passed.
+            # Outside the handler: the exception keeps the tensors of every frame that it passed.
             self.flush()
             width, height = (call.arguments.get(side) for side in ("width", "height"))
             raise OutOfMemory(self._memory_use.would_fit(width, height, call.pixels) if width and height else None)
@@ -215,10 +214,10 @@ class PipelineRunner:
         return Drawn(media, drawn)
 
     def _prepared(self, call: ImageCall) -> tuple[Part, str]:
-        """The pipeline of a call with its LoRAs and cache; and what the cache needed for it."""
+        """Prepare the pipeline, LoRAs and cache of a call; return the part, and the change of the cache."""
         part = self._parts[call.pipeline_class]
         if part is not self._part:
-            # They share the transformer, and one patch at a time is on it.
+            # The parts share the transformer, and only one patch may be on it.
             self._cache.prepare(None, 0, passes=1)
             self._part = part
         self._loras.use(call.loras)
@@ -228,16 +227,16 @@ class PipelineRunner:
     def _call(
         self, part: Part, call: ImageCall, after_step: Callable[[int], None], watch: Watch
     ) -> tuple[Any, list[Heard], Use]:
-        """Call the pipeline; returns what it returned, what its tokenizers were asked, and how prompts were encoded."""
+        """Call the pipeline; return its result, its tokenizers' calls, and the use of the prompt cache."""
         import torch
 
         show = None if self._previewer is None else self._previewer.showing(part.pipe, call, watch)
-        # The pipeline's own no_grad stays inside; on the embedded model inference mode takes 5 % off a picture. Weights
-        # that are moved in it could not be given another LoRA afterwards.
+        # The pipeline's own no_grad stays inside. On the embedded model inference mode saves 5 % of a picture's time.
+        # It is not used with offload: weights that are moved in inference mode cannot get another LoRA afterwards.
         guard = torch.inference_mode if self.facts.offload is None else torch.no_grad
         with (
             guard(),
-            # Some families draw noise, or sample a picture's latents, without the generator that they are given.
+            # Some families draw noise, or sample a picture's latents, without the generator of the call.
             torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
             self._steps_reported(after_step, show) as callback,
             listening(part.tokenizers) as heard,
@@ -253,13 +252,13 @@ class PipelineRunner:
         return output, heard, prompts
 
     def no_previews(self, pipeline_class: str) -> str | None:
-        """Why there are no previews of what a pipeline draws; None where there are, or may be."""
+        """Return the reason that a pipeline class has no previews; None if it has, or may have."""
         if self._previewer is None:
             return "there are no previews on this server"
         return self._previewer.why_none(pipeline_class)
 
     def flush(self) -> Freed:
-        """Free the activations that the last generation left behind, and the prompts' embeddings."""
+        """Free the activations of the last generation and the prompt embeddings; return their bytes."""
         freed = Freed(self._cache.flush(), self._prompts.flush())
         self._held_bytes = 0
         if self._device.type == "cuda":
@@ -269,32 +268,32 @@ class PipelineRunner:
         return freed
 
     def memory(self) -> dict[str, int]:
-        """Bytes of this process and of the device, of the activations that the last image left in the cache, and of
-        the prompts' embeddings."""
+        """Return the bytes of this process and the device, of the last image's cached activations, and of the prompt
+        embeddings."""
         from cache_dit_serving.pipeline.memory import held_bytes
 
         held = {"cached_activation_bytes": self._held_bytes, "prompt_cache_bytes": self._prompts.held_bytes}
         return held_bytes(self._device) | held
 
     def loras(self) -> Mapping[str, LoraContents]:
-        """Those that are loaded beside the weights."""
+        """Return the LoRAs that are loaded beside the weights, by name."""
         return self._loras.loaded
 
     def load_lora(self, name: str) -> None:
-        """Load one of the folder, if it is not loaded."""
+        """Load a LoRA of the folder, if it is not loaded."""
         self._loras.ensure([name])
 
     def unload_lora(self, name: str) -> None:
-        """Free one of the folder, if it is loaded."""
+        """Free a LoRA of the folder, if it is loaded."""
         self._loras.unload(name)
 
     @contextmanager
     def _steps_reported(
         self, after_step: Callable[[int], None], show: Callable[[int, Any], None] | None
     ) -> Iterator[dict[str, Any]]:
-        """Have `after_step` called after each step, and `show` with the latents after that.
+        """Make the pipeline call `after_step` after each step, and then `show` with the latents.
 
-        Yields the arguments that the pipeline's call needs for it.
+        Yields the further arguments of the pipeline's call.
         """
         done = 0
         if self._part.has_callback:
@@ -305,7 +304,7 @@ class PipelineRunner:
                 after_step(done)
                 if show is not None:
                     show(done, tensors.get("latents"))
-                return {}  # nothing is changed; LTXI2VLongMultiPrompt gives latents here that it cannot take back
+                return {}  # changes nothing; LTXI2VLongMultiPrompt passes latents here that it cannot take back
 
             yield {"callback_on_step_end": callback}
             return
@@ -314,7 +313,7 @@ class PipelineRunner:
         cls = type(self._part.pipe.scheduler)
         step = cls.step
 
-        @functools.wraps(step)  # pipelines look at its parameters
+        @functools.wraps(step)  # pipelines inspect its parameters
         def counted_step(*args: Any, **kwargs: Any) -> Any:
             nonlocal done
             result = step(*args, **kwargs)
@@ -329,18 +328,21 @@ class PipelineRunner:
             yield {}
 
     def _steps_run(self, call: ImageCall, record: Record | None) -> int:
-        """Steps of the call that just ended: those asked for, or as many as its scheduler made of them (Heun's method
-        evaluates nearly twice as often), whichever the cache saw."""
+        """Return the number of steps of the call that just ended.
+
+        It is the requested number, or the scheduler's number of timesteps if the cache counted that many. Heun's method
+        has nearly twice the requested number.
+        """
         if call.num_inference_steps != call.arguments.get("num_inference_steps"):
-            return call.num_inference_steps  # strength left some of the schedule out
+            return call.num_inference_steps  # `strength` has shortened the schedule
         scheduled = len(getattr(self._part.pipe.scheduler, "timesteps", ()))
         seen = record.executed_steps if record is not None else scheduled
         return scheduled if scheduled and seen == scheduled else call.num_inference_steps
 
     def _device_time(self) -> float:
-        """Return the time once the device has done all it was given, since kernels run behind Python.
+        """Wait for the device, whose kernels run behind Python, and return the time, seconds of `perf_counter`.
 
-        It waits: for the two ends of denoising, never for a step between them.
+        Called at the begin and the end of denoising, never at a step between them.
         """
         import torch
 
@@ -359,14 +361,14 @@ class PipelineRunner:
 
 
 def _prompts_of(call: ImageCall) -> dict[str, str]:
-    """The texts of a call by field, the longest first: one may hold another."""
+    """Return the prompts of a call by field, the longest first, since one may contain another."""
     texts = {name: call.arguments.get(name) for name in ("prompt", "negative_prompt")}
     given = {name: text for name, text in texts.items() if isinstance(text, str)}
     return dict(sorted(given.items(), key=lambda item: -len(item[1])))
 
 
 def _cached_seconds(record: Record | None, step_s: list[float], steps: int) -> float | None:
-    """Seconds in steps that reused something; None where the clock and the cache do not mean the same steps."""
+    """Return the seconds of steps that reused blocks; None if the clock and the cache counted different steps."""
     if record is None:
         return 0.0
     if not len(step_s) == record.executed_steps == steps:
@@ -375,7 +377,7 @@ def _cached_seconds(record: Record | None, step_s: list[float], steps: int) -> f
 
 
 def _denoisers(pipe: DiffusionPipeline) -> list[Any]:
-    """The networks that run once or twice a step."""
+    """Return the networks that run once or twice a step."""
     return [
         module
         for name, module in pipe.components.items()

@@ -1,4 +1,4 @@
-"""The first images: whether the cache runs on this pipeline, and whether the default request does."""
+"""First images of a loaded model: trials of the cache and of each task, compilation, and the warm-up."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ logger = logging.getLogger(__name__)
 
 TRIAL_STEPS = 4
 TRIAL_PIXELS = 256 * 256
-"""Pixels of a trial on a CPU, which takes minutes for four steps at 1024 x 1024."""
+"""Greatest number of pixels in a trial on a CPU, where four steps at 1024 x 1024 take minutes."""
 PROGRESS_S = 2.0
-"""Between two reports of how far a picture is."""
+"""Least interval between two reports of a picture's progress, seconds."""
 
 
 class CacheTypeFails(Exception):
-    """A cache type cannot run on the pipeline; the message says so, for callers too."""
+    """Error for a cache type that cannot run on the pipeline; its message may be shown to callers."""
 
 
 def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> DrawRecord:
-    """Draw in a few steps that reuse what they can: some families can be enabled and then fail in their forward pass.
+    """Draw a few steps that reuse as much as possible, to find families that fail only in their forward pass.
 
-    On a CPU the picture is small. A family that fails at a small size is tried at its default one.
+    On a CPU the picture is small. A family that fails at a small size is tried at its default size.
 
     Raises:
-        CacheTypeFails: why the type cannot be offered.
+        CacheTypeFails: the cache type cannot be offered; the message has the reason.
     """
     settings = CacheSettings.model_validate(
         {"cache_type": cache_type, "Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0}
@@ -54,7 +54,7 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
         try:
             small = replace(short(model, pixels=TRIAL_PIXELS), cache=choice)
             return runner.sample(small, Unwatched()).record
-        except Exception as error:  # noqa: BLE001 (whatever the libraries do with a small size)
+        except Exception as error:  # noqa: BLE001 (libraries fail on a small size in many ways)
             logger.info("%s is tried at the default size (%s at a small one)", cache_type, type(error).__name__)
     try:
         return runner.sample(replace(short(model), cache=choice), Unwatched()).record
@@ -70,16 +70,16 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
 
 
 def _draws_large(model: PlannedModel) -> bool:
-    """Whether the default size can be asked for, and is larger than a trial on a CPU need be."""
+    """Return whether requests may set the size, and the default one has more than `TRIAL_PIXELS`."""
     sides = (Width(), Height())
     return all(side.accepted(model) for side in sides) and prod(side.default(model) for side in sides) > TRIAL_PIXELS
 
 
 def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progress: Callable[[str], None]) -> None:
-    """Draw in a few steps what makes torch.compile compile: each declared size, no LoRA, and each configured one alone.
+    """Draw a few steps of each case that torch.compile compiles: each declared size, no LoRA, and each LoRA alone.
 
     Raises:
-        LoadError: what every request would fail on, or a declared size that the model does not take.
+        LoadError: a picture fails, or the model does not take a declared size.
     """
     if settings.compile is None or not settings.server.warm_up:
         return
@@ -99,16 +99,18 @@ def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progr
 def warm_up(
     runner: Runner, model: PlannedModel, settings: Settings, progress: Callable[[str], None]
 ) -> tuple[tuple[ImageCall, DrawRecord], ...]:
-    """Draw at the default size in a few steps; in all steps at each speed where the configuration wants their rates.
+    """Draw a few steps at the default size, or with `speeds.warm_up` a whole picture at each speed.
+
+    Returns the calls with their records; empty without `server.warm_up`.
 
     Raises:
-        LoadError: what every request would fail on.
+        LoadError: a request with the defaults fails.
     """
     whole = _planned(model)  # refuses defaults that no request could run with
     if not settings.server.warm_up:
         return ()
     if not settings.speeds.warm_up:
-        # Without the cache, whose code the trials have run: a cached picture of few steps would say little of its rate.
+        # Without the cache: the trials have run its code, and a cached picture of few steps is no measure of its rate.
         steps = _few_steps(model)
         call = _planned(model, num_inference_steps=steps, speed="lossless")
         return (_draw(runner, call, _warming(f"{steps} steps"), progress),)
@@ -126,9 +128,9 @@ def warm_up(
 
 
 def working(runner: Runner, model: PlannedModel, progress: Callable[[str], None]) -> PlannedModel:
-    """The model with the tasks that draw a picture in a few steps; the log says why others do not.
+    """Return the model with only the tasks that can draw a few steps; the log has the errors of the others.
 
-    Its own simplest task is taken to: the warm-up has drawn it.
+    The model's own simplest task is not tried: the warm-up has drawn it.
     """
     variants = []
     for variant in model.variants:
@@ -151,7 +153,7 @@ def working(runner: Runner, model: PlannedModel, progress: Callable[[str], None]
 
 
 def _takes_last_image(runner: Runner, model: PlannedModel, progress: Callable[[str], None]) -> bool:
-    """Weights of image to video may know the first picture alone."""
+    """Return whether image-to-video works with a last picture; some weights take only a first one."""
     try:
         _try(runner, model, Task.IMAGE_TO_VIDEO, progress, last_image=True)
     except Exception:
@@ -163,7 +165,7 @@ def _takes_last_image(runner: Runner, model: PlannedModel, progress: Callable[[s
 def _try(
     runner: Runner, model: PlannedModel, task: Task, progress: Callable[[str], None], *, last_image: bool = False
 ) -> None:
-    """Draw in a few steps; raises whatever fails."""
+    """Draw a few steps of a task; raises any error."""
     what = f"{task}{' with a last picture' if last_image else ''}, {_few_steps(model)} steps"
     _draw(runner, short(model, task, last_image=last_image), _warming(what), progress)
 
@@ -183,7 +185,7 @@ def _warming(what: str) -> str:
 
 
 class _Reports:
-    """A watch that reports now and then how far an image is."""
+    """Watch that reports an image's step, at most every `PROGRESS_S` seconds."""
 
     cancelled = False
 
@@ -209,7 +211,10 @@ def _few_steps(model: PlannedModel) -> int:
 def short(
     model: PlannedModel, task: Task | None = None, *, last_image: bool = False, pixels: int | None = None
 ) -> ImageCall:
-    """A call of few steps and frames, and of so many pixels at most: it tries the forward pass, not the work."""
+    """Return a call without a cache, of the fewest steps and frames, and of at most `pixels` pixels.
+
+    It is for trials of the forward pass, not for measurements.
+    """
     fields = {"speed": "lossless", "num_inference_steps": _few_steps(model), "num_frames": least_frames(model)}
     return _planned(model, task, last_image=last_image, pixels=pixels, **fields)
 

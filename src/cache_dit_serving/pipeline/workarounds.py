@@ -1,7 +1,7 @@
-"""Families that cache-dit 1.5.3 cannot run although its cache could, and the least that makes them run.
+"""Work-arounds for families that cache-dit 1.5.3 cannot run although its cache could.
 
-The suite holds each to making the same through a cache that reuses nothing as without one. Tests fail as soon as a
-work-around is no longer needed.
+Tests check that each family's output through a cache that reuses nothing equals that without a cache. Tests also fail
+once a work-around is no longer needed.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ LATER_CLASSES = frozenset(
         "StableAudio3DiTModel",
     }
 )
-"""Transformers of families that cache-dit 1.5.3 knows, of classes that it refuses: diffusers has added them since, and
-their blocks are called as the family's are."""
+"""Transformer classes that cache-dit 1.5.3 refuses although it knows their family. diffusers added them later, and
+calls their blocks as the family's."""
 OUTGROWN = {Cosmos3OmniPatchFunctor: "return_dict", ZImageControlNetPatchFunctor: "joint_attention_kwargs"}
-"""Families that cache-dit 1.5.3 gives a copy of an older forward, and what diffusers 0.42 calls theirs with since."""
+"""Argument that diffusers 0.42 passes to a family's forward and that cache-dit 1.5.3's copy of the forward lacks."""
 UNFIT = {"Flux2KleinKVPipeline": "each block keeps keys and values of its own, and cache-dit runs all blocks as one"}
-"""Pipelines that would make something else through the cache even where it reuses nothing."""
+"""Pipelines whose output changes through the cache even if it reuses nothing, with the reason."""
 Apply = Callable[..., torch.nn.Module]
 Adapt = Callable[..., BlockAdapter]
 _shipped: dict[Any, Any] = {}
-"""What the work-arounds stand in for."""
+"""cache-dit's own functions and adapters that the work-arounds replace, by functor or family."""
 _shipped_assert = adapters._relaxed_assert
 
 
 def install() -> None:
-    """Put the work-arounds in force in this process, which they are for good."""
+    """Install the work-arounds in this process, permanently. Later calls do nothing."""
     if _shipped:
         return
     adapters._relaxed_assert = allow_later_classes
@@ -85,22 +85,28 @@ def _adapted(shipped: Adapt, adapt: Callable[[BlockAdapter], None]) -> Adapt:
 
 
 def allow_later_classes(transformer: torch.nn.Module, allow_classes: Any = None) -> None:
-    """cache-dit's own check of a transformer's class, passed by `LATER_CLASSES`.
+    """Run cache-dit's check of a transformer's class, except for `LATER_CLASSES`.
 
     Raises:
-        AssertionError: it is another class than the family's.
+        AssertionError: the class is not one of the family's.
     """
     if type(transformer).__name__ not in LATER_CLASSES:
         _shipped_assert(transformer, allow_classes)
 
 
 def _prompt_first(adapter: BlockAdapter) -> None:
-    """Bria: its blocks return the prompt's states first, and cache-dit 1.5.3 takes them for the picture's."""
+    """Set Bria's forward pattern: its blocks return the prompt's states first, the picture's second.
+
+    cache-dit 1.5.3 takes them in the other order.
+    """
     adapter.forward_pattern = [ForwardPattern.Pattern_1, ForwardPattern.Pattern_1]
 
 
 def _with_own_forward(residuals: Sequence[Residuals]) -> Callable[[BlockAdapter], None]:
-    """Families whose forward cache-dit 1.5.3 leaves to add the first residual alone."""
+    """Return an adaptation by which a transformer keeps its own forward and adds every residual.
+
+    cache-dit 1.5.3 adds only the first one in these families.
+    """
 
     def adapt(adapter: BlockAdapter) -> None:
         transformer = adapter.pipe.transformer
@@ -111,7 +117,10 @@ def _with_own_forward(residuals: Sequence[Residuals]) -> Callable[[BlockAdapter]
 
 
 def _without_keyword(apply: Apply, keyword: str) -> Apply:
-    """A functor's `_apply` whose forward leaves out an argument of diffusers' that has no say here."""
+    """Return a functor's `_apply` whose forward drops an argument of diffusers that cache-dit's copy lacks.
+
+    The forward raises TypeError if the argument has a true value, which would take effect in diffusers.
+    """
 
     def apply_without(functor: PatchFunctor, transformer: torch.nn.Module, **options: Any) -> torch.nn.Module:
         patched = apply(functor, transformer, **options)
