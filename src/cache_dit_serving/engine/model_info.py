@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.caching.speeds import SpeedLadder
+from cache_dit_serving.media import png
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.fields.field import PipelineField
@@ -31,6 +32,7 @@ def model_info(loaded: Loaded, configuration: str = "") -> ModelInfo:
         enable_cache=model.speeds.default is not None,
         is_loaded=True,
         versions=facts.versions,
+        encoders={"png": png.encoder()},
         accepted_fields=[field.name for field, _ in offered_fields(model)],
         defaults=_defaults(model),
         limits={

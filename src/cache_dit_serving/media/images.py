@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.formats import DEFAULT_QUALITY, ImageFormat
+from cache_dit_serving.media.png import encode_png
 from cache_dit_serving.media.values import Array, Clip, Media, Picture
 
 PREVIEW_QUALITY = 70
+WEBP_METHOD = 0
+"""Effort of WebP, 0 to 6. 0 takes a third of the time of Pillow's 4, and a few per cent more bytes."""
 TEXT_KEY = "parameters"
 """Name of the PNG text chunk that holds the request as JSON. Sent again, the request redraws the picture."""
 WARNINGS_KEY = "warnings"
@@ -36,17 +38,15 @@ def encode_image(
         parameters: the request; written into a PNG with sorted keys, so that equal requests give equal files.
         warnings: the request's warnings; written into a PNG.
     """
-    image = Image.fromarray(pixels_of(picture.array))
-    buffer = io.BytesIO()
+    pixels = pixels_of(picture.array)
     if image_format == "png":
-        text = PngInfo()
-        text.add_itxt(TEXT_KEY, json.dumps(parameters, ensure_ascii=False, sort_keys=True))
+        texts = {TEXT_KEY: json.dumps(parameters, ensure_ascii=False, sort_keys=True)}
         if warnings:
-            text.add_itxt(WARNINGS_KEY, json.dumps(list(warnings), ensure_ascii=False))
-        # Level 1 is several times faster than the default and a few per cent larger.
-        image.save(buffer, "PNG", pnginfo=text, compress_level=1)
-    else:
-        image.save(buffer, image_format.upper(), quality=quality or DEFAULT_QUALITY)
+            texts[WARNINGS_KEY] = json.dumps(list(warnings), ensure_ascii=False)
+        return encode_png(pixels, texts)
+    options = {"method": WEBP_METHOD} if image_format == "webp" else {}
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, image_format.upper(), quality=quality or DEFAULT_QUALITY, **options)
     return buffer.getvalue()
 
 

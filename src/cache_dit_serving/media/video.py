@@ -19,7 +19,9 @@ from cache_dit_serving.media.images import pixels_of
 from cache_dit_serving.media.sound import Track
 from cache_dit_serving.media.values import Clip
 
-H264 = {"crf": "18", "preset": "fast", "x264-params": "cpu-independent=1"}
+PRESET = "fast"
+"""Effort of x264, by measure: `docs/benchmarks/files.md`."""
+H264 = {"crf": "18", "x264-params": "cpu-independent=1"}
 """Options of libx264. CRF 18 is visually lossless, according to ffmpeg's documentation.
 
 `cpu-independent` gives the same bytes for the same frames. Without it, x264's vectorised macroblock tree reads
@@ -31,20 +33,21 @@ IMAGE_DESCRIPTION = 0x010E
 """EXIF tag that holds the request as text in a WebP."""
 
 
-def encode_clip(clip: Clip, video_format: VideoFormat, parameters: dict[str, Any]) -> bytes:
+def encode_clip(clip: Clip, video_format: VideoFormat, parameters: dict[str, Any], *, preset: str = PRESET) -> bytes:
     """Encode a clip at its frame rate, every frame once. Only an MP4 holds its sound.
 
     Args:
         parameters: the request; written into the file's comment as JSON.
+        preset: effort of x264 for an MP4.
     """
     # ASCII, because EXIF allows no other text.
     text = json.dumps(parameters, sort_keys=True)
     if video_format == "mp4":
-        return _mp4(clip, text)
+        return _mp4(clip, text, preset)
     return _animation(clip, video_format, text)
 
 
-def _mp4(clip: Clip, text: str) -> bytes:
+def _mp4(clip: Clip, text: str, preset: str) -> bytes:
     """Encode H.264, yuv420p, BT.709. The index is in front of the frames, so that players can start before the end."""
     import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -55,7 +58,7 @@ def _mp4(clip: Clip, text: str) -> bytes:
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
             container.metadata["comment"] = text
             rate = Fraction(clip.fps).limit_denominator(1001)
-            stream = container.add_stream("libx264", rate=rate, options=H264)
+            stream = container.add_stream("libx264", rate=rate, options=H264 | {"preset": preset})
             stream.height, stream.width = clip.array.shape[1:3]
             stream.pix_fmt = "yuv420p"
             context = stream.codec_context

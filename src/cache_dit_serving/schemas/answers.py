@@ -202,6 +202,7 @@ class ModelInfo(Answer):
     enable_cache: bool = Field(description="True if a request without `speed` and `cache` runs a cache.")
     is_loaded: bool = Field(description="Always true: this route answers 503 until the model is loaded.")
     versions: dict[str, str]
+    encoders: dict[str, str] = Field(description="Encoder in use by output format, with its version.")
     accepted_fields: list[str] = Field(description="Fields of a request that this model honours.")
     defaults: dict[str, Any]
     limits: dict[str, Any]

@@ -1,0 +1,148 @@
+"""Time, size and likeness of each way to write an output's file: `python -m benchmarks.files`, two quiet minutes.
+
+Writes docs/benchmarks/files.md.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from PIL import Image
+
+from benchmarks.run import machine
+from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.media import images, png, video
+from cache_dit_serving.media.quality import ssim
+from cache_dit_serving.media.values import Array, Clip
+
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "files.md"
+SOURCE = BUNDLE_ROOT / "docs" / "images" / "pictures.png"
+ROUNDS = 7
+GRAIN = 3.0
+"""Standard deviation of the noise laid over the enlarged source, of 255: it stands for a model's fine texture."""
+CLIPS = {"480p": (832, 480), "720p": (1280, 720)}
+FRAMES = 49
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium")
+
+TEXT = """\
+# Writing files
+
+Written by `python -m benchmarks.files` ({date}). One picture of 1024 x 1024 pixels:
+[pictures.png](../images/pictures.png) enlarged, with fine noise. Medians of {rounds}, taken in turn, without the
+conversion from floats. SSIM against the picture.
+
+{machine}
+
+| format | written by | ms | kB | SSIM |
+|---|---|---|---|---|
+{pictures}
+
+In use: PNG by {png}, WebP with method {webp}.
+
+A clip of {frames} frames of that picture, which moves, at CRF 18; threads as x264 chooses them. SSIM of the middle
+frame.
+
+| size | preset | s | kB | SSIM |
+|---|---|---|---|---|
+{clips}
+
+In use: {preset}.
+"""
+
+
+class Row(NamedTuple):
+    """One way to write a file."""
+
+    format: str
+    by: str
+    write: Callable[[], bytes]
+
+
+def picture(width: int, height: int) -> Array:
+    """The source at a size, with grain: (height, width, 3) bytes."""
+    enlarged = Image.open(SOURCE).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    grain = np.random.default_rng(0).normal(0, GRAIN, (height, width, 3))
+    return (np.asarray(enlarged) + grain).round().clip(0, 255).astype(np.uint8)
+
+
+def saved(pixels: Array, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rows(pixels: Array) -> list[Row]:
+    return [
+        Row("PNG", "Pillow, level 6", lambda: saved(pixels, "PNG")),
+        Row("PNG", "Pillow, level 1", lambda: png.encode_by_pillow(pixels, {})),
+        Row("PNG", png.encoder(), lambda: png.encode_png(pixels, {})),
+        *(Row("WebP", f"Pillow, quality 90, method {method}", _webp(pixels, method)) for method in (0, 1, 2, 3, 4)),
+        Row("JPEG", "Pillow, quality 90", lambda: saved(pixels, "JPEG", quality=90)),
+    ]
+
+
+def _webp(pixels: Array, method: int) -> Callable[[], bytes]:
+    return lambda: saved(pixels, "WEBP", quality=90, method=method)
+
+
+def pictures_table() -> str:
+    pixels = picture(1024, 1024)
+    seconds: dict[str, list[float]] = {}
+    files: dict[str, bytes] = {}
+    for _ in range(ROUNDS):
+        for row in rows(pixels):
+            begun = time.perf_counter()
+            files[row.by] = row.write()
+            seconds.setdefault(row.by, []).append(time.perf_counter() - begun)
+    lines = []
+    for row in rows(pixels):
+        back = np.asarray(Image.open(io.BytesIO(files[row.by])).convert("RGB"), dtype=np.float32) / 255
+        likeness = ssim(pixels.astype(np.float32) / 255, back)
+        took = statistics.median(seconds[row.by]) * 1000
+        lines.append(f"| {row.format} | {row.by} | {took:.1f} | {len(files[row.by]) / 1000:,.0f} | {likeness:.4f} |")
+    return "\n".join(lines)
+
+
+def clips_table() -> str:
+    lines = []
+    for name, (width, height) in CLIPS.items():
+        still = picture(width + FRAMES, height).astype(np.float32) / 255
+        clip = Clip(np.stack([still[:, index : index + width] for index in range(FRAMES)]), 16.0)
+        for preset in PRESETS:
+            begun = time.perf_counter()
+            content = video.encode_clip(clip, "mp4", {}, preset=preset)
+            took = time.perf_counter() - begun
+            container: Any = av.open(io.BytesIO(content))
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            likeness = ssim(clip.array[FRAMES // 2], frames[FRAMES // 2].astype(np.float32) / 255)
+            lines.append(f"| {name} | {preset} | {took:.2f} | {len(content) / 1000:,.0f} | {likeness:.4f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    text = TEXT.format(
+        date=datetime.now(UTC).date(),
+        rounds=ROUNDS,
+        machine=machine(),
+        pictures=pictures_table(),
+        png=png.encoder(),
+        webp=images.WEBP_METHOD,
+        frames=FRAMES,
+        clips=clips_table(),
+        preset=video.PRESET,
+    )
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
