@@ -18,6 +18,7 @@ from cache_dit_serving.jobs.store.access import ANSWER_S, StoreAccess
 from cache_dit_serving.jobs.store.heart import Heart
 from cache_dit_serving.jobs.store.store import JobStore, Page
 from tests.support.jobs import record
+from tests.support.waiting import wait_until
 
 LATER = time.time() + 1e9
 LEASE_S = 1.5
@@ -123,7 +124,7 @@ def hearts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Hea
 
 
 def test_a_lock_longer_than_a_lease_makes_nobody_dead(hearts: list[Heart], tmp_path: Path) -> None:
-    until(lambda: all(each.silent().settled for each in hearts))
+    wait_until(lambda: all(each.silent().settled for each in hearts))
     with locked(tmp_path / "jobs.sqlite3"):
         time.sleep(2 * LEASE_S)
     end = time.monotonic() + LEASE_S
@@ -134,26 +135,19 @@ def test_a_lock_longer_than_a_lease_makes_nobody_dead(hearts: list[Heart], tmp_p
 
 
 def test_a_server_that_ends_without_a_word_is_dead_after_a_lease(hearts: list[Heart]) -> None:
-    until(lambda: all(each.silent().settled for each in hearts))
+    wait_until(lambda: all(each.silent().settled for each in hearts))
     hearts[1]._stopping.set()
     began = time.monotonic()
-    until(lambda: "b" in hearts[0].silent().beats)
+    wait_until(lambda: "b" in hearts[0].silent().beats)
     assert LEASE_S / 2 < time.monotonic() - began < 3 * LEASE_S
 
 
 def test_a_beat_goes_on_while_every_other_connection_is_taken(hearts: list[Heart]) -> None:
-    until(lambda: all(each.silent().settled for each in hearts))
+    wait_until(lambda: all(each.silent().settled for each in hearts))
     store = hearts[0]._store()
     assert store is not None
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(Exception):
             while True:
                 stack.enter_context(store._engine.connect())
-        until(lambda: hearts[0].on_time_s() > 1, 10)
-
-
-def until(condition: Callable[[], bool], within_s: float = 15.0) -> None:
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        wait_until(lambda: hearts[0].on_time_s() > 1, 10)

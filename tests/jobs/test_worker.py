@@ -25,6 +25,7 @@ from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.waiting import wait_until
 
 SETTINGS = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
 
@@ -32,13 +33,6 @@ SETTINGS = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
 def generation(worker: PipelineWorker, name: str, **fields: object) -> Generation:
     request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 20} | fields)
     return Generation(name, plan(resolve(request, worker.loaded().model)))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.005)
 
 
 def one_running_one_waiting(worker: PipelineWorker) -> tuple[Generation, Generation]:

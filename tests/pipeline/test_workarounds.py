@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import cache_dit
 import diffusers
 import numpy as np
 import pytest
+import torch
 from cache_dit.caching import patch_functors
 from cache_dit.caching.block_adapters import BlockAdapterRegister, adapters
 
+from cache_dit_serving.config.acceleration import QuantizeSettings
 from cache_dit_serving.media.values import Clip
-from cache_dit_serving.pipeline import workarounds
+from cache_dit_serving.pipeline import quantize, workarounds
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded
 from tests.support.conformance import draw, settings_of
 from tests.support.families import build_pipeline, save_family
@@ -140,3 +144,18 @@ def test_the_blocks_that_guidance_skips_are_skipped_through_the_cache(tmp_path: 
     assert np.array_equal(plain.media.array, through.media.array)
     unguided = draw("StableDiffusion3", loaded, speed="lossless", **small)
     assert not np.array_equal(plain.media.array, unguided.media.array)
+
+
+def test_cache_dit_still_sleeps_as_it_gives_memory_back() -> None:
+    assert inspect.getsource(cache_dit.utils.maybe_empty_cache).count("time.sleep(1)") == 2, (
+        "remove pipeline/freed_memory.py"
+    )
+
+
+def test_weights_are_quantised_without_a_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    pipe = build_pipeline("PixArtAlpha")
+    settings = QuantizeSettings(quant_type="int8_weight_only", regional_quantize=False)
+    assert quantize.quantize(pipe, settings, torch.device("cpu"), lambda what: None)
+    assert slept == []

@@ -20,7 +20,7 @@ from cache_dit_serving.runners.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting
 from tests.support.processes import gone
 from tests.support.ranks import open_to_others
-from tests.support.server import COMMAND, Server, bentoml_serving, ready
+from tests.support.server import COMMAND, Server, bentoml_serving, ready, serving
 
 TWO = {
     "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",
@@ -84,7 +84,7 @@ def test_two_nodes_serve_and_end_with_a_server_that_is_killed(tmp_path: Path) ->
 
 
 def test_a_server_that_waits_for_a_node_ends_at_once(tmp_path: Path) -> None:
-    with bentoml_serving(tmp_path, environ=NODES) as server:
+    with serving(tmp_path, environ=NODES) as server:
         server.wait_for(lambda server: "waiting for 1 of 2 nodes" in server.get("/health").text, 60)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +36,13 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     return spread(nodes=2, rendezvous=free_meeting(), step_timeout_s=5)
 
 
-def within(seconds: float, what: Callable[[], Any]) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
-
-
 def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = tmp_path / "join.log"
     server = Server(settings)
     try:
-        within(20, lambda: "waiting for 1 of 2 nodes" in (server.worker.reason or ""))
-        assert meeting(settings) in (server.worker.reason or "")
+        assert meeting(settings) in server.wait_for_reason("waiting for 1 of 2 nodes")
         with node(settings, log) as joined:
             loaded = server.ready()
             drawn, expected = draw(loaded), draw(load(EMBEDDED))
@@ -88,7 +77,7 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
             left = psutil.Process(joined.pid).children(recursive=True)
             joined.kill()
             assert gone(left)
-            within(20, lambda: "waiting for 1 of 2 nodes" in (server.worker.reason or ""))
+            server.wait_for_reason("waiting for 1 of 2 nodes")
         with node(settings, log) as joined:
             assert server.picture() == before
             left = psutil.Process(joined.pid).children(recursive=True)
@@ -100,11 +89,12 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
         server.worker.join(20)
 
 
-def test_a_node_is_refused_that_has_another_secret_or_other_versions(settings: Settings, tmp_path: Path) -> None:
+def test_a_node_is_refused_that_has_another_secret_or_other_versions(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     group = Group(settings)
     waiting: list[str] = []
     threading.Thread(target=group.start, args=(waiting.append,), daemon=True).start()
-    log = tmp_path / "log"
     try:
         # What is no greeting, and what is one of a rank without the token of the group.
         host, _, port = meeting(settings).rpartition(":")
@@ -121,9 +111,11 @@ def test_a_node_is_refused_that_has_another_secret_or_other_versions(settings: S
             stranger.send(wire.Hello(rank=0, pid=1, token="guessed"))
             with pytest.raises(wire.Closed):
                 stranger.receive()
-        with node(settings, log, **{wire.JOIN_TOKEN: "guesséd"}) as joined:
-            assert joined.wait(40) == 1
-        assert log.read_text().splitlines()[-1] == "CACHEDIT_JOIN_TOKEN is not the server's"
+        with monkeypatch.context() as patch:
+            patch.setenv(wire.JOIN_TOKEN, "guesséd")
+            patch.setattr(join, "configure_logs", lambda *given: None)  # this process is the tests'
+            assert join.main([meeting(settings)]) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == "CACHEDIT_JOIN_TOKEN is not the server's"
         with wire.connect(meeting(settings)) as other:
             other.send(wire.Join(token=SECRET, gpus=0, versions=versions.versions() | {"torch": "1.0"}))
             refused = wire.WELCOME.validate_python(other.receive()[0])

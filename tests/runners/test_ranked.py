@@ -27,11 +27,19 @@ from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
 from tests.support.pictures import apple
-from tests.support.ranks import CLOSE, Server, draw, drawing, ranks, running, spread
+from tests.support.ranks import CLOSE, Server, draw, drawing, pids, ranks, running, spread
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
 
 LORAS = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
+
+
+REUSING: dict[str, Any] = {
+    "cache": {"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0},
+    "num_inference_steps": 4,
+}
+"""Few steps, all but the first from the cache."""
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +48,17 @@ def one() -> Loaded:
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[Loaded]:
-    with ranks(spread(LORAS, step_timeout_s=8)) as loaded:
-        yield loaded
+def server() -> Iterator[Server]:
+    """Two ranks that draw up to 4,096 px; each test leaves them ready. At the end no rank is left."""
+    limits = LORAS.limits.model_copy(update={"sizes": None, "max_side": 4096, "max_pixel_steps": 10**12})
+    with drawing(spread(LORAS.model_copy(update={"limits": limits}), step_timeout_s=8)) as running:
+        yield running
+
+
+@pytest.fixture
+def two(server: Server) -> Loaded:
+    """Its ranks, which rest while no test asks the worker for anything."""
+    return server.ready()
 
 
 @pytest.mark.parametrize(
@@ -106,8 +122,8 @@ def test_a_cancellation_stops_all_ranks_within_two_steps(two: Loaded) -> None:
 
 def test_idle_for_longer_than_a_step_may_take_does_no_harm(two: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     before = draw(two).media.array
-    monkeypatch.setattr(two.runner, "_step_timeout_s", 3.0)
-    time.sleep(3.5)
+    monkeypatch.setattr(two.runner, "_step_timeout_s", 2.0)
+    time.sleep(2.2)
     assert np.array_equal(draw(two).media.array, before)
 
 
@@ -118,25 +134,32 @@ def test_flush_memory_and_facts_are_rank_0s(two: Loaded) -> None:
     assert freed.prompts > 0
     assert two.runner.flush() == (0, 0)
     assert two.runner.facts.device == "cpu"
-    deadline = time.monotonic() + 5
-    while not two.runner.memory() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert two.runner.memory()["process_resident_bytes"] > 0
+    assert wait_until(two.runner.memory)["process_resident_bytes"] > 0
     assert list(two.runner.loras()) == ["mono"]
     assert "several ranks" in (two.runner.no_previews("FluxPipeline") or "")
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"ulysses_anything": True}, {"ulysses_async": True}, {"ulysses_size": None, "tp_size": 2}],
-    ids=["anything", "async", "tp"],
+    ("fields", "spawned"),
+    [
+        ({"ulysses_anything": True}, True),
+        ({"ulysses_async": True}, False),
+        ({"ulysses_size": None, "tp_size": 2}, False),
+    ],
+    ids=["anything, where none is forked as on GPUs", "async", "tp"],
 )
-def test_other_ways_to_spread_draw_the_same(fields: dict[str, Any], one: Loaded) -> None:
+def test_other_ways_to_spread_and_to_start_draw_the_same(
+    fields: dict[str, Any], spawned: bool, one: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if spawned:
+        monkeypatch.setattr(agent, "start_method", lambda: "spawn")
     with ranks(spread(**fields)) as loaded:
-        for asked in ({"num_inference_steps": 8}, {"speed": "lossless", "num_inference_steps": 2}):
+        parents = {psutil.Process(pid).ppid() for pid in pids(loaded).values()}
+        assert (parents == {os.getpid()}) is spawned
+        for asked, cached_steps in ((REUSING, 3), ({"speed": "lossless", "num_inference_steps": 2}, 0)):
             drawn, expected = draw(loaded, **asked), draw(one, **asked)
             assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
-            assert drawn.record.cache.cached_steps == expected.record.cache.cached_steps
+            assert drawn.record.cache.cached_steps == expected.record.cache.cached_steps == cached_steps
 
 
 @pytest.mark.parametrize("name", ["CogView4", "Wan"])
@@ -157,16 +180,17 @@ def test_a_family_with_separated_guidance_and_one_of_video(name: str, tmp_path: 
         assert drawn.record.cache.engaged
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"ulysses_size": 3}, r"parallelism\.ulysses_size: \d+ attention heads cannot be dealt out to 3; 2"),
-        ({"ulysses_size": None, "ring_size": 2}, "ring attention does not run on a CPU; use ulysses_size or tp_size"),
-    ],
-)
-def test_what_cannot_be_spread_fails_the_start_with_the_reason(fields: dict[str, Any], words: str) -> None:
+def test_what_ranks_cannot_do_fails_the_start_with_their_reason() -> None:
+    with pytest.raises(LoadError, match="ring attention does not run on a CPU; use ulysses_size or tp_size"):
+        RankedRunner.start(spread(ulysses_size=None, ring_size=2), print)
+
+
+@pytest.mark.parametrize("key", ["ulysses_size", "tp_size"])
+def test_heads_that_cannot_be_dealt_out_are_told_before_anything_is_spread(key: str) -> None:
+    fields: dict[str, Any] = {"ulysses_size": None, key: 3}
+    words = rf"parallelism\.{key}: \d+ attention heads cannot be dealt out to 3; 2"
     with pytest.raises(LoadError, match=words):
-        RankedRunner.start(spread(**fields), print)
+        load(spread(**fields))
 
 
 def test_a_family_that_ranks_draw_wrong_is_refused(tmp_path: Path) -> None:
@@ -217,14 +241,6 @@ def test_a_file_of_cache_dits_pastes_in(tmp_path: Path) -> None:
     }
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """Two ranks that draw up to 4,096 px; each test leaves them ready. At the end no rank is left."""
-    limits = EMBEDDED.limits.model_copy(update={"sizes": None, "max_side": 4096, "max_pixel_steps": 10**12})
-    with drawing(spread(EMBEDDED.model_copy(update={"limits": limits}))) as running:
-        yield running
-
-
 @pytest.fixture
 def before(server: Server) -> Iterator[bytes]:
     """A picture, which the ranks that start anew draw again; the ranks that were lost are gone."""
@@ -244,28 +260,28 @@ def test_a_rank_that_is_killed_fails_the_request_that_runs(
     assert "rank 1" in message  # and not that rank 0 could not exchange anything with it
     assert "failed" not in message
     assert "start anew" in message
-    assert server.picture() == before
+    server.ready()
     assert "rank 1 by SIGKILL" in caplog.text
 
 
 def test_a_rank_that_hangs_in_a_step_fails_the_request_that_runs(
     server: Server, before: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.ready().runner, "_step_timeout_s", 5.0)
+    monkeypatch.setattr(server.ready().runner, "_step_timeout_s", 3.0)
     generation = server.generate(num_inference_steps=100)
     running(generation)
     os.kill(server.pids()[1], signal.SIGSTOP)
-    assert "took longer than 5 s" in server.lost(generation)
+    assert "took longer than 3 s" in server.lost(generation)
 
 
 def test_an_idle_rank_that_hangs_is_noticed(
     server: Server, before: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(group, "SILENT_S", 4.0)
+        patch.setattr(group, "SILENT_S", 3.0)
         os.kill(server.pids()[1], signal.SIGSTOP)
         server.wait_for_state("loading")
-    assert "rank 1 hangs: nothing was heard of it for 4 s" in caplog.text
+    assert "rank 1 hangs: nothing was heard of it for 3 s" in caplog.text
 
 
 def test_an_idle_rank_that_is_killed_is_noticed_and_forked_anew(server: Server, before: bytes) -> None:
@@ -288,11 +304,3 @@ def test_the_process_that_forks_the_ranks_runs_no_second_thread(server: Server) 
     warm = psutil.Process(server.pids()[0]).parent()
     assert warm is not None
     assert warm.num_threads() == 1
-
-
-def test_ranks_start_where_none_is_forked_as_on_gpus(one: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent, "start_method", lambda: "spawn")
-    with drawing(spread()) as spawned:
-        assert {psutil.Process(pid).ppid() for pid in spawned.pids().values()} == {os.getpid()}
-        drawn, expected = draw(spawned.ready()), draw(one)
-        assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)

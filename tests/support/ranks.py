@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED
 from tests.support.processes import gone
+from tests.support.waiting import wait_until
 
 STEPS = 14
 CLOSE = 1e-5
@@ -37,11 +37,20 @@ def spread(settings: Settings = EMBEDDED, **fields: Any) -> Settings:
 
 @contextlib.contextmanager
 def ranks(settings: Settings) -> Iterator[Loaded]:
+    """Ranks without a worker; none of them is left at the end."""
     loaded = RankedRunner.start(settings, print)
+    started = [psutil.Process(pid) for pid in pids(loaded).values()]
     try:
         yield loaded
     finally:
         loaded.runner.close()
+    assert gone(started, 5), "ranks are left"
+
+
+def pids(loaded: Loaded) -> dict[int, int]:
+    """The processes of the ranks on this machine, by rank."""
+    assert isinstance(loaded.runner, RankedRunner)
+    return dict(loaded.runner._group._pids)
 
 
 def draw(loaded: Loaded, watch: Any = None, inputs: Inputs | None = None, **fields: Any) -> Any:
@@ -58,23 +67,23 @@ class Server:
         self.worker.start()
 
     def ready(self, within_s: float = 90) -> Loaded:
-        end = time.monotonic() + within_s
-        while self.worker.state != "ready":
-            assert time.monotonic() < end, self.worker.reason
-            assert self.worker.state != "failed", self.worker.reason
-            time.sleep(0.05)
+        self.wait_for_state("ready", within_s)
         return self.worker.loaded()
 
     def wait_for_state(self, state: str, within_s: float = 20) -> None:
-        end = time.monotonic() + within_s
-        while self.worker.state != state:
-            assert time.monotonic() < end, self.worker.state
-            time.sleep(0.02)
+        def reached() -> bool:
+            assert self.worker.state != "failed", self.worker.reason
+            return self.worker.state == state
+
+        wait_until(reached, within_s, lambda: self.worker.reason)
+
+    def wait_for_reason(self, words: str, within_s: float = 20) -> str:
+        """Wait until the worker's reason has these words; returns it."""
+        wait_until(lambda: words in (self.worker.reason or ""), within_s, lambda: self.worker.reason)
+        return self.worker.reason or ""
 
     def pids(self) -> dict[int, int]:
-        runner = self.ready().runner
-        assert isinstance(runner, RankedRunner)
-        return dict(runner._group._pids)
+        return pids(self.ready())
 
     def generate(self, **fields: Any) -> Generation:
         asked = {"prompt": "a red apple", "seed": 3, "num_inference_steps": STEPS} | fields
@@ -116,5 +125,4 @@ def open_to_others(process: psutil.Process) -> list[str]:
 
 
 def running(generation: Generation) -> None:
-    while generation.step < 2:
-        time.sleep(0.01)
+    wait_until(lambda: generation.step >= 2)

@@ -13,6 +13,7 @@ import torch
 from cache_dit import ParallelismConfig
 
 from cache_dit_serving.errors import DETAILS, LoadError
+from cache_dit_serving.pipeline.freed_memory import free_without_sleeping
 from cache_dit_serving.pipeline.output import media_of, output_of, sound_rate_of
 from cache_dit_serving.pipeline.quantize import DENOISERS
 
@@ -60,10 +61,10 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCa
         LoadError: the number of heads is no multiple of the number of ranks, cache-dit has no plan for the pipeline, or
             the outputs differ.
     """
-    before = _output(pipe, call)
     for name in DENOISERS:
         if (transformer := getattr(pipe, name, None)) is not None:
             _check_heads(transformer, settings)
+    before = _output(pipe, call)
     if settings.tp_size and pipe.device.type == "cpu":
         # cache-dit 1.5.3 requires an accelerator, though tensor parallelism runs on a CPU too.
         torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cpu")
@@ -76,6 +77,7 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCa
         ulysses_float8=settings.ulysses_float8,
         extra_parallel_modules=list(settings.extra_parallel_modules) or None,
     )
+    free_without_sleeping()
     try:
         cache_dit.enable_cache(pipe, parallelism_config=config)
     except (AssertionError, ValueError, NotImplementedError, RuntimeError, ImportError) as error:

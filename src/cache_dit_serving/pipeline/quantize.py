@@ -27,6 +27,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as OF_TRANSFORME
 
 from cache_dit_serving.config.acceleration import BITSANDBYTES, QUANT_TYPES, SVDQ, ComponentQuantization
 from cache_dit_serving.errors import DETAILS, LoadError
+from cache_dit_serving.pipeline.freed_memory import free_without_sleeping
 from cache_dit_serving.pipeline.memory import needing_memory
 from cache_dit_serving.pipeline.protocol import QuantizedComponent
 
@@ -204,6 +205,7 @@ def _quantize(name: str, component: torch.nn.Module, wanted: ComponentQuantizati
         regional_quantize=settings.regional_quantize,
         precision_plan=settings.precision_plan,
     )
+    free_without_sleeping()
     try:
         cache_dit.quantize(component, config)
     except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:

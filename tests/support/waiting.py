@@ -1,0 +1,28 @@
+"""Waiting for what a test cannot be told of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LOOK_S = 0.01
+"""Between two looks."""
+
+
+def wait_until(condition: Callable[[], T], within_s: float = 30, state: Callable[[], object] = lambda: "not met") -> T:
+    """Return the first true value that a condition gives.
+
+    Args:
+        state: what the failure says, asked for when the time is over.
+
+    Raises:
+        AssertionError: there was none within so many seconds.
+    """
+    end = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited for {within_s:g} s: {state()}"
+        time.sleep(LOOK_S)
+    return found
