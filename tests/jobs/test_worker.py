@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.errors import DETAILS, ClientGone, InternalError, InvalidRequest, LoadError, NotReady, QueueFull
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs import worker as worker_module
@@ -25,9 +24,10 @@ from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.in_process import EMBEDDED, unwarmed
 from tests.support.waiting import wait_until
 
-SETTINGS = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
+SETTINGS = unwarmed(EMBEDDED)
 
 
 def generation(worker: PipelineWorker, name: str, **fields: object) -> Generation:
@@ -45,7 +45,7 @@ def one_running_one_waiting(worker: PipelineWorker) -> tuple[Generation, Generat
 
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
-    return assemble(SETTINGS, lambda what: None)
+    return assemble(EMBEDDED, lambda what: None)  # warmed up: what the rates begin with
 
 
 @pytest.fixture

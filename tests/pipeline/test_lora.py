@@ -51,7 +51,7 @@ def picture(loaded: Loaded, loras: list[dict[str, Any]] | None = None, **fields:
 
 @pytest.fixture(scope="module")
 def all_three(files: dict[str, Path]) -> Loaded:
-    return load(with_loras(EMBEDDED, *(lora(name, file, scale=0.0) for name, file in files.items())))
+    return load(unwarmed(with_loras(EMBEDDED, *(lora(name, file, scale=0.0) for name, file in files.items()))))
 
 
 def test_a_lora_draws_as_diffusers_has_it(files: dict[str, Path]) -> None:
