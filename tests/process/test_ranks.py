@@ -98,6 +98,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
         left = below(server.process.pid)
     assert gone(left)
+    assert "the ranks have ended" not in server.log().rpartition("draining")[2], "they ended unasked"
     assert "leaked" not in server.log()
 
 

@@ -300,6 +300,15 @@ def test_a_rank_that_runs_out_of_memory_is_told_as_that(server: Server, before: 
     assert "rank 1 ran out of memory" in message
 
 
+def test_the_process_that_forks_the_ranks_outlives_a_signal_that_ends_the_server(server: Server) -> None:
+    rank = psutil.Process(server.pids()[0])
+    warm = rank.parent()
+    assert warm is not None
+    warm.terminate()
+    assert server.picture()
+    assert rank.parent() == warm
+
+
 def test_the_process_that_forks_the_ranks_runs_no_second_thread(server: Server) -> None:
     warm = psutil.Process(server.pids()[0]).parent()
     assert warm is not None

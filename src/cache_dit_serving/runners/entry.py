@@ -29,6 +29,7 @@ def run_rank(server: str, token: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # torch sends it when the thread that started this process ends
     with contextlib.suppress(OSError):  # only Linux has it
         Path("/proc/self/comm").write_text(f"{NAME}{number}")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the process that forks the ranks ignores
     configure_logs("INFO", configured_format(), f"{NAME}{number}")
     quiet_libraries()
     from cache_dit_serving.runners.rank import fail, main
