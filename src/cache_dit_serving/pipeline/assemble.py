@@ -12,7 +12,7 @@ from cache_dit_serving.caching.settings import CACHE_TYPES
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.logs import claim_loggers
-from cache_dit_serving.pipeline.environment import library_versions, quiet_libraries
+from cache_dit_serving.pipeline.environment import first_import, library_versions, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
 from cache_dit_serving.pipeline.runner import Part, PipelineRunner
@@ -51,12 +51,13 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     progress("importing torch, diffusers and cache-dit")
     quiet_libraries()
     # Imported here because reading service.py (bentoml build, the supervisor) must not need torch.
-    import torch
+    with first_import("cache_dit"):
+        import torch
 
-    from cache_dit_serving.pipeline import cache, compiling, load
-    from cache_dit_serving.pipeline.previews import Previewer
-    from cache_dit_serving.pipeline.profiling import Profiler
-    from cache_dit_serving.pipeline.prompt_cache import PromptCache
+        from cache_dit_serving.pipeline import cache, compiling, load
+        from cache_dit_serving.pipeline.previews import Previewer
+        from cache_dit_serving.pipeline.profiling import Profiler
+        from cache_dit_serving.pipeline.prompt_cache import PromptCache
 
     claim_loggers()  # again, for the libraries imported since
     compiling.prepare(settings.compile)
