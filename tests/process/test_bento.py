@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.support.checkout import empty_environment, pip_for
 from tests.support.server import ROOT, bentoml_serving, ready
 
 pytestmark = pytest.mark.bento
@@ -60,15 +61,12 @@ def test_its_image_gets_torchvision_and_torchao_after_torch(bento: Path) -> None
 
 
 def test_it_serves_from_the_store_in_an_environment_of_its_own_requirements(bento: Path, tmp_path: Path) -> None:
-    environment = tmp_path / "environment"
-    python = environment / "bin" / "python"
+    python = empty_environment(tmp_path / "environment")
     requirements = bento / "env" / "python" / "requirements.txt"
     torch = next(line for line in requirements.read_text().splitlines() if line.startswith("torch=="))
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     # torch by its exact pin first: see the Makefile.
     for what in ([torch], ["-r", str(requirements)]):
-        install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", *what]
-        subprocess.run(install, check=True, cwd=tmp_path)
+        subprocess.run([*pip_for(python), "install", "--quiet", "--no-compile", *what], check=True, cwd=tmp_path)
     store = bento.parents[2]
     with bentoml_serving(
         tmp_path / "server",

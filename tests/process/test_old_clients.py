@@ -1,9 +1,8 @@
-"""What the clients of cache_dit.serve (cache-dit 1.3.5) send, sent to the launcher's server."""
+"""What the clients of cache_dit.serve (cache-dit 1.3.5) send, sent to a server with the launcher's settings."""
 
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,9 +14,11 @@ import requests
 from PIL import Image
 from pydantic import BaseModel
 
+from cache_dit_serving.flags import parser
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from cache_dit_serving.serve import environment_of
 from tests.support.answers import metric, pixels
-from tests.support.server import Server, bentoml_serving, ready
+from tests.support.server import Server, options, ready, serving
 
 Json = dict[str, Any]
 Said = list[tuple[str, str]]
@@ -59,17 +60,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Weights without guidance, as Qwen-Image's: most old clients send a guidance scale all the same."""
     folder = tmp_path_factory.mktemp("launched")
     model = shutil.copytree(EMBEDDED_FOLDER, folder / "my-model")
-    words = [sys.executable, "-m", "cache_dit_serving.serve", "--model-path", str(model), "--host", "127.0.0.1"]
-    flags = ["--dtype", "float32", "--device", "cpu", "--cache", "--Fn", "1", "--w", "4", "--rdt", "0.3"]
-    with bentoml_serving(
-        folder / "server",
-        [*words, *flags],
-        cwd=folder,
-        CACHE_DIT_SERVING__MODEL__CPU_THREADS="1",
-        CACHE_DIT_SERVING__DEFAULTS__WIDTH="96",
-        CACHE_DIT_SERVING__DEFAULTS__HEIGHT="96",
-        CACHE_DIT_SERVING__DEFAULTS__MAX_SEQUENCE_LENGTH="32",
-    ) as running:
+    flags = ["--model-path", str(model), "--dtype", "float32", "--device", "cpu"]
+    flags += ["--cache", "--Fn", "1", "--w", "4", "--rdt", "0.3"]
+    settings = {"width": 96, "height": 96, "max_sequence_length": 32}
+    environ = options(MODEL__CPU_THREADS=1, **{f"DEFAULTS__{name.upper()}": value for name, value in settings.items()})
+    with serving(folder / "server", environ=environment_of(parser().parse_args(flags), environ)) as running:
         running.wait_for(ready)
         yield running
 

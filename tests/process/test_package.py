@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-from tests.support.checkout import copy_of_sources
+from tests.support.checkout import copy_of_sources, empty_environment, pip_for
 from tests.support.server import ROOT, bentoml_serving, ready
 
 pytestmark = pytest.mark.bento
@@ -37,9 +37,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def commands(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the commands in an environment that has the wheel, and its libraries from the tests' environment."""
     environment = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], env=ENVIRON, check=True)
+    python = empty_environment(environment)
+    subprocess.run([*pip_for(python), "install", "--quiet", "--no-deps", wheel], env=ENVIRON, check=True)
     (site_packages,) = environment.glob("lib/*/site-packages")
     # The path of a .pth file goes to the end: the wheel's package is found first, and no .pth file there is read.
     (site_packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))
@@ -73,13 +72,15 @@ def test_it_draws_without_a_server(commands: Path, tmp_path: Path) -> None:
         assert picture.size == (96, 96)
 
 
-def test_it_serves_and_keeps_its_files_where_it_was_started(commands: Path, tmp_path: Path) -> None:
-    words = [str(commands / "cache-dit-serving"), "serve", "--config", "embedded", "--host", "127.0.0.1"]
+def test_it_serves_by_its_flags_and_keeps_its_files_where_it_was_started(commands: Path, tmp_path: Path) -> None:
+    flags = ["--config", "embedded", "--rdt", "0.25", "--host", "127.0.0.1"]
+    words = [str(commands / "cache-dit-serving"), "serve", *flags]
     # Relative: to the folder where the command runs, not to the package's.
     variables = {"PYTHONPATH": "", "CACHE_DIT_SERVING__OUTPUTS__ROOT": "drawn"}
     with bentoml_serving(tmp_path / "server", words, cwd=tmp_path, environ=variables) as server:
         server.wait_for(ready)
-        drawn = server.generate(num_inference_steps=4, output_format="path").json()["images"]
-        assert [Path(path).is_relative_to(tmp_path / "drawn") for path in drawn] == [True]
+        answer = server.generate(num_inference_steps=4, output_format="path").json()
+        assert [Path(path).is_relative_to(tmp_path / "drawn") for path in answer["images"]] == [True]
+        assert answer["cache"]["settings"]["residual_diff_threshold"] == 0.25
         server.process.terminate()
         assert server.process.wait(30) == 0
