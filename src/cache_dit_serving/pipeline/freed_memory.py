@@ -1,4 +1,4 @@
-"""How cache-dit gives memory back to the device as it quantises and spreads a model."""
+"""cache-dit's way to give memory back to the device as it quantises and spreads a model, without its waits."""
 
 from __future__ import annotations
 
