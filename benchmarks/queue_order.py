@@ -115,7 +115,7 @@ def simulated(order: Order, load: float) -> list[Wait]:
         begin(request.at)
         now = request.at
         free_at = max(free_at, now)
-        call = SimpleNamespace(seconds=TIMES if request.long else 1.0, warnings=())
+        call = SimpleNamespace(seconds=TIMES if request.long else 1.0, warnings=(), to_resize=())
         generation = Generation(str(number), cast(Any, call))
         came[generation] = request
         queue.add(generation)

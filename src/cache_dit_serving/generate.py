@@ -120,7 +120,7 @@ async def _drawn(
             request = _as_file(request, suffix, worker.loaded().model)
         intake = Intake(request, "generate", False, (), tuple(uploads), "", Caller("", SCOPES))
         prepared = await engine.prepare(intake)
-        prepared.generation.changed = partial(_show, prepared.generation)
+        prepared.generation.listen(partial(_show, prepared.generation))
         engine.submit(prepared)
         images = await engine.wait(prepared, intake.left())
         _clear_line()

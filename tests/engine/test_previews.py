@@ -17,6 +17,12 @@ def preview(step: int) -> JobPreview:
     return JobPreview(step=step, steps=100, image="")
 
 
+def with_preview(step: int) -> Generation:
+    generation = Generation("one", call(FAST, steps=100))
+    generation.show(preview(step), ())
+    return generation
+
+
 def shown(follower: FollowedPreviews, generation: Generation, *states: JobState) -> list[int]:
     """The steps of the previews that a follower gets at one look at a job that came into these states."""
     follower.look(generation)
@@ -25,19 +31,19 @@ def shown(follower: FollowedPreviews, generation: Generation, *states: JobState)
 
 
 def test_a_follower_that_joins_later_gets_the_latest_once() -> None:
-    generation = Generation("one", call(FAST, steps=100), preview=preview(60))
+    generation = with_preview(60)
     follower = FollowedPreviews(AS_MANY_AS_THE_SERVER_MAKES)
     looks = [shown(follower, generation, QUEUED, RUNNING) for _ in range(2)]
-    generation.preview = preview(80)
+    generation.show(preview(80), ())
     assert [*looks, shown(follower, generation, QUEUED, RUNNING)] == [[60], [], [80]]
 
 
 def test_there_are_none_of_a_job_that_waits_or_has_ended() -> None:
-    generation = Generation("one", call(FAST, steps=100), preview=preview(60))
+    generation = with_preview(60)
     for states in ([QUEUED], [QUEUED, RUNNING, JobState.SUCCEEDED], [QUEUED, RUNNING, JobState.CANCELLED]):
         assert shown(FollowedPreviews(AS_MANY_AS_THE_SERVER_MAKES), generation, *states) == []
 
 
 def test_a_follower_that_wants_none_gets_none() -> None:
-    generation = Generation("one", call(FAST, steps=100), preview=preview(60))
+    generation = with_preview(60)
     assert shown(FollowedPreviews(AskedPreviews(0)), generation, QUEUED, RUNNING) == []

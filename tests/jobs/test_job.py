@@ -37,9 +37,10 @@ def test_a_job_runs_once_its_generation_has_started() -> None:
     generation = Generation("a", call(FAST))
     job = Job(record(attempts=1), generation)
     assert job.record == job.admitted
-    generation.started, generation.step, generation.cached_steps = 2000.0, 3, 1
+    assert generation.begin()
+    generation.progress(3, 1)
     now = job.record
-    assert now.history == ((QUEUED, 1000.0), (RUNNING, 2000.0))
+    assert now.history == ((QUEUED, 1000.0), (RUNNING, generation.started))
     assert (now.step, now.cached_steps, now.attempts) == (3, 1, 2)
 
 

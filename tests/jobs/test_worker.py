@@ -146,8 +146,8 @@ def test_pictures_are_encoded_off_the_pipelines_thread(worker: PipelineWorker, m
 
 
 def test_raw_images_are_kept_for_a_comparison_alone(worker: PipelineWorker) -> None:
-    single, compared = generation(worker, "single"), generation(worker, "compared")
-    compared.planned = compared.planned.compared()
+    single = generation(worker, "single")
+    compared = Generation("compared", single.planned.compared())
     for each in (single, compared):
         worker.submit(each)
     assert [image.media for image in single.result.result(30)] == [None]
@@ -235,8 +235,8 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
         return metrics.NAN_DIFFS._value.get(), metrics.PAIRING_MISMATCHES._value.get()
 
     before = counts()
-    wrong = generation(worker, "wrong")
-    wrong.planned = replace(wrong.planned, calls=(replace(wrong.planned.call, passes=2),))
+    planned = generation(worker, "planned").planned
+    wrong = Generation("wrong", replace(planned, calls=(replace(planned.call, passes=2),)))
     worker.submit(wrong)
     assert wrong.result.result(60)[0].record.cache.redrawn == 1
     assert counts() == (before[0], before[1] + 1)

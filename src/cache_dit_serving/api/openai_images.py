@@ -100,7 +100,7 @@ class OpenAiImages:
         def wake() -> None:
             loop.call_soon_threadsafe(changed.set)
 
-        generation.changed = wake
+        generation.listen(wake)
         # Begun here: what has not begun when its client goes would never end.
         drawing = asyncio.create_task(self._engine.wait(prepared, _first(prepared.intake.left(), left.wait())))
         drawing.add_done_callback(lambda _: changed.set())

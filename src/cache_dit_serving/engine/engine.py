@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.answers import answer_of
@@ -13,7 +13,7 @@ from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.model_info import loras_of_model, model_info
 from cache_dit_serving.engine.preparation import Preparation, Prepared
 from cache_dit_serving.errors import InvalidRequest, NotFound
-from cache_dit_serving.jobs.generation import Encoded, Generation
+from cache_dit_serving.jobs.generation import Encoded, Generation, always
 from cache_dit_serving.jobs.submission import wait_for_outputs
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.decode.pool import DecodingPool
@@ -74,13 +74,16 @@ class Engine:
         """
         return await self._preparation.generation(intake, resolved or self.resolve(intake))
 
-    def submit(self, prepared: Prepared) -> None:
+    def submit(self, prepared: Prepared, may_start: Callable[[], bool] = always) -> None:
         """Let a prepared request queue.
+
+        Args:
+            may_start: as of :meth:`PipelineWorker.submit`.
 
         Raises:
             ServingError: QueueFull, RateLimited or NotReady.
         """
-        self.worker.submit(prepared.generation, prepared.intake.caller.max_live)
+        self.worker.submit(prepared.generation, prepared.intake.caller.max_live, may_start)
 
     async def wait(self, prepared: Prepared, caller_gone: Awaitable[object], *, waited_s: float = 0.0) -> list[Encoded]:
         """Wait for the outputs of a request that queues, no longer than its caller does.

@@ -164,7 +164,7 @@ class KeptJobs:
             priority=generation.priority,
         )
         job = self._job(record, prepared)
-        self._engine.submit(prepared)
+        self._engine.submit(prepared, partial(self._may_start, job))
         self._live[name] = job
         try:
             await self._access.write(lambda store: store.add(record, intake.uploads, self._owner, self._owned()))
@@ -256,8 +256,7 @@ class KeptJobs:
 
     def _job(self, record: JobRecord, prepared: Prepared) -> Job:
         loop, job = asyncio.get_running_loop(), Job(record, prepared.generation)
-        prepared.generation.changed = lambda: _soon(loop, partial(self._tell_of, job))
-        prepared.generation.may_start = lambda: self._may_start(job)
+        prepared.generation.listen(lambda: _soon(loop, partial(self._tell_of, job)))
         return job
 
     def _tell_of(self, job: Job) -> None:
@@ -429,7 +428,7 @@ class KeptJobs:
             prepared = await self._engine.prepare(read(record.request, uploads))
             job = self._job(record, prepared)
             job.written.set()
-            self._worker.submit(prepared.generation)
+            self._worker.submit(prepared.generation, may_start=partial(self._may_start, job))
         except (NotReady, QueueFull):
             await self._put(record, keep=False)
             return

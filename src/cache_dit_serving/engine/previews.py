@@ -86,7 +86,7 @@ class FollowedPreviews:
             self._wanted = generation.want_previews(self._count)
         self._generation = generation
         if self._count is None:
-            generation.follow()
+            generation.previews.follow()
 
     def told(self, record: JobRecord) -> list[Event]:
         """What is new of them, warnings among it.
@@ -107,7 +107,7 @@ class FollowedPreviews:
     def _new(self, record: JobRecord) -> list[JobPreview]:
         if self._wanted is not None:
             return self._wanted.take()
-        latest = self._generation.preview if self._generation is not None else None
+        latest = self._generation.previews.latest if self._generation is not None else None
         if self._count == 0 or latest is None or latest is self._shown or record.state is not JobState.RUNNING:
             return []
         self._shown = latest
@@ -116,5 +116,5 @@ class FollowedPreviews:
     def stop(self) -> None:
         """Say that they are wanted no more."""
         if self._generation is not None and self._wanted is not None:
-            self._generation.wanted.remove(self._wanted)
+            self._generation.previews.drop(self._wanted)
             self._wanted = None

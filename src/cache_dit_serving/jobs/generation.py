@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
-from cache_dit_serving.errors import ServingError
+from cache_dit_serving.errors import ClientGone, ServingError
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.wanted_previews import WantedPreviews
+from cache_dit_serving.jobs.wanted_previews import PreviewDemand, WantedPreviews
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.planning.planned import Planned
@@ -21,7 +21,7 @@ from cache_dit_serving.schemas.jobs import JobPreview
 
 @dataclass(frozen=True)
 class Encoded:
-    """One finished image: its file, and how it came about."""
+    """One finished output: its file, and the record of its drawing."""
 
     content: bytes
     extension: str
@@ -35,73 +35,158 @@ class TakenOver(Exception):
     """Another server has the job of this generation; nothing was drawn."""
 
 
-@dataclass(eq=False)
+def always() -> bool:
+    """Let a generation start."""
+    return True
+
+
 class Generation:
-    """A request on its way through the queue. Written by the pipeline's thread, but for its preview; read by any."""
+    """A request on its way through the queue.
 
-    id: str
-    planned: Planned
-    priority: int = 0
-    """Greater ones run before."""
-    caller: str = ""
-    """Who sent it, as far as that is known; each has a share of the pipeline."""
-    submitted: float = field(default_factory=time.time)
-    started: float | None = None
-    finished: float | None = None
-    step: int = 0
-    """Denoising steps done, over all images."""
-    cached_steps: int = 0
-    """Those among them that reused blocks."""
-    warnings: list[RequestWarning] = field(default_factory=list)
-    """What had no effect or came out otherwise than asked; those of its call first."""
-    given_up: ServingError | None = None
-    """Why it was stopped, where its caller did not want that."""
-    result: Future[list[Encoded]] = field(default_factory=Future)
-    changed: Callable[[], None] = lambda: None
-    """Called on the pipeline's thread when it has started and after each step, on another one after each preview."""
-    preview: JobPreview | None = None
-    """The latest."""
-    wanted: list[WantedPreviews] = field(default_factory=list)
-    """Previews that followers want, by follower."""
-    followed: float = -math.inf
-    """When somebody last looked who does not say how many previews it wants, by the monotonic clock."""
-    may_start: Callable[[], bool] = lambda: True
-    """Asked on the pipeline's thread when it is to start: whether it is still this server's."""
-    _cancelled: threading.Event = field(default_factory=threading.Event)
+    Its state changes by its methods alone: those of the worker's threads admit, begin, note progress and resolve it.
+    Any thread may read it, listen to it, and want previews of it.
+    """
 
-    def __post_init__(self) -> None:
-        assert not self.planned.to_resize, "pictures are resized before a request queues, not on the pipeline's thread"
-        for warning in self.planned.warnings:
+    def __init__(self, id: str, planned: Planned, priority: int = 0, caller: str = "") -> None:
+        """
+        Args:
+            priority: greater ones run before.
+            caller: sender, as far as that is known; each has a share of the pipeline.
+        """
+        self.id: Final = id
+        self.planned: Final = planned
+        self.priority: Final = priority
+        self.caller: Final = caller
+        self.submitted: Final = time.time()
+        self.result: Final[Future[list[Encoded]]] = Future()
+        """Future outputs, for those who wait; resolved by :meth:`resolve` and :meth:`fail`."""
+        self.previews: Final = PreviewDemand()
+        self._started: float | None = None
+        self._finished: float | None = None
+        self._step = 0
+        self._cached_steps = 0
+        self._warnings: list[RequestWarning] = []
+        self._given_up: ServingError | None = None
+        self._cancelled = threading.Event()
+        self._may_start: Callable[[], bool] = always
+        self._listeners: list[Callable[[], None]] = []
+        assert not planned.to_resize, "pictures are resized before a request queues, not on the pipeline's thread"
+        for warning in planned.warnings:
             self.warn(warning)
+
+    @property
+    def started(self) -> float | None:
+        """Time at which the pipeline began it, seconds since the epoch."""
+        return self._started
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that it has waited for the pipeline."""
+        return max(0.0, (self._started or time.time()) - self.submitted)
+
+    @property
+    def finished(self) -> float | None:
+        """Time at which the pipeline was done with it, seconds since the epoch; its outputs may still be encoded."""
+        return self._finished
+
+    @property
+    def step(self) -> int:
+        """Denoising steps done, over all images."""
+        return self._step
+
+    @property
+    def cached_steps(self) -> int:
+        """Steps among those done that reused blocks."""
+        return self._cached_steps
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps in all, over all images."""
+        return self.planned.steps
+
+    @property
+    def warnings(self) -> list[RequestWarning]:
+        """Fields that had no effect, and outputs that came out otherwise than asked; those of its call first."""
+        return list(self._warnings)
+
+    @property
+    def cancelled(self) -> bool:
+        """True once it is to stop after the step it is at."""
+        return self._cancelled.is_set()
+
+    @property
+    def stop_error(self) -> ServingError:
+        """Error that it ends with where it is stopped: the reason of :meth:`give_up`, or that its caller has gone."""
+        return self._given_up or ClientGone("nobody waits for this generation any more; it was stopped")
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called on the pipeline's thread at the start and after each step, and on another one after
+        each preview. It must not block."""
+        self._listeners.append(changed)
 
     def warn(self, warning: RequestWarning) -> None:
         """Have a warning stand in the answer, once."""
-        if warning in self.warnings:
+        if warning in self._warnings:
             return
-        self.warnings.append(warning)
+        self._warnings.append(warning)
         # The field alone: a client chooses how many pictures it numbers.
         metrics.WARNINGS.labels(warning.code, warning.param.partition(".")[0]).inc()
 
     def want_previews(self, count: int) -> WantedPreviews:
         """Have so many previews made for one more follower, who gets the latest of those that there are as well."""
         wanted = WantedPreviews(count, self.planned.call.num_inference_steps, len(self.planned.calls), self.step)
-        if self.preview is not None and wanted.is_due(self.step):
-            wanted.add(self.preview)
-        self.wanted.append(wanted)
+        self.previews.add(wanted, self.step)
         return wanted
 
-    def follow(self) -> None:
-        """Say that somebody looks for previews, as many as the server makes by itself."""
-        self.followed = time.monotonic()
+    def admit(self, may_start: Callable[[], bool] = always) -> None:
+        """Enter the queue. Only the worker resolves it from here on: those who wait on the result cannot cancel it.
 
-    @property
-    def steps(self) -> int:
-        return self.planned.steps
+        Args:
+            may_start: called on the pipeline's thread when it is to start; False if another server has it by then.
+        """
+        self.result.set_running_or_notify_cancel()
+        self._may_start = may_start
+
+    def begin(self) -> bool:
+        """Start, and tell the listeners; return False if it is another server's by now."""
+        self._started = time.time()
+        if not self._may_start():
+            return False
+        self._tell()
+        return True
+
+    def progress(self, step: int, cached_steps: int) -> None:
+        """Take note of the steps done, over all images, and tell the listeners."""
+        self._cached_steps = cached_steps
+        self._step = step
+        self._tell()
+
+    def show(self, preview: JobPreview, followers: Iterable[WantedPreviews]) -> None:
+        """Give a preview to the followers for whom it was made, and tell the listeners."""
+        self.previews.show(preview, followers)
+        self._tell()
+
+    def finish(self) -> None:
+        """Take note that the pipeline is done with it, in whatever way."""
+        self._finished = time.time()
+
+    def resolve(self, outputs: list[Encoded]) -> None:
+        """End with outputs."""
+        self.result.set_result(outputs)
+
+    def fail(self, error: Exception) -> None:
+        """End with an error."""
+        self.result.set_exception(error)
 
     def cancel(self) -> None:
         """Have it stopped after the step it is at; by :class:`PipelineWorker` alone, which knows where it stands."""
         self._cancelled.set()
 
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+    def give_up(self, error: ServingError) -> None:
+        """Have it stopped after the step it is at, and end with an error: its caller did not want that."""
+        self._given_up = error
+        self.cancel()
+
+    def _tell(self) -> None:
+        for changed in tuple(self._listeners):
+            changed()

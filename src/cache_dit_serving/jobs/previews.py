@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
@@ -48,11 +47,11 @@ class PreviewMaker:
             step: over all images.
             done: steps of the image.
         """
-        waiting = [each for each in tuple(self._generation.wanted) if each.is_due(step)]
+        waiting = self._generation.previews.due(step)
         if not (waiting or self._is_usual(done)):
             return
         if (make := take()) is None:
-            _give(waiting, None)
+            _miss(waiting)
         else:
             self.last = self._thread.submit(copy_context().run, self._show, step, make, waiting)
 
@@ -60,7 +59,7 @@ class PreviewMaker:
         """Whether one is made for those who do not say how many they want: not while the last one is being made."""
         if not self._every or done % self._every or (self.last is not None and not self.last.done()):
             return False
-        return time.monotonic() - self._generation.followed <= FOLLOWED_S
+        return self._generation.previews.followed_within(FOLLOWED_S)
 
     def _show(self, step: int, make: Callable[[], Image.Image], waiting: list[WantedPreviews]) -> None:
         generation = self._generation
@@ -68,13 +67,11 @@ class PreviewMaker:
             image = base64.b64encode(webp_of(make())).decode()
         except Exception:
             logger.exception("a preview of %s failed", generation.id)
-            _give(waiting, None)
+            _miss(waiting)
             return
-        generation.preview = JobPreview(step=step, steps=generation.steps, image=image)
-        _give(waiting, generation.preview)
-        generation.changed()
+        generation.show(JobPreview(step=step, steps=generation.steps, image=image), waiting)
 
 
-def _give(waiting: Iterable[WantedPreviews], preview: JobPreview | None) -> None:
+def _miss(waiting: Iterable[WantedPreviews]) -> None:
     for each in waiting:
-        each.add(preview)
+        each.add(None)

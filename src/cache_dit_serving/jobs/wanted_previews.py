@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
+from collections.abc import Iterable
 
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.jobs import JobPreview
@@ -64,6 +67,52 @@ class WantedPreviews:
         else:
             return []
         return [RequestWarning(param=param, code="adjusted", message=message)]
+
+
+class PreviewDemand:
+    """The previews that the followers of one generation want, and the latest that was made. For any thread."""
+
+    def __init__(self) -> None:
+        self._wanted: list[WantedPreviews] = []
+        self._latest: JobPreview | None = None
+        self._followed = -math.inf
+
+    @property
+    def latest(self) -> JobPreview | None:
+        """The latest preview."""
+        return self._latest
+
+    def add(self, wanted: WantedPreviews, step: int) -> None:
+        """Add the previews of one more follower, who gets the latest at once where one is due.
+
+        Args:
+            step: at which the follower came, over all images.
+        """
+        if self._latest is not None and wanted.is_due(step):
+            wanted.add(self._latest)
+        self._wanted.append(wanted)
+
+    def drop(self, wanted: WantedPreviews) -> None:
+        """Make no more previews for one follower."""
+        self._wanted.remove(wanted)
+
+    def follow(self) -> None:
+        """Take note of a look by a follower who does not say how many previews it wants."""
+        self._followed = time.monotonic()
+
+    def followed_within(self, seconds: float) -> bool:
+        """Return whether the latest such look is no longer ago."""
+        return time.monotonic() - self._followed <= seconds
+
+    def due(self, step: int) -> list[WantedPreviews]:
+        """Return the followers for whom a preview is due at a step, over all images; it is not due again."""
+        return [each for each in tuple(self._wanted) if each.is_due(step)]
+
+    def show(self, preview: JobPreview, followers: Iterable[WantedPreviews]) -> None:
+        """Take the latest preview, and give it to the followers for whom it was made."""
+        self._latest = preview
+        for each in followers:
+            each.add(preview)
 
 
 def spread(count: int, steps: int, images: int) -> list[int]:

@@ -22,7 +22,6 @@ from typing import Any, Literal, TypeVar
 
 from cache_dit_serving.errors import (
     DETAILS,
-    ClientGone,
     InternalError,
     InvalidRequest,
     LoadError,
@@ -34,7 +33,7 @@ from cache_dit_serving.errors import (
     logged,
 )
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
+from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver, always
 from cache_dit_serving.jobs.output_warnings import output_warnings
 from cache_dit_serving.jobs.previews import PreviewMaker
 from cache_dit_serving.jobs.queue import Order, Queue
@@ -168,11 +167,14 @@ class PipelineWorker:
             steps=running.steps if running else 0,
         )
 
-    def submit(self, generation: Generation, max_live: int | None = None) -> None:
+    def submit(
+        self, generation: Generation, max_live: int | None = None, may_start: Callable[[], bool] = always
+    ) -> None:
         """Admit a generation to the queue.
 
         Args:
             max_live: how many of its caller's may wait or run.
+            may_start: called on the pipeline's thread when it is to start; False if another server has it by then.
 
         Raises:
             RateLimited: there are as many of its caller's.
@@ -195,8 +197,7 @@ class PipelineWorker:
                     retry_after_s=self._seconds_until_room(),
                 )
             self._count(generation, max_live)
-            # From here only this thread's work resolves it: whoever waits on it may go, but not cancel it.
-            generation.result.set_running_or_notify_cancel()
+            generation.admit(may_start)
             self._waiting.add(generation)
             metrics.QUEUE_WAITING.set(len(self._waiting))
             self._changed.notify()
@@ -250,7 +251,7 @@ class PipelineWorker:
             if generation in self._waiting:
                 self._waiting.remove(generation)
                 metrics.QUEUE_WAITING.set(len(self._waiting))
-                generation.result.set_exception(_gone())
+                generation.fail(generation.stop_error)
 
     def between_generations(self, action: Callable[[Runner], T]) -> Future[T]:
         """Run `action` on the pipeline's thread as soon as no generation runs.
@@ -287,7 +288,7 @@ class PipelineWorker:
             self._stopping = True
             self._changed.notify()
         for generation in refused:
-            generation.result.set_exception(self._not_ready())
+            generation.fail(self._not_ready())
         if self.stalled:
             self._refuse_what_is_left()
         logger.info(
@@ -317,8 +318,7 @@ class PipelineWorker:
         """After :meth:`drain`, stop the running generation after the step it is at: its time is over."""
         with self._changed:
             if self._running is not None:
-                self._running.given_up = self._not_ready()
-                self._running.cancel()
+                self._running.give_up(self._not_ready())
 
     def _stalled_or_not(self) -> None:
         metrics.tell_state(self.state)
@@ -370,7 +370,7 @@ class PipelineWorker:
             actions, self._actions = self._actions, deque()
         for generation in left:
             if not generation.result.done():
-                generation.result.set_exception(self._not_ready())
+                generation.fail(self._not_ready())
         for _, future in actions:
             future.set_exception(self._not_ready())
 
@@ -461,13 +461,11 @@ class PipelineWorker:
 
     def _generate(self, runner: Runner, generation: Generation) -> None:
         began = time.perf_counter()
-        generation.started = time.time()
-        if not generation.may_start():
-            generation.result.set_exception(TakenOver())
+        if not generation.begin():
+            generation.fail(TakenOver())
             return
-        generation.changed()
         speed = generation.planned.cache.speed
-        metrics.STAGE_SECONDS.labels("queue", speed).observe(max(0.0, generation.started - generation.submitted))
+        metrics.STAGE_SECONDS.labels("queue", speed).observe(generation.waited_s)
         outcome = "succeeded"
         previews = PreviewMaker(generation, self._previews, self._preview_every)
         try:
@@ -479,23 +477,23 @@ class PipelineWorker:
             ]
         except ServingError as error:
             outcome = "cancelled" if generation.cancelled else error.code
-            generation.finished = time.time()
+            generation.finish()
             logger.info("stopped: %s", error.message)
-            generation.result.set_exception(error)
+            generation.fail(error)
             return
         except Exception:
             outcome = "failed"
-            generation.finished = time.time()
+            generation.finish()
             logger.exception("the pipeline failed")
-            generation.result.set_exception(_failure(generation))
+            generation.fail(_failure(generation))
             return
         finally:
             busy = time.perf_counter() - began
             metrics.PIPELINE_BUSY_SECONDS.inc(busy)
             metrics.GENERATIONS.labels(outcome, speed).inc()
-        generation.finished = time.time()
+        generation.finish()
         logger.info("done: %d image(s), %d steps, %.2f s", len(encoding), generation.steps, busy)
-        _when_all_done(encoding, generation.result, previews.last)
+        _resolve_when_encoded(generation, encoding, previews.last)
 
     def _encode(self, generation: Generation, index: int, drawn: Drawn) -> Encoded:
         began = time.perf_counter()
@@ -511,7 +509,7 @@ class PipelineWorker:
 
     def _draw(self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker) -> Drawn:
         if generation.cancelled:
-            raise generation.given_up or _gone()
+            raise generation.stop_error
         call = generation.planned.calls[index]
         watch = _Watch(generation, index, previews, self._watchdog)
         try:
@@ -519,7 +517,7 @@ class PipelineWorker:
         except Stopped:
             if call.cache.settings is None and watch.step_s is not None:
                 self.rates.learn_stopped(call, watch.step_s)
-            raise (generation.given_up or _gone()) from None
+            raise generation.stop_error from None
         except OutOfMemory:
             metrics.OUT_OF_MEMORY.inc()
             raise
@@ -588,9 +586,8 @@ class _Watch:
     def progress(self, done: int, cached: int) -> None:
         self._watchdog.sign()
         generation = self._generation
-        generation.cached_steps = self._cached_before + cached
-        generation.step = self._before + min(done, generation.planned.call.num_inference_steps)
-        generation.changed()
+        step = self._before + min(done, generation.planned.call.num_inference_steps)
+        generation.progress(step, self._cached_before + cached)
         if time.monotonic() - self._last_logged > PROGRESS_S:
             self._last_logged = time.monotonic()
             logger.info("at step %d of %d", generation.step, generation.steps)
@@ -613,19 +610,15 @@ def _failure(generation: Generation) -> ServingError:
     return InvalidRequest(f"the pipeline fails with these extra_args ({names}); leave them out", param="extra_args")
 
 
-def _gone() -> ClientGone:
-    return ClientGone("nobody waits for this generation any more; it was stopped")
-
-
-def _when_all_done(
-    parts: list[Future[Encoded]], whole: Future[list[Encoded]], beside: Future[None] | None = None
+def _resolve_when_encoded(
+    generation: Generation, outputs: list[Future[Encoded]], last_preview: Future[None] | None
 ) -> None:
-    """Resolve `whole` with the results of `parts` in their order, or with the first failure among them.
+    """Resolve a generation with its outputs in their order, or with the first failure among them.
 
     Args:
-        beside: what is to be done as well, so that nothing is told after the end.
+        last_preview: done before, so that no preview follows the end.
     """
-    waited: list[Future[Any]] = [*parts, *([beside] if beside is not None else [])]
+    waited: list[Future[Any]] = [*outputs, *([last_preview] if last_preview is not None else [])]
     left = len(waited)
     lock = threading.Lock()
 
@@ -636,12 +629,12 @@ def _when_all_done(
             if left:
                 return
         try:
-            whole.set_result([part.result() for part in parts])
+            generation.resolve([output.result() for output in outputs])
         except ServingError as error:
-            whole.set_exception(error)
+            generation.fail(error)
         except Exception:
             logger.exception("encoding failed")
-            whole.set_exception(InternalError())
+            generation.fail(InternalError())
 
     for each in waited:
         each.add_done_callback(one_done)
