@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from cache_dit_serving.errors import DETAILS, ClientGone, InternalError, InvalidRequest, LoadError, NotReady, QueueFull
-from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs import worker as worker_module
+from cache_dit_serving.jobs import metrics, model_loading, output_maker
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.encode import encode
@@ -138,7 +137,7 @@ def test_pictures_are_encoded_off_the_pipelines_thread(worker: PipelineWorker, m
         threads.append(threading.current_thread().name)
         return encode(*arguments)
 
-    monkeypatch.setattr(worker_module, "encode", noting)
+    monkeypatch.setattr(output_maker, "encode", noting)
     noted = generation(worker, "noted")
     worker.submit(noted)
     noted.result.result(30)
@@ -179,7 +178,7 @@ def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker, monkeyp
             raise RuntimeError("secret detail")
         return encode(media, output, *arguments)
 
-    monkeypatch.setattr(worker_module, "encode", broken)
+    monkeypatch.setattr(output_maker, "encode", broken)
     bad = generation(worker, "bad", image_format="webp")
     good = generation(worker, "good")
     worker.submit(bad)
@@ -284,6 +283,23 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
     assert worker.state == "failed"
 
 
+def test_a_runner_that_is_lost_during_a_drain_leaves_nobody_waiting() -> None:
+    worker = PipelineWorker(lambda progress: assemble(SETTINGS, progress), max_queue=3)
+    worker.start()
+    wait_until(lambda: worker.state == "ready")
+    runner: Any = worker.loaded().runner
+    running = generation(worker, "running", num_images=3)
+    worker.submit(running)
+    wait_until(lambda: running.step > 0)
+    asked = worker.between_generations(lambda runner: runner.flush())
+    worker.drain()
+    runner.lost = "a test"
+    assert running.result.result(30)
+    with pytest.raises(NotReady, match="shutting down"):
+        asked.result(10)
+    assert worker.join(30)
+
+
 class Hanging:
     """A runner whose pictures never come, as of a device that hangs; `proceed` lets them."""
 
@@ -348,7 +364,7 @@ def test_a_drain_does_not_wait_for_what_stands_still(hanging: tuple[PipelineWork
 
 
 def test_a_load_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(worker_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(model_loading, "RETRY_S", 0.01)
     attempts, failed = [], []
 
     def load(progress: Callable[[str], None]) -> Loaded:
@@ -376,7 +392,7 @@ def test_the_wait_for_a_further_attempt_ends_with_a_drain() -> None:
     wait_until(lambda: running.state == "failed")
     with pytest.raises(NotReady) as raised:
         running.loaded()
-    assert raised.value.retry_after_s == worker_module.RETRY_S
+    assert raised.value.retry_after_s == model_loading.RETRY_S
     running.drain()
     assert running.state == "draining"
     running._thread.join(5)

@@ -1,0 +1,166 @@
+"""The outputs of a generation: drawn on the pipeline's thread, and encoded on others while the next one is denoised."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+from cache_dit_serving.errors import InternalError, InvalidRequest, OutOfMemory, ServingError
+from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
+from cache_dit_serving.jobs.generation_watch import GenerationWatch
+from cache_dit_serving.jobs.model_loading import ModelLoading
+from cache_dit_serving.jobs.output_warnings import output_warnings
+from cache_dit_serving.jobs.previews import PreviewMaker
+from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.watchdog import Watchdog
+from cache_dit_serving.media.encode import encode
+from cache_dit_serving.media.images import check_finite
+from cache_dit_serving.pipeline.protocol import Drawn, Runner, Stopped
+from cache_dit_serving.planning.planned import not_engaged
+
+logger = logging.getLogger(__name__)
+
+ENCODER_THREADS = 2
+
+
+class OutputMaker:
+    """Makes the outputs of one generation at a time."""
+
+    def __init__(self, model: ModelLoading, rates: Rates, watchdog: Watchdog, preview_every: int) -> None:
+        """
+        Args:
+            model: corrected by each output.
+            rates: learn from each output.
+            watchdog: gets a sign of life at each step.
+            preview_every: as of :class:`PipelineWorker`.
+        """
+        self._model = model
+        self._rates = rates
+        self._watchdog = watchdog
+        self._preview_every = preview_every
+        self._encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+        self._previews = ThreadPoolExecutor(1, thread_name_prefix="preview")
+
+    def make(self, runner: Runner, generation: Generation) -> None:
+        """Draw the outputs of a generation, which ends once they are encoded; on the pipeline's thread."""
+        began = time.perf_counter()
+        if not generation.begin():
+            generation.fail(TakenOver())
+            return
+        speed = generation.planned.cache.speed
+        metrics.STAGE_SECONDS.labels("queue", speed).observe(generation.waited_s)
+        outcome = "succeeded"
+        previews = PreviewMaker(generation, self._previews, self._preview_every)
+        try:
+            encoding = [
+                self._encoders.submit(
+                    copy_context().run, self._encode, generation, index, self._draw(runner, generation, index, previews)
+                )
+                for index in range(len(generation.planned.calls))
+            ]
+        except ServingError as error:
+            outcome = "cancelled" if generation.cancelled else error.code
+            generation.finish()
+            logger.info("stopped: %s", error.message)
+            generation.fail(error)
+            return
+        except Exception:
+            outcome = "failed"
+            generation.finish()
+            logger.exception("the pipeline failed")
+            generation.fail(_failure(generation))
+            return
+        finally:
+            busy = time.perf_counter() - began
+            metrics.PIPELINE_BUSY_SECONDS.inc(busy)
+            metrics.GENERATIONS.labels(outcome, speed).inc()
+        generation.finish()
+        logger.info("done: %d image(s), %d steps, %.2f s", len(encoding), generation.steps, busy)
+        _resolve_when_encoded(generation, encoding, previews.last)
+
+    def close(self) -> None:
+        """Wait until all that was drawn is encoded."""
+        self._encoders.shutdown(wait=True)
+        self._previews.shutdown(wait=True)
+
+    def _draw(self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker) -> Drawn:
+        if generation.cancelled:
+            raise generation.stop_error
+        call = generation.planned.calls[index]
+        watch = GenerationWatch(generation, index, previews, self._watchdog)
+        try:
+            drawn = runner.sample(call, watch)
+        except Stopped:
+            if call.cache.settings is None and watch.step_s is not None:
+                self._rates.learn_stopped(call, watch.step_s)
+            raise generation.stop_error from None
+        except OutOfMemory:
+            metrics.OUT_OF_MEMORY.inc()
+            raise
+        self._watchdog.sign()
+        report = drawn.record.cache
+        metrics.observe_image(drawn.record)
+        self._model.correct(drawn.record)
+        if report.nan_diffs:
+            logger.error("residual differences that are not numbers: the model's values are broken")
+        for warning in output_warnings(call, drawn.record):
+            generation.warn(warning)
+        if call.cache.strict and not report.engaged:
+            raise not_engaged(report)
+        return drawn
+
+    def _encode(self, generation: Generation, index: int, drawn: Drawn) -> Encoded:
+        began = time.perf_counter()
+        planned = generation.planned
+        call, output = planned.calls[index], planned.output
+        check_finite(drawn.media)
+        warnings = [warning.model_dump() for warning in generation.warnings]
+        content, extension = encode(drawn.media, output, planned.parameters(call), warnings)
+        encode_s = time.perf_counter() - began
+        metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed).observe(encode_s)
+        self._rates.learn(call, drawn.record, encode_s)
+        return Encoded(content, extension, encode_s, drawn.record, drawn.media if output.keep_media else None)
+
+
+def _failure(generation: Generation) -> ServingError:
+    """Return the caller's error for an exception of the pipeline, which the log has."""
+    extra = generation.planned.recorded.get("extra_args")
+    if extra is None:
+        return InternalError()
+    names = ", ".join(extra)
+    return InvalidRequest(f"the pipeline fails with these extra_args ({names}); leave them out", param="extra_args")
+
+
+def _resolve_when_encoded(
+    generation: Generation, outputs: list[Future[Encoded]], last_preview: Future[None] | None
+) -> None:
+    """Resolve a generation with its outputs in their order, or with the first failure among them.
+
+    Args:
+        last_preview: done before, so that no preview follows the end.
+    """
+    waited: list[Future[Any]] = [*outputs, *([last_preview] if last_preview is not None else [])]
+    left = len(waited)
+    lock = threading.Lock()
+
+    def one_done(_: Future[Any]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            if left:
+                return
+        try:
+            generation.resolve([output.result() for output in outputs])
+        except ServingError as error:
+            generation.fail(error)
+        except Exception:
+            logger.exception("encoding failed")
+            generation.fail(InternalError())
+
+    for each in waited:
+        each.add_done_callback(one_done)
