@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from cache_dit_serving.api.access import caller_of
-from cache_dit_serving.api.followers import HEADERS, EventStream
 from cache_dit_serving.api.jobs import UNSIGNED, JobsApi, last_event_of
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
+from cache_dit_serving.api.sse import EventStream, no_events
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.previews import asked_by
 from cache_dit_serving.errors import InvalidRequest, Unauthorized
@@ -90,8 +90,8 @@ async def job_events(request: Request) -> Response:
         return Response(status_code=204)  # an EventSource that comes again is to stay away
     previews = jobs.previews(record.id, count, lenient=request.scope["state"]["lenient"])
     if request.method == "HEAD":
-        return Response(media_type="text/event-stream", headers=HEADERS)
-    return EventStream(jobs.events(record, seen, caller, previews), jobs.followers, caller.name)
+        return no_events()
+    return EventStream(jobs.events(record, seen, caller, previews), jobs.followers.one_more(caller.name))
 
 
 async def models(request: Request) -> Response:

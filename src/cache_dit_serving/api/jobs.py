@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cache_dit_serving.api.followers import Followers
+from cache_dit_serving.api import sse
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.caller import ANYONE, NOBODY, Caller
 from cache_dit_serving.engine.engine import Engine
@@ -56,7 +56,6 @@ PAGE = 20
 MOST_ON_A_PAGE = 100
 TICK_S = 1.0
 """Between two looks at what is so at the moment, for the followers of a job that does nothing."""
-HEART_BEAT_S = 10.0
 EVENTS_S = 300
 """Seconds for which the signed route of a job's events is valid."""
 UNSIGNED = "this address is not signed, or not any more; GET /jobs/{id} tells one that is"
@@ -75,7 +74,7 @@ class JobsApi:
         self._kept = KeptJobs(engine)
         settings = engine.settings
         self._signer = Signer(settings.outputs.root, EVENTS_S) if settings.server.has_keys else None
-        self.followers = Followers(engine.settings.limits.max_followers)
+        self.followers = sse.Followers(engine.settings.limits.max_followers)
 
     def start(self) -> None:
         """Open the database, and care for what is in it from then on; in the event loop."""
@@ -210,7 +209,7 @@ class JobsApi:
     async def _events(
         self, record: JobRecord, seen: int, caller: Caller, previews: FollowedPreviews
     ) -> AsyncIterator[bytes]:
-        yield f"retry: {RECONNECT_MS}\n\n".encode()
+        yield sse.retry(RECONNECT_MS)
         said = time.monotonic()
         position: int | None = None
         draining = False
@@ -237,9 +236,9 @@ class JobsApi:
                 draining = True
                 told.append(now(EventKind.DRAINING, Draining(message="the server is shutting down; what runs ends")))
             for event in told:
-                yield event.encoded()
-            if not told and time.monotonic() - said > HEART_BEAT_S:
-                yield b": heart-beat\n\n"
+                yield sse.event(event.kind, event.data, event.number)
+            if not told and time.monotonic() - said > sse.HEART_BEAT_S:
+                yield sse.heart_beat()
             elif told:
                 said = time.monotonic()
             if record.state.final or (draining and job is None):

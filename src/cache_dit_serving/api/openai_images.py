@@ -14,8 +14,9 @@ from typing import Any
 
 from PIL import Image
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
+from cache_dit_serving.api import sse
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_quality import QUALITY_OF, choose_speed
 from cache_dit_serving.api.receive import received
@@ -32,7 +33,6 @@ from cache_dit_serving.schemas.openai import Evidence, ImageEdit, ImageGeneratio
 
 logger = logging.getLogger(__name__)
 
-HEART_BEAT_S = 10.0
 NO_TOKENS = {
     "input_tokens": 0,
     "output_tokens": 0,
@@ -73,9 +73,7 @@ class OpenAiImages:
         notes = _Notes(warnings, http.scope["state"]["sent_as"])
         self._engine.submit(prepared)
         if body.stream:
-            stream = self._streamed(prepared, _Stream(body, prepared, previews, notes))
-            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+            return sse.EventStream(self._streamed(prepared, _Stream(body, prepared, previews, notes)))
         images = await self._engine.wait(prepared, intake.left())
         response, _ = await self._engine.deliver(prepared, images)
         evidence = notes.added_to(response)
@@ -121,9 +119,9 @@ class OpenAiImages:
                 for event in stream.partial():
                     yield event
                 try:
-                    await asyncio.wait_for(changed.wait(), HEART_BEAT_S)
+                    await asyncio.wait_for(changed.wait(), sse.HEART_BEAT_S)
                 except TimeoutError:
-                    yield b": heart-beat\n\n"
+                    yield sse.heart_beat()
             for event in stream.partial():
                 yield event
             images = drawing.result()
@@ -203,7 +201,8 @@ async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
 
 
 def _event(kind: str, data: dict[str, Any]) -> bytes:
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **data})}\n\n".encode()
+    """Return an event of OpenAI's, whose data names its kind too."""
+    return sse.event(kind, json.dumps({"type": kind, **data}))
 
 
 def _size_of(content: bytes) -> str:

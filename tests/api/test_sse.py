@@ -1,4 +1,4 @@
-"""Event streams, counted by caller."""
+"""Server-sent events: their bytes, and streams counted by caller."""
 
 from __future__ import annotations
 
@@ -8,8 +8,27 @@ from typing import Any
 
 import pytest
 
-from cache_dit_serving.api.followers import EventStream, Followers
+from cache_dit_serving.api import sse
+from cache_dit_serving.api.sse import EventStream, Followers
 from cache_dit_serving.errors import RateLimited
+
+
+def test_events_comments_and_the_retry_line_as_they_stand_in_a_stream() -> None:
+    assert sse.event("progress", "{}", 3) == b"id: 3\nevent: progress\ndata: {}\n\n"
+    assert sse.event("position", "{}") == b"event: position\ndata: {}\n\n"
+    assert sse.heart_beat() == b": heart-beat\n\n"
+    assert sse.retry(2000) == b"retry: 2000\n\n"
+
+
+async def one_event() -> AsyncIterator[bytes]:
+    yield sse.event("position", "{}")
+
+
+def test_events_are_passed_on_as_they_come() -> None:
+    for answer in (EventStream(one_event()), sse.no_events()):
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"
 
 
 def test_a_caller_follows_so_many_jobs_at_a_time_and_another_as_many() -> None:
@@ -47,7 +66,7 @@ def test_a_stream_counts_until_it_ends_or_its_follower_leaves(leaves: bool) -> N
                 if leaves:
                     left.set()
 
-        await EventStream(events(), followers, "a")({"type": "http"}, receive, send)
+        await EventStream(events(), followers.one_more("a"))({"type": "http"}, receive, send)
 
     asyncio.run(asyncio.wait_for(follow(), 5))
     with followers.one_more("a"):
