@@ -22,7 +22,7 @@ from cache_dit_serving.engine.caller import ANYONE, NOBODY, Caller
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.job_answers import answer_of
-from cache_dit_serving.engine.job_desk import KeptJobs
+from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.engine.previews import PARAM, AskedPreviews, FollowedPreviews, possible
 from cache_dit_serving.errors import (
     InternalError,
@@ -71,18 +71,18 @@ class JobsApi:
         self._public_url = (engine.settings.outputs.public_url or "").rstrip("/")
         self._engine = engine
         self._worker = engine.worker
-        self._kept = KeptJobs(engine)
+        self._desk = JobDesk(engine)
         settings = engine.settings
         self._signer = Signer(settings.outputs.root, EVENTS_S) if settings.server.has_keys else None
         self.followers = sse.Followers(engine.settings.limits.max_followers)
 
     def start(self) -> None:
         """Open the database, and care for what is in it from then on; in the event loop."""
-        self._kept.start()
+        self._desk.start()
 
     async def close(self) -> None:
         """Write what has become of the jobs; those that wait are for the next server. After the worker has ended."""
-        await self._kept.close()
+        await self._desk.close()
 
     async def accepted(self, request: GenerateRequest, http: Request) -> Response:
         """Admit a job, and answer with where to ask about it.
@@ -112,12 +112,12 @@ class JobsApi:
                 speed meets its deadline.
         """
         key, digest = _idempotency_key(headers, intake.caller), _digest(intake)
-        if key is not None and (record := await self._kept.of_key(key, digest)) is not None:
+        if key is not None and (record := await self._desk.of_key(key, digest)) is not None:
             return record, True
         try:
-            return await self._kept.admit(intake, key, digest, prefix), False
+            return await self._desk.admit(intake, key, digest, prefix), False
         except KeyTaken:  # by one that came meanwhile
-            record = await self._kept.of_key(key, digest) if key else None
+            record = await self._desk.of_key(key, digest) if key else None
             if record is None:
                 raise InternalError from None
             return record, True
@@ -150,7 +150,7 @@ class JobsApi:
             InvalidRequest: there is no job to come after.
             StoreUnavailable: the database does not answer.
         """
-        if (page := await self._kept.page(wanted, caller)) is None:
+        if (page := await self._desk.page(wanted, caller)) is None:
             raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
         return page
 
@@ -161,7 +161,7 @@ class JobsApi:
             NotFound: the caller has no such job, or not any more.
             StoreUnavailable: the database does not answer.
         """
-        return await self._kept.find(name, caller)
+        return await self._desk.find(name, caller)
 
     async def now(self, name: str, caller: Caller) -> JobAnswer:
         """What is told of a job as it is now.
@@ -214,9 +214,9 @@ class JobsApi:
         position: int | None = None
         draining = False
         while True:
-            job = self._kept.live(record.id)
+            job = self._desk.live(record.id)
             previews.look(job.generation if job is not None else None)
-            job_changed = job.changed if job is not None else self._kept.closing
+            job_changed = job.changed if job is not None else self._desk.closing
             with contextlib.suppress(StoreUnavailable, InternalError):
                 try:
                     record = await self._signed(await self.find(record.id, caller))
@@ -244,7 +244,7 @@ class JobsApi:
             if record.state.final or (draining and job is None):
                 return
             if job is None:
-                await self._kept.progress_elsewhere(record, TICK_S)
+                await self._desk.wait_for_progress(record, TICK_S)
                 continue
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(job_changed.wait(), TICK_S)
@@ -261,7 +261,7 @@ class JobsApi:
         """
         if count is None and not self._engine.settings.previews.every:
             count = 0
-        job = self._kept.live(name)
+        job = self._desk.live(name)
         why_none = self._engine.no_previews(job.generation if job is not None else None)
         return possible(count, PARAM, why_none, lenient=lenient)
 
@@ -275,9 +275,9 @@ class JobsApi:
         """
         record = await self.find(name, caller)
         if record.state.final:
-            await self._kept.forget(record)
+            await self._desk.forget(record)
         else:
-            record = await self._kept.cancel(name, caller)
+            record = await self._desk.cancel(name, caller)
         return answer_of(record)
 
     async def follower(self, name: str, query: Mapping[str, str], caller: Caller) -> Caller:
