@@ -23,15 +23,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Between two looks at whether the file of keys has changed."""
-OPEN_ROUTES = {
-    "health": ("/livez", "/readyz", "/healthz", "/health"),
-    "metrics": ("/metrics",),
-    "docs": (
-        *("/", "/docs", "/docs.js", "/favicon.ico", "/openapi.json"),
-        *("/docs.json", "/schema.json", "/static_content/{path}"),
-    ),
-}
-"""By what `server.open_routes` calls them."""
 
 
 def caller_of(scope: AsgiScope) -> Caller:
@@ -56,7 +47,7 @@ class Access:
         """Whether callers need a key."""
         self._own = settings.api_keys
         self._file = settings.api_keys_file
-        self._open = {route for name in settings.open_routes for route in OPEN_ROUTES[name]}
+        self._open = settings.open_routes
         self._counts = counts
         self._buckets: dict[str, tuple[float, float]] = {}
         """By caller: requests that are left, and when that was, monotonic seconds."""
@@ -80,14 +71,14 @@ class Access:
         """
         if not self.guarded:
             return ANYONE
-        if operation and (operation.route in self._open or (operation.signed and "authorization" not in headers)):
+        if operation and (operation.open_as in self._open or (operation.signed and "authorization" not in headers)):
             return NOBODY
         key = self._key(headers)
         if operation is None:
             return Caller(key.name, key.scopes, key.max_live)
         if operation.scope not in key.scopes and "admin" not in key.scopes:
             raise Forbidden(f"this key may not do that: it lacks the scope {operation.scope}")
-        if operation.draws and key.requests_per_minute is not None:
+        if operation.generates and key.requests_per_minute is not None:
             self._take(key.name, key.requests_per_minute)
         return Caller(key.name, key.scopes, key.max_live)
 

@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cache_dit_serving.api.matching import route_of
+from cache_dit_serving.api.routes import METRICS
 
-METRICS = "/metrics"
 REAL_PATH = "cache_dit_serving.path"
 """Key of a scope that holds the path while `path` holds another name for it."""
 

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
 from cache_dit_serving import __version__
-from cache_dit_serving.api.access import OPEN_ROUTES
-from cache_dit_serving.api.operation import BELOW, UNSUPPORTED_FIELDS_HEADER, Errors, Operation
+from cache_dit_serving.api.operation import BELOW, UNSUPPORTED_FIELDS_HEADER, Content, Errors, FormFile, Operation
 from cache_dit_serving.errors import Forbidden, Unauthorized
 from cache_dit_serving.schemas.answers import ErrorResponse
 
@@ -59,7 +58,7 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         "responses": _answer(operation, schemas),
     }
     errors = operation.all_errors
-    if not any(operation.route in routes for routes in OPEN_ROUTES.values()):
+    if operation.open_as is None:
         errors += (Unauthorized, Forbidden)
         described["security"] = [{}, {"key": []}]  # a server may have keys
     described["responses"] |= _error_answers(errors, schemas)
@@ -83,37 +82,40 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         required = bool(operation.body.model.model_fields)
         schema = _schema(operation.body.model, schemas, "validation")
         content: Json = {"application/json": {"schema": schema, "example": dict(operation.body.example)}}
-        if operation.body.form:
-            # A picture of the JSON is chosen from the disk here, in `image`.
+        if operation.body.form is not None:
+            # A picture of the JSON is chosen from the disk here.
             fields = {name: value for name, value in operation.body.example.items() if isinstance(value, str | int)}
-            content["multipart/form-data"] = {"schema": _form(operation.body.model, schemas), "example": fields}
+            content["multipart/form-data"] = {
+                "schema": _form(operation.body.model, operation.body.form, schemas),
+                "example": fields,
+            }
         described["requestBody"] = {"required": required, "content": content}
     return described
 
 
-def _form(model: type[BaseModel], schemas: Json) -> Json:
-    """A reference to the schema of the form that stands for a body: its fields as text, and its pictures as files."""
+def _form(model: type[BaseModel], form: Sequence[FormFile], schemas: Json) -> Json:
+    """A reference to the schema of the form that stands for a body: its fields as text, and its files."""
     fields = schemas[model.__name__]
-    picture = {"type": "string", "format": "binary", "contentMediaType": "image/*"}
-    files = {"image": {"type": "array", "items": picture}, "mask": picture}
+    files: Json = {}
+    for file in form:
+        content = {"type": "string", "format": "binary", "contentMediaType": file.media_type}
+        files[file.name] = {"type": "array", "items": content} if file.many else content
     schemas[f"{model.__name__}Form"] = {**fields, "properties": fields["properties"] | files, "title": "As a form"}
     return {"$ref": f"#/components/schemas/{model.__name__}Form"}
 
 
 def _answer(operation: Operation, schemas: Json) -> Json:
-    if isinstance(operation.answer, tuple):
-        content: Json = {media_type: {} for media_type in operation.answer}
-    else:
-        content = {"application/json": {"schema": _schema(operation.answer, schemas, "validation")}}
-    answers: Json = {str(operation.status): {"description": "As asked.", **({"content": content} if content else {})}}
-    for status, model in operation.also.items():
-        body = {"content": {"application/json": {"schema": _schema(model, schemas, "validation")}}} if model else {}
-        answers[str(status)] = {"description": "As asked by the header.", **body}
-    if "/outputs/" in operation.route:
-        answers["307"] = {"description": "It lies in object storage, at the URL of the header Location."}
-    if operation.route.startswith("/outputs"):
-        answers["206"] = {"description": "The part that the header Range asks for.", "content": content}
+    answers = {str(operation.status): {"description": "As asked.", **_content(operation.answer, schemas)}}
+    for status, other in operation.also.items():
+        answers[str(status)] = {"description": other.description, **_content(other.content, schemas)}
     return answers
+
+
+def _content(content: Content, schemas: Json) -> Json:
+    """The key `content` of an answer; nothing for an answer without a body."""
+    if isinstance(content, tuple):
+        return {"content": {media_type: {} for media_type in content}} if content else {}
+    return {"content": {"application/json": {"schema": _schema(content, schemas, "validation")}}}
 
 
 def _error_answers(errors: Errors, schemas: Json) -> Json:

@@ -25,9 +25,9 @@ from cache_dit_serving.api.body import check_body, drop_rest, read_body, replaye
 from cache_dit_serving.api.form import FORM, read_form
 from cache_dit_serving.api.http_metrics import observe_response
 from cache_dit_serving.api.matching import Match, allowed_methods, match, matched, route_of
-from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER
+from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, Operation
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
-from cache_dit_serving.api.routes import OPERATIONS
+from cache_dit_serving.api.routes import OPENAI_BASE
 from cache_dit_serving.config.settings import Limits, ServerSettings
 from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import (
@@ -48,8 +48,6 @@ logger = logging.getLogger(__name__)
 
 JSON = "application/json"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-PROBES = {operation.route for operation in OPERATIONS if operation.is_probe} | {"/health"}
-FAVICON = "/favicon.ico"
 USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 R = TypeVar("R")
@@ -104,8 +102,9 @@ class Envelope:
         """
         found = match(scope["method"], scope["path"])
         operation = found.operation if isinstance(found, Match) else None
+        scope["state"]["operation"] = operation
         check_framing(incoming.headers)
-        if operation is None or not operation.is_probe:
+        if operation is None or not operation.any_host:
             check_host(incoming.headers, self.server.allowed_hosts)
         scope["state"]["caller"] = caller = self.access.admit(incoming.headers, operation)
         note(caller=caller.name)
@@ -123,14 +122,14 @@ class Envelope:
         if length.isdigit() and int(length) > max_bytes:
             raise too_large(max_bytes)
         if incoming.has_body:
-            _check_media_type(incoming.headers, form=policy.form)
+            _check_media_type(incoming.headers, form=policy.form is not None)
         body = await read_body(incoming, max_bytes=max_bytes, max_s=self.limits.max_body_s)
         state = scope["state"]
         headers = MutableHeaders(raw=list(scope["headers"]))
         files: list[bytes] = []
         sent_as = SentAs()
-        if _media_type(headers) == FORM:
-            tree, files, sent_as = await read_form(body, headers, policy.model)
+        if policy.form is not None and _media_type(headers) == FORM:
+            tree, files, sent_as = await read_form(body, headers, policy.model, policy.form)
             body = json.dumps(tree).encode()
             headers["content-type"] = JSON
         body, state["warnings"], state["uploads"], state["sent_as"] = await check_body(
@@ -226,7 +225,7 @@ class _Answer:
         headers[REQUEST_ID_HEADER] = self._request_id
         if start["status"] == 405:
             headers["allow"] = ", ".join(allowed_methods(self._scope["path"]))
-        if self._scope["path"].startswith("/v1/"):
+        if self._scope["path"].startswith(f"{OPENAI_BASE}/"):
             # OpenAI's SDK would try 409s and 5xxs again by itself, whether that helps or not.
             headers["x-should-retry"] = str(start["status"] == 408 or "retry-after" in headers).lower()
         unread = not self._incoming.complete and start["status"] != 408
@@ -248,7 +247,7 @@ class _Answer:
         status = self._status or (500 if self.failed else ClientGone.status)
         observe_response(route, status, seconds)
         logger.log(
-            _level(route, status),
+            _level(self._scope["state"].get("operation"), status),
             "%s %s answered %d%s in %.3f s%s",
             method,
             route,
@@ -260,12 +259,11 @@ class _Answer:
         )
 
 
-def _level(route: str, status: int) -> int:
-    """The level of a request's line: what probes, scrapers and browsers ask by themselves is not worth one."""
+def _level(operation: Operation | None, status: int) -> int:
+    """Return the log level of a request's line."""
     if status == 500:
         return logging.ERROR
-    expected = route == FAVICON or (route in PROBES and status in (200, 503))
-    return logging.DEBUG if expected else logging.INFO
+    return logging.DEBUG if operation is not None and status in operation.routine else logging.INFO
 
 
 def _media_type(headers: Headers) -> str:

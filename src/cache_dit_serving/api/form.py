@@ -9,25 +9,21 @@ import asyncio
 import json
 import re
 import typing
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from cache_dit_serving.api.lenient import as_typed, scalar_of
-from cache_dit_serving.engine.inputs import IMAGES, SINGLE, upload_name
+from cache_dit_serving.api.operation import FormFile
+from cache_dit_serving.engine.inputs import IMAGES, upload_name
 from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.findings import cut, model_of_field
 
 FORM = "multipart/form-data"
-FILES = {
-    **dict.fromkeys(("image", "image[]", IMAGES, f"{IMAGES}[]", "input_reference"), IMAGES),
-    **{name: field for field in SINGLE for name in (field, field.removesuffix("_url"))},
-}
-"""Names of files in a form, and the field of a request that each fills."""
 NESTED = re.compile(r"(\w+)(\[\])?\[(\w+)\]")
 """How OpenAI's SDK names a field of an object, `cache[enabled]`, and one of the objects in a list, `loras[][name]`."""
 MOST_FILES = 20
@@ -50,28 +46,35 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**40
 
 
-async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Form:
-    """The fields and pictures of a form that stands for a request of `model`'s.
+async def read_form(body: bytes, headers: Headers, model: type[BaseModel], form: Sequence[FormFile]) -> Form:
+    """The fields and files of a form that stands for a request of `model`'s.
+
+    Args:
+        form: files that it may hold.
 
     Raises:
-        InvalidRequest: it is no form, or holds a file or a field twice where there is one.
+        InvalidRequest: it is no form, holds another file, or a file or a field twice where there is one.
     """
     parser = _InMemory(
         headers, _chunks(body), max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=max(len(body), 1)
     )
     try:
-        parts = (await parser.parse()).multi_items()
+        sent = await parser.parse()
     except MultiPartException as error:
         raise InvalidRequest(f"the body is not a form that can be read: {error.message}") from None
+    try:
+        return await _read(sent, model, form)
+    finally:
+        await sent.close()
+
+
+async def _read(sent: FormData, model: type[BaseModel], form: Sequence[FormFile]) -> Form:
     tree: dict[str, Any] = {}
     files: list[bytes] = []
     names: dict[str, str] = {}
-    for name, value in parts:
+    for name, value in sent.multi_items():
         if isinstance(value, UploadFile):
-            field = FILES.get(name)
-            if field is None:
-                taken = "image, mask, control, last_image or video"
-                raise InvalidRequest(f"the file {cut(name)} is not one of a request; send {taken}", param=cut(name))
+            field = _field_of(name, form)
             place = f"{IMAGES}.{len(tree.get(IMAGES, ()))}" if field == IMAGES else field
             names[place] = names[field] = cut(name.removesuffix("[]"))
             read: Any = upload_name(len(files))
@@ -85,11 +88,28 @@ async def read_form(body: bytes, headers: Headers, model: type[BaseModel]) -> Fo
         if field == IMAGES and not isinstance(read, list):
             tree.setdefault(IMAGES, []).append(read)
         elif field in tree:
-            sent = cut(name.removesuffix("[]"))
-            raise InvalidRequest(f"{sent}: stands twice in the form; send it once", param=sent)
+            param = cut(name.removesuffix("[]"))
+            raise InvalidRequest(f"{param}: stands twice in the form; send it once", param=param)
         else:
             tree[field] = read
     return Form(tree, files, SentAs(_numbered(names)))
+
+
+def _field_of(name: str, form: Sequence[FormFile]) -> str:
+    """The field of a request that a file fills.
+
+    Raises:
+        InvalidRequest: the form takes no such file.
+    """
+    for file in form:
+        if name in file.spellings:
+            return file.field
+    if not form:
+        # Left to the check of the fields, which knows the routes that take pictures.
+        return name.removesuffix("[]")
+    *others, last = (file.name for file in form)
+    taken = f"{', '.join(others)} or {last}" if others else last
+    raise InvalidRequest(f"the file {cut(name)} is not one of a request; send {taken}", param=cut(name))
 
 
 def _numbered(names: dict[str, str]) -> dict[str, str]:

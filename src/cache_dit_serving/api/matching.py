@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from cache_dit_serving.api.answering import error_response, request_id_of
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.operation import BELOW, Operation
-from cache_dit_serving.api.routes import OPERATIONS
+from cache_dit_serving.api.routes import OPENAI_BASE, OPERATIONS, TEXT_ROUTES
 from cache_dit_serving.errors import InvalidRequest, MethodNotAllowed, NotFound, ServingError
 from cache_dit_serving.findings import nearest_key
 
@@ -26,7 +26,6 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 EMPTY_OR_DOTS = re.compile(r"(^|/)\.{0,2}(/|$)")
 """A segment that some servers and file systems leave out or resolve."""
 
-TEXT_ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings")
 LONGEST_HINTED = 100
 """Characters of a path that is compared with the routes."""
 
@@ -101,10 +100,10 @@ def match(method: str, path: str) -> Match | NotFound | MethodNotAllowed:
 
 def _hint(path: str) -> str:
     """Return the remedy for a path that clients send by a known mistake, or the route that is spelt most like it."""
-    if path.startswith("/v1/v1/"):
-        return "the base URL of OpenAI's client ends in /v1 once; "
-    if f"/v1{path}" in _ROWS:
-        return "the base URL of OpenAI's client ends in /v1; "
+    if path.startswith(f"{OPENAI_BASE}{OPENAI_BASE}/"):
+        return f"the base URL of OpenAI's client ends in {OPENAI_BASE} once; "
+    if f"{OPENAI_BASE}{path}" in _ROWS:
+        return f"the base URL of OpenAI's client ends in {OPENAI_BASE}; "
     if path in TEXT_ROUTES:
         return "this server makes pictures, videos and sounds: POST /v1/images/generations; "
     nearest = nearest_key(path, list(_ROWS)) if len(path) < LONGEST_HINTED else None

@@ -1,8 +1,8 @@
-"""A row of the table of routes: everything that the server knows of one method of one route."""
+"""Row of the table of routes: everything that the server knows of one method of one route."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -23,17 +23,19 @@ from cache_dit_serving.errors import (
 from cache_dit_serving.schemas.answers import RequestWarning
 
 UNSUPPORTED_FIELDS_HEADER = "X-Unsupported-Fields"
-INFRASTRUCTURE = "Infrastructure"
-"""Tag of the routes that probes and scrapers call."""
 BELOW = "/{path}"
-"""Ends the route of everything below a folder."""
+"""End of a route that holds every path below a folder."""
 
 Errors = tuple[type[ServingError], ...]
 REQUEST_ERRORS: Errors = (InvalidRequest,)
-"""On every route: control characters in the path, headers that contradict each other, another host."""
+"""Errors of every route: control characters in the path, contradictory headers, another host."""
 Example = Mapping[str, Any]
 """Fields of a request."""
 BODY_ERRORS: Errors = (InvalidRequest, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, ClientGone)
+OpenGroup = Literal["health", "metrics", "docs"]
+"""Group of routes that the setting `server.open_routes` can name."""
+Content = type[BaseModel] | tuple[str, ...]
+"""A model that is answered as JSON, or the media types of other bytes; an empty tuple: no body."""
 
 
 class Respelt(NamedTuple):
@@ -44,6 +46,26 @@ class Respelt(NamedTuple):
     warnings: tuple[RequestWarning, ...] = ()
 
 
+class FormFile(NamedTuple):
+    """File that a form may hold."""
+
+    name: str
+    """Name in the document and in errors."""
+    field: str
+    """Field of the request that it fills."""
+    many: bool = False
+    """True if a form may hold several."""
+    media_type: str = "image/*"
+    also: tuple[str, ...] = ()
+    """Other names that clients send it under."""
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """All names that are read; some clients write those of a list with `[]`."""
+        names = (self.name, self.field, *self.also)
+        return (*names, *(f"{name}[]" for name in names)) if self.many else names
+
+
 @dataclass(frozen=True)
 class JsonBody:
     """A body that is one JSON object, checked before anything is done with it."""
@@ -52,16 +74,18 @@ class JsonBody:
     example: Example
     """A request that every server of such a model answers, for the document."""
     limit: Literal["max_body_bytes", "max_upload_bytes"] = "max_body_bytes"
-    """The setting of `limits` that bounds its size."""
-    form: bool = False
-    """Whether it may come as a form too, with pictures as files."""
+    """Setting of `limits` that bounds its size."""
+    form: tuple[FormFile, ...] | None = None
+    """Files of the form that may stand for it, none or more; None: no form is taken."""
     respelt: Callable[[dict[str, Any], bool], Respelt] = lambda tree, lenient: Respelt(tree)
-    """Puts JSON of another dialect into the model's fields; the second argument says whether leniently."""
+    """Puts JSON of another dialect into the model's fields; the second argument is true for a lenient reading."""
 
-    @property
-    def draws(self) -> bool:
-        """Whether it asks for a generation."""
-        return "prompt" in self.model.model_fields
+
+class OtherAnswer(NamedTuple):
+    """Answer of a status that is no error, beside the usual one."""
+
+    description: str
+    content: Content = ()
 
 
 @dataclass(frozen=True)
@@ -72,11 +96,10 @@ class Operation:
     route: str
     """Its path as OpenAPI writes it."""
     summary: str = ""
-    """Empty for what the document leaves out."""
-    answer: type[BaseModel] | tuple[str, ...] = ("text/plain",)
-    """A model that is answered as JSON, or the media types of something else."""
+    """Empty: the document leaves the row out."""
+    answer: Content = ("text/plain",)
     errors: Errors = ()
-    """Beside those of the body. A status of 400 and more is one of these."""
+    """Errors beside those of the body. A status of 400 and more is one of these."""
     body: JsonBody | None = None
     """None: no body is read."""
     tag: str = "Server"
@@ -85,25 +108,23 @@ class Operation:
     """None: BentoML answers it, by itself or by a `@bentoml.api` method of the service."""
 
     query: Mapping[str, str] = field(default_factory=dict)
-    """What may stand behind the path, each with what it means."""
+    """Query parameters, each with its meaning."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """What may be sent as a header, each with what it means."""
+    """Request headers, each with its meaning."""
+    also: Mapping[int, OtherAnswer] = field(default_factory=dict)
+    """Other answers that are no errors, by status."""
     scope: Scope = "generate"
-    """What an API key must be for, where there are keys."""
+    """Scope that an API key needs, where there are keys."""
+    open_as: OpenGroup | None = None
+    """Group of `server.open_routes` that frees it from keys; None: it always needs one."""
     signed: bool = False
-    """Whether the signature of its URL stands for a key: browsers fetch pictures and events without one."""
-    also: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
-    """Other answers that are no errors, by status; None: without a body."""
-
-    @property
-    def draws(self) -> bool:
-        """Whether it asks for a generation."""
-        return self.body is not None and self.body.draws
-
-    @property
-    def is_probe(self) -> bool:
-        """Whether an orchestrator or a scraper calls it, under whatever address it has for this server."""
-        return self.tag == INFRASTRUCTURE
+    """True if the signature of its URL stands for a key: browsers fetch pictures and events without one."""
+    generates: bool = False
+    """True if a request counts as a generation for a key's `requests_per_minute`."""
+    any_host: bool = False
+    """True if orchestrators and scrapers call it, under whatever address they have for this server."""
+    routine: Container[int] = ()
+    """Statuses that are logged at DEBUG: programs ask for it by themselves."""
 
     @property
     def all_errors(self) -> Errors:

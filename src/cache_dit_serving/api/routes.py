@@ -1,4 +1,7 @@
-"""The table of routes, which :mod:`api.matching` finds a request's row in and :mod:`api.docs` describes."""
+"""Table of routes: the only place that says which there are, and all that the server knows of each.
+
+:mod:`api.matching` finds the row of a request; :mod:`api.docs` describes all. Keys, body checks and log read them too.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from cache_dit_serving.api import examples, handlers, page
 from cache_dit_serving.api.openai_dialect import edit_respelt, generation_respelt, video_respelt
 from cache_dit_serving.api.operation import (
     BELOW,
-    INFRASTRUCTURE,
     UNSUPPORTED_FIELDS_HEADER,
     Errors,
+    FormFile,
     JsonBody,
     Operation,
+    OtherAnswer,
 )
+from cache_dit_serving.engine.inputs import CONTROL, IMAGES, LAST_IMAGE, MASK, VIDEO
 from cache_dit_serving.engine.previews import MOST as MOST_PREVIEWS
 from cache_dit_serving.errors import (
     CacheNotEngaged,
@@ -56,10 +61,36 @@ JOB_ERRORS: Errors = (KeyReused, QueueFull, InternalError, NotReady, StoreUnavai
 
 HEALTH = "Whether the server can generate, and why not."
 MODEL = "The loaded model and what it takes."
-CAPABILITIES = "What this server accepts, for programs."
 DRAW = "Generation"
 JOBS = "Jobs"
 OPENAI = "OpenAI"
+INFRASTRUCTURE = "Infrastructure"
+"""Tag of the routes that probes and scrapers call."""
+PROBED = (200, 503)
+"""Statuses by which a probe learns the server's state."""
+IMAGE_FILE = FormFile("image", IMAGES, many=True, also=("input_reference",))
+MASK_FILE = FormFile("mask", MASK)
+FILES = (
+    IMAGE_FILE,
+    MASK_FILE,
+    FormFile("control", CONTROL),
+    FormFile("last_image", LAST_IMAGE),
+    FormFile("video", VIDEO, media_type="video/*"),
+)
+"""Files of this server's own requests."""
+FIRST_PICTURE = FormFile("input_reference", IMAGES, also=("image", "image[]", f"{IMAGES}[]"))
+"""File of OpenAI's videos."""
+OUTPUT = tuple(MEDIA_TYPES.values())
+OF_OUTPUTS = {
+    206: OtherAnswer("The part that the header Range asks for.", OUTPUT),
+    307: OtherAnswer("It lies in object storage, at the URL of the header Location."),
+}
+"""Other answers of a route that answers a file."""
+OPENAI_BASE = "/v1"
+"""Path below which OpenAI's routes lie: its clients have it at the end of their base URL."""
+TEXT_ROUTES = tuple(f"{OPENAI_BASE}/{name}" for name in ("chat/completions", "completions", "responses", "embeddings"))
+"""Routes of OpenAI's text models, which clients ask for by mistake."""
+METRICS = "/metrics"
 KEY = "For a job: the same request with the same key is the same job."
 OPERATIONS = (
     Operation(
@@ -68,10 +99,11 @@ OPERATIONS = (
         "Draw pictures from a prompt.",
         GenerateResponse,
         (*GENERATION_ERRORS, KeyReused, StoreUnavailable),
-        JsonBody(GenerateRequest, examples.PICTURE, "max_upload_bytes", form=True),
+        JsonBody(GenerateRequest, examples.PICTURE, "max_upload_bytes", FILES),
         DRAW,
         headers={"Prefer": "respond-async makes it a job.", "Idempotency-Key": KEY},
-        also={202: JobAnswer},
+        also={202: OtherAnswer("As asked by the header.", JobAnswer)},
+        generates=True,
     ),
     Operation(
         "POST",
@@ -79,8 +111,9 @@ OPERATIONS = (
         "Draw one seed with the cache and without, and measure how far apart the pictures are.",
         CompareResponse,
         GENERATION_ERRORS,
-        JsonBody(GenerateRequest, examples.COMPARISON, "max_upload_bytes", form=True),
+        JsonBody(GenerateRequest, examples.COMPARISON, "max_upload_bytes", FILES),
         DRAW,
+        generates=True,
     ),
     Operation(
         "POST",
@@ -88,11 +121,12 @@ OPERATIONS = (
         "Draw pictures from a prompt, and answer before that is done.",
         JobAnswer,
         JOB_ERRORS,
-        JsonBody(JobRequest, examples.PICTURE, "max_upload_bytes", form=True),
+        JsonBody(JobRequest, examples.PICTURE, "max_upload_bytes", FILES),
         JOBS,
         202,
         handlers.submit_job,
         headers={"Idempotency-Key": KEY},
+        generates=True,
     ),
     Operation(
         "GET",
@@ -140,26 +174,28 @@ OPERATIONS = (
             "expires": "With `signature`, in place of a key: `events` of GET /jobs/{id} has both.",
             "signature": "See `expires`.",
         },
-        also={204: None},
+        also={204: OtherAnswer("As asked by the header.")},
     ),
     Operation(
         "GET",
         "/jobs/{id}/outputs/{number}",
         "A file that a job made; the first is 0.",
-        tuple(MEDIA_TYPES.values()),
+        OUTPUT,
         (NotFound, RangeNotSatisfiable, InternalError, StoreUnavailable),
         tag=JOBS,
         handler=handlers.job_output,
+        also=OF_OUTPUTS,
     ),
     Operation(
         "GET",
         "/outputs" + BELOW,
         "A picture that a request wanted as a URL.",
-        tuple(MEDIA_TYPES.values()),
+        OUTPUT,
         (InvalidRequest, NotFound, RangeNotSatisfiable, InternalError),
         tag=DRAW,
         handler=handlers.outputs,
         signed=True,
+        also=OF_OUTPUTS,
     ),
     Operation(
         "GET",
@@ -212,9 +248,10 @@ OPERATIONS = (
         "Draw pictures, as OpenAI's API does.",
         ImagesResponse,
         (NotFound, *GENERATION_ERRORS),
-        JsonBody(ImageGeneration, examples.PICTURE, "max_upload_bytes", form=True, respelt=generation_respelt),
+        JsonBody(ImageGeneration, examples.PICTURE, "max_upload_bytes", (), generation_respelt),
         OPENAI,
         handler=handlers.images_generations,
+        generates=True,
     ),
     Operation(
         "POST",
@@ -222,9 +259,10 @@ OPERATIONS = (
         "Draw pictures from pictures, as OpenAI's API does.",
         ImagesResponse,
         (NotFound, *GENERATION_ERRORS),
-        JsonBody(ImageEdit, examples.EDIT, "max_upload_bytes", form=True, respelt=edit_respelt),
+        JsonBody(ImageEdit, examples.EDIT, "max_upload_bytes", (IMAGE_FILE, MASK_FILE), edit_respelt),
         OPENAI,
         handler=handlers.images_edits,
+        generates=True,
     ),
     Operation(
         "POST",
@@ -242,10 +280,11 @@ OPERATIONS = (
         "Draw a clip as a job, as OpenAI's API does.",
         OpenAiVideo,
         (NotFound, *JOB_ERRORS),
-        JsonBody(VideoCreation, examples.PICTURE, "max_upload_bytes", form=True, respelt=video_respelt),
+        JsonBody(VideoCreation, examples.PICTURE, "max_upload_bytes", (FIRST_PICTURE,), video_respelt),
         OPENAI,
         handler=handlers.create_video,
         headers={"Idempotency-Key": KEY},
+        generates=True,
     ),
     Operation(
         "GET",
@@ -279,11 +318,12 @@ OPERATIONS = (
         "GET",
         "/v1/videos/{id}/content",
         "A clip's file.",
-        tuple(MEDIA_TYPES.values()),
+        OUTPUT,
         (InvalidRequest, NotFound, RangeNotSatisfiable, InternalError, StoreUnavailable),
         tag=OPENAI,
         handler=handlers.video_content,
         query={"variant": "video."},
+        also=OF_OUTPUTS,
     ),
     Operation(
         "POST",
@@ -297,8 +337,26 @@ OPERATIONS = (
     ),
     Operation("GET", "/get_model_info", MODEL, ModelInfo, (NotReady,), handler=handlers.model_info),
     Operation("POST", "/model_info", MODEL, ModelInfo, (NotReady,), JsonBody(NoFields, examples.NOTHING)),
-    Operation("GET", "/health", HEALTH, HealthResponse, (NotReady,), handler=handlers.health),
-    Operation("POST", "/health", HEALTH, HealthResponse, (NotReady,), JsonBody(NoFields, examples.NOTHING)),
+    Operation(
+        "GET",
+        "/health",
+        HEALTH,
+        HealthResponse,
+        (NotReady,),
+        handler=handlers.health,
+        open_as="health",
+        routine=PROBED,
+    ),
+    Operation(
+        "POST",
+        "/health",
+        HEALTH,
+        HealthResponse,
+        (NotReady,),
+        JsonBody(NoFields, examples.NOTHING),
+        open_as="health",
+        routine=PROBED,
+    ),
     Operation(
         "POST",
         "/flush_cache",
@@ -308,17 +366,44 @@ OPERATIONS = (
         JsonBody(NoFields, examples.NOTHING),
         scope="admin",
     ),
-    Operation("GET", "/", "To the API's documentation.", (), status=307, handler=page.index),
-    Operation("GET", "/docs", "The API's documentation, for people.", ("text/html",), handler=page.docs),
+    Operation(
+        "GET",
+        "/",
+        "To the API's documentation.",
+        (),
+        status=307,
+        handler=page.index,
+        open_as="docs",
+    ),
+    Operation(
+        "GET",
+        "/docs",
+        "The API's documentation, for people.",
+        ("text/html",),
+        handler=page.docs,
+        open_as="docs",
+    ),
     Operation(
         "GET",
         "/openapi.json",
         "The API's documentation, for programs.",
         ("application/json",),
         handler=handlers.openapi,
+        open_as="docs",
     ),
-    Operation("GET", "/docs.js", handler=page.docs_script),
-    Operation("GET", "/favicon.ico", handler=page.favicon),
+    Operation(
+        "GET",
+        "/docs.js",
+        handler=page.docs_script,
+        open_as="docs",
+    ),
+    Operation(
+        "GET",
+        "/favicon.ico",
+        handler=page.favicon,
+        open_as="docs",
+        routine=range(200, 600),
+    ),
     # BentoML's own
     Operation(
         "GET",
@@ -326,18 +411,40 @@ OPERATIONS = (
         "Whether the worker runs, and its pipeline does not stand still.",
         errors=(NotReady,),
         tag=INFRASTRUCTURE,
+        open_as="health",
+        any_host=True,
+        routine=PROBED,
     ),
-    Operation("GET", "/readyz", "Whether it can generate.", errors=(NotReady,), tag=INFRASTRUCTURE),
     Operation(
         "GET",
-        "/metrics",
+        "/readyz",
+        "Whether it can generate.",
+        errors=(NotReady,),
+        tag=INFRASTRUCTURE,
+        open_as="health",
+        any_host=True,
+        routine=PROBED,
+    ),
+    Operation(
+        "GET",
+        METRICS,
         "Metrics in Prometheus' text format, or as OpenMetrics: as Accept asks.",
         ("text/plain", "application/openmetrics-text"),
         tag=INFRASTRUCTURE,
         handler=handlers.metrics,
+        open_as="metrics",
+        any_host=True,
+        routine=PROBED,
     ),
-    Operation("GET", "/healthz", tag=INFRASTRUCTURE),
-    Operation("GET", "/docs.json"),
-    Operation("GET", "/schema.json"),
-    Operation("GET", "/static_content" + BELOW),
+    Operation(
+        "GET",
+        "/healthz",
+        tag=INFRASTRUCTURE,
+        open_as="health",
+        any_host=True,
+        routine=PROBED,
+    ),
+    Operation("GET", "/docs.json", open_as="docs"),
+    Operation("GET", "/schema.json", open_as="docs"),
+    Operation("GET", "/static_content" + BELOW, open_as="docs"),
 )
