@@ -1,13 +1,22 @@
-"""What every door needs to answer: the request's id, times, and an error in the contract's shape."""
+"""Answers in the contract's shape: a model as JSON, and an error."""
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from cache_dit_serving.errors import ServingError
 
+JSON = "application/json"
 REQUEST_ID_HEADER = "X-Request-ID"
+
+
+def answered(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an answer as its model writes it: one of `schemas.answers.Answer` leaves keys out that are null."""
+    return Response(answer.model_dump_json(), status, headers, JSON)
 
 
 def request_id_of(scope: Scope) -> str:
@@ -16,6 +25,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 def error_response(error: ServingError, request_id: str) -> JSONResponse:
+    """Return an error's answer."""
     return JSONResponse(
         error.body(request_id), status_code=error.status, headers={**error.headers, REQUEST_ID_HEADER: request_id}
     )

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache_dit_serving.api.access import Access
-from cache_dit_serving.api.answering import REQUEST_ID_HEADER, error_response, request_id_of
+from cache_dit_serving.api.answering import JSON, REQUEST_ID_HEADER, error_response, request_id_of
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack, current_trace_id
 from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
 from cache_dit_serving.api.form import FORM, read_form
@@ -46,7 +46,6 @@ from cache_dit_serving.logs import note
 
 logger = logging.getLogger(__name__)
 
-JSON = "application/json"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -220,7 +219,7 @@ class _Answer:
         self._code = body["error"]["code"]
         content = json.dumps(body, ensure_ascii=False).encode()
         headers = MutableHeaders(raw=list(start.get("headers", [])))
-        headers["content-type"] = "application/json"
+        headers["content-type"] = JSON
         headers["content-length"] = str(len(content))
         headers[REQUEST_ID_HEADER] = self._request_id
         if start["status"] == 405:

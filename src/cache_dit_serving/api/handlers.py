@@ -9,9 +9,10 @@ from typing import TypeVar
 import bentoml
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 
 from cache_dit_serving.api.access import caller_of
+from cache_dit_serving.api.answering import JSON, answered
 from cache_dit_serving.api.jobs import UNSIGNED, JobsApi, last_event_of
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
@@ -26,33 +27,31 @@ from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
 from cache_dit_serving.schemas.request import JobRequest
 
-JSON = "application/json"
-
 T = TypeVar("T")
 
 
 async def health(request: Request) -> Response:
-    return Response(_engine().health().model_dump_json(), media_type=JSON)
+    return answered(_engine().health())
 
 
 async def model_info(request: Request) -> Response:
-    return Response(_engine().model_info().model_dump_json(), media_type=JSON)
+    return answered(_engine().model_info())
 
 
 async def capabilities(request: Request) -> Response:
-    return JSONResponse(_engine().capabilities().model_dump(mode="json"))
+    return answered(_engine().capabilities())
 
 
 async def loras(request: Request) -> Response:
-    return JSONResponse(_engine().loras().model_dump(mode="json"))
+    return answered(_engine().loras())
 
 
 async def load_lora(request: Request) -> Response:
-    return JSONResponse((await _engine().load_lora(request.path_params["path"])).model_dump(mode="json"))
+    return answered(await _engine().load_lora(request.path_params["path"]))
 
 
 async def unload_lora(request: Request) -> Response:
-    return JSONResponse((await _engine().unload_lora(request.path_params["path"])).model_dump(mode="json"))
+    return answered(await _engine().unload_lora(request.path_params["path"]))
 
 
 async def submit_job(request: Request) -> Response:
@@ -60,20 +59,16 @@ async def submit_job(request: Request) -> Response:
 
 
 async def list_jobs(request: Request) -> Response:
-    return Response(
-        (await _jobs().list(request.query_params, caller_of(request.scope))).model_dump_json(), media_type=JSON
-    )
+    return answered(await _jobs().list(request.query_params, caller_of(request.scope)))
 
 
 async def job(request: Request) -> Response:
     answer = await _jobs().now(request.path_params["id"], caller_of(request.scope))
-    return Response(answer.model_dump_json(), media_type=JSON)
+    return answered(answer)
 
 
 async def delete_job(request: Request) -> Response:
-    return Response(
-        (await _jobs().delete(request.path_params["id"], caller_of(request.scope))).model_dump_json(), media_type=JSON
-    )
+    return answered(await _jobs().delete(request.path_params["id"], caller_of(request.scope)))
 
 
 async def job_output(request: Request) -> Response:
@@ -95,11 +90,11 @@ async def job_events(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    return JSONResponse(_service(Served, "served").listed().model_dump(mode="json"))
+    return answered(_service(Served, "served").listed())
 
 
 async def model(request: Request) -> Response:
-    return JSONResponse(_service(Served, "served").one(request.path_params["path"]).model_dump(mode="json"))
+    return answered(_service(Served, "served").one(request.path_params["path"]))
 
 
 async def images_generations(request: Request) -> Response:
@@ -116,22 +111,22 @@ async def images_variations(request: Request) -> Response:
 
 async def create_video(request: Request) -> Response:
     body = VideoCreation.model_validate_json(await request.body() or b"{}")
-    return Response((await _videos().create_video(body, request)).model_dump_json(), media_type=JSON)
+    return answered(await _videos().create_video(body, request))
 
 
 async def videos(request: Request) -> Response:
     answer = await _videos().videos(request.query_params, caller_of(request.scope))
-    return Response(answer.model_dump_json(), media_type=JSON)
+    return answered(answer)
 
 
 async def video(request: Request) -> Response:
     answer = await _videos().video(request.path_params["id"], caller_of(request.scope))
-    return Response(answer.model_dump_json(), media_type=JSON)
+    return answered(answer)
 
 
 async def delete_video(request: Request) -> Response:
     answer = await _videos().delete_video(request.path_params["id"], caller_of(request.scope))
-    return Response(answer.model_dump_json(), media_type=JSON)
+    return answered(answer)
 
 
 async def video_content(request: Request) -> Response:
@@ -158,7 +153,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def openapi(request: Request) -> Response:
-    return Response(request.app.state.openapi, media_type="application/json")
+    return Response(request.app.state.openapi, media_type=JSON)
 
 
 def _sent(output: Stored) -> Response:

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cache_dit_serving.api import sse
+from cache_dit_serving.api.answering import answered
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.caller import ANYONE, NOBODY, Caller
 from cache_dit_serving.engine.engine import Engine
@@ -96,8 +97,7 @@ class JobsApi:
             headers["Idempotency-Replayed"] = "true"
         if prefers_job(http.headers):
             headers["Preference-Applied"] = RESPOND_ASYNC
-        answer = (await self._answer(record)).model_dump_json()
-        return Response(answer, status_code=202, media_type="application/json", headers=headers)
+        return answered(await self._answer(record), 202, headers)
 
     async def admitted(self, intake: Intake, headers: Headers, prefix: str = "") -> tuple[JobRecord, bool]:
         """A job for a request, and whether it was there before.

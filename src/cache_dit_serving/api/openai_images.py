@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cache_dit_serving.api import sse
+from cache_dit_serving.api.answering import answered
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_quality import QUALITY_OF, choose_speed
 from cache_dit_serving.api.receive import received
@@ -88,7 +89,7 @@ class OpenAiImages:
             ],
             cache_dit=evidence,
         )
-        return Response(answer.model_dump_json(), media_type="application/json", headers=evidence.headers)
+        return answered(answer, headers=evidence.headers)
 
     def _streamed(self, prepared: Prepared, stream: _Stream) -> AsyncIterator[bytes]:
         """Previews, then the pictures, or the error, as OpenAI's events."""

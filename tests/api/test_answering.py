@@ -1,0 +1,57 @@
+"""Answers as clients see them: which keys may be null, and which are left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from pydantic import BaseModel
+
+from cache_dit_serving.api.answering import answered
+from cache_dit_serving.api.routes import OPERATIONS
+from cache_dit_serving.schemas.answers import Answer, HealthResponse, LoraInfo, LorasResponse, QueueReport
+
+MODELS = sorted(
+    {
+        content
+        for row in OPERATIONS
+        for content in (row.answer, *(other.content for other in row.also.values()))
+        if isinstance(content, type)
+    },
+    key=lambda model: model.__name__,
+)
+
+
+def nullable(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
+    """`MODEL.FIELD` of each field in an answer that may be null, and whether the document requires it."""
+    schema = model.model_json_schema()
+    for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
+        for field, described in part.get("properties", {}).items():
+            if {"type": "null"} in described.get("anyOf", ()):
+                yield f"{name}.{field}", field in part.get("required", ())
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_the_document_requires_a_key_that_may_be_null_if_it_is_always_sent(model: type[BaseModel]) -> None:
+    left_out = issubclass(model, Answer)
+    assert [field for field, required in nullable(model) if required is left_out] == []
+
+
+def test_an_answer_leaves_out_null_and_says_json() -> None:
+    health = HealthResponse(status="ready", queue=QueueReport(waiting=0, running=False, step=0, steps=0))
+    response = answered(health, 503, {"Retry-After": "1"})
+    assert json.loads(bytes(response.body)) == {
+        "status": "ready",
+        "queue": {"waiting": 0, "running": False, "step": 0, "steps": 0},
+    }
+    assert response.status_code == 503
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["retry-after"] == "1"
+
+
+def test_a_key_that_the_document_requires_is_sent_as_null() -> None:
+    facts = {"name": "a", "scale": 1.0, "min_scale": 0.0, "max_scale": 1.0, "fused": False, "loaded": False}
+    unknown = {"layers": None, "rank": None, "size_bytes": None, "trigger_words": None}
+    response = answered(LorasResponse(loras=[LoraInfo(**facts, **unknown)]))
+    assert json.loads(bytes(response.body)) == {"loras": [facts | unknown]}
