@@ -37,6 +37,7 @@ from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.api.receive import received
+from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
@@ -128,14 +129,14 @@ class CacheDiTServing:
     async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse | Response:
         """Draw pictures from a prompt."""
         if prefers_job(ctx.request.headers):
-            return await self.jobs.accepted(GenerateRequest(**fields), ctx.request)
-        return await self.engine.generate(received(GenerateRequest(**fields), ctx.request))
+            return await self.jobs.accepted(state_of(ctx.request.scope).asked(GenerateRequest), ctx.request)
+        return await self.engine.generate(received(state_of(ctx.request.scope).asked(GenerateRequest), ctx.request))
 
     @bentoml.api(input_spec=GenerateRequest, output_spec=CompareResponse)
     @answers_errors
     async def compare(self, ctx: bentoml.Context, **fields: Any) -> CompareResponse:
         """Draw one seed with and without the cache, and measure the difference."""
-        return await self.engine.compare(received(GenerateRequest(**fields), ctx.request))
+        return await self.engine.compare(received(state_of(ctx.request.scope).asked(GenerateRequest), ctx.request))
 
     @bentoml.api(output_spec=HealthResponse)
     @answers_errors

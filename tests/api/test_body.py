@@ -11,6 +11,7 @@ import pytest
 
 from cache_dit_serving.api.body import DRAIN_LIMITS, drop_rest, read_body
 from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone
+from cache_dit_serving.schemas.request import JobRequest
 from tests.support.answers import check
 from tests.support.envelope import Behind, ask
 
@@ -139,3 +140,26 @@ def test_what_is_left_of_a_refused_body_is_read_to_its_end_or_to_a_limit(last: d
 def test_a_client_that_stops_sending_a_refused_body_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cache_dit_serving.api.body.DRAIN_S", 0.01)
     asyncio.run(asyncio.wait_for(drop_rest(parts(b"x"), max_bytes=100), 5))
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_a_body_is_read_once_and_handed_on_beside_its_request(lenient: bool) -> None:
+    behind = Behind()
+    headers = {"X-Unsupported-Fields": "warn" if lenient else "refuse"}
+    body = {"prompt": "a cat", "width": 96.0, "image_urls": ["QUFBQQ=="], "webhook_url": "https://shop.example/"}
+    assert ask("POST", "/jobs", behind, json=body, headers=headers).status_code == 200
+    [state] = behind.states
+    request = state.asked(JobRequest)
+    assert (request.prompt, request.width, request.image_urls) == ("a cat", 96, ["upload:0"])
+    assert request.model_fields_set == body.keys()
+    assert state.body is not None
+    assert state.body.uploads == ("QUFBQQ==",)
+    assert state.lenient is lenient
+    assert state.operation is not None
+    assert state.operation.route == "/jobs"
+
+
+def test_a_route_without_a_body_has_none_in_its_state() -> None:
+    behind = Behind()
+    assert ask("GET", "/jobs", behind).status_code == 200
+    assert [(state.body, state.lenient) for state in behind.states] == [(None, False)]

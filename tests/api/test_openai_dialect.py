@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cache_dit_serving.api.body import Checked, check_body
+from cache_dit_serving.api.body import CheckedBody, check_body
 from cache_dit_serving.api.matching import Match, match
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration
@@ -19,7 +19,7 @@ PICTURE = "data:image/png;base64,AAAA"
 GENERATIONS, EDITS, VIDEOS = "/v1/images/generations", "/v1/images/edits", "/v1/videos"
 
 
-def read(path: str, lenient: bool = False, **fields: Any) -> Checked:
+def read(path: str, lenient: bool = False, **fields: Any) -> CheckedBody:
     """The checked body of a request for `path`."""
     row = match("POST", path)
     assert isinstance(row, Match)
@@ -28,8 +28,8 @@ def read(path: str, lenient: bool = False, **fields: Any) -> Checked:
     return asyncio.run(check_body(body, row.operation.body, lenient=lenient))
 
 
-def fields_of(checked: Checked) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(checked.body)
+def fields_of(checked: CheckedBody) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(checked.respelt)
     return {name: value for name, value in fields.items() if name != "prompt" and value is not None}
 
 
@@ -66,8 +66,8 @@ def test_an_empty_text_asks_for_nothing(name: str) -> None:
 def test_another_spelling_of_a_value_is_that_value(sent: dict[str, Any], expected: dict[str, Any]) -> None:
     checked = read(GENERATIONS, **sent)
     assert fields_of(checked) == expected
-    assert json.loads(checked.body)["prompt"] == PROMPT
-    ImageGeneration.model_validate_json(checked.body)
+    assert json.loads(checked.respelt)["prompt"] == PROMPT
+    assert isinstance(checked.content, ImageGeneration)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,8 @@ def test_a_number_that_its_field_cannot_hold_is_refused(name: str, value: Any) -
     [({"output_compression": 100}, "output_compression"), ({"partial_images": 2}, "partial_images")],
 )
 def test_a_value_without_effect_is_a_warning(fields: dict[str, Any], param: str) -> None:
-    body = ImageGeneration.model_validate_json(read(GENERATIONS, **fields).body)
+    body = read(GENERATIONS, **fields).content
+    assert isinstance(body, ImageGeneration)
     assert [(warning.param, warning.code) for warning in body.warnings()] == [(param, "no_effect")]
     assert body.asked().image_quality is None
     assert body.wanted_previews == 0
@@ -185,9 +186,10 @@ def test_a_refused_seed_names_the_header_that_has_it_read(seed: Any, taken: int 
 )
 def test_a_picture_is_found_in_whatever_object_it_comes(pictures: dict[str, Any]) -> None:
     checked = read(EDITS, mask={"image_url": {"url": PICTURE}}, **pictures)
-    body = ImageEdit.model_validate_json(checked.body)
+    body = checked.content
+    assert isinstance(body, ImageEdit)
     assert (body.image_urls, body.mask_url) == (["upload:0"], "upload:1")
-    assert checked.uploads == [PICTURE, PICTURE]
+    assert checked.uploads == (PICTURE, PICTURE)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,9 @@ def test_a_video_begins_with_a_picture_in_whatever_object_it_comes() -> None:
 
 def test_dall_e_answers_by_url_unless_asked_otherwise() -> None:
     def by_url(**fields: Any) -> bool:
-        return ImageGeneration.model_validate_json(read(GENERATIONS, **fields).body).wants_urls
+        body = read(GENERATIONS, **fields).content
+        assert isinstance(body, ImageGeneration)
+        return body.wants_urls
 
     assert by_url(model="dall-e-3")
     assert by_url(model="dall-e-2", response_format="")

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from cache_dit_serving.api.access import Access
 from cache_dit_serving.api.envelope import Envelope
+from cache_dit_serving.api.request_state import RequestState, state_of
 from cache_dit_serving.config.settings import Limits, ServerSettings
 from cache_dit_serving.engine.caller import Caller
 
@@ -24,17 +25,17 @@ class Behind:
 
     seen: list[tuple[str, bytes]] = field(default_factory=list)
     """Their paths and bodies."""
-    states: list[dict[str, Any]] = field(default_factory=list)
+    states: list[RequestState] = field(default_factory=list)
     """What the layer has put beside each."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.seen.append((scope["path"], (await receive()).get("body", b"")))
-        self.states.append(scope["state"])
+        self.states.append(state_of(scope))
         await JSONResponse({})(scope, receive, send)
 
     @property
     def callers(self) -> list[Caller]:
-        return [state["caller"] for state in self.states]
+        return [state.caller for state in self.states]
 
 
 def around(behind: Behind, limits: dict[str, Any] | None = None, server: dict[str, Any] | None = None) -> Envelope:

@@ -10,8 +10,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from starlette.types import Scope as AsgiScope
-
 from cache_dit_serving.api.operation import Operation
 from cache_dit_serving.config.keys import ApiKey, read_keys
 from cache_dit_serving.config.settings import ServerSettings
@@ -23,13 +21,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Between two looks at whether the file of keys has changed."""
-
-
-def caller_of(scope: AsgiScope) -> Caller:
-    """Who sent a request that came through :class:`envelope.Envelope`."""
-    caller = scope.get("state", {}).get("caller", ANYONE)
-    assert isinstance(caller, Caller)
-    return caller
 
 
 class Access:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
-from starlette.types import Scope
 
 from cache_dit_serving.errors import ServingError
 
@@ -17,11 +16,6 @@ REQUEST_ID_HEADER = "X-Request-ID"
 def answered(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return an answer as its model writes it: one of `schemas.answers.Answer` leaves keys out that are null."""
     return Response(answer.model_dump_json(), status, headers, JSON)
-
-
-def request_id_of(scope: Scope) -> str:
-    """The id of a request that came through :class:`envelope.Envelope`."""
-    return str(scope.get("state", {}).get("request_id", ""))
 
 
 def error_response(error: ServingError, request_id: str) -> JSONResponse:

@@ -108,21 +108,24 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-class Checked(NamedTuple):
+class CheckedBody(NamedTuple):
     """A body without fault."""
 
-    body: bytes
-    warnings: list[RequestWarning]
-    """What was read otherwise than it says."""
-    uploads: list[str | bytes]
-    """Its pictures, out of its way: each field names one as `upload:0` and so on."""
+    content: BaseModel
+    """The model of its row."""
+    respelt: bytes
+    """JSON of the content, for BentoML, which reads it once more; empty if the client sent nothing."""
+    warnings: tuple[RequestWarning, ...]
+    """Fields that were read otherwise than they were sent."""
+    uploads: tuple[str | bytes, ...]
+    """Its pictures: each field names one as `upload:0` and so on."""
     sent_as: SentAs
     """Its fields as the client named them."""
 
 
 async def check_body(
     body: bytes, policy: JsonBody, *, lenient: bool, files: Sequence[bytes] = (), sent_as: SentAs = AS_IT_STANDS
-) -> Checked:
+) -> CheckedBody:
     """Refuse a body that is no request of its model's; an empty one counts as `{}`.
 
     Args:
@@ -138,7 +141,7 @@ async def check_body(
     return await asyncio.to_thread(_check, body, policy, lenient, files, sent_as)
 
 
-def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes], sent_as: SentAs) -> Checked:
+def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes], sent_as: SentAs) -> CheckedBody:
     given = given.removeprefix(codecs.BOM_UTF8)
     tree = _read(given or b"{}")
     with sent_as.in_errors():
@@ -171,7 +174,7 @@ def _read(body: bytes) -> dict[str, Any]:
 
 def _validated(
     given: bytes, respelt: Respelt, model: type[BaseModel], *, changed: bool, lenient: bool, files: Sequence[bytes]
-) -> Checked:
+) -> CheckedBody:
     """A body that a model takes.
 
     Args:
@@ -188,10 +191,10 @@ def _validated(
     if given and (changed or uploads or lenient):
         given = body = pydantic_core.to_json(tree)
     try:
-        model.model_validate_json(body)
+        content = model.model_validate_json(body)
     except ValidationError as error:
         raise _invalid(error, model, {} if lenient else _read_under_warn(tree, model)) from None
-    return Checked(given, warnings, uploads, respelt.sent_as)
+    return CheckedBody(content, given, tuple(warnings), tuple(uploads), respelt.sent_as)
 
 
 def _read_under_warn(tree: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -19,16 +20,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cache_dit_serving.api.access import Access
-from cache_dit_serving.api.answering import JSON, REQUEST_ID_HEADER, error_response, request_id_of
+from cache_dit_serving.api.answering import JSON, REQUEST_ID_HEADER, error_response
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack, current_trace_id
-from cache_dit_serving.api.body import check_body, drop_rest, read_body, replayed, too_large
+from cache_dit_serving.api.body import CheckedBody, check_body, drop_rest, read_body, replayed, too_large
 from cache_dit_serving.api.form import FORM, read_form
 from cache_dit_serving.api.http_metrics import observe_response
 from cache_dit_serving.api.matching import Match, allowed_methods, match, matched, route_of
-from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, Operation
+from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, JsonBody, Operation
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
+from cache_dit_serving.api.request_state import RequestState, state_of
 from cache_dit_serving.api.routes import OPENAI_BASE
 from cache_dit_serving.config.settings import Limits, ServerSettings
+from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import (
     ClientGone,
@@ -73,7 +76,7 @@ class Envelope:
             return
         asked = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        RequestState(request_id).put_into(scope)
         # Each request has a task, and so a context, of its own.
         route = route_of(scope["path"])
         note(request_id=request_id, trace_id=current_trace_id(), route=route)
@@ -94,50 +97,70 @@ class Envelope:
             answer.log()
 
     async def _checked(self, scope: Scope, incoming: _Incoming) -> tuple[Scope, Receive]:
-        """The request with its row of the table, and its body read and found without fault where that row takes one.
+        """Return the request as its row of the table has it, with its body read and without fault.
 
         Raises:
             ServingError: path, headers or body are refused.
         """
         found = match(scope["method"], scope["path"])
         operation = found.operation if isinstance(found, Match) else None
-        scope["state"]["operation"] = operation
-        check_framing(incoming.headers)
+        state = replace(state_of(scope), operation=operation)
+        state.put_into(scope)  # for the log, whether it is refused or not
+        caller = self._admitted(scope, incoming.headers, operation)
+        if not isinstance(found, Match):
+            raise found
+        reads_mode = found.operation.body is not None or UNSUPPORTED_FIELDS_HEADER in found.operation.headers
+        state = replace(state, caller=caller, lenient=reads_mode and self._mode(incoming.headers) == "warn")
+        scope = matched(scope, found)
+        if (policy := found.operation.body) is None:
+            state.put_into(scope)
+            return scope, incoming
+        headers = MutableHeaders(raw=list(scope["headers"]))
+        body = await self._body(incoming, headers, policy, lenient=state.lenient)
+        replace(state, body=body).put_into(scope)
+        return {**scope, "headers": headers.raw}, replayed(body.respelt, incoming)
+
+    def _admitted(self, scope: Scope, headers: Headers, operation: Operation | None) -> Caller:
+        """Return the sender of a request, which may send it.
+
+        Raises:
+            ServingError: headers contradict each other, or host, key or the sender's site are refused.
+        """
+        check_framing(headers)
         if operation is None or not operation.any_host:
-            check_host(incoming.headers, self.server.allowed_hosts)
-        scope["state"]["caller"] = caller = self.access.admit(incoming.headers, operation)
+            check_host(headers, self.server.allowed_hosts)
+        caller = self.access.admit(headers, operation)
         note(caller=caller.name)
         if not self.access.guarded:
             # A key is sent by a page of this server alone: browsers add none by themselves.
-            check_site(scope["method"], incoming.headers, self.server.cors_origins)
-        if not isinstance(found, Match):
-            raise found
-        scope, policy = matched(scope, found), found.operation.body
-        if policy is not None or UNSUPPORTED_FIELDS_HEADER in found.operation.headers:
-            scope["state"]["lenient"] = self._mode(incoming.headers) == "warn"
-        if policy is None:
-            return scope, incoming
-        length, max_bytes = incoming.headers.get("content-length", ""), getattr(self.limits, policy.limit)
+            check_site(scope["method"], headers, self.server.cors_origins)
+        return caller
+
+    async def _body(
+        self, incoming: _Incoming, headers: MutableHeaders, policy: JsonBody, *, lenient: bool
+    ) -> CheckedBody:
+        """Return the body; its stated type in `headers` becomes that of its respelt JSON.
+
+        Raises:
+            ServingError: it is too large, too slow, of another type, or refused by :mod:`api.body`.
+        """
+        length, max_bytes = headers.get("content-length", ""), getattr(self.limits, policy.limit)
         if length.isdigit() and int(length) > max_bytes:
             raise too_large(max_bytes)
         if incoming.has_body:
-            _check_media_type(incoming.headers, form=policy.form is not None)
-        body = await read_body(incoming, max_bytes=max_bytes, max_s=self.limits.max_body_s)
-        state = scope["state"]
-        headers = MutableHeaders(raw=list(scope["headers"]))
+            _check_media_type(headers, form=policy.form is not None)
+        sent = await read_body(incoming, max_bytes=max_bytes, max_s=self.limits.max_body_s)
         files: list[bytes] = []
         sent_as = SentAs()
         if policy.form is not None and _media_type(headers) == FORM:
-            tree, files, sent_as = await read_form(body, headers, policy.model, policy.form)
-            body = json.dumps(tree).encode()
+            tree, files, sent_as = await read_form(sent, headers, policy.model, policy.form)
+            sent = json.dumps(tree).encode()
             headers["content-type"] = JSON
-        body, state["warnings"], state["uploads"], state["sent_as"] = await check_body(
-            body, policy, lenient=state["lenient"], files=files, sent_as=sent_as
-        )
-        if not body:
+        checked = await check_body(sent, policy, lenient=lenient, files=files, sent_as=sent_as)
+        if not checked.respelt:
             # BentoML 1.4 reads the body by its stated type, and there is none.
             del headers["content-type"]
-        return {**scope, "headers": headers.raw}, replayed(body, incoming)
+        return checked
 
     def _name_proxy(self, scope: Scope, headers: Headers) -> None:
         """Say in the log, once, that a proxy is not trusted which speaks TLS: URLs in answers would begin with http."""
@@ -179,7 +202,7 @@ class _Answer:
         self._send = send
         self._route = route
         self._scope = scope
-        self._request_id = request_id_of(scope)
+        self._request_id = state_of(scope).id
         self._incoming = incoming
         self._drain_bytes = drain_bytes
         self._error_start: Message | None = None
@@ -213,9 +236,9 @@ class _Answer:
 
     async def _send_error(self, start: Message) -> None:
         body = _contract_body(start["status"], self._error_body, self._request_id)
-        sent_as: SentAs | None = self._scope["state"].get("sent_as")
-        if sent_as is not None:  # absent where the body was refused, which names its fields so already
-            body["error"] = sent_as.error(body["error"])
+        checked = state_of(self._scope).body
+        if checked is not None:  # None where the body was refused, which names its fields so already
+            body["error"] = checked.sent_as.error(body["error"])
         self._code = body["error"]["code"]
         content = json.dumps(body, ensure_ascii=False).encode()
         headers = MutableHeaders(raw=list(start.get("headers", [])))
@@ -246,7 +269,7 @@ class _Answer:
         status = self._status or (500 if self.failed else ClientGone.status)
         observe_response(route, status, seconds)
         logger.log(
-            _level(self._scope["state"].get("operation"), status),
+            _level(state_of(self._scope).operation, status),
             "%s %s answered %d%s in %.3f s%s",
             method,
             route,
@@ -309,7 +332,7 @@ def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitab
             serving_error = InternalError()
         ctx.response.status_code = serving_error.status
         ctx.response.headers.update(serving_error.headers)
-        return error_response(serving_error, request_id_of(ctx.request.scope))
+        return error_response(serving_error, state_of(ctx.request.scope).id)
 
     return answering
 

@@ -11,12 +11,12 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
-from cache_dit_serving.api.access import caller_of
 from cache_dit_serving.api.answering import JSON, answered
 from cache_dit_serving.api.jobs import UNSIGNED, JobsApi, last_event_of
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
+from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.api.sse import EventStream, no_events
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.previews import asked_by
@@ -55,35 +55,35 @@ async def unload_lora(request: Request) -> Response:
 
 
 async def submit_job(request: Request) -> Response:
-    return await _jobs().accepted(JobRequest.model_validate_json(await request.body() or b"{}"), request)
+    return await _jobs().accepted(state_of(request.scope).asked(JobRequest), request)
 
 
 async def list_jobs(request: Request) -> Response:
-    return answered(await _jobs().list(request.query_params, caller_of(request.scope)))
+    return answered(await _jobs().list(request.query_params, state_of(request.scope).caller))
 
 
 async def job(request: Request) -> Response:
-    answer = await _jobs().now(request.path_params["id"], caller_of(request.scope))
+    answer = await _jobs().now(request.path_params["id"], state_of(request.scope).caller)
     return answered(answer)
 
 
 async def delete_job(request: Request) -> Response:
-    return answered(await _jobs().delete(request.path_params["id"], caller_of(request.scope)))
+    return answered(await _jobs().delete(request.path_params["id"], state_of(request.scope).caller))
 
 
 async def job_output(request: Request) -> Response:
-    params, caller = request.path_params, caller_of(request.scope)
+    params, caller = request.path_params, state_of(request.scope).caller
     return _sent(await _jobs().output(params["id"], params["number"], caller))
 
 
 async def job_events(request: Request) -> Response:
     jobs = _jobs()
-    caller = await jobs.follower(request.path_params["id"], request.query_params, caller_of(request.scope))
+    caller = await jobs.follower(request.path_params["id"], request.query_params, state_of(request.scope).caller)
     seen, count = last_event_of(request.headers), asked_by(request.query_params)
     record = await jobs.find(request.path_params["id"], caller)
     if record.state.final and not events_of(record, seen):
         return Response(status_code=204)  # an EventSource that comes again is to stay away
-    previews = jobs.previews(record.id, count, lenient=request.scope["state"]["lenient"])
+    previews = jobs.previews(record.id, count, lenient=state_of(request.scope).lenient)
     if request.method == "HEAD":
         return no_events()
     return EventStream(jobs.events(record, seen, caller, previews), jobs.followers.one_more(caller.name))
@@ -98,11 +98,11 @@ async def model(request: Request) -> Response:
 
 
 async def images_generations(request: Request) -> Response:
-    return await _images().image(ImageGeneration.model_validate_json(await request.body() or b"{}"), request)
+    return await _images().image(state_of(request.scope).asked(ImageGeneration), request)
 
 
 async def images_edits(request: Request) -> Response:
-    return await _images().image(ImageEdit.model_validate_json(await request.body() or b"{}"), request)
+    return await _images().image(state_of(request.scope).asked(ImageEdit), request)
 
 
 async def images_variations(request: Request) -> Response:
@@ -110,27 +110,27 @@ async def images_variations(request: Request) -> Response:
 
 
 async def create_video(request: Request) -> Response:
-    body = VideoCreation.model_validate_json(await request.body() or b"{}")
+    body = state_of(request.scope).asked(VideoCreation)
     return answered(await _videos().create_video(body, request))
 
 
 async def videos(request: Request) -> Response:
-    answer = await _videos().videos(request.query_params, caller_of(request.scope))
+    answer = await _videos().videos(request.query_params, state_of(request.scope).caller)
     return answered(answer)
 
 
 async def video(request: Request) -> Response:
-    answer = await _videos().video(request.path_params["id"], caller_of(request.scope))
+    answer = await _videos().video(request.path_params["id"], state_of(request.scope).caller)
     return answered(answer)
 
 
 async def delete_video(request: Request) -> Response:
-    answer = await _videos().delete_video(request.path_params["id"], caller_of(request.scope))
+    answer = await _videos().delete_video(request.path_params["id"], state_of(request.scope).caller)
     return answered(answer)
 
 
 async def video_content(request: Request) -> Response:
-    params, caller = request.path_params, caller_of(request.scope)
+    params, caller = request.path_params, state_of(request.scope).caller
     return _sent(await _videos().content(params["id"], request.query_params, caller))
 
 
@@ -140,7 +140,7 @@ async def remix_video(request: Request) -> Response:
 
 async def outputs(request: Request) -> Response:
     name, outputs = request.path_params["path"], _engine().outputs
-    if not caller_of(request.scope).admin and not await asyncio.to_thread(
+    if not state_of(request.scope).caller.admin and not await asyncio.to_thread(
         outputs.is_signed, name, request.query_params
     ):
         raise Unauthorized(UNSIGNED)

@@ -13,9 +13,10 @@ from starlette.routing import BaseRoute, NoMatchFound, request_response
 from starlette.routing import Match as Fit
 from starlette.types import Receive, Scope, Send
 
-from cache_dit_serving.api.answering import error_response, request_id_of
+from cache_dit_serving.api.answering import error_response
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.operation import BELOW, Operation
+from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.api.routes import OPENAI_BASE, OPERATIONS, TEXT_ROUTES
 from cache_dit_serving.errors import InvalidRequest, MethodNotAllowed, NotFound, ServingError
 from cache_dit_serving.findings import nearest_key
@@ -28,8 +29,6 @@ EMPTY_OR_DOTS = re.compile(r"(^|/)\.{0,2}(/|$)")
 
 LONGEST_HINTED = 100
 """Characters of a path that is compared with the routes."""
-
-_MATCH = "match"
 
 
 def _pattern(route: str) -> re.Pattern[str]:
@@ -123,9 +122,7 @@ def allowed_methods(path: str) -> list[str]:
 
 
 def matched(scope: Scope, found: Match) -> Scope:
-    """Return a request's scope with its row, and with its path as the row has it, for the routers below."""
-    state = scope.setdefault("state", {})
-    state[_MATCH] = found
+    """Return a request's scope with its path as its row has it, for the routers below."""
     return {**scope, "path": found.path, "path_params": found.parameters}
 
 
@@ -133,17 +130,19 @@ class _TableRoute(BaseRoute):
     """The handlers of the table, each for the requests that :func:`match` found its row for."""
 
     def matches(self, scope: Scope) -> tuple[Fit, Scope]:
-        found = scope.get("state", {}).get(_MATCH)
-        if not isinstance(found, Match) or found.operation.handler is None:
+        operation = state_of(scope).operation
+        if operation is None or operation.handler is None:
             return Fit.NONE, {}
-        return Fit.FULL, {"path_params": found.parameters}
+        return Fit.FULL, {"path_params": scope["path_params"]}
 
     def url_path_for(self, name: str, /, **path_params: object) -> URLPath:
         raise NoMatchFound(name, path_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        handler = scope["state"][_MATCH].operation.handler
-        await request_response(handler)(scope, receive, send)
+        operation = state_of(scope).operation
+        assert operation is not None
+        assert operation.handler is not None
+        await request_response(operation.handler)(scope, receive, send)
 
 
 def mounted_routes() -> Starlette:
@@ -151,7 +150,7 @@ def mounted_routes() -> Starlette:
 
     async def serving_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServingError)
-        return error_response(error, request_id_of(request.scope))
+        return error_response(error, state_of(request.scope).id)
 
     app = Starlette(routes=[_TableRoute()], exception_handlers={ServingError: serving_error})
     # Made once: making it takes 90 ms, and the event loop would wait.

@@ -71,7 +71,7 @@ class OpenAiImages:
             wanted = possible(body.wanted_previews, "partial_images", why_none, lenient=intake.lenient)
             warnings += wanted.warnings
             previews = prepared.generation.want_previews(wanted.count) if wanted.count else None
-        notes = _Notes(warnings, http.scope["state"]["sent_as"])
+        notes = _Notes(warnings, intake.sent_as)
         self._engine.submit(prepared)
         if body.stream:
             return sse.EventStream(self._streamed(prepared, _Stream(body, prepared, previews, notes)))
