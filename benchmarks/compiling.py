@@ -1,6 +1,6 @@
 """What torch.compile costs and saves: `python -m benchmarks.compiling`, about two minutes on two quiet cores.
 
-Writes docs/compile.md. Each start is a process of its own: what is compiled stays in a process.
+Writes docs/benchmarks/compile.md. Each start is a process of its own: what is compiled stays in a process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
-PAGE = BUNDLE_ROOT / "docs" / "compile.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "compile.md"
 ROUNDS = 15
 SPEEDS = ("lossless", "balanced")
 TEXT = """\

@@ -1,6 +1,6 @@
 """What it costs a generation to be followed: `python -m benchmarks.job_events`, three minutes on two quiet cores.
 
-Writes docs/job-events.md.
+Writes docs/benchmarks/job-events.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.run import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 
-PAGE = BUNDLE_ROOT / "docs" / "job-events.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "job-events.md"
 ROUNDS = 16
 FOLLOWERS = (0, 1, 8)
 ASKED: dict[str, Any] = {

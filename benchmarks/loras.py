@@ -1,6 +1,6 @@
 """What a change of LoRAs between two requests costs: `python -m benchmarks.loras`, about a minute on a quiet core.
 
-Writes docs/loras.md.
+Writes docs/benchmarks/loras.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
-PAGE = BUNDLE_ROOT / "docs" / "loras.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "loras.md"
 ROUNDS = 30
 TEXT = """\
 # What LoRAs cost

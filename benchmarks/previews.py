@@ -1,6 +1,6 @@
 """What previews cost a generation: `python -m benchmarks.previews`, two minutes on two quiet cores.
 
-Writes docs/previews.md.
+Writes docs/benchmarks/previews.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.run import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 
-PAGE = BUNDLE_ROOT / "docs" / "previews.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "previews.md"
 ROUNDS = 12
 EVERY = 4
 SETTINGS: dict[str, dict[str, str]] = {

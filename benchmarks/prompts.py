@@ -1,6 +1,6 @@
 """What a kept prompt saves: `python -m benchmarks.prompts`, half a minute on a quiet core.
 
-Writes docs/prompt-cache.md.
+Writes docs/benchmarks/prompt-cache.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
-PAGE = BUNDLE_ROOT / "docs" / "prompt-cache.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "prompt-cache.md"
 ROUNDS = 40
 TEXT = """\
 # What a kept prompt saves

@@ -1,6 +1,6 @@
 """What quantised weights cost and save: `python -m benchmarks.quantization`, about three minutes on a quiet core.
 
-Writes docs/quantization.md.
+Writes docs/benchmarks/quantization.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
-PAGE = BUNDLE_ROOT / "docs" / "quantization.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "quantization.md"
 ROUNDS = 7
 PROMPTS = ("a robot on a yellow background", "a red apple on a blue background", "a cat on a green background")
 WHOLE = "whole"

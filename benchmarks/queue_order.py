@@ -1,7 +1,7 @@
 """What `server.queue_order: shortest` does to the time that requests wait: `python -m benchmarks.queue_order`.
 
 A simulation of the queue itself with arrivals of an hour, and a run of a real server: four minutes on two cores.
-Writes docs/queue-order.md.
+Writes docs/benchmarks/queue-order.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.queue import OVERTAKEN, Order, Queue
 
-PAGE = BUNDLE_ROOT / "docs" / "queue-order.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "queue-order.md"
 ORDERS: tuple[Order, ...] = get_args(Order)
 LONG = 0.2
 """Share of the requests that are long."""

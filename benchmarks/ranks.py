@@ -1,6 +1,6 @@
 """A model on two ranks against one process: `python -m benchmarks.ranks`, about three minutes on two quiet cores.
 
-Writes docs/ranks.md.
+Writes docs/benchmarks/ranks.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 
-PAGE = BUNDLE_ROOT / "docs" / "ranks.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "ranks.md"
 ROUNDS = 7
 KINDS = {
     "one process, 1 thread": ("one", 1),

@@ -1,6 +1,6 @@
 """How soon the server answers while the pipeline is busy: `python -m benchmarks.responsive`, two minutes on two cores.
 
-Writes docs/responsive.md.
+Writes docs/benchmarks/responsive.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.run import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 
-PAGE = BUNDLE_ROOT / "docs" / "responsive.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "responsive.md"
 ROUNDS = 300
 PAUSE_S = 0.01
 """Between two requests of the client."""

@@ -1,6 +1,6 @@
 """Run every benchmark: `make bench`, about eight minutes on two quiet cores.
 
-Writes docs/benchmarks.md, and the speeds' figures in configs/embedded.yaml.
+Writes docs/benchmarks/README.md, and the speeds' figures in configs/embedded.yaml.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 
-PAGE = BUNDLE_ROOT / "docs" / "benchmarks.md"
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "README.md"
 CONFIG = BUNDLE_ROOT / "configs" / "embedded.yaml"
 
 TEXT = """\
@@ -128,6 +128,22 @@ longer after a change than after one with its own settings (noise included). Goa
 | from one to the other and back | `prepare`, ms | a generation longer by, ms |
 |---|---|---|
 {switches}
+
+## Other pages
+
+| page | measured |
+|---|---|
+| [GPU](../gpu.md) | FLUX.1-dev and Qwen-Image at full size on an H200 |
+| [torch.compile](compile.md) | speed-up and start time of `compile` |
+| [Quantisation](quantization.md) | size, quality and seconds of each weight type |
+| [LoRAs](loras.md) | switching and drawing with LoRAs |
+| [Prompt cache](prompt-cache.md) | seconds saved by kept prompt embeddings |
+| [Ranks](ranks.md) | one forward pass on several processes |
+| [Followers](job-events.md) | event streams of a job |
+| [Previews](previews.md) | previews of a job |
+| [Queue order](queue-order.md) | waits under `server.queue_order` |
+| [Response times](responsive.md) | answers of other routes during a generation |
+| [Test times](test-times.md) | duration of `make test` by module |
 """
 
 

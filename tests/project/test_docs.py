@@ -12,7 +12,12 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.server import ROOT
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), ROOT / "training" / "README.md", *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+ANCHOR = re.compile(r'<a id="([^"]+)">')
+MEASURED = sorted(page for page in (ROOT / "docs" / "benchmarks").glob("*.md") if page.name != "test-times.md")
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def leaves(model: type[BaseModel]) -> list[str]:
@@ -22,6 +27,17 @@ def leaves(model: type[BaseModel]) -> list[str]:
         sections = [part for part in nested if issubclass(part, BaseModel)]
         names += [leaf for section in sections for leaf in leaves(section)] or [name]
     return names
+
+
+def anchors(page: Path) -> set[str]:
+    """The targets within a page: its headings as GitHub writes them, and its own anchors."""
+    text = FENCED.sub("", page.read_text(encoding="utf-8"))
+    headings = (re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text))
+    return {*headings, *ANCHOR.findall(text)}
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 def test_the_configuration_page_names_every_setting() -> None:
@@ -43,7 +59,20 @@ def test_the_metrics_page_names_every_metric() -> None:
     assert not [name for name in names if name not in page]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_within_the_project_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
-    assert not [target for target in targets if not (page.parent / target).exists()]
+    dead = []
+    for file, anchor in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8"))):
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            dead.append(f"{file}#{anchor}")
+    assert not dead
+
+
+@pytest.mark.parametrize("page", MEASURED, ids=lambda page: page.name)
+def test_a_page_of_measurements_is_written_by_the_script_that_it_names(page: Path) -> None:
+    script = re.search(r"^Written by `(?:python -m benchmarks\.(\w+)|make bench)` \(", page.read_text(), re.MULTILINE)
+    assert script, page.name
+    source = (ROOT / "benchmarks" / f"{script[1] or 'run'}.py").read_text(encoding="utf-8")
+    assert f'"docs" / "benchmarks" / "{page.name}"' in source
+    assert f"Writes docs/benchmarks/{page.name}" in source
