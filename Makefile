@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times models lint types check bench clean
+.PHONY: help setup serve test test-all test-fast test-families test-times docs models lint types check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -66,6 +66,11 @@ test-families: $(VENV)/.installed-test ## Every pipeline class, and record the t
 test-times: $(VENV)/.installed-test ## The same as `make test`, and where its time went: build/test-times.md
 	@mkdir -p build
 	$(PYTEST) -m "$(MAIN)" -p tests.support.times --times build/test-times.md
+
+docs: $(VENV)/.installed-test ## Write the generated parts of docs/ and the snapshots; `make models` has its table
+	PYTHONPATH=src:. $(BIN)/python -m tests.support.flags_page
+	PYTHONPATH=src:. $(BIN)/python -m tests.support.schema_tables
+	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.support.snapshot
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.support.models_table --write

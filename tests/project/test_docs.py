@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.settings import RequestDefaults, Settings
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.schema_tables import PAGES as PAGES_WITH_TABLES
+from tests.support.schema_tables import SCHEMAS, SEE, SETTINGS, parts, with_tables
 from tests.support.server import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "training" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -49,6 +51,38 @@ def test_the_configuration_page_names_every_setting() -> None:
 def test_the_api_page_names_every_field_of_a_request() -> None:
     page = (ROOT / "docs" / "api.md").read_text()
     assert not [name for name in GenerateRequest.model_fields if f"`{name}`" not in page]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_TABLES, ids=named)
+def test_tables_of_fields_are_those_of_the_schemas(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == with_tables(text), "make docs"
+
+
+def test_a_setting_has_one_row() -> None:
+    rows = [
+        f"{schema}.{name}"
+        for schema, names in parts((ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"))
+        for name in names
+    ]
+    without_row = {"ModelSettings.loras", "ModelSettings.lora_folder"}  # described below the table
+    every = {f"{schema.__name__}.{name}" for schema in SETTINGS for name in schema.model_fields}
+    assert sorted(rows) == sorted(every - without_row)
+
+
+def test_a_link_beside_a_description_is_of_a_field() -> None:
+    fields = (name.split(".") for name in SEE)
+    assert not [f"{schema}.{field}" for schema, field in fields if field not in SCHEMAS[schema].model_fields]
+
+
+def test_a_setting_and_a_field_have_a_description() -> None:
+    described = {*SCHEMAS.values()} - {RequestDefaults}  # those of the request's fields hold for its defaults
+    assert not [
+        f"{schema.__name__}.{name}"
+        for schema in described
+        for name, field in schema.model_fields.items()
+        if not field.description
+    ]
 
 
 def test_the_metrics_page_names_every_metric() -> None:

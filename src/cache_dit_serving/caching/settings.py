@@ -62,7 +62,9 @@ class CacheFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    cache_type: CacheType = Field("DBCache", description="Reuse all blocks between Fn and Bn, or each.")
+    cache_type: CacheType = Field(
+        "DBCache", description="DBCache reuses all blocks between Fn and Bn together; DBPrune decides for each block."
+    )
     Fn_compute_blocks: int = Field(
         8, ge=1, description="First n blocks, always computed; reuse is decided by their residual."
     )
@@ -81,24 +83,31 @@ class CacheFields(BaseModel):
         None, description="Guidance takes a second forward pass; left out: as each request's guidance requires."
     )
     cfg_compute_first: bool = Field(False, description="The pipeline makes the guided pass first.")
-    cfg_diff_compute_separate: bool = Field(True, description="Each pass decides by a difference of its own.")
+    cfg_diff_compute_separate: bool = Field(
+        True, description="Each pass decides by a difference of its own; always so with DBPrune."
+    )
     steps_computation_mask: AnyMask | None = Field(
         None,
-        description="A policy's name or bins, fitted to each request's steps; or a list, 1 computes and 0 may reuse.",
+        description="Steps that compute. A policy, slow, medium, fast or ultra (for 4, 6, or 8 and more steps); bins "
+        "{compute_bins: [6, 1, 1], cache_bins: [2, 3]}, cut to a request's steps, which they must cover; or a list "
+        "of 1 and 0 for that number of steps alone. The leading 1s are the warm-up.",
     )
     steps_computation_policy: Literal["dynamic", "static"] = Field(
         "dynamic", description="Reuse of the mask's 0 steps. dynamic: below the threshold; static: always."
     )
     force_refresh_step_hint: int | None = Field(
-        None, ge=1, description="Reset the cache after this many forward passes (two a step with separate guidance)."
+        None,
+        ge=1,
+        description="Restart the cache (warm-up, mask and counts) after this many forward passes; a step has two "
+        "with separate guidance.",
     )
     force_refresh_step_policy: Literal["once", "repeat"] = Field(
-        "once", description="Reset once, or after each such number of passes."
+        "once", description="Restart once, or after each such number of passes."
     )
 
     per_transformer: Parts = Field(
         default_factory=HashableDict,
-        description="Settings that differ for one transformer, by its component: `transformer_2` of Wan 2.2.",
+        description="Settings that differ for one transformer, by its component: transformer_2 of Wan 2.2.",
     )
     per_block_list: Parts = Field(
         default_factory=HashableDict,
@@ -119,21 +128,33 @@ class CacheFields(BaseModel):
     )
     force_reduce_calibrator_vram: bool = Field(False, description="DBPrune: compare a quarter of the values.")
 
-    enable_taylorseer: bool = Field(False, description="Extrapolate what is reused by a Taylor series.")
-    enable_encoder_taylorseer: bool = False
-    taylorseer_cache_type: Literal["residual", "hidden_states"] = "residual"
-    taylorseer_order: int = Field(1, ge=1, le=4)
-    enable_foca: bool = Field(False, description="Forecast what is reused, then calibrate it.")
-    enable_encoder_foca: bool = False
-    enable_dmd: bool = Field(False, description="Extrapolate what is reused by dynamic mode decomposition.")
-    enable_encoder_dmd: bool | None = Field(None, description="Left out: with enable_dmd.")
+    enable_taylorseer: bool = Field(
+        False, description="Calibrator TaylorSeer: extrapolate reused values by a Taylor series."
+    )
+    enable_encoder_taylorseer: bool = Field(False, description="Extrapolate the prompt's states too.")
+    taylorseer_cache_type: Literal["residual", "hidden_states"] = Field(
+        "residual", description="Values that TaylorSeer works on."
+    )
+    taylorseer_order: int = Field(1, ge=1, le=4, description="Order of the Taylor series.")
+    enable_foca: bool = Field(False, description="Calibrator FoCa: forecast reused values, then calibrate them.")
+    enable_encoder_foca: bool = Field(False, description="Forecast the prompt's states too.")
+    enable_dmd: bool = Field(
+        False, description="Calibrator DMD: extrapolate reused values by dynamic mode decomposition."
+    )
+    enable_encoder_dmd: bool | None = Field(
+        None, description="Extrapolate the prompt's states too; left out: with enable_dmd."
+    )
     calibrator_cache_type: Literal["residual", "hidden_states"] = Field(
         "residual", description="Values that FoCa and DMD work on."
     )
     dmd_history: int = Field(6, ge=4, le=32, description="Snapshots; below 4 cache-dit would fall back to TaylorSeer.")
-    dmd_rank: int = Field(0, ge=0)
-    dmd_ridge: float = Field(1e-8, ge=0)
-    dmd_svd_precision: Literal["low", "medium", "high"] = "medium"
+    dmd_rank: int = Field(
+        0, ge=0, description="Rank at which the snapshots' decomposition is truncated; 0: chosen from the spectrum."
+    )
+    dmd_ridge: float = Field(1e-8, ge=0, description="Tikhonov term added to the inverted singular values.")
+    dmd_svd_precision: Literal["low", "medium", "high"] = Field(
+        "medium", description="Precision of the singular value decomposition; low is randomised."
+    )
 
     @field_validator("cache_type", mode="before")
     @classmethod
@@ -409,7 +430,7 @@ class CacheOptions(CacheFields):
 
     enabled: bool = Field(True, description="false: no cache for this request.")
     strict: bool = Field(
-        False, description="Answer 409 with the evidence, not a picture, where the cache reused nothing."
+        False, description="If the cache reuses nothing, answer 409 with the evidence instead of an output."
     )
 
     @property

@@ -18,7 +18,7 @@ class MeasuredSpeed(Section):
     """Speed-up and picture quality of one speed, against the same seeds without a cache; see `measured_on`."""
 
     settings_hash: str = Field(description="Hash of the measured settings; with any others the figures are void.")
-    num_inference_steps: int = Field(ge=1)
+    num_inference_steps: int = Field(ge=1, description="Steps of each measured generation.")
     speedup: float = Field(gt=0, description="Median of uncached seconds / seconds.")
     psnr_db: float = Field(description="Median, dB.")
     psnr_db_worst_decile: float = Field(description="A tenth of the pictures are worse.")
@@ -30,8 +30,8 @@ class MeasuredSpeed(Section):
 class SpeedSettings(Section):
     """One named speed: its cache settings, and the figures measured with them."""
 
-    cache: CacheSettings | None = Field(None, description="Left out: derived from the section `cache`.")
-    measured: MeasuredSpeed | None = None
+    cache: CacheSettings | None = Field(None, description="Cache settings; left out: derived from the section `cache`.")
+    measured: MeasuredSpeed | None = Field(None, description="Figures measured with these settings.")
 
     @field_validator("cache")
     @classmethod
@@ -49,15 +49,18 @@ class SpeedsSettings(Section):
     default: Speed | None = Field(
         None, description="Speed of a request without `speed` and `cache`; left out: the section `cache`."
     )
-    ceiling: Speed | None = Field(None, description="The most approximation that a request may ask for; left out: any.")
+    ceiling: Speed | None = Field(
+        None, description="Least exact speed that a request may choose, by name or by settings; left out: no limit."
+    )
     warm_up: bool = Field(
         False,
-        description="Draw a whole picture at each speed before ready, so that each one's rate is known from the start.",
+        description="Draw one whole output at each speed before ready, so that `deadline_s` has measured rates from "
+        "the first request.",
     )
     measured_on: str | None = Field(None, description="Hardware, prompts, versions and date of the figures.")
-    high: SpeedSettings = SpeedSettings()
-    balanced: SpeedSettings = SpeedSettings()
-    fast: SpeedSettings = SpeedSettings()
+    high: SpeedSettings = Field(SpeedSettings(), description="The speed `high`: its settings and figures.")
+    balanced: SpeedSettings = Field(SpeedSettings(), description="The speed `balanced`.")
+    fast: SpeedSettings = Field(SpeedSettings(), description="The speed `fast`.")
 
     @model_validator(mode="after")
     def _default_within_ceiling(self) -> Self:

@@ -78,7 +78,9 @@ class QuantizeSettings(Section):
 
     quant_type: QuantType | None = Field(None, description="Quantisation type, by cache-dit's name.")
     components_to_quantize: tuple[str, ...] | dict[str, ComponentQuantization] | None = Field(
-        None, description="Components of the pipeline, or each with a type of its own; left out: its transformers."
+        None,
+        description="Components of the pipeline, or each with a type of its own: `{transformer: float8_per_row, "
+        "text_encoder: {quant_type: int8_weight_only, exclude_layers: []}}`. Left out: its transformers.",
     )
     exclude_layers: tuple[str, ...] = Field(
         ("embedder", "embed", "modulation", "mod"),
@@ -88,7 +90,7 @@ class QuantizeSettings(Section):
         True, description="Only layers of the repeated blocks, where the component has some; false: all."
     )
     precision_plan: dict[str, QuantType] | None = Field(
-        None, description="Part of a layer's name: a type of its own for such layers."
+        None, description="Part of a layer's name: a type of its own for such layers, `{attn.to_out: int8_per_tensor}`."
     )
     pipeline_config_path: Path | None = Field(
         None,
@@ -133,7 +135,10 @@ class CompileSettings(Section):
         True, description="One graph for every size; false: a size is compiled when it is first drawn, for itself."
     )
     sizes: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] = Field(
-        (), max_length=16, description="Widths and heights, px, to compile before ready; left out: the default size."
+        (),
+        max_length=16,
+        description="Widths and heights, px, to compile before ready: `[[1024, 1024], [1328, 800]]`. Left out: the "
+        "default size.",
     )
     folder: Path | None = Field(
         None,
@@ -153,10 +158,13 @@ class ProfilingSettings(Section):
     """Traces by torch's profiler: JSON that chrome://tracing and ui.perfetto.dev show."""
 
     requests: Literal["none", "asked", "all"] = Field(
-        "none", description="Outputs that are traced: none, those of requests with `profile: true` (asked), or all."
+        "none",
+        description="Outputs that are traced: `none`, those of requests with `profile: true` (`asked`), or `all`.",
     )
     folder: Path = Field(
-        Path("profiles"), description="Folder of the traces; relative to the server's working directory."
+        Path("profiles"),
+        description="Folder of the traces; relative to the server's working directory. The answer lists them in "
+        "`profiles`.",
     )
     name: str = Field(
         "trace", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="Prefix of the traces' file names."
@@ -179,17 +187,26 @@ class ProfilingSettings(Section):
 class ParallelismSettings(Section):
     """One forward pass on several GPUs. The keys are those of cache-dit's `parallelism_config`."""
 
-    ulysses_size: int | None = Field(None, ge=2, description="GPUs that share the sequence, by Ulysses attention.")
-    ring_size: int | None = Field(None, ge=2, description="GPUs that share the sequence, by ring attention.")
-    tp_size: int | None = Field(None, ge=2, description="GPUs that share each layer's weights.")
-    ulysses_anything: bool = Field(False, description="Ulysses for sequences and heads of any number.")
+    ulysses_size: int | None = Field(
+        None,
+        ge=2,
+        description="GPUs that share the sequence, by Ulysses attention; the number must divide the attention heads "
+        "and the sequence of every requested size.",
+    )
+    ring_size: int | None = Field(
+        None, ge=2, description="GPUs that share the sequence, by ring attention; not on a CPU."
+    )
+    tp_size: int | None = Field(
+        None, ge=2, description="GPUs that share each layer's weights; the number must divide the attention heads."
+    )
+    ulysses_anything: bool = Field(False, description="Ulysses for sequences and heads of any number, with NCCL.")
     ulysses_async: bool = Field(False, description="Ulysses whose exchange overlaps the projections.")
     ulysses_float8: bool = Field(False, description="Ulysses that exchanges at 8 bits.")
     extra_parallel_modules: tuple[str, ...] = Field(
         (), description="Further components to spread: vae, text_encoder, controlnet."
     )
     compute_comm_overlap: bool = Field(
-        True, description="Have compiled blocks overlap the exchange between GPUs with what they compute."
+        True, description="Have blocks compiled by `compile` overlap the exchange between GPUs with their computation."
     )
     nodes: int = Field(1, ge=1, description="Machines that hold the GPUs, the same number on each.")
     rendezvous: str | None = Field(

@@ -53,10 +53,13 @@ class LoraSettings(Section):
     )
     max_scale: float = Field(2.0, gt=0, description="Bound on the scale of a request, positive or negative.")
     fuse: bool = Field(
-        False, description="Add it to the weights for good: steps take no longer, and no request can leave it out."
+        False,
+        description="Add it to the weights for good: no cost in a step, and no request can leave it out.",
     )
     transformer: Literal["transformer", "transformer_2"] | None = Field(
-        None, description="The transformer that it is for, of a model with two (Wan 2.2); left out: the first."
+        None,
+        description="Transformer that it is for, on a model with two: `transformer_2` for the low-noise LoRA of Wan "
+        "2.2. Left out: the first.",
     )
 
     @model_validator(mode="after")
@@ -81,8 +84,9 @@ class ModelSettings(Section):
     )
     weights: Literal["saved", "random"] = Field(
         "saved",
-        description="random: read the configurations alone and use random weights, to measure time and memory before "
-        "the real weights are there. The outputs mean nothing.",
+        description="random: read the configurations alone and draw the weights from one seed, to measure time and "
+        "memory before the real weights are there. The folder needs `model_index.json`, each component's "
+        "configuration and the tokenizers. The outputs mean nothing; model info and the log say so.",
     )
     dtype: Literal["float32", "float16", "bfloat16"] = Field("bfloat16", description="Data type of the weights.")
     device: str | None = Field(
@@ -91,7 +95,8 @@ class ModelSettings(Section):
     offload: Literal["model", "sequential", "group", "layerwise"] | None = Field(
         None,
         description="Keep components in the computer's memory until they are needed. model: one whole component at a "
-        "time on the GPU; sequential, group, layerwise: layer by layer, with accelerate, diffusers or cache-dit.",
+        "time on the GPU; sequential (accelerate), group (diffusers), layerwise (cache-dit): layer by layer, for the "
+        "least memory and much more time.",
     )
     device_map: Literal["balanced"] | None = Field(
         None, description="balanced: spread whole components over several GPUs as they are loaded."
@@ -105,7 +110,9 @@ class ModelSettings(Section):
     )
     cpu_threads: int | None = Field(None, ge=1, description="Threads that one operation may use on the CPU.")
     scheduler: dict[str, bool | int | float | str | None] = Field(
-        default_factory=dict, description="Keys of the scheduler's configuration to change, such as flow_shift."
+        default_factory=dict,
+        description="Keys of the scheduler's configuration to change, such as `flow_shift: 5.0` for Wan at 720p; a "
+        "key that its class does not have stops the start.",
     )
     loras: tuple[LoraSettings, ...] = Field((), max_length=32, description="LoRAs that are loaded with the model.")
 
@@ -139,8 +146,8 @@ class AboutSettings(Section):
 
     task: str | None = Field(None, description="Task of the model.")
     parameters: float | None = Field(None, gt=0, description="Parameters of all its networks, in billions.")
-    licence: str | None = None
-    hub_ids: tuple[str, ...] = Field((), description="Further hub ids that the configuration is for.")
+    licence: str | None = Field(None, description="Licence of the weights.")
+    hub_ids: tuple[str, ...] = Field((), description="Further hub ids of the model.")
     pipeline_class: str | None = Field(None, description="The diffusers class in its folder's model_index.json.")
     components: dict[str, dict[str, Fact] | bool] = Field(
         default_factory=dict,
@@ -148,7 +155,9 @@ class AboutSettings(Section):
         "or true or false for its presence. `pipeline` stands for model_index.json itself.",
     )
     recognised: bool = Field(
-        True, description="Choose this configuration by its model's path; false: by its name alone."
+        True,
+        description="Choose this configuration by its model's path. false: by its name alone, as "
+        "`qwen-image-lightning` is, which is Qwen-Image with a fused LoRA.",
     )
 
 
@@ -184,15 +193,26 @@ class Limits(Section):
     """Bounds on one request, and on all requests together."""
 
     max_queue: int = Field(32, ge=1, description="Generations that may wait; a further one gets 429.")
-    max_priority: int = Field(0, ge=0, le=100, description="Greatest `priority` of a request; 0: all are equal.")
-    max_followers: int = Field(64, ge=1, description="Event streams of jobs that one caller may follow, at a worker.")
+    max_priority: int = Field(
+        0, ge=0, le=100, description="Greatest `priority` of a request; a greater one is refused. 0: all are equal."
+    )
+    max_followers: int = Field(
+        64,
+        ge=1,
+        description="Event streams of jobs that one caller may follow at a time, at a worker; a further one gets "
+        "429. Without keys all are one caller.",
+    )
     max_kept_jobs: int = Field(1000, ge=0, description="Jobs that have ended and are kept with their files.")
     keep_jobs_s: float = Field(86400, ge=0, description="Seconds after its end that a job is kept with its files.")
-    max_request_s: float = Field(1800, gt=0, description="Seconds from admission after which a request gets 504.")
-    max_prompt_characters: int = Field(10_000, ge=1)
-    max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body.")
+    max_request_s: float = Field(
+        1800, gt=0, description="Seconds from admission to the queue after which a request gets 504."
+    )
+    max_prompt_characters: int = Field(10_000, ge=1, description="Characters of a prompt.")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="Size of a request's body, bytes.")
     max_upload_bytes: int = Field(
-        32 * 2**20, ge=1024, description="Size of the body of /generate, /compare and /jobs, which may hold pictures."
+        32 * 2**20,
+        ge=1024,
+        description="Size of the body of /generate, /compare and /jobs, which may hold pictures, bytes.",
     )
     max_step_s: float = Field(
         1800,
@@ -204,25 +224,27 @@ class Limits(Section):
     sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None,
         min_length=1,
-        description="The only widths and heights (px) the model draws well; left out: every multiple it takes.",
+        description="The only widths and heights (px) that requests may choose. Left out: every multiple that the "
+        "model takes, from `min_side` to `max_side`.",
     )
     min_side: int = Field(64, ge=1, description="Least width and height, px.")
     max_side: int = Field(4096, ge=1, description="Greatest width and height, px.")
-    max_num_inference_steps: int = Field(200, ge=1)
-    max_sequence_length: int = Field(4096, ge=1, description="Tokens of a prompt.")
+    max_num_inference_steps: int = Field(200, ge=1, description="Denoising steps of one request.")
+    max_sequence_length: int = Field(4096, ge=1, description="Tokens of a prompt; a pipeline's own bound holds too.")
     extra_args: tuple[str, ...] | None = Field(
-        None, description="Arguments of the pipeline that requests may set; left out: all that `extra_args` can hold."
+        None, description="Names that requests may set in `extra_args`; `[]`: none. Left out: all."
     )
-    max_num_images: int = Field(10, ge=1)
-    max_num_frames: int = Field(257, ge=2, description="Frames of one clip.")
+    max_num_images: int = Field(10, ge=1, description="Images of one request; OpenAI's limit is 10 too.")
+    max_num_frames: int = Field(257, ge=2, description="Frames of one video.")
     max_loras: int = Field(
         4, ge=1, description="LoRAs of model.lora_folder that are kept loaded; the one used longest ago is freed first."
     )
     prompt_cache_bytes: int = Field(
         256 * 2**20,
         ge=0,
-        description="Bytes of prompt embeddings kept on the device, so that a prompt is not encoded twice; the ones "
-        "used longest ago go first. 0: none are kept.",
+        description="Bytes of prompt embeddings kept on the device, so that a prompt is not encoded twice; those "
+        "used longest ago go first. Each caller's are apart, so that no caller learns the prompts of another. 0: "
+        "none are kept.",
     )
     max_audio_s: float = Field(300, gt=0, description="Seconds of one sound.")
     max_pixel_steps: int | None = Field(
@@ -236,22 +258,31 @@ class Limits(Section):
 class InputSettings(Section):
     """Pictures and videos that requests bring."""
 
-    max_bytes: int = Field(20 * 2**20, ge=1024, description="Size of one file.")
+    max_bytes: int = Field(20 * 2**20, ge=1024, description="Size of one file, bytes.")
     max_pixels: int = Field(
         2**25, ge=4096, description="Pixels of all pictures of one request. Each takes 3 bytes while the request waits."
     )
     max_side: int = Field(
-        16_384, ge=64, description="Pixels of one side of a picture or frame; one may be 32 times the other at most."
+        16_384,
+        ge=64,
+        description="Pixels of one side of a picture or frame; one side may be at most 32 times the other.",
     )
     max_video_pixels: int = Field(
         1280 * 720 * 129,
         ge=4096,
-        description="Pixels of all frames that are read of a video. Each takes 3 bytes while the request waits.",
+        description="Pixels of all frames that are read of a video; default: 1280 x 720 x 129. Each takes 3 bytes "
+        "while the request waits.",
     )
     decoders: int = Field(
-        2, ge=1, le=64, description="Processes that decode files, each those of one request at a time."
+        2,
+        ge=1,
+        le=64,
+        description="Processes that decode and resize files, each those of one request at a time. They start with "
+        "the first file and take about 70 MB each.",
     )
-    max_decode_s: float = Field(20, gt=0, description="Seconds within which the files of one request must be decoded.")
+    max_decode_s: float = Field(
+        20, gt=0, description="Seconds within which the files of one request must be decoded, once a process is free."
+    )
     max_decode_bytes: int = Field(
         2**30, ge=2**24, description="Memory that a process may take to decode, beyond its libraries; on Linux alone."
     )
@@ -273,7 +304,8 @@ class OutputSettings(Section):
     """Storage of outputs that are returned as a file or a URL."""
 
     root: Path = Field(
-        Path("outputs"), description="Folder that holds every output; relative to the server's working directory."
+        Path("outputs"),
+        description="Folder that holds every output; relative to the server's working directory. It must be writable.",
     )
     public_url: str | None = Field(
         None,
@@ -326,10 +358,13 @@ class JobsSettings(Section):
     database: str | None = Field(
         None,
         repr=False,
-        description="URL as SQLAlchemy takes it; left out: the SQLite file jobs.sqlite3 below outputs.root.",
+        description="URL as SQLAlchemy takes it, such as `postgresql://user:password@host/name` for servers on "
+        "several machines; left out: the SQLite file jobs.sqlite3 below outputs.root.",
     )
     interrupted: Literal["requeue", "fail"] = Field(
-        "requeue", description="A job that ran when the server was killed: begin it again, or mark it failed."
+        "requeue",
+        description="A job that ran when the server was killed. requeue: begin it again, three times at most; fail: "
+        "mark it failed.",
     )
     lease_s: float = Field(
         15,
@@ -364,7 +399,10 @@ class WebhookSettings(Section):
         (), description="Networks that those hosts may lie in although they are not public: `10.1.0.0/16`."
     )
     secret: str | None = Field(
-        None, repr=False, description="Secret that signs messages: `whsec_` and 24 random bytes or more as base64."
+        None,
+        repr=False,
+        description="Secret that signs messages: `whsec_` and 24 random bytes or more as base64. Needed with "
+        "`hosts`; give it by the variable CACHE_DIT_SERVING__WEBHOOKS__SECRET.",
     )
     timeout_s: float = Field(10, gt=0, description="Seconds within which a receiver must answer.")
 
@@ -394,8 +432,9 @@ class PreviewSettings(Section):
     )
     by: Literal["projection", "vae"] = Field(
         "projection",
-        description="projection: colours by a linear map of the latents. vae: the latents as the autoencoder decodes "
-        "them, between two steps and at the cost of decoding a picture.",
+        description="projection: colours by a linear map of the latents, made on another thread; the first preview "
+        "fits it to the autoencoder, which decodes 8 small pictures. vae: the latents as the autoencoder decodes "
+        "them, between two steps; each adds about `timings.decode`.",
     )
     side: int = Field(256, ge=16, le=1024, description="Longer side of a preview, px at most.")
 
@@ -409,7 +448,7 @@ class PreviewSettings(Section):
 class ServerSettings(Section):
     """The server's processes, keys, network access and log."""
 
-    workers: int = Field(1, ge=1, description="Worker processes; each loads the model.")
+    workers: int = Field(1, ge=1, description="Worker processes, each with the model and with GPUs of its own.")
     gpus_per_worker: int = Field(
         1, ge=1, description="GPUs of each worker, not shared with another one; several for model.device_map."
     )
@@ -425,24 +464,31 @@ class ServerSettings(Section):
         "next server, and other requests get 503. Left out: no limit.",
     )
     model_names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
-        (), description="Names of the model for OpenAI's clients; answers have the first. None: the model's own name."
+        (),
+        description="Names of the model for OpenAI's clients, such as `gpt-image-1`; answers have the first. None: "
+        "the model's own name.",
     )
     api_keys: ApiKeys = Field(
         (),
         repr=False,
-        description="Keys of the callers that may use the server, as texts or with a name, scopes and limits; "
-        "none here and no file: no key is needed.",
+        description="Keys of the callers that may use the server: texts, or entries of `name`, `key` (or its "
+        "`sha256`), `scopes`, `requests_per_minute` and `max_live`. None here and no file: no key is needed.",
     )
     api_keys_file: Path | None = Field(
-        None, description="YAML or JSON file with a list as in api_keys, read again whenever it changes."
+        None,
+        description="YAML or JSON file with a list as in api_keys, read again within a second of a change. A file "
+        "that cannot be read leaves the keys of before.",
     )
     open_routes: tuple[Literal["health", "metrics", "docs"], ...] = Field(
-        ("health", "metrics", "docs"), description="Routes that need no key even if there are keys."
+        ("health", "metrics", "docs"),
+        description="Routes that need no key where there are keys. health: /livez, /readyz, /healthz and /health; "
+        "metrics: /metrics; docs: /, /docs and its files, /openapi.json and /favicon.ico.",
     )
     allowed_hosts: tuple[Annotated[str, Field(pattern=SERVER_NAME)], ...] = Field(
         (),
-        description="Names and addresses under which the server answers, without ports; `*.` stands for every name "
-        "below a domain. Left out: all. Probes and /metrics are answered under any.",
+        description="Names and addresses under which the server answers, without ports: `draw.example.com`, "
+        "`*.internal.example`, `127.0.0.1`. Left out: all. Probes and /metrics are answered under any, since probes "
+        "use the pod's address.",
     )
     cors_origins: tuple[Annotated[str, Field(pattern=ORIGIN)], ...] = Field(
         (),
@@ -451,21 +497,27 @@ class ServerSettings(Section):
     )
     trusted_proxies: tuple[Network, ...] = Field(
         (),
-        description="Addresses and networks of proxies whose `X-Forwarded-Proto` and `X-Forwarded-For` are trusted, "
-        "beside 127.0.0.1. URLs in answers then have the scheme that the proxy's clients use.",
+        description="Addresses and networks of proxies, such as `10.0.0.0/8`, whose `X-Forwarded-Proto` and "
+        "`X-Forwarded-For` are trusted, beside 127.0.0.1. URLs in answers then have the scheme that the proxy's "
+        "clients use; with outputs.public_url they have its. The log names a proxy that is not listed.",
     )
     require_cache: bool = Field(
-        False, description="Do not become ready if the cache cannot run; false: serve without it, and warn in the log."
+        False,
+        description="Fail the load if the configured cache cannot run on the model. false: serve without a cache; "
+        "the log, /health, /get_model_info, /capabilities and each answer say so.",
     )
     unsupported_fields: Literal["refuse", "warn"] = Field(
         "refuse",
-        description="A request field that the loaded model does not support. refuse: refuse the request; warn: ignore "
-        "the field and report it in the answer's `warnings`. A size off the model's grid is refused or rounded down.",
+        description="A request field that the loaded model does not support. refuse: refuse the request; warn: "
+        "ignore the field and report it in the answer's `warnings`. A size off the model's grid is refused or "
+        "rounded down. The launcher sets `warn` unless the configuration says otherwise. A field of a task that is "
+        "not served is refused either way.",
     )
     warm_up: bool = Field(
         True,
-        description="Draw one picture in a few steps before the server is ready. The first request then takes as long "
-        "as later ones, and a model that cannot draw is never ready.",
+        description="Draw one output of the default size in a few steps before the server is ready; /health and the "
+        "log show the progress. The first request then takes as long as later ones, and a model that cannot draw is "
+        "never ready.",
     )
     on_load_failure: Literal["stay", "exit", "retry"] = Field(
         "stay",

@@ -62,7 +62,7 @@ class LoraRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    name: str = Field(min_length=1, max_length=64)
+    name: str = Field(min_length=1, max_length=64, description="Name; GET /capabilities lists them.")
     scale: float | None = Field(None, description="Strength; default: the configured scale, or 1.")
 
 
@@ -73,25 +73,37 @@ class Drawing(BaseModel):
 
     prompt: str | None = Field(
         None,
-        description="Description of the output; required except by models that draw a class.",
+        description="Description of the output. Required, except on a class-conditional model (DiT), which takes none.",
         min_length=1,
         examples=["a red apple on a blue background"],
     )
     negative_prompt: str | None = Field(
-        None, description="Description of things to avoid; needs guidance with a second pass."
+        None,
+        description="Description of things to avoid. Needs guidance with a second forward pass: `true_cfg_scale` on "
+        "pipelines that have it, elsewhere `guidance_scale` above 1.",
     )
     num_inference_steps: int | None = Field(None, ge=1, description="Denoising steps.")
-    guidance_scale: float | None = Field(None, ge=0, le=100, description="The pipeline's own guidance scale.")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=100, description="The pipeline's own guidance scale; refused if the weights have no guidance."
+    )
     true_cfg_scale: float | None = Field(
-        None, ge=0, le=100, description="Classifier-free guidance with a second pass, if the pipeline has it."
+        None,
+        ge=0,
+        le=100,
+        description="Classifier-free guidance with a second forward pass, on pipelines that have it; needs "
+        "`negative_prompt`.",
     )
     loras: list[LoraRequest] | None = Field(
         None,
         max_length=32,
-        description="LoRAs to draw with, applied in this order; default: those of the server's configuration.",
+        description="LoRAs to draw with, applied in this order. Left out: those of the server's configuration; `[]`: "
+        "none.",
     )
     seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Seed of the first image; image i has seed + i. Default: random."
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Seed of the first image; image i has seed + i. Left out: random. The answer returns the seeds.",
     )
     strength: float | None = Field(
         None,
@@ -127,7 +139,9 @@ class GenerateRequest(Drawing):
     """One generation. A field that is absent or null has the model's default; an unknown field is refused."""
 
     class_label: ClassLabel = Field(
-        None, description="Class to draw, by number or name, on a model that draws classes."
+        None,
+        description="Class to draw, by number or name; required on a class-conditional model. GET /capabilities "
+        "lists the classes.",
     )
     width: int | None = Field(
         None, ge=1, description="Width, pixels; GET /get_model_info lists the sizes the model takes."
@@ -140,18 +154,28 @@ class GenerateRequest(Drawing):
         description="Noise levels of the steps, greatest first, one per step.",
     )
     max_sequence_length: int | None = Field(
-        None, ge=1, description="Tokens of the prompt that the text encoder reads; a longer prompt is truncated."
+        None,
+        ge=1,
+        description="Tokens of the prompt that the text encoder reads. A longer prompt is truncated, and `warnings` "
+        "holds the words cut off.",
     )
     extra_args: dict[str, Any] | None = Field(
         None,
         max_length=64,
-        description="Further arguments of the pipeline's call, by name; GET /capabilities lists them.",
+        description='Further arguments of the pipeline\'s call, by name, such as {"clip_skip": 1}; GET /capabilities '
+        "lists them with their types.",
     )
-    num_images: int | None = Field(None, ge=1, description="Number of images, drawn one after the other (default 1).")
+    num_images: int | None = Field(
+        None,
+        ge=1,
+        description="Number of images (default 1). They are drawn one after the other; each is bit-identical to a "
+        "request for its seed alone.",
+    )
     image_urls: list[str] | None = Field(
         None,
         max_length=16,
-        description="Pictures to edit or to start from: data URIs, or base64 of PNG, JPEG or WebP.",
+        description="Pictures to edit or to start from: data URIs or base64; addresses and paths where the operator "
+        "allows them. `[]`: none.",
     )
     mask_url: str | None = Field(
         None, description="Mask of the same size as the picture: white is redrawn, black is kept."
@@ -162,15 +186,24 @@ class GenerateRequest(Drawing):
     last_image_url: str | None = Field(None, description="Last picture of a video; image_urls holds the first.")
     video_url: str | None = Field(None, description="Video to start from or to be guided by: MP4 or WebM.")
     num_frames: int | None = Field(
-        None, ge=1, description="Number of frames of a video; GET /capabilities lists the numbers the model makes."
+        None,
+        ge=1,
+        description="Number of frames of a video. GET /capabilities lists the numbers that the model makes (Wan: 4k "
+        "+ 1). Image models accept 1.",
     )
     fps: int | None = Field(
         None, ge=1, le=MOST_FPS, description="Frame rate of a video, frames per second; ignored for an image."
     )
     audio_length_s: float | None = Field(
-        None, ge=LEAST_AUDIO_S, description="Length of the sound, seconds, on a model that makes sound."
+        None,
+        ge=LEAST_AUDIO_S,
+        description="Length of the sound, seconds, on a model that makes sound; left out: the model's own length.",
     )
-    include_stats: bool | None = Field(None, description="Add each step's residual difference to the answer.")
+    include_stats: bool | None = Field(
+        None,
+        description="Add `stats.cache_stats` to the answer: each step's residual difference, by image, transformer "
+        "and block list.",
+    )
     profile: bool | None = Field(
         None, description="Write a torch profiler trace on the server, if the operator allows requests to."
     )
@@ -181,9 +214,13 @@ class GenerateRequest(Drawing):
         None, max_length=200, description="Folder of the files, below the server's output folder; for path and url."
     )
     image_format: ImageFormat | None = Field(None, description="Image format: png (default), jpeg or webp.")
-    video_format: VideoFormat | None = Field(None, description="Video format: mp4 (H.264, default), webp or gif.")
+    video_format: VideoFormat | None = Field(
+        None, description="Video format: mp4 (H.264, default), webp or gif. webp and gif are animations without sound."
+    )
     audio_format: AudioFormat | None = Field(None, description="Audio format: wav (16 bits, default) or flac.")
-    image_quality: int | None = Field(None, ge=1, le=100, description="Quality of jpeg and webp (default 90).")
+    image_quality: int | None = Field(
+        None, ge=1, le=100, description="Quality of jpeg and webp (default 90); refused for png."
+    )
 
     @property
     def wants_files(self) -> bool:
