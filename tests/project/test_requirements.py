@@ -22,3 +22,12 @@ PINS = [
 def test_every_pin_installs_on_the_first_release_of_each_supported_python(python: str) -> None:
     wanted = {name: metadata(name)["Requires-Python"] or "" for name in PINS}
     assert {name: needs for name, needs in wanted.items() if python not in SpecifierSet(needs)} == {}
+
+
+def test_a_commit_is_checked_by_the_ruff_of_make_lint() -> None:
+    pinned = re.search(r"^ruff==(\S+)$", (ROOT / "requirements-test.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    used = re.search(r"ruff-pre-commit\n\s+rev: v(\S+)", hooks)
+    assert pinned is not None
+    assert used is not None
+    assert used[1] == pinned[1]
