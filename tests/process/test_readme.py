@@ -1,4 +1,4 @@
-"""The README as a stranger follows it: each block runs as it stands, in order, and does what is said of it."""
+"""The README as a stranger follows it, then the marked blocks of other pages: each runs as it stands, in order."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ pytestmark = pytest.mark.bento
 BLOCK = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FOREGROUND = "runs until it is stopped"
 NOT_RUN = "not run: "
+RUN_HERE = "run by tests/process/test_readme.py"
+README = ROOT / "README.md"
+OTHERS = (ROOT / "docs" / "api.md", ROOT / "docs" / "operations.md")
 MOST_S = 240
 """Seconds of one block; most wait for a server to load."""
 
@@ -52,32 +55,52 @@ class Effect:
 
 EFFECTS = (
     Effect("make serve"),
-    Effect("readyz", makes=("apple.png",)),
     Effect("cache-dit-serving generate", makes=("apple.png",), says="apple.png"),
-    Effect("import bentoml", says="[2] 1"),
-    Effect("from openai import OpenAI", makes=("panda.png",)),
-    Effect("mask_url", makes=("mask.png", "img2img.png", "inpaint.png")),
-    Effect('["cache"]', says='"cached_steps"'),
-    Effect("/compare", makes=("cached.png", "uncached.png", "difference.png"), says="psnr_db"),
-    Effect("monochrome", makes=("half.png",)),
     Effect("cache-dit-serve --help", says="--residual-diff-threshold"),
+    Effect("readyz", makes=("apple.png",)),
+    Effect("from openai import OpenAI", makes=("panda.png",)),
+    Effect("/compare", says='"cached_steps"'),
+)
+"""Effects of the README's blocks that run, in order."""
+EFFECTS_OF_OTHERS = (
+    Effect("mask_url", makes=("mask.png", "img2img.png", "inpaint.png")),
+    Effect("monochrome", makes=("half.png",)),
+    Effect("/compare", makes=("cached.png", "uncached.png", "difference.png"), says="psnr_db"),
+    Effect("import bentoml", says="[2] 1"),
     Effect("bentoml build", says="cache_dit_serving:"),
 )
 
 
-def blocks() -> list[Block]:
-    return [Block(*found) for found in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))]
+def blocks(page: Path) -> list[Block]:
+    return [Block(*found) for found in BLOCK.findall(page.read_text(encoding="utf-8"))]
 
 
 def runs(block: Block) -> bool:
     return not block.mark.startswith(NOT_RUN)
 
 
+def marked_in_others() -> list[Block]:
+    return [block for page in OTHERS for block in blocks(page) if block.mark == RUN_HERE]
+
+
 def test_a_block_is_left_out_for_a_reason_alone() -> None:
-    assert [block.mark for block in blocks() if block.mark not in ("", FOREGROUND) and runs(block)] == []
-    assert len([block for block in blocks() if runs(block)]) == len(EFFECTS)
-    fences = re.findall(r"^```\w+$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(fences) == len(blocks())
+    assert [block.mark for block in blocks(README) if block.mark not in ("", FOREGROUND) and runs(block)] == []
+    assert len([block for block in blocks(README) if runs(block)]) == len(EFFECTS)
+    fences = re.findall(r"^```\w+$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) == len(blocks(README))
+
+
+def test_a_marked_block_of_another_page_has_an_effect() -> None:
+    assert len(marked_in_others()) == len(EFFECTS_OF_OTHERS)
+    marks = sum(page.read_text(encoding="utf-8").count(f"<!-- {RUN_HERE} -->") for page in OTHERS)
+    assert marks == len(EFFECTS_OF_OTHERS)
+
+
+def test_the_readme_fits_three_screens_and_shows_the_gpu_on_the_first() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 130
+    assert lines.index("## A real model on a GPU") < len(lines) / 3
+    assert sum("b64decode(json.load" in line for line in lines) <= 1
 
 
 @dataclass(frozen=True)
@@ -148,10 +171,10 @@ def stranger(tmp_path: Path) -> Stranger:
 
 @pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="the tests do not run in an environment of their own")
 def test_every_block_does_what_is_said_of_it(stranger: Stranger) -> None:
-    served, *others = [block for block in blocks() if runs(block)]
+    served, *others = [block for block in blocks(README) if runs(block)]
     assert served.mark == FOREGROUND
     with stranger.running(served):
-        for block, effect in zip(others, EFFECTS[1:], strict=True):
+        for block, effect in zip([*others, *marked_in_others()], EFFECTS[1:] + EFFECTS_OF_OTHERS, strict=True):
             assert effect.of in block.text
             pictures = [stranger.folder / name for name in effect.makes]
             for picture in pictures:

@@ -428,9 +428,10 @@ class CacheOptions(CacheFields):
 
     model_config = ConfigDict(strict=True, json_schema_extra=_without_defaults)
 
-    enabled: bool = Field(True, description="false: no cache for this request.")
+    enabled: bool = Field(True, description="Run a cache (default true); false: no cache for this request.")
     strict: bool = Field(
-        False, description="If the cache reuses nothing, answer 409 with the evidence instead of an output."
+        False,
+        description="If the cache reuses nothing, answer 409 with the evidence instead of an output (default false).",
     )
 
     @property
