@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
+from cache_dit_serving.api.routes import OPERATIONS
+from cache_dit_serving.caching.report import CacheReport
+from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.config.settings import RequestDefaults, Settings
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.schema_tables import PAGES as PAGES_WITH_TABLES
 from tests.support.schema_tables import SCHEMAS, SEE, SETTINGS, parts, with_tables
 from tests.support.server import ROOT
 
+TOPS = ("src", "docs", "tests", "benchmarks", "configs", "training", "docker")
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "training" / "README.md", *(ROOT / "docs").rglob("*.md")])
+FOLDERS = sorted({ROOT, *(file.parent for top in TOPS for file in (ROOT / top).rglob("*.*"))})
+"""Folders that a file may be named from: a page says `jobs/queue.py`, or `queue.py` in the row of its folder."""
+NOT_SERVED = {("GET", "/redoc")}
+"""Routes of cache_dit.serve that the pages name because they are gone."""
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 ANCHOR = re.compile(r'<a id="([^"]+)">')
 MEASURED = sorted(page for page in (ROOT / "docs" / "benchmarks").glob("*.md") if page.name != "test-times.md")
+CODE = re.compile(r"`([^`\n]+)`")
+FILE = re.compile(r"[\w./-]+\.(?:py|md|yaml|json|toml|txt)")
+SETTING = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
+ROUTE = re.compile(r"(GET|POST|DELETE) (/[^\s?]*)(?:\?.*)?")
+PARAMETER = re.compile(r"{\w+}")
+OF_AN_ANSWER = {f"cache.{name}" for name in (*CacheReport.model_fields, *CacheOptions.model_fields, "block_lists")}
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -29,6 +44,19 @@ def leaves(model: type[BaseModel]) -> list[str]:
         sections = [part for part in nested if issubclass(part, BaseModel)]
         names += [leaf for section in sections for leaf in leaves(section)] or [name]
     return names
+
+
+def codes(page: Path) -> list[str]:
+    """The names in a page's text, between backticks."""
+    return CODE.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+
+
+def paths(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield above + name
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from paths(part, f"{above}{name}.")
 
 
 def anchors(page: Path) -> set[str]:
@@ -83,6 +111,36 @@ def test_a_setting_and_a_field_have_a_description() -> None:
         for name, field in schema.model_fields.items()
         if not field.description
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_file_that_is_named_is_there(page: Path) -> None:
+    files = [file for file in codes(page) if FILE.fullmatch(file) and not file.startswith(("build/", "/"))]
+    assert not [file for file in files if not any((folder / file).exists() for folder in FOLDERS)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_setting_that_is_named_is_there(page: Path) -> None:
+    names = {code.partition(":")[0] for code in codes(page) if not FILE.fullmatch(code)}
+    dotted = {name for name in names if SETTING.fullmatch(name)}
+    of_sections = {name for name in dotted if name.partition(".")[0] in Settings.model_fields}
+    assert of_sections <= {*paths(Settings)} | OF_AN_ANSWER
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_route_that_is_named_is_there(page: Path) -> None:
+    routes = {match.groups() for code in codes(page) if (match := ROUTE.fullmatch(code)) and "..." not in code}
+    served = {(operation.method, operation.route) for operation in OPERATIONS} | NOT_SERVED
+    assert {(method, PARAMETER.sub("{}", route)) for method, route in routes} <= {
+        (method, PARAMETER.sub("{}", route)) for method, route in served
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_target_of_make_that_is_named_is_there(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = [match[1] for code in codes(page) if (match := re.match(r"make ([a-z-]+)", code))]
+    assert not [target for target in targets if f"\n{target}:" not in makefile]
 
 
 def test_the_metrics_page_names_every_metric() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
+from tests.support.server import ROOT
+
+IMPORT_OF_PIPELINE = re.compile(r"^\s*(?:from|import) cache_dit_serving\.pipeline(?:\.(\w+))?", re.MULTILINE)
 HEAVY = ("torch", "diffusers", "transformers", "cache_dit", "av")
 IMPORTER = """
 import importlib, pkgutil, sys
@@ -22,3 +27,25 @@ def test_a_room_without_torch_imports_none_of_it(room: str) -> None:
     command = [sys.executable, "-c", IMPORTER, f"cache_dit_serving.{room}", *HEAVY]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout.split() == []
+
+
+def test_the_architecture_page_has_the_rooms_in_the_order_of_the_floors() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    floors = [floor.split(" | ") for contract in contracts for floor in contract.get("layers", [])]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = re.search(r"\| floor, from the top \|.*?\n\n", page, re.DOTALL)
+    assert table is not None
+    rows = [re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[1]) for row in table[0].splitlines()[2:] if row]
+    told = [room for row in rows for room in row if room != "service"]
+    assert sorted(told) == sorted(room for floor in floors for room in floor)
+    level = {room: number for number, floor in enumerate(floors) for room in floor}
+    assert [level[room] for room in told] == sorted(level[room] for room in told)
+
+
+@pytest.mark.parametrize("room", ["api", "engine", "jobs"])
+def test_a_room_above_the_pipeline_knows_its_protocol_alone(room: str) -> None:
+    files = (ROOT / "src" / "cache_dit_serving" / room).rglob("*.py")
+    imported = {name for file in files for name in IMPORT_OF_PIPELINE.findall(file.read_text(encoding="utf-8"))}
+    assert imported == {"protocol"}
