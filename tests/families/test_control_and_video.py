@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.values import Clip
-from cache_dit_serving.planning.fitting import PIPELINES_OWN
 from cache_dit_serving.planning.tasks import Task
 from tests.support.family_runs import by_diffusers, draw, load_family, saved, sibling, side_of
 from tests.support.pictures import apple, mask
@@ -179,7 +177,3 @@ def test_a_smaller_video_comes_to_vaces_size(tmp_path: Path) -> None:
     alone = saved(name, tmp_path)
     assert np.array_equal(ours, by_diffusers(alone, name, video=large))
     assert not np.array_equal(ours, by_diffusers(alone, name, video=small))
-
-
-def test_classes_with_a_fit_of_their_own_are_diffusers() -> None:
-    assert all(hasattr(diffusers, name) for name, _ in PIPELINES_OWN)

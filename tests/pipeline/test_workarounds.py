@@ -21,6 +21,7 @@ from cache_dit_serving.config.acceleration import QuantizeSettings
 from cache_dit_serving.media.values import Clip
 from cache_dit_serving.pipeline import quantize, workarounds
 from cache_dit_serving.pipeline.protocol import Drawn, Loaded
+from cache_dit_serving.planning.families import component_of
 from tests.support.conformance import draw, settings_of
 from tests.support.families import build_pipeline, save_family
 from tests.support.in_process import load
@@ -127,7 +128,7 @@ def test_brias_blocks_are_still_taken_for_others() -> None:
 @pytest.mark.parametrize("name", ["HunyuanVideoFramepack", "SanaVideo", "StableAudio3"])
 def test_a_later_class_is_still_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = build_pipeline(name)
-    assert type(pipe.transformer).__name__ in workarounds.LATER_CLASSES
+    assert component_of(pipe.transformer).later_than_cache_dit
     monkeypatch.setattr(adapters, "_relaxed_assert", workarounds._shipped_assert)
     with pytest.raises(AssertionError, match="not in allowed classes"):
         BlockAdapterRegister.get_adapter(pipe)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -12,7 +14,8 @@ from cache_dit.caching.block_adapters import BlockAdapterRegister
 
 import cache_dit_serving
 from cache_dit_serving.pipeline import workarounds
-from cache_dit_serving.planning.tasks import NOT_FROM_TEXT_ALONE, SERVED_TASKS, SEVERAL_PICTURES
+from cache_dit_serving.planning.families import COMPONENTS, FAMILIES, Family
+from cache_dit_serving.planning.tasks import SERVED_TASKS
 from tests.support.families import ENTRIES, build_pipeline
 from tests.support.models_table import names_of, rows
 from tests.support.sample import SAMPLE
@@ -22,6 +25,14 @@ pytestmark = pytest.mark.filterwarnings("default")
 ROOMS = Path(str(cache_dit_serving.__file__)).parent
 UNREACHED = {ForwardPattern.Pattern_4, ForwardPattern.Pattern_5}
 """Those of no class of the table."""
+BASES = {"DiffusionPipeline", "ModelMixin"}
+ALLOWED = {
+    "planning/families.py": FAMILIES.keys() | COMPONENTS.keys(),
+    "pipeline/workarounds.py": {"Bria", "Sana", "StableDiffusion3"},
+}
+"""Names of classes and families by module."""
+SHARED: dict[str, Any] = {"needs_input": True, "several_pictures": True, "needs_negative_prompt": True}
+"""Facts of several classes each."""
 CLASSES = {ENTRIES[name]["class"] for name in SAMPLE}
 
 
@@ -78,29 +89,41 @@ def test_each_way_of_adding_a_controlnets_residuals_is_drawn() -> None:
 
 def test_it_has_every_later_class_and_every_unfit_one() -> None:
     transformers = {(ENTRIES[name]["components"].get("transformer") or {}).get("class") for name in SAMPLE}
-    assert transformers >= workarounds.LATER_CLASSES
-    assert workarounds.UNFIT.keys() <= CLASSES
+    assert transformers >= {name for name, facts in COMPONENTS.items() if facts.later_than_cache_dit}
+    assert {name for name, facts in FAMILIES.items() if facts.no_cache_reason} <= CLASSES
 
 
-def test_it_has_one_of_each_set_of_classes() -> None:
-    assert CLASSES & NOT_FROM_TEXT_ALONE
-    assert CLASSES & SEVERAL_PICTURES
+@pytest.mark.parametrize("fact", [each.name for each in dataclasses.fields(Family)])
+def test_it_has_a_class_of_each_fact(fact: str) -> None:
+    assert any(getattr(FAMILIES[name], fact) != getattr(Family(), fact) for name in CLASSES & FAMILIES.keys())
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        str(file.relative_to(ROOMS))
-        for room in ("pipeline", "planning", "caching")
-        for file in (ROOMS / room).rglob("*.py")
-    ],
-)
-def test_it_has_every_pipeline_class_that_the_code_names(file: str) -> None:
-    named = {text for text in literals(file) if isinstance(getattr(diffusers, text, None), type)}
-    named = {cls for cls in named if cls.endswith("Pipeline") and cls != "DiffusionPipeline"}
+def test_it_has_every_class_with_facts_that_it_hardly_shares() -> None:
+    """Of the classes that share one of `SHARED`, the sample has one."""
     entries = {entry["class"] for entry in ENTRIES.values()}
-    listed = NOT_FROM_TEXT_ALONE | SEVERAL_PICTURES if file == "planning/tasks.py" else frozenset()
-    assert (named & entries) - listed <= CLASSES
+    own = {name for name, facts in FAMILIES.items() if dataclasses.replace(facts, **SHARED) != Family(**SHARED)}
+    assert own & entries <= CLASSES
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES | COMPONENTS))
+def test_a_class_of_the_tables_is_one_of_diffusers(name: str) -> None:
+    assert isinstance(getattr(diffusers, name, None), type)
+
+
+@pytest.mark.parametrize("file", [str(file.relative_to(ROOMS)) for file in ROOMS.rglob("*.py")])
+def test_a_module_names_no_class_of_diffusers(file: str) -> None:
+    """`planning/families.py` has their facts. The registry of cache-dit that a work-around patches is by family."""
+    named = {text for text in literals(file) if is_a_model(text) or is_a_model(f"{text}Pipeline")}
+    assert named <= ALLOWED.get(file, set())
+
+
+def is_a_model(name: str) -> bool:
+    cls = getattr(diffusers, name, None) if name.isidentifier() else None
+    return (
+        isinstance(cls, type)
+        and issubclass(cls, diffusers.DiffusionPipeline | diffusers.ModelMixin)
+        and name not in BASES
+    )
 
 
 def _listed(patterns: ForwardPattern | list[ForwardPattern]) -> list[ForwardPattern]:

@@ -28,6 +28,7 @@ from cache_dit_serving.pipeline import workarounds
 from cache_dit_serving.pipeline.failure import told
 from cache_dit_serving.pipeline.own_forward import context_of_all_passes
 from cache_dit_serving.pipeline.patch import Patch
+from cache_dit_serving.planning.families import family_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -122,8 +123,8 @@ class PipelineCache:
         name = type(pipe).__name__
         if not BlockAdapterRegister.is_supported(pipe):
             refusals = dict.fromkeys(CONFIGS, f"cache-dit {cache_dit.__version__} does not support {name}")
-        elif name in workarounds.UNFIT:
-            refusals = dict.fromkeys(CONFIGS, f"{name} cannot be cached: {workarounds.UNFIT[name]}")
+        elif (reason := family_of(name).no_cache_reason) is not None:
+            refusals = dict.fromkeys(CONFIGS, f"{name} cannot be cached: {reason}")
         else:
             # cache-dit would warn that the transformer is patched already: counting the blocks has patched it.
             logging.getLogger("cache_dit.caching.patch_functors.functor_base").setLevel(logging.ERROR)

@@ -12,7 +12,8 @@ from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.pipeline.arguments import extra_arguments_of, longest_sequence
 from cache_dit_serving.pipeline.output import output_of, sound_rate_of
-from cache_dit_serving.planning.tasks import PARAMETERS, SEVERAL_PICTURES, SOUND_LENGTHS, WORDS, Input, tasks_of
+from cache_dit_serving.planning.families import component_of, family_of
+from cache_dit_serving.planning.tasks import PARAMETERS, SOUND_LENGTHS, WORDS, Input, tasks_of
 from cache_dit_serving.planning.traits import (
     ClassTraits,
     ClipTraits,
@@ -55,7 +56,7 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
         LoadError: the pipeline makes no kind of output that this server knows.
     """
     signature = inspect.signature(type(pipe).__call__).parameters
-    output = output_of(type(pipe))
+    output, family = output_of(type(pipe)), family_of(type(pipe).__name__)
     transformer = getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
     config: Mapping[str, Any] = getattr(transformer, "config", None) or {}
     scheduler = getattr(pipe, "scheduler", None)
@@ -75,7 +76,7 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
         heard=output.sound_field is not None and sound_rate_of(pipe) is not None,
         sound=_sound(pipe, signature, config) if output.kind is MediaKind.SOUND else None,
         brought=_brought(signature),
-        several_pictures=type(pipe).__name__ in SEVERAL_PICTURES,
+        several_pictures=family.several_pictures,
         classes=_classes(pipe, signature, config),
         strength=_strength(type(pipe), signature),
         steps=StepTraits(
@@ -92,7 +93,7 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
             honours_scale="guidance_scale" in signature
             and not ("true_cfg_scale" in parameters and config.get("guidance_embeds", True) is False),
             separate_cfg=separate_cfg,
-            needs_negative_prompt=type(pipe).__name__.startswith("EasyAnimate"),
+            needs_negative_prompt=family.needs_negative_prompt,
         ),
         sequence=SequenceTraits(default=_whole(signature, "max_sequence_length"), most=longest_sequence(type(pipe))),
         extra_arguments=extra_arguments_of(type(pipe), frozenset(GenerateRequest.model_fields)),
@@ -171,15 +172,16 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
     of_latent = _first(pipe, *TEMPORAL) or 1
     latents_of_chunk = _whole(signature, "num_latent_frames_per_chunk")  # Helios
     chunk = (latents_of_chunk - 1) * of_latent + 1 if latents_of_chunk else None
-    multiple = chunk or of_latent * _latents_decoded_together(pipe)
+    multiple = chunk or of_latent * component_of(getattr(pipe, "vae", None)).latents_decoded_together
     frames_parameter = next((name for name in ("frames", "num_frames") if name in signature), None)
     default = (_default(signature, frames_parameter) if frames_parameter else None) or config.get("sample_frames")
-    if type(pipe).__name__ == "AllegroPipeline" and default:
-        default *= multiple  # its configuration counts latent frames
+    family = family_of(type(pipe).__name__)
+    if family.counts_latent_frames and default:
+        default *= multiple
     default_frames, least, most = int(default or USUAL_FRAMES), None, None
     if latents_of_chunks := config.get("chunk_partition"):  # AnyFlowFAR makes clips of just these chunks
         least = most = default_frames = (sum(latents_of_chunks) - 1) * of_latent + 1
-    if type(pipe).__name__ == "AllegroPipeline":  # its autoencoder leaves frames beyond the last whole tile black
+    if family.decodes_tiles_alone:
         least, multiple = pipe.vae.kernel[0], pipe.vae.stride[0]
     fps_parameter = next((name for name in ("frame_rate", "fps") if name in signature), None)
     return ClipTraits(
@@ -200,14 +202,6 @@ def _steps(signature: Mapping[str, inspect.Parameter]) -> int:
     if (levels := signature.get("pyramid_num_inference_steps_list")) is not None:
         return sum(levels.default)  # HeliosPyramid: the steps of each resolution
     return _whole(signature, "num_inference_steps") or USUAL_STEPS
-
-
-def _latents_decoded_together(pipe: DiffusionPipeline) -> int:
-    """Return the number of latent frames that the autoencoder decodes together.
-
-    A clip whose latent frames are no multiple of it comes out longer than requested.
-    """
-    return 2 if type(getattr(pipe, "vae", None)).__name__ == "AutoencoderKLCogVideoX" else 1
 
 
 def _sound(

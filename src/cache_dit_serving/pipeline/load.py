@@ -22,6 +22,7 @@ from cache_dit_serving.pipeline import placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import needing_memory
 from cache_dit_serving.pipeline.random_weights import random_pipeline
+from cache_dit_serving.planning.families import family_of
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
@@ -81,8 +82,8 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
     if model.scheduler:
         pipe.scheduler = _changed(pipe.scheduler, model.scheduler)
     pipe.set_progress_bar_config(disable=True)
-    if type(pipe).__name__ == "AllegroPipeline":
-        pipe.vae.enable_tiling()  # its autoencoder can only decode by tiles
+    if family_of(type(pipe).__name__).decodes_tiles_alone:
+        pipe.vae.enable_tiling()
     return pipe
 
 
@@ -176,7 +177,7 @@ def siblings_of(pipe: DiffusionPipeline, tasks: frozenset[Task]) -> list[Diffusi
 def _animates(pipe: DiffusionPipeline) -> bool:
     """Return whether a text-to-video pipeline's weights also work in its family's image-to-video class."""
     # In other families image-to-video has weights of its own, with more channels.
-    return type(pipe).__name__ in ("LTXPipeline", "LTX2Pipeline") or bool(pipe.config.get("expand_timesteps"))
+    return family_of(type(pipe).__name__).animates or bool(pipe.config.get("expand_timesteps"))
 
 
 def choose_device(name: str | None) -> torch.device:

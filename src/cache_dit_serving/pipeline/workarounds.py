@@ -29,21 +29,10 @@ from cache_dit_serving.pipeline.own_forward import (
     keep_ltx2s_own_forward,
     keep_own_forward,
 )
+from cache_dit_serving.planning.families import component_of
 
-LATER_CLASSES = frozenset(
-    {
-        "HunyuanVideoFramepackTransformer3DModel",
-        "JoyImageEditPlusTransformer3DModel",
-        "SanaVideoTransformer3DModel",
-        "StableAudio3DiTModel",
-    }
-)
-"""Transformer classes that cache-dit 1.5.3 refuses although it knows their family. diffusers added them later, and
-calls their blocks as the family's."""
 OUTGROWN = {Cosmos3OmniPatchFunctor: "return_dict", ZImageControlNetPatchFunctor: "joint_attention_kwargs"}
 """Argument that diffusers 0.42 passes to a family's forward and that cache-dit 1.5.3's copy of the forward lacks."""
-UNFIT = {"Flux2KleinKVPipeline": "each block keeps keys and values of its own, and cache-dit runs all blocks as one"}
-"""Pipelines whose output changes through the cache even if it reuses nothing, with the reason."""
 Apply = Callable[..., torch.nn.Module]
 Adapt = Callable[..., BlockAdapter]
 _shipped: dict[Any, Any] = {}
@@ -85,12 +74,12 @@ def _adapted(shipped: Adapt, adapt: Callable[[BlockAdapter], None]) -> Adapt:
 
 
 def allow_later_classes(transformer: torch.nn.Module, allow_classes: Any = None) -> None:
-    """Run cache-dit's check of a transformer's class, except for `LATER_CLASSES`.
+    """Run cache-dit's check of a transformer's class, except for classes that diffusers added later.
 
     Raises:
         AssertionError: the class is not one of the family's.
     """
-    if type(transformer).__name__ not in LATER_CLASSES:
+    if not component_of(transformer).later_than_cache_dit:
         _shipped_assert(transformer, allow_classes)
 
 
@@ -110,7 +99,7 @@ def _with_own_forward(residuals: Sequence[Residuals]) -> Callable[[BlockAdapter]
 
     def adapt(adapter: BlockAdapter) -> None:
         transformer = adapter.pipe.transformer
-        if "SanaVideo" not in type(transformer).__name__:
+        if component_of(transformer).takes_residuals:
             keep_own_forward(transformer, residuals)
 
     return adapt

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cache_dit_serving.media.inputs import InputPicture, Inputs
 from cache_dit_serving.media.video_input import InputVideo
+from cache_dit_serving.planning.families import family_of
 from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.fields.size import Height, Width, fitting_size
@@ -43,8 +44,7 @@ def example_of(
     if pixels is not None:
         example |= dict(zip(("width", "height"), _size(model, pixels), strict=True))
     if Input.PROMPT in needs:
-        edits_by_json = model.traits.pipeline_class == "BriaFiboEditPipeline"
-        example["prompt"] = '{"edit_instruction": "an example"}' if edits_by_json else "an example"
+        example["prompt"] = family_of(model.traits.pipeline_class).example_prompt
     if Input.CLASS_LABELS in needs:
         example["class_label"] = 0
     brought = needs - WORDS | ({Input.LAST_IMAGE} if last_image else set())

@@ -10,18 +10,11 @@ from PIL import Image
 
 from cache_dit_serving.media.fit import Fit, bars_of, fitted, keeps_shape
 from cache_dit_serving.media.inputs import Inputs
+from cache_dit_serving.planning.families import family_of
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.tasks import SIZED_TASKS, Input, Task
 
 INPUTS_OF_FIELDS = {field: kind for kind, field in FIELDS_OF_INPUTS.items()}
-PIPELINES_OWN: dict[tuple[str, Input], Fit | None] = {
-    ("Cosmos3OmniPipeline", Input.IMAGE): "crop",
-    ("WanVACEPipeline", Input.VIDEO): None,
-}
-"""Resizing inside pipeline classes of diffusers 0.42 that do not stretch their inputs to the output size.
-
-None: the class does not resize. VACE would keep a smaller video and misalign its parts with the larger output's.
-"""
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ def fittings_of(
     found = []
     for field, brought in inputs.sizes.items():
         kind = INPUTS_OF_FIELDS[field.partition(".")[0]]
-        own = PIPELINES_OWN.get((pipeline_class, kind), "stretch")
+        own = _own_fit(pipeline_class, kind)
         if "strength" in arguments and kind is not Input.VIDEO:
             own = None
         keeps = keeps_shape(brought, drawn)
@@ -80,3 +73,9 @@ def fittings_of(
         if brought != drawn and not (keeps and by_pipeline):
             found.append(Fitting(field, brought, drawn, fit, by_pipeline))
     return tuple(found)
+
+
+def _own_fit(pipeline_class: str, kind: Input) -> Fit | None:
+    """Return the resizing inside a pipeline class; None if it does not resize."""
+    family = family_of(pipeline_class)
+    return {Input.IMAGE: family.fit_of_image, Input.VIDEO: family.fit_of_video}.get(kind, "stretch")

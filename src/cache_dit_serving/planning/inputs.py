@@ -9,6 +9,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.frame_times import MOST_FPS
 from cache_dit_serving.media.inputs import Inputs
 from cache_dit_serving.media.video_input import InputVideo
+from cache_dit_serving.planning.families import family_of
 from cache_dit_serving.planning.fields import accepted_fields
 from cache_dit_serving.planning.fields.clip import fitting_frames, least_frames
 from cache_dit_serving.planning.fields.size import fitting_size
@@ -75,17 +76,17 @@ def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedMode
         inputs: inputs returned by :func:`with_size_of_inputs`.
 
     Raises:
-        InvalidRequest: more pictures than the pipeline takes, a picture that OmniGen's prompt does not name, or a mask
-            whose size differs from its picture's.
+        InvalidRequest: more pictures than the pipeline takes, a picture that the prompt must name and does not, or a
+            mask whose size differs from its picture's.
     """
     images = [picture.image for picture in inputs.images]
     if len(images) > 1 and not model.traits.several_pictures:
         raise InvalidRequest(
             f"image_urls holds {len(images)} pictures; {model.traits.pipeline_class} takes one", param="image_urls"
         )
-    if model.traits.pipeline_class == "OmniGenPipeline":
+    if pattern := family_of(model.traits.pipeline_class).picture_name:
         for number in range(1, len(images) + 1):
-            if (name := f"<img><|image_{number}|></img>") not in (request.prompt or ""):
+            if (name := pattern.format(number=number)) not in (request.prompt or ""):
                 raise InvalidRequest(
                     f"this model's prompts name their pictures: write {name} where picture {number} is meant",
                     param="prompt",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.families import family_of
 
 Signature = Mapping[str, inspect.Parameter]
 
@@ -122,42 +123,6 @@ SIZED_TASKS = frozenset(
 )
 """Served tasks whose pipelines resize their inputs to the output size."""
 
-NOT_FROM_TEXT_ALONE = frozenset(
-    {
-        # Pipelines that edit a picture or continue a video.
-        "CosmosVideoToWorldPipeline",
-        "Cosmos2VideoToWorldPipeline",
-        "HunyuanImageRefinerPipeline",
-        "JoyImageEditPipeline",
-        "JoyImageEditPlusPipeline",
-        "LongCatImageEditPipeline",
-        "LTX2ImageToVideoPipeline",
-        "LTXI2VLongMultiPromptPipeline",
-        "LTXImageToVideoPipeline",
-        "QwenImageEditPipeline",
-        "QwenImageEditPlusPipeline",
-        "QwenImageLayeredPipeline",
-        "WanVACEPipeline",
-    }
-)
-"""Classes of diffusers 0.42 that need a picture or video although their signature has None as its default.
-
-Each was found by a run.
-"""
-
-SEVERAL_PICTURES = frozenset(
-    {
-        "Flux2KleinKVPipeline",
-        "Flux2KleinPipeline",
-        "Flux2Pipeline",
-        "GlmImagePipeline",
-        "JoyImageEditPlusPipeline",
-        "OmniGenPipeline",
-        "QwenImageEditPlusPipeline",
-    }
-)
-"""Classes of diffusers 0.42 that make one output from several pictures. Others make one output per picture."""
-
 
 def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> frozenset[Task]:
     """Return the tasks of a pipeline: its call takes all inputs of a task, and the task provides all required ones."""
@@ -198,7 +163,7 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
         Task.VIDEO_CONTROL,
         Task.IMAGE_EDIT if "strength" in signature else Task.IMG2IMG,
     }
-    if begins_from_media or pipeline_class in NOT_FROM_TEXT_ALONE:
+    if begins_from_media or family_of(pipeline_class).needs_input:
         fitting -= {Task.TEXT_TO_IMAGE, Task.TEXT_TO_VIDEO}
     return frozenset(fitting - {Task.UNCONDITIONAL} or fitting)
 

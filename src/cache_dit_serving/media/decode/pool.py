@@ -28,7 +28,7 @@ class _Why(Enum):
 
 
 class DecodingPool:
-    """Decoder processes, at most `inputs.decoders`, each driven by a thread of the pool."""
+    """Pool of at most `inputs.decoders` decoder processes, each driven by a thread of the pool."""
 
     def __init__(self, settings: InputSettings, max_waiting: int) -> None:
         """
