@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from sqlalchemy import insert
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.jobs.job import failed, succeeded
+from cache_dit_serving.jobs.record import FIELDS, JobRecord
 from cache_dit_serving.jobs.store.aged import BATCH, Ended
 from cache_dit_serving.jobs.store.leases import Silent
 from cache_dit_serving.jobs.store.rows import columns_of
@@ -18,6 +21,25 @@ from cache_dit_serving.schemas.jobs import JobState
 from tests.support.jobs import QUEUED, RUNNING, record
 
 LATER, BEFORE = time.time() + 1e9, 1.0
+EVERY_FIELD: dict[str, Any] = {
+    "id": "one",
+    "history": ((QUEUED, 1000.0), (RUNNING, 1001.0)),
+    "steps": 10,
+    "request": "{}",
+    "digest": "d",
+    "step": 3,
+    "cached_steps": 2,
+    "result": "{}",
+    "error": "{}",
+    "files": ("a/b.png",),
+    "key": "k",
+    "caller": "c",
+    "priority": 1,
+    "attempts": 2,
+    "position": 4,
+    "starts_in_s": 1.5,
+    "seconds_left": 2.5,
+}
 WATCHED = Silent(settled=True)
 """As a server has it that would have heard all others by now, and heard none."""
 
@@ -32,6 +54,23 @@ def test_a_job_comes_back_as_it_was_put(store: JobStore) -> None:
     assert store.put(ended, "me")
     assert store.get("one") == ended
     assert store.uploads("one") == []
+
+
+def test_every_field_of_a_job_is_kept(store: JobStore) -> None:
+    job = JobRecord(**EVERY_FIELD)
+    assert set(EVERY_FIELD) == set(FIELDS)
+    defaults = {each.name: each.default for each in fields(JobRecord)}
+    assert [name for name in FIELDS if EVERY_FIELD[name] == defaults[name]] == []
+    store.add(job, [], "me", LATER)
+    assert store.get("one") == job
+
+
+def test_progress_is_told_without_a_word_about_the_state(store: JobStore) -> None:
+    store.add(record(), [], "me", LATER)
+    told = JobRecord(**EVERY_FIELD)
+    assert store.tell("me", LATER, [told]) == {"one": False}
+    progress = {name: EVERY_FIELD[name] for name in ("step", "cached_steps", "position", "starts_in_s", "seconds_left")}
+    assert store.get("one") == replace(record(), **progress)
 
 
 def test_opening_it_again_keeps_all(url: str) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
 from cache_dit_serving.engine.caller import SCOPES, Caller
 from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import ClientGone
+from cache_dit_serving.jobs.kept_request import KeptIntake
 from cache_dit_serving.media.decode.decoder import MaskKind
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest, JobRequest
@@ -63,7 +62,7 @@ class Intake:
 
     def dumped(self) -> str:
         """As JSON, without its uploads."""
-        return _Kept(
+        return KeptIntake(
             request=self.request.model_dump(mode="json", exclude_unset=True),
             id=self.id,
             lenient=self.lenient,
@@ -76,25 +75,13 @@ class Intake:
         ).model_dump_json()
 
 
-class _Kept(BaseModel):
-    request: dict[str, Any]
-    id: str
-    lenient: bool
-    warnings: tuple[RequestWarning, ...]
-    base_url: str
-    caller: str = ""
-    names: dict[str, str] = {}
-    parts: dict[str, str] = {}
-    mask_kind: MaskKind = "mask"
-
-
 def read(dumped: str, uploads: list[str | bytes]) -> Intake:
     """What was kept by :meth:`Intake.dumped`, and its uploads.
 
     Raises:
         ValidationError: it is of another version, which had other fields.
     """
-    kept = _Kept.model_validate_json(dumped)
+    kept = KeptIntake.model_validate_json(dumped)
     return Intake(
         JobRequest.model_validate(kept.request),
         id=kept.id,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from pydantic import BaseModel
 
-from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.jobs.record import JobRecord, same_fields
 from cache_dit_serving.schemas.answers import timestamp
 from cache_dit_serving.schemas.jobs import EventKind, JobMoment, JobProgress, JobState
 
@@ -59,7 +60,7 @@ def events_of(record: JobRecord, seen: int) -> list[Event]:
         events.append(Event(told, EventKind.STATE, _moment(state, at), ends=state.final))
     number = STRIDE * len(record.history) + record.step
     if record.state is JobState.RUNNING and record.step and number > seen:
-        progress = _progress(record.step, record.steps, record.cached_steps, record.seconds_left)
+        progress = _progress(*same_fields(record, JobProgress).items())
         events.append(Event(number, EventKind.PROGRESS, progress))
     return events
 
@@ -71,5 +72,5 @@ def _moment(state: JobState, at: float) -> str:
 
 
 @lru_cache(maxsize=256)
-def _progress(step: int, steps: int, cached_steps: int, seconds_left: float | None) -> str:
-    return JobProgress(step=step, steps=steps, cached_steps=cached_steps, seconds_left=seconds_left).model_dump_json()
+def _progress(*fields: tuple[str, Any]) -> str:
+    return JobProgress(**dict(fields)).model_dump_json()

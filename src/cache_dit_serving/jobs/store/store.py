@@ -35,7 +35,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.jobs.record import JobRecord
+from cache_dit_serving.jobs.record import PROGRESS, JobRecord
 from cache_dit_serving.jobs.store.aged import Aged
 from cache_dit_serving.jobs.store.engine import (
     BRIEF_WAIT_S,
@@ -55,7 +55,6 @@ from cache_dit_serving.schemas.jobs import JobState
 
 MIGRATING = 0x6361636865646974
 """Number of the lock that a server of several has while it makes the tables."""
-PROGRESS = ("step", "cached_steps", "position", "starts_in_s", "seconds_left")
 FIRST = (JobRow.priority.desc(), JobRow.number)
 ID = re.compile(r"\w{1,100}", re.ASCII)
 """Of a job. PostgreSQL refuses a NUL in a text, and SQLite half of a character."""
