@@ -1,6 +1,6 @@
-"""What befalls a job, as its followers are told of it: server-sent events, https://html.spec.whatwg.org/#sse.
+"""Events of a job for its followers: server-sent events, https://html.spec.whatwg.org/#sse.
 
-An event's number follows from what it says, so that a follower that comes again is understood by whoever knows the job.
+An event's number follows from its content, so any server that knows the job understands a follower that comes again.
 """
 
 from __future__ import annotations
@@ -16,36 +16,39 @@ from cache_dit_serving.schemas.answers import timestamp
 from cache_dit_serving.schemas.jobs import EventKind, JobMoment, JobProgress, JobState
 
 STRIDE = 10**8
-"""Numbers from one state to the next: more than a job has steps."""
+"""Distance of the numbers of two states: more than a job has steps."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event, which a follower that has seen its number does not get again."""
+    """One event. A follower that has seen its number does not get it again."""
 
     number: int | None
-    """From :data:`STRIDE`; None: it says what is so at the moment, and nobody who comes again would miss it."""
+    """Number, from :data:`STRIDE`; None for an event that holds at the moment only, which is not sent again."""
     kind: EventKind
     data: str
-    """JSON."""
+    """JSON of the event."""
     ends: bool = False
-    """Whether it is one of a job's last."""
+    """True for the last events of a job."""
 
     def encoded(self) -> bytes:
-        """As a stream of `text/event-stream` has it."""
+        """Return the event as bytes of a `text/event-stream`."""
         number = "" if self.number is None else f"id: {self.number}\n"
         return f"{number}event: {self.kind}\ndata: {self.data}\n\n".encode()
 
 
 def now(kind: EventKind, data: BaseModel) -> Event:
-    """One that says what is so at the moment."""
+    """Return an event that holds at the moment only."""
     return Event(None, kind, data.model_dump_json())
 
 
 def events_of(record: JobRecord, seen: int) -> list[Event]:
-    """What a follower is told that has seen the event of that number: each state, and of progress the latest.
+    """Return the events that a follower has not had: each state, and the latest progress.
 
-    A follower that is slower than the job misses the steps in between, and nothing is kept for it.
+    A follower that is slower than the job misses the steps in between; no event is kept for it.
+
+    Args:
+        seen: number of the latest event that it has.
     """
     events: list[Event] = []
     for number, (state, at) in enumerate(record.history, 1):

@@ -16,26 +16,26 @@ from cache_dit_serving.schemas.jobs import JobState
 
 @dataclass(eq=False)
 class Job:
-    """For the event loop; of its generation, the pipeline's thread writes the progress."""
+    """A job with its generation; for the event loop, while the pipeline's thread draws."""
 
     admitted: JobRecord
-    """As it came into the queue."""
+    """Record of the job as it came into the queue."""
     generation: Generation
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it is no longer wanted."""
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once this server has it no more: it has ended, or is for another one."""
+    """Set once it has left this server: it has ended, or is another server's."""
     written: threading.Event = field(default_factory=threading.Event)
     """Set once it is in the database, or will never be."""
     untold: bool = False
     """Set while it runs and the database does not know."""
     taken: bool = False
-    """Whether another server has it by now."""
+    """True once another server has it."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def record(self) -> JobRecord:
-        """As it is now."""
+        """Record of the job as it is now."""
         generation, admitted = self.generation, self.admitted
         if generation.started is None:
             return admitted
@@ -49,22 +49,22 @@ class Job:
 
     @property
     def changed(self) -> asyncio.Event:
-        """Set when there is more to tell; the next change has another one."""
+        """Event of the next change; each change has an event of its own."""
         return self._changed
 
     def tell(self) -> None:
-        """Wake those who follow it."""
+        """Wake the followers."""
         self._changed.set()
         self._changed = asyncio.Event()
 
 
 def succeeded(record: JobRecord, result: str, files: tuple[str, ...]) -> JobRecord:
-    """A job that ends with its result."""
+    """Return a job ended with its result."""
     return replace(_ended(record, JobState.SUCCEEDED), result=result, files=files)
 
 
 def failed(record: JobRecord, error: ServingError) -> JobRecord:
-    """A job that ends with an error, which says in which state; that nobody wants it any more is none."""
+    """Return a job ended with an error, in the state that the error stands for; a caller that left is no error."""
     if isinstance(error, ClientGone):
         return _ended(record, JobState.CANCELLED)
     state = JobState.EXPIRED if isinstance(error, DeadlineExceeded) else JobState.FAILED
@@ -72,7 +72,7 @@ def failed(record: JobRecord, error: ServingError) -> JobRecord:
 
 
 def queued_again(record: JobRecord) -> JobRecord:
-    """A job whose server ended while it ran, from its beginning."""
+    """Return a job whose server ended while it ran, queued from its beginning."""
     return replace(record, history=(*record.history, (JobState.QUEUED, time.time())), step=0, cached_steps=0)
 
 

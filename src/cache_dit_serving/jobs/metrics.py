@@ -1,4 +1,4 @@
-"""What `/metrics` says beyond BentoML's own. The page docs/metrics.md explains each."""
+"""Metrics beyond BentoML's own. The page docs/metrics.md explains each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model did otherwise than its request says, found out when it was done."""
+"""Warnings about an output that came out otherwise than its request says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ MOST_QUOTED = 300
 
 
 def output_warnings(call: ImageCall, record: DrawRecord) -> Iterator[RequestWarning]:
-    """Another size or number of frames than asked for, which some make by rules of their own; words that were cut."""
+    """Return warnings of another size or number of frames, which some models choose by rules of their own, and of words
+    that were cut."""
     made = {"num_frames": record.num_frames}
     if record.size is not None:
         made |= {"width": record.size[0], "height": record.size[1]}

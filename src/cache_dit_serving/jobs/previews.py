@@ -1,6 +1,6 @@
 """Previews of a generation, made beside the pipeline's thread.
 
-Nothing is made of latents that nobody waits for. One preview serves all who wait for one at that step.
+A preview is made only if a follower waits for it. One preview serves all who wait for one at that step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cache_dit_serving.schemas.jobs import JobPreview
 logger = logging.getLogger(__name__)
 
 FOLLOWED_S = 5.0
-"""After its last look a follower of a job, who looks every second, is taken for gone."""
+"""Seconds after its last look at which a follower of a job, who looks every second, counts as gone."""
 
 
 class PreviewMaker:
@@ -56,7 +56,7 @@ class PreviewMaker:
             self.last = self._thread.submit(copy_context().run, self._show, step, make, waiting)
 
     def _is_usual(self, done: int) -> bool:
-        """Whether one is made for those who do not say how many they want: not while the last one is being made."""
+        """Return whether one is made for those who do not say how many they want: not while another is being made."""
         if not self._every or done % self._every or (self.last is not None and not self.last.done()):
             return False
         return self._generation.previews.followed_within(FOLLOWED_S)

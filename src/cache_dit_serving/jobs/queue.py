@@ -1,4 +1,4 @@
-"""Who is next: the order of generations that wait.
+"""Order of the generations that wait.
 
 Greater priorities first. Among equals the caller that has had least of the pipeline lately, so that one who sends a
 hundred does not make another wait for all of them. Of one caller's, first come first served, or the shortest first.
@@ -16,7 +16,7 @@ from cache_dit_serving.planning.planned import Planned
 
 Order = Literal["arrival", "shortest"]
 OVERTAKEN = 10.0
-"""With the shortest first: how long others that are shorter may still come and go before, in its own duration.
+"""Time for which shorter ones that come later may go before, in durations of the one that waits; shortest first only.
 
 Without a bound a long one waits for ever where short ones keep coming.
 """
@@ -28,9 +28,9 @@ UNKNOWN_S = 1.0
 
 class _Waiting(NamedTuple):
     seconds: float
-    """What it was expected to take when it came."""
+    """Expected seconds, by the estimate when it came."""
     rank: float
-    """Among its caller's of the same priority, the least is next: monotonic seconds."""
+    """Monotonic seconds; the least among its caller's of the same priority is next."""
 
 
 class Queue:
@@ -52,7 +52,7 @@ class Queue:
         self._estimate = estimate
         self._waiting: dict[Generation, _Waiting] = {}
         self._had: dict[str, float] = {}
-        """Seconds of the pipeline that each caller had, among those who are here; who comes begins with the least."""
+        """Seconds of the pipeline that each caller here had; one that comes begins with the least of them."""
         self._running: str | None = None
         """Caller of the one that runs."""
         self._ordered: list[Generation] | None = None
@@ -61,7 +61,7 @@ class Queue:
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[Generation]:
-        """The next one first."""
+        """Iterate over all, the next one first."""
         if self._ordered is None:
             self._ordered = list(self._in_order())
         return iter(self._ordered)
@@ -93,7 +93,7 @@ class Queue:
         self._ordered = None
 
     def remove(self, generation: Generation) -> None:
-        """Let it wait no more."""
+        """Take a generation out, which is not to be run."""
         del self._waiting[generation]
         self._forget_callers()
 
@@ -106,7 +106,7 @@ class Queue:
         return generation
 
     def clear(self) -> list[Generation]:
-        """Take all out."""
+        """Take all out, the next one first."""
         left = list(self)
         self._waiting.clear()
         self._running = None

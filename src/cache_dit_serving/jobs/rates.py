@@ -1,5 +1,6 @@
-"""How long things take here, learnt from what has run: seconds of a computed and of a reused step, and how many steps
-each setting reuses. Written by the encoders' threads, read by any.
+"""Seconds of a computed and of a reused step, and the steps that each setting reuses, learnt from what has run.
+
+Written by the encoders' threads, read by any.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ MOST_KEYS = 512
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """What the time of a step depends on."""
+    """Properties of a call on which the time of a step depends."""
 
     pixels: int
     passes: int
-    """Forward passes a step: 2 where guidance takes one of its own."""
+    """Forward passes of a step: 2 if guidance takes one of its own."""
 
     @property
     def work(self) -> int:
@@ -46,11 +47,11 @@ class Estimate:
     """Seconds that a call takes once it is its turn."""
 
     seconds: float | None
-    """By medians; None: nothing like it has run."""
+    """Sum of medians; None if nothing like it has run."""
     promise_s: float | None
-    """By the ninth deciles: what nine in ten keep to."""
+    """Sum of ninth deciles, which nine in ten calls keep to; None as of `seconds`."""
     known: bool
-    """Whether these very settings have run; otherwise every step is taken to be computed."""
+    """True if these very settings have run; otherwise every step counts as computed."""
 
 
 class Observations(Generic[K]):
@@ -91,9 +92,9 @@ class Rates:
         self._computed_step_s: Observations[Shape] = Observations()
         self._fixed_s: Observations[Shape] = Observations()
         self._reused_step_s: Observations[tuple[str, Shape]] = Observations()
-        """By settings, whose calibrators take their own time."""
+        """Seconds of a reused step by settings, whose calibrators take their own time, and shape."""
         self._reused_steps: Observations[tuple[str, int, int]] = Observations()
-        """By settings, forward passes and num_inference_steps."""
+        """Reused steps by settings, forward passes and num_inference_steps."""
 
     def learn(self, call: ImageCall, record: DrawRecord, encode_s: float = 0.0) -> None:
         """Record the times of one output, and the seconds that its encoding took."""
@@ -126,7 +127,7 @@ class Rates:
         )
 
     def by_shape(self) -> list[StepRate]:
-        """What has been learnt of each size that ran."""
+        """Return the rates of each shape that ran."""
         with self._lock:
             return [
                 StepRate(
@@ -156,7 +157,7 @@ class Rates:
         return fixed_s + (steps - reused) * computed_s + reused * (reused_s or 0.0), True
 
     def _reused_at_least(self, settings: CacheSettings, steps: int, passes: int) -> float | None:
-        """Steps of so many that these settings reuse at least: as in fewer steps that ran, in proportion to more."""
+        """Return the least reused steps of these settings: as in fewer steps that ran, in proportion to more."""
         digest = settings.digest()
         found = self._reused_steps.nearest(lambda key: abs(key[2] - steps) if key[:2] == (digest, passes) else None)
         if found is None:
@@ -199,12 +200,12 @@ def _sum(seconds: Iterable[float | None]) -> float | None:
 
 
 def _factor(known: Shape, wanted: Shape) -> float:
-    """How much longer a step takes; never shorter: what does not shrink with the size is not known."""
+    """Return the factor by which a step takes longer, 1 at least: the part that does not shrink is unknown."""
     return max(1.0, wanted.work / known.work)
 
 
 def _ratio(known: Shape, wanted: Shape) -> float:
-    """How far apart two shapes' work is; 0 for the very same shape."""
+    """Return the distance of two shapes' work as a ratio from 1; 0 for the very same shape."""
     if known == wanted:
         return 0.0
     return max(wanted.work, known.work) / min(wanted.work, known.work)

@@ -1,4 +1,4 @@
-"""State that the workers of one server share, in the server's own folder: it lives as long as the server does."""
+"""State that the workers of one server share, in the server's own folder. It lives as long as the server does."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def refill(left: float, seconds: float, per_minute: float) -> tuple[float, float
 class CallerCounts:
     """Requests a minute, and live generations, of each caller at all workers. For any thread.
 
-    A database that does not answer counts nobody: callers are served, and the log has it.
+    A database that does not answer counts no caller: callers are served, and the log has it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,7 +132,7 @@ class JobProgress:
         self._folder.mkdir(exist_ok=True)
 
     def write(self, job: str, step: int, cached_steps: int) -> None:
-        """Say how far a job of this worker is."""
+        """Write the progress of a job of this worker."""
         with suppress(OSError):  # a follower sees the next one
             (self._folder / job).write_bytes(STEPS.pack(step, cached_steps))
 

@@ -20,7 +20,7 @@ async def wait_for_outputs(
     max_request_s: float,
     deadline_s: float | None,
 ) -> list[Encoded]:
-    """Wait for the outputs of a generation that was submitted; it stops between two steps when nobody waits any more.
+    """Wait for the outputs of a generation that was submitted. If its caller leaves, it stops between two steps.
 
     Args:
         caller_gone: done when the caller has gone.

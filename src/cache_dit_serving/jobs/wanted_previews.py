@@ -1,4 +1,4 @@
-"""How many previews a follower of a generation wants, and after which steps they are due."""
+"""Previews that followers of a generation want, and the steps after which they are due."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class WantedPreviews:
         self._failed = 0
 
     def is_due(self, step: int) -> bool:
-        """Whether one is due at a step, over all images; it is not due again.
+        """Return whether one is due at a step, over all images; it is not due again.
 
-        Those of a follower that came late, whose steps are over, are one.
+        Those whose steps were over when the follower came count as one.
         """
         due = False
         while self._due and self._due[0] <= step:
@@ -50,11 +50,11 @@ class WantedPreviews:
             self._made.append(preview)
 
     def take(self) -> list[JobPreview]:
-        """Those that the follower has not had yet, in the order of their steps."""
+        """Return the previews that the follower has not had yet, in the order of their steps."""
         return [self._made.popleft() for _ in range(len(self._made))]
 
     def missing(self, param: str) -> list[RequestWarning]:
-        """After the last step, a warning where there were fewer than the follower wanted.
+        """Return a warning if there were fewer than the follower wanted; called after the last step.
 
         Args:
             param: by which the follower asked for them.

@@ -1,4 +1,4 @@
-"""Notices that the pipeline's thread stands still. Nothing can end such a thread: a new process must take over."""
+"""A watch over the pipeline's thread. Nothing can end a thread that stands still: a new process must take over."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Watchdog:
         """
         self.max_step_s = max_step_s
         self.stalled = False
-        """Whether the thread stands still now; false again as soon as it goes on."""
+        """True while the thread stands still."""
         self._on_change = on_change
         self._changed = threading.Condition()
         self._since: float | None = None
-        """When the last sign of life came, by the monotonic clock; None: there is no work."""
+        """Time of the last sign of life, monotonic seconds; None without work."""
         self._request = ""
         self._worker: int | None = None
         self._closed = False
@@ -95,6 +95,6 @@ class Watchdog:
 
 
 def _stack(thread: int | None) -> str:
-    """Where a thread is."""
+    """Return the stack of a thread."""
     frame = sys._current_frames().get(thread or 0)
     return "".join(traceback.format_stack(frame)).rstrip() if frame else ""

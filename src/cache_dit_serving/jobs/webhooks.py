@@ -1,4 +1,4 @@
-"""What becomes of a job, told to an address that its caller gave.
+"""Messages about the states of a job, to an address that its caller gave.
 
 A message is signed as https://www.standardwebhooks.com has it, which most languages have a library for.
 """
@@ -18,7 +18,7 @@ from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.schemas.jobs import JobState
 
 AGAIN_S = (1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0)
-"""After each attempt that failed; after the last one the message is given up, about a day after the first."""
+"""Seconds to the next attempt after each that failed. After the last one, about a day later, a message is given up."""
 
 MOST_AT_ONCE, MOST_OF_HOST, MOST_OF_CALLER = 32, 2, 8
 """Messages on their way from a server: all, to one host, and of one caller with a key."""
@@ -29,20 +29,20 @@ class Webhook:
     """One message on its way."""
 
     id: str
-    """The same with each attempt: its receiver may get it twice."""
+    """Id, the same with each attempt: its receiver may get it twice."""
     job: str
     url: str
     body: str
-    """JSON."""
+    """Body of the message, JSON."""
     attempts: int = 0
-    """Begun so far."""
+    """Attempts begun so far."""
     host: str = ""
     """Host of the receiver, in lower case."""
     caller: str = ""
     """Name of the job's sender; empty where there are no keys."""
 
     def headers(self, secret: bytes, now: int) -> dict[str, str]:
-        """With the signature of an attempt.
+        """Return the headers of an attempt, with its signature.
 
         Args:
             now: seconds since the epoch.
@@ -56,7 +56,7 @@ class Webhook:
         }
 
     def again_s(self) -> float | None:
-        """Until the next attempt, after one that failed; None: it is given up."""
+        """Return the seconds until the next attempt after one that failed; None once it is given up."""
         return AGAIN_S[self.attempts - 1] if self.attempts <= len(AGAIN_S) else None
 
 
@@ -108,7 +108,7 @@ class Sending:
 
 
 def webhooks_of(record: JobRecord, answer: str, at: str) -> list[Webhook]:
-    """The message that a job's caller wants about the state that it came into, if any.
+    """Return the message that a job's caller wants about its latest state, if any.
 
     Args:
         answer: the job as its route answers it, JSON.

@@ -26,7 +26,7 @@ READERS = 2
 
 
 class Ask(Protocol):
-    """Has the database do something away from the event loop, and gives the result.
+    """A call of the database away from the event loop, which gives the result.
 
     Raises:
         StoreUnavailable: it does not answer.
@@ -42,9 +42,9 @@ class StoreAccess:
         self._url = url
         self._store: JobStore | None = None
         self._unopened = ""
-        """Why it is not open."""
+        """Reason for which it is not open."""
         self._silent = False
-        """Whether it did not answer the last time."""
+        """True if it did not answer the last time."""
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="jobs-store")
         self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="jobs-read")
 
@@ -55,11 +55,11 @@ class StoreAccess:
 
     @property
     def silent(self) -> bool:
-        """Whether the last one who asked had no answer."""
+        """True if the latest query had no answer."""
         return self._silent
 
     async def open(self) -> bool:
-        """Open the database where it is not, or where its file was exchanged; whether it is open.
+        """Open the database if it is not, or if its file was exchanged; return whether it is open.
 
         Its file is not made anew while the server runs: jobs that were promised would be lost without a word.
         """
@@ -81,7 +81,7 @@ class StoreAccess:
         return True
 
     async def read(self, what: Callable[[JobStore], T]) -> T:
-        """Have the database tell something.
+        """Return the result of a query.
 
         Raises:
             StoreUnavailable: it does not answer.
@@ -89,7 +89,7 @@ class StoreAccess:
         return await self._ask(self._reading, what)
 
     async def write(self, what: Callable[[JobStore], T]) -> T:
-        """Have the database do something.
+        """Return the result of a write.
 
         Raises:
             StoreUnavailable: it does not answer. It may have done it all the same.

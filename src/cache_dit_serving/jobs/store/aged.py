@@ -14,7 +14,7 @@ from cache_dit_serving.jobs.store.tables import LIVE, JobRow
 BATCH = 100
 """Jobs that are forgotten in one transaction."""
 PAGE = 500
-"""Jobs that one query tells of."""
+"""Jobs on one page."""
 
 
 class Ended(NamedTuple):
@@ -22,7 +22,7 @@ class Ended(NamedTuple):
 
     id: str
     files: tuple[str, ...]
-    """Its outputs, below the root of all."""
+    """Its outputs, named from the root of all."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class FilesPage:
 
     jobs: list[Ended]
     next: int | None
-    """After which the next page begins; None: this is the last one."""
+    """Number after which the next page begins; None for the last one."""
 
 
 class Aged:
-    """For any thread."""
+    """Queries and deletions of jobs that have ended, for any thread."""
 
     def __init__(self, reading: Engine, writing: Engine) -> None:
         """

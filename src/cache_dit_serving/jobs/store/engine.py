@@ -14,16 +14,16 @@ from cache_dit_serving.private import FILE_MODE, make_folder
 WAIT_S = 2.0
 """Seconds that a statement waits for a lock of another connection."""
 BRIEF_WAIT_S = 0.5
-"""Seconds that the pipeline's thread waits for one."""
+"""Seconds that the pipeline's thread waits for a lock."""
 MIGRATION_WAIT_S = 60.0
 """Seconds for another server to make the tables."""
 STATEMENT_S = 10.0
 """Greatest seconds of one PostgreSQL statement that is no migration."""
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-"""Of SQLite: readers go on while one writes; a commit is on the disk when it returns, for a job is promised by then."""
+"""Settings of SQLite: readers go on while one writes; a commit, by which a job is promised, is on the disk."""
 PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
-"""Of PostgreSQL, where the URL says nothing of it: a host that is gone is given up after so long, s and ms, rather than
-after minutes."""
+"""Settings of PostgreSQL, unless the URL has others: a host that is gone is given up after so many s and ms, rather
+than after minutes."""
 LOCK_NOT_AVAILABLE = "55P03"
 """PostgreSQL's code of a lock that was not had in time."""
 SQLITE_FILES = ("", "-wal", "-shm")
@@ -53,14 +53,14 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
 
 
 def sqlite_file(url: URL) -> Path | None:
-    """The file of a SQLite database; None: it is another kind, or lies in memory."""
+    """Return the file of a SQLite database; None for another kind, or one in memory."""
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
     return Path(url.database)
 
 
 def identity(file: Path) -> tuple[int, int] | None:
-    """What tells a file from another one of its name; None: there is none."""
+    """Return an identity that another file of the same name does not have; None without a file."""
     try:
         status = file.stat()
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def identity(file: Path) -> tuple[int, int] | None:
 
 
 def is_locked_row(error: BaseException) -> bool:
-    """Whether PostgreSQL answers, and another session holds a row for too long."""
+    """Return whether PostgreSQL answers while another session holds a row for too long."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) == LOCK_NOT_AVAILABLE
 
 

@@ -15,11 +15,11 @@ from cache_dit_serving.jobs.store.store import JobStore, told
 logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-"""Between two signs of life in the database."""
+"""Seconds between two beats of a server in the database."""
 
 
 class Heart:
-    """Says in the database that a server lives, and hears which others do."""
+    """Writes the beats of a server into the database, and reads those of the others."""
 
     def __init__(self, owner: str, lease_s: float, store: Callable[[], JobStore | None]) -> None:
         """

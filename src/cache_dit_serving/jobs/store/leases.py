@@ -1,4 +1,4 @@
-"""Which servers live, as one of them sees it by the beats of all in the database."""
+"""Servers that live and that are dead, as one of them sees it by the beats of all in the database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 LATE_S = 2.5
-"""A beat later than this is a silence of one's own: others may not have been able to write either."""
+"""Seconds after which a beat of one's own is late: others may not have been able to write either."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Silent:
     beats: Mapping[str, int] = field(default_factory=dict)
     """The last beat of each."""
     settled: bool = False
-    """Whether one that beats would have been seen by now: whoever is in no table of servers is dead, too."""
+    """True once every living server would have been seen: one that is in no table of servers is dead, too."""
 
 
 class Leases:
@@ -29,7 +29,7 @@ class Leases:
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
         self._heard: dict[str, tuple[int, float]] = {}
-        """By server: its last beat, and the seconds since then."""
+        """Last beat of each server, and the seconds since then."""
         self._last: float | None = None
         self._watched_s = 0.0
         self._on_time_s = 0.0
@@ -55,10 +55,10 @@ class Leases:
         return silence + counted if before == beat else 0.0
 
     def silent(self) -> Silent:
-        """Those whose lease is over."""
+        """Return the servers whose lease is over."""
         over = {server: beat for server, (beat, silence) in self._heard.items() if silence >= self._lease_s}
         return Silent(over, self._watched_s >= self._lease_s)
 
     def on_time_s(self) -> float:
-        """Seconds for which this server's own beats came on time."""
+        """Return the seconds for which this server's own beats came on time."""
         return self._on_time_s

@@ -12,11 +12,11 @@ from cache_dit_serving.jobs.store.tables import WebhookRow
 from cache_dit_serving.jobs.webhooks import MOST_OF_HOST, Sending, Webhook
 
 LOOKED_AT = 1_000
-"""Messages that are due, of which the next ones are chosen."""
+"""Due messages among which the next ones are chosen."""
 
 
 class Outbox:
-    """For any thread, and any server: each message is in the hands of one at a time."""
+    """Messages that wait for an attempt. Any thread of any server may take one; each has one sender at a time."""
 
     def __init__(self, engine: Engine) -> None:
         """

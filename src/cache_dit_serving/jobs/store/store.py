@@ -54,10 +54,10 @@ from cache_dit_serving.jobs.webhooks import Webhook
 from cache_dit_serving.schemas.jobs import JobState
 
 MIGRATING = 0x6361636865646974
-"""Number of the lock that a server of several has while it makes the tables."""
+"""Number of the lock that one of several servers has while it makes the tables."""
 FIRST = (JobRow.priority.desc(), JobRow.number)
 ID = re.compile(r"\w{1,100}", re.ASCII)
-"""Of a job. PostgreSQL refuses a NUL in a text, and SQLite half of a character."""
+"""Form of a job's id. PostgreSQL refuses a NUL in a text, and SQLite half of a character."""
 Uploads = Sequence[str | bytes]
 
 
@@ -67,16 +67,16 @@ class KeyTaken(Exception):
 
 @dataclass(frozen=True)
 class Page:
-    """Which jobs of a list."""
+    """Choice of jobs of a list."""
 
     limit: int
     after: str | None = None
     """Id of the job that they come after."""
     state: JobState | None = None
     prefix: str = ""
-    """Of their ids."""
+    """Prefix of their ids."""
     ascending: bool = False
-    """The first ones first, in place of the latest."""
+    """True for the oldest first, in place of the latest."""
 
 
 class JobStore:
@@ -124,7 +124,7 @@ class JobStore:
             command.upgrade(config, "head")
 
     def exchanged(self) -> bool:
-        """Whether another SQLite file lies in the place of the one that was opened."""
+        """Return whether another SQLite file lies in the place of the one that was opened."""
         return self._file is not None and identity(self._file) not in (None, self._opened)
 
     def close(self) -> None:
@@ -132,7 +132,8 @@ class JobStore:
         self._beating.dispose()
 
     def add(self, record: JobRecord, uploads: Uploads, owner: str, until: float) -> None:
-        """
+        """Write a job that was admitted, and its uploads.
+
         Raises:
             KeyTaken: there is a job of its key.
             SQLAlchemyError: it is not written.
@@ -156,7 +157,7 @@ class JobStore:
         return self._one(select(JobRow).where(JobRow.id == job))
 
     def counts(self) -> dict[str, int]:
-        """The number of jobs by state; a state without jobs is left out."""
+        """Return the number of jobs by state; a state without jobs is left out."""
         with self._engine.connect() as connection:
             query = select(JobRow.state, func.count()).group_by(JobRow.state)
             return {state: count for state, count in connection.execute(query)}
@@ -165,16 +166,16 @@ class JobStore:
         return self._one(select(JobRow).where(JobRow.key == key))
 
     def uploads(self, job: str) -> list[str | bytes]:
-        """The files that came with a job that has not ended."""
+        """Return the files that came with a job that has not ended."""
         query = select(UploadRow).where(UploadRow.job == job).order_by(UploadRow.number)
         with self._rows(query) as rows:
             return [row.content.decode() if row.is_text else row.content for row in rows]
 
     def page(self, wanted: Page, caller: str | None = None) -> list[JobRecord] | None:
-        """None: there is no job to come after.
+        """Return the jobs of a page; None if there is no job to come after.
 
         Args:
-            caller: whose; None: everyone's.
+            caller: name of the sender; None for all senders.
         """
         order = JobRow.number.asc() if wanted.ascending else JobRow.number.desc()
         query = select(JobRow).order_by(order).limit(wanted.limit)
@@ -204,15 +205,15 @@ class JobStore:
         webhooks: Iterable[Webhook] = (),
         brief: bool = False,
     ) -> bool:
-        """Write what has become of a job of an owner's, and drop its uploads once it has ended.
+        """Write the state of an owner's job, and drop its uploads once it has ended.
 
         Args:
             keep: whether it stays the owner's.
-            webhooks: what is to be told of it.
+            webhooks: messages to send about it.
             brief: fail rather than wait for the database for long.
 
         Returns:
-            False: it is another's by now, or has ended, and nothing was written.
+            False if it is another's by now, or has ended; then nothing is written.
         """
         mine = (JobRow.id == record.id, *_of(owner))
         writing = self._writing.execution_options(wait_s=BRIEF_WAIT_S) if brief else self._writing
@@ -226,7 +227,7 @@ class JobStore:
         return True
 
     def beat(self, server: str) -> dict[str, int]:
-        """Say that a server lives.
+        """Write a beat of a server.
 
         Returns:
             The beats of all servers, by their names.
@@ -238,20 +239,20 @@ class JobStore:
             return _beats(connection)
 
     def leave(self, server: str) -> None:
-        """Say that a server lives no more."""
+        """Forget a server that ends, and free its jobs."""
         with self._beating.begin() as connection:
             connection.execute(delete(ServerRow).where(ServerRow.id == server))
             free = update(JobRow).where(*_of(server)).values(owner=None)
             connection.execute(free)
 
     def tell(self, owner: str, until: float, jobs: Iterable[JobRecord]) -> dict[str, bool]:
-        """Say how far an owner's jobs are.
+        """Write the progress of an owner's jobs.
 
         Args:
-            until: when the owner counts as dead for servers of an older version, seconds since the epoch.
+            until: time at which servers of an older version take the owner for dead, seconds since the epoch.
 
         Returns:
-            The jobs that are its own by now, each with whether it is to be cancelled.
+            The jobs that it owns now, each with whether it is to be cancelled.
         """
         mine = select(JobRow.id, JobRow.unwanted).where(*_of(owner))
         with self._writing.begin() as connection:
@@ -272,7 +273,7 @@ class JobStore:
             connection.execute(update(JobRow).where(JobRow.id == job, JobRow.state.in_(LIVE)).values(unwanted=True))
 
     def release(self, jobs: Sequence[str], owner: str) -> None:
-        """Give jobs of an owner's up, for whoever takes them over."""
+        """Give up jobs of an owner, for the next server that takes them over."""
         with self._writing.begin() as connection:
             connection.execute(update(JobRow).where(JobRow.id.in_(jobs), *_of(owner)).values(owner=None))
 
@@ -290,7 +291,7 @@ class JobStore:
         return self.get(job)
 
     def adopt(self, owner: str, until: float, limit: int, silent: Silent) -> list[JobRecord]:
-        """Take over jobs that nobody has any more, the first ones first."""
+        """Take over jobs without a living owner, the first ones first."""
         taken = []
         with self._writing.begin() as connection:
             free = _free(connection, owner, silent)
@@ -304,7 +305,7 @@ class JobStore:
         return self._many(select(JobRow).where(JobRow.id.in_(taken)).order_by(*FIRST)) if taken else []
 
     def claim(self, job: str, owner: str, until: float, silent: Silent) -> JobRecord | None:
-        """Take over one job that nobody has any more; None: somebody has it, or it has ended."""
+        """Take over one job without a living owner; return None if its owner lives, or it has ended."""
         if not ID.fullmatch(job):
             return None
         with self._writing.begin() as connection:
@@ -334,18 +335,18 @@ Conditions = tuple[ColumnElement[bool], ...]
 
 
 def _of(owner: str) -> Conditions:
-    """Of live jobs of an owner's."""
+    """Return the conditions of an owner's live jobs."""
     return JobRow.owner == owner, JobRow.state.in_(LIVE)
 
 
 def _take(connection: Connection, job: str, owner: str, until: float, free: Conditions) -> bool:
-    """Take over a job; whether nobody had it any more."""
+    """Take over a job; return whether it was free."""
     mine = update(JobRow).where(JobRow.id == job, *free).values(owner=owner, owned_until=until)
     return connection.execute(mine).rowcount > 0
 
 
 def _free(connection: Connection, server: str, silent: Silent) -> Conditions:
-    """Of jobs that nobody has any more, for a server that takes some others for dead."""
+    """Return the conditions of live jobs without a living owner, for a server that takes some others for dead."""
     known = _beats(connection)
     dead = [each for each, beat in silent.beats.items() if known.get(each) == beat]
     whose: ColumnElement[bool] = JobRow.owner.in_(dead)
@@ -363,5 +364,5 @@ def _beats(connection: Connection) -> dict[str, int]:
 
 
 def told(error: BaseException) -> str:
-    """What a database says of an error, in one line and without the statement."""
+    """Return a database's message of an error, in one line and without the statement."""
     return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -29,10 +29,10 @@ class JobRow(Base):
     digest: Mapped[str] = mapped_column(Text)
     request: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(Text, index=True)
-    """The last one of `history`."""
+    """Last state of `history`."""
     history: Mapped[str] = mapped_column(Text)
     ended: Mapped[float | None] = mapped_column(Double)
-    """Seconds since the epoch."""
+    """Time of its end, seconds since the epoch."""
     step: Mapped[int]
     steps: Mapped[int]
     cached_steps: Mapped[int]
@@ -46,11 +46,12 @@ class JobRow(Base):
     starts_in_s: Mapped[float | None] = mapped_column(Double)
     seconds_left: Mapped[float | None] = mapped_column(Double)
     unwanted: Mapped[bool]
-    """Whether its owner is to cancel it."""
+    """True if its owner is to cancel it."""
     owner: Mapped[str | None] = mapped_column(Text)
     """The server that has it in its queue, or runs it."""
     owned_until: Mapped[float] = mapped_column(Double)
-    """Seconds since the epoch, when an owner that is in no table of servers counts as dead: one of an older version."""
+    """Time at which an owner that is in no table of servers, one of an older version, counts as dead: seconds since the
+    epoch."""
 
 
 class ServerRow(Base):
@@ -74,7 +75,7 @@ class WebhookRow(Base):
     body: Mapped[str] = mapped_column(Text)
     attempts: Mapped[int]
     due: Mapped[float] = mapped_column(Double, index=True)
-    """Seconds since the epoch."""
+    """Time of the next attempt, seconds since the epoch."""
     host: Mapped[str] = mapped_column(Text, server_default="")
     caller: Mapped[str] = mapped_column(Text, server_default="")
 

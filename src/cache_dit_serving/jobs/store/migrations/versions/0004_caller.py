@@ -1,4 +1,4 @@
-"""Who submitted a job."""
+"""The sender of a job."""
 
 from __future__ import annotations
 
