@@ -11,22 +11,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import (
-    ColumnElement,
-    Connection,
     ScalarResult,
     Select,
-    and_,
     delete,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -39,7 +32,6 @@ from cache_dit_serving.jobs.record import PROGRESS, JobRecord
 from cache_dit_serving.jobs.store.aged import Aged
 from cache_dit_serving.jobs.store.engine import (
     BRIEF_WAIT_S,
-    MIGRATION_WAIT_S,
     DatabaseGone,
     identity,
     keep_private,
@@ -47,14 +39,14 @@ from cache_dit_serving.jobs.store.engine import (
     sqlite_file,
 )
 from cache_dit_serving.jobs.store.leases import Silent
+from cache_dit_serving.jobs.store.migration import migrate
 from cache_dit_serving.jobs.store.outbox import Outbox
+from cache_dit_serving.jobs.store.ownership import beats, dead_servers, free_jobs, live_jobs_of, take
 from cache_dit_serving.jobs.store.rows import columns_of, record_of
 from cache_dit_serving.jobs.store.tables import LIVE, JobRow, ServerRow, UploadRow
 from cache_dit_serving.jobs.webhooks import Webhook
 from cache_dit_serving.schemas.jobs import JobState
 
-MIGRATING = 0x6361636865646974
-"""Number of the lock that one of several servers has while it makes the tables."""
 FIRST = (JobRow.priority.desc(), JobRow.number)
 ID = re.compile(r"\w{1,100}", re.ASCII)
 """Form of a job's id. PostgreSQL refuses a NUL in a text, and SQLite half of a character."""
@@ -103,7 +95,7 @@ class JobStore:
             self.outbox = Outbox(self._writing)
             self.aged = Aged(self._engine, self._writing)
             try:
-                self._migrate()
+                migrate(self._engine)
             except BaseException:
                 self.close()
                 raise
@@ -112,16 +104,6 @@ class JobStore:
             raise LoadError(f"jobs.database cannot be opened: {reason} ({told(error)})") from error
         except (SQLAlchemyError, OSError, ImportError) as error:
             raise LoadError(f"jobs.database cannot be opened: {told(error)}") from error
-
-    def _migrate(self) -> None:
-        migrating = self._engine.execution_options(writes=True, wait_s=MIGRATION_WAIT_S)
-        with migrating.begin() as connection:
-            if self._engine.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(MIGRATING)))
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
 
     def exchanged(self) -> bool:
         """Return whether another SQLite file lies in the place of the one that was opened."""
@@ -215,7 +197,7 @@ class JobStore:
         Returns:
             False if it is another's by now, or has ended; then nothing is written.
         """
-        mine = (JobRow.id == record.id, *_of(owner))
+        mine = (JobRow.id == record.id, *live_jobs_of(owner))
         writing = self._writing.execution_options(wait_s=BRIEF_WAIT_S) if brief else self._writing
         with writing.begin() as connection:
             values = columns_of(record) | ({} if keep and not record.state.final else {"owner": None})
@@ -236,13 +218,13 @@ class JobStore:
         with self._beating.begin() as connection:
             if connection.execute(update(ServerRow).where(mine).values(beats=ServerRow.beats + 1)).rowcount == 0:
                 connection.execute(insert(ServerRow).values(id=server, beats=1))
-            return _beats(connection)
+            return beats(connection)
 
     def leave(self, server: str) -> None:
         """Forget a server that ends, and free its jobs."""
         with self._beating.begin() as connection:
             connection.execute(delete(ServerRow).where(ServerRow.id == server))
-            free = update(JobRow).where(*_of(server)).values(owner=None)
+            free = update(JobRow).where(*live_jobs_of(server)).values(owner=None)
             connection.execute(free)
 
     def tell(self, owner: str, until: float, jobs: Iterable[JobRecord]) -> dict[str, bool]:
@@ -254,7 +236,7 @@ class JobStore:
         Returns:
             The jobs that it owns now, each with whether it is to be cancelled.
         """
-        mine = select(JobRow.id, JobRow.unwanted).where(*_of(owner))
+        mine = select(JobRow.id, JobRow.unwanted).where(*live_jobs_of(owner))
         with self._writing.begin() as connection:
             # A row that somebody else holds is told of next time: the others do not wait for it.
             held = {job for job, _ in connection.execute(mine.with_for_update(skip_locked=True))}
@@ -275,7 +257,7 @@ class JobStore:
     def release(self, jobs: Sequence[str], owner: str) -> None:
         """Give up jobs of an owner, for the next server that takes them over."""
         with self._writing.begin() as connection:
-            connection.execute(update(JobRow).where(JobRow.id.in_(jobs), *_of(owner)).values(owner=None))
+            connection.execute(update(JobRow).where(JobRow.id.in_(jobs), *live_jobs_of(owner)).values(owner=None))
 
     def take_waiting(self, owner: str, until: float) -> JobRecord | None:
         """Take the next job that waits at another server, for one that is idle."""
@@ -294,14 +276,14 @@ class JobStore:
         """Take over jobs without a living owner, the first ones first."""
         taken = []
         with self._writing.begin() as connection:
-            free = _free(connection, owner, silent)
+            free = free_jobs(connection, owner, silent)
             query = select(JobRow.id).where(*free).order_by(*FIRST).limit(limit).with_for_update(skip_locked=True)
             for job in connection.scalars(query).all():
-                if _take(connection, job, owner, until, free):
+                if take(connection, job, owner, until, free):
                     taken.append(job)
             if not taken and silent.beats:
                 has_jobs = select(JobRow.id).where(JobRow.owner == ServerRow.id, JobRow.state.in_(LIVE)).exists()
-                connection.execute(delete(ServerRow).where(_gone(silent), ~has_jobs))
+                connection.execute(delete(ServerRow).where(dead_servers(silent), ~has_jobs))
         return self._many(select(JobRow).where(JobRow.id.in_(taken)).order_by(*FIRST)) if taken else []
 
     def claim(self, job: str, owner: str, until: float, silent: Silent) -> JobRecord | None:
@@ -309,7 +291,7 @@ class JobStore:
         if not ID.fullmatch(job):
             return None
         with self._writing.begin() as connection:
-            if not _take(connection, job, owner, until, _free(connection, owner, silent)):
+            if not take(connection, job, owner, until, free_jobs(connection, owner, silent)):
                 return None
         return self.get(job)
 
@@ -329,38 +311,6 @@ class JobStore:
     def _rows(self, query: Select[Any]) -> Iterator[ScalarResult[Any]]:
         with Session(self._engine) as session:
             yield session.scalars(query)
-
-
-Conditions = tuple[ColumnElement[bool], ...]
-
-
-def _of(owner: str) -> Conditions:
-    """Return the conditions of an owner's live jobs."""
-    return JobRow.owner == owner, JobRow.state.in_(LIVE)
-
-
-def _take(connection: Connection, job: str, owner: str, until: float, free: Conditions) -> bool:
-    """Take over a job; return whether it was free."""
-    mine = update(JobRow).where(JobRow.id == job, *free).values(owner=owner, owned_until=until)
-    return connection.execute(mine).rowcount > 0
-
-
-def _free(connection: Connection, server: str, silent: Silent) -> Conditions:
-    """Return the conditions of live jobs without a living owner, for a server that takes some others for dead."""
-    known = _beats(connection)
-    dead = [each for each, beat in silent.beats.items() if known.get(each) == beat]
-    whose: ColumnElement[bool] = JobRow.owner.in_(dead)
-    if silent.settled:
-        whose = or_(whose, and_(JobRow.owner.not_in(known), JobRow.owned_until < time.time()))
-    return JobRow.state.in_(LIVE), or_(JobRow.owner.is_(None), and_(JobRow.owner != server, whose))
-
-
-def _gone(silent: Silent) -> ColumnElement[bool]:
-    return or_(*(and_(ServerRow.id == each, ServerRow.beats == beat) for each, beat in silent.beats.items()))
-
-
-def _beats(connection: Connection) -> dict[str, int]:
-    return {row.id: row.beats for row in connection.execute(select(ServerRow.id, ServerRow.beats))}
 
 
 def told(error: BaseException) -> str:
