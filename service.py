@@ -39,6 +39,7 @@ from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
 from cache_dit_serving.jobs.shared import CallerCounts, shared_folder
@@ -106,10 +107,11 @@ class CacheDiTServing:
             retries=SETTINGS.server.on_load_failure == "retry",
         )
         self.engine = Engine(SETTINGS, self.worker, RESOLVED.name)
-        self.jobs = JobsApi(self.engine)
+        self.desk = JobDesk(self.engine)
+        self.jobs = JobsApi(self.engine, self.desk)
         self.served = Served(self.engine)
         self.images = OpenAiImages(self.engine, self.served)
-        self.videos = VideosApi(self.engine, self.jobs, self.served)
+        self.videos = VideosApi(self.engine, self.desk, self.jobs, self.served)
         drain_on_signals(self.worker, SETTINGS.server.drain_s, self.engine.decoding.close)
         # The model loads on the worker's thread, so that /livez and /health answer during the load.
         self.worker.start()
@@ -158,14 +160,14 @@ class CacheDiTServing:
 
     @bentoml.on_startup
     async def startup(self) -> None:
-        self.jobs.start()
+        self.desk.start()
 
     @bentoml.on_shutdown
     async def shutdown(self) -> None:
         self.engine.decoding.close()
         self.worker.drain()
         ended = await asyncio.to_thread(self.worker.join, TIMEOUT_S)
-        await self.jobs.close()
+        await self.desk.close()
         if not ended:
             end_process()
 

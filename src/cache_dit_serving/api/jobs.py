@@ -67,23 +67,15 @@ RECONNECT_MS = 2000
 class JobsApi:
     """Jobs, over the same worker and place of outputs as the other routes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, desk: JobDesk) -> None:
         self._outputs = engine.outputs
         self._public_url = (engine.settings.outputs.public_url or "").rstrip("/")
         self._engine = engine
         self._worker = engine.worker
-        self._desk = JobDesk(engine)
+        self._desk = desk
         settings = engine.settings
         self._signer = Signer(settings.outputs.root, EVENTS_S) if settings.server.has_keys else None
         self.followers = sse.Followers(engine.settings.limits.max_followers)
-
-    def start(self) -> None:
-        """Open the database, and care for what is in it from then on; in the event loop."""
-        self._desk.start()
-
-    async def close(self) -> None:
-        """Write what has become of the jobs; those that wait are for the next server. After the worker has ended."""
-        await self._desk.close()
 
     async def accepted(self, request: GenerateRequest, http: Request) -> Response:
         """Admit a job, and answer with where to ask about it.
@@ -269,7 +261,7 @@ class JobsApi:
         """Cancel a job that has not ended; forget one that has, and its files.
 
         Raises:
-            NotFound: there is no such job.
+            NotFound: the caller has no such job.
             InternalError: its files cannot be deleted.
             StoreUnavailable: the database does not answer.
         """

@@ -13,6 +13,7 @@ from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.errors import InvalidRequest, NotFound
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.record import JobRecord
@@ -41,9 +42,10 @@ PREFIX = "video_"
 class VideosApi:
     """/v1/videos, over the same jobs as /jobs."""
 
-    def __init__(self, engine: Engine, jobs: JobsApi, served: Served) -> None:
+    def __init__(self, engine: Engine, desk: JobDesk, jobs: JobsApi, served: Served) -> None:
         outputs_s = engine.settings.outputs.keep_s
         self._keep_s = min(engine.settings.limits.keep_jobs_s, outputs_s if outputs_s is not None else math.inf)
+        self._desk = desk
         self._jobs = jobs
         self._served = served
 
@@ -105,12 +107,14 @@ class VideosApi:
 
         Raises:
             NotFound: the caller has no such video.
+            InternalError: its file cannot be deleted.
             StoreUnavailable: the database does not answer.
         """
         record = await self._found(name, caller)
         if not record.state.final:
-            await self._jobs.delete(name, caller)
-        await self._jobs.delete(name, caller)
+            record = await self._desk.cancel(name, caller)
+        if record.state.final:
+            await self._desk.forget(record)
         return DeletedVideo(id=name)
 
     async def _found(self, name: str, caller: Caller) -> JobRecord:

@@ -197,10 +197,14 @@ class JobDesk:
     async def forget(self, record: JobRecord) -> None:
         """Delete a job that has ended, and its files.
 
+        Args:
+            record: the job in its final state; :meth:`cancel` brings one there.
+
         Raises:
             InternalError: its files cannot be deleted.
             StoreUnavailable: the database does not answer.
         """
+        assert record.state.final, "a live job is cancelled first"
         await self._retention.forget(record)
 
 
