@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from cache_dit_serving.api.envelope import Envelope, answers_errors
 from cache_dit_serving.api.http_metrics import start_http_series
-from cache_dit_serving.api.jobs import JobsApi, prefers_job
+from cache_dit_serving.api.job_parameters import prefers_job
+from cache_dit_serving.api.jobs import JobsApi
 from cache_dit_serving.api.lifecycle import (
     announce,
     drain_on_signals,
@@ -111,7 +112,7 @@ class CacheDiTServing:
         self.jobs = JobsApi(self.engine, self.desk)
         self.served = Served(self.engine)
         self.images = OpenAiImages(self.engine, self.served)
-        self.videos = VideosApi(self.engine, self.desk, self.jobs, self.served)
+        self.videos = VideosApi(self.engine, self.desk, self.served)
         drain_on_signals(self.worker, SETTINGS.server.drain_s, self.engine.decoding.close)
         # The model loads on the worker's thread, so that /livez and /health answer during the load.
         self.worker.start()

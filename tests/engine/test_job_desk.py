@@ -14,14 +14,17 @@ import pytest
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.engine.caller import SCOPES, Caller
 from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.idempotency import admit_once
 from cache_dit_serving.engine.intake import Intake
+from cache_dit_serving.engine.job_answers import JobAnswers
 from cache_dit_serving.engine.job_desk import JobDesk
-from cache_dit_serving.errors import InvalidRequest, NotFound, StoreUnavailable
+from cache_dit_serving.engine.job_events import JobEvents
+from cache_dit_serving.errors import InvalidRequest, KeyReused, NotFound, StoreUnavailable
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import Page
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.protocol import Loaded
-from cache_dit_serving.schemas.jobs import JobState
+from cache_dit_serving.schemas.jobs import EventKind, JobState
 from cache_dit_serving.schemas.request import JobRequest
 from tests.support.in_process import EMBEDDED, load
 from tests.support.jobs import LONG, PROMPT
@@ -108,11 +111,16 @@ def test_a_job_is_its_callers_and_an_admins_until_it_is_forgotten_with_its_files
         assert [state for state, _ in record.history] == [JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED]
         assert (record.step, record.caller) == (record.steps, "ann")
         assert await desk.find(record.id, ANN) == record
-        assert [each.id for each in await desk.page(Page(5), ANN) or ()] == [record.id]
+        assert [each.id for each in await desk.page(Page(5), ANN)] == [record.id]
         assert await desk.page(Page(5), BOB) == []
         with pytest.raises(NotFound):
             await desk.find(record.id, BOB)
+        with pytest.raises(InvalidRequest, match="begin without it"):
+            await desk.page(Page(5, after=record.id), BOB)
+        with pytest.raises(NotFound, match=r"1 output\(s\), from 0"):
+            await desk.output(record.id, "1", ANN)
         (file,) = record.files
+        assert (await desk.output(record.id, "0", ANN)).place == tmp_path / file
         assert (tmp_path / file).is_file()
         await desk.forget(record)
         assert not (tmp_path / file).exists()
@@ -173,6 +181,42 @@ def test_a_job_without_a_live_owner_is_cancelled_by_whoever_finds_it(
 
     name = asyncio.run(leave_one())
     assert [state.value for state, _ in asyncio.run(cancel(name)).history] == ["queued", "cancelled"]
+
+
+def test_one_key_is_one_job_of_a_caller_also_when_it_comes_twice_at_once(
+    worker: PipelineWorker, tmp_path: Path
+) -> None:
+    async def test(desk: JobDesk) -> None:
+        both = await asyncio.gather(*(admit_once(desk, intake(), "key") for _ in range(2)))
+        assert sorted(known for _, known in both) == [False, True]
+        assert len({record.id for record, _ in both}) == 1
+        other, known = await admit_once(desk, intake(BOB), "key")
+        assert not known
+        assert other.id != both[0][0].id
+        with pytest.raises(KeyReused):
+            await admit_once(desk, intake(seed=2), "key")
+        assert len(await desk.page(Page(5), ADMIN)) == 2
+
+    run(worker, tmp_path, test)
+
+
+def test_a_follower_gets_each_event_once_and_then_the_end(worker: PipelineWorker, tmp_path: Path) -> None:
+    async def test(desk: JobDesk) -> None:
+        engine = desk._engine
+        events = JobEvents(engine, desk, JobAnswers(engine.settings, engine.outputs))
+        job = await desk.admit(intake(), None, "")
+        none = events.previews(job.id, None, lenient=False)
+        told = [event async for looks in events.follow(job, 0, ANN, none) for event in looks]
+        kinds = [event.kind.value for event in told if event.kind not in (EventKind.POSITION, EventKind.PROGRESS)]
+        assert kinds == ["state", "state", "result", "state"]
+        numbers = [event.number for event in told if event.number is not None]
+        assert numbers == sorted(set(numbers))
+        again = [event async for looks in events.follow(job, numbers[-2], ANN, none) for event in looks]
+        assert again == told[-1:]
+        await desk.forget(await desk.find(job.id, ANN))
+        assert [event async for looks in events.follow(job, 0, ANN, none) for event in looks] == []
+
+    run(worker, tmp_path, test)
 
 
 def test_a_job_of_no_file_is_refused(worker: PipelineWorker, tmp_path: Path) -> None:

@@ -12,16 +12,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from cache_dit_serving.api.answering import JSON, answered
-from cache_dit_serving.api.jobs import UNSIGNED, JobsApi, last_event_of
+from cache_dit_serving.api.jobs import UNSIGNED, JobsApi
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.request_state import state_of
-from cache_dit_serving.api.sse import EventStream, no_events
 from cache_dit_serving.engine.engine import Engine
-from cache_dit_serving.engine.previews import asked_by
+from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.errors import InvalidRequest, Unauthorized
-from cache_dit_serving.jobs.events import events_of
 from cache_dit_serving.jobs.metrics import of_all_workers
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
@@ -73,20 +71,11 @@ async def delete_job(request: Request) -> Response:
 
 async def job_output(request: Request) -> Response:
     params, caller = request.path_params, state_of(request.scope).caller
-    return _sent(await _jobs().output(params["id"], params["number"], caller))
+    return _sent(await _service(JobDesk, "desk").output(params["id"], params["number"], caller))
 
 
 async def job_events(request: Request) -> Response:
-    jobs = _jobs()
-    caller = await jobs.follower(request.path_params["id"], request.query_params, state_of(request.scope).caller)
-    seen, count = last_event_of(request.headers), asked_by(request.query_params)
-    record = await jobs.find(request.path_params["id"], caller)
-    if record.state.final and not events_of(record, seen):
-        return Response(status_code=204)  # an EventSource that comes again is to stay away
-    previews = jobs.previews(record.id, count, lenient=state_of(request.scope).lenient)
-    if request.method == "HEAD":
-        return no_events()
-    return EventStream(jobs.events(record, seen, caller, previews), jobs.followers.one_more(caller.name))
+    return await _jobs().events(request.path_params["id"], request)
 
 
 async def models(request: Request) -> Response:

@@ -8,11 +8,12 @@ from typing import Literal
 
 from starlette.requests import Request
 
-from cache_dit_serving.api.jobs import JobsApi, limit_of
+from cache_dit_serving.api.job_parameters import idempotency_key, limit_of
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.idempotency import admit_once
 from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.errors import InvalidRequest, NotFound
 from cache_dit_serving.findings import cut
@@ -42,11 +43,10 @@ PREFIX = "video_"
 class VideosApi:
     """/v1/videos, over the same jobs as /jobs."""
 
-    def __init__(self, engine: Engine, desk: JobDesk, jobs: JobsApi, served: Served) -> None:
+    def __init__(self, engine: Engine, desk: JobDesk, served: Served) -> None:
         outputs_s = engine.settings.outputs.keep_s
         self._keep_s = min(engine.settings.limits.keep_jobs_s, outputs_s if outputs_s is not None else math.inf)
         self._desk = desk
-        self._jobs = jobs
         self._served = served
 
     async def create_video(self, body: VideoCreation, http: Request) -> OpenAiVideo:
@@ -62,7 +62,8 @@ class VideosApi:
         num_frames = None
         if (length_s := body.length_s) is not None:
             num_frames = _frames(length_s, body.fps, model)
-        record, _ = await self._jobs.admitted(received(body.asked(num_frames), http), http.headers, prefix=PREFIX)
+        intake = received(body.asked(num_frames), http)
+        record, _ = await admit_once(self._desk, intake, idempotency_key(http.headers), PREFIX)
         return self._video(record)
 
     async def video(self, name: str, caller: Caller) -> OpenAiVideo:
@@ -84,7 +85,7 @@ class VideosApi:
         if order not in ("asc", "desc"):
             raise InvalidRequest(f"order is {cut(order)!r}; send asc or desc", param="order")
         page = Page(limit + 1, query.get("after"), prefix=PREFIX, ascending=order == "asc")
-        found = await self._jobs.page(page, caller)
+        found = await self._desk.page(page, caller)
         videos = [self._video(record) for record in found[:limit]]
         first, last = (videos[0].id, videos[-1].id) if videos else (None, None)
         return OpenAiVideos(data=videos, first_id=first, last_id=last, has_more=len(found) > len(videos))
@@ -100,7 +101,7 @@ class VideosApi:
         if (variant := query.get("variant", "video")) != "video":
             raise InvalidRequest(f"variant is {cut(variant)!r}; there is video alone", param="variant")
         await self._found(name, caller)
-        return await self._jobs.output(name, "0", caller)
+        return await self._desk.output(name, "0", caller)
 
     async def delete_video(self, name: str, caller: Caller) -> DeletedVideo:
         """Cancel a clip that is not done, and forget it with its file.
@@ -120,7 +121,7 @@ class VideosApi:
     async def _found(self, name: str, caller: Caller) -> JobRecord:
         if not name.startswith(PREFIX):
             raise NotFound("there is no video of this id")
-        return await self._jobs.find(name, caller)
+        return await self._desk.find(name, caller)
 
     def _video(self, record: JobRecord) -> OpenAiVideo:
         told = ("prompt", "width", "height", "num_frames", "fps")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from cache_dit_serving.api import examples, handlers, page
+from cache_dit_serving.api.job_parameters import MOST_PREVIEWS
 from cache_dit_serving.api.openai_dialect import edit_respelt, generation_respelt, video_respelt
 from cache_dit_serving.api.operation import (
     BELOW,
@@ -17,7 +18,6 @@ from cache_dit_serving.api.operation import (
     OtherAnswer,
 )
 from cache_dit_serving.engine.inputs import CONTROL, IMAGES, LAST_IMAGE, MASK, VIDEO
-from cache_dit_serving.engine.previews import MOST as MOST_PREVIEWS
 from cache_dit_serving.errors import (
     CacheNotEngaged,
     DeadlineExceeded,

@@ -29,6 +29,7 @@ from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.shared import JobProgress, shared_folder
 from cache_dit_serving.jobs.store.access import StoreAccess
 from cache_dit_serving.jobs.store.store import Page
+from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.jobs import JobState
 from cache_dit_serving.schemas.request import JobRequest
 
@@ -63,18 +64,13 @@ class JobDesk:
         self._webhooks = Webhooks(settings.webhooks, self._access.write)
         self._sweeping = Sweeping(settings.outputs, engine.outputs, self._access.read, self._retention.forget_all)
 
-    @property
-    def closing(self) -> asyncio.Event:
-        """Event that is set when the server ends."""
-        return self._background.closing
-
     def start(self) -> None:
         """Open the database, and care for its jobs from then on; in the event loop."""
         self._owned.start()
         self._background.begin(self._lease.keep_until_closing(self._background))
         self._background.begin(self._retention.prune_until_closing(self._background))
-        self._background.begin(self._webhooks.send_until(self.closing))
-        self._background.begin(self._sweeping.sweep_until(self.closing))
+        self._background.begin(self._webhooks.send_until(self._background.closing))
+        self._background.begin(self._sweeping.sweep_until(self._background.closing))
 
     async def close(self) -> None:
         """Write the ends of the jobs; those that wait are for the next server. After the worker has ended."""
@@ -159,20 +155,39 @@ class JobDesk:
         end = time.monotonic() + seconds
         while self._with_progress(record) is record and (left := end - time.monotonic()) > 0:
             await self._background.pause(min(left, ELSEWHERE_S if self._progress else left))
-            if self.closing.is_set():
+            if self._background.closing.is_set():
                 return
 
-    async def page(self, wanted: Page, caller: Caller) -> list[JobRecord] | None:
-        """Return jobs of a caller, those of everyone for an admin; None: there is no job to come after.
+    async def page(self, wanted: Page, caller: Caller) -> list[JobRecord]:
+        """Return jobs of a caller, those of everyone for an admin.
 
         Raises:
+            InvalidRequest: there is no job to come after.
             StoreUnavailable: the database does not answer.
         """
         whose = None if caller.admin else caller.name
         if (page := await self._access.read(lambda store: store.page(wanted, whose))) is None:
-            return None
+            raise InvalidRequest("after is the id of no job that is kept; begin without it", param="after")
         live = [self._live.get(record.id) for record in page]
         return [record if job is None else self._live.now(job) for record, job in zip(page, live, strict=True)]
+
+    async def output(self, name: str, number: str, caller: Caller) -> Stored:
+        """Return one output of a job.
+
+        Args:
+            number: its place from 0, as text.
+
+        Raises:
+            NotFound: the caller has no such job, or the job no such output.
+            InternalError: the place of the outputs does not answer.
+            StoreUnavailable: the database does not answer.
+        """
+        record = await self.find(name, caller)
+        files = record.files
+        if not (number.isascii() and number.isdecimal() and int(number[:9]) < len(files)):
+            have = f"{len(files)} output(s), from 0" if files else f"no outputs: it is {record.state}"
+            raise NotFound(f"there is no such output; this job has {have}")
+        return await asyncio.to_thread(self._engine.outputs.find, files[int(number)])
 
     async def cancel(self, name: str, caller: Caller) -> JobRecord:
         """End a job that has not ended, wherever it is; return it once it has, or as it is after :data:`CANCEL_S`.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.events import Event, now
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.record import JobRecord
@@ -15,9 +13,7 @@ from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.jobs import EventKind, JobPreview, JobState
 
 PARAM = "previews"
-"""Of the query, by which a follower of a job asks for them."""
-MOST = 20
-"""Previews of a job that one follower may want."""
+"""Query parameter by which a follower of a job asks for previews."""
 ELSEWHERE = "another worker of this server draws this job, and it alone shows previews; connect again to reach it"
 
 
@@ -26,35 +22,21 @@ class AskedPreviews:
     """Previews that a client is to get."""
 
     count: int | None
-    """None: as many as the server makes by itself."""
+    """Number of previews; None: as many as the server makes by itself."""
     warnings: tuple[RequestWarning, ...] = ()
-    """Why it gets none."""
-
-
-def asked_by(query: Mapping[str, str]) -> int | None:
-    """How many previews a follower wants; None where it does not say.
-
-    Raises:
-        InvalidRequest: it is no number of previews.
-    """
-    count = query.get(PARAM)
-    if count is None:
-        return None
-    if not (count.isascii() and count.isdecimal() and int(count[:9]) <= MOST):
-        raise InvalidRequest(f"{PARAM} is {cut(count)!r}; send how many, 0 to {MOST}", param=PARAM)
-    return int(count)
+    """Reasons for which it gets none."""
 
 
 def possible(count: int | None, param: str, why_none: str | None, *, lenient: bool) -> AskedPreviews:
-    """As many as a client asks for, or none and a warning where that is how it wants it.
+    """Return as many previews as a client asks for; none and a warning where there are none and `lenient` is set.
 
     Args:
-        param: by which it asks for them.
-        why_none: what stands against any.
-        lenient: whether what cannot be honoured is ignored and reported.
+        param: name of the parameter or field that asks for them.
+        why_none: reason for which there are none; None where there are.
+        lenient: ignore and report a number that cannot be honoured.
 
     Raises:
-        InvalidRequest: there are none here, which is not to be ignored.
+        InvalidRequest: there are none, and `lenient` is not set.
     """
     if not count or why_none is None:
         return AskedPreviews(count)
@@ -89,7 +71,7 @@ class FollowedPreviews:
             generation.previews.follow()
 
     def told(self, record: JobRecord) -> list[Event]:
-        """What is new of them, warnings among it.
+        """Return the events of new previews, and of warnings about them.
 
         Args:
             record: the job after the latest look.
