@@ -181,7 +181,7 @@ class _Stream:
             yield _event(f"{self._kind}.completed", told | self._about(image.content, self._format))
 
     def _about(self, content: bytes, extension: str) -> dict[str, Any]:
-        """What each of OpenAI's events says of its picture."""
+        """Return the fields of each of OpenAI's events that describe its picture."""
         return {
             "created_at": int(time.time()),
             "background": "opaque",
@@ -192,7 +192,7 @@ class _Stream:
 
 
 async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
-    """Until the first of them is done."""
+    """Wait until the first of them is done, and cancel the others."""
     tasks = [asyncio.ensure_future(each) for each in awaited]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -10,24 +10,25 @@ from cache_dit_serving.config.keys import Scope
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever sends a request."""
+    """Sender of requests: the owner of an API key, or anyone where there are none."""
 
     name: str
-    """Empty where there are no keys."""
+    """Name of the key; empty where there are no keys."""
     scopes: tuple[Scope, ...]
     max_live: int | None = None
-    """Generations that wait or run at a time."""
+    """Maximum generations that wait or run at a time; None: no limit."""
 
     @property
     def admin(self) -> bool:
         return "admin" in self.scopes
 
     def owns(self, owner: str) -> bool:
-        """Whether what an owner has is for this caller too."""
+        """Return whether this caller may see and change the jobs of an owner."""
         return self.admin or owner == self.name
 
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 ANYONE = Caller("", SCOPES)
+"""Caller of a server without keys."""
 NOBODY = Caller("", ())
-"""Who sent no key where that is allowed."""
+"""Caller without a key on a route that is open without one."""

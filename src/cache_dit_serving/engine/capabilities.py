@@ -83,7 +83,7 @@ def _speeds(model: PlannedModel, rates: Rates) -> list[SpeedCapability]:
 
 
 def _estimate(speed: Speed, model: PlannedModel, rates: Rates) -> Estimate | None:
-    """Of a request with the defaults; None where a speed's settings do not go with those."""
+    """Return the estimate of a request with the defaults; None where a speed's settings do not go with those."""
     try:
         request, inputs = example_of(model, speed=speed)
         return rates.estimate(plan(resolve(request, model), inputs))

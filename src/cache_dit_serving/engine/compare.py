@@ -26,7 +26,7 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Distance:
-    """How far two outputs of one kind are apart; None where the kind has no such measure."""
+    """Difference between two outputs of one kind; None where the kind has no such measure."""
 
     psnr_db: float | None
     ssim: float | None
@@ -102,7 +102,7 @@ def _silent(media: Media) -> Media:
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """For JSON, which has no infinity."""
+    """Return a rounded value; None in place of infinity, which JSON has not."""
     return None if value is None or math.isinf(value) else round(value, digits)
 
 

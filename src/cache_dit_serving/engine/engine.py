@@ -36,12 +36,12 @@ LEAST_S = 0.001
 
 
 class Engine:
-    """The endpoints over one worker and one place of outputs."""
+    """Work of the endpoints, over one worker and one place of outputs."""
 
     def __init__(self, settings: Settings, worker: PipelineWorker, configuration: str = "") -> None:
         """
         Args:
-            configuration: name of the one that the settings are of.
+            configuration: name of the configuration that the settings are from.
         """
         self._configuration = configuration
         self.settings = settings
@@ -148,7 +148,7 @@ class Engine:
         return self.worker.no_previews(generation.planned.call.pipeline_class) if generation is not None else None
 
     def health(self) -> HealthResponse:
-        """Ready, with the queue as it is.
+        """Return the health of a server that is ready, with its queue.
 
         Raises:
             NotReady: loading (with the stage), failed (with the reason) or draining.
@@ -158,7 +158,7 @@ class Engine:
         return HealthResponse(status=self.worker.state, reason=reason, queue=self.worker.queue())
 
     def model_info(self) -> ModelInfo:
-        """The loaded model; answers while a generation runs.
+        """Return the description of the loaded model; answers while a generation runs.
 
         Raises:
             NotReady: there is no loaded model.
@@ -166,7 +166,7 @@ class Engine:
         return model_info(self.worker.loaded(), self._configuration)
 
     def capabilities(self) -> Capabilities:
-        """What this server accepts; answers while a generation runs.
+        """Return the requests that this server accepts; answers while a generation runs.
 
         Raises:
             NotReady: there is no loaded model.
@@ -174,7 +174,7 @@ class Engine:
         return capabilities_of(self.worker.loaded(), self.worker.rates)
 
     def loras(self) -> LorasResponse:
-        """The LoRAs that there are, and what requests may do with them.
+        """Return the LoRAs that there are, and the ways in which requests may use them.
 
         Raises:
             NotReady: there is no loaded model.

@@ -31,7 +31,7 @@ LONGEST_PATH = 4096
 
 
 def upload_name(index: int) -> str:
-    """What stands in a field for the picture at `index` of a request's."""
+    """Return the name by which a field refers to the upload at `index` of its request."""
     return f"{UPLOAD}{index}"
 
 

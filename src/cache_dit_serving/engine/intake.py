@@ -20,23 +20,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Intake:
-    """What a request asks, and all that its connection said beside."""
+    """A request, and all that its connection said beside it."""
 
     request: GenerateRequest
     id: str
     lenient: bool
-    """Whether fields that the model cannot honour are left out."""
+    """Ignore and report fields that the model cannot honour, in place of a refusal."""
     warnings: tuple[RequestWarning, ...]
-    """What the body's reading had to adjust."""
+    """Adjustments that were made as the body was read."""
     uploads: tuple[str | bytes, ...]
     """Files that came with it."""
     base_url: str
-    """Of this server, as its client calls it."""
+    """Base URL of this server, as its client calls it."""
     caller: Caller
     sent_as: SentAs = field(default_factory=SentAs)
     mask_kind: MaskKind = "mask"
     gone: Callable[[], Awaitable[object]] | None = None
-    """Returns once the client has closed the connection; None: nobody waits at one."""
+    """Function that returns once the client has closed the connection; None where no client waits."""
 
     async def while_connected(self, work: Coroutine[Any, Any, T]) -> T:
         """Do some work, and cancel it when the client leaves.
@@ -57,11 +57,11 @@ class Intake:
             leaving.cancel()
 
     async def left(self) -> None:
-        """Wait until the client has closed the connection; for ever where nobody waits at one."""
+        """Wait until the client has closed the connection; for ever where no client waits."""
         await (asyncio.Event().wait() if self.gone is None else self.gone())
 
     def dumped(self) -> str:
-        """As JSON, without its uploads."""
+        """Return the request as JSON, without its uploads."""
         return KeptIntake(
             request=self.request.model_dump(mode="json", exclude_unset=True),
             id=self.id,
@@ -76,7 +76,7 @@ class Intake:
 
 
 def read(dumped: str, uploads: list[str | bytes]) -> Intake:
-    """What was kept by :meth:`Intake.dumped`, and its uploads.
+    """Return the request that :meth:`Intake.dumped` wrote, with its uploads.
 
     Raises:
         ValidationError: it is of another version, which had other fields.

@@ -1,4 +1,4 @@
-"""From a request to a generation that can queue: resolve its task, fetch its inputs, plan it, resize its pictures."""
+"""Preparation of requests for the queue: resolve the task, fetch the inputs, plan the calls, resize the pictures."""
 
 from __future__ import annotations
 

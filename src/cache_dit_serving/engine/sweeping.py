@@ -1,4 +1,4 @@
-"""Deletes outputs that are too old or too many, and with one of a job's the whole job."""
+"""Deletion of outputs that are too old or too many; an output of a job takes the whole job with it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cache_dit_serving.media.retention import Due, due_of
 logger = logging.getLogger(__name__)
 
 FIRST_S, AGAIN_S = 2.0, 60.0
-"""After the start, and from one sweep to the next."""
+"""Seconds from the start to the first sweep, and from one sweep to the next."""
 HALF_WRITTEN_S = 3600.0
-"""A file that is still being written after so long is one of a process that was killed."""
+"""Age in seconds from which a half-written file counts as left by a process that was killed."""
 
 
 class Sweeping:
-    """Of one server; several that share their outputs do not disturb each other."""
+    """Sweeps of one server; several that share their outputs do not disturb each other."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Sweeping:
             logger.info("%d jobs and outputs of no job deleted, %d bytes", deleted, freed)
 
     async def _with_files(self) -> list[Ended]:
-        """Jobs with outputs; asked for by pages, so that requests come in between."""
+        """Return the jobs with outputs, read by pages so that requests come in between."""
         jobs: list[Ended] = []
         after: int | None = 0
         while after is not None:
@@ -103,7 +103,7 @@ def _batches(due: list[Due]) -> Iterable[list[Due]]:
 
 
 def _units(listed: list[Listed], jobs: list[Ended], live: set[str]) -> tuple[list[Listed], dict[str, Ended | str]]:
-    """What goes as one: all outputs of a job together, or one of no job; and what each stands for, by its name.
+    """Return units that are deleted as one, and the job or file of each: all outputs of a job, or one of no job.
 
     Outputs of jobs that have not ended are none.
     """

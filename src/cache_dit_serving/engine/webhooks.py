@@ -1,4 +1,4 @@
-"""Webhooks on their way: checked when a job is submitted, sent until their receivers have taken them."""
+"""Delivery of webhooks: checked when a job is submitted, sent until their receivers have taken them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cache_dit_serving.media.outgoing import Reach, Refused, addressed, client_f
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""Between two looks at what is due."""
+"""Seconds between two looks for messages that are due."""
 
 
 class Webhooks:
@@ -119,7 +119,7 @@ class Webhooks:
         await self._ask(lambda store: store.outbox.again(webhook.id, time.time() + again_s))
 
     async def _answer(self, client: httpx.AsyncClient, webhook: Webhook) -> str | None:
-        """What went wrong with one attempt; None: it was taken."""
+        """Make one attempt; return the failure in words, None where the receiver took it."""
         target = reachable(webhook.url, self._reach)
         headers = webhook.headers(self._key, int(time.time()))
         request = await addressed(client, "POST", target, self._reach, headers=headers, content=webhook.body)
