@@ -6,7 +6,6 @@ in src/cache_dit_serving: api/ (HTTP), jobs/ (the queue and its one worker), pip
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,23 +19,14 @@ from starlette.responses import Response
 # In a Bento the sources lie beside this file and are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from cache_dit_serving.api.envelope import Envelope, answers_errors
+from cache_dit_serving.api.envelope import Envelope
 from cache_dit_serving.api.http_metrics import start_http_series
 from cache_dit_serving.api.job_parameters import prefers_job
-from cache_dit_serving.api.jobs import JobsApi
-from cache_dit_serving.api.lifecycle import (
-    announce,
-    drain_on_signals,
-    end_failed,
-    end_process,
-    end_with_supervisor,
-    freeze_heap,
-)
+from cache_dit_serving.api.lifecycle import drain_on_signals, end_with_supervisor, worker_of
 from cache_dit_serving.api.matching import mounted_routes
-from cache_dit_serving.api.openai import Served
-from cache_dit_serving.api.openai_images import OpenAiImages
-from cache_dit_serving.api.openai_videos import VideosApi
+from cache_dit_serving.api.methods import bentoml_api
 from cache_dit_serving.api.origin import cors_options
+from cache_dit_serving.api.parts import Parts
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.engine.engine import Engine
@@ -44,11 +34,9 @@ from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
 from cache_dit_serving.jobs.shared import CallerCounts, shared_folder
-from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import library_versions
-from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.runners.ranked import RankedRunner
 from cache_dit_serving.schemas.answers import (
     CompareResponse,
@@ -96,30 +84,12 @@ class CacheDiTServing:
         forget_ended_workers()
         start_series(library_versions())
         start_http_series()
-        self.worker = PipelineWorker(
-            partial(RankedRunner.start if SETTINGS.parallelism else assemble, SETTINGS),
-            max_queue=SETTINGS.limits.max_queue,
-            order=SETTINGS.server.queue_order,
-            preview_every=SETTINGS.previews.every,
-            max_step_s=SETTINGS.limits.max_step_s,
-            counts=COUNTS,
-            on_ready=self._became_ready,
-            on_failed=end_failed if SETTINGS.server.on_load_failure == "exit" else lambda: None,
-            retries=SETTINGS.server.on_load_failure == "retry",
-        )
-        self.engine = Engine(SETTINGS, self.worker, RESOLVED.name)
-        self.desk = JobDesk(self.engine)
-        self.jobs = JobsApi(self.engine, self.desk)
-        self.served = Served(self.engine)
-        self.images = OpenAiImages(self.engine, self.served)
-        self.videos = VideosApi(self.engine, self.desk, self.served)
-        drain_on_signals(self.worker, SETTINGS.server.drain_s, self.engine.decoding.close)
+        load = RankedRunner.start if SETTINGS.parallelism else assemble
+        self.worker = worker_of(SETTINGS, partial(load, SETTINGS), COUNTS, lambda: CacheDiTServing.url)
+        self.parts = Parts.over(Engine(SETTINGS, self.worker, RESOLVED.name))
+        drain_on_signals(self.worker, SETTINGS.server.drain_s, self.parts.engine.decoding.close)
         # The model loads on the worker's thread, so that /livez and /health answer during the load.
         self.worker.start()
-
-    def _became_ready(self, loaded: Loaded) -> None:
-        freeze_heap()
-        announce(loaded, CacheDiTServing.url)
 
     async def __is_ready__(self) -> bool:
         return self.worker.state == "ready"
@@ -127,50 +97,42 @@ class CacheDiTServing:
     async def __is_alive__(self) -> bool:
         return not self.worker.stalled
 
-    @bentoml.api(input_spec=GenerateRequest, output_spec=GenerateResponse)
-    @answers_errors
+    @bentoml_api
     async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse | Response:
         """Draw pictures from a prompt."""
+        request = state_of(ctx.request.scope).asked(GenerateRequest)
         if prefers_job(ctx.request.headers):
-            return await self.jobs.accepted(state_of(ctx.request.scope).asked(GenerateRequest), ctx.request)
-        return await self.engine.generate(received(state_of(ctx.request.scope).asked(GenerateRequest), ctx.request))
+            return await self.parts.jobs.accepted(request, ctx.request)
+        return await self.parts.engine.generate(received(request, ctx.request))
 
-    @bentoml.api(input_spec=GenerateRequest, output_spec=CompareResponse)
-    @answers_errors
+    @bentoml_api
     async def compare(self, ctx: bentoml.Context, **fields: Any) -> CompareResponse:
         """Draw one seed with and without the cache, and measure the difference."""
-        return await self.engine.compare(received(state_of(ctx.request.scope).asked(GenerateRequest), ctx.request))
+        request = state_of(ctx.request.scope).asked(GenerateRequest)
+        return await self.parts.engine.compare(received(request, ctx.request))
 
-    @bentoml.api(output_spec=HealthResponse)
-    @answers_errors
+    @bentoml_api
     async def health(self, ctx: bentoml.Context) -> HealthResponse:
         """Report whether the server can generate, and the reason if not."""
-        return self.engine.health()
+        return self.parts.engine.health()
 
-    @bentoml.api(output_spec=ModelInfo)
-    @answers_errors
+    @bentoml_api
     async def model_info(self, ctx: bentoml.Context) -> ModelInfo:
         """Describe the loaded model, its fields and its limits."""
-        return self.engine.model_info()
+        return self.parts.engine.model_info()
 
-    @bentoml.api(output_spec=FlushResponse)
-    @answers_errors
+    @bentoml_api
     async def flush_cache(self, ctx: bentoml.Context) -> FlushResponse:
         """Free the cached activations."""
-        return await self.engine.flush_cache()
+        return await self.parts.engine.flush_cache()
 
     @bentoml.on_startup
     async def startup(self) -> None:
-        self.desk.start()
+        self.parts.desk.start()
 
     @bentoml.on_shutdown
     async def shutdown(self) -> None:
-        self.engine.decoding.close()
-        self.worker.drain()
-        ended = await asyncio.to_thread(self.worker.join, TIMEOUT_S)
-        await self.desk.close()
-        if not ended:
-            end_process()
+        await self.parts.close(TIMEOUT_S)
 
 
 if SETTINGS.server.cors_origins:

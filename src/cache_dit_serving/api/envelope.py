@@ -5,42 +5,28 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import wraps
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
 
-import bentoml
-from pydantic import ValidationError
-from starlette.datastructures import URL, Headers, MutableHeaders
-from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cache_dit_serving.api.access import Access
 from cache_dit_serving.api.answering import JSON, REQUEST_ID_HEADER, error_response
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack, current_trace_id
-from cache_dit_serving.api.body import CheckedBody, check_body, drop_rest, read_body, replayed, too_large
+from cache_dit_serving.api.body import CheckedBody, check_body, read_body, replayed, too_large
 from cache_dit_serving.api.form import FORM, read_form
-from cache_dit_serving.api.http_metrics import observe_response
-from cache_dit_serving.api.matching import Match, allowed_methods, match, matched, route_of
+from cache_dit_serving.api.matching import Match, match, matched, route_of
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, JsonBody, Operation
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
+from cache_dit_serving.api.outgoing import Incoming, Outgoing
 from cache_dit_serving.api.request_state import RequestState, state_of
-from cache_dit_serving.api.routes import OPENAI_BASE
 from cache_dit_serving.config.settings import Limits, ServerSettings
 from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import (
-    ClientGone,
-    InternalError,
     InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    NotReady,
-    RangeNotSatisfiable,
     ServingError,
     UnsupportedMediaType,
 )
@@ -50,7 +36,6 @@ from cache_dit_serving.logs import note
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 R = TypeVar("R")
 
@@ -80,9 +65,9 @@ class Envelope:
         # Each request has a task, and so a context, of its own.
         route = route_of(scope["path"])
         note(request_id=request_id, trace_id=current_trace_id(), route=route)
-        incoming = _Incoming(receive, Headers(scope=scope))
+        incoming = Incoming(receive, Headers(scope=scope))
         self._name_proxy(scope, incoming.headers)
-        answer = _Answer(send, scope, incoming, route, drain_bytes=self.limits.max_body_bytes)
+        answer = Outgoing(send, scope, incoming, route, drain_bytes=self.limits.max_body_bytes)
         try:
             scope, receive = await self._checked(scope, incoming)
             await self.app(scope, receive, answer.send)
@@ -96,7 +81,7 @@ class Envelope:
         finally:
             answer.log()
 
-    async def _checked(self, scope: Scope, incoming: _Incoming) -> tuple[Scope, Receive]:
+    async def _checked(self, scope: Scope, incoming: Incoming) -> tuple[Scope, Receive]:
         """Return the request as its row of the table has it, with its body read and without fault.
 
         Raises:
@@ -137,7 +122,7 @@ class Envelope:
         return caller
 
     async def _body(
-        self, incoming: _Incoming, headers: MutableHeaders, policy: JsonBody, *, lenient: bool
+        self, incoming: Incoming, headers: MutableHeaders, policy: JsonBody, *, lenient: bool
     ) -> CheckedBody:
         """Return the body; its stated type in `headers` becomes that of its respelt JSON.
 
@@ -180,114 +165,6 @@ class Envelope:
         return mode
 
 
-class _Incoming:
-    """A request's `receive` that remembers whether its body has come to an end."""
-
-    def __init__(self, receive: Receive, headers: Headers) -> None:
-        self._receive = receive
-        self.headers = headers
-        self.has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        self.complete = not self.has_body
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        self.complete = self.complete or message["type"] == "http.disconnect" or not message.get("more_body", False)
-        return message
-
-
-class _Answer:
-    """Passes an answer through; one that is an error is held back and sent in the contract's shape."""
-
-    def __init__(self, send: Send, scope: Scope, incoming: _Incoming, route: str, *, drain_bytes: int) -> None:
-        self._send = send
-        self._route = route
-        self._scope = scope
-        self._request_id = state_of(scope).id
-        self._incoming = incoming
-        self._drain_bytes = drain_bytes
-        self._error_start: Message | None = None
-        self._error_body = b""
-        self._code = ""
-        self.begun = False
-        self.failed = False
-        """Whether an exception ended it."""
-        self._complete = False
-        self._status = 0
-        self._since = time.perf_counter()
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            if self._status >= 400:
-                self._error_start = message
-                return
-            headers = MutableHeaders(scope=message)
-            headers[REQUEST_ID_HEADER] = self._request_id
-            if 300 <= self._status < 400 and "location" in headers:
-                headers["location"] = _relative(headers["location"], URL(scope=self._scope).netloc)
-        elif message["type"] == "http.response.body" and self._error_start is not None:
-            self._error_body += message.get("body", b"")
-            if not message.get("more_body", False):
-                await self._send_error(self._error_start)
-            return
-        self.begun = True
-        await self._send(message)
-        self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
-
-    async def _send_error(self, start: Message) -> None:
-        body = _contract_body(start["status"], self._error_body, self._request_id)
-        checked = state_of(self._scope).body
-        if checked is not None:  # None where the body was refused, which names its fields so already
-            body["error"] = checked.sent_as.error(body["error"])
-        self._code = body["error"]["code"]
-        content = json.dumps(body, ensure_ascii=False).encode()
-        headers = MutableHeaders(raw=list(start.get("headers", [])))
-        headers["content-type"] = JSON
-        headers["content-length"] = str(len(content))
-        headers[REQUEST_ID_HEADER] = self._request_id
-        if start["status"] == 405:
-            headers["allow"] = ", ".join(allowed_methods(self._scope["path"]))
-        if self._scope["path"].startswith(f"{OPENAI_BASE}/"):
-            # OpenAI's SDK would try 409s and 5xxs again by itself, whether that helps or not.
-            headers["x-should-retry"] = str(start["status"] == 408 or "retry-after" in headers).lower()
-        unread = not self._incoming.complete and start["status"] != 408
-        if unread or self._code == "draining":
-            headers["connection"] = "close"
-        self.begun = True
-        await self._send({**start, "headers": headers.raw})
-        await self._send({"type": "http.response.body", "body": content, "more_body": unread})
-        if unread:
-            await drop_rest(self._incoming, max_bytes=self._drain_bytes)
-            await self._send({"type": "http.response.body", "body": b""})
-        self._complete = True
-
-    def log(self) -> None:
-        """One line for each request, which leads from a caller's id to its cause; nothing that the caller sent."""
-        route, seconds = self._route, time.perf_counter() - self._since
-        method = self._scope["method"] if self._scope["method"] in USUAL_METHODS else "OTHER"
-        # Without an answer the server's HTTP library sends 500, or the client has gone.
-        status = self._status or (500 if self.failed else ClientGone.status)
-        observe_response(route, status, seconds)
-        logger.log(
-            _level(state_of(self._scope).operation, status),
-            "%s %s answered %d%s in %.3f s%s",
-            method,
-            route,
-            status,
-            f" {self._code}" if self._code else "",
-            seconds,
-            "" if self._complete else ", broken off",
-            extra={"route": route, "status": status, "seconds": round(seconds, 6)},
-        )
-
-
-def _level(operation: Operation | None, status: int) -> int:
-    """Return the log level of a request's line."""
-    if status == 500:
-        return logging.ERROR
-    return logging.DEBUG if operation is not None and status in operation.routine else logging.INFO
-
-
 def _media_type(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
@@ -303,65 +180,3 @@ def _check_media_type(headers: Headers, *, form: bool) -> None:
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaType(f"the body is encoded as {cut(encoding)}; send it without Content-Encoding")
-
-
-def _relative(location: str, here: str) -> str:
-    """A redirect's target, without scheme and host where they are `here`: what the client calls this server."""
-    parts = urlsplit(location)
-    return parts._replace(scheme="", netloc="").geturl() if parts.netloc == here else location
-
-
-def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R | JSONResponse]]:
-    """For a `@bentoml.api` method: answer a ServingError as the contract has it.
-
-    BentoML 1.4 would wrap a 4xx into an array and mask a 5xx, and it takes status and headers from the context.
-    """
-
-    @wraps(method)
-    async def answering(self: object, ctx: bentoml.Context, **fields: object) -> R | JSONResponse:
-        try:
-            answer = await method(self, ctx, **fields)
-            if isinstance(answer, Response):
-                ctx.response.status_code = answer.status_code
-            return answer
-        except ServingError as error:
-            serving_error = error
-        except ValidationError:
-            # The body has been checked: this is an answer of ours, and BentoML would call it the caller's fault.
-            logger.exception("the answer is not valid")
-            serving_error = InternalError()
-        ctx.response.status_code = serving_error.status
-        ctx.response.headers.update(serving_error.headers)
-        return error_response(serving_error, state_of(ctx.request.scope).id)
-
-    return answering
-
-
-def _contract_body(status: int, body: bytes, request_id: str) -> dict[str, Any]:
-    """An error answer of whatever origin in the contract's shape."""
-    try:
-        content = json.loads(body)
-    except ValueError:
-        content = None
-    if isinstance(content, dict):
-        error = content.get("error")
-        if isinstance(error, dict) and "message" in error:
-            return content
-    return _error_for(status).body(request_id)
-
-
-def _error_for(status: int) -> ServingError:
-    """The error for a status that came without a body of ours."""
-    if status == 404:
-        return NotFound("there is no such route; GET /docs lists them")
-    if status == 405:
-        return MethodNotAllowed("this route does not take this method; GET /docs lists those it takes")
-    if status == 415:
-        return UnsupportedMediaType("the body's type is not one this route takes; send application/json")
-    if status == 416:
-        return RangeNotSatisfiable("the header Range asks for nothing that this file has")
-    if status == 503:
-        return NotReady("the server cannot answer now; GET /health says why")
-    if status >= 500:
-        return InternalError()
-    return InvalidRequest("the request could not be read")

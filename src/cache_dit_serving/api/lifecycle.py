@@ -15,6 +15,8 @@ from typing import Any
 
 import bentoml
 
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.protocol import Loaded
 
@@ -35,6 +37,37 @@ def freeze_heap() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def worker_of(
+    settings: Settings,
+    load: Callable[[Callable[[str], None]], Loaded],
+    counts: CallerCounts | None,
+    url: Callable[[], str | None],
+) -> PipelineWorker:
+    """Make the worker of this process, which does not run yet.
+
+    Args:
+        load: loads the model; it is given a function that takes the current stage.
+        counts: generations of each caller at all workers; None: this one counts its own.
+        url: address that the server listens on, once it is ready.
+    """
+
+    def ready(loaded: Loaded) -> None:
+        freeze_heap()
+        announce(loaded, url())
+
+    return PipelineWorker(
+        load,
+        max_queue=settings.limits.max_queue,
+        order=settings.server.queue_order,
+        preview_every=settings.previews.every,
+        max_step_s=settings.limits.max_step_s,
+        counts=counts,
+        on_ready=ready,
+        on_failed=end_failed if settings.server.on_load_failure == "exit" else lambda: None,
+        retries=settings.server.on_load_failure == "retry",
+    )
 
 
 def announce(loaded: Loaded, url: str | None) -> None:

@@ -109,6 +109,11 @@ def _hint(path: str) -> str:
     return f"did you mean {nearest}? " if nearest else ""
 
 
+def row_of(method: str, route: str) -> Operation:
+    """Return the row of a route that there is."""
+    return _ROWS[route][method]
+
+
 def route_of(path: str) -> str:
     """Return a path's route or :data:`UNKNOWN_ROUTE`: one of a few names for all paths that clients make up."""
     found = _find(path)

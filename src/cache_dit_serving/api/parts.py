@@ -1,0 +1,51 @@
+"""Parts of one worker's API, which its handlers call."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import bentoml
+
+from cache_dit_serving.api.jobs import JobsApi
+from cache_dit_serving.api.lifecycle import end_process
+from cache_dit_serving.api.openai import Served
+from cache_dit_serving.api.openai_images import OpenAiImages
+from cache_dit_serving.api.openai_videos import VideosApi
+from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.job_desk import JobDesk
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The engine, and one part for each dialect over it."""
+
+    engine: Engine
+    desk: JobDesk
+    jobs: JobsApi
+    served: Served
+    images: OpenAiImages
+    videos: VideosApi
+
+    @classmethod
+    def over(cls, engine: Engine) -> Parts:
+        """Make the parts of an engine."""
+        desk, served = JobDesk(engine), Served(engine)
+        jobs, images, videos = JobsApi(engine, desk), OpenAiImages(engine, served), VideosApi(engine, desk, served)
+        return cls(engine, desk, jobs, served, images, videos)
+
+    async def close(self, within_s: float) -> None:
+        """End what runs; the process ends at once if that takes longer than `within_s` seconds."""
+        self.engine.decoding.close()
+        self.engine.worker.drain()
+        ended = await asyncio.to_thread(self.engine.worker.join, within_s)
+        await self.desk.close()
+        if not ended:
+            end_process()
+
+
+def parts() -> Parts:
+    """Return the parts of this process's service."""
+    found = bentoml.get_current_service().parts
+    assert isinstance(found, Parts)
+    return found
