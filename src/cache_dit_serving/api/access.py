@@ -1,4 +1,4 @@
-"""Who may do what: API keys as Bearer tokens, and what each may ask for."""
+"""API keys as Bearer tokens: the sender of each request, its scope and its rate limit."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from cache_dit_serving.jobs.shared import CallerCounts, refill
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
-"""Between two looks at whether the file of keys has changed."""
+"""Seconds between two looks at the file of keys."""
 
 
 class Access:
-    """The keys of the settings and of the file, for one worker."""
+    """Keys of the settings and of the file, for one worker."""
 
     def __init__(self, settings: ServerSettings, counts: CallerCounts | None = None) -> None:
         """
@@ -35,13 +35,13 @@ class Access:
             ConfigError: the file of keys cannot be read.
         """
         self.guarded = settings.has_keys
-        """Whether callers need a key."""
+        """True if callers need a key."""
         self._own = settings.api_keys
         self._file = settings.api_keys_file
         self._open = settings.open_routes
         self._counts = counts
         self._buckets: dict[str, tuple[float, float]] = {}
-        """By caller: requests that are left, and when that was, monotonic seconds."""
+        """Requests left to each caller, and the time of that count, monotonic seconds."""
         self._read: tuple[ApiKey, ...] = ()
         self._version: object = None
         self._looked = time.monotonic()
@@ -88,7 +88,7 @@ class Access:
         return found
 
     def _of_file(self) -> tuple[ApiKey, ...]:
-        """The keys of the file as it is now; those of before where it cannot be read."""
+        """Return the keys of the file as it is now; the previous ones if it cannot be read."""
         if self._file is not None and time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
             version = _version(self._file)

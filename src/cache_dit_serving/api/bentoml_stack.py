@@ -1,4 +1,4 @@
-"""What BentoML 1.4.39 puts around every request, and what of it is changed, since no setting does it."""
+"""Changes to the middleware that BentoML 1.4.39 puts around every request, which no setting makes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cache_dit_serving.api.matching import route_of
 from cache_dit_serving.api.routes import METRICS
 
 REAL_PATH = "cache_dit_serving.path"
-"""Key of a scope that holds the path while `path` holds another name for it."""
+"""Key of a scope that holds the path while `path` holds the route."""
 
 
 def adjust_bentoml_stack(app: Starlette) -> None:
@@ -42,7 +42,7 @@ def adjust_bentoml_stack(app: Starlette) -> None:
 
 
 def current_trace_id() -> str:
-    """The id of this request's trace, 32 hexadecimal digits; empty where there is none."""
+    """Return the id of this request's trace, 32 hexadecimal digits; empty without a trace."""
     trace_id = trace_context.trace_id
     return format(trace_id, "032x") if trace_id else ""
 

@@ -32,22 +32,22 @@ from cache_dit_serving.schemas.request import GenerateRequest, JobRequest
 AS_IT_STANDS = SentAs()
 OF_JOBS = JobRequest.model_fields.keys() - GenerateRequest.model_fields.keys()
 MOST_VALUES = MOST_STEPS
-"""Values in one list: no field takes more."""
+"""Greatest number of values in one list; no field takes more."""
 MOST_KEYS = 200
-"""Keys in one object; no object has as many."""
+"""Greatest number of keys in one object; no object has as many."""
 MOST_SYMBOLS = 100_000
-"""Of `[`, `{`, `:` and `,` in a body: what makes JSON slow to read. No prompt that a server takes holds as many."""
+"""Greatest number of `[`, `{`, `:` and `,` in a body, which make JSON slow to read. No prompt holds as many."""
 SMALL_BYTES = 32_768
 """A body up to this size is checked in well under a millisecond; larger ones leave the event loop for it."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 DRAIN_LIMITS = 4
-"""What is left of a body that is too large is read and dropped up to this many times the limit."""
+"""Multiple of the limit up to which the rest of a body that is too large is read and dropped."""
 DRAIN_S = 3.0
-"""And no longer than this."""
+"""Seconds for which it is."""
 
 
 async def read_body(receive: Receive, *, max_bytes: int, max_s: float) -> bytes:
-    """The whole body of a request.
+    """Return the whole body of a request.
 
     Raises:
         BodyTooLarge: it is larger than `max_bytes`.
@@ -95,7 +95,7 @@ async def drop_rest(receive: Receive, *, max_bytes: int) -> None:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body already read, then what comes after it."""
+    """Return a `receive` that gives a body already read, then the messages after it."""
     given = False
 
     async def replay() -> Message:
@@ -152,7 +152,7 @@ def _check(given: bytes, policy: JsonBody, lenient: bool, files: Sequence[bytes]
 
 
 def _read(body: bytes) -> dict[str, Any]:
-    """The JSON object that a body holds, within bounds."""
+    """Return the JSON object that a body holds, within bounds."""
     if sum(map(body.count, (b"[", b"{", b":", b","))) > MOST_SYMBOLS:
         raise InvalidRequest("the body holds far more values than any request has; send fewer", code="too_long")
     try:
@@ -175,7 +175,7 @@ def _read(body: bytes) -> dict[str, Any]:
 def _validated(
     given: bytes, respelt: Respelt, model: type[BaseModel], *, changed: bool, lenient: bool, files: Sequence[bytes]
 ) -> CheckedBody:
-    """A body that a model takes.
+    """Return a body that a model takes.
 
     Args:
         changed: whether it is respelt otherwise than it was given.
@@ -198,7 +198,7 @@ def _validated(
 
 
 def _read_under_warn(tree: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """The fields that only the lenient reader takes, as it reads them."""
+    """Return the fields that only the lenient reader takes, as it reads them."""
     read, _ = read_leniently(tree, model)
     try:
         model.model_validate_json(pydantic_core.to_json(read))
@@ -209,7 +209,7 @@ def _read_under_warn(tree: dict[str, Any], model: type[BaseModel]) -> dict[str, 
 
 
 def _not_json(body: bytes, error: ValueError) -> InvalidRequest:
-    """The refusal of a body that pydantic does not read.
+    """Return the refusal of a body that pydantic cannot read.
 
     It reads no half of a surrogate pair, which JSON can spell and Unicode does not have. Python's reader does, and so
     finds the field.
@@ -225,7 +225,7 @@ def _not_json(body: bytes, error: ValueError) -> InvalidRequest:
 
 
 def _surrogate_in(tree: dict[str, Any]) -> str | None:
-    """The dotted place of the first text that UTF-8 cannot hold; a key counts as the object's that has it."""
+    """Return the dotted place of the first text that UTF-8 cannot hold; for a key, that of its object."""
     for path, value in _containers(tree):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             for text, place in ((key, path), (part, f"{path}.{key}" if path else str(key))):
@@ -235,7 +235,7 @@ def _surrogate_in(tree: dict[str, Any]) -> str | None:
 
 
 def _containers(tree: dict[str, Any]) -> Iterator[tuple[str, list[Any] | dict[str, Any]]]:
-    """Each list and object of a body with its dotted place, which is empty for the body itself."""
+    """Yield each list and object of a body with its dotted place, which is empty for the body itself."""
     waiting: list[tuple[str, list[Any] | dict[str, Any]]] = [("", tree)]
     while waiting:
         path, value = waiting.pop()
@@ -258,7 +258,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _invalid(error: ValidationError, model: type[BaseModel], under_warn: dict[str, Any]) -> InvalidRequest:
-    """Pydantic's findings as one error: the first few in the message, the first one's field as `param`.
+    """Return pydantic's findings as one error: the first few in the message, the first one's field as `param`.
 
     Args:
         under_warn: fields that the lenient reader takes, as it reads them.

@@ -26,7 +26,7 @@ MODE_PARAMETER: Json = {
 
 
 def openapi_document(operations: Sequence[Operation]) -> Json:
-    """The document, OpenAPI 3.1: the schemas of pydantic 2 are those of its JSON Schema dialect."""
+    """Return the document, OpenAPI 3.1: the schemas of pydantic 2 are those of its JSON Schema dialect."""
     schemas: Json = {}
     paths: Json = {}
     for operation in operations:
@@ -94,7 +94,7 @@ def _operation(operation: Operation, schemas: Json) -> Json:
 
 
 def _form(model: type[BaseModel], form: Sequence[FormFile], schemas: Json) -> Json:
-    """A reference to the schema of the form that stands for a body: its fields as text, and its files."""
+    """Return a reference to the schema of the form that stands for a body: its fields as text, and its files."""
     fields = schemas[model.__name__]
     files: Json = {}
     for file in form:
@@ -112,7 +112,7 @@ def _answer(operation: Operation, schemas: Json) -> Json:
 
 
 def _content(content: Content, schemas: Json) -> Json:
-    """The key `content` of an answer; nothing for an answer without a body."""
+    """Return the key `content` of an answer; nothing for an answer without a body."""
     if isinstance(content, tuple):
         return {"content": {media_type: {} for media_type in content}} if content else {}
     return {"content": {"application/json": {"schema": _schema(content, schemas, "validation")}}}
@@ -127,7 +127,7 @@ def _error_answers(errors: Errors, schemas: Json) -> Json:
 
 
 def _schema(model: type[BaseModel], schemas: Json, mode: JsonSchemaMode) -> Json:
-    """A reference to a model's schema, which is put into `schemas` with those that it refers to."""
+    """Put a model's schema and those that it refers to into `schemas`; return a reference to it."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode=mode)
     schemas.update(schema.pop("$defs", {}))
     schemas[model.__name__] = schema

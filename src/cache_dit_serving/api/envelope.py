@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, checked bodies, and one shape for every error, BentoML's own included."""
+"""Outermost layer: request ids, checked bodies, and one shape for every error, BentoML's own included."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class Envelope:
         return checked
 
     def _name_proxy(self, scope: Scope, headers: Headers) -> None:
-        """Say in the log, once, that a proxy is not trusted which speaks TLS: URLs in answers would begin with http."""
+        """Log once that a proxy which speaks TLS is not trusted: URLs in answers would begin with http."""
         untrusted = headers.get("x-forwarded-proto") == "https" and scope["scheme"] == "http"
         if untrusted and not self._proxy_named:
             self._proxy_named = True
@@ -158,7 +158,7 @@ class Envelope:
             )
 
     def _mode(self, headers: Headers) -> str:
-        """What becomes of a field that the model cannot honour: as the request has it, or else the operator."""
+        """Return `refuse` or `warn` for fields that the model cannot honour: the request's header, else the setting."""
         mode = headers.get(UNSUPPORTED_FIELDS_HEADER, self.server.unsupported_fields)
         if mode not in ("refuse", "warn"):
             raise InvalidRequest(f"the header {UNSUPPORTED_FIELDS_HEADER} is {cut(mode)!r}; send refuse or warn")

@@ -1,4 +1,4 @@
-"""A request for every route with a body, with which the page of `/docs` begins: each draws on the embedded model."""
+"""Examples on the page of `/docs`: a request for every route with a body, which the embedded model draws."""
 
 from __future__ import annotations
 

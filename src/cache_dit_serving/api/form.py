@@ -25,7 +25,7 @@ from cache_dit_serving.findings import cut, model_of_field
 
 FORM = "multipart/form-data"
 NESTED = re.compile(r"(\w+)(\[\])?\[(\w+)\]")
-"""How OpenAI's SDK names a field of an object, `cache[enabled]`, and one of the objects in a list, `loras[][name]`."""
+"""Names by OpenAI's SDK: a field of an object, `cache[enabled]`, and of the objects in a list, `loras[][name]`."""
 MOST_FILES = 20
 MOST_FIELDS = 100
 CHUNK_BYTES = 2**20
@@ -33,21 +33,21 @@ CHUNK_BYTES = 2**20
 
 class Form(NamedTuple):
     tree: dict[str, Any]
-    """The fields, each as the type it has in JSON."""
+    """Fields, each as the type it has in JSON."""
     files: list[bytes]
-    """Pictures, which fields name as :func:`upload_name` does."""
+    """Files, which fields name as :func:`upload_name` does."""
     sent_as: SentAs
     """Fields by the names that their files had."""
 
 
 class _InMemory(MultiPartParser):
-    """The body is there already, within its limit: no copy of it on a disk."""
+    """Parser of a body that is in memory, within its limit: nothing is copied to a disk."""
 
     spool_max_size = 2**40
 
 
 async def read_form(body: bytes, headers: Headers, model: type[BaseModel], form: Sequence[FormFile]) -> Form:
-    """The fields and files of a form that stands for a request of `model`'s.
+    """Return the fields and files of a form that stands for a request of `model`'s.
 
     Args:
         form: files that it may hold.
@@ -96,7 +96,7 @@ async def _read(sent: FormData, model: type[BaseModel], form: Sequence[FormFile]
 
 
 def _field_of(name: str, form: Sequence[FormFile]) -> str:
-    """The field of a request that a file fills.
+    """Return the field of a request that a file fills.
 
     Raises:
         InvalidRequest: the form takes no such file.
@@ -113,7 +113,7 @@ def _field_of(name: str, form: Sequence[FormFile]) -> str:
 
 
 def _numbered(names: dict[str, str]) -> dict[str, str]:
-    """The names with a number behind those of several pictures, by which an error tells them apart."""
+    """Return the names, with a number behind each of several pictures, which tells them apart in an error."""
     pictures = [place for place in names if place.startswith(f"{IMAGES}.")]
     if len(pictures) < 2:
         return names
@@ -138,14 +138,14 @@ def _put_in(
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[bytes, None]:
-    """In parts, between which the event loop does other work."""
+    """Yield a body in parts; the event loop does other work after each."""
     for start in range(0, len(body), CHUNK_BYTES):
         yield body[start : start + CHUNK_BYTES]
         await asyncio.sleep(0)
 
 
 def _as_json(text: str, name: str, model: type[BaseModel]) -> Any:
-    """A text as the value that its field holds; as it is where it makes no sense, to be refused."""
+    """Return a text as the value that its field holds; unchanged if it is not one, to be refused."""
     kind = scalar_of(model, name)
     if kind is not None:
         return as_typed(text, kind) if text.strip() else None
@@ -160,5 +160,5 @@ def _as_json(text: str, name: str, model: type[BaseModel]) -> Any:
 
 
 def _choices(parts: tuple[Any, ...]) -> list[Any]:
-    """The values of a Literal among the parts of a field's type."""
+    """Return the values of a Literal among the parts of a field's type."""
     return [choice for part in parts for choice in typing.get_args(part) if typing.get_origin(part) is typing.Literal]

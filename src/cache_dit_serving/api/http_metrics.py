@@ -1,4 +1,4 @@
-"""Metrics of HTTP requests: by route and status, of which there are few, whatever clients ask for."""
+"""Metrics of HTTP requests, by route and status: a bounded number of series for any paths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cache_dit_serving.jobs import metrics
 
 
 def start_http_series() -> None:
-    """Have a series for each route and each of its statuses from the start: a rate needs a value before the first."""
+    """Create a series for each route and each of its statuses: a rate needs a value before the first."""
     for operation in OPERATIONS:
         for status in (operation.status, *operation.also, *(error.status for error in operation.all_errors)):
             metrics.HTTP_RESPONSES.labels(operation.route, str(status))

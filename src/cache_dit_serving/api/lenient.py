@@ -1,4 +1,4 @@
-"""Bodies as clients of `cache_dit.serve` send them, read as they mean: where the operator or the request has it so.
+"""Lenient reading of bodies as clients of `cache_dit.serve` send them, if the operator or the request chooses it.
 
 That server took numbers as text and whole numbers with a fraction, any seed, and any spelling of a folder.
 """
@@ -19,11 +19,11 @@ from cache_dit_serving.schemas.request import MAX_SEED
 NUMBER = re.compile(r"[+-]?\d{1,20}(\.\d{1,20})?([eE][+-]?\d{1,2})?")
 TRUTH = {"true": True, "false": False}
 RANDOM_SEED = -1
-"""Stands for none in many clients."""
+"""Seed that stands for none in many clients."""
 
 
 def read_leniently(tree: dict[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], list[RequestWarning]]:
-    """A body with each scalar as the type of its field, and what was adjusted beyond its spelling.
+    """Return a body with each scalar as the type of its field, and a warning for each changed value.
 
     What makes no sense stays as it is, to be refused.
     """
@@ -46,7 +46,7 @@ def read_leniently(tree: dict[str, Any], model: type[BaseModel]) -> tuple[dict[s
 
 
 def with_whole_numbers(tree: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """A body whose 7.0 is 7 wherever a field holds an integer, as JSON Schema has it; the same object if there is none.
+    """Return a body whose 7.0 is 7 if its field holds an integer, as in JSON Schema; the same object without any.
 
     Strict pydantic 2 refuses such a number; many languages write no other.
     """
@@ -63,7 +63,7 @@ def with_whole_numbers(tree: dict[str, Any], model: type[BaseModel]) -> dict[str
 
 
 def scalar_of(model: type[BaseModel], name: str) -> type | None:
-    """bool, int or float, where that is what a field holds."""
+    """Return bool, int or float if a field holds that."""
     field = model.model_fields.get(name)
     if field is None:
         return None
@@ -72,7 +72,7 @@ def scalar_of(model: type[BaseModel], name: str) -> type | None:
 
 
 def as_typed(value: Any, kind: type | None) -> Any:
-    """A scalar as the type of its field, where it is spelt as one; else as it is, to be refused."""
+    """Return a scalar as the type of its field if it is spelt as one; else unchanged, to be refused."""
     if kind is bool and isinstance(value, str):
         return TRUTH.get(value.strip().lower(), value)
     if kind in (int, float) and isinstance(value, str) and NUMBER.fullmatch(value.strip()):

@@ -27,7 +27,7 @@ SUPERVISOR_PID = "CACHE_DIT_SUPERVISOR_PID"
 LOAD_FAILED = 3
 """Exit status of a worker, and of the server, whose model cannot be loaded, with server.on_load_failure: exit."""
 LAST_REQUESTS_S = 0.5
-"""For requests to come on connections that are open, when no more are accepted."""
+"""Seconds for requests on connections that are open, once no more are accepted."""
 
 
 def freeze_heap() -> None:
@@ -71,7 +71,7 @@ def worker_of(
 
 
 def announce(loaded: Loaded, url: str | None) -> None:
-    """Say where to look and one command to try."""
+    """Log the address of the documentation and one command to try."""
     base = url or "http://localhost:3000"
     body = json.dumps({"prompt": "a red apple on a blue background", "seed": 7})
     facts, speeds = loaded.runner.facts, loaded.model.speeds
@@ -105,7 +105,7 @@ def end_failed() -> None:
 
 
 def let_end(worker: PipelineWorker, drain_s: float | None) -> None:
-    """Drain `worker`; past so many seconds what runs is stopped after its step."""
+    """Drain `worker`; after `drain_s` seconds the running generation is stopped after its step."""
     worker.drain()
     if not worker.join(drain_s) and worker.queue().running:
         logger.warning("what runs is not done after %s s: it is stopped", drain_s)
@@ -114,7 +114,7 @@ def let_end(worker: PipelineWorker, drain_s: float | None) -> None:
 
 
 def drain_on_signals(worker: PipelineWorker, drain_s: float | None, end_at_once: Callable[[], None]) -> None:
-    """On SIGTERM or SIGINT drain `worker`, answering 503 meanwhile; then do what the handlers there were before do.
+    """Drain `worker` on SIGTERM or SIGINT, answering 503 meanwhile; then call the previous handlers.
 
     Args:
         end_at_once: ends work for requests that do not queue yet.
@@ -135,7 +135,7 @@ def drain_on_signals(worker: PipelineWorker, drain_s: float | None, end_at_once:
 
 
 class _Drain:
-    """The handler of both signals: one Ctrl-C is SIGINT from the terminal, then SIGTERM from the supervisor."""
+    """Handler of both signals: one Ctrl-C is SIGINT from the terminal, then SIGTERM from the supervisor."""
 
     def __init__(self, worker: PipelineWorker, drain_s: float | None, end_at_once: Callable[[], None]) -> None:
         self.previous: dict[int, Callable[[int, FrameType | None], Any]] = {}

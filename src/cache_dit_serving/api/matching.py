@@ -1,4 +1,4 @@
-"""The one matcher of requests and rows of the table: keys, body checks, limits, dispatch, metrics and log follow it."""
+"""The one matcher of requests and rows: keys, body checks, limits, dispatch, metrics and log follow it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ EMPTY_OR_DOTS = re.compile(r"(^|/)\.{0,2}(/|$)")
 """A segment that some servers and file systems leave out or resolve."""
 
 LONGEST_HINTED = 100
-"""Characters of a path that is compared with the routes."""
+"""Greatest length of a path that is compared with the routes, characters."""
 
 
 def _pattern(route: str) -> re.Pattern[str]:
-    """The regular expression of a route's paths."""
+    """Return the regular expression of a route's paths."""
     segment = r"(?P<\1>[^/]+)"
     below = BELOW.replace("{path}", r"(?P<path>.+)")
     exact = re.escape(route.removesuffix(BELOW)).replace(r"\{", "{").replace(r"\}", "}")
@@ -151,7 +151,7 @@ class _TableRoute(BaseRoute):
 
 
 def mounted_routes() -> Starlette:
-    """An app to mount at "/", for the rows that have a handler."""
+    """Return the app to mount at "/", for the rows that have a handler."""
 
     async def serving_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServingError)

@@ -35,7 +35,7 @@ def bentoml_api(method: Callable[..., Awaitable[Any]]) -> Any:
 
 
 def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R | JSONResponse]]:
-    """For a `@bentoml.api` method: answer a ServingError as the contract has it.
+    """Make a `@bentoml.api` method answer a ServingError in the contract's shape.
 
     BentoML 1.4 would wrap a 4xx into an array and mask a 5xx, and it takes status and headers from the context.
     """

@@ -12,7 +12,7 @@ from cache_dit_serving.schemas.openai import OpenAiModel, OpenAiModels
 
 
 class Served:
-    """The one model, by the names that clients may call it."""
+    """The one model, by the names that clients may use."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -20,7 +20,8 @@ class Served:
 
     @property
     def model(self) -> PlannedModel:
-        """
+        """Loaded model.
+
         Raises:
             NotReady: there is no loaded model.
         """
@@ -28,7 +29,7 @@ class Served:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The first is the one that answers tell.
+        """Names of the model; answers use the first.
 
         Raises:
             NotReady: there is no loaded model.
@@ -37,7 +38,8 @@ class Served:
         return self._engine.settings.server.model_names or (loaded.runner.facts.name,)
 
     def check(self, name: str | None) -> None:
-        """
+        """Refuse the name of another model.
+
         Raises:
             NotFound: another model is asked for.
             NotReady: there is no loaded model.
@@ -47,14 +49,16 @@ class Served:
             raise NotFound(message, param="model", code="model_not_found")
 
     def listed(self) -> OpenAiModels:
-        """
+        """Return the model under each of its names.
+
         Raises:
             NotReady: there is no loaded model.
         """
         return OpenAiModels(data=[self._told(name) for name in self.names])
 
     def one(self, name: str) -> OpenAiModel:
-        """
+        """Return the model under one of its names.
+
         Raises:
             NotFound: it is not served here.
             NotReady: there is no loaded model.

@@ -62,7 +62,7 @@ def video_respelt(tree: dict[str, Any], lenient: bool) -> Respelt:
 def _own_fields(
     tree: dict[str, Any], foreign: Mapping[str, ForeignField], lenient: bool
 ) -> tuple[dict[str, Any], tuple[RequestWarning, ...]]:
-    """A body in the fields and spellings of OpenAI's API, and a warning for each field that it does not have."""
+    """Return a body in the fields and spellings of OpenAI's API, and a warning for each field that it lacks."""
     read = _without_empty(tree)
     taken_out = [_take_out(read, name, foreign[name], lenient=lenient) for name in tree if name in foreign]
     extension = read.get("output_format")
@@ -72,7 +72,7 @@ def _own_fields(
 
 
 def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:
-    """The fields, none of them an empty text: that asks for nothing."""
+    """Return the fields, with None for an empty text, which asks for nothing."""
     return {name: None if value == "" and name not in TEXTS else value for name, value in tree.items()}
 
 
@@ -102,7 +102,7 @@ def _take_out(tree: dict[str, Any], name: str, foreign: ForeignField, *, lenient
 
 
 def _move_pictures(tree: dict[str, Any], sources: tuple[str, ...]) -> dict[str, str]:
-    """Put the pictures of some fields into `image_urls`, behind those that stand there; the place that each had."""
+    """Append the pictures of some fields to `image_urls`; return the place that each had."""
     found: list[tuple[Any, str]] = []
     for name in sources:
         value = tree.pop(name, None)
@@ -121,7 +121,7 @@ def _move_pictures(tree: dict[str, Any], sources: tuple[str, ...]) -> dict[str, 
 
 
 def _picture(value: Any, place: str) -> tuple[Any, str]:
-    """A picture out of the objects that clients put it into, and its place.
+    """Return a picture out of the objects that clients put it into, and its place.
 
     Raises:
         InvalidRequest: it is the id of a file on OpenAI's servers.

@@ -19,19 +19,19 @@ SPEED_OF: Mapping[Quality, Speed] = {
     "xhigh": "lossless",
     "max": "lossless",
 }
-"""Qualities that are not here ask for the server's default."""
+"""Speed of each quality; the others ask for the server's default."""
 QUALITY_OF: Mapping[str, AnsweredQuality] = {"fast": "low", "balanced": "medium", "high": "high", "lossless": "max"}
 
 
 class QualityChoice(NamedTuple):
-    """A speed for a quality; None where the request or the server says which."""
+    """Speed for a quality; None if the request or the server chooses it."""
 
     speed: Speed | None = None
     warnings: tuple[RequestWarning, ...] = ()
 
 
 def choose_speed(quality: Quality | None, request: GenerateRequest, speeds: SpeedLadder) -> QualityChoice:
-    """The speed that a quality asks for, or the nearest one more exact that requests may name."""
+    """Return the speed that a quality asks for, or the nearest more exact one that requests may name."""
     wanted = SPEED_OF.get(quality) if quality is not None else None
     if wanted is None:
         return QualityChoice()

@@ -13,7 +13,7 @@ from cache_dit_serving.errors import Forbidden, InvalidRequest
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing (RFC 9110, 9.2.1)."""
 SINGLE_HEADERS = ("authorization", "content-length", "content-type", "host", "idempotency-key", "origin")
-"""Headers that count once; readers differ in which one of two they take."""
+"""Headers that may stand once; of two, readers take different ones."""
 
 
 def check_framing(headers: Headers) -> None:
@@ -83,7 +83,7 @@ def cors_options(origins: Sequence[str]) -> dict[str, Any]:
 
 
 def _name(host: str) -> str:
-    """The name or address of a Host header, without its port and in lower case."""
+    """Return the name or address of a Host header, without its port and in lower case."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -91,5 +91,5 @@ def _name(host: str) -> str:
 
 
 def _is_of(host: str, pattern: str) -> bool:
-    """Whether a name is the pattern's; `*.` stands for every name below a domain."""
+    """Return whether a name is the pattern's; `*.` stands for every name below a domain."""
     return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern

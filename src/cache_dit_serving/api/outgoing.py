@@ -1,4 +1,4 @@
-"""Answers on their way out: the request's id, one shape of errors, and one line in the log."""
+"""Answers before they leave: the request's id, one shape of errors, and one line in the log."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Outgoing:
         self._code = ""
         self.begun = False
         self.failed = False
-        """Whether an exception ended it."""
+        """True if an exception ended it."""
         self._complete = False
         self._status = 0
         self._since = time.perf_counter()
@@ -117,7 +117,7 @@ class Outgoing:
         self._complete = True
 
     def log(self) -> None:
-        """One line for each request, which leads from a caller's id to its cause; nothing that the caller sent."""
+        """Write the request's line, found by the id that the caller has. It holds nothing that the caller sent."""
         route, seconds = self._route, time.perf_counter() - self._since
         method = self._scope["method"] if self._scope["method"] in USUAL_METHODS else "OTHER"
         # Without an answer the server's HTTP library sends 500, or the client has gone.
@@ -144,13 +144,13 @@ def _level(operation: Operation | None, status: int) -> int:
 
 
 def _relative(location: str, here: str) -> str:
-    """A redirect's target, without scheme and host where they are `here`: what the client calls this server."""
+    """Return a redirect's target, without scheme and host if they are `here`, the client's name for this server."""
     parts = urlsplit(location)
     return parts._replace(scheme="", netloc="").geturl() if parts.netloc == here else location
 
 
 def _contract_body(status: int, body: bytes, request_id: str) -> dict[str, Any]:
-    """An error answer of whatever origin in the contract's shape."""
+    """Return an error answer of any origin in the contract's shape."""
     try:
         content = json.loads(body)
     except ValueError:
@@ -163,7 +163,7 @@ def _contract_body(status: int, body: bytes, request_id: str) -> dict[str, Any]:
 
 
 def _error_for(status: int) -> ServingError:
-    """The error for a status that came without a body of ours."""
+    """Return the error for a status that came without a body of ours."""
     if status == 404:
         return NotFound("there is no such route; GET /docs lists them")
     if status == 405:

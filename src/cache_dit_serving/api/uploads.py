@@ -13,7 +13,7 @@ from cache_dit_serving.errors import InvalidRequest
 
 
 def take_out_files(tree: dict[str, Any], files: Sequence[bytes] = ()) -> list[str | bytes]:
-    """Replace each picture that a body holds as text by its name; all pictures, in the order of their names.
+    """Replace each picture that a body holds as text by its name; return all, in the order of their names.
 
     Args:
         files: pictures that came beside the body, which it names already.
