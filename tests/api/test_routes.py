@@ -9,12 +9,17 @@ from typing import Any, get_args
 import pytest
 
 from cache_dit_serving.api.docs import openapi_document
+from cache_dit_serving.api.matching import Match, match
 from cache_dit_serving.api.operation import OpenGroup, Operation
 from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.engine.inputs import IMAGES
+from cache_dit_serving.engine.job_answers import answer_of
+from cache_dit_serving.media.outputs import OUTPUTS_ROUTE
+from cache_dit_serving.schemas.jobs import JobState
 from tests.support.answers import check
 from tests.support.envelope import Behind, ask
+from tests.support.jobs import record
 from tests.support.server import ROOT
 
 FORMS = [operation for operation in OPERATIONS if operation.body is not None and operation.body.form is not None]
@@ -77,6 +82,16 @@ def test_a_route_that_answers_files_says_so_of_ranges_and_of_object_storage() ->
     files = [row for row in OPERATIONS if isinstance(row.answer, tuple) and "image/png" in row.answer]
     assert len(files) == 3
     assert all({206, 307} <= row.also.keys() for row in files)
+
+
+def test_the_links_of_answers_are_routes() -> None:
+    done = answer_of(record("one", JobState.SUCCEEDED, files=("a.png", "b.png")))
+    links = {link: "/jobs/{id}/outputs/{number}" for link in done.outputs} | {f"{OUTPUTS_ROUTE}/a": "/outputs/{path}"}
+    assert len(links) == 3
+    for link, route in links.items():
+        found = match("GET", link)
+        assert isinstance(found, Match)
+        assert found.operation.route == route
 
 
 def test_no_path_of_a_route_stands_outside_the_table() -> None:

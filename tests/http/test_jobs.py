@@ -213,6 +213,8 @@ def test_generate_is_a_job_where_the_client_prefers_that(server: Server, prefer:
         assert answer.headers["Preference-Applied"] == "respond-async"
         assert answer.headers["content-type"] == "application/json"
         assert answer.json()["state"] in ("queued", "running")
+    same = requests.post(f"{server.url}/jobs", json={"prompt": PROMPT}, headers=headers, timeout=30)
+    assert same.headers["Location"] == answer.headers["Location"]  # whichever route it comes by
     assert ended(server, answer.headers["Location"])["state"] == "succeeded"
     assert "Preference-Applied" not in server.generate().headers
     refused = requests.post(f"{server.url}/generate", json={"prompt": PROMPT, "width": 97}, headers=headers, timeout=30)

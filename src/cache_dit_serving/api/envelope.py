@@ -7,7 +7,6 @@ import logging
 import re
 import uuid
 from dataclasses import replace
-from typing import TypeVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,27 +16,22 @@ from cache_dit_serving.api.answering import JSON, REQUEST_ID_HEADER, error_respo
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack, current_trace_id
 from cache_dit_serving.api.body import CheckedBody, check_body, read_body, replayed, too_large
 from cache_dit_serving.api.form import FORM, read_form
+from cache_dit_serving.api.incoming import Incoming
 from cache_dit_serving.api.matching import Match, match, matched, route_of
 from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, JsonBody, Operation
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
-from cache_dit_serving.api.outgoing import Incoming, Outgoing
+from cache_dit_serving.api.outgoing import Outgoing
 from cache_dit_serving.api.request_state import RequestState, state_of
 from cache_dit_serving.config.settings import Limits, ServerSettings
 from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.sent_as import SentAs
-from cache_dit_serving.errors import (
-    InvalidRequest,
-    ServingError,
-    UnsupportedMediaType,
-)
+from cache_dit_serving.errors import InvalidRequest, ServingError, UnsupportedMediaType
 from cache_dit_serving.findings import cut
 from cache_dit_serving.logs import note
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-R = TypeVar("R")
 
 
 class Envelope:

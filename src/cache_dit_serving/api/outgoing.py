@@ -8,12 +8,13 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import URL, Headers, MutableHeaders
-from starlette.types import Message, Receive, Scope, Send
+from starlette.datastructures import URL, MutableHeaders
+from starlette.types import Message, Scope, Send
 
 from cache_dit_serving.api.answering import JSON, REQUEST_ID_HEADER
 from cache_dit_serving.api.body import drop_rest
 from cache_dit_serving.api.http_metrics import observe_response
+from cache_dit_serving.api.incoming import Incoming
 from cache_dit_serving.api.matching import allowed_methods
 from cache_dit_serving.api.operation import Operation
 from cache_dit_serving.api.request_state import state_of
@@ -33,21 +34,6 @@ from cache_dit_serving.errors import (
 logger = logging.getLogger(__name__)
 
 USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-
-class Incoming:
-    """A request's `receive` that remembers whether its body has come to an end."""
-
-    def __init__(self, receive: Receive, headers: Headers) -> None:
-        self._receive = receive
-        self.headers = headers
-        self.has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        self.complete = not self.has_body
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        self.complete = self.complete or message["type"] == "http.disconnect" or not message.get("more_body", False)
-        return message
 
 
 class Outgoing:
