@@ -14,8 +14,9 @@ from cache_dit_serving.errors import LoadError
 from cache_dit_serving.logs import claim_loggers
 from cache_dit_serving.pipeline.environment import first_import, library_versions, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
+from cache_dit_serving.pipeline.part import Part
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
-from cache_dit_serving.pipeline.runner import Part, PipelineRunner
+from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.pipeline.warm_up import CacheTypeFails, compile_ahead, short, try_cache, warm_up, working
 from cache_dit_serving.planning.model import planned
 from cache_dit_serving.planning.traits import PipelineTraits

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unittest.mock import patch
 
 from cache_dit_serving.pipeline.protocol import Cut
+from cache_dit_serving.pipeline.wrapped import Method, wrapped
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -48,11 +49,11 @@ def listening(tokenizers: dict[str, Any]) -> Iterator[list[Heard]]:
     with ExitStack() as stack:
         # Patches the class: `tokenizer(...)` does not look up `__call__` on the instance.
         for cls in {type(tokenizer) for tokenizer in tokenizers.values()}:
-            stack.enter_context(patch.object(cls, "__call__", _noting(cls.__call__, names, heard)))
+            stack.enter_context(wrapped(cls, "__call__", partial(_noting, names=names, heard=heard)))
         yield heard
 
 
-def _noting(call: Any, names: dict[int, str], heard: list[Heard]) -> Any:
+def _noting(call: Method, *, names: dict[int, str], heard: list[Heard]) -> Method:
     def noting(tokenizer: Any, text: Any = None, *args: Any, **options: Any) -> Any:
         if options.get("truncation") and id(tokenizer) in names:
             tokens = options.get("max_length") or tokenizer.model_max_length

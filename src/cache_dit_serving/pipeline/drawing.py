@@ -1,0 +1,207 @@
+"""One output while a pipeline draws it: its steps, its times, and the record of them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cache_dit_serving.caching.evidence import Record, report_of
+from cache_dit_serving.media.values import Clip, Media, Picture
+from cache_dit_serving.pipeline.part import Part
+from cache_dit_serving.pipeline.prompts import Heard, cuts_of
+from cache_dit_serving.pipeline.protocol import DrawRecord, Stopped, Watch
+from cache_dit_serving.pipeline.wrapped import Method, wrapped
+from cache_dit_serving.planning.call import ImageCall
+
+if TYPE_CHECKING:
+    import torch
+
+    from cache_dit_serving.pipeline.profiling import Trace
+    from cache_dit_serving.pipeline.prompt_cache import Use
+
+Show = Callable[[int, Any], None]
+"""Function that takes the number of finished steps and the latents after them."""
+
+
+class Drawing:
+    """One run of a pipeline for one call. It is used once, and holds all that the run counts and times."""
+
+    def __init__(
+        self, call: ImageCall, part: Part, watch: Watch, *, device: torch.device, trace: Trace, transition: str
+    ) -> None:
+        """
+        Args:
+            part: pipeline of the call, with its cache prepared.
+            watch: receiver of the progress, and source of the cancellation.
+            device: device of the pipeline.
+            trace: trace of the output.
+            transition: change of the cache for the call.
+        """
+        from cache_dit_serving.pipeline.clock import StepClock
+        from cache_dit_serving.pipeline.prompt_cache import Use
+
+        self.call = call
+        self.part = part
+        self.watch = watch
+        self.forward_passes = 0
+        self._trace = trace
+        self._device = device
+        self._transition = transition
+        self._clock = StepClock(device)
+        self._started = self._finished = self._denoised = time.perf_counter()
+        self._first_forward: float | None = None
+        self._heard: list[Heard] = []
+        self._prompts = Use()
+        self._done = self._cached = self._reused_blocks = 0
+
+    @property
+    def counted_passes(self) -> int:
+        """Forward passes per step that ran, 1 or 2."""
+        return 2 if self.forward_passes > self.call.num_inference_steps else 1
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time and trace the body, and count the forward passes of the denoisers in it."""
+        hooks = [denoiser.register_forward_pre_hook(self._before_forward) for denoiser in self.part.denoisers]
+        self._started = time.perf_counter()
+        try:
+            with self._trace:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._finished = time.perf_counter()
+
+    @contextmanager
+    def steps_reported(self, show: Show | None) -> Iterator[dict[str, Any]]:
+        """Report each step of a pipeline's call in the body, and offer its latents to `show`.
+
+        Yields the further arguments of the pipeline's call.
+
+        Raises:
+            Stopped: the watch was cancelled; raised inside the pipeline's call, after a step.
+        """
+        if self.part.has_callback:
+
+            def callback(pipe: object, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
+                self._after_step(show, tensors.get("latents"))
+                return {}  # changes nothing; LTXI2VLongMultiPrompt passes latents here that it cannot take back
+
+            yield {"callback_on_step_end": callback}
+            return
+
+        def counting(step: Method) -> Method:
+            @functools.wraps(step)  # pipelines inspect its parameters
+            def counted_step(*args: Any, **kwargs: Any) -> Any:
+                result = step(*args, **kwargs)
+                self._after_step(show, result[0])
+                return result
+
+            return counted_step
+
+        # Pipelines without a callback (PixArt, HunyuanVideo 1.5 ...) still step their scheduler once for each step.
+        # Counting the transformer's forward passes instead would depend on how a family batches its guidance.
+        # On the class: some pipelines step a copy of their scheduler.
+        with wrapped(type(self.part.pipe.scheduler), "step", counting):
+            yield {}
+
+    def encoded(self, heard: list[Heard], prompts: Use) -> None:
+        """Take the calls of the tokenizers, and the use of the prompt cache."""
+        self._heard, self._prompts = heard, prompts
+
+    def record(self, media: Media, *, compiled_graphs: int, peak_memory_bytes: int | None) -> DrawRecord:
+        """Return the record of the run, which has ended. Writes its trace.
+
+        Args:
+            media: output of the run.
+            compiled_graphs: number of graphs that were compiled in it.
+            peak_memory_bytes: peak of the memory in it; None if not known.
+        """
+        call, record = self.call, self.part.cache.record()
+        steps, step_s = self._steps_run(record), self._clock.seconds()
+        first_forward = self._first_forward or self._started
+        return DrawRecord(
+            seed=call.seed,
+            cache=report_of(call.cache, record, steps),
+            stats=record.block_lists if record is not None else [],
+            passes=call.passes,
+            transition=self._transition,
+            diffs=record.diffs() if record is not None else [],
+            cached_steps_s=_cached_seconds(record, step_s, steps),
+            encode_prompt_s=first_forward - self._started,
+            denoise_s=max(0.0, self._denoised - first_forward),
+            decode_s=self._finished - self._denoised,
+            cuts=cuts_of(self._heard, _prompts_of(call)),
+            compiled_graphs=compiled_graphs,
+            profile=self._trace.save(call.seed, record.cached_steps() if record is not None else ()),
+            peak_memory_bytes=peak_memory_bytes,
+            prompt_hits=self._prompts.hits,
+            prompt_misses=self._prompts.misses,
+            num_frames=len(media.array) if isinstance(media, Clip) else None,
+            size=(media.array.shape[-2], media.array.shape[-3]) if isinstance(media, Picture | Clip) else None,
+        )
+
+    def _before_forward(self, module: object, args: object) -> None:
+        self.forward_passes += 1
+        if self._first_forward is None:
+            self._first_forward = self._device_time()
+            self._clock.mark()
+            self._trace.stage("step 0")
+
+    def _after_step(self, show: Show | None, latents: Any) -> None:
+        self._done += 1  # counted here: a callback's index begins anew with each chunk of a long clip
+        done, steps = self._done, self.call.num_inference_steps
+        self._clock.mark()
+        self._trace.stage(f"step {done}" if done < steps else "decode")
+        if done >= steps:
+            self._denoised = self._device_time()
+        before, self._reused_blocks = self._reused_blocks, self.part.cache.reused_blocks()
+        self._cached += self._reused_blocks > before
+        self.watch.progress(done, self._cached)
+        if self.watch.cancelled:
+            raise Stopped
+        if show is not None:
+            show(done, latents)
+
+    def _device_time(self) -> float:
+        """Wait for the device, whose kernels run behind Python, and return the time, seconds of `perf_counter`.
+
+        Called at the begin and the end of denoising, never at a step between them.
+        """
+        import torch
+
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        return time.perf_counter()
+
+    def _steps_run(self, record: Record | None) -> int:
+        """Return the number of steps that ran.
+
+        It is the requested number, or the scheduler's number of timesteps if the cache counted that many. Heun's method
+        has nearly twice the requested number.
+        """
+        planned = self.call.num_inference_steps
+        if planned != self.call.arguments.get("num_inference_steps"):
+            return planned  # `strength` has shortened the schedule
+        scheduled = len(getattr(self.part.pipe.scheduler, "timesteps", ()))
+        seen = record.executed_steps if record is not None else scheduled
+        return scheduled if scheduled and seen == scheduled else planned
+
+
+def _prompts_of(call: ImageCall) -> dict[str, str]:
+    """Return the prompts of a call by field, the longest first, since one may contain another."""
+    texts = {name: call.arguments.get(name) for name in ("prompt", "negative_prompt")}
+    given = {name: text for name, text in texts.items() if isinstance(text, str)}
+    return dict(sorted(given.items(), key=lambda item: -len(item[1])))
+
+
+def _cached_seconds(record: Record | None, step_s: Sequence[float], steps: int) -> float | None:
+    """Return the seconds of steps that reused blocks; None if the clock and the cache counted different steps."""
+    if record is None:
+        return 0.0
+    if not len(step_s) == record.executed_steps == steps:
+        return None
+    return sum(step_s[step] for step in record.cached_steps())
