@@ -30,7 +30,6 @@ from cache_dit_serving.api.parts import Parts
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.engine.engine import Engine
-from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
 from cache_dit_serving.jobs.shared import CallerCounts, shared_folder

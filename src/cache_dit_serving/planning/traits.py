@@ -158,3 +158,16 @@ class PipelineTraits:
 
     def takes(self, parameter: str) -> bool:
         return parameter in self.parameters
+
+    def forward_passes(self, arguments: Mapping[str, Any]) -> int:
+        """Return the forward passes per step of a call with these arguments: 2 if guidance takes a pass of its own.
+
+        A pipeline with `true_cfg_scale` takes it if the scale is above 1 and there is a negative prompt. Other families
+        with separate passes take it unless guidance is off.
+        """
+        guidance = self.guidance
+        if self.takes("true_cfg_scale"):
+            scale = arguments.get("true_cfg_scale", guidance.default_true_cfg_scale) or 0.0
+            return 2 if scale > 1 and arguments.get("negative_prompt") is not None else 1
+        scale = arguments.get("guidance_scale", guidance.default_scale)
+        return 2 if guidance.separate_cfg and (scale is None or scale > guidance.guides_above) else 1

@@ -2,65 +2,42 @@
 
 from __future__ import annotations
 
-from cache_dit_serving.planning.fields.arguments import ExtraArgs, MaxSequenceLength
-from cache_dit_serving.planning.fields.cache import CacheField, DeadlineField, SpeedField
-from cache_dit_serving.planning.fields.clip import Fps, NumFrames
-from cache_dit_serving.planning.fields.field import PipelineField, RequestField
-from cache_dit_serving.planning.fields.guidance import GuidanceScale, NegativePrompt, TrueCfgScale
-from cache_dit_serving.planning.fields.images import NumImages, Seed
-from cache_dit_serving.planning.fields.inputs import INPUT_FIELDS, FitField, Strength
-from cache_dit_serving.planning.fields.loras import Loras
-from cache_dit_serving.planning.fields.output import (
-    AudioFormat,
-    ImageFormat,
-    ImageQuality,
-    IncludeStats,
-    OutputDir,
-    OutputFormat,
-    VideoFormat,
+from cache_dit_serving.planning.fields import (
+    arguments,
+    cache,
+    clip,
+    guidance,
+    images,
+    inputs,
+    loras,
+    output,
+    priority,
+    profile,
+    prompt,
+    size,
+    sound,
+    steps,
 )
-from cache_dit_serving.planning.fields.priority import Priority
-from cache_dit_serving.planning.fields.profile import Profile
-from cache_dit_serving.planning.fields.prompt import ClassLabel, Prompt
-from cache_dit_serving.planning.fields.size import Height, Width
-from cache_dit_serving.planning.fields.sound import AudioLength
-from cache_dit_serving.planning.fields.steps import NumInferenceSteps, Sigmas
+from cache_dit_serving.planning.fields.field import PipelineField, RequestField
 from cache_dit_serving.planning.model import PlannedModel
 
-FIELDS: tuple[RequestField, ...] = (
-    Prompt(),
-    ClassLabel(),
-    NegativePrompt(),
-    Width(),
-    Height(),
-    NumInferenceSteps(),
-    GuidanceScale(),
-    TrueCfgScale(),
-    Sigmas(),
-    MaxSequenceLength(),
-    ExtraArgs(),
-    Loras(),
-    *INPUT_FIELDS,
-    Strength(),
-    FitField(),
-    NumFrames(),
-    Fps(),
-    AudioLength(),
-    Seed(),
-    NumImages(),
-    IncludeStats(),
-    Profile(),
-    OutputFormat(),
-    OutputDir(),
-    ImageFormat(),
-    ImageQuality(),
-    VideoFormat(),
-    AudioFormat(),
-    SpeedField(),
-    CacheField(),
-    Priority(),
-    DeadlineField(),
-)
+_MODULES = [
+    prompt,
+    size,
+    steps,
+    guidance,
+    arguments,
+    loras,
+    inputs,
+    clip,
+    sound,
+    images,
+    profile,
+    output,
+    cache,
+    priority,
+]
+FIELDS: tuple[RequestField, ...] = tuple(field for module in _MODULES for field in module.FIELDS)
 """All fields, in the order in which they are checked and listed."""
 PIPELINE_FIELDS = frozenset(field.name for field in FIELDS if isinstance(field, PipelineField))
 """Names of the fields that are arguments of the pipeline's call."""

@@ -24,13 +24,12 @@ class MaxSequenceLength(PipelineField):
     def default(self, model: PlannedModel) -> int | None:
         return model.defaults.max_sequence_length or model.traits.sequence.default
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         asked, most = request.max_sequence_length, _longest_sequence(model)
         if asked is not None and asked > most:
             raise InvalidRequest(
                 f"max_sequence_length is {asked:,}; this model takes at most {most:,} tokens", param=self.name
             )
-        return super().arguments(request, model)
 
 
 def _longest_sequence(model: PlannedModel) -> int:
@@ -100,3 +99,6 @@ def _why_not(name: str, types: dict[str, Any], model: PlannedModel) -> str:
     close = get_close_matches(name, types, n=1)
     hint = f"did you mean {close[0]}?" if close else f"it takes: {', '.join(sorted(types))}"
     return f"{model.traits.pipeline_class} does not take it; {hint}"
+
+
+FIELDS: tuple[RequestField, ...] = (MaxSequenceLength(), ExtraArgs())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from cache_dit_serving.caching.speeds import CUSTOM
+from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.request import GenerateRequest
 
 
 class SpeedField(RequestField):
@@ -17,10 +19,19 @@ class SpeedField(RequestField):
         speed = model.speeds.name_of(model.speeds.default)
         return None if speed == CUSTOM else speed
 
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        draft.speed = request.speed
+
 
 class CacheField(RequestField):
     name = "cache"
 
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        draft.cache = request.cache
+
 
 class DeadlineField(RequestField):
     name = "deadline_s"
+
+
+FIELDS: tuple[RequestField, ...] = (SpeedField(), CacheField(), DeadlineField())

@@ -7,7 +7,8 @@ from typing import Any
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.frame_times import MOST_FPS
 from cache_dit_serving.media.values import MediaKind
-from cache_dit_serving.planning.fields.field import PipelineField, Schema
+from cache_dit_serving.planning.draft import Draft
+from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.traits import ClipTraits
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -46,15 +47,22 @@ class NumFrames(ClipField):
             return value
         return _rounded_down(value, taken)
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         value, taken = frames_of(request, model), _taken(model)
         if value not in taken:
             raise InvalidRequest(_refusal(value, taken, model), param="num_frames")
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         parameter = _clip(model).frames_parameter
-        return {parameter: value} if parameter else {}
+        return {parameter: frames_of(request, model)} if parameter else {}
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {self.name: frames_of(request, model)}
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.num_frames = frames_of(request, draft.model)
+        draft.chunks = _clip(draft.model).chunks(draft.num_frames)
 
 
 class Fps(ClipField):
@@ -76,6 +84,10 @@ class Fps(ClipField):
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {self.name: fps_of(request, model)}
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.fps = fps_of(request, draft.model)
 
 
 def frames_of(request: GenerateRequest, model: PlannedModel) -> int:
@@ -130,3 +142,6 @@ def _refusal(value: int, taken: range, model: PlannedModel) -> str:
         f"num_frames {value} is not a number of frames that this model makes ({rule}); "
         f"the nearest are {below} and {below + clip.multiple}"
     )
+
+
+FIELDS: tuple[RequestField, ...] = (NumFrames(), Fps())

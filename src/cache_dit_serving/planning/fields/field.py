@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -48,7 +49,7 @@ class RequestField:
             tolerant: adjust a value that the model does not take, where possible.
 
         Raises:
-            InvalidRequest: as :meth:`arguments`.
+            InvalidRequest: as :meth:`check`.
         """
 
     def default(self, model: PlannedModel) -> Any:
@@ -66,17 +67,30 @@ class RequestField:
         """
         return None
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        """Return the field's arguments for the pipeline's call, from its value or its default.
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
+        """Refuse a value that the model does not take.
 
         Raises:
             InvalidRequest: the value is out of the model's bounds, or contradicts another field.
         """
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        """Return the field's arguments for the pipeline's call, from its value or its default. It has been checked."""
         return {}
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         """Return the effective value for the record in the output's file, if the call has it under another name."""
         return {}
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        """Check the field, and put all that it decides into the draft. Called for the fields that the model accepts.
+
+        Raises:
+            InvalidRequest: as :meth:`check`.
+        """
+        self.check(request, draft.model)
+        draft.arguments |= self.arguments(request, draft.model)
+        draft.recorded |= self.recorded(request, draft.model)
 
 
 class PipelineField(RequestField):

@@ -1,4 +1,4 @@
-"""Guidance: fields of the scales and of the negative prompt, and the resulting forward passes."""
+"""Guidance: fields of the scales and of the negative prompt."""
 
 from __future__ import annotations
 
@@ -7,24 +7,9 @@ from typing import Any
 
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.planning.fields.field import PipelineField, Schema, check_length
+from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema, check_length
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.schemas.request import GenerateRequest
-
-
-def forward_passes(arguments: dict[str, Any], traits: PipelineTraits) -> int:
-    """Return the forward passes per step of a call with these arguments: 2 if guidance takes a pass of its own.
-
-    A pipeline with `true_cfg_scale` takes it if the scale is above 1 and there is a negative prompt. Other families
-    with separate passes take it unless guidance is off.
-    """
-    guidance = traits.guidance
-    if traits.takes("true_cfg_scale"):
-        scale = arguments.get("true_cfg_scale", guidance.default_true_cfg_scale) or 0.0
-        return 2 if scale > 1 and arguments.get("negative_prompt") is not None else 1
-    scale = arguments.get("guidance_scale", guidance.default_scale)
-    return 2 if guidance.separate_cfg and (scale is None or scale > guidance.guides_above) else 1
 
 
 def _scale(name: str, request: GenerateRequest, model: PlannedModel, own: float | None) -> float | None:
@@ -64,14 +49,13 @@ class TrueCfgScale(PipelineField):
             '("negative_prompt": " " for none in particular)'
         )
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         asked = request.true_cfg_scale
         if asked is not None and asked < 1:
             raise InvalidRequest(
                 "true_cfg_scale below 1 has no effect on this model; leave it out, or send 1 for no guidance",
                 param="true_cfg_scale",
             )
-        return super().arguments(request, model)
 
 
 class NegativePrompt(PipelineField):
@@ -94,8 +78,10 @@ class NegativePrompt(PipelineField):
     def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
         check_length("negative_prompt", request.negative_prompt, limits)
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         check_length("negative_prompt", request.negative_prompt, model.limits)
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         arguments = super().arguments(request, model)
         needed = {self.name: ""} if model.traits.guidance.needs_negative_prompt else {}
         return needed | arguments
@@ -121,3 +107,6 @@ class NegativePrompt(PipelineField):
 def _negative_prompt(request: GenerateRequest, model: PlannedModel) -> str | None:
     asked = request.negative_prompt
     return asked if asked is not None else model.defaults.negative_prompt
+
+
+FIELDS: tuple[RequestField, ...] = (NegativePrompt(), GuidanceScale(), TrueCfgScale())

@@ -8,6 +8,7 @@ from typing import Any
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest
@@ -17,6 +18,10 @@ RANDOM_SEEDS = 2**32
 
 class Seed(RequestField):
     name = "seed"
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.seeds = seeds_of(request, draft.model)
 
 
 class NumImages(RequestField):
@@ -59,3 +64,6 @@ def seeds_of(request: GenerateRequest, model: PlannedModel) -> tuple[int, ...]:
     if first + count - 1 > MAX_SEED:
         raise InvalidRequest(f"seed + num_images - 1 must not pass {MAX_SEED}", param="seed")
     return tuple(range(first, first + count))
+
+
+FIELDS: tuple[RequestField, ...] = (Seed(), NumImages())

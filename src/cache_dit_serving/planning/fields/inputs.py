@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fit import DEFAULT_FIT, Fit
+from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.tasks import SIZED_TASKS, Input
@@ -64,6 +66,24 @@ class Strength(PipelineField):
         assert model.traits.strength is not None
         return model.defaults.strength or model.traits.strength.default
 
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        """Shorten the schedule: strength skips its first steps.
+
+        Raises:
+            InvalidRequest: it leaves no step.
+        """
+        super().fill_in(draft, request)
+        assert draft.model.traits.strength is not None
+        strength = request.strength if request.strength is not None else self.default(draft.model)
+        run = draft.model.traits.strength.steps_run(draft.steps, strength)
+        if run < 1:
+            raise InvalidRequest(
+                f"a strength of {request.strength} leaves none of {draft.steps} steps; send a greater one, or more "
+                "steps",
+                param="strength",
+            )
+        draft.steps = run
+
 
 class FitField(RequestField):
     name = "fit"
@@ -83,10 +103,9 @@ class FitField(RequestField):
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {} if request.fit is None else {"fit": request.fit}
 
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.fit = request.fit or DEFAULT_FIT
 
-def steps_run(request: GenerateRequest, model: PlannedModel, count: int) -> int:
-    """Return how many steps of a schedule of `count` run. Strength skips the first ones."""
-    if model.traits.strength is None:
-        return count
-    strength = request.strength if request.strength is not None else Strength().default(model)
-    return model.traits.strength.steps_run(count, strength)
+
+FIELDS: tuple[RequestField, ...] = (*INPUT_FIELDS, Strength(), FitField())

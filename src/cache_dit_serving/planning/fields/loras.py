@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import RequestField, Schema
 from cache_dit_serving.planning.loras import LoraChoice, LoraTraits
 from cache_dit_serving.planning.model import PlannedModel
@@ -40,6 +41,10 @@ class Loras(RequestField):
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {self.name: [choice._asdict() for choice in loras_of(request, model)]} if _choosable(model) else {}
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.loras = loras_of(request, draft.model)
 
 
 def loras_of(request: GenerateRequest, model: PlannedModel) -> tuple[LoraChoice, ...]:
@@ -83,3 +88,6 @@ def _choosable(model: PlannedModel) -> dict[str, LoraTraits]:
 
 def _defaults(model: PlannedModel) -> tuple[LoraChoice, ...]:
     return tuple(lora.choice for lora in _choosable(model).values() if lora.scale)
+
+
+FIELDS: tuple[RequestField, ...] = (Loras(),)

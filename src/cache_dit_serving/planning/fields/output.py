@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import replace
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.formats import (
@@ -14,9 +14,11 @@ from cache_dit_serving.media.formats import (
     MOST_GIF_FPS,
 )
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.clip import fps_of
 from cache_dit_serving.planning.fields.field import RequestField
 from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
 FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -44,16 +46,15 @@ class OutputDir(RequestField):
             return None
         return 'output_dir has no effect with output_format base64; send "output_format": "path" or "url" with it'
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         if request.output_dir is None:
-            return {}
+            return
         if not all(FOLDER.fullmatch(part) for part in request.output_dir.split("/")):
             raise InvalidRequest(
                 "output_dir must be a folder relative to the server's output folder: names of letters, digits, "
                 "'.', '_' and '-', with '/' between them, none beginning with '.'",
                 param="output_dir",
             )
-        return {}
 
 
 class ImageFormat(RequestField):
@@ -63,6 +64,9 @@ class ImageFormat(RequestField):
     def default(self, model: PlannedModel) -> str:
         return DEFAULT_FORMAT
 
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        draft.output = replace(draft.output, image_format=request.encoding)
+
 
 class ImageQuality(RequestField):
     name = "image_quality"
@@ -70,6 +74,9 @@ class ImageQuality(RequestField):
 
     def default(self, model: PlannedModel) -> int:
         return DEFAULT_QUALITY
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        draft.output = replace(draft.output, image_quality=request.image_quality)
 
     def no_effect(self, request: GenerateRequest, model: PlannedModel) -> str | None:
         if request.encoding != "png":
@@ -84,7 +91,7 @@ class VideoFormat(RequestField):
     def default(self, model: PlannedModel) -> str:
         return DEFAULT_VIDEO_FORMAT
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         fps = fps_of(request, model)
         if request.video_format == "gif" and fps > MOST_GIF_FPS:
             raise InvalidRequest(
@@ -92,7 +99,14 @@ class VideoFormat(RequestField):
                 '"video_format": "mp4" or "webp"',
                 param="video_format",
             )
-        return {}
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        asked = request.video_format or DEFAULT_VIDEO_FORMAT
+        draft.output = replace(draft.output, video_format=asked)
+        if draft.model.traits.heard and asked != DEFAULT_VIDEO_FORMAT:
+            message = f"a {asked} has no sound, and the model's is left out; an mp4 holds it"
+            draft.warnings.append(RequestWarning(param=self.name, code="adjusted", message=message))
 
 
 class AudioFormat(RequestField):
@@ -101,3 +115,17 @@ class AudioFormat(RequestField):
 
     def default(self, model: PlannedModel) -> str:
         return DEFAULT_AUDIO_FORMAT
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        draft.output = replace(draft.output, audio_format=request.audio_format or DEFAULT_AUDIO_FORMAT)
+
+
+FIELDS: tuple[RequestField, ...] = (
+    IncludeStats(),
+    OutputFormat(),
+    OutputDir(),
+    ImageFormat(),
+    ImageQuality(),
+    VideoFormat(),
+    AudioFormat(),
+)

@@ -31,8 +31,10 @@ class Priority(RequestField):
     def adjusted(self, value: Any, model: PlannedModel) -> int:
         return min(int(value), model.limits.max_priority)
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         most = model.limits.max_priority
         if (request.priority or 0) > most:
             raise InvalidRequest(f"priority {request.priority} is more than this server's {most}", param="priority")
-        return {}
+
+
+FIELDS: tuple[RequestField, ...] = (Priority(),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import RequestField
 from cache_dit_serving.planning.model import AskedToProfile, PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -25,6 +26,10 @@ class Profile(RequestField):
     def default(self, model: PlannedModel) -> bool:
         return model.profiles == "all"
 
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.profile = asked_to_profile(request, draft.model)
+
 
 def asked_to_profile(request: GenerateRequest, model: PlannedModel) -> AskedToProfile:
     """Return the reason for tracing a request."""
@@ -32,3 +37,6 @@ def asked_to_profile(request: GenerateRequest, model: PlannedModel) -> AskedToPr
         return AskedToProfile.BY_REQUEST
     by_operator = model.profiles == "all" and request.profile is None
     return AskedToProfile.BY_OPERATOR if by_operator else AskedToProfile.NO
+
+
+FIELDS: tuple[RequestField, ...] = (Profile(),)

@@ -22,13 +22,12 @@ class Prompt(PipelineField):
     def check_limits(self, request: GenerateRequest, limits: Limits, *, tolerant: bool) -> None:
         check_length("prompt", request.prompt, limits)
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         if request.prompt is None:
             raise InvalidRequest("prompt is missing; say what to draw", param="prompt")
         check_length("prompt", request.prompt, model.limits)
         if not request.prompt.strip():
             raise InvalidRequest("prompt is empty; say what to draw", param="prompt")
-        return {"prompt": request.prompt}
 
 
 class ClassLabel(RequestField):
@@ -77,3 +76,6 @@ def _unknown(label: str, classes: ClassTraits) -> str:
     close = get_close_matches(label, classes.names, n=3)
     hint = f"the nearest are {', '.join(close)}" if close else "GET /capabilities lists them"
     return f"class_label {label!r} is not a class of this model; {hint}"
+
+
+FIELDS: tuple[RequestField, ...] = (Prompt(), ClassLabel())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any
 
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.planning.fields.field import PipelineField, Schema
+from cache_dit_serving.planning.draft import Draft
+from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -85,12 +85,16 @@ class Side(PipelineField):
     def adjusted(self, value: int, model: PlannedModel) -> int:
         return _adjusted(value, model.limits, model.traits.sizes.multiple)
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         asked: int | None = getattr(request, self.name)
-        if asked is None:
-            return {self.name: self.default(model)}
-        _check_side(self.name, asked, model.limits, model.traits.sizes.multiple)
-        return {self.name: asked}
+        if asked is not None:
+            _check_side(self.name, asked, model.limits, model.traits.sizes.multiple)
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        setattr(draft, self.name, draft.arguments[self.name])
+        if draft.model.traits.takes("max_area"):  # FluxKontext would rescale every size to its default area
+            draft.arguments["max_area"] = draft.width * draft.height
 
 
 class Width(Side):
@@ -99,3 +103,6 @@ class Width(Side):
 
 class Height(Side):
     name = "height"
+
+
+FIELDS: tuple[RequestField, ...] = (Width(), Height())

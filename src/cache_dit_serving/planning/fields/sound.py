@@ -6,7 +6,8 @@ from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.values import MediaKind
-from cache_dit_serving.planning.fields.field import PipelineField, Schema
+from cache_dit_serving.planning.draft import Draft
+from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.traits import SoundTraits
 from cache_dit_serving.schemas.request import LEAST_AUDIO_S, GenerateRequest
@@ -26,16 +27,22 @@ class AudioLength(PipelineField):
     def default(self, model: PlannedModel) -> float:
         return model.defaults.audio_length_s or min(_sound(model).default_length_s, model.limits.max_audio_s)
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         length, most = audio_length(request, model), _most(model)
         if length > most:
             raise InvalidRequest(
                 f"audio_length_s is {length:g}; this server makes at most {most:g} s on this model", param=self.name
             )
-        return {_sound(model).length_parameter: length}
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        return {_sound(model).length_parameter: audio_length(request, model)}
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {self.name: audio_length(request, model)}
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.samples = samples_made(request, draft.model)
 
 
 def audio_length(request: GenerateRequest, model: PlannedModel) -> float:
@@ -57,3 +64,6 @@ def _most(model: PlannedModel) -> float:
 def _sound(model: PlannedModel) -> SoundTraits:
     assert model.traits.sound is not None
     return model.traits.sound
+
+
+FIELDS: tuple[RequestField, ...] = (AudioLength(),)

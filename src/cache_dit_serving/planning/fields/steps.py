@@ -7,7 +7,8 @@ from typing import Any
 
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.planning.fields.field import PipelineField, Schema
+from cache_dit_serving.planning.draft import Draft
+from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -64,6 +65,10 @@ class NumInferenceSteps(PipelineField):
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {self.name: step_count(request, model)}
 
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.steps = step_count(request, draft.model)
+
 
 class Sigmas(PipelineField):
     name = "sigmas"
@@ -74,12 +79,21 @@ class Sigmas(PipelineField):
             bounds["items"] = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
         return bounds
 
-    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+    def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         sigmas = request.sigmas
         if sigmas is None:
-            return {}
+            return
         if any(later >= earlier for earlier, later in pairwise(sigmas)):
             raise InvalidRequest("sigmas must decrease from each noise level to the next", param="sigmas")
         if model.traits.steps.flow_matching and not (sigmas[0] <= 1 and sigmas[-1] > 0):
             raise InvalidRequest("sigmas of this model lie above 0 and at most at 1", param="sigmas")
-        return {"sigmas": list(sigmas)}
+
+    def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
+        return {} if request.sigmas is None else {self.name: list(request.sigmas)}
+
+    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
+        super().fill_in(draft, request)
+        draft.steps = step_count(request, draft.model)
+
+
+FIELDS: tuple[RequestField, ...] = (NumInferenceSteps(), Sigmas())
