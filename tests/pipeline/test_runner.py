@@ -145,7 +145,7 @@ def test_a_pairing_that_the_configuration_says_wrong_is_put_right_at_load(tmp_pa
     assert PIXART.cache is not None
     cache = PIXART.cache.model_copy(update={"enable_separate_cfg": True})
     loaded = load(PIXART.model_copy(update={"model": model, "cache": cache}))
-    assert not loaded.model.traits.guidance.separate_cfg
+    assert loaded.model.traits.guidance.guided_passes == 1
     image = draw(loaded, num_inference_steps=6)
     assert (image.record.cache.executed_steps, image.record.cache.redrawn) == (6, 0)
 

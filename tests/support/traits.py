@@ -29,7 +29,7 @@ FLUX = PipelineTraits(
     sizes=SizeTraits(multiple=16, default_width=1024, default_height=1024),
     steps=StepTraits(default=28, least=1, flow_matching=True),
     guidance=GuidanceTraits(
-        default_scale=3.5, default_true_cfg_scale=1.0, guides_above=1.0, honours_scale=True, separate_cfg=False
+        default_scale=3.5, default_true_cfg_scale=1.0, guides_above=1.0, honours_scale=True, guided_passes=1
     ),
 )
 QWEN = replace(
@@ -46,7 +46,7 @@ WAN_LIKE = PipelineTraits(
     sizes=SizeTraits(multiple=16, default_width=1024, default_height=1024),
     steps=StepTraits(default=50, least=1, flow_matching=True),
     guidance=GuidanceTraits(
-        default_scale=5.0, default_true_cfg_scale=None, guides_above=1.0, honours_scale=True, separate_cfg=True
+        default_scale=5.0, default_true_cfg_scale=None, guides_above=1.0, honours_scale=True, guided_passes=2
     ),
 )
 KREA_LIKE = replace(WAN_LIKE, pipeline_class="Krea2Pipeline", guidance=replace(WAN_LIKE.guidance, guides_above=0.0))

@@ -91,11 +91,11 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
                 for each in caches:  # the siblings share the transformer, and its forward pass
                     each.refuse(cache_type, str(failure))
             runner.flush()
-    separate_cfg = model.traits.guidance.separate_cfg
+    guided_passes = model.traits.guidance.guided_passes
     model = replace(
         planned(settings, model.traits, pipeline_cache.support, known),
         siblings=tuple(
-            planned(settings, traits_of(sibling, separate_cfg=separate_cfg), its_cache.support, known)
+            planned(settings, traits_of(sibling, guided_passes=guided_passes), its_cache.support, known)
             for sibling, its_cache in zip(siblings, sibling_caches, strict=True)
         ),
     )
@@ -130,10 +130,9 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
 
     device, generator_device = preflight.devices(settings)
     pipe = load.load_pipeline(settings, progress)
-    separate_cfg = settings.cache.enable_separate_cfg if settings.cache else None
-    if separate_cfg is None:
-        separate_cfg = cache.has_separate_cfg(pipe)
-    traits = traits_of(pipe, separate_cfg=separate_cfg)
+    configured = settings.cache.enable_separate_cfg if settings.cache else None
+    guided_passes = cache.guided_passes_of(pipe) if configured is None else 1 + configured
+    traits = traits_of(pipe, guided_passes=guided_passes)
     load.check_servable(traits, settings.defaults)
     loras = lora.Loras.of(pipe, settings)
     loras.load_those(fused=True, progress=progress)

@@ -43,23 +43,24 @@ none: no change; override: other settings in the contexts; exchange: another pat
 CONFIGS: dict[CacheType, Callable[..., Any]] = {"DBCache": DBCacheConfig, "DBPrune": DBPruneConfig}
 
 
-def has_separate_cfg(pipe: DiffusionPipeline) -> bool:
-    """Return whether cache-dit registers this family as one that runs guidance as a second forward pass.
+def guided_passes_of(pipe: DiffusionPipeline) -> int:
+    """Return the forward passes per step with guidance as cache-dit registers them for this family.
 
-    False for families that cache-dit does not know.
+    1 for families that cache-dit does not know.
     """
-    found = False
+    found = 1
 
     def ask() -> None:
         nonlocal found
-        found = BlockAdapterRegister.is_supported(pipe) and bool(BlockAdapterRegister.has_separate_cfg(pipe))
+        if BlockAdapterRegister.is_supported(pipe) and BlockAdapterRegister.has_separate_cfg(pipe):
+            found = 2
 
     try:
         # cache-dit builds the family's adapter for the answer, which gives some transformers another forward
         # (Qwen-Image's with a ControlNet), and refuses some (SanaVideo).
         Patch(pipe, ask)
     except AssertionError:
-        return False
+        return 1
     return found
 
 

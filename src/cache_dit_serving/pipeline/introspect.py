@@ -49,8 +49,11 @@ TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_scale_factor", "vae_tempo
 """Attributes of video pipelines for the frames of a latent, and (`SPATIAL`) its pixels; a family has one of each."""
 
 
-def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> PipelineTraits:
+def traits_of(pipe: DiffusionPipeline, *, guided_passes: int = 1) -> PipelineTraits:
     """Read the traits of a pipeline of any diffusers 0.42 class.
+
+    Args:
+        guided_passes: forward passes per step with guidance, which the class does not show.
 
     Raises:
         LoadError: the pipeline makes no kind of output that this server knows.
@@ -92,7 +95,7 @@ def traits_of(pipe: DiffusionPipeline, *, separate_cfg: bool = False) -> Pipelin
             # Families with true_cfg_scale (Flux, Qwen) only embed guidance_scale, and ignore it without an embedding.
             honours_scale="guidance_scale" in signature
             and not ("true_cfg_scale" in parameters and config.get("guidance_embeds", True) is False),
-            separate_cfg=separate_cfg,
+            guided_passes=guided_passes,
             needs_negative_prompt=family.needs_negative_prompt,
         ),
         sequence=SequenceTraits(default=_whole(signature, "max_sequence_length"), most=longest_sequence(type(pipe))),

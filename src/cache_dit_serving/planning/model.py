@@ -70,11 +70,11 @@ class PlannedModel:
         return self.limits.max_pixel_steps or USUAL_PIXEL_STEPS.get(self.traits.makes)
 
     def corrected(self, passes: int) -> PlannedModel:
-        """Return the model with guidance of `passes` forward passes per step, after a count showed a wrong plan.
+        """Return the model whose guidance makes `passes` forward passes per step, after a count showed a wrong plan.
 
         The siblings are corrected too, because they run the same transformer.
         """
-        guidance = replace(self.traits.guidance, separate_cfg=passes == 2)
+        guidance = replace(self.traits.guidance, guided_passes=passes)
         siblings = tuple(sibling.corrected(passes) for sibling in self.siblings)
         return replace(self, traits=replace(self.traits, guidance=guidance), siblings=siblings)
 

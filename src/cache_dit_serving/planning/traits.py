@@ -119,9 +119,9 @@ class GuidanceTraits:
     """guidance_scale above which the pipeline makes a second prediction; infinite for weights that never do."""
     honours_scale: bool
     """True if guidance_scale changes the output."""
-    separate_cfg: bool
-    """True if the second prediction takes a forward pass of its own. The value is cache-dit's default for the family,
-    until a count of the passes corrects it."""
+    guided_passes: int
+    """Forward passes per step with guidance: 2 if the second prediction takes one of its own. The value is cache-dit's
+    default for the family, until a count of the passes corrects it."""
     needs_negative_prompt: bool = False
     """True if the pipeline fails without a negative prompt. An empty one is enough."""
 
@@ -170,4 +170,4 @@ class PipelineTraits:
             scale = arguments.get("true_cfg_scale", guidance.default_true_cfg_scale) or 0.0
             return 2 if scale > 1 and arguments.get("negative_prompt") is not None else 1
         scale = arguments.get("guidance_scale", guidance.default_scale)
-        return 2 if guidance.separate_cfg and (scale is None or scale > guidance.guides_above) else 1
+        return guidance.guided_passes if scale is None or scale > guidance.guides_above else 1
