@@ -21,13 +21,13 @@ from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIA
 from cache_dit_serving.errors import ConfigError, InvalidRequest, NotReady, ServingError
 from cache_dit_serving.generate_flags import (
     FORMATS,
-    OF_FIELD,
     check_beforehand,
     check_format,
     parser,
     request_of,
     suffix_of,
 )
+from cache_dit_serving.media.kinds import FORMATS_OF_FIELD
 from cache_dit_serving.schemas.request import GenerateRequest
 from cache_dit_serving.serve import environment_of
 from cache_dit_serving.supervisor import fail
@@ -141,7 +141,7 @@ def _as_file(request: GenerateRequest, suffix: str, model: PlannedModel) -> Gene
     """
     from cache_dit_serving.planning.fields import offered_fields
 
-    fields = [field.name for field, _ in offered_fields(model) if field.name in OF_FIELD]
+    fields = [field.name for field, _ in offered_fields(model) if field.name in FORMATS_OF_FIELD]
     check_format(suffix, fields)
     given = {name: FORMATS[suffix] for name in fields}
     return request.model_copy(update={name: value for name, value in given.items() if getattr(request, name) is None})

@@ -20,7 +20,7 @@ from cache_dit_serving.engine.inputs import upload_name
 from cache_dit_serving.errors import ConfigError, InvalidRequest
 from cache_dit_serving.findings import findings_of
 from cache_dit_serving.flags import FLAGS, Group, grouped
-from cache_dit_serving.media.formats import AudioFormat, ImageFormat, VideoFormat
+from cache_dit_serving.media.kinds import FORMATS_OF_FIELD, KINDS
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields import FIELDS
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -46,13 +46,7 @@ FILES = {
 """Fields that hold files, with their flag and its help. The flag takes a file's path."""
 OURS = {"prompt", "output_format", "output_dir", "profile", "cache", "priority"}
 """Fields without a flag: another flag or argument sets the same, or the field has no meaning without a server."""
-OF_FIELD = {"image_format": ImageFormat, "video_format": VideoFormat, "audio_format": AudioFormat}
-FIELD_OF_KIND = {
-    MediaKind.PICTURE: "image_format",
-    MediaKind.CLIP: "video_format",
-    MediaKind.SOUND: "audio_format",
-}
-FORMATS = {"jpg": "jpeg"} | {name: name for kind in OF_FIELD.values() for name in typing.get_args(kind)}
+FORMATS = {"jpg": "jpeg"} | {name: name for kind in KINDS.values() for name in kind.formats}
 """Format by a file's suffix."""
 ASKED = "asked_"
 """Prefix of a field's attribute in the parsed flags, because flags of `serve` have the same names."""
@@ -109,7 +103,7 @@ def check_beforehand(request: GenerateRequest, settings: Settings, suffix: str) 
         if field.makes in (None, kind):
             field.check_limits(request, settings.limits, tolerant=tolerant)
     if suffix and kind is not None:
-        check_format(suffix, [FIELD_OF_KIND[kind]])
+        check_format(suffix, [KINDS[kind].format_field])
 
 
 def check_format(suffix: str, format_fields: Sequence[str]) -> None:
@@ -121,7 +115,7 @@ def check_format(suffix: str, format_fields: Sequence[str]) -> None:
     Raises:
         InvalidRequest: the suffix is not one of their formats.
     """
-    formats = [name for field in format_fields for name in typing.get_args(OF_FIELD[field])]
+    formats = [name for field in format_fields for name in FORMATS_OF_FIELD[field]]
     if FORMATS[suffix] not in formats:
         raise InvalidRequest(f"--output: this model makes {', '.join(formats)}, not {suffix}", param="output")
 
@@ -134,7 +128,9 @@ def _known_kind(settings: Settings) -> MediaKind | None:
     task = next((task for task in tasks if task), None)
     if task is None:
         return None
-    return next((kind for kind in (MediaKind.CLIP, MediaKind.SOUND) if kind in task), MediaKind.PICTURE)
+    # Picture last: "image to video" makes a video.
+    kinds = sorted(KINDS, key=lambda kind: kind is MediaKind.PICTURE)
+    return next((kind for kind in kinds if kind in task), MediaKind.PICTURE)
 
 
 def _flagged() -> dict[str, FieldInfo]:

@@ -15,7 +15,7 @@ from cache_dit_serving.jobs import metrics, model_loading, output_maker
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.encode import encode
-from cache_dit_serving.media.formats import OutputSpec
+from cache_dit_serving.media.kinds import OutputSpec
 from cache_dit_serving.media.outputs import File
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.assemble import assemble
@@ -174,7 +174,7 @@ def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker:
 
 def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(media: Media, output: OutputSpec, *arguments: Any) -> File:
-        if output.image_format == "webp":
+        if output.format == "webp":
             raise RuntimeError("secret detail")
         return encode(media, output, *arguments)
 

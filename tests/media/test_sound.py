@@ -13,9 +13,9 @@ import pytest
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.encode import encode
-from cache_dit_serving.media.formats import AudioFormat, OutputSpec
+from cache_dit_serving.media.kinds import OutputSpec
 from cache_dit_serving.media.quality import snr
-from cache_dit_serving.media.sound import encode_sound
+from cache_dit_serving.media.sound import AudioFormat, encode_sound
 from cache_dit_serving.media.values import Array, Clip, Sound
 from cache_dit_serving.media.video import encode_clip
 
@@ -82,7 +82,7 @@ def test_a_video_is_heard(rate: int) -> None:
 
 def test_an_animation_of_a_video_with_sound_is_silent() -> None:
     frames = np.zeros((4, 16, 16, 3), dtype=np.float32)
-    content, extension = encode(Clip(frames, 8.0, tone(8_000, 0.5)), OutputSpec(video_format="gif"), {})
+    content, extension = encode(Clip(frames, 8.0, tone(8_000, 0.5)), OutputSpec("gif"), {})
     assert extension == "gif"
     container: Any = av.open(io.BytesIO(content))
     assert not container.streams.audio

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from cache_dit_serving.media.formats import VideoFormat
 from cache_dit_serving.media.quality import psnr
 from cache_dit_serving.media.values import Clip
-from cache_dit_serving.media.video import encode_clip
+from cache_dit_serving.media.video import VideoFormat, encode_clip
 from tests.support.pictures import apple
 
 PARAMETERS = {"prompt": "eine Katze, läuft", "seed": 7, "cache": {"enabled": False}}

@@ -10,7 +10,7 @@ import pytest
 import cache_dit_serving.planning
 from cache_dit_serving.config.settings import Limits, Settings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.planning import plan
+from cache_dit_serving.planning import fields
 from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import RequestField
 from cache_dit_serving.planning.model import PlannedModel
@@ -37,8 +37,7 @@ class Mirrored(RequestField):
 
 
 def test_a_part_alone_brings_a_field_into_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = plan.accepted_fields
-    monkeypatch.setattr(plan, "accepted_fields", lambda model: [*there(model), Mirrored()])
+    monkeypatch.setattr(fields, "FIELDS", (*fields.FIELDS, Mirrored()))
     settings = Settings(limits=Limits(max_priority=5))
     found = planned(request(seed=1, num_images=2), FLUX, settings)
     assert [call.seed for call in found.calls] == [2, 1]

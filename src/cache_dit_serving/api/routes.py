@@ -32,7 +32,7 @@ from cache_dit_serving.errors import (
     RunnerLost,
     StoreUnavailable,
 )
-from cache_dit_serving.media.formats import MEDIA_TYPES
+from cache_dit_serving.media.kinds import MEDIA_TYPES
 from cache_dit_serving.schemas.answers import (
     Capabilities,
     CompareResponse,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.engine.preparation import Prepared
 from cache_dit_serving.jobs.generation import Encoded
-from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.pipeline.protocol import DrawRecord
 from cache_dit_serving.schemas.answers import GenerateResponse, ImageStats, Stats, Timings, timestamp
 
@@ -23,11 +24,10 @@ def answer_of(prepared: Prepared, outputs: Sequence[Encoded], delivered: list[st
     assert started is not None
     assert finished is not None
     records = [output.record for output in outputs]
-    makes = generation.planned.call.makes
+    kind = KINDS[generation.planned.call.makes]
+    made: dict[str, Any] = {kind.answer_key: delivered if kind.several else delivered[0]}
     return GenerateResponse(
-        images=delivered if makes is MediaKind.PICTURE else None,
-        video=delivered[0] if makes is MediaKind.CLIP else None,
-        audio=delivered[0] if makes is MediaKind.SOUND else None,
+        **made,
         seeds=[record.seed for record in records],
         time_cost=round(finished - started, 4),
         inference_start_time=timestamp(started),

@@ -1,16 +1,13 @@
-"""Encoding of a picture, a clip or a sound into a file."""
+"""Encoding of an output of any kind into a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from cache_dit_serving.media.formats import OutputSpec
-from cache_dit_serving.media.images import encode_image
+from cache_dit_serving.media.kinds import KINDS, OutputSpec
 from cache_dit_serving.media.outputs import File
-from cache_dit_serving.media.sound import encode_sound
-from cache_dit_serving.media.values import Clip, Media, Picture, Sound
-from cache_dit_serving.media.video import encode_clip
+from cache_dit_serving.media.values import Media
 
 
 def encode(
@@ -22,11 +19,4 @@ def encode(
         parameters: the request that made the output; written into formats that hold text.
         warnings: the request's warnings; written into a PNG only.
     """
-    match media:
-        case Picture():
-            content = encode_image(media, output.image_format, output.image_quality, parameters, warnings)
-            return content, output.image_format
-        case Clip():
-            return encode_clip(media, output.video_format, parameters), output.video_format
-        case Sound():
-            return encode_sound(media, output.audio_format, parameters), output.audio_format
+    return KINDS[media.kind].encode(media, output, parameters, warnings), output.format

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from cache_dit_serving.errors import InternalError
-from cache_dit_serving.media.formats import DEFAULT_QUALITY, ImageFormat
 from cache_dit_serving.media.png import encode_png
 from cache_dit_serving.media.values import Array, Clip, Media, Picture
 
+ImageFormat = Literal["png", "jpeg", "webp"]
+DEFAULT_QUALITY = 90
+"""Default quality of the lossy formats, 1 to 100."""
 PREVIEW_QUALITY = 70
 WEBP_METHOD = 0
 """Effort of WebP, 0 to 6. 0 takes a third of the time of Pillow's 4, and a few per cent more bytes."""

@@ -13,7 +13,7 @@ from obstore.exceptions import BaseError
 from cache_dit_serving.config.object_store import object_store, summary
 from cache_dit_serving.config.settings import OutputSettings
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
-from cache_dit_serving.media.formats import MEDIA_TYPES
+from cache_dit_serving.media.kinds import MEDIA_TYPES
 from cache_dit_serving.media.outputs import NAME, NONE, File, Form, Listed, Stored, media_type_of, new_name
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol
 
 from cache_dit_serving.errors import InternalError, InvalidRequest, NotFound
-from cache_dit_serving.media.formats import MEDIA_TYPES
+from cache_dit_serving.media.kinds import MEDIA_TYPES
 from cache_dit_serving.media.signing import Signer
 from cache_dit_serving.private import FILE_MODE, READABLE, Readers, make_folder
 

@@ -6,17 +6,17 @@ import io
 import json
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cache_dit_serving.errors import InternalError
-from cache_dit_serving.media.formats import AudioFormat
 from cache_dit_serving.media.values import Array, Sound
 
 if TYPE_CHECKING:
     import av
 
+AudioFormat = Literal["wav", "flac"]
 CODECS: dict[AudioFormat, str] = {"wav": "pcm_s16le", "flac": "flac"}
 LAYOUTS = {1: "mono", 2: "stereo"}
 """Channel layout by number of channels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,19 +18,17 @@ class MediaKind(StrEnum):
     CLIP = "video"
     SOUND = "audio"
 
-    @property
-    def plural(self) -> str:
-        return "images" if self is MediaKind.PICTURE else self.value
-
 
 @dataclass(frozen=True)
 class Picture:
+    kind: ClassVar[MediaKind] = MediaKind.PICTURE
     array: Array
     """(height, width, 3) floats in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Sound:
+    kind: ClassVar[MediaKind] = MediaKind.SOUND
     array: Array
     """(channels, samples) floats in [-1, 1]."""
     rate: int
@@ -39,6 +37,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Clip:
+    kind: ClassVar[MediaKind] = MediaKind.CLIP
     array: Array
     """(frames, height, width, 3) floats in [0, 1]."""
     fps: float

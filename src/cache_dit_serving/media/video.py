@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from cache_dit_serving.media.formats import VideoFormat
 from cache_dit_serving.media.images import pixels_of
 from cache_dit_serving.media.sound import Track
 from cache_dit_serving.media.values import Clip
 
+VideoFormat = Literal["mp4", "webp", "gif"]
+MOST_GIF_FPS = 50
+"""Maximum frame rate of a GIF. It counts time in 1/100 s, and browsers show each frame for at least two of them."""
 PRESET = "fast"
 """Effort of x264, by measure: `docs/benchmarks/files.md`."""
 H264 = {"crf": "18", "x264-params": "cpu-independent=1"}

@@ -9,7 +9,7 @@ from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fit import DEFAULT_FIT, Fit
-from cache_dit_serving.media.formats import OutputSpec
+from cache_dit_serving.media.kinds import KINDS, OutputSpec
 from cache_dit_serving.planning.call import ClipSpec, ImageCall
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile, PlannedModel
@@ -29,6 +29,7 @@ class Draft:
     """Height of the output, pixels. A sound has none."""
     steps: int
     """Denoising steps of one chunk."""
+    output: OutputSpec
     recorded: dict[str, Any] = field(default_factory=dict)
     """Effective values of request fields that the arguments hold under other names."""
     warnings: list[RequestWarning] = field(default_factory=list)
@@ -44,7 +45,6 @@ class Draft:
     loras: tuple[LoraChoice, ...] = ()
     speed: Speed | None = None
     cache: CacheOptions | None = None
-    output: OutputSpec = field(default_factory=OutputSpec)
     fit: Fit = DEFAULT_FIT
     profile: AskedToProfile = AskedToProfile.NO
 
@@ -55,7 +55,12 @@ class Draft:
         configured = model.defaults.pipeline_arguments
         arguments = {name: value for name, value in configured.items() if traits.takes(name)}
         return cls(
-            model, arguments, traits.sizes.default_width, traits.sizes.default_height, steps=model.default_step_count
+            model,
+            arguments,
+            width=traits.sizes.default_width,
+            height=traits.sizes.default_height,
+            steps=model.default_step_count,
+            output=OutputSpec(KINDS[traits.makes].default_format),
         )
 
     @property

@@ -9,16 +9,10 @@ from typing import Literal
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
-from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
 from cache_dit_serving.planning.traits import PipelineTraits
-
-USUAL_PIXEL_STEPS = {
-    MediaKind.PICTURE: 1024 * 1024 * 100 * 4,
-    MediaKind.CLIP: 1280 * 720 * 129 * 50,
-}
-"""Default maximum of pixels x frames x steps x outputs of one request. Sound is bounded by its length instead."""
 
 
 def usual_steps(traits: PipelineTraits, defaults: RequestDefaults) -> int:
@@ -67,7 +61,7 @@ class PlannedModel:
     @property
     def max_pixel_steps(self) -> int | None:
         """Maximum pixels x steps of one request: the operator's, or the default of the output's kind; None: none."""
-        return self.limits.max_pixel_steps or USUAL_PIXEL_STEPS.get(self.traits.makes)
+        return self.limits.max_pixel_steps or KINDS[self.traits.makes].usual_pixel_steps
 
     def corrected(self, passes: int) -> PlannedModel:
         """Return the model whose guidance makes `passes` forward passes per step, after a count showed a wrong plan.

@@ -12,12 +12,14 @@ from cache_dit_serving.caching.evidence import Record, report_of
 from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.errors import CacheNotEngaged, InvalidRequest
-from cache_dit_serving.media.formats import OutputSpec
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
+from cache_dit_serving.media.kinds import OutputSpec
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.planning.fitting import Fitting, Resize
 from cache_dit_serving.schemas.answers import RequestWarning
+
+PNG = OutputSpec("png")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Planned:
 
     calls: tuple[ImageCall, ...]
     """One call for each output, in order. They differ in seed and cache choice alone."""
-    output: OutputSpec = field(default_factory=OutputSpec)
+    output: OutputSpec = PNG
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """Effective values of request fields that the arguments hold under other names."""
     inputs: Inputs = NO_INPUTS

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.frame_times import MOST_FPS
+from cache_dit_serving.media.images import ImageFormat
 from cache_dit_serving.schemas.answers import Answer, DeadlineReport, GenerateResponse, RequestWarning, Timings
 from cache_dit_serving.schemas.request import Drawing, GenerateRequest
 
@@ -38,9 +39,7 @@ class ImageGeneration(Drawing):
     response_format: Literal["b64_json", "url"] | None = Field(
         None, description="b64_json or url; default: b64_json, or url if model is dall-e-2 or dall-e-3."
     )
-    output_format: Literal["png", "jpeg", "webp"] | None = Field(
-        None, description="Image format: png (default), jpeg (or jpg) or webp."
-    )
+    output_format: ImageFormat | None = Field(None, description="Image format: png (default), jpeg (or jpg) or webp.")
     output_compression: int | None = Field(
         None, ge=0, le=100, description="Quality of jpeg and webp; no effect on png, which a warning reports."
     )
@@ -62,7 +61,7 @@ class ImageGeneration(Drawing):
     )
 
     @property
-    def format(self) -> Literal["png", "jpeg", "webp"]:
+    def format(self) -> ImageFormat:
         return self.output_format or "png"
 
     @property
@@ -194,7 +193,7 @@ class ImagesResponse(Answer):
 
     created: int = Field(description="Seconds since the epoch.")
     background: Literal["opaque"] = "opaque"
-    output_format: Literal["png", "jpeg", "webp"]
+    output_format: ImageFormat
     quality: AnsweredQuality | None = Field(
         None, description="Speed of the generation; absent for custom cache settings."
     )

@@ -10,8 +10,12 @@ from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.step_masks import MOST_STEPS
 from cache_dit_serving.media.fit import Fit
-from cache_dit_serving.media.formats import DEFAULT_FORMAT, AudioFormat, ImageFormat, VideoFormat
 from cache_dit_serving.media.frame_times import MOST_FPS
+from cache_dit_serving.media.images import ImageFormat
+from cache_dit_serving.media.kinds import KINDS
+from cache_dit_serving.media.sound import AudioFormat
+from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.media.video import VideoFormat
 
 MAX_SEED = 2**53 - 1
 """Maximum seed: the largest integer that every JSON reader keeps exact."""
@@ -228,9 +232,9 @@ class GenerateRequest(Drawing):
         return self.output_format in ("path", "url")
 
     @property
-    def encoding(self) -> ImageFormat:
+    def encoding(self) -> str:
         """Image format of the request, or the default."""
-        return self.image_format or DEFAULT_FORMAT
+        return self.image_format or KINDS[MediaKind.PICTURE].default_format
 
 
 class JobRequest(GenerateRequest):

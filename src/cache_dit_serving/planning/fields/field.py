@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.model import PlannedModel
@@ -20,8 +21,8 @@ class RequestField:
     The base class describes a field that every model accepts and that gives the pipeline's call no argument.
     """
 
-    name: ClassVar[str]
-    makes: ClassVar[MediaKind | None] = None
+    name: str
+    makes: MediaKind | None = None
     """Kind of output that the field applies to; models of other kinds do not accept it. None: all kinds."""
     ignorable: ClassVar[bool] = True
     """True if an answer that ignores the field is still useful. Ignoring also needs the operator's permission."""
@@ -36,7 +37,8 @@ class RequestField:
 
     def why_not(self, model: PlannedModel) -> str:
         """Return the reason for a refusal, in brackets after a space; empty if the pipeline just lacks the field."""
-        return "" if self.makes in (None, model.traits.makes) else f" (it makes {model.traits.makes.plural})"
+        makes = model.traits.makes
+        return "" if self.makes in (None, makes) else f" (it makes {KINDS[makes].answer_key})"
 
     def schema(self, model: PlannedModel) -> Schema:
         """Return JSON schema keywords of this model, which extend those of the request's schema."""

@@ -6,14 +6,10 @@ import re
 from dataclasses import replace
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.formats import (
-    DEFAULT_AUDIO_FORMAT,
-    DEFAULT_FORMAT,
-    DEFAULT_QUALITY,
-    DEFAULT_VIDEO_FORMAT,
-    MOST_GIF_FPS,
-)
+from cache_dit_serving.media.images import DEFAULT_QUALITY
+from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.media.video import MOST_GIF_FPS
 from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.clip import fps_of
 from cache_dit_serving.planning.fields.field import RequestField
@@ -57,15 +53,19 @@ class OutputDir(RequestField):
             )
 
 
-class ImageFormat(RequestField):
-    name = "image_format"
-    makes = MediaKind.PICTURE
+class FileFormat(RequestField):
+    """File format of one kind of output."""
+
+    def __init__(self, makes: MediaKind) -> None:
+        self.makes = makes
+        self.name = KINDS[makes].format_field
 
     def default(self, model: PlannedModel) -> str:
-        return DEFAULT_FORMAT
+        return KINDS[model.traits.makes].default_format
 
     def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
-        draft.output = replace(draft.output, image_format=request.encoding)
+        super().fill_in(draft, request)
+        draft.output = replace(draft.output, format=getattr(request, self.name) or self.default(draft.model))
 
 
 class ImageQuality(RequestField):
@@ -84,12 +84,8 @@ class ImageQuality(RequestField):
         return 'image_quality has no effect on png, which is lossless; send "image_format": "jpeg" or "webp" with it'
 
 
-class VideoFormat(RequestField):
-    name = "video_format"
-    makes = MediaKind.CLIP
-
-    def default(self, model: PlannedModel) -> str:
-        return DEFAULT_VIDEO_FORMAT
+class VideoFormat(FileFormat):
+    """File format of a clip. Not every one holds its frame rate or its sound."""
 
     def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         fps = fps_of(request, model)
@@ -102,30 +98,10 @@ class VideoFormat(RequestField):
 
     def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
         super().fill_in(draft, request)
-        asked = request.video_format or DEFAULT_VIDEO_FORMAT
-        draft.output = replace(draft.output, video_format=asked)
-        if draft.model.traits.heard and asked != DEFAULT_VIDEO_FORMAT:
-            message = f"a {asked} has no sound, and the model's is left out; an mp4 holds it"
+        if draft.model.traits.heard and draft.output.format != "mp4":
+            message = f"a {draft.output.format} has no sound, and the model's is left out; an mp4 holds it"
             draft.warnings.append(RequestWarning(param=self.name, code="adjusted", message=message))
 
 
-class AudioFormat(RequestField):
-    name = "audio_format"
-    makes = MediaKind.SOUND
-
-    def default(self, model: PlannedModel) -> str:
-        return DEFAULT_AUDIO_FORMAT
-
-    def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
-        draft.output = replace(draft.output, audio_format=request.audio_format or DEFAULT_AUDIO_FORMAT)
-
-
-FIELDS: tuple[RequestField, ...] = (
-    IncludeStats(),
-    OutputFormat(),
-    OutputDir(),
-    ImageFormat(),
-    ImageQuality(),
-    VideoFormat(),
-    AudioFormat(),
-)
+FORMATS = [VideoFormat(kind) if kind is MediaKind.CLIP else FileFormat(kind) for kind in KINDS]
+FIELDS: tuple[RequestField, ...] = (IncludeStats(), OutputFormat(), OutputDir(), *FORMATS, ImageQuality())

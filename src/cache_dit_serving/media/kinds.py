@@ -1,0 +1,96 @@
+"""Table of the kinds of outputs: one row with all that the server needs to know of a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cache_dit_serving.media.distance import Distance, distance_of_clips, distance_of_pictures, distance_of_sounds
+from cache_dit_serving.media.images import encode_image
+from cache_dit_serving.media.sound import encode_sound
+from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.media.video import encode_clip
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """Files of one call's outputs."""
+
+    format: str
+    """File format: a key of the kind's `formats`."""
+    image_quality: int | None = None
+    """Quality of the lossy image formats, 1 to 100; None: `images.DEFAULT_QUALITY`."""
+    keep_media: bool = False
+    """Keep the raw arrays beside the file. Off by default, because floats take many times the file's size."""
+
+
+Encode = Callable[[Any, Any, dict[str, Any], Sequence[dict[str, Any]]], bytes]
+"""Encoder of an output of one kind. Its arguments: the output, its `OutputSpec` with a format of the kind, and the
+request and its warnings for formats that hold text."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Facts about a kind of output."""
+
+    answer_key: str
+    """Key of the outputs in an answer, also the plural in messages."""
+    several: bool
+    """True if a request may make several; the answer then has a list."""
+    format_field: str
+    """Field of the request that names the file format."""
+    formats: Mapping[str, str]
+    """Media type by file format, which is also the file's extension. The first is the default."""
+    encode: Encode
+    distance: Callable[[Any, Any], Distance]
+    """Measure of an output against a reference of the same shape."""
+    difference_format: str | None
+    """Format of a picture of differences, which no loss may change; None: the requested format."""
+    usual_pixel_steps: int | None
+    """Default maximum of pixels x frames x steps x outputs of one request; None: the length of a sound bounds it."""
+
+    @property
+    def default_format(self) -> str:
+        """File format of a request that names none."""
+        return next(iter(self.formats))
+
+
+KINDS: dict[MediaKind, Kind] = {
+    MediaKind.PICTURE: Kind(
+        answer_key="images",
+        several=True,
+        format_field="image_format",
+        formats={"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"},
+        encode=lambda picture, output, parameters, warnings: encode_image(
+            picture, output.format, output.image_quality, parameters, warnings
+        ),
+        distance=distance_of_pictures,
+        difference_format="png",
+        usual_pixel_steps=1024 * 1024 * 100 * 4,
+    ),
+    MediaKind.CLIP: Kind(
+        answer_key="video",
+        several=False,
+        format_field="video_format",
+        formats={"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"},
+        encode=lambda clip, output, parameters, _: encode_clip(clip, output.format, parameters),
+        distance=distance_of_clips,
+        difference_format=None,
+        usual_pixel_steps=1280 * 720 * 129 * 50,
+    ),
+    MediaKind.SOUND: Kind(
+        answer_key="audio",
+        several=False,
+        format_field="audio_format",
+        formats={"wav": "audio/wav", "flac": "audio/flac"},
+        encode=lambda sound, output, parameters, _: encode_sound(sound, output.format, parameters),
+        distance=distance_of_sounds,
+        difference_format=None,
+        usual_pixel_steps=None,
+    ),
+}
+MEDIA_TYPES = {extension: media_type for kind in KINDS.values() for extension, media_type in kind.formats.items()}
+"""Media type by file extension."""
+FORMATS_OF_FIELD = {kind.format_field: tuple(kind.formats) for kind in KINDS.values()}
+"""File formats by the field of the request that names one."""
