@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from cache_dit_serving.jobs.events import STRIDE, Event, events_of
-from cache_dit_serving.schemas.jobs import EventKind, JobState
+from cache_dit_serving.schemas.jobs import JobState
 from tests.support.jobs import QUEUED, RUNNING, record
 
 
@@ -46,8 +46,3 @@ def test_numbers_grow() -> None:
     events = events_of(record("one", QUEUED, RUNNING, QUEUED, RUNNING, JobState.CANCELLED), 0)
     numbers = [event.number or 0 for event in events]
     assert numbers == sorted(set(numbers))
-
-
-def test_an_event_as_it_stands_in_the_stream() -> None:
-    assert Event(3, EventKind.PROGRESS, "{}").encoded() == b"id: 3\nevent: progress\ndata: {}\n\n"
-    assert Event(None, EventKind.POSITION, "{}").encoded() == b"event: position\ndata: {}\n\n"

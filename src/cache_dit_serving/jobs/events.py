@@ -31,11 +31,6 @@ class Event:
     ends: bool = False
     """True for the last events of a job."""
 
-    def encoded(self) -> bytes:
-        """Return the event as bytes of a `text/event-stream`."""
-        number = "" if self.number is None else f"id: {self.number}\n"
-        return f"{number}event: {self.kind}\ndata: {self.data}\n\n".encode()
-
 
 def now(kind: EventKind, data: BaseModel) -> Event:
     """Return an event that holds at the moment only."""
