@@ -98,7 +98,7 @@ class CacheDiTServing:
 
     @bentoml_api
     async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse | Response:
-        """Draw pictures from a prompt."""
+        """Draw images from a prompt."""
         request = state_of(ctx.request.scope).asked(GenerateRequest)
         if prefers_job(ctx.request.headers):
             return await self.parts.jobs.accepted(request, ctx.request)

@@ -17,7 +17,7 @@ from cache_dit_serving.caching.derived import upstream_settings
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.media.quality import psnr, ssim
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.example import example_of
 from cache_dit_serving.planning.plan import plan
@@ -121,7 +121,7 @@ def measure(loaded: Loaded) -> Quality:
     return Quality(statistics.median(lossless_s), rows)
 
 
-def draw(loaded: Loaded, prompt: str, seed: int, choice: CacheChoice, steps: int) -> Drawn:
+def draw(loaded: Loaded, prompt: str, seed: int, choice: CacheChoice, steps: int) -> Sampled:
     planned = plan(resolve(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"), loaded.model))
     return loaded.runner.sample(replace(planned.call, seed=seed, cache=choice), Unwatched())
 

@@ -23,7 +23,7 @@ from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -60,7 +60,7 @@ def started(compiled: Path | None) -> tuple[Loaded, float]:
     return assemble(settings, lambda stage: None), time.perf_counter() - begun
 
 
-def draw(loaded: Loaded, speed: str) -> tuple[Drawn, float]:
+def draw(loaded: Loaded, speed: str) -> tuple[Sampled, float]:
     fields = {"prompt": "a robot on a yellow background", "seed": 1, "speed": speed}
     call = plan(resolve(GenerateRequest.model_validate(fields), loaded.model)).call
     begun = time.perf_counter()

@@ -20,7 +20,7 @@ from benchmarks.run import machine
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.media import images, png, video
 from cache_dit_serving.media.quality import ssim
-from cache_dit_serving.media.values import Array, Clip
+from cache_dit_serving.media.values import Array, VideoOutput
 
 PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "files.md"
 SOURCE = BUNDLE_ROOT / "docs" / "images" / "pictures.png"
@@ -114,10 +114,10 @@ def clips_table() -> str:
     lines = []
     for name, (width, height) in CLIPS.items():
         still = picture(width + FRAMES, height).astype(np.float32) / 255
-        clip = Clip(np.stack([still[:, index : index + width] for index in range(FRAMES)]), 16.0)
+        clip = VideoOutput(np.stack([still[:, index : index + width] for index in range(FRAMES)]), 16.0)
         for preset in PRESETS:
             begun = time.perf_counter()
-            content = video.encode_clip(clip, "mp4", {}, preset=preset)
+            content = video.encode_video(clip, "mp4", {}, preset=preset)
             took = time.perf_counter() - begun
             container: Any = av.open(io.BytesIO(content))
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

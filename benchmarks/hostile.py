@@ -18,7 +18,7 @@ import requests
 
 from benchmarks import serving
 from tests.support import hostile_files
-from tests.support.pictures import apple, data_uri, file_of
+from tests.support.images import apple, data_uri, file_of
 
 MANY = 300_000
 BODIES = {

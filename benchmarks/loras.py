@@ -19,7 +19,7 @@ from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.lora import EMBEDDED_LORAS, Loras
+from cache_dit_serving.pipeline.lora import EMBEDDED_LORAS, LoadedLoras
 from cache_dit_serving.pipeline.protocol import Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.loras import LoraChoice
@@ -60,7 +60,7 @@ def seconds(action: Any) -> float:
     return time.perf_counter() - begun
 
 
-def transitions(loras: Loras) -> dict[str, float]:
+def transitions(loras: LoadedLoras) -> dict[str, float]:
     """Medians of each kind of change, taken in turn."""
     one, weaker, other = ((LoraChoice(name, scale),) for name, scale in (("a", 1.0), ("a", 0.5), ("b", 1.0)))
     taken: dict[str, list[float]] = {}

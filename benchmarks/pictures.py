@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
-from cache_dit_serving.media.inputs import PictureReader
-from cache_dit_serving.media.picture_formats import FORMATS
+from cache_dit_serving.media.image_formats import FORMATS
+from cache_dit_serving.media.inputs import ImageReader
 
 SIDE = 2048
 RUNS = 15
@@ -57,8 +57,8 @@ def measure() -> dict[str, Read]:
             Image.open(io.BytesIO(content)).convert("RGB").load()
 
         def served(uri: str = uri) -> None:
-            reader = PictureReader(InputSettings())
-            reader.picture(reader.from_text(uri, "image_urls.0"), "image_urls.0")
+            reader = ImageReader(InputSettings())
+            reader.image(reader.from_text(uri, "image_urls.0"), "image_urls.0")
 
         pairs = [(_ms(alone), _ms(served)) for _ in range(RUNS)]
         alone_ms, served_ms = (statistics.median(column) for column in zip(*pairs, strict=True))

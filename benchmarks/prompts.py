@@ -16,7 +16,7 @@ from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -41,7 +41,7 @@ real models have billions of parameters (FLUX: 4.9, Qwen-Image: 8.3); what they 
 """
 
 
-def draw(loaded: Loaded, prompt: str) -> tuple[Drawn, float]:
+def draw(loaded: Loaded, prompt: str) -> tuple[Sampled, float]:
     call = plan(resolve(GenerateRequest(prompt=prompt, seed=1), loaded.model)).call
     begun = time.perf_counter()
     drawn = loaded.runner.sample(call, Unwatched())

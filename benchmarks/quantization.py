@@ -20,7 +20,7 @@ from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.media.quality import psnr, ssim
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Unwatched
 from cache_dit_serving.pipeline.quantize import bytes_of, usable_types
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
@@ -48,7 +48,7 @@ On a CPU quantised weights save memory and no time. GPUs have kernels for them: 
 """
 
 
-def draw(loaded: Loaded, prompt: str, speed: str) -> tuple[Drawn, float]:
+def draw(loaded: Loaded, prompt: str, speed: str) -> tuple[Sampled, float]:
     request = GenerateRequest.model_validate({"prompt": prompt, "seed": 1, "speed": speed})
     call = plan(resolve(request, loaded.model)).call
     begun = time.perf_counter()

@@ -22,7 +22,7 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
-PICTURE = BUNDLE_ROOT / "docs" / "images" / "trace.png"
+IMAGE = BUNDLE_ROOT / "docs" / "images" / "trace.png"
 WIDTH, ROW, MARGIN = 1200, 26, 20
 COLOURS = {"computed": "#3b6ea8", "cached": "#e08a3c"}
 OTHER = "#8a8a8a"
@@ -57,7 +57,7 @@ def main() -> None:
         drawing.text((MARGIN, top + 3), event["name"], "black", font=font)
         drawing.text((MARGIN + 130, top + 3), f"{event['dur'] / 1000:.1f} ms", "#555555", font=font)
         drawing.rectangle((left, top + 3, left + max(2, event["dur"] * scale), top + ROW - 4), fill=colour)
-    picture.save(PICTURE, optimize=True)
+    picture.save(IMAGE, optimize=True)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_dit_serving.media.values import Clip
-from cache_dit_serving.media.video import H264, encode_clip
+from cache_dit_serving.media.values import VideoOutput
+from cache_dit_serving.media.video import H264, encode_video
 
 FRAMES, HEIGHT, WIDTH, FPS = 49, 480, 832, 16.0
 RUNS = 5
@@ -30,7 +30,7 @@ TICK_S = 0.002
 
 
 @dataclass(frozen=True)
-class Encoded:
+class OutputFile:
     """One way to encode the clip."""
 
     seconds: float
@@ -66,18 +66,18 @@ def pyav_alone(pixels: NDArray[np.float32]) -> bytes:
 
 
 def served(pixels: NDArray[np.float32]) -> bytes:
-    return encode_clip(Clip(pixels, FPS), "mp4", {"prompt": "a benchmark"})
+    return encode_video(VideoOutput(pixels, FPS), "mp4", {"prompt": "a benchmark"})
 
 
-def measure() -> dict[str, Encoded]:
+def measure() -> dict[str, OutputFile]:
     """Each way in a process of its own, whose peak is its alone; the runs alternate."""
     times: dict[str, list[float]] = {"PyAV alone": [], "served": []}
-    made: dict[str, Encoded] = {}
+    made: dict[str, OutputFile] = {}
     for _ in range(RUNS):
         for name, encode in (("PyAV alone", pyav_alone), ("served", served)):
             seconds, peak_mb, file_mb = _in_process(encode)
             times[name].append(seconds)
-            made[name] = Encoded(statistics.median(times[name]), peak_mb, file_mb)
+            made[name] = OutputFile(statistics.median(times[name]), peak_mb, file_mb)
     return made
 
 
@@ -117,7 +117,7 @@ def _encode(encode: Callable[[NDArray[np.float32]], bytes], pipe: multiprocessin
     pipe.send((seconds, (peak - before) / 1024, len(content) / 1e6))
 
 
-def rows(measured: dict[str, Encoded]) -> str:
+def rows(measured: dict[str, OutputFile]) -> str:
     return "\n".join(
         f"| {name} | {one.seconds:.2f} | {one.peak_mb:.0f} | {one.file_mb:.2f} |" for name, one in measured.items()
     )

@@ -20,7 +20,7 @@ from cache_dit_serving.config.variables import variable_of
 from cache_dit_serving.findings import model_of_field
 
 
-class Group(Enum):
+class Heading(Enum):
     """Headings of `--help` and of docs/flags.md, each with a note on all its flags."""
 
     MODEL = ("Model", "")
@@ -52,7 +52,7 @@ class Flag:
         state: `works`, or `idle`: accepted without effect.
     """
 
-    group: Group
+    group: Heading
     names: tuple[str, ...]
     help: str = ""
     leaf: str | None = None
@@ -140,12 +140,12 @@ def _field(leaf: str) -> FieldInfo:
 
 
 def _idle(name: str, takes_value: bool = True) -> Flag:
-    return Flag(Group.OLD, (name,), takes_value=takes_value, old_default="never read", state="idle")
+    return Flag(Heading.OLD, (name,), takes_value=takes_value, old_default="never read", state="idle")
 
 
 FLAGS: tuple[Flag, ...] = (
     Flag(
-        Group.MODEL,
+        Heading.MODEL,
         ("--model-path",),
         "a folder saved by save_pretrained, or a hub id",
         leaf="model.path",
@@ -154,22 +154,22 @@ FLAGS: tuple[Flag, ...] = (
         old_default="required",
     ),
     Flag(
-        Group.MODEL,
+        Heading.MODEL,
         ("--config",),
         "settings to start from: a name that `cache-dit-serving models` lists, or a YAML file",
         metavar="NAME_OR_PATH",
     ),
     Flag(
-        Group.MODEL,
+        Heading.MODEL,
         ("--device",),
         "cuda, cuda:1, cpu ...; left out: the accelerator if there is one",
         leaf="model.device",
         old_default="the accelerator",
         differs="`cuda:1` works",
     ),
-    Flag(Group.MODEL, ("--dtype",), "dtype of the weights", leaf="model.dtype", old_default="bfloat16"),
+    Flag(Heading.MODEL, ("--dtype",), "dtype of the weights", leaf="model.dtype", old_default="bfloat16"),
     Flag(
-        Group.MODEL,
+        Heading.MODEL,
         ("--generator-device", "--gen-device"),
         "device that draws noise: cpu, so that a seed gives the same noise on every device, or the model's device",
         leaf="model.generator_device",
@@ -178,7 +178,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="`cuda` draws noise where 1.3.5 did; each picture of several still has a seed of its own",
     ),
     Flag(
-        Group.MODEL,
+        Heading.MODEL,
         ("--attn",),
         "attention backend: native, flash, _native_cudnn, sage ...",
         leaf="attention_backend",
@@ -187,63 +187,63 @@ FLAGS: tuple[Flag, ...] = (
         differs="a backend that cannot run here fails the start with the list of those that can",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--cache",),
         "enable DBCache",
         takes_value=False,
         old_default="off",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--Fn", "--Fn-compute-blocks"),
         "first n blocks, always computed",
         leaf="cache.Fn_compute_blocks",
         old_default="1",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--Bn", "--Bn-compute-blocks"),
         "last n blocks, always computed",
         leaf="cache.Bn_compute_blocks",
         old_default="0",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--rdt", "--residual-diff-threshold"),
         "residual difference threshold",
         leaf="cache.residual_diff_threshold",
         old_default="0.24",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--max-warmup-steps", "--w", "--ws"),
         "first steps, always computed",
         leaf="cache.max_warmup_steps",
         old_default="8",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--warmup-interval", "--wi"),
         "compute every n-th step of the warm-up only",
         leaf="cache.warmup_interval",
         old_default="1",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--max-cached-steps", "--mc"),
         "reuse at most this often; -1: no limit",
         leaf="cache.max_cached_steps",
         old_default="-1",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--max-continuous-cached-steps", "--mcc"),
         "reuse at most this often in a row; -1: no limit",
         leaf="cache.max_continuous_cached_steps",
         old_default="3",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--taylorseer",),
         "extrapolate what is reused by a Taylor series",
         leaf="cache.enable_taylorseer",
@@ -251,7 +251,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="works; 1.3.5 never read it",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--taylorseer-order", "-order"),
         "order of the Taylor series",
         leaf="cache.taylorseer_order",
@@ -259,7 +259,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="without --taylorseer refused, since it has no effect",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--steps-mask",),
         "use a step mask, which fixes the steps to compute: medium, unless --mask-policy names another",
         leaf="cache.steps_computation_mask",
@@ -268,7 +268,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="works on every model; 1.3.5 read it for Z-Image-Turbo alone",
     ),
     Flag(
-        Group.CACHE,
+        Heading.CACHE,
         ("--mask-policy", "--scm"),
         "step mask by name; slow reuses least",
         leaf="cache.steps_computation_mask",
@@ -277,17 +277,17 @@ FLAGS: tuple[Flag, ...] = (
         differs="as `--steps-mask`",
     ),
     Flag(
-        Group.REQUESTS,
+        Heading.REQUESTS,
         ("--num-inference-steps", "--steps"),
         "denoising steps; left out: the model's own number",
         leaf="defaults.num_inference_steps",
         old_default="none",
         differs="1.3.5 read it for some models' cache settings alone",
     ),
-    Flag(Group.SERVER, ("--host",), "address to listen on", default="0.0.0.0", old_default="0.0.0.0"),
-    Flag(Group.SERVER, ("--port",), "port to listen on", default=8000, old_default="8000"),
+    Flag(Heading.SERVER, ("--host",), "address to listen on", default="0.0.0.0", old_default="0.0.0.0"),
+    Flag(Heading.SERVER, ("--port",), "port to listen on", default=8000, old_default="8000"),
     Flag(
-        Group.SERVER,
+        Heading.SERVER,
         ("--workers",),
         "worker processes, each with the model",
         leaf="server.workers",
@@ -295,7 +295,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="2 and more work, each on a GPU of its own; 1.3.5 ended after loading",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--parallel-type", "--parallel"),
         "way in which --parallel-size GPUs share a forward pass",
         choices=("ulysses", "ring", "tp"),
@@ -303,60 +303,60 @@ FLAGS: tuple[Flag, ...] = (
         differs="the server starts the processes itself; 1.3.5 wanted torchrun",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--parallel-size",),
         "number of GPUs (processes on a CPU) that share a forward pass; left out: all GPUs, and 2 on a CPU",
         kind=int,
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--nodes", "--nnodes"),
         "number of machines; the others run `cache-dit-serving join`",
         leaf="parallelism.nodes",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--rendezvous", "--rdzv-endpoint"),
         "host:port of this machine, where the others join it",
         leaf="parallelism.rendezvous",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--ulysses-anything", "--uaa"),
         "Ulysses for sequences and heads of any number",
         leaf="parallelism.ulysses_anything",
         old_default="off",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--ulysses-async", "--ulysses-async-qkv-proj", "--uaqkv"),
         "Ulysses whose exchange overlaps the projections",
         leaf="parallelism.ulysses_async",
         old_default="off",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--ulysses-float8", "--ufp8"),
         "Ulysses that exchanges at 8 bits",
         leaf="parallelism.ulysses_float8",
         old_default="off",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--parallel-vae",),
         "spread the VAE too",
         takes_value=False,
         old_default="off",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--parallel-text-encoder", "--parallel-text"),
         "spread the text encoder too",
         takes_value=False,
         old_default="off",
     ),
     Flag(
-        Group.PARALLELISM,
+        Heading.PARALLELISM,
         ("--disable-compute-comm-overlap", "--dcco"),
         "do not have compiled blocks overlap the exchange between GPUs",
         leaf="parallelism.compute_comm_overlap",
@@ -364,7 +364,7 @@ FLAGS: tuple[Flag, ...] = (
         old_default="off",
     ),
     Flag(
-        Group.QUANTISATION,
+        Heading.QUANTISATION,
         ("--quantize", "-q"),
         "quantise the transformers to float8_weight_only, unless --quantize-type names another type",
         leaf="quantize.quant_type",
@@ -373,7 +373,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="1.3.5 did nothing without `--quantize-type`",
     ),
     Flag(
-        Group.QUANTISATION,
+        Heading.QUANTISATION,
         ("--quantize-type", "--quant-type"),
         "float8, float8_wo, int8, int8_wo, int4_wo, per_block, nvfp4, svdq_int4_r32_dq, bnb_4bit ...",
         leaf="quantize.quant_type",
@@ -382,7 +382,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="`bitsandbytes_4bit` needs no further file; what the device cannot do fails the start with what it can",
     ),
     Flag(
-        Group.QUANTISATION,
+        Heading.QUANTISATION,
         ("--pipeline-quant-config-path",),
         "Python file whose get_pipeline_quant_config() returns diffusers' PipelineQuantizationConfig",
         leaf="quantize.pipeline_config_path",
@@ -390,7 +390,7 @@ FLAGS: tuple[Flag, ...] = (
         old_default="none",
     ),
     Flag(
-        Group.LORA,
+        Heading.LORA,
         ("--lora-path",),
         "a LoRA: a .safetensors file, a folder with one, or a hub id; it is fused into the weights",
         metavar="PATH",
@@ -398,27 +398,27 @@ FLAGS: tuple[Flag, ...] = (
         differs="safetensors alone; a LoRA that does not fit as a whole is an error",
     ),
     Flag(
-        Group.LORA,
+        Heading.LORA,
         ("--lora-name",),
         "file of the LoRA in that folder or of that hub id",
         metavar="FILE",
         old_default="none",
     ),
     Flag(
-        Group.LORA,
+        Heading.LORA,
         ("--disable-fuse-lora",),
         "keep the LoRA beside the weights: requests may leave it out, or give it another scale",
         takes_value=False,
         old_default="off",
     ),
     Flag(
-        Group.LORA,
+        Heading.LORA,
         ("--fuse-lora",),
         "fuse the LoRA into the weights, as without --disable-fuse-lora",
         takes_value=False,
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--enable-cpu-offload",),
         "keep components in the computer's memory, and have one at a time on the GPU",
         leaf="model.offload",
@@ -427,7 +427,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="without a GPU refused; beside `--device-map` it adds nothing, and the start says so",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--device-map",),
         "spread whole components over several GPUs",
         leaf="model.device_map",
@@ -435,7 +435,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="without a GPU refused",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--compile",),
         "torch.compile the transformers' repeated blocks",
         leaf="compile.mode",
@@ -444,7 +444,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="compiles blocks, before ready; 1.3.5 compiled the whole transformer, at the first request",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--compile-repeated-blocks",),
         "same as --compile",
         leaf="compile.mode",
@@ -453,7 +453,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="works",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--max-autotune",),
         "compile, and try several kernels for each product: a longer start, faster steps",
         leaf="compile.mode",
@@ -462,7 +462,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="works, also without `--compile`",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--track-memory",),
         "no further effect: answers and metrics always hold the peak of memory",
         takes_value=False,
@@ -470,7 +470,7 @@ FLAGS: tuple[Flag, ...] = (
         differs="always on",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--profile",),
         "write a trace of every output, up to profiling.max_traces",
         leaf="profiling.requests",
@@ -479,10 +479,14 @@ FLAGS: tuple[Flag, ...] = (
         differs="each step is a range that says whether it was cached",
     ),
     Flag(
-        Group.MEMORY, ("--profile-name",), "prefix of the traces' file names", leaf="profiling.name", old_default="none"
+        Heading.MEMORY,
+        ("--profile-name",),
+        "prefix of the traces' file names",
+        leaf="profiling.name",
+        old_default="none",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--profile-dir",),
         "folder of the traces",
         leaf="profiling.folder",
@@ -490,7 +494,7 @@ FLAGS: tuple[Flag, ...] = (
         old_default="none",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--profile-activities",),
         "activities to trace: cpu, gpu, or both",
         leaf="profiling.activities",
@@ -499,14 +503,14 @@ FLAGS: tuple[Flag, ...] = (
         old_default="CPU GPU",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--profile-with-stack",),
         "record the Python source of each operation in traces",
         leaf="profiling.with_stack",
         old_default="off",
     ),
     Flag(
-        Group.MEMORY,
+        Heading.MEMORY,
         ("--profile-record-shapes",),
         "record the shapes of each operation's tensors in traces",
         leaf="profiling.record_shapes",
@@ -542,7 +546,7 @@ def parser(prog: str = COMMAND, description: str = DESCRIPTION) -> CommandLine:
     result = CommandLine(prog, "[flags]", description)
     for group, flags in grouped():
         title, description = group.value
-        if group is Group.OLD:
+        if group is Heading.OLD:
             description += ": " + " ".join(flag.names[0] for flag in flags)
         section = result.add_argument_group(title.lower(), description or None)
         for flag in flags:
@@ -550,9 +554,9 @@ def parser(prog: str = COMMAND, description: str = DESCRIPTION) -> CommandLine:
     return result
 
 
-def grouped() -> Iterator[tuple[Group, list[Flag]]]:
+def grouped() -> Iterator[tuple[Heading, list[Flag]]]:
     """Yield the flags under their headings."""
-    for group in Group:
+    for group in Heading:
         yield group, [flag for flag in FLAGS if flag.group is group]
 
 

@@ -33,7 +33,7 @@ from cache_dit_serving.serve import environment_of
 from cache_dit_serving.supervisor import fail
 
 if typing.TYPE_CHECKING:
-    from cache_dit_serving.jobs.generation import Encoded, Generation
+    from cache_dit_serving.jobs.generation import Generation, OutputFile
     from cache_dit_serving.jobs.worker import PipelineWorker
     from cache_dit_serving.planning.model import PlannedModel
     from cache_dit_serving.schemas.answers import GenerateResponse
@@ -73,8 +73,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"warning: {warning.param}: {warning.message}", file=sys.stderr)
     files = _written(images, parsed)
     if parsed.json:
-        told = answer.model_dump(mode="json", exclude_none=True, exclude={"images", "video", "audio"})
-        print(json.dumps(told | {"files": [str(file) for file in files]}, indent=2))
+        summary = answer.model_dump(mode="json", exclude_none=True, exclude={"images", "video", "audio"})
+        print(json.dumps(summary | {"files": [str(file) for file in files]}, indent=2))
     else:
         print("\n".join(map(str, files)))
     return 0
@@ -92,7 +92,7 @@ def _settings(parsed: argparse.Namespace) -> Settings:
 
 async def _drawn(
     settings: Settings, request: GenerateRequest, uploads: list[str | bytes], suffix: str
-) -> tuple[GenerateResponse, list[Encoded]]:
+) -> tuple[GenerateResponse, list[OutputFile]]:
     """Load the model, and draw.
 
     Raises:
@@ -176,7 +176,7 @@ def _clear_line() -> None:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _written(images: Sequence[Encoded], parsed: argparse.Namespace) -> list[Path]:
+def _written(images: Sequence[OutputFile], parsed: argparse.Namespace) -> list[Path]:
     """Write the files and return their paths."""
     to: Path = parsed.output
     files = []

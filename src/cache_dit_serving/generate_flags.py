@@ -19,7 +19,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.inputs import upload_name
 from cache_dit_serving.errors import ConfigError, InvalidRequest
 from cache_dit_serving.findings import findings_of
-from cache_dit_serving.flags import FLAGS, Group, grouped
+from cache_dit_serving.flags import FLAGS, Heading, grouped
 from cache_dit_serving.media.kinds import FORMATS_OF_FIELD, KINDS
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields import FIELDS
@@ -34,9 +34,9 @@ Draw into files, without a server. The settings are those of `cache-dit-serving 
     cache-dit-serving generate "a green apple" --image apple.png --strength 0.6
     cache-dit-serving generate "a robot" --config qwen-image --compile -o robot.png
 """
-MODEL_GROUPS = (Group.MODEL, Group.CACHE, Group.PARALLELISM, Group.QUANTISATION, Group.LORA, Group.MEMORY)
+MODEL_GROUPS = (Heading.MODEL, Heading.CACHE, Heading.PARALLELISM, Heading.QUANTISATION, Heading.LORA, Heading.MEMORY)
 """Groups of `serve`'s flags that concern the model."""
-FILES = {
+FILE_FLAGS = {
     "image_urls": ("--image", "picture to edit or to start from; repeat it for several, if the model takes them"),
     "mask_url": ("--mask", "mask of the picture: white is redrawn"),
     "control_url": ("--control", "picture that guides the layout"),
@@ -63,7 +63,7 @@ def request_of(parsed: argparse.Namespace) -> tuple[GenerateRequest, list[str | 
         if (value := getattr(parsed, ASKED + name)) is not None:
             fields[name] = value
     uploads: list[str | bytes] = []
-    for name in FILES:
+    for name in FILE_FLAGS:
         if files := getattr(parsed, ASKED + name):
             names = [upload_name(len(uploads) + index) for index in range(len(files))]
             uploads += [_read(file) for file in files]
@@ -96,7 +96,7 @@ def check_beforehand(request: GenerateRequest, settings: Settings, suffix: str) 
         InvalidRequest: the prompt, class or files are missing, a value exceeds the configuration's limits, or a model
             of `configs/` does not make files of this suffix.
     """
-    if not request.prompt and request.class_label is None and not any(getattr(request, name) for name in FILES):
+    if not request.prompt and request.class_label is None and not any(getattr(request, name) for name in FILE_FLAGS):
         raise InvalidRequest('say what to draw: cache-dit-serving generate "a red apple"', param="prompt")
     kind, tolerant = _known_kind(settings), settings.server.unsupported_fields == "warn"
     for field in FIELDS:
@@ -128,19 +128,19 @@ def _known_kind(settings: Settings) -> MediaKind | None:
     task = next((task for task in tasks if task), None)
     if task is None:
         return None
-    # Picture last: "image to video" makes a video.
-    kinds = sorted(KINDS, key=lambda kind: kind is MediaKind.PICTURE)
-    return next((kind for kind in kinds if kind in task), MediaKind.PICTURE)
+    # Image last: "image to video" makes a video.
+    kinds = sorted(KINDS, key=lambda kind: kind is MediaKind.IMAGE)
+    return next((kind for kind in kinds if kind in task), MediaKind.IMAGE)
 
 
 def _flagged() -> dict[str, FieldInfo]:
     """Return the fields of the request that have a flag of the same name."""
     fields = GenerateRequest.model_fields
-    return {name: field for name, field in fields.items() if name not in OURS and name not in FILES}
+    return {name: field for name, field in fields.items() if name not in OURS and name not in FILE_FLAGS}
 
 
 def _flag_of(field: str) -> str:
-    return FILES[field][0] if field in FILES else "--" + field.replace("_", "-")
+    return FILE_FLAGS[field][0] if field in FILE_FLAGS else "--" + field.replace("_", "-")
 
 
 def parser() -> CommandLine:
@@ -160,7 +160,7 @@ def parser() -> CommandLine:
         request.add_argument(
             *words, dest=ASKED + name, help=(field.description or "").replace("%", "%%"), **_kind_of(field)
         )
-    for name, (flag, what) in FILES.items():
+    for name, (flag, what) in FILE_FLAGS.items():
         several: dict[str, Any] = {"action": "append"} if name == "image_urls" else {"nargs": 1}
         request.add_argument(flag, dest=ASKED + name, metavar="FILE", help=what, **several)
     for group, flags in grouped():

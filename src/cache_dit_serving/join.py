@@ -74,14 +74,14 @@ def _address(text: str) -> str:
 
 def _reached(server: str) -> wire.Link:
     """Connect to the server. Retries until it answers."""
-    told = False
+    logged = False
     while True:
         try:
             return wire.connect(server)
         except OSError as error:
-            if not told:
+            if not logged:
                 logger.info("waiting for a server at %s (%s)", server, error)
-                told = True
+                logged = True
             time.sleep(RETRY_S)
 
 

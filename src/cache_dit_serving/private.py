@@ -1,4 +1,4 @@
-"""Modes of the server's files and folders, independent of the umask, because these hold prompts and pictures."""
+"""Modes of the server's files and folders, independent of the umask, because these hold prompts and images."""
 
 from __future__ import annotations
 

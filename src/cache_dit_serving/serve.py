@@ -27,7 +27,7 @@ from cache_dit_serving.config.variables import (
     variable_of,
 )
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.flags import FLAGS, Group, flag_of, idle_flags, parser, settings_given
+from cache_dit_serving.flags import FLAGS, Heading, flag_of, idle_flags, parser, settings_given
 from cache_dit_serving.gpus import VISIBLE, visible_gpus
 from cache_dit_serving.logs import configure_logs, configured_format
 from cache_dit_serving.section import Section
@@ -127,7 +127,7 @@ def _parallelism(flags: argparse.Namespace) -> dict[str, object]:
     Raises:
         ConfigError: such a flag is given without --parallel-type.
     """
-    others = [flag for flag in FLAGS if flag.group is Group.PARALLELISM and flag.state == "works"]
+    others = [flag for flag in FLAGS if flag.group is Heading.PARALLELISM and flag.state == "works"]
     idle = [flag.names[0] for flag in others if flag.dest != "parallel_type" and getattr(flags, flag.dest)]
     if not flags.parallel_type:
         if idle:

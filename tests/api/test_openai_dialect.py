@@ -15,7 +15,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration
 
 PROMPT = "a red apple"
-PICTURE = "data:image/png;base64,AAAA"
+IMAGE = "data:image/png;base64,AAAA"
 GENERATIONS, EDITS, VIDEOS = "/v1/images/generations", "/v1/images/edits", "/v1/videos"
 
 
@@ -45,7 +45,7 @@ def refused(path: str, lenient: bool = False, **fields: Any) -> InvalidRequest:
 )
 def test_an_empty_text_asks_for_nothing(name: str) -> None:
     for path in (GENERATIONS, EDITS):
-        fields: dict[str, Any] = {name: ""} | ({"image": PICTURE} if path == EDITS else {})
+        fields: dict[str, Any] = {name: ""} | ({"image": IMAGE} if path == EDITS else {})
         assert name not in fields_of(read(path, **fields))
     assert fields_of(read(VIDEOS, size="", seconds="", input_reference="")) == {}
     assert refused(GENERATIONS, prompt="").param == "prompt"
@@ -104,7 +104,7 @@ def test_a_value_without_effect_is_a_warning(fields: dict[str, Any], param: str)
         ("prompt_extend", True, "as they stand"),
         ("enable_safety_checker", True, "checks no content"),
         ("sampler", "euler", "scheduler"),
-        ("image", PICTURE, "/v1/images/edits"),
+        ("image", IMAGE, "/v1/images/edits"),
     ],
 )
 def test_a_field_of_another_vendors_api_is_refused_with_what_to_send(name: str, value: Any, remedy: str) -> None:
@@ -133,7 +133,7 @@ def test_a_field_of_another_vendors_video_api_is_refused_with_what_to_send() -> 
     others: list[tuple[str, Any, str]] = [
         ("duration", 4, "send seconds"),
         ("n", 2, "one clip"),
-        ("image_url", PICTURE, "send input_reference"),
+        ("image_url", IMAGE, "send input_reference"),
         ("aspect_ratio", "16:9", "send size"),
     ]
     for name, value, remedy in others:
@@ -171,25 +171,25 @@ def test_a_refused_seed_names_the_header_that_has_it_read(seed: Any, taken: int 
 @pytest.mark.parametrize(
     "pictures",
     [
-        {"image": PICTURE},
-        {"image": [PICTURE]},
-        {"image": {"url": PICTURE, "type": "image_url"}},
-        {"images": [PICTURE]},
-        {"images": [{"image_url": PICTURE}]},
-        {"images": [{"image_url": {"url": PICTURE}}]},
-        {"images": [{"type": "image_url", "image_url": {"url": PICTURE, "detail": "high"}}]},
-        {"images": [{"type": "input_image", "image_url": PICTURE}]},
-        {"images": [{"b64_json": PICTURE}]},
-        {"image": PICTURE, "image_urls": None},
-        {"image": None, "image_urls": [PICTURE]},
+        {"image": IMAGE},
+        {"image": [IMAGE]},
+        {"image": {"url": IMAGE, "type": "image_url"}},
+        {"images": [IMAGE]},
+        {"images": [{"image_url": IMAGE}]},
+        {"images": [{"image_url": {"url": IMAGE}}]},
+        {"images": [{"type": "image_url", "image_url": {"url": IMAGE, "detail": "high"}}]},
+        {"images": [{"type": "input_image", "image_url": IMAGE}]},
+        {"images": [{"b64_json": IMAGE}]},
+        {"image": IMAGE, "image_urls": None},
+        {"image": None, "image_urls": [IMAGE]},
     ],
 )
 def test_a_picture_is_found_in_whatever_object_it_comes(pictures: dict[str, Any]) -> None:
-    checked = read(EDITS, mask={"image_url": {"url": PICTURE}}, **pictures)
+    checked = read(EDITS, mask={"image_url": {"url": IMAGE}}, **pictures)
     body = checked.content
     assert isinstance(body, ImageEdit)
     assert (body.image_urls, body.mask_url) == (["upload:0"], "upload:1")
-    assert checked.uploads == (PICTURE, PICTURE)
+    assert checked.uploads == (IMAGE, IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -197,16 +197,16 @@ def test_a_picture_is_found_in_whatever_object_it_comes(pictures: dict[str, Any]
     [
         ({"image": 7}, "image"),
         ({"image": {"url": 7}}, "image.url"),
-        ({"images": [{"image_url": {"url": PICTURE}}, {"image_url": {"url": 7}}]}, "images.1.image_url.url"),
-        ({"images": [{"picture": PICTURE}]}, "images.0"),
+        ({"images": [{"image_url": {"url": IMAGE}}, {"image_url": {"url": 7}}]}, "images.1.image_url.url"),
+        ({"images": [{"picture": IMAGE}]}, "images.0"),
         ({"images": [{"file_id": "file-1"}]}, "images.0.file_id"),
         ({"images": [None]}, "images.0"),
         ({"images": ["upload:0"]}, "images.0"),
-        ({"image": [PICTURE] * 17}, "image"),
+        ({"image": [IMAGE] * 17}, "image"),
         ({"image_urls": 7}, "image_urls"),
-        ({"image_urls": 7, "image": PICTURE}, "image_urls"),
-        ({"image": PICTURE, "mask": {"image_url": 7}}, "mask.image_url"),
-        ({"image": PICTURE, "mask_url": 7}, "mask_url"),
+        ({"image_urls": 7, "image": IMAGE}, "image_urls"),
+        ({"image": IMAGE, "mask": {"image_url": 7}}, "mask.image_url"),
+        ({"image": IMAGE, "mask_url": 7}, "mask_url"),
     ],
 )
 def test_an_error_names_a_picture_as_it_was_sent(fields: dict[str, Any], param: str) -> None:
@@ -217,7 +217,7 @@ def test_an_error_names_a_picture_as_it_was_sent(fields: dict[str, Any], param: 
 
 
 def test_a_video_begins_with_a_picture_in_whatever_object_it_comes() -> None:
-    for reference in (PICTURE, {"image_url": PICTURE}, {"image_url": {"url": PICTURE}}, [{"image_url": PICTURE}]):
+    for reference in (IMAGE, {"image_url": IMAGE}, {"image_url": {"url": IMAGE}}, [{"image_url": IMAGE}]):
         assert fields_of(read(VIDEOS, input_reference=reference)) == {"image_urls": ["upload:0"]}
     assert refused(VIDEOS, input_reference={"image_url": 7}).param == "input_reference.image_url"
 

@@ -6,14 +6,14 @@ import asyncio
 
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE
 from cache_dit_serving.config.settings import InputSettings
-from cache_dit_serving.engine.inputs import with_fitting_pictures
+from cache_dit_serving.engine.inputs import with_fitting_images
 from cache_dit_serving.media.decode.pool import DecodingPool
-from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.fitting import Fitting
 from cache_dit_serving.planning.planned import Planned
-from tests.support.pictures import apple
+from tests.support.images import apple
 
 
 def test_the_decoder_resizes_frames_and_pictures_as_the_call_would() -> None:
@@ -23,7 +23,7 @@ def test_the_decoder_resizes_frames_and_pictures_as_the_call_would() -> None:
     planned = Planned(
         (ImageCall(arguments, 0, WITHOUT_CACHE, 1, 1, "WanPipeline", 48 * 32 * 5),),
         inputs=Inputs(
-            control=InputPicture(control, "control"), video=InputVideo(frames, 12.0, more=False, digest="video")
+            control=InputImage(control, "control"), video=InputVideo(frames, 12.0, more=False, digest="video")
         ),
         fittings=(
             Fitting("control_url", (64, 96), (48, 32), "crop", by_pipeline=False),
@@ -32,7 +32,7 @@ def test_the_decoder_resizes_frames_and_pictures_as_the_call_would() -> None:
     )
     pool = DecodingPool(InputSettings(), max_waiting=1)
     try:
-        ours = asyncio.run(with_fitting_pictures(planned, pool))
+        ours = asyncio.run(with_fitting_images(planned, pool))
     finally:
         pool.close()
     expected = planned.fitted()

@@ -26,8 +26,8 @@ def with_preview(step: int) -> Generation:
 def shown(follower: FollowedPreviews, generation: Generation, *states: JobState) -> list[int]:
     """The steps of the previews that a follower gets at one look at a job that came into these states."""
     follower.look(generation)
-    told = follower.told(record("one", *states))
-    return [json.loads(event.data)["step"] for event in told]
+    events = follower.events(record("one", *states))
+    return [json.loads(event.data)["step"] for event in events]
 
 
 def test_a_follower_that_joins_later_gets_the_latest_once() -> None:

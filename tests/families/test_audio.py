@@ -16,7 +16,7 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.encode import encode
-from cache_dit_serving.media.values import Clip, Sound
+from cache_dit_serving.media.values import AudioOutput, VideoOutput
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.planned import Planned
@@ -62,7 +62,7 @@ def test_a_sound_is_the_one_of_diffusers_and_steps_are_reused(audio: Loaded, fol
         audio.runner.sample(planned(audio, audio_length_s=0.3, **fields).call, Unwatched())
         for fields in ({"speed": "lossless"}, {})
     )
-    assert isinstance(uncached.media, Sound)
+    assert isinstance(uncached.media, AudioOutput)
     assert np.array_equal(uncached.media.array, expected)
     assert (uncached.media.rate, uncached.media.array.shape) == (1_000, (2, 300))
     assert cached.record.cache.engaged
@@ -105,11 +105,11 @@ def test_a_video_of_ltx_2_is_heard(tmp_path: Path) -> None:
     fields |= {"seed": 3, "fps": 25, "extra_args": entry}
     result = plan(resolve(GenerateRequest.model_validate(fields), loaded.model))
     media = loaded.runner.sample(result.fitted().call, Unwatched()).media
-    assert isinstance(media, Clip)
-    assert media.sound is not None
+    assert isinstance(media, VideoOutput)
+    assert media.audio is not None
     assert np.array_equal(media.array, expected.frames[0])
-    assert np.array_equal(media.sound.array, expected.audio[0].numpy())
-    assert media.sound.rate == 16_000
+    assert np.array_equal(media.audio.array, expected.audio[0].numpy())
+    assert media.audio.rate == 16_000
     content, _ = encode(media, result.output, result.parameters(result.call))
     container: Any = av.open(io.BytesIO(content))
     assert (container.streams.video[0].frames, container.streams.audio[0].rate) == (len(media.array), 16_000)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.values import Clip
+from cache_dit_serving.media.values import VideoOutput
 from cache_dit_serving.planning.tasks import Task
 from tests.support.family_runs import by_diffusers, draw, load_family, saved, sibling, side_of
-from tests.support.pictures import apple, mask
+from tests.support.images import apple, mask
 
 pytestmark = pytest.mark.families
 
@@ -77,7 +77,7 @@ def test_a_family_makes_a_video_of_a_video(name: str, parameter: str, tmp_path: 
     fields: dict[str, Any] = {"strength": 0.7} if "strength" in loaded.model.traits.parameters else {}
     ours = draw(loaded, name, [], video=video, speed="lossless", **fields)
     expected = by_diffusers(saved(name, tmp_path), name, **{parameter: video[:9]}, **fields)
-    assert isinstance(ours.media, Clip)
+    assert isinstance(ours.media, VideoOutput)
     assert np.array_equal(ours.media.array, expected)
     assert (len(ours.media.array), ours.media.fps) == (9, 12.0)
     assert draw(loaded, name, [], video=video).record.cache.engaged
@@ -138,7 +138,7 @@ def test_what_has_another_shape_is_cropped_and_the_rest_is_left_to_diffusers(
 ) -> None:
     loaded, side = load_family(name, tmp_path), side_of(name)
     alone, frames = saved(name, tmp_path), 9
-    fields: dict[str, Any] = {"num_frames": frames} if loaded.model.traits.clip else {"prompt": "an apple"}
+    fields: dict[str, Any] = {"num_frames": frames} if loaded.model.traits.video else {"prompt": "an apple"}
     given = {field: fields[field] for field in fields if loaded.model.traits.takes(field)}
     more: dict[str, Any] = {"width": side, "height": side, "speed": "lossless"}
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.values import Clip
+from cache_dit_serving.media.values import VideoOutput
 from cache_dit_serving.planning.tasks import Task
 from tests.support.family_runs import by_diffusers, draw, load_family, saved, sibling, side_of
-from tests.support.pictures import apple, mask
+from tests.support.images import apple, mask
 
 pytestmark = pytest.mark.families
 
@@ -71,7 +71,7 @@ def test_a_family_animates_a_picture(tmp_path: Path) -> None:
     image = apple(side_of(name), side_of(name))
     frames: dict[str, Any] = {"num_frames": 9}
     ours = draw(loaded, name, [image], speed="lossless", **frames)
-    assert isinstance(ours.media, Clip)
+    assert isinstance(ours.media, VideoOutput)
     assert np.array_equal(ours.media.array, by_diffusers(saved(name, tmp_path), name, image=image, **frames))
     assert draw(loaded, name, [image], **frames).record.cache.engaged
     with pytest.raises(InvalidRequest, match="needs a picture in image_urls; its tasks are: image-to-video"):

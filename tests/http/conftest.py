@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from tests.support.images import apple, file_of
 from tests.support.loras import save_lora
-from tests.support.pictures import apple, file_of
 from tests.support.server import Server, options, ready, serving
 from tests.support.video_server import serving_wan
 

@@ -22,7 +22,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.generate_flags import check_beforehand
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.answers import pixels
-from tests.support.pictures import base64_of
+from tests.support.images import base64_of
 from tests.support.server import COMMAND, Server
 
 PROMPT = "a red apple on a blue background"

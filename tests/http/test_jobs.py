@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support.images import apple, data_uri, file_of
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
-from tests.support.pictures import apple, data_uri, file_of
 from tests.support.server import Server
 
 

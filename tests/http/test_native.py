@@ -20,7 +20,7 @@ from PIL import Image
 
 from cache_dit_serving.api.operation import JsonBody
 from cache_dit_serving.api.routes import OPERATIONS
-from tests.support.pictures import apple, file_of
+from tests.support.images import apple, file_of
 from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server
 

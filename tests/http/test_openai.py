@@ -18,10 +18,10 @@ from openai.types import Image as SdkImage
 from openai.types import ImagesResponse, Model
 from PIL import Image
 
+from tests.support.images import apple, file_of, mask
 from tests.support.jobs import submitted
 from tests.support.jobs_events import follow
 from tests.support.openai_sdk import is_strictly, sdk
-from tests.support.pictures import apple, file_of, mask
 from tests.support.server import ROOT, Server
 
 PROMPT = "a red apple on a blue background"

@@ -19,11 +19,11 @@ from PIL import Image, ImageOps
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support import heic
 from tests.support.answers import error, pixels
-from tests.support.pictures import apple, base64_of, data_uri, file_of, mask, noise, png_that_claims
+from tests.support.images import apple, base64_of, data_uri, file_of, mask, noise, png_that_claims
 from tests.support.server import Server
 
 PROMPT = "a red apple on a blue background"
-PICTURE = data_uri(file_of(apple()))
+IMAGE = data_uri(file_of(apple()))
 MASK = data_uri(file_of(mask()))
 STEPS = 10
 ASKED: dict[str, Any] = {"seed": 5, "num_inference_steps": STEPS, "speed": "lossless"}
@@ -53,13 +53,13 @@ def by_diffusers(pipeline: Any, **arguments: Any) -> np.ndarray[Any, Any]:
 
 
 def test_img2img_is_that_of_diffusers_alone(server: Server) -> None:
-    answer = server.generate(**ASKED, image_urls=[PICTURE], strength=0.7).json()
+    answer = server.generate(**ASKED, image_urls=[IMAGE], strength=0.7).json()
     assert np.array_equal(pixels(answer["images"][0]), by_diffusers(FluxImg2ImgPipeline, strength=0.7))
     assert answer["cache"]["steps"] == 7  # 0.7 of 10
 
 
 def test_inpaint_is_that_of_diffusers_alone(server: Server) -> None:
-    answer = server.generate(**ASKED, image_urls=[PICTURE], mask_url=MASK, strength=0.9).json()
+    answer = server.generate(**ASKED, image_urls=[IMAGE], mask_url=MASK, strength=0.9).json()
     expected = by_diffusers(FluxInpaintPipeline, strength=0.9, mask_image=mask())
     assert np.array_equal(pixels(answer["images"][0]), expected)
 
@@ -109,7 +109,7 @@ def test_a_form_hears_of_a_fit_by_its_own_names(server: Server) -> None:
 def test_a_mask_with_a_clear_canvas_keeps_what_is_clear(server: Server) -> None:
     strokes = Image.new("RGBA", (96, 96), (255, 255, 255, 0))
     strokes.paste((255, 255, 255, 255), (48, 0, 96, 96))
-    asked = {**ASKED, "image_urls": [PICTURE], "strength": 0.9}
+    asked = {**ASKED, "image_urls": [IMAGE], "strength": 0.9}
     answers = [server.generate(**asked, mask_url=url).json() for url in (MASK, data_uri(file_of(strokes)))]
     drawn = [pixels(answer["images"][0]) for answer in answers]
     assert np.array_equal(drawn[0], drawn[1])
@@ -129,7 +129,7 @@ def test_a_picture_with_the_seed_and_size_that_drew_it_is_told_of(server: Server
 
 def test_what_the_mask_keeps_stays_and_the_rest_changes(server: Server) -> None:
     prompt = "a green pear on a yellow background"
-    answer = server.generate(prompt=prompt, seed=5, image_urls=[PICTURE], mask_url=MASK, strength=1)
+    answer = server.generate(prompt=prompt, seed=5, image_urls=[IMAGE], mask_url=MASK, strength=1)
     drawn = pixels(answer.json()["images"][0]).astype(int)
     gone = np.abs(drawn - np.asarray(apple()).astype(int)).mean(axis=(0, 2))
     assert gone[:40].mean() < 8
@@ -139,7 +139,7 @@ def test_what_the_mask_keeps_stays_and_the_rest_changes(server: Server) -> None:
 def test_the_cache_holds_on_each_task_and_none_leaves_a_trace_on_another(server: Server) -> None:
     text: dict[str, Any] = {"seed": 3, "num_inference_steps": STEPS}
     before = server.generate(**text).json()
-    for fields in ({"image_urls": [PICTURE]}, {"image_urls": [PICTURE], "mask_url": MASK}):
+    for fields in ({"image_urls": [IMAGE]}, {"image_urls": [IMAGE], "mask_url": MASK}):
         answers = [server.generate(**text, **fields, strength=0.9).json() for _ in range(2)]
         assert answers[0]["images"] == answers[1]["images"]
         assert answers[0]["cache"]["engaged"]
@@ -155,12 +155,12 @@ def test_the_size_is_the_pictures_within_what_the_model_draws(server: Server) ->
         answer = server.generate(num_inference_steps=4, image_urls=[data_uri(file_of(apple(*given)))]).json()
         height, width, _ = pixels(answer["images"][0]).shape
         assert (width, height) == drawn
-    answer = server.generate(num_inference_steps=4, image_urls=[PICTURE], width=112, height=80).json()
+    answer = server.generate(num_inference_steps=4, image_urls=[IMAGE], width=112, height=80).json()
     assert pixels(answer["images"][0]).shape == (80, 112, 3)
 
 
 def test_the_file_names_its_pictures_by_their_digest(server: Server) -> None:
-    answer = server.generate(num_inference_steps=4, image_urls=[PICTURE], mask_url=MASK, seed=1).json()
+    answer = server.generate(num_inference_steps=4, image_urls=[IMAGE], mask_url=MASK, seed=1).json()
     with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as image:
         record = json.loads(str(image.info["parameters"]))
     assert [text[:7] for text in (*record["image_urls"], record["mask_url"])] == ["sha256:"] * 2
@@ -168,12 +168,10 @@ def test_the_file_names_its_pictures_by_their_digest(server: Server) -> None:
 
 
 def test_compare_and_deadline_take_pictures(server: Server) -> None:
-    answer = server.post(
-        "/compare", json={"prompt": PROMPT, "seed": 3, "image_urls": [PICTURE], "strength": 0.9}
-    ).json()
+    answer = server.post("/compare", json={"prompt": PROMPT, "seed": 3, "image_urls": [IMAGE], "strength": 0.9}).json()
     assert answer["cached"]["cache"]["engaged"]
     assert answer["psnr_db"] > 20
-    assert server.generate(image_urls=[PICTURE], deadline_s=60, num_inference_steps=8).json()["deadline"]
+    assert server.generate(image_urls=[IMAGE], deadline_s=60, num_inference_steps=8).json()["deadline"]
 
 
 def test_the_server_says_which_tasks_it_has_and_what_they_take(server: Server) -> None:
@@ -197,16 +195,16 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "a name of our own": ({"image_urls": ["upload:0"]}, "image_urls.0", "is no picture"),
     "a mask alone": ({"mask_url": MASK}, "mask_url", "send that in image_urls"),
     "a mask of another size": (
-        {"image_urls": [PICTURE], "mask_url": data_uri(file_of(mask(64, 96)))},
+        {"image_urls": [IMAGE], "mask_url": data_uri(file_of(mask(64, 96)))},
         "mask_url",
         "64 x 96 pixels and its picture 96 x 96",
     ),
-    "two": ({"image_urls": [PICTURE, PICTURE]}, "image_urls", "takes one"),
-    "fifty": ({"image_urls": [PICTURE] * 50}, "image_urls", "at most 16"),
+    "two": ({"image_urls": [IMAGE, IMAGE]}, "image_urls", "takes one"),
+    "fifty": ({"image_urls": [IMAGE] * 50}, "image_urls", "at most 16"),
     "a number": ({"image_urls": [7]}, "image_urls.0", "string"),
-    "strength 0": ({"image_urls": [PICTURE], "strength": 0}, "strength", "greater than 0"),
-    "strength 1.5": ({"image_urls": [PICTURE], "strength": 1.5}, "strength", "less than or equal to 1"),
-    "no steps left": ({"image_urls": [PICTURE], "strength": 1e-20}, "strength", "leaves none"),
+    "strength 0": ({"image_urls": [IMAGE], "strength": 0}, "strength", "greater than 0"),
+    "strength 1.5": ({"image_urls": [IMAGE], "strength": 1.5}, "strength", "less than or equal to 1"),
+    "no steps left": ({"image_urls": [IMAGE], "strength": 1e-20}, "strength", "leaves none"),
     "strength without a picture": ({"strength": 0.5}, "strength", "image_urls"),
 }
 
@@ -217,7 +215,7 @@ def test_bad_pictures_are_refused_by_name_and_nothing_is_disturbed(server: Serve
     refused = error(server.generate(num_inference_steps=4, **fields), 400)
     assert refused["param"] == param
     assert words in refused["message"]
-    assert server.generate(num_inference_steps=4, image_urls=[PICTURE], seed=1).status_code == 200
+    assert server.generate(num_inference_steps=4, image_urls=[IMAGE], seed=1).status_code == 200
 
 
 def test_a_body_of_pictures_may_be_larger_than_others_and_no_larger_than_its_limit(server: Server) -> None:
@@ -237,7 +235,7 @@ APPLE = ("apple.png", file_of(apple()), "image/png")
 
 def test_a_form_is_the_request_that_says_the_same(server: Server) -> None:
     cache = {"residual_diff_threshold": 0.2, "max_warmup_steps": 2}
-    asked = {**ASKED, "speed": None, "strength": 0.7, "image_urls": [PICTURE], "cache": cache, "negative_prompt": ""}
+    asked = {**ASKED, "speed": None, "strength": 0.7, "image_urls": [IMAGE], "cache": cache, "negative_prompt": ""}
     sent = server.generate(**asked).json()["images"]
     fields = FORM | {"cache": json.dumps(cache), "negative_prompt": "", "width": ""}
     for name in ("image", "image[]", "image_urls"):
@@ -245,11 +243,11 @@ def test_a_form_is_the_request_that_says_the_same(server: Server) -> None:
         assert response.status_code == 200, response.text
         assert response.json()["images"] == sent
     text = server.post(
-        "/generate", files=[(name, (None, value)) for name, value in (fields | {"image_urls": PICTURE}).items()]
+        "/generate", files=[(name, (None, value)) for name, value in (fields | {"image_urls": IMAGE}).items()]
     )
     assert text.json()["images"] == sent
     masked = server.post("/generate", data=FORM, files=[("image", APPLE), ("mask", ("m.png", file_of(mask())))])
-    expected = server.generate(**ASKED | {"speed": None}, strength=0.7, image_urls=[PICTURE], mask_url=MASK)
+    expected = server.generate(**ASKED | {"speed": None}, strength=0.7, image_urls=[IMAGE], mask_url=MASK)
     assert masked.json()["images"] == expected.json()["images"]
 
 
@@ -298,7 +296,7 @@ def test_a_broken_form_is_refused(server: Server, body: bytes) -> None:
 
 
 def test_files_of_an_opened_folder_are_taken_and_no_others(rich: Server, open_folder: Path) -> None:
-    sent = rich.generate(**ASKED, image_urls=[PICTURE]).json()["images"]
+    sent = rich.generate(**ASKED, image_urls=[IMAGE]).json()["images"]
     assert rich.generate(**ASKED, image_urls=[str(open_folder / "open" / "apple.png")]).json()["images"] == sent
     for path in ("secret.png", "open/../secret.png", "open/link.png", "open", "open/\0.png", "nothing.png"):
         refused = error(rich.generate(image_urls=[f"{open_folder}/{path}"]), 400)
@@ -307,7 +305,7 @@ def test_files_of_an_opened_folder_are_taken_and_no_others(rich: Server, open_fo
 
 
 def test_an_address_of_an_opened_host_is_fetched_and_no_other(rich: Server, file_port: int) -> None:
-    sent = rich.generate(**ASKED, image_urls=[PICTURE]).json()["images"]
+    sent = rich.generate(**ASKED, image_urls=[IMAGE]).json()["images"]
     url = f"http://127.0.0.1:{file_port}/apple.png"
     assert rich.generate(**ASKED, image_urls=[url]).json()["images"] == sent
     assert "answered 404" in error(rich.generate(image_urls=[f"{url}.gone"]), 400)["message"]

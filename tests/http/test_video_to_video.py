@@ -11,14 +11,14 @@ import av
 import numpy as np
 import pytest
 
-from cache_dit_serving.media.values import Clip
-from cache_dit_serving.media.video import encode_clip
+from cache_dit_serving.media.values import VideoOutput
+from cache_dit_serving.media.video import encode_video
 from cache_dit_serving.planning.input_warnings import DONE
-from tests.support.pictures import apple, base64_of, data_uri, file_of
+from tests.support.images import apple, base64_of, data_uri, file_of
 from tests.support.server import Server
 
 FRAMES = np.stack([np.asarray(apple(32, 32).rotate(8 * index), dtype=np.float32) / 255 for index in range(11)])
-MP4 = encode_clip(Clip(FRAMES, 12.0), "mp4", {})
+MP4 = encode_video(VideoOutput(FRAMES, 12.0), "mp4", {})
 
 
 def opened(answer: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:

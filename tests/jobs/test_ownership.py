@@ -37,14 +37,14 @@ def test_jobs_that_nobody_has_are_taken_over_once(store: JobStore) -> None:
 
 def test_who_says_that_it_lives_keeps_its_jobs(store: JobStore) -> None:
     store.add(record(), [], "me", BEFORE)
-    told = record(step=4, cached_steps=2, position=3, starts_in_s=1.5)
-    assert store.tell("me", LATER, [told]) == {"one": False}
+    summary = record(step=4, cached_steps=2, position=3, starts_in_s=1.5)
+    assert store.tell("me", LATER, [summary]) == {"one": False}
     assert store.adopt("you", LATER, 9, WATCHED) == []
-    assert store.get("one") == told
+    assert store.get("one") == summary
     store.want_cancelled("one")
     assert store.tell("me", LATER, []) == {"one": True}
     assert store.tell("you", LATER, [record(step=9)]) == {}
-    assert store.get("one") == told
+    assert store.get("one") == summary
     store.release(["one"], "you")
     assert store.adopt("you", LATER, 9, WATCHED) == []
     store.release(["one"], "me")

@@ -25,9 +25,9 @@ def drained(waiting: Queue) -> str:
     """The names of all in their order, which each had told before."""
     names = ""
     while waiting:
-        told = [each.id for each in waiting]
+        summary = [each.id for each in waiting]
         names += waiting.next().id
-        assert told[0] == names[-1]
+        assert summary[0] == names[-1]
     return names
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving.jobs.metrics import FOLDER
+from cache_dit_serving.jobs.metrics import METRICS_FOLDER
 from cache_dit_serving.jobs.shared import CallerCounts, JobProgress, refill, shared_folder
 
 BEGIN = """
@@ -90,8 +90,8 @@ def test_the_progress_of_a_job_is_read_at_another_worker(tmp_path: Path) -> None
 
 
 def test_one_worker_shares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FOLDER, str(tmp_path / "metrics"))
+    monkeypatch.setenv(METRICS_FOLDER, str(tmp_path / "metrics"))
     assert shared_folder(2) == tmp_path
     assert shared_folder(1) is None
-    monkeypatch.delenv(FOLDER)
+    monkeypatch.delenv(METRICS_FOLDER)
     assert shared_folder(2) is None

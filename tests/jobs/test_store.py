@@ -67,8 +67,8 @@ def test_every_field_of_a_job_is_kept(store: JobStore) -> None:
 
 def test_progress_is_told_without_a_word_about_the_state(store: JobStore) -> None:
     store.add(record(), [], "me", LATER)
-    told = JobRecord(**EVERY_FIELD)
-    assert store.tell("me", LATER, [told]) == {"one": False}
+    summary = JobRecord(**EVERY_FIELD)
+    assert store.tell("me", LATER, [summary]) == {"one": False}
     progress = {name: EVERY_FIELD[name] for name in ("step", "cached_steps", "position", "starts_in_s", "seconds_left")}
     assert store.get("one") == replace(record(), **progress)
 

@@ -341,8 +341,8 @@ def test_a_pipeline_that_stands_still_is_told_counted_and_ready_again_once_it_go
     wait_until(lambda: worker.stalled)
     wait_until(lambda: "the pipeline stands still for 1 s" in caplog.text)
     assert metrics.STALLS._value.get() == stalls + 1
-    [told] = [each for each in caplog.records if "stands still" in each.message]
-    assert "self.proceed.wait" in told.stack  # type: ignore[attr-defined]
+    [summary] = [each for each in caplog.records if "stands still" in each.message]
+    assert "self.proceed.wait" in summary.stack  # type: ignore[attr-defined]
     assert worker.state == "failed"
     with pytest.raises(NotReady, match="stands still for more than 1 s"):
         worker.loaded()

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image, ImageCms
 
 from cache_dit_serving.config.settings import InputSettings
-from cache_dit_serving.media.inputs import PictureReader
+from cache_dit_serving.media.inputs import ImageReader
 from tests.support import profiles
-from tests.support.pictures import apple, file_of, noise
+from tests.support.images import apple, file_of, noise
 
 
 def read(content: bytes) -> np.ndarray[Any, Any]:
-    return np.asarray(PictureReader(InputSettings()).picture(content, "image_urls.0").image)
+    return np.asarray(ImageReader(InputSettings()).image(content, "image_urls.0").image)
 
 
 def by_pil(content: bytes, mode: str) -> Image.Image:
@@ -100,6 +100,6 @@ def test_srgb_and_a_profile_that_is_broken_or_of_another_kind_change_nothing(pro
 
 
 def test_a_masks_values_are_no_colours() -> None:
-    reader, image = PictureReader(InputSettings()), noise(40, 30).convert("L")
+    reader, image = ImageReader(InputSettings()), noise(40, 30).convert("L")
     mask = reader.mask(file_of(image, icc_profile=GREY), "mask_url").image
     assert np.array_equal(np.asarray(mask), np.asarray(image))

@@ -21,8 +21,8 @@ from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest, NotReady, QueueFull
 from cache_dit_serving.media.decode.decoder import Decoder
 from cache_dit_serving.media.decode.pool import DecodingPool
-from cache_dit_serving.media.inputs import PictureReader
-from tests.support.pictures import apple, data_uri, file_of, mask, noise
+from cache_dit_serving.media.inputs import ImageReader
+from tests.support.images import apple, data_uri, file_of, mask, noise
 from tests.support.videos import mp4
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def stuck(pids: list[int]) -> Callable[[Decoder], Any]:
     def work(decoder: Decoder) -> Any:
         pids.append(decoder.pid)
         os.kill(decoder.pid, signal.SIGSTOP)
-        return decoder.picture("picture", PNG, "image_urls.0")
+        return decoder.image("picture", PNG, "image_urls.0")
 
     return work
 
@@ -76,10 +76,10 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("kind", ["picture", "mask"])
 @pytest.mark.parametrize("sent", [PNG, data_uri(PNG), file_of(apple(), "JPEG"), file_of(mask(), "WEBP")])
 def test_pictures_are_those_of_the_reader_to_the_bit(shared: DecodingPool, kind: Any, sent: str | bytes) -> None:
-    ours = run(shared, lambda decoder: decoder.picture(kind, sent, "image_urls.0"))
-    reader = PictureReader(InputSettings())
+    ours = run(shared, lambda decoder: decoder.image(kind, sent, "image_urls.0"))
+    reader = ImageReader(InputSettings())
     content = reader.from_text(sent, "a") if isinstance(sent, str) else sent
-    expected = reader.mask(content, "a") if kind == "mask" else reader.picture(content, "a")
+    expected = reader.mask(content, "a") if kind == "mask" else reader.image(content, "a")
     assert (ours.image.mode, ours.digest) == (expected.image.mode, expected.digest)
     assert np.array_equal(np.asarray(ours.image), np.asarray(expected.image))
 
@@ -87,7 +87,7 @@ def test_pictures_are_those_of_the_reader_to_the_bit(shared: DecodingPool, kind:
 def test_videos_are_those_of_the_reader_to_the_bit(shared: DecodingPool) -> None:
     content = mp4()
     ours = run(shared, lambda decoder: decoder.video(content, "video_url", 9))
-    expected = PictureReader(InputSettings()).video(content, "video_url", 9)
+    expected = ImageReader(InputSettings()).video(content, "video_url", 9)
     assert (ours.fps, ours.more, ours.digest) == (expected.fps, expected.more, expected.digest)
     assert np.array_equal(
         np.stack(list(map(np.asarray, ours.frames))), np.stack(list(map(np.asarray, expected.frames)))
@@ -104,15 +104,15 @@ def test_a_refusal_is_the_readers_and_the_process_stays(shared: DecodingPool) ->
     first = run(shared, lambda decoder: decoder.pid)
     for sent, words in ((b"no picture", "not a picture this server reads"), ("data:text/html,a", "without base64")):
         with pytest.raises(InvalidRequest, match=words) as refused:
-            run(shared, lambda decoder, sent=sent: decoder.picture("picture", sent, "mask_url"))  # type: ignore[misc]
+            run(shared, lambda decoder, sent=sent: decoder.image("picture", sent, "mask_url"))  # type: ignore[misc]
         assert refused.value.param == "mask_url"
     assert run(shared, lambda decoder: decoder.pid) == first
 
 
 def test_the_pixels_of_one_request_count_together_and_of_the_next_anew() -> None:
     def twice(decoder: Decoder) -> None:
-        decoder.picture("picture", PNG, "image_urls.0")
-        decoder.picture("picture", PNG, "image_urls.1")
+        decoder.image("picture", PNG, "image_urls.0")
+        decoder.image("picture", PNG, "image_urls.1")
 
     with pool(max_pixels=96 * 64 + 4096) as decoding:
         for _ in range(2):
@@ -127,7 +127,7 @@ def test_a_file_that_takes_too_long_is_refused_by_field_and_the_next_one_is_read
             run(decoding, stuck(pids))
         assert not alive(pids[0])
     with pool(decoders=1, max_decode_s=20) as decoding:
-        assert run(decoding, lambda decoder: decoder.picture("picture", PNG, "a")).size == (96, 64)
+        assert run(decoding, lambda decoder: decoder.image("picture", PNG, "a")).size == (96, 64)
 
 
 @LINUX
@@ -135,9 +135,9 @@ def test_a_file_that_takes_too_much_memory_is_refused_by_field_and_the_next_one_
     large = file_of(Image.new("RGB", (4000, 4000)))
     with pool(decoders=1, max_decode_bytes=2**25) as decoding:
         with pytest.raises(InvalidRequest, match=r"image_urls\.0 takes more memory") as refused:
-            run(decoding, lambda decoder: decoder.picture("picture", large, "image_urls.0"))
+            run(decoding, lambda decoder: decoder.image("picture", large, "image_urls.0"))
         assert refused.value.param == "image_urls.0"
-        assert run(decoding, lambda decoder: decoder.picture("picture", PNG, "a")).size == (96, 64)
+        assert run(decoding, lambda decoder: decoder.image("picture", PNG, "a")).size == (96, 64)
 
 
 def test_the_largest_picture_allowed_fits_the_memory() -> None:
@@ -145,18 +145,18 @@ def test_the_largest_picture_allowed_fits_the_memory() -> None:
     tags[0x0112] = 6
     content = file_of(Image.new("RGBA", (5792, 5792), (9, 8, 7, 100)), exif=tags, compress_level=1)
     with pool() as decoding:
-        assert run(decoding, lambda decoder: decoder.picture("picture", content, "a")).size == (5792, 5792)
+        assert run(decoding, lambda decoder: decoder.image("picture", content, "a")).size == (5792, 5792)
 
 
 def test_a_process_that_crashes_costs_its_own_request_alone(shared: DecodingPool) -> None:
     def crash(decoder: Decoder) -> Any:
         decoder.kill()
-        return decoder.picture("picture", PNG, "control_url")
+        return decoder.image("picture", PNG, "control_url")
 
     with pytest.raises(InvalidRequest) as refused:
         run(shared, crash)
     assert refused.value.param == "control_url"
-    assert run(shared, lambda decoder: decoder.picture("picture", PNG, "a")).size == (96, 64)
+    assert run(shared, lambda decoder: decoder.image("picture", PNG, "a")).size == (96, 64)
 
 
 def test_decoding_ends_with_the_request_that_is_cancelled() -> None:
@@ -167,7 +167,7 @@ def test_decoding_ends_with_the_request_that_is_cancelled() -> None:
         task.cancel()
         await until(lambda: not alive(pids[0]))
         # The one decoder there may be is free again.
-        await decoding.run(lambda decoder: decoder.picture("picture", PNG, "a"))
+        await decoding.run(lambda decoder: decoder.image("picture", PNG, "a"))
 
     with pool(decoders=1) as decoding:
         asyncio.run(main(decoding))
@@ -178,7 +178,7 @@ def test_an_honest_request_is_read_beside_one_that_is_stuck() -> None:
         pids: list[int] = []
         task = asyncio.create_task(decoding.run(stuck(pids)))
         await until(lambda: pids)
-        await decoding.run(lambda decoder: decoder.picture("picture", PNG, "a"))
+        await decoding.run(lambda decoder: decoder.image("picture", PNG, "a"))
         assert not task.done()
         task.cancel()
 

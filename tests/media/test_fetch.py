@@ -20,7 +20,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fetch import fetch
 from cache_dit_serving.media.outgoing import is_listed, is_open
 
-PICTURE = b"a picture, as far as fetching goes"
+IMAGE = b"a picture, as far as fetching goes"
 
 
 class Files(BaseHTTPRequestHandler):
@@ -40,7 +40,7 @@ class Files(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def give_picture(self) -> None:
-        self.give(200, PICTURE, Content_Length=str(len(PICTURE)))
+        self.give(200, IMAGE, Content_Length=str(len(IMAGE)))
 
     def give_missing(self) -> None:
         self.give(404, b"secret of the inside")
@@ -108,7 +108,7 @@ def refusal(url: str, settings: InputSettings) -> str:
 def test_a_picture_comes_from_a_listed_host(files: tuple[int, list[str]]) -> None:
     port, _ = files
     for path in ("picture", "picture?size=1#part", "nearby"):
-        assert asyncio.run(fetch(f"http://127.0.0.1:{port}/{path}", settings_for(port), "p")) == PICTURE
+        assert asyncio.run(fetch(f"http://127.0.0.1:{port}/{path}", settings_for(port), "p")) == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_name_is_resolved_once_and_that_address_dialled(
     # A second look at the name would find another address, and one at 127.0.0.1 asks for nothing.
     asked = resolving(monkeypatch, ["127.0.0.1"], *[["127.0.0.1"]] * 5)
     url = f"http://pictures.example:{port}/picture"
-    assert asyncio.run(fetch(url, settings_for(port), "p")) == PICTURE
+    assert asyncio.run(fetch(url, settings_for(port), "p")) == IMAGE
     assert asked.count("pictures.example") == 1
     assert hosts[-1] == f"pictures.example:{port}"
 
@@ -205,7 +205,7 @@ def authority() -> trustme.CA:
 
 @pytest.mark.parametrize(
     ("name", "trusted", "expected"),
-    [("pictures.example", True, PICTURE), ("other.example", True, None), ("pictures.example", False, None)],
+    [("pictures.example", True, IMAGE), ("other.example", True, None), ("pictures.example", False, None)],
 )
 def test_https_is_for_the_name_not_the_address(
     authority: trustme.CA, name: str, trusted: bool, expected: bytes | None, monkeypatch: pytest.MonkeyPatch

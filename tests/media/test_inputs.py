@@ -10,8 +10,8 @@ from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.inputs import PictureReader
-from tests.support.pictures import apple, base64_of, data_uri, file_of, noise, png_that_claims
+from cache_dit_serving.media.inputs import ImageReader
+from tests.support.images import apple, base64_of, data_uri, file_of, noise, png_that_claims
 
 SETTINGS = InputSettings(max_bytes=200_000, max_pixels=100_000)
 
@@ -31,8 +31,8 @@ HEADS = (
 
 
 def read(text: str) -> Image.Image:
-    reader = PictureReader(SETTINGS)
-    return reader.picture(reader.from_text(text, "image_urls.0"), "image_urls.0").image
+    reader = ImageReader(SETTINGS)
+    return reader.image(reader.from_text(text, "image_urls.0"), "image_urls.0").image
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:
@@ -94,7 +94,7 @@ def test_printers_colours_become_those_of_a_screen() -> None:
 
 
 def test_a_mask_is_one_channel() -> None:
-    reader = PictureReader(SETTINGS)
+    reader = ImageReader(SETTINGS)
     mask = reader.mask(file_of(Image.new("RGB", (8, 8), "white")), "mask_url").image
     assert (mask.mode, mask.getpixel((0, 0))) == ("L", 255)
 
@@ -121,7 +121,7 @@ def strokes(colour: str, alpha: int) -> bytes:
 def test_of_a_mask_the_visible_white_counts_and_by_openais_rule_the_holes(
     content: bytes, drawn: list[int], by_openai: list[int]
 ) -> None:
-    reader = PictureReader(SETTINGS)
+    reader = ImageReader(SETTINGS)
     masks = reader.mask(content, "mask_url").image, reader.holed_mask(content, "mask").image
     assert [[mask.getpixel((x, 3)) for x in (1, 6)] for mask in masks] == [drawn, by_openai]
 
@@ -162,16 +162,16 @@ def test_a_bad_picture_is_refused_by_field_with_the_reason(case: str) -> None:
 
 
 def test_the_pixels_of_all_pictures_count_together() -> None:
-    reader = PictureReader(SETTINGS)
+    reader = ImageReader(SETTINGS)
     content = file_of(apple(200, 200))
-    reader.picture(content, "image_urls.0")
-    reader.picture(content, "image_urls.1")
+    reader.image(content, "image_urls.0")
+    reader.image(content, "image_urls.1")
     with pytest.raises(InvalidRequest, match=r"image_urls\.2 has 200 x 200 pixels"):
-        reader.picture(content, "image_urls.2")
+        reader.image(content, "image_urls.2")
 
 
 def test_a_picture_is_named_by_its_file() -> None:
-    reader = PictureReader(SETTINGS)
-    one, other = (reader.picture(file_of(image), "image_urls.0") for image in (apple(), noise(8, 8)))
+    reader = ImageReader(SETTINGS)
+    one, other = (reader.image(file_of(image), "image_urls.0") for image in (apple(), noise(8, 8)))
     assert one.digest != other.digest
     assert Image.open(io.BytesIO(file_of(apple()))).size == one.size

@@ -7,16 +7,16 @@ import typing
 import numpy as np
 import pytest
 
+from cache_dit_serving.media.audio import AudioFormat
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import ImageFormat
 from cache_dit_serving.media.kinds import KINDS, MEDIA_TYPES, OutputSpec
-from cache_dit_serving.media.sound import AudioFormat
-from cache_dit_serving.media.values import Clip, Media, MediaKind, Picture, Sound
+from cache_dit_serving.media.values import AudioOutput, ImageOutput, Media, MediaKind, VideoOutput
 from cache_dit_serving.media.video import VideoFormat
 from cache_dit_serving.schemas.answers import ComparedImage, GenerateResponse
 from cache_dit_serving.schemas.request import GenerateRequest
 
-LITERALS = {MediaKind.PICTURE: ImageFormat, MediaKind.CLIP: VideoFormat, MediaKind.SOUND: AudioFormat}
+LITERALS = {MediaKind.IMAGE: ImageFormat, MediaKind.VIDEO: VideoFormat, MediaKind.AUDIO: AudioFormat}
 
 
 def outputs(kind: MediaKind) -> tuple[Media, Media]:
@@ -24,10 +24,10 @@ def outputs(kind: MediaKind) -> tuple[Media, Media]:
     made: dict[MediaKind, list[Media]] = {kind: [] for kind in MediaKind}
     for _ in range(2):
         frames = random.random((3, 16, 16, 3), dtype=np.float32)
-        sound = Sound(random.random((1, 4000), dtype=np.float32) - 0.5, 8_000)
-        made[MediaKind.PICTURE].append(Picture(frames[0]))
-        made[MediaKind.CLIP].append(Clip(frames, 8.0, sound))
-        made[MediaKind.SOUND].append(sound)
+        sound = AudioOutput(random.random((1, 4000), dtype=np.float32) - 0.5, 8_000)
+        made[MediaKind.IMAGE].append(ImageOutput(frames[0]))
+        made[MediaKind.VIDEO].append(VideoOutput(frames, 8.0, sound))
+        made[MediaKind.AUDIO].append(sound)
     first, second = made[kind]
     return first, second
 
@@ -67,8 +67,8 @@ def test_a_row_measures_its_outputs(kind: MediaKind) -> None:
     assert (
         measured
         == {
-            MediaKind.PICTURE: {"psnr_db", "ssim"},
-            MediaKind.CLIP: {"psnr_db", "ssim", "worst_frame"},
-            MediaKind.SOUND: {"snr_db"},
+            MediaKind.IMAGE: {"psnr_db", "ssim"},
+            MediaKind.VIDEO: {"psnr_db", "ssim", "worst_frame"},
+            MediaKind.AUDIO: {"snr_db"},
         }[kind]
     )

@@ -10,13 +10,13 @@ import pytest
 from cache_dit_serving.media.quality import difference, psnr, ssim
 
 RANDOM = np.random.default_rng(0)
-PICTURE = RANDOM.random((40, 30, 3))
+IMAGE = RANDOM.random((40, 30, 3))
 
 
 def test_equal_pictures() -> None:
-    assert math.isinf(psnr(PICTURE, PICTURE))
-    assert ssim(PICTURE, PICTURE) == pytest.approx(1)
-    assert difference(PICTURE, PICTURE).max() == 0
+    assert math.isinf(psnr(IMAGE, IMAGE))
+    assert ssim(IMAGE, IMAGE) == pytest.approx(1)
+    assert difference(IMAGE, IMAGE).max() == 0
 
 
 def test_a_constant_shift() -> None:
@@ -27,16 +27,14 @@ def test_a_constant_shift() -> None:
 
 
 def test_ssim_falls_with_noise_and_is_negative_for_an_inverted_structure() -> None:
-    scores = [
-        ssim(PICTURE, np.clip(PICTURE + RANDOM.normal(0, sigma, PICTURE.shape), 0, 1)) for sigma in (0.02, 0.1, 0.4)
-    ]
+    scores = [ssim(IMAGE, np.clip(IMAGE + RANDOM.normal(0, sigma, IMAGE.shape), 0, 1)) for sigma in (0.02, 0.1, 0.4)]
     assert scores == sorted(scores, reverse=True)
-    assert ssim(PICTURE, 1 - PICTURE) < 0
+    assert ssim(IMAGE, 1 - IMAGE) < 0
 
 
 def test_ssim_is_the_windowed_formula_at_one_pixel() -> None:
     # 11 x 11 px leave a single window: Wang et al.'s formula written out with its weights.
-    a, b = PICTURE[:11, :11], RANDOM.random((11, 11, 3))
+    a, b = IMAGE[:11, :11], RANDOM.random((11, 11, 3))
     line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(line, line)[:, :, None] / np.outer(line, line).sum()
     mean_a, mean_b = ((window * x).sum((0, 1)) for x in (a, b))
@@ -49,8 +47,8 @@ def test_ssim_is_the_windowed_formula_at_one_pixel() -> None:
 
 
 def test_the_greatest_difference_is_drawn_white() -> None:
-    other = PICTURE.copy()
+    other = IMAGE.copy()
     other[3, 4] += 0.01
-    shown = difference(PICTURE, other)
+    shown = difference(IMAGE, other)
     assert shown[3, 4] == pytest.approx([1, 1, 1])
     assert np.count_nonzero(shown) == 3

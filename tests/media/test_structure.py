@@ -14,7 +14,7 @@ from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.inputs import PictureReader
+from cache_dit_serving.media.inputs import ImageReader
 from cache_dit_serving.media.structure.excessive import Excessive
 from cache_dit_serving.media.structure.jpeg import check_jpeg
 from cache_dit_serving.media.structure.mp4 import check_mp4
@@ -22,16 +22,16 @@ from cache_dit_serving.media.structure.png import check_png
 from cache_dit_serving.media.structure.webm import check_webm
 from cache_dit_serving.media.structure.webp import check_webp
 from tests.support import hostile_files
-from tests.support.pictures import apple, file_of, noise
+from tests.support.images import apple, file_of, noise
 
 SECONDS = 1.0
 """Of this thread, to refuse a file."""
 
 
 def refusal(content: bytes, *, video: bool = False) -> InvalidRequest:
-    reader, began = PictureReader(InputSettings()), time.thread_time()
+    reader, began = ImageReader(InputSettings()), time.thread_time()
     with pytest.raises(InvalidRequest) as refused:
-        reader.video(content, "video_url", 9) if video else reader.picture(content, "image_urls.0")
+        reader.video(content, "video_url", 9) if video else reader.image(content, "image_urls.0")
     assert time.thread_time() - began < SECONDS
     return refused.value
 
@@ -51,7 +51,7 @@ def test_a_video_that_claims_too_much_is_refused_by_field_at_once(case: str) -> 
 
 
 def accepted(content: bytes) -> Image.Image:
-    return PictureReader(InputSettings()).picture(content, "image_urls.0").image
+    return ImageReader(InputSettings()).image(content, "image_urls.0").image
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])

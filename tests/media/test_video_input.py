@@ -14,12 +14,12 @@ from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.inputs import PictureReader
+from cache_dit_serving.media.audio import encode_audio
+from cache_dit_serving.media.inputs import ImageReader
 from cache_dit_serving.media.quality import psnr
-from cache_dit_serving.media.sound import encode_sound
-from cache_dit_serving.media.values import Sound
+from cache_dit_serving.media.values import AudioOutput
 from cache_dit_serving.media.video_input import InputVideo
-from tests.support.pictures import apple, file_of
+from tests.support.images import apple, file_of
 from tests.support.videos import FRAMES, mp4
 
 QUARTER_TURN = b"".join(
@@ -48,7 +48,7 @@ def turned(content: bytes) -> bytes:
 
 
 def read(content: bytes, most_frames: int = 100, **settings: Any) -> InputVideo:
-    return PictureReader(InputSettings(**settings)).video(content, "video_url", most_frames)
+    return ImageReader(InputSettings(**settings)).video(content, "video_url", most_frames)
 
 
 def test_every_frame_is_there_in_its_colours() -> None:
@@ -151,7 +151,7 @@ BAD: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "text with the mark of an mp4": (b"\0\0\0\x18ftypisom" + b"x" * 4000, {}, "is broken|holds no video"),
     "half of a file": (mp4()[:900], {}, "is broken|holds no"),
     "sound alone": (
-        encode_sound(Sound(np.zeros((1, 8000), np.float32), 8000), "wav", {}),
+        encode_audio(AudioOutput(np.zeros((1, 8000), np.float32), 8000), "wav", {}),
         {},
         "not a video this server reads",
     ),

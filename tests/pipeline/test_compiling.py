@@ -17,7 +17,7 @@ from cache_dit_serving.config.settings import LoraSettings, ServerSettings, Sett
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline import compiling
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled
 from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import save_lora, with_loras
@@ -86,7 +86,7 @@ def test_no_request_compiles_anything_anew_and_pictures_are_nearly_the_eager_one
     eager: Loaded, compiled: Loaded
 ) -> None:
     assert any("compiling with one picture (1 of 3)" in stage for stage in STAGES)
-    drawn: dict[str, Drawn] = {}
+    drawn: dict[str, Sampled] = {}
     for name, fields in REQUESTS.items():
         drawn[name] = draw(compiled, **fields)
         assert drawn[name].record.compiled_graphs == 0, name

@@ -71,8 +71,8 @@ def test_every_task_has_its_facts() -> None:
 
 
 def test_video_with_sound_is_told_from_video_alone() -> None:
-    assert output_of(diffusers.LTX2Pipeline) == (MediaKind.CLIP, "frames", "audio")
-    assert output_of(diffusers.LTXPipeline) == (MediaKind.CLIP, "frames", None)
+    assert output_of(diffusers.LTX2Pipeline) == (MediaKind.VIDEO, "frames", "audio")
+    assert output_of(diffusers.LTXPipeline) == (MediaKind.VIDEO, "frames", None)
 
 
 def test_a_class_that_makes_something_else_is_refused() -> None:

@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import InvalidRequest, LoadError
-from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import save_lora, with_loras
-from tests.support.pictures import apple
 
 STEPS = 8
 
@@ -97,7 +97,7 @@ def test_each_combination_is_the_picture_of_a_server_with_just_that(files: dict[
 
 
 def test_siblings_draw_with_the_same_loras(files: dict[str, Path], all_three: Loaded) -> None:
-    beginning = Inputs(images=(InputPicture(apple(96, 96), ""),))
+    beginning = Inputs(images=(InputImage(apple(96, 96), ""),))
 
     def from_a_picture(loaded: Loaded, *loras: dict[str, Any]) -> np.ndarray[Any, Any]:
         fields = {"prompt": "a red apple", "seed": 3, "num_inference_steps": 2 * STEPS, "loras": list(loras)}

@@ -17,9 +17,9 @@ from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, UNCACHED, Watch, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
-from tests.support.pictures import apple
 
 
 def keeping(most_bytes: int, settings: Settings = EMBEDDED) -> Settings:

@@ -65,11 +65,11 @@ def test_what_torchao_runs_on_a_cpu_draws_nearly_the_same_picture(
     drawn = picture(loaded)
     assert not np.array_equal(drawn, whole)
     assert psnr(drawn, whole) > least_db
-    (told,) = model_info(loaded).quantization or []
-    assert (told.name, told.type) == ("transformer", quant_type)
-    assert told.layers > 50
-    assert told.bytes_before is not None
-    assert told.bytes < 0.5 * told.bytes_before
+    (summary,) = model_info(loaded).quantization or []
+    assert (summary.name, summary.type) == ("transformer", quant_type)
+    assert summary.layers > 50
+    assert summary.bytes_before is not None
+    assert summary.bytes < 0.5 * summary.bytes_before
 
 
 def test_the_cache_engages_on_quantised_weights_and_what_it_reuses_nothing_of_is_as_without(in_int8: Loaded) -> None:
@@ -94,13 +94,13 @@ def test_each_component_has_a_type_of_its_own() -> None:
         components_to_quantize={"transformer": "float8_wo", "text_encoder_2": {"quant_type": "int8_wo"}},
         exclude_layers=["single_transformer_blocks", "embed", "mod", "to_q"],
     )
-    told = model_info(load(settings)).quantization or []
-    assert [(each.name, each.type) for each in told] == [
+    summary = model_info(load(settings)).quantization or []
+    assert [(each.name, each.type) for each in summary] == [
         ("transformer", "float8_weight_only"),
         ("text_encoder_2", "int8_weight_only"),
     ]
     all_layers = (model_info(load(quantised(quant_type="float8_wo"))).quantization or [])[0].layers
-    assert told[0].layers < all_layers
+    assert summary[0].layers < all_layers
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_an_operators_file_quantises_as_the_model_is_loaded(tmp_path: Path, whol
     )
     loaded = load(quantised(pipeline_config_path=file))
     assert psnr(picture(loaded), whole) > 40
-    (told,) = model_info(loaded).quantization or []
-    assert (told.name, told.type, told.bytes_before) == ("transformer", "torchao", None)
+    (summary,) = model_info(loaded).quantization or []
+    assert (summary.name, summary.type, summary.bytes_before) == ("transformer", "torchao", None)
     file.write_text("def get_pipeline_quant_config():\n    return {}\n")
     with pytest.raises(LoadError, match="returns another type"):
         load(quantised(pipeline_config_path=file))

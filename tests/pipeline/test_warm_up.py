@@ -9,7 +9,7 @@ from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.pipeline import warm_up
 from cache_dit_serving.pipeline.assemble import assemble
-from cache_dit_serving.pipeline.protocol import Drawn, Watch
+from cache_dit_serving.pipeline.protocol import Sampled, Watch
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.tasks import Task
@@ -67,7 +67,7 @@ def sides_drawn(monkeypatch: pytest.MonkeyPatch, *, fails_below: int = 0) -> lis
     """The width of each picture that a load draws, in order; those narrower than `fails_below` fail."""
     sample, sides = PipelineRunner.sample, []
 
-    def sampling(self: PipelineRunner, call: ImageCall, watch: Watch) -> Drawn:
+    def sampling(self: PipelineRunner, call: ImageCall, watch: Watch) -> Sampled:
         sides.append(call.arguments["width"])
         if sides[-1] < fails_below:
             raise ValueError("too small")

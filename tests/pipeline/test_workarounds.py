@@ -18,9 +18,9 @@ from cache_dit.caching import patch_functors
 from cache_dit.caching.block_adapters import BlockAdapterRegister, adapters
 
 from cache_dit_serving.config.acceleration import QuantizeSettings
-from cache_dit_serving.media.values import Clip
+from cache_dit_serving.media.values import VideoOutput
 from cache_dit_serving.pipeline import quantize, workarounds
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled
 from cache_dit_serving.planning.families import component_of
 from tests.support.conformance import draw, settings_of
 from tests.support.families import build_pipeline, save_family
@@ -33,12 +33,12 @@ def test_ltx2_makes_the_same_video_and_sound_through_a_cache_that_reuses_nothing
     loaded = load(settings_of("LTX2", save_family("LTX2", tmp_path)))
     plain = draw("LTX2", loaded, speed="lossless").media
     through = draw("LTX2", loaded, cache={"residual_diff_threshold": 0.0})
-    assert isinstance(plain, Clip)
-    assert isinstance(through.media, Clip)
+    assert isinstance(plain, VideoOutput)
+    assert isinstance(through.media, VideoOutput)
     assert np.array_equal(plain.array, through.media.array)
-    assert plain.sound is not None
-    assert through.media.sound is not None
-    assert np.array_equal(plain.sound.array, through.media.sound.array)
+    assert plain.audio is not None
+    assert through.media.audio is not None
+    assert np.array_equal(plain.audio.array, through.media.audio.array)
     reused = draw("LTX2", loaded)
     assert reused.record.cache.cached_steps > 0
     assert not np.array_equal(plain.array, reused.media.array)
@@ -74,7 +74,7 @@ def unguided(ltx2_perturbed: Loaded) -> np.ndarray[Any, Any]:
 def test_ltx2_with_further_passes_makes_the_same_through_the_cache(
     guidance: dict[str, Any], ltx2_perturbed: Loaded, unguided: np.ndarray[Any, Any]
 ) -> None:
-    def drawn(**fields: Any) -> Drawn:
+    def drawn(**fields: Any) -> Sampled:
         return draw("LTX2", ltx2_perturbed, **fields, **SEVERAL_TOKENS)
 
     plain = drawn(speed="lossless", extra_args=guidance)

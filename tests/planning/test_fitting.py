@@ -11,14 +11,14 @@ from PIL import Image, ImageOps
 from cache_dit_serving.config.settings import Limits, Settings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fit import Fit
-from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.tasks import SERVED_TASKS, SIZED_TASKS, TASKS, Input, Task
-from cache_dit_serving.planning.traits import ClipTraits, PipelineTraits, StrengthTraits
+from cache_dit_serving.planning.traits import PipelineTraits, StrengthTraits, VideoTraits
 from cache_dit_serving.runners import wire
-from tests.support.pictures import apple, mask
+from tests.support.images import apple, mask
 from tests.support.planned import planned, request
 from tests.support.traits import FLUX, WAN
 
@@ -40,7 +40,7 @@ BEGINNINGS = (Task.IMG2IMG, Task.INPAINT, Task.CONTROL_IMG2IMG, Task.CONTROL_INP
 
 def traits_for(task: Task, *, strength: bool, pipeline_class: str = "") -> PipelineTraits:
     traits = WAN if TASKS[task].makes is WAN.makes else FLUX
-    clip = ClipTraits(9, 4, 1, "num_frames", None, 16.0) if traits is WAN else None
+    clip = VideoTraits(9, 4, 1, "num_frames", None, 16.0) if traits is WAN else None
     return replace(
         traits,
         pipeline_class=pipeline_class or traits.pipeline_class,
@@ -48,7 +48,7 @@ def traits_for(task: Task, *, strength: bool, pipeline_class: str = "") -> Pipel
         brought=ARGUMENTS,
         strength=STRENGTH if strength else None,
         parameters=traits.parameters | ({"strength"} if strength else set()),
-        clip=clip,
+        video=clip,
     )
 
 
@@ -59,10 +59,10 @@ def brought(kinds: frozenset[Input], size: tuple[int, int]) -> tuple[dict[str, A
         fields["image_urls"] = ["a file"]
     frames = tuple(apple(*size).rotate(10 * index) for index in range(11))
     return fields, Inputs(
-        images=(InputPicture(apple(*size), ""),) if Input.IMAGE in kinds else (),
-        mask=InputPicture(mask(*size), "") if Input.MASK in kinds else None,
-        control=InputPicture(apple(*size), "") if Input.CONTROL in kinds else None,
-        last_image=InputPicture(apple(*size), "") if Input.LAST_IMAGE in kinds else None,
+        images=(InputImage(apple(*size), ""),) if Input.IMAGE in kinds else (),
+        mask=InputImage(mask(*size), "") if Input.MASK in kinds else None,
+        control=InputImage(apple(*size), "") if Input.CONTROL in kinds else None,
+        last_image=InputImage(apple(*size), "") if Input.LAST_IMAGE in kinds else None,
         video=InputVideo(frames, 12.0, more=False, digest="") if Input.VIDEO in kinds else None,
     )
 

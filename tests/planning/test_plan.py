@@ -14,8 +14,8 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media.inputs import InputPicture, Inputs
-from cache_dit_serving.planning.call import ClipSpec
+from cache_dit_serving.media.inputs import InputImage, Inputs
+from cache_dit_serving.planning.call import VideoSpec
 from cache_dit_serving.planning.inputs import input_arguments
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.planned import Planned
@@ -226,16 +226,16 @@ def test_a_size_beyond_the_operators_limits_is_refused_by_a_tolerant_server_too(
 
 def test_a_clip_takes_its_frames_and_rate_from_the_request_the_configuration_then_the_pipeline() -> None:
     own = planned(request(), WAN, Settings())
-    assert (own.call.clip, own.call.pixels) == (ClipSpec(81, 16.0), 832 * 480 * 81)
+    assert (own.call.video, own.call.pixels) == (VideoSpec(81, 16.0), 832 * 480 * 81)
     assert own.call.arguments["num_frames"] == 81
     configured = Settings(defaults=RequestDefaults(num_frames=49, fps=24.0))
-    assert planned(request(), WAN, configured).call.clip == ClipSpec(49, 24.0)
-    assert planned(request(num_frames=33, fps=30), WAN, configured).call.clip == ClipSpec(33, 30)
+    assert planned(request(), WAN, configured).call.video == VideoSpec(49, 24.0)
+    assert planned(request(num_frames=33, fps=30), WAN, configured).call.video == VideoSpec(33, 30)
 
 
 def test_a_model_that_is_told_the_frame_rate_gets_the_one_at_which_the_clip_is_shown() -> None:
-    assert WAN.clip is not None
-    told = replace(WAN, clip=replace(WAN.clip, fps_parameter="frame_rate", frames_parameter="frames"))
+    assert WAN.video is not None
+    told = replace(WAN, video=replace(WAN.video, fps_parameter="frame_rate", frames_parameter="frames"))
     result = planned(request(num_frames=33, fps=30), told, Settings())
     assert (result.call.arguments["frame_rate"], result.call.arguments["frames"]) == (30, 33)
     assert "num_frames" not in result.call.arguments
@@ -252,15 +252,15 @@ def test_frames_off_the_grid_are_rounded_down_where_the_operator_has_it(asked: i
             planned(request(num_frames=asked), WAN, Settings(), tolerant=True)
         return
     result = planned(request(num_frames=asked), WAN, Settings(), tolerant=True)
-    assert result.call.clip is not None
-    assert result.call.clip.num_frames == made
+    assert result.call.video is not None
+    assert result.call.video.num_frames == made
     assert [warning.param for warning in result.warnings] == (["num_frames"] if asked != made else [])
 
 
 def test_frames_without_a_remainder_are_multiples() -> None:
-    assert WAN.clip is not None
-    allegro = replace(WAN, clip=replace(WAN.clip, default_frames=88, remainder=0))
-    assert planned(request(num_frames=4), allegro, Settings()).call.clip == ClipSpec(4, 16.0)
+    assert WAN.video is not None
+    allegro = replace(WAN, video=replace(WAN.video, default_frames=88, remainder=0))
+    assert planned(request(num_frames=4), allegro, Settings()).call.video == VideoSpec(4, 16.0)
     with pytest.raises(InvalidRequest, match=r"multiples of 4\); the nearest are 80 and 84"):
         planned(request(num_frames=81), allegro, Settings())
 
@@ -310,10 +310,10 @@ def test_extra_arguments_are_those_that_the_operator_opens() -> None:
 
 def test_prompts_of_omnigen_name_their_pictures() -> None:
     brought = {Input.IMAGE: "input_images"}
-    traits = replace(FLUX, pipeline_class="OmniGenPipeline", several_pictures=True, brought=brought)
+    traits = replace(FLUX, pipeline_class="OmniGenPipeline", several_images=True, brought=brought)
     speeds = SpeedLadder(None, Settings().speeds, CacheSupport({"Transformer.blocks": 12}, {}), 20)
     model = PlannedModel(traits, Settings().defaults, Settings().limits, speeds, False)
-    pictures = Inputs(images=(InputPicture(Image.new("RGB", (8, 8)), ""),) * 2)
+    pictures = Inputs(images=(InputImage(Image.new("RGB", (8, 8)), ""),) * 2)
     first = "a cat as in <img><|image_1|></img>"
     with pytest.raises(InvalidRequest, match=r"write <img><\|image_2\|></img> where picture 2 is meant") as refused:
         input_arguments(request(prompt=first), pictures, model)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import hostile_files
 from tests.support.clients import leave, start
-from tests.support.pictures import apple, data_uri, file_of
+from tests.support.images import apple, data_uri, file_of
 from tests.support.processes import has_ended
 from tests.support.server import Server, ready, serving
 

@@ -18,15 +18,15 @@ from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import InvalidRequest, LoadError
-from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview
 from cache_dit_serving.runners import agent, group
 from cache_dit_serving.runners.ranked import RankedRunner
 from tests.support.conformance import settings_of
 from tests.support.families import save_family
+from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
-from tests.support.pictures import apple
 from tests.support.ranks import CLOSE, Server, draw, drawing, pids, ranks, running, spread
 from tests.support.waiting import wait_until
 
@@ -84,7 +84,7 @@ def test_two_ranks_draw_as_one_process(fields: dict[str, Any], one: Loaded, two:
 
 
 def test_a_sibling_draws_from_a_picture(one: Loaded, two: Loaded) -> None:
-    begin = Inputs(images=(InputPicture(apple(96, 96), ""),))
+    begin = Inputs(images=(InputImage(apple(96, 96), ""),))
     fields: dict[str, Any] = {"image_urls": ["a file"], "strength": 0.5, "num_inference_steps": 20}
     drawn, expected = (draw(loaded, inputs=begin, **fields) for loaded in (two, one))
     assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)

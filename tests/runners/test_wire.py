@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from cache_dit_serving.caching.settings import CacheSettings, Reason
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
-from cache_dit_serving.media.values import Clip, MediaKind, Picture, Sound
-from cache_dit_serving.planning.call import ClipSpec, ImageCall
+from cache_dit_serving.media.values import AudioOutput, ImageOutput, MediaKind, VideoOutput
+from cache_dit_serving.planning.call import ImageCall, VideoSpec
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile
 from cache_dit_serving.runners import wire
-from tests.support.pictures import apple
+from tests.support.images import apple
 from tests.support.records import record_of
 from tests.support.snapshot import WIRE, rendered, wire_document
 
@@ -45,8 +45,8 @@ CALL = ImageCall(
     pipeline_class="WanPipeline",
     pixels=64 * 64 * 9,
     loras=(LoraChoice("a", 0.5),),
-    clip=ClipSpec(9, 16.0),
-    makes=MediaKind.CLIP,
+    video=VideoSpec(9, 16.0),
+    makes=MediaKind.VIDEO,
     profile=AskedToProfile.BY_REQUEST,
     caller="shop",
 )
@@ -61,7 +61,7 @@ def test_the_messages_are_those_of_the_snapshot() -> None:
     assert WIRE.read_text(encoding="utf-8") == rendered(wire_document())
 
 
-@pytest.mark.parametrize("call", [CALL, replace(CALL, cache=WITHOUT_CACHE, clip=None)], ids=["cached", "lossless"])
+@pytest.mark.parametrize("call", [CALL, replace(CALL, cache=WITHOUT_CACHE, video=None)], ids=["cached", "lossless"])
 def test_a_call_arrives_as_it_was_sent(call: ImageCall) -> None:
     message, pictures = wire.sample_message(call)
     back = wire.call_of(wire.Sample.model_validate(over_json(message)), pictures)
@@ -80,16 +80,19 @@ def test_the_call_that_is_sent_has_no_field_at_its_default() -> None:
 @pytest.mark.parametrize(
     ("media", "makes"),
     [
-        (Picture(np.random.default_rng(0).random((4, 5, 3), dtype=np.float32)), MediaKind.PICTURE),
-        (Clip(np.zeros((2, 4, 5, 3), np.float32), 16.0), MediaKind.CLIP),
-        (Clip(np.ones((2, 4, 5, 3), np.float32), 24.0, Sound(np.ones((2, 9), np.float32), 48_000)), MediaKind.CLIP),
-        (Sound(np.full((1, 7), -0.5, np.float64), 44_100), MediaKind.SOUND),
+        (ImageOutput(np.random.default_rng(0).random((4, 5, 3), dtype=np.float32)), MediaKind.IMAGE),
+        (VideoOutput(np.zeros((2, 4, 5, 3), np.float32), 16.0), MediaKind.VIDEO),
+        (
+            VideoOutput(np.ones((2, 4, 5, 3), np.float32), 24.0, AudioOutput(np.ones((2, 9), np.float32), 48_000)),
+            MediaKind.VIDEO,
+        ),
+        (AudioOutput(np.full((1, 7), -0.5, np.float64), 44_100), MediaKind.AUDIO),
     ],
 )
 def test_an_output_arrives_as_it_was_sent(media: Any, makes: MediaKind) -> None:
     record = replace(record_of(CALL), diffs=[0.1, float("nan")], cached_steps_s=None)
     message, blobs = wire.drawn_message(media, record)
-    back, its_record = wire.media_of(wire.Drawn.model_validate(over_json(message)), blobs, makes)
+    back, its_record = wire.media_of(wire.Sampled.model_validate(over_json(message)), blobs, makes)
     assert type(back) is type(media)
     assert np.array_equal(back.array, media.array)
     assert back.array.dtype == media.array.dtype
@@ -98,10 +101,10 @@ def test_an_output_arrives_as_it_was_sent(media: Any, makes: MediaKind) -> None:
         getattr(media, "rate", None),
     )
     if sound := getattr(media, "sound", None):
-        assert isinstance(back, Clip)
-        assert back.sound is not None
-        assert back.sound.rate == sound.rate
-        assert np.array_equal(back.sound.array, sound.array)
+        assert isinstance(back, VideoOutput)
+        assert back.audio is not None
+        assert back.audio.rate == sound.rate
+        assert np.array_equal(back.audio.array, sound.array)
     assert its_record.diffs[0] == 0.1
     assert np.isnan(its_record.diffs[1])
     assert replace(its_record, diffs=[]) == replace(record, diffs=[])

@@ -16,7 +16,7 @@ from cache_dit import DBCacheConfig, ParamsModifier
 from PIL import Image
 
 from tests.support.families import ENTRIES
-from tests.support.pictures import apple
+from tests.support.images import apple
 
 SEED = 3
 NEVER_PATCHED = frozenset(

@@ -24,11 +24,11 @@ from cache_dit_serving.engine.capabilities import capabilities_of
 from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.media.video_input import InputVideo
-from cache_dit_serving.pipeline.failure import told
+from cache_dit_serving.pipeline.failure import summary
 from cache_dit_serving.pipeline.lora import lora_components
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Stopped, Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Stopped, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.planning.tasks import PARAMETERS, SERVED_TASKS, SOUND_LENGTHS, Input
@@ -108,19 +108,19 @@ def request_of(name: str, loaded: Loaded, **fields: Any) -> tuple[GenerateReques
     images = given.pop(Input.IMAGE, [])
     images = images if isinstance(images, list) else [images]
     asked["image_urls"] = ["a file"] * len(images) or None
-    parts: dict[str, Any] = {"images": tuple(InputPicture(image, "") for image in images)}
+    parts: dict[str, Any] = {"images": tuple(InputImage(image, "") for image in images)}
     for field, each in FIELDS.items():
         if each in given:
             asked[f"{field}_url"] = "a file"
             parts[field] = (
                 InputVideo(tuple(given[each]), 16.0, more=False, digest="")
                 if each is Input.VIDEO
-                else InputPicture(given[each], "")
+                else InputImage(given[each], "")
             )
     return GenerateRequest.model_validate(asked), Inputs(**parts)
 
 
-def draw(name: str, loaded: Loaded, watch: Any = None, **fields: Any) -> Drawn:
+def draw(name: str, loaded: Loaded, watch: Any = None, **fields: Any) -> Sampled:
     request, inputs = request_of(name, loaded, **fields)
     return loaded.runner.sample(plan(resolve(request, loaded.model), inputs).fitted().call, watch or Unwatched())
 
@@ -160,7 +160,7 @@ def find(name: str, folder: Path) -> Finding:
     except Exception as error:  # noqa: BLE001 (whatever it is, diffusers alone must raise the same)
         with pytest.raises(type(error)):
             by_diffusers(name, saved)
-        return Finding("broken", tasks, told(error))
+        return Finding("broken", tasks, summary(error))
     assert _array(uncached).dtype.kind == "f"
     assert np.isfinite(_array(uncached)).all()
     plain = loaded_by_diffusers(name, saved)
@@ -251,7 +251,7 @@ def cancelled_within(name: str, loaded: Loaded) -> None:
     assert len(steps) <= 3, f"stopped after {len(steps)} steps"
 
 
-def _array(drawn: Drawn) -> np.ndarray[Any, Any]:
+def _array(drawn: Sampled) -> np.ndarray[Any, Any]:
     return drawn.media.array
 
 

@@ -13,15 +13,15 @@ from PIL import Image
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, Settings
-from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.media.video_input import InputVideo
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.families import ENTRIES, save_family
+from tests.support.images import mask
 from tests.support.in_process import load
-from tests.support.pictures import mask
 
 # What of an entry's call a request holds; the rest is configured.
 ASKED = ("prompt", "max_sequence_length", "negative_prompt", "num_inference_steps", "true_cfg_scale", "num_frames")
@@ -61,17 +61,17 @@ def draw(
     last_image: Image.Image | None = None,
     video: list[Image.Image] | None = None,
     **fields: Any,
-) -> Drawn:
+) -> Sampled:
     call = ENTRIES[name]["call"]
     asked = {key: call[key] for key in ASKED if key in call} | {"seed": 3} | fields
     brought = {"mask_url": masked, "control_url": control, "last_image_url": last_image, "video_url": video}
     asked |= {field: "a file" for field, value in brought.items() if value}
     asked["image_urls"] = ["a file"] * len(images)
     inputs = Inputs(
-        images=tuple(InputPicture(image, "") for image in images),
-        mask=InputPicture(mask(*images[0].size), "") if masked else None,
-        control=InputPicture(control, "") if control else None,
-        last_image=InputPicture(last_image, "") if last_image else None,
+        images=tuple(InputImage(image, "") for image in images),
+        mask=InputImage(mask(*images[0].size), "") if masked else None,
+        control=InputImage(control, "") if control else None,
+        last_image=InputImage(last_image, "") if last_image else None,
         video=InputVideo(tuple(video), 12.0, more=False, digest="") if video else None,
     )
     return loaded.runner.sample(

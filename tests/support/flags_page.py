@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
-from cache_dit_serving.flags import Flag, Group, grouped
+from cache_dit_serving.flags import Flag, Heading, grouped
 from tests.support.server import ROOT
 
 PAGE = ROOT / "docs" / "flags.md"
@@ -24,7 +24,7 @@ def flags_page() -> str:
         parts.append(f"\n## {title}\n\n")
         if description:
             parts.append(f"{description[0].upper()}{description[1:]}.\n\n")
-        if group is Group.OLD:
+        if group is Heading.OLD:
             parts.append(", ".join(f"`{flag.names[0]}`" for flag in flags) + "\n")
             continue
         parts.append("| flag | aliases | setting | environment | default | default in 1.3.5 | differs |\n")

@@ -104,13 +104,13 @@ class WarmProcess:
     def _listen(self) -> None:
         while True:
             try:
-                told = self._control.recv(MESSAGE_BYTES)
+                summary = self._control.recv(MESSAGE_BYTES)
             except OSError:
-                told = b""
-            if not told:
+                summary = b""
+            if not summary:
                 self._forked.put(None)
                 return
-            match json.loads(told):
+            match json.loads(summary):
                 case {"forked": int(pid)}:
                     self._servers[pid] = ForkedProcess(pid)
                     if (early := self._early.pop(pid, None)) is not None:

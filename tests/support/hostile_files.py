@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from tests.support.pictures import file_of, noise
+from tests.support.images import file_of, noise
 
 JFIF_END = 20
 """Position behind a JPEG's first segment."""

@@ -9,7 +9,7 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import RequestDefaults, Settings
 from cache_dit_serving.pipeline.assemble import assemble
-from cache_dit_serving.pipeline.protocol import Drawn, Loaded, TakePreview
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled, TakePreview
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
@@ -69,7 +69,7 @@ def inside(loaded: Loaded) -> PipelineRunner:
     return loaded.runner
 
 
-def draw(loaded: Loaded, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> Drawn:
+def draw(loaded: Loaded, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> Sampled:
     defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
     call = plan(resolve(GenerateRequest.model_validate(defaults | fields), loaded.model)).call
     return loaded.runner.sample(call, Watch(on_step))

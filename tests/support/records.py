@@ -7,7 +7,7 @@ from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import CacheChoice
 from cache_dit_serving.jobs.rates import Rates
-from cache_dit_serving.pipeline.protocol import DrawRecord
+from cache_dit_serving.pipeline.protocol import SampleRecord
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.planned import Planned
 
@@ -19,7 +19,7 @@ def call(cache: CacheChoice, steps: int = 20, pixels: int = 9216, images: int = 
     return Planned((ImageCall({}, 0, cache, steps, passes, "FluxPipeline", pixels),) * images)
 
 
-def record_of(of: ImageCall, reused: int = 0, slowness: float = 1.0) -> DrawRecord:
+def record_of(of: ImageCall, reused: int = 0, slowness: float = 1.0) -> SampleRecord:
     """What a machine with the rates above draws, `reused` of its steps from the cache."""
     steps, cache = of.num_inference_steps, of.cache
     record = None
@@ -36,7 +36,7 @@ def record_of(of: ImageCall, reused: int = 0, slowness: float = 1.0) -> DrawReco
         )
         record = Record(cache.settings, 1, {"t": steps}, [stats])
     cached_s = reused * REUSED_S * slowness
-    return DrawRecord(
+    return SampleRecord(
         seed=0,
         cache=report_of(cache, record, steps),
         stats=[],

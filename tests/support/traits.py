@@ -8,18 +8,18 @@ from dataclasses import replace
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.tasks import Task
 from cache_dit_serving.planning.traits import (
-    ClipTraits,
     GuidanceTraits,
     PipelineTraits,
     SequenceTraits,
     SizeTraits,
     StepTraits,
+    VideoTraits,
 )
 
 FLUX = PipelineTraits(
     pipeline_class="FluxPipeline",
     tasks=frozenset({Task.TEXT_TO_IMAGE}),
-    makes=MediaKind.PICTURE,
+    makes=MediaKind.IMAGE,
     parameters=frozenset(
         "prompt negative_prompt true_cfg_scale height width num_inference_steps sigmas guidance_scale "  # noqa: SIM905
         "max_sequence_length clip_skip eta prompt_2 crops callback_on_step_end".split()
@@ -41,7 +41,7 @@ QWEN = replace(
 WAN_LIKE = PipelineTraits(
     pipeline_class="CogView4Pipeline",
     tasks=frozenset({Task.TEXT_TO_IMAGE}),
-    makes=MediaKind.PICTURE,
+    makes=MediaKind.IMAGE,
     parameters=frozenset({"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale"}),
     sizes=SizeTraits(multiple=16, default_width=1024, default_height=1024),
     steps=StepTraits(default=50, least=1, flow_matching=True),
@@ -57,10 +57,10 @@ WAN = replace(
     WAN_LIKE,
     pipeline_class="WanPipeline",
     tasks=frozenset({Task.TEXT_TO_VIDEO}),
-    makes=MediaKind.CLIP,
+    makes=MediaKind.VIDEO,
     parameters=WAN_LIKE.parameters | {"num_frames"},
     sizes=SizeTraits(multiple=16, default_width=832, default_height=480),
-    clip=ClipTraits(
+    video=VideoTraits(
         default_frames=81, multiple=4, remainder=1, frames_parameter="num_frames", fps_parameter=None, default_fps=16.0
     ),
 )

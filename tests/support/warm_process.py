@@ -144,8 +144,8 @@ def report_ended(control: socket.socket) -> None:
             return
         if pid == 0:
             return
-        told = {"ended": pid, "status": os.waitstatus_to_exitcode(status), "cpu_s": used.ru_utime + used.ru_stime}
-        control.send(json.dumps(told).encode())
+        summary = {"ended": pid, "status": os.waitstatus_to_exitcode(status), "cpu_s": used.ru_utime + used.ru_stime}
+        control.send(json.dumps(summary).encode())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from cache_dit_serving.jobs.shared import CallerCounts, refill
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+KEYS_POLL_S = 1.0
 """Seconds between two looks at the file of keys."""
 
 
@@ -89,7 +89,7 @@ class Access:
 
     def _of_file(self) -> tuple[ApiKey, ...]:
         """Return the keys of the file as it is now; the previous ones if it cannot be read."""
-        if self._file is not None and time.monotonic() - self._looked > LOOK_S:
+        if self._file is not None and time.monotonic() - self._looked > KEYS_POLL_S:
             self._looked = time.monotonic()
             version = _version(self._file)
             if version != self._version:

@@ -118,7 +118,7 @@ class CheckedBody(NamedTuple):
     warnings: tuple[RequestWarning, ...]
     """Fields that were read otherwise than they were sent."""
     uploads: tuple[str | bytes, ...]
-    """Its pictures: each field names one as `upload:0` and so on."""
+    """Its images: each field names one as `upload:0` and so on."""
     sent_as: SentAs
     """Its fields as the client named them."""
 
@@ -129,7 +129,7 @@ async def check_body(
     """Refuse a body that is no request of its model's; an empty one counts as `{}`.
 
     Args:
-        files: pictures that came beside it.
+        files: images that came beside it.
         sent_as: names that its fields had in a form.
         lenient: whether it is read as :mod:`api.lenient` says; it then comes back so spelt.
 

@@ -83,7 +83,7 @@ def _operation(operation: Operation, schemas: Json) -> Json:
         schema = _schema(operation.body.model, schemas, "validation")
         content: Json = {"application/json": {"schema": schema, "example": dict(operation.body.example)}}
         if operation.body.form is not None:
-            # A picture of the JSON is chosen from the disk here.
+            # An image of the JSON is chosen from the disk here.
             fields = {name: value for name, value in operation.body.example.items() if isinstance(value, str | int)}
             content["multipart/form-data"] = {
                 "schema": _form(operation.body.model, operation.body.form, schemas),

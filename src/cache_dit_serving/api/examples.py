@@ -10,7 +10,7 @@ BLUE = (
     "QmCC"
 )
 """96 x 96 pixels of one colour."""
-PICTURE: Example = {"prompt": "a red apple on a blue background", "seed": 7, "speed": "balanced"}
+IMAGE: Example = {"prompt": "a red apple on a blue background", "seed": 7, "speed": "balanced"}
 COMPARISON: Example = {"prompt": "a robot on a yellow background", "seed": 1, "speed": "fast"}
 EDIT: Example = {"prompt": "a strawberry on a blue background", "seed": 7, "image_urls": [BLUE]}
 NOTHING: Example = {}

@@ -1,4 +1,4 @@
-"""A request as a form: its fields as text, its pictures as files (RFC 7578), as `curl -F` sends it.
+"""A request as a form: its fields as text, its images as files (RFC 7578), as `curl -F` sends it.
 
 It becomes the JSON that says the same, and is checked as that.
 """
@@ -105,7 +105,7 @@ def _field_of(name: str, form: Sequence[FormFile]) -> str:
         if name in file.spellings:
             return file.field
     if not form:
-        # Left to the check of the fields, which knows the routes that take pictures.
+        # Left to the check of the fields, which knows the routes that take images.
         return name.removesuffix("[]")
     *others, last = (file.name for file in form)
     taken = f"{', '.join(others)} or {last}" if others else last
@@ -113,11 +113,11 @@ def _field_of(name: str, form: Sequence[FormFile]) -> str:
 
 
 def _numbered(names: dict[str, str]) -> dict[str, str]:
-    """Return the names, with a number behind each of several pictures, which tells them apart in an error."""
-    pictures = [place for place in names if place.startswith(f"{IMAGES}.")]
-    if len(pictures) < 2:
+    """Return the names, with a number behind each of several images, which tells them apart in an error."""
+    images = [place for place in names if place.startswith(f"{IMAGES}.")]
+    if len(images) < 2:
         return names
-    return names | {place: f"{names[place]}.{place.rpartition('.')[2]}" for place in pictures}
+    return names | {place: f"{names[place]}.{place.rpartition('.')[2]}" for place in images}
 
 
 def _put_in(

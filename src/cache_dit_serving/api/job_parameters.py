@@ -15,7 +15,7 @@ from cache_dit_serving.schemas.jobs import JobState
 
 RESPOND_ASYNC = "respond-async"
 """Preference of a request that wants to be a job, RFC 7240."""
-KEY = re.compile(r"[!-~]{1,255}")
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 PAGE = 20
 """Jobs on a page where `limit` is left out."""
 MOST_ON_A_PAGE = 100
@@ -77,7 +77,7 @@ def idempotency_key(headers: Headers) -> str | None:
         InvalidRequest: it is too long, or has other characters than it may have.
     """
     key = headers.get("Idempotency-Key")
-    if key is not None and not KEY.fullmatch(key):
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidRequest(f"the header Idempotency-Key is {cut(key)!r}; send 1 to 255 letters, digits or signs")
     return key
 

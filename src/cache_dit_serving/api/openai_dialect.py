@@ -20,7 +20,7 @@ IMAGES_SENT_AS = SentAs(
 )
 PICTURES_SENT_AS = {"image_urls": "image", "mask_url": "mask"}
 BESIDE_A_PICTURE = ("type", "detail")
-"""Keys that clients put into a picture's object beside the picture."""
+"""Keys that clients put into an image's object beside the image."""
 
 
 def generation_respelt(tree: dict[str, Any], lenient: bool) -> Respelt:
@@ -34,27 +34,27 @@ def generation_respelt(tree: dict[str, Any], lenient: bool) -> Respelt:
 
 
 def edit_respelt(tree: dict[str, Any], lenient: bool) -> Respelt:
-    """Respell the JSON of /v1/images/edits; its pictures stand in the fields of /generate.
+    """Respell the JSON of /v1/images/edits; its images stand in the fields of /generate.
 
     Raises:
         InvalidRequest: a field of another vendor's API asks for something.
     """
     read, warnings = _own_fields(tree, OF_IMAGES, lenient)
     names = {field: name for field, name in PICTURES_SENT_AS.items() if field not in tree}
-    names |= _move_pictures(read, ("image", "images"))
+    names |= _move_images(read, ("image", "images"))
     if "mask" in read:
-        read["mask_url"], names["mask_url"] = _picture(read.pop("mask"), "mask")
+        read["mask_url"], names["mask_url"] = _image(read.pop("mask"), "mask")
     return Respelt(read, IMAGES_SENT_AS | SentAs(names), warnings)
 
 
 def video_respelt(tree: dict[str, Any], lenient: bool) -> Respelt:
-    """Respell the JSON of /v1/videos; its picture stands in the field of /generate.
+    """Respell the JSON of /v1/videos; its image stands in the field of /generate.
 
     Raises:
         InvalidRequest: a field of another vendor's API asks for something.
     """
     read, warnings = _own_fields(tree, OF_VIDEOS, lenient)
-    names = _move_pictures(read, ("input_reference",))
+    names = _move_images(read, ("input_reference",))
     frames = {} if "num_frames" in tree else {"num_frames": "seconds"}
     return Respelt(read, SentAs(names, PARTS_OF_SIZE | frames), warnings)
 
@@ -101,27 +101,27 @@ def _take_out(tree: dict[str, Any], name: str, foreign: ForeignField, *, lenient
     return RequestWarning(param=name, code="unsupported_field", message=message)
 
 
-def _move_pictures(tree: dict[str, Any], sources: tuple[str, ...]) -> dict[str, str]:
-    """Append the pictures of some fields to `image_urls`; return the place that each had."""
+def _move_images(tree: dict[str, Any], sources: tuple[str, ...]) -> dict[str, str]:
+    """Append the images of some fields to `image_urls`; return the place that each had."""
     found: list[tuple[Any, str]] = []
     for name in sources:
         value = tree.pop(name, None)
         if isinstance(value, list):
-            found += [_picture(each, f"{name}.{index}") for index, each in enumerate(value)]
+            found += [_image(each, f"{name}.{index}") for index, each in enumerate(value)]
         elif value is not None:
-            found.append(_picture(value, name))
+            found.append(_image(value, name))
     if not found:
         return {}
     before = tree.get("image_urls") or []
     if not isinstance(before, list):
         return {}
-    tree["image_urls"] = [*before, *(picture for picture, _ in found)]
+    tree["image_urls"] = [*before, *(image for image, _ in found)]
     places = {f"image_urls.{len(before) + index}": place for index, (_, place) in enumerate(found)}
     return places if before else {**places, "image_urls": found[0][1].partition(".")[0]}
 
 
-def _picture(value: Any, place: str) -> tuple[Any, str]:
-    """Return a picture out of the objects that clients put it into, and its place.
+def _image(value: Any, place: str) -> tuple[Any, str]:
+    """Return an image out of the objects that clients put it into, and its place.
 
     Raises:
         InvalidRequest: it is the id of a file on OpenAI's servers.

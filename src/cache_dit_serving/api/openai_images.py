@@ -26,7 +26,7 @@ from cache_dit_serving.engine.preparation import Prepared
 from cache_dit_serving.engine.previews import possible
 from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import InternalError, InvalidRequest, ServingError
-from cache_dit_serving.jobs.generation import Encoded
+from cache_dit_serving.jobs.generation import OutputFile
 from cache_dit_serving.jobs.wanted_previews import WantedPreviews
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.schemas.answers import GenerateResponse, RequestWarning
@@ -51,13 +51,13 @@ class OpenAiImages:
         self._served = served
 
     async def image(self, body: ImageGeneration, http: Request) -> Response:
-        """Draw, and answer with the pictures, or with events as they come about.
+        """Draw, and answer with the images, or with events as they come about.
 
         Raises:
             ServingError: as /generate.
         """
         self._served.check(body.model)
-        if self._served.model.traits.makes is not MediaKind.PICTURE:
+        if self._served.model.traits.makes is not MediaKind.IMAGE:
             raise InvalidRequest("this model makes no pictures; GET /capabilities tells what it does", param="model")
         intake = received(body.asked(), http, mask_kind="holed mask")
         resolved = self._engine.resolve(intake)
@@ -92,7 +92,7 @@ class OpenAiImages:
         return answered(answer, headers=evidence.headers)
 
     def _streamed(self, prepared: Prepared, stream: _Stream) -> AsyncIterator[bytes]:
-        """Previews, then the pictures, or the error, as OpenAI's events."""
+        """Previews, then the images, or the error, as OpenAI's events."""
         loop, generation = asyncio.get_running_loop(), prepared.generation
         changed, left = asyncio.Event(), asyncio.Event()
 
@@ -109,7 +109,7 @@ class OpenAiImages:
         self,
         prepared: Prepared,
         stream: _Stream,
-        drawing: asyncio.Task[list[Encoded]],
+        drawing: asyncio.Task[list[OutputFile]],
         changed: asyncio.Event,
         left: asyncio.Event,
     ) -> AsyncIterator[bytes]:
@@ -153,7 +153,7 @@ class _Notes:
 
 
 class _Stream:
-    """The pictures of an answer in OpenAI's events."""
+    """The images of an answer in OpenAI's events."""
 
     def __init__(self, body: ImageGeneration, prepared: Prepared, wanted: WantedPreviews | None, notes: _Notes) -> None:
         self._kind = "image_edit" if isinstance(body, ImageEdit) else "image_generation"
@@ -166,22 +166,22 @@ class _Stream:
     def partial(self) -> Iterator[bytes]:
         """Previews that the stream has not had."""
         for preview in self._wanted.take() if self._wanted is not None else ():
-            told = {"partial_image_index": self._shown, "b64_json": preview.image}
+            data = {"partial_image_index": self._shown, "b64_json": preview.image}
             self._shown += 1
             yield _event(
-                f"{self._kind}.partial_image", told | self._about(base64.b64decode(preview.image), preview.format)
+                f"{self._kind}.partial_image", data | self._about(base64.b64decode(preview.image), preview.format)
             )
 
-    def completed(self, images: list[Encoded], response: GenerateResponse) -> Iterator[bytes]:
-        """The pictures themselves, after all previews."""
+    def completed(self, images: list[OutputFile], response: GenerateResponse) -> Iterator[bytes]:
+        """The images themselves, after all previews."""
         missing = self._wanted.missing("partial_images") if self._wanted is not None else []
         evidence = json.loads(self._notes.added_to(response, *missing).model_dump_json())
         for image, text in zip(images, response.images or (), strict=True):
-            told = {"b64_json": text, "usage": NO_TOKENS, "cache_dit": evidence}
-            yield _event(f"{self._kind}.completed", told | self._about(image.content, self._format))
+            data = {"b64_json": text, "usage": NO_TOKENS, "cache_dit": evidence}
+            yield _event(f"{self._kind}.completed", data | self._about(image.content, self._format))
 
     def _about(self, content: bytes, extension: str) -> dict[str, Any]:
-        """Return the fields of each of OpenAI's events that describe its picture."""
+        """Return the fields of each of OpenAI's events that describe its image."""
         return {
             "created_at": int(time.time()),
             "background": "opaque",
@@ -207,5 +207,5 @@ def _event(kind: str, data: dict[str, Any]) -> bytes:
 
 
 def _size_of(content: bytes) -> str:
-    with Image.open(io.BytesIO(content)) as picture:
-        return "{}x{}".format(*picture.size)
+    with Image.open(io.BytesIO(content)) as image:
+        return "{}x{}".format(*image.size)

@@ -21,8 +21,8 @@ from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.store import Page
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.media.values import MediaKind
-from cache_dit_serving.planning.fields.clip import fitting_frames, fps_of, frames_of
 from cache_dit_serving.planning.fields.size import Height, Width
+from cache_dit_serving.planning.fields.video import fitting_frames, fps_of, frames_of
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import ErrorDetail, GenerateResponse
 from cache_dit_serving.schemas.jobs import JobState
@@ -50,14 +50,14 @@ class VideosApi:
         self._served = served
 
     async def create_video(self, body: VideoCreation, http: Request) -> OpenAiVideo:
-        """Admit a clip as a job.
+        """Admit a video as a job.
 
         Raises:
             ServingError: as POST /jobs.
         """
         self._served.check(body.model)
         model = self._served.model
-        if model.traits.makes is not MediaKind.CLIP:
+        if model.traits.makes is not MediaKind.VIDEO:
             raise InvalidRequest("this model makes no video; GET /capabilities tells what it does", param="model")
         num_frames = None
         if (length_s := body.length_s) is not None:
@@ -91,7 +91,7 @@ class VideosApi:
         return OpenAiVideos(data=videos, first_id=first, last_id=last, has_more=len(found) > len(videos))
 
     async def content(self, name: str, query: Mapping[str, str], caller: Caller) -> Stored:
-        """The clip's file.
+        """The video's file.
 
         Raises:
             InvalidRequest: another variant than the video is asked for.
@@ -104,7 +104,7 @@ class VideosApi:
         return await self._desk.output(name, "0", caller)
 
     async def delete_video(self, name: str, caller: Caller) -> DeletedVideo:
-        """Cancel a clip that is not done, and forget it with its file.
+        """Cancel a video that is not done, and forget it with its file.
 
         Raises:
             NotFound: the caller has no such video.
@@ -124,8 +124,8 @@ class VideosApi:
         return await self._desk.find(name, caller)
 
     def _video(self, record: JobRecord) -> OpenAiVideo:
-        told = ("prompt", "width", "height", "num_frames", "fps")
-        asked = GenerateRequest.model_validate({name: record.asked.get(name) for name in told})
+        names = ("prompt", "width", "height", "num_frames", "fps")
+        asked = GenerateRequest.model_validate({name: record.asked.get(name) for name in names})
         ended = record.history[-1][1] if record.state.final else None
         error = None
         if record.state.final and record.state is not JobState.SUCCEEDED:
@@ -164,15 +164,15 @@ def _status(state: JobState) -> Literal["queued", "in_progress", "completed", "f
 
 
 def _frames(length_s: float, fps: int | None, model: PlannedModel) -> int:
-    """Frames of a clip of about that length.
+    """Frames of a video of about that length.
 
     Raises:
         InvalidRequest: it is shorter than any that the model makes.
     """
-    clip = model.traits.clip
-    assert clip is not None
+    video = model.traits.video
+    assert video is not None
     rate = fps_of(GenerateRequest(fps=fps), model)
-    frames = round(length_s * rate) + (1 if clip.remainder == 1 else 0)
+    frames = round(length_s * rate) + (1 if video.remainder == 1 else 0)
     fitting = fitting_frames(frames, model)
     if fitting is None:
         raise InvalidRequest(f"seconds is less than this model makes at {rate:g} frames a second", param="seconds")
@@ -181,8 +181,8 @@ def _frames(length_s: float, fps: int | None, model: PlannedModel) -> int:
 
 def _length(asked: GenerateRequest, model: PlannedModel) -> str:
     """Seconds of a clip."""
-    clip = model.traits.clip
-    remainder = clip.remainder if clip is not None and clip.remainder == 1 else 0
+    video = model.traits.video
+    remainder = video.remainder if video is not None and video.remainder == 1 else 0
     return f"{(frames_of(asked, model) - remainder) / fps_of(asked, model):.3g}"
 
 

@@ -118,7 +118,7 @@ class Operation:
     open_as: OpenGroup | None = None
     """Group of `server.open_routes` that frees it from keys; None: it always needs one."""
     signed: bool = False
-    """True if the signature of its URL stands for a key: browsers fetch pictures and events without one."""
+    """True if the signature of its URL stands for a key: browsers fetch images and events without one."""
     generates: bool = False
     """True if a request counts as a generation for a key's `requests_per_minute`."""
     any_host: bool = False

@@ -70,7 +70,7 @@ PROBED = (200, 503)
 """Statuses by which a probe learns the server's state."""
 IMAGE_FILE = FormFile("image", IMAGES, many=True, also=("input_reference",))
 MASK_FILE = FormFile("mask", MASK)
-FILES = (
+FORM_FILES = (
     IMAGE_FILE,
     MASK_FILE,
     FormFile("control", CONTROL),
@@ -91,7 +91,7 @@ OPENAI_BASE = "/v1"
 TEXT_ROUTES = tuple(f"{OPENAI_BASE}/{name}" for name in ("chat/completions", "completions", "responses", "embeddings"))
 """Routes of OpenAI's text models, which clients ask for by mistake."""
 METRICS = "/metrics"
-KEY = "For a job: the same request with the same key is the same job."
+IDEMPOTENCY_HEADER = "For a job: the same request with the same key is the same job."
 OPERATIONS = (
     Operation(
         "POST",
@@ -99,9 +99,9 @@ OPERATIONS = (
         "Draw pictures from a prompt.",
         GenerateResponse,
         (*GENERATION_ERRORS, KeyReused, StoreUnavailable),
-        JsonBody(GenerateRequest, examples.PICTURE, "max_upload_bytes", FILES),
+        JsonBody(GenerateRequest, examples.IMAGE, "max_upload_bytes", FORM_FILES),
         DRAW,
-        headers={"Prefer": "respond-async makes it a job.", "Idempotency-Key": KEY},
+        headers={"Prefer": "respond-async makes it a job.", "Idempotency-Key": IDEMPOTENCY_HEADER},
         also={202: OtherAnswer("As asked by the header.", JobAnswer)},
         generates=True,
     ),
@@ -111,7 +111,7 @@ OPERATIONS = (
         "Draw one seed with the cache and without, and measure how far apart the pictures are.",
         CompareResponse,
         GENERATION_ERRORS,
-        JsonBody(GenerateRequest, examples.COMPARISON, "max_upload_bytes", FILES),
+        JsonBody(GenerateRequest, examples.COMPARISON, "max_upload_bytes", FORM_FILES),
         DRAW,
         generates=True,
     ),
@@ -121,11 +121,11 @@ OPERATIONS = (
         "Draw pictures from a prompt, and answer before that is done.",
         JobAnswer,
         JOB_ERRORS,
-        JsonBody(JobRequest, examples.PICTURE, "max_upload_bytes", FILES),
+        JsonBody(JobRequest, examples.IMAGE, "max_upload_bytes", FORM_FILES),
         JOBS,
         202,
         handlers.submit_job,
-        headers={"Idempotency-Key": KEY},
+        headers={"Idempotency-Key": IDEMPOTENCY_HEADER},
         generates=True,
     ),
     Operation(
@@ -248,7 +248,7 @@ OPERATIONS = (
         "Draw pictures, as OpenAI's API does.",
         ImagesResponse,
         (NotFound, *GENERATION_ERRORS),
-        JsonBody(ImageGeneration, examples.PICTURE, "max_upload_bytes", (), generation_respelt),
+        JsonBody(ImageGeneration, examples.IMAGE, "max_upload_bytes", (), generation_respelt),
         OPENAI,
         handler=handlers.images_generations,
         generates=True,
@@ -280,10 +280,10 @@ OPERATIONS = (
         "Draw a clip as a job, as OpenAI's API does.",
         OpenAiVideo,
         (NotFound, *JOB_ERRORS),
-        JsonBody(VideoCreation, examples.PICTURE, "max_upload_bytes", (FIRST_PICTURE,), video_respelt),
+        JsonBody(VideoCreation, examples.IMAGE, "max_upload_bytes", (FIRST_PICTURE,), video_respelt),
         OPENAI,
         handler=handlers.create_video,
-        headers={"Idempotency-Key": KEY},
+        headers={"Idempotency-Key": IDEMPOTENCY_HEADER},
         generates=True,
     ),
     Operation(

@@ -1,4 +1,4 @@
-"""Pictures and videos in bodies, taken out before anything copies the body.
+"""Images and videos in bodies, taken out before anything copies the body.
 
 BentoML parses a body on the event loop. The body that reaches it holds the place of each file alone.
 """
@@ -13,10 +13,10 @@ from cache_dit_serving.errors import InvalidRequest
 
 
 def take_out_files(tree: dict[str, Any], files: Sequence[bytes] = ()) -> list[str | bytes]:
-    """Replace each picture that a body holds as text by its name; return all, in the order of their names.
+    """Replace each image that a body holds as text by its name; return all, in the order of their names.
 
     Args:
-        files: pictures that came beside the body, which it names already.
+        files: images that came beside the body, which it names already.
 
     Raises:
         InvalidRequest: a field holds another such name.

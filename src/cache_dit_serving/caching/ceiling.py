@@ -57,7 +57,7 @@ def _further(settings: CacheSettings, ceiling: CacheSettings, steps: int, passes
 def _prunes_more(settings: CacheSettings, ceiling: CacheSettings) -> str | None:
     """Return the first of DBPrune's own settings that may reuse more than `ceiling`'s; None if none does.
 
-    The rise of a dynamic threshold depends on the picture's differences. It cannot be compared with a fixed threshold,
+    The rise of a dynamic threshold depends on the image's differences. It cannot be compared with a fixed threshold,
     so it counts as exceeding one.
     """
     if settings.cache_type != "DBPrune":

@@ -15,7 +15,7 @@ Speed = Literal["lossless", "high", "balanced", "fast"]
 
 
 class MeasuredSpeed(Section):
-    """Speed-up and picture quality of one speed, against the same seeds without a cache; see `measured_on`."""
+    """Speed-up and image quality of one speed, against the same seeds without a cache; see `measured_on`."""
 
     settings_hash: str = Field(description="Hash of the measured settings; with any others the figures are void.")
     num_inference_steps: int = Field(ge=1, description="Steps of each measured generation.")

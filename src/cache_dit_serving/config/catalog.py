@@ -21,7 +21,7 @@ INSTALLED = PACKAGE / "bundle"
 BUNDLE_ROOT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
 """Folder that holds service.py and configs/: in a checkout and in a built Bento the one that holds src/."""
 CONFIGS = BUNDLE_ROOT / "configs"
-FILES = {"scheduler": "scheduler_config.json"}
+CONFIG_FILES = {"scheduler": "scheduler_config.json"}
 """A component's file, where it is not `config.json`."""
 
 
@@ -117,7 +117,7 @@ def _agrees(about: AboutSettings, index: Mapping[str, Any], read: ReadJson) -> b
             if facts is not there:
                 return False
             continue
-        config = index if component == "pipeline" else read(f"{component}/{FILES.get(component, 'config.json')}")
+        config = index if component == "pipeline" else read(f"{component}/{CONFIG_FILES.get(component, 'config.json')}")
         if config is None or any(config.get(key) != _plain(value) for key, value in facts.items()):
             return False
     return True

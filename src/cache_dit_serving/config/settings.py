@@ -256,7 +256,7 @@ class Limits(Section):
 
 
 class InputSettings(Section):
-    """Pictures and videos that requests bring."""
+    """Images and videos that requests bring."""
 
     max_bytes: int = Field(20 * 2**20, ge=1024, description="Size of one file, bytes.")
     max_pixels: int = Field(
@@ -421,7 +421,7 @@ class WebhookSettings(Section):
 
 
 class PreviewSettings(Section):
-    """Small pictures of an output while it is drawn, for clients that follow it."""
+    """Small images of an output while it is drawn, for clients that follow it."""
 
     allow: bool = Field(True, description="Allow previews; false: a request for them is refused.")
     every: int = Field(

@@ -7,13 +7,13 @@ from typing import Any
 
 from cache_dit_serving.caching.evidence import merge_reports
 from cache_dit_serving.engine.preparation import Prepared
-from cache_dit_serving.jobs.generation import Encoded
+from cache_dit_serving.jobs.generation import OutputFile
 from cache_dit_serving.media.kinds import KINDS
-from cache_dit_serving.pipeline.protocol import DrawRecord
+from cache_dit_serving.pipeline.protocol import SampleRecord
 from cache_dit_serving.schemas.answers import GenerateResponse, ImageStats, Stats, Timings, timestamp
 
 
-def answer_of(prepared: Prepared, outputs: Sequence[Encoded], delivered: list[str]) -> GenerateResponse:
+def answer_of(prepared: Prepared, outputs: Sequence[OutputFile], delivered: list[str]) -> GenerateResponse:
     """Return the answer of a generation that has ended.
 
     Args:
@@ -50,6 +50,6 @@ def answer_of(prepared: Prepared, outputs: Sequence[Encoded], delivered: list[st
     )
 
 
-def stats_of(records: Sequence[DrawRecord]) -> Stats:
+def stats_of(records: Sequence[SampleRecord]) -> Stats:
     """`stats` of an answer: the cache's counts by output and block list."""
     return Stats(cache_stats=[ImageStats(seed=record.seed, block_lists=record.stats) for record in records])

@@ -33,7 +33,7 @@ def capabilities_of(loaded: Loaded, rates: Rates) -> Capabilities:
         pipeline_class=model.traits.pipeline_class,
         tasks=[str(task) for task in model.tasks],
         fields=_fields(model),
-        size_multiple=None if model.traits.sound else model.traits.sizes.multiple,
+        size_multiple=None if model.traits.audio else model.traits.sizes.multiple,
         limits=model.limits.model_dump(mode="json") | {"max_pixel_steps": model.max_pixel_steps},
         speeds=_speeds(model, rates),
         measured_on=model.speeds.measured_on,

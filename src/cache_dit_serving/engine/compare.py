@@ -9,14 +9,14 @@ from typing import Any
 
 from cache_dit_serving.engine.answers import stats_of
 from cache_dit_serving.engine.preparation import Prepared
-from cache_dit_serving.jobs.generation import Encoded
+from cache_dit_serving.jobs.generation import OutputFile
 from cache_dit_serving.media.distance import WorstFrame
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse, FrameDistance
 
 
-def compared_response(prepared: Prepared, outputs: Sequence[Encoded]) -> CompareResponse:
+def compared_response(prepared: Prepared, outputs: Sequence[OutputFile]) -> CompareResponse:
     """Measure and deliver a generation of two outputs, with the cache and without. Slow: not for the event loop."""
     generation = prepared.generation
     cached, uncached = outputs
@@ -62,7 +62,7 @@ def _described(frame: WorstFrame | None) -> FrameDistance | None:
     return FrameDistance(frame=frame.number, psnr_db=round(frame.psnr_db, 3), ssim=round(frame.ssim, 6))
 
 
-def _side(image: Encoded, file: str) -> ComparedImage:
+def _side(image: OutputFile, file: str) -> ComparedImage:
     assert image.media is not None
     made: dict[str, Any] = {str(image.media.kind): file}
     return ComparedImage(

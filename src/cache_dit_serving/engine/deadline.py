@@ -11,7 +11,7 @@ from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.resolve import Resolved
 from cache_dit_serving.schemas.answers import DeadlineReport
 
-# What may come on top of what nine pictures in ten took.
+# What may come on top of what nine images in ten took.
 MARGIN = 1.05
 
 
@@ -25,7 +25,7 @@ def plan_within_deadline(
 
     Args:
         queue_s: seconds until a call submitted now begins.
-        inputs: the pictures that the request names.
+        inputs: the images that the request names.
 
     Raises:
         InvalidRequest: as :func:`planning.plan.plan`; with a choice of speeds, only where none of them can be planned.

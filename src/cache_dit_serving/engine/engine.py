@@ -13,7 +13,7 @@ from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.model_info import loras_of_model, model_info
 from cache_dit_serving.engine.preparation import Preparation, Prepared
 from cache_dit_serving.errors import InvalidRequest, NotFound
-from cache_dit_serving.jobs.generation import Encoded, Generation, always
+from cache_dit_serving.jobs.generation import Generation, OutputFile, always
 from cache_dit_serving.jobs.submission import wait_for_outputs
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.decode.pool import DecodingPool
@@ -85,7 +85,9 @@ class Engine:
         """
         self.worker.submit(prepared.generation, prepared.intake.caller.max_live, may_start)
 
-    async def wait(self, prepared: Prepared, caller_gone: Awaitable[object], *, waited_s: float = 0.0) -> list[Encoded]:
+    async def wait(
+        self, prepared: Prepared, caller_gone: Awaitable[object], *, waited_s: float = 0.0
+    ) -> list[OutputFile]:
         """Wait for the outputs of a request that queues, no longer than its caller does.
 
         Args:
@@ -104,7 +106,7 @@ class Engine:
             deadline_s=None if deadline_s is None else max(LEAST_S, deadline_s - waited_s),
         )
 
-    async def deliver(self, prepared: Prepared, outputs: list[Encoded]) -> tuple[GenerateResponse, tuple[str, ...]]:
+    async def deliver(self, prepared: Prepared, outputs: list[OutputFile]) -> tuple[GenerateResponse, tuple[str, ...]]:
         """Deliver the outputs of a request; return the answer, and the names of the outputs that were written.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Pictures and videos of requests: fetched, decoded and resized before a request queues."""
+"""Images and videos of requests: fetched, decoded and resized before a request queues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cache_dit_serving.media.decode.decoder import Decoder, MaskKind
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.fetch import fetch
 from cache_dit_serving.media.fit import bars_of
-from cache_dit_serving.media.inputs import NO_INPUTS, InputPicture, Inputs, too_many_bytes
+from cache_dit_serving.media.inputs import NO_INPUTS, InputImage, Inputs, too_many_bytes
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.fitting import Fitting
 from cache_dit_serving.planning.planned import Planned
@@ -21,7 +21,7 @@ from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.request import GenerateRequest
 
 UPLOAD = "upload:"
-"""Begins the name of a picture that was taken out of the body."""
+"""Begins the name of an image that was taken out of the body."""
 IMAGES, MASK, CONTROL, LAST_IMAGE, VIDEO = (
     FIELDS_OF_INPUTS[each] for each in (Input.IMAGE, Input.MASK, Input.CONTROL, Input.LAST_IMAGE, Input.VIDEO)
 )
@@ -44,7 +44,7 @@ async def inputs_of(
     *,
     mask_kind: MaskKind = "mask",
 ) -> Inputs:
-    """The pictures and the video that a request names, fetched where it names addresses.
+    """The images and the video that a request names, fetched where it names addresses.
 
     Args:
         most_frames: of the video; those that follow are not read.
@@ -65,7 +65,7 @@ async def inputs_of(
     )
 
 
-async def with_fitting_pictures(planned: Planned, decoding: DecodingPool) -> Planned:
+async def with_fitting_images(planned: Planned, decoding: DecodingPool) -> Planned:
     """Resize as :meth:`Planned.fitted`, in the processes that decode: the pipeline's thread is kept free of it.
 
     Raises:
@@ -96,15 +96,15 @@ def _read(
         upload = uploads[int(named[param].removeprefix(UPLOAD))]
         return upload if isinstance(upload, bytes) else _content(upload, settings, param)
 
-    def picture(param: str) -> InputPicture | None:
-        return decoder.picture("picture", content_of(param), param) if param in named else None
+    def image(param: str) -> InputImage | None:
+        return decoder.image("picture", content_of(param), param) if param in named else None
 
-    images = [decoder.picture("picture", content_of(param), param) for param in named if param.startswith(IMAGES)]
+    images = [decoder.image("picture", content_of(param), param) for param in named if param.startswith(IMAGES)]
     return Inputs(
         images=tuple(images),
-        mask=decoder.picture(mask_kind, content_of(MASK), MASK) if MASK in named else None,
-        control=picture(CONTROL),
-        last_image=picture(LAST_IMAGE),
+        mask=decoder.image(mask_kind, content_of(MASK), MASK) if MASK in named else None,
+        control=image(CONTROL),
+        last_image=image(LAST_IMAGE),
         video=decoder.video(content_of(VIDEO), VIDEO, most_frames) if VIDEO in named else None,
     )
 
@@ -114,7 +114,7 @@ def _is_upload(name: str) -> bool:
 
 
 def _content(text: str, settings: InputSettings, param: str) -> str | bytes:
-    """A picture that came as text: the bytes of a file that the operator opens, or the text, which is base64."""
+    """An image that came as text: the bytes of a file that the operator opens, or the text, which is base64."""
     path = _file_in(settings.folders, text)
     if path is None:
         return text

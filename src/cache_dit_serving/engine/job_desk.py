@@ -39,7 +39,7 @@ CANCEL_S = 60.0
 """Maximum seconds that :meth:`JobDesk.cancel` waits for a job to end."""
 ELSEWHERE_S = 0.05
 """Seconds between two looks at the progress of a job that another worker runs."""
-LOOK_S = 0.2
+CANCEL_POLL_S = 0.2
 """Seconds between two looks at a job that another server is to cancel."""
 CLOSING_S = 20.0
 """Maximum seconds to write the ends of the last jobs as the server ends."""
@@ -147,8 +147,12 @@ class JobDesk:
 
     def _with_progress(self, record: JobRecord) -> JobRecord:
         """Return a job of another server, with its progress where that is another worker of this one."""
-        told = self._progress.read(record.id) if self._progress and record.state is JobState.RUNNING else None
-        return replace(record, step=told[0], cached_steps=told[1]) if told and told[0] > record.step else record
+        progress = self._progress.read(record.id) if self._progress and record.state is JobState.RUNNING else None
+        return (
+            replace(record, step=progress[0], cached_steps=progress[1])
+            if progress and progress[0] > record.step
+            else record
+        )
 
     async def wait_for_progress(self, record: JobRecord, seconds: float) -> None:
         """Wait until a job of another worker of this server is further, or so many seconds."""
@@ -207,7 +211,7 @@ class JobDesk:
             record = await self.find(name, caller)
             if record.state.final or time.monotonic() > end:
                 return record
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CANCEL_POLL_S)
 
     async def forget(self, record: JobRecord) -> None:
         """Delete a job that has ended, and its files.

@@ -91,15 +91,17 @@ class _News:
 
     def of(self, record: JobRecord, *, draining: bool) -> list[Event]:
         """Return the events that are new at this look, in their order."""
-        told = events_of(record, self._seen)
-        self._seen = told[-1].number or self._seen if told else self._seen
+        events = events_of(record, self._seen)
+        self._seen = events[-1].number or self._seen if events else self._seen
         if record.state is JobState.QUEUED and record.position not in (None, self._position):
             self._position = record.position
-            told.append(now(EventKind.POSITION, JobPosition(position=record.position, starts_in_s=record.starts_in_s)))
+            events.append(
+                now(EventKind.POSITION, JobPosition(position=record.position, starts_in_s=record.starts_in_s))
+            )
         # Before the job's last events, after the others.
-        end = next((place for place, event in enumerate(told) if event.ends), len(told))
-        told[end:end] = self._previews.told(record)
+        end = next((place for place, event in enumerate(events) if event.ends), len(events))
+        events[end:end] = self._previews.events(record)
         if draining and not self.draining and not record.state.final:
             self.draining = True
-            told.append(now(EventKind.DRAINING, Draining(message="the server is shutting down; what runs ends")))
-        return told
+            events.append(now(EventKind.DRAINING, Draining(message="the server is shutting down; what runs ends")))
+        return events

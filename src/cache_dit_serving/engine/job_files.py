@@ -11,13 +11,13 @@ from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.aged import Ended
 from cache_dit_serving.media.outputs import Outputs
 
-FOLDER = "jobs"
+JOBS_FOLDER = "jobs"
 """Folder of the jobs' folders, below the root of the outputs."""
 
 
 def folder_of(job: str) -> str:
     """Return the folder of a job, below the root of the outputs."""
-    return f"{FOLDER}/{job}"
+    return f"{JOBS_FOLDER}/{job}"
 
 
 class JobFiles:

@@ -14,7 +14,7 @@ from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.access import StoreAccess
 from cache_dit_serving.jobs.store.aged import BATCH, Ended
 
-LOOK_S, MORE_S = 5.0, 0.05
+FORGET_S, MORE_S = 5.0, 0.05
 """Seconds between two looks for jobs to forget: where there are no more, and where there may be."""
 
 
@@ -51,7 +51,7 @@ class JobRetention:
     async def prune_until_closing(self, background: Background) -> None:
         """Forget jobs that are too old or too many, until the server ends."""
         while not background.closing.is_set():
-            wait_s = LOOK_S
+            wait_s = FORGET_S
             with contextlib.suppress(StoreUnavailable, InternalError):  # the log has it
                 if len(await self.forget_all(await self._surplus())) == BATCH:
                     wait_s = MORE_S

@@ -14,7 +14,7 @@ from cache_dit_serving.engine.job_answers import answer_of
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.access import StoreAccess
 from cache_dit_serving.jobs.store.heart import Heart
-from cache_dit_serving.jobs.store.store import told
+from cache_dit_serving.jobs.store.store import summary
 from cache_dit_serving.jobs.webhooks import Webhook, webhooks_of
 from cache_dit_serving.schemas.answers import timestamp
 
@@ -74,7 +74,7 @@ class OwnedJobs:
         try:
             return store.put(record, self._owner, webhooks=_webhooks(record), brief=True)
         except SQLAlchemyError as error:
-            logger.warning("it is not written yet that job %s runs: %s", record.id, told(error))
+            logger.warning("it is not written yet that job %s runs: %s", record.id, summary(error))
             return None
 
     async def uploads(self, name: str) -> list[str | bytes]:

@@ -1,4 +1,4 @@
-"""Preparation of requests for the queue: resolve the task, fetch the inputs, plan the calls, resize the pictures."""
+"""Preparation of requests for the queue: resolve the task, fetch the inputs, plan the calls, resize the images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.deadline import plan_within_deadline
-from cache_dit_serving.engine.inputs import inputs_of, with_fitting_pictures
+from cache_dit_serving.engine.inputs import inputs_of, with_fitting_images
 from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.errors import Forbidden, InvalidRequest
 from cache_dit_serving.jobs.generation import Generation
@@ -81,7 +81,7 @@ class Preparation:
         return await self._prepared(intake, planned.compared(), None)
 
     async def _inputs(self, intake: Intake, resolved: Resolved) -> Inputs:
-        """Fetch and decode the pictures and videos of a request."""
+        """Fetch and decode the images and videos of a request."""
         most = resolved.model.limits.max_num_frames
         frames = min(resolved.request.num_frames or most, most)
         return await intake.while_connected(
@@ -96,7 +96,7 @@ class Preparation:
         )
 
     async def _prepared(self, intake: Intake, planned: Planned, deadline: DeadlineReport | None) -> Prepared:
-        planned = await intake.while_connected(with_fitting_pictures(planned, self._decoding))
+        planned = await intake.while_connected(with_fitting_images(planned, self._decoding))
         warnings = tuple(map(intake.sent_as.warning, planned.warnings))
         planned = replace(planned.for_caller(intake.caller.name), warnings=warnings)
         generation = Generation(intake.id, planned, self._priority(intake), intake.caller.name)

@@ -70,7 +70,7 @@ class FollowedPreviews:
         if self._count is None:
             generation.previews.follow()
 
-    def told(self, record: JobRecord) -> list[Event]:
+    def events(self, record: JobRecord) -> list[Event]:
         """Return the events of new previews, and of warnings about them.
 
         Args:
@@ -82,9 +82,9 @@ class FollowedPreviews:
         if record.state is JobState.SUCCEEDED and self._wanted is not None:
             self._warnings += self._wanted.missing(PARAM)
         previews = [] if record.state is JobState.QUEUED else self._new(record)
-        told = [now(EventKind.WARNING, warning) for warning in self._warnings]
+        events = [now(EventKind.WARNING, warning) for warning in self._warnings]
         self._warnings.clear()
-        return [*(now(EventKind.PREVIEW, preview) for preview in previews), *told]
+        return [*(now(EventKind.PREVIEW, preview) for preview in previews), *events]
 
     def _new(self, record: JobRecord) -> list[JobPreview]:
         if self._wanted is not None:

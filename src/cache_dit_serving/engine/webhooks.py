@@ -17,7 +17,7 @@ from cache_dit_serving.media.outgoing import Reach, Refused, addressed, client_f
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+OUTBOX_POLL_S = 1.0
 """Seconds between two looks for messages that are due."""
 
 
@@ -79,7 +79,7 @@ class Webhooks:
     async def _look_again(self, closing: asyncio.Event) -> None:
         """Wait until there may be something to send: at the end of an attempt, or after a while."""
         waiting = [asyncio.ensure_future(event.wait()) for event in (closing, self._ended)]
-        await asyncio.wait(waiting, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=OUTBOX_POLL_S, return_when=asyncio.FIRST_COMPLETED)
         for each in waiting:
             each.cancel()
 

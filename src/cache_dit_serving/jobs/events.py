@@ -47,15 +47,15 @@ def events_of(record: JobRecord, seen: int) -> list[Event]:
     """
     events: list[Event] = []
     for number, (state, at) in enumerate(record.history, 1):
-        told = STRIDE * number
-        if told <= seen:
+        event_number = STRIDE * number
+        if event_number <= seen:
             continue
-        if state.final and told - 1 > seen:
+        if state.final and event_number - 1 > seen:
             if record.result is not None:
-                events.append(Event(told - 1, EventKind.RESULT, record.result, ends=True))
+                events.append(Event(event_number - 1, EventKind.RESULT, record.result, ends=True))
             if record.error is not None:
-                events.append(Event(told - 1, EventKind.FAILURE, record.error, ends=True))
-        events.append(Event(told, EventKind.STATE, _moment(state, at), ends=state.final))
+                events.append(Event(event_number - 1, EventKind.FAILURE, record.error, ends=True))
+        events.append(Event(event_number, EventKind.STATE, _moment(state, at), ends=state.final))
     number = STRIDE * len(record.history) + record.step
     if record.state is JobState.RUNNING and record.step and number > seen:
         progress = _progress(*same_fields(record, JobProgress).items())

@@ -13,20 +13,20 @@ from cache_dit_serving.errors import ClientGone, ServingError
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.wanted_previews import PreviewDemand, WantedPreviews
 from cache_dit_serving.media.values import Media
-from cache_dit_serving.pipeline.protocol import DrawRecord
+from cache_dit_serving.pipeline.protocol import SampleRecord
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.jobs import JobPreview
 
 
 @dataclass(frozen=True)
-class Encoded:
+class OutputFile:
     """One finished output: its file, and the record of its drawing."""
 
     content: bytes
     extension: str
     encode_s: float
-    record: DrawRecord
+    record: SampleRecord
     media: Media | None = None
     """The raw image, where the call keeps it."""
 
@@ -58,7 +58,7 @@ class Generation:
         self.priority: Final = priority
         self.caller: Final = caller
         self.submitted: Final = time.time()
-        self.result: Final[Future[list[Encoded]]] = Future()
+        self.result: Final[Future[list[OutputFile]]] = Future()
         """Future outputs, for those who wait; resolved by :meth:`resolve` and :meth:`fail`."""
         self.previews: Final = PreviewDemand()
         self._started: float | None = None
@@ -129,7 +129,7 @@ class Generation:
         if warning in self._warnings:
             return
         self._warnings.append(warning)
-        # The field alone: a client chooses how many pictures it numbers.
+        # The field alone: a client chooses how many images it numbers.
         metrics.WARNINGS.labels(warning.code, warning.param.partition(".")[0]).inc()
 
     def want_previews(self, count: int) -> WantedPreviews:
@@ -170,7 +170,7 @@ class Generation:
         """Take note that the pipeline is done with it, in whatever way."""
         self._finished = time.time()
 
-    def resolve(self, outputs: list[Encoded]) -> None:
+    def resolve(self, outputs: list[OutputFile]) -> None:
         """End with outputs."""
         self.result.set_result(outputs)
 

@@ -12,7 +12,7 @@ from cache_dit_serving.pipeline.protocol import TakePreview
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_S = 10.0
+LOG_PROGRESS_S = 10.0
 """Seconds between two lines of the log about the progress of a generation that lasts."""
 
 
@@ -45,7 +45,7 @@ class GenerationWatch:
         generation = self._generation
         step = self._before + min(done, generation.planned.call.num_inference_steps)
         generation.progress(step, self._cached_before + cached)
-        if time.monotonic() - self._last_logged > PROGRESS_S:
+        if time.monotonic() - self._last_logged > LOG_PROGRESS_S:
             self._last_logged = time.monotonic()
             logger.info("at step %d of %d", generation.step, generation.steps)
         now = time.perf_counter()

@@ -17,10 +17,10 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from cache_dit_serving import __version__
 from cache_dit_serving.caching.settings import ReasonCode
 from cache_dit_serving.caching.speed_settings import Speed
-from cache_dit_serving.pipeline.protocol import DrawRecord
+from cache_dit_serving.pipeline.protocol import SampleRecord
 from cache_dit_serving.schemas.jobs import JobState
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Variable that BentoML's supervisor gives its workers: a folder with the metrics of each."""
 
 LIBRARIES = ("bentoml", "cache_dit", "diffusers", "torch", "transformers")
@@ -139,7 +139,7 @@ WEBHOOKS = Counter(
 
 def of_all_workers() -> CollectorRegistry:
     """Return the metrics of all workers of this server; of this process alone where there is no folder of theirs."""
-    if not os.environ.get(FOLDER):
+    if not os.environ.get(METRICS_FOLDER):
         return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
@@ -193,7 +193,7 @@ def forget_ended_workers() -> None:
 
     prometheus_client keeps the values of each process in a file; it cannot know by itself that a process was killed.
     """
-    folder = os.environ.get(FOLDER)
+    folder = os.environ.get(METRICS_FOLDER)
     supervisor = psutil.Process().parent()
     if not folder or supervisor is None:
         return
@@ -204,7 +204,7 @@ def forget_ended_workers() -> None:
             mark_process_dead(int(pid))
 
 
-def observe_image(record: DrawRecord) -> None:
+def observe_image(record: SampleRecord) -> None:
     """Count what one image took and what the cache did to it."""
     report = record.cache
     speed = report.speed

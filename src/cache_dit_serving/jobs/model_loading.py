@@ -15,7 +15,7 @@ from cache_dit_serving.errors import DETAILS, LoadError, NotReady, logged
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.jobs.watchdog import Watchdog
-from cache_dit_serving.pipeline.protocol import DrawRecord, Loaded, Runner
+from cache_dit_serving.pipeline.protocol import Loaded, Runner, SampleRecord
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class ModelLoading:
             metrics.tell_state(self._state)
             return True
 
-    def correct(self, record: DrawRecord) -> None:
+    def correct(self, record: SampleRecord) -> None:
         """Correct the model's traits by the record of an output."""
         if self._loaded is not None:
             self._loaded = replace(self._loaded, model=record.corrected(self._loaded.model))

@@ -11,7 +11,7 @@ from typing import Any
 
 from cache_dit_serving.errors import InternalError, InvalidRequest, OutOfMemory, ServingError
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.generation import Encoded, Generation, TakenOver
+from cache_dit_serving.jobs.generation import Generation, OutputFile, TakenOver
 from cache_dit_serving.jobs.generation_watch import GenerationWatch
 from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.output_warnings import output_warnings
@@ -20,7 +20,7 @@ from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
-from cache_dit_serving.pipeline.protocol import Drawn, Runner, Stopped
+from cache_dit_serving.pipeline.protocol import Runner, Sampled, Stopped
 from cache_dit_serving.planning.planned import not_engaged
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class OutputMaker:
         self._encoders.shutdown(wait=True)
         self._previews.shutdown(wait=True)
 
-    def _draw(self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker) -> Drawn:
+    def _draw(self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker) -> Sampled:
         if generation.cancelled:
             raise generation.stop_error
         call = generation.planned.calls[index]
@@ -114,7 +114,7 @@ class OutputMaker:
             raise not_engaged(report)
         return drawn
 
-    def _encode(self, generation: Generation, index: int, drawn: Drawn) -> Encoded:
+    def _encode(self, generation: Generation, index: int, drawn: Sampled) -> OutputFile:
         began = time.perf_counter()
         planned = generation.planned
         call, output = planned.calls[index], planned.output
@@ -124,7 +124,7 @@ class OutputMaker:
         encode_s = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed).observe(encode_s)
         self._rates.learn(call, drawn.record, encode_s)
-        return Encoded(content, extension, encode_s, drawn.record, drawn.media if output.keep_media else None)
+        return OutputFile(content, extension, encode_s, drawn.record, drawn.media if output.keep_media else None)
 
 
 def _failure(generation: Generation) -> ServingError:
@@ -137,7 +137,7 @@ def _failure(generation: Generation) -> ServingError:
 
 
 def _resolve_when_encoded(
-    generation: Generation, outputs: list[Future[Encoded]], last_preview: Future[None] | None
+    generation: Generation, outputs: list[Future[OutputFile]], last_preview: Future[None] | None
 ) -> None:
     """Resolve a generation with its outputs in their order, or with the first failure among them.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cache_dit_serving.pipeline.protocol import Cut, DrawRecord
+from cache_dit_serving.pipeline.protocol import Cut, SampleRecord
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.schemas.answers import RequestWarning
 
@@ -12,13 +12,13 @@ MOST_QUOTED = 300
 """Characters of a prompt that a warning repeats."""
 
 
-def output_warnings(call: ImageCall, record: DrawRecord) -> Iterator[RequestWarning]:
+def output_warnings(call: ImageCall, record: SampleRecord) -> Iterator[RequestWarning]:
     """Return warnings of another size or number of frames, which some models choose by rules of their own, and of words
     that were cut."""
     made = {"num_frames": record.num_frames}
     if record.size is not None:
         made |= {"width": record.size[0], "height": record.size[1]}
-    asked = call.arguments | ({"num_frames": call.clip.num_frames} if call.clip else {})
+    asked = call.arguments | ({"num_frames": call.video.num_frames} if call.video else {})
     for name, value in made.items():
         if value is not None and asked.get(name, value) != value:
             message = f"the model made a {name} of {value}, not the {asked[name]} it was asked for"

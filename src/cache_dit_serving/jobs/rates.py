@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from cache_dit_serving.caching.settings import CacheSettings
-from cache_dit_serving.pipeline.protocol import DrawRecord
+from cache_dit_serving.pipeline.protocol import SampleRecord
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.schemas.answers import StepRate
@@ -24,7 +24,7 @@ Statistic = Callable[[deque[float]], float]
 """Several observations to one number."""
 
 WINDOW = 20
-"""Newest observations that count: follows a change of load within a few pictures, and forgets a single slow one."""
+"""Newest observations that count: follows a change of load within a few images, and forgets a single slow one."""
 MOST_KEYS = 512
 """Sizes and settings that are remembered, of whatever callers ask for; the longest unused are forgotten."""
 
@@ -96,7 +96,7 @@ class Rates:
         self._reused_steps: Observations[tuple[str, int, int]] = Observations()
         """Reused steps by settings, forward passes and num_inference_steps."""
 
-    def learn(self, call: ImageCall, record: DrawRecord, encode_s: float = 0.0) -> None:
+    def learn(self, call: ImageCall, record: SampleRecord, encode_s: float = 0.0) -> None:
         """Record the times of one output, and the seconds that its encoding took."""
         shape, report, settings = Shape(call.pixels, record.passes), record.cache, call.cache.settings
         with self._lock:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import psutil
 
-from cache_dit_serving.jobs.metrics import FOLDER
+from cache_dit_serving.jobs.metrics import METRICS_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS live (id INTEGER PRIMARY KEY, caller TEXT NOT NULL, w
 
 def server_folder() -> Path | None:
     """Return the folder of this server, in which its metrics have theirs; None where BentoML gave it none."""
-    metrics = os.environ.get(FOLDER)
+    metrics = os.environ.get(METRICS_FOLDER)
     return Path(metrics).parent if metrics else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cache_dit_serving.errors import ClientGone, DeadlineExceeded
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.generation import Encoded, Generation
+from cache_dit_serving.jobs.generation import Generation, OutputFile
 from cache_dit_serving.jobs.worker import PipelineWorker
 
 
@@ -19,7 +19,7 @@ async def wait_for_outputs(
     caller_gone: Awaitable[object],
     max_request_s: float,
     deadline_s: float | None,
-) -> list[Encoded]:
+) -> list[OutputFile]:
     """Wait for the outputs of a generation that was submitted. If its caller leaves, it stops between two steps.
 
     Args:

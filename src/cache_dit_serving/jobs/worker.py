@@ -245,5 +245,5 @@ class PipelineWorker:
                 with self._watchdog.watching():
                     work(runner)
             self._queue.done()
-            # Or the last request's pictures would stay in memory until the next one comes.
+            # Or the last request's images would stay in memory until the next one comes.
             del work

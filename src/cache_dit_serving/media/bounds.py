@@ -1,4 +1,4 @@
-"""Bounds of the pictures and videos that requests bring."""
+"""Bounds of the images and videos that requests bring."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Bounds(Protocol):
 
     @property
     def max_side(self) -> int:
-        """Maximum side of a picture or frame, pixels."""
+        """Maximum side of an image or frame, pixels."""
 
     @property
     def max_pixels(self) -> int:
-        """Maximum total area of one request's pictures, pixels."""
+        """Maximum total area of one request's images, pixels."""
 
     @property
     def max_video_pixels(self) -> int:

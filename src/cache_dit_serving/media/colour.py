@@ -1,4 +1,4 @@
-"""Conversion of pictures to the pixels that pipelines expect: sRGB, eight bits per channel, opaque."""
+"""Conversion of images to the pixels that pipelines expect: sRGB, eight bits per channel, opaque."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ MOST_PROFILE_BYTES = 2**22
 PROBE_STEPS = 9
 """Levels per channel of the probe colours that compare a profile with sRGB."""
 SPACES = {"RGB ": ("RGB", "L"), "GRAY": ("L",), "CMYK": ("CMYK",), "Lab ": ("LAB",)}
-"""Picture modes that a profile of each colour space can describe, by ICC colour space signature."""
+"""Image modes that a profile of each colour space can describe, by ICC colour space signature."""
 
 
 def in_colour(image: Image.Image) -> Image.Image:
-    """Return the picture in RGB, converted by its colour profile, with transparent areas on white."""
+    """Return the image in RGB, converted by its colour profile, with transparent areas on white."""
     return _opaque(in_srgb(image), "white")
 
 
 def as_mask(image: Image.Image) -> Image.Image:
-    """Return the picture in mode L: white where it is white and opaque.
+    """Return the image in mode L: white where it is white and opaque.
 
     The colour profile is ignored, because a mask's values are not colours.
     """
@@ -29,7 +29,7 @@ def as_mask(image: Image.Image) -> Image.Image:
 
 
 def holes(image: Image.Image) -> Image.Image | None:
-    """Return a mask (mode L) that is white where the picture is transparent; None for an opaque picture."""
+    """Return a mask (mode L) that is white where the image is transparent; None for an opaque image."""
     if not image.has_transparency_data:
         return None
     found = image.convert("RGBA").getchannel("A").point([255 - value for value in range(256)])
@@ -37,7 +37,7 @@ def holes(image: Image.Image) -> Image.Image | None:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """Return the picture in eight bits per channel, converted to sRGB. Alpha is kept.
+    """Return the image in eight bits per channel, converted to sRGB. Alpha is kept.
 
     The colours are left unchanged if the profile is missing, broken, too large, already sRGB or of another mode.
     """
@@ -78,7 +78,7 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform) -> bool:
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it at 255
+    if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would video it at 255
         return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     return image
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from cache_dit_serving.media.quality import difference, psnr, snr, ssim
-from cache_dit_serving.media.values import Array, Clip, Media, Picture, Sound
+from cache_dit_serving.media.values import Array, AudioOutput, ImageOutput, Media, VideoOutput
 
 
 class WorstFrame(NamedTuple):
-    """Frame of a clip that is the farthest from the reference's."""
+    """Frame of a video that is the farthest from the reference's."""
 
     number: int
     """Index of the frame, from 0."""
@@ -33,28 +33,28 @@ class Distance:
     worst_frame: WorstFrame | None = None
 
 
-def distance_of_pictures(picture: Picture, reference: Picture) -> Distance:
-    """Return the distance of a picture from its reference."""
-    distance, _ = _of_frames(picture.array[None], reference.array[None], Picture(_shown(picture, reference)))
+def distance_of_images(image: ImageOutput, reference: ImageOutput) -> Distance:
+    """Return the distance of an image from its reference."""
+    distance, _ = _of_frames(image.array[None], reference.array[None], ImageOutput(_shown(image, reference)))
     return distance
 
 
-def distance_of_clips(clip: Clip, reference: Clip) -> Distance:
-    """Return the distance of a clip from its reference, by their frames. Sound is not measured."""
-    shown = replace(clip, array=_shown(clip, reference), sound=None)
-    distance, worst = _of_frames(clip.array, reference.array, shown)
+def distance_of_videos(video: VideoOutput, reference: VideoOutput) -> Distance:
+    """Return the distance of a video from its reference, by their frames. Sound is not measured."""
+    shown = replace(video, array=_shown(video, reference), audio=None)
+    distance, worst = _of_frames(video.array, reference.array, shown)
     return replace(distance, worst_frame=worst)
 
 
-def distance_of_sounds(sound: Sound, reference: Sound) -> Distance:
+def distance_of_audio(audio: AudioOutput, reference: AudioOutput) -> Distance:
     """Return the distance of a sound from its reference, by their samples."""
-    gap = sound.array - reference.array
+    gap = audio.array - reference.array
     greatest = float(abs(gap).max())
     return Distance(
         max_difference=greatest,
         mean_difference=float(abs(gap).mean()),
-        shown=replace(sound, array=gap / greatest if greatest else gap),
-        snr_db=snr(sound.array, reference.array),
+        shown=replace(audio, array=gap / greatest if greatest else gap),
+        snr_db=snr(audio.array, reference.array),
     )
 
 
@@ -83,5 +83,5 @@ def _of_frame(ours: Array, reference: Array) -> _Frame:
     return _Frame(psnr(ours, reference), ssim(ours, reference), float(gap.max()), float(gap.mean()))
 
 
-def _shown(ours: Picture | Clip, reference: Picture | Clip) -> Array:
+def _shown(ours: ImageOutput | VideoOutput, reference: ImageOutput | VideoOutput) -> Array:
     return difference(ours.array, reference.array)

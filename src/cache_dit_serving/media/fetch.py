@@ -1,4 +1,4 @@
-"""Download of pictures by URL, under the rules of :mod:`media.outgoing`. Each redirect is checked again."""
+"""Download of images by URL, under the rules of :mod:`media.outgoing`. Each redirect is checked again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fitting of an input picture to the output size when their aspect ratios differ."""
+"""Fitting of an input image to the output size when their aspect ratios differ."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MASK_FIELD = "mask_url"
 
 
 def fitted(image: Image.Image, size: tuple[int, int], fit: Fit, *, bars: str = "black") -> Image.Image:
-    """Resize a picture with the Lanczos filter.
+    """Resize an image with the Lanczos filter.
 
-    `crop` fills the size and cuts equal parts from both ends. `pad` keeps the whole picture between bars. `stretch`
+    `crop` fills the size and cuts equal parts from both ends. `pad` keeps the whole image between bars. `stretch`
     ignores the aspect ratio. All three give the same pixels if the aspect ratios are equal.
 
     Args:
@@ -30,7 +30,7 @@ def fitted(image: Image.Image, size: tuple[int, int], fit: Fit, *, bars: str = "
 
 
 def bars_of(field: str) -> str:
-    """Return the bar colour for the picture of a field: white for a mask, so that the bars are redrawn, else black."""
+    """Return the bar colour for the image of a field: white for a mask, so that the bars are redrawn, else black."""
     return "white" if field == MASK_FIELD else "black"
 
 

@@ -1,4 +1,4 @@
-"""Encoding of pictures: PNG with the request in its text chunk, JPEG, WebP."""
+"""Encoding of images: PNG with the request in its text chunk, JPEG, WebP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.png import encode_png
-from cache_dit_serving.media.values import Array, Clip, Media, Picture
+from cache_dit_serving.media.values import Array, ImageOutput, Media, VideoOutput
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 DEFAULT_QUALITY = 90
@@ -21,26 +21,26 @@ PREVIEW_QUALITY = 70
 WEBP_METHOD = 0
 """Effort of WebP, 0 to 6. 0 takes a third of the time of Pillow's 4, and a few per cent more bytes."""
 TEXT_KEY = "parameters"
-"""Name of the PNG text chunk that holds the request as JSON. Sent again, the request redraws the picture."""
+"""Name of the PNG text chunk that holds the request as JSON. Sent again, the request redraws the image."""
 WARNINGS_KEY = "warnings"
 """Name of the PNG text chunk that holds the request's warnings as JSON. Absent without warnings."""
 
 
 def encode_image(
-    picture: Picture,
+    image: ImageOutput,
     image_format: ImageFormat,
     quality: int | None,
     parameters: dict[str, Any],
     warnings: Sequence[dict[str, Any]] = (),
 ) -> bytes:
-    """Encode a picture.
+    """Encode an image.
 
     Args:
         image_format: PNG is lossless; the others take `quality` (1 to 100).
         parameters: the request; written into a PNG with sorted keys, so that equal requests give equal files.
         warnings: the request's warnings; written into a PNG.
     """
-    pixels = pixels_of(picture.array)
+    pixels = pixels_of(image.array)
     if image_format == "png":
         texts = {TEXT_KEY: json.dumps(parameters, ensure_ascii=False, sort_keys=True)}
         if warnings:
@@ -68,8 +68,8 @@ def check_finite(media: Media) -> None:
     """Refuse an output with NaN or infinite values, which would be encoded as black.
 
     Raises:
-        InternalError: the picture, clip or sound has such a value.
+        InternalError: the image, video or sound has such a value.
     """
-    sound = media.sound if isinstance(media, Clip) else None
-    if not np.isfinite(media.array).all() or (sound is not None and not np.isfinite(sound.array).all()):
+    audio = media.audio if isinstance(media, VideoOutput) else None
+    if not np.isfinite(media.array).all() or (audio is not None and not np.isfinite(audio.array).all()):
         raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")

@@ -1,4 +1,4 @@
-"""Input pictures: decoding of uploaded bytes to pixels, within bounds."""
+"""Input images: decoding of uploaded bytes to pixels, within bounds."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.base64_text import bytes_of
 from cache_dit_serving.media.bounds import Bounds, check_shape
 from cache_dit_serving.media.colour import as_mask, holes, in_colour
+from cache_dit_serving.media.image_formats import CHECKS, READ, format_of, openable
 from cache_dit_serving.media.origin import Origin, origin_of
-from cache_dit_serving.media.picture_formats import CHECKS, READ, format_of, openable
 from cache_dit_serving.media.structure.excessive import Excessive
 from cache_dit_serving.media.video_input import InputVideo, read_video
 
 SEVERAL_IN_ONE = frozenset({"MPO", "HEIF"})
-"""Phone formats whose further pictures are a preview or an HDR gain map, not animation frames."""
+"""Phone formats whose further images are a preview or an HDR gain map, not animation frames."""
 LINE_BREAKS = 1.1
 """Allowance for line breaks in base64: characters with breaks per character without."""
 
 
 @dataclass(frozen=True)
-class InputPicture:
-    """A decoded picture, ready for a pipeline."""
+class InputImage:
+    """A decoded image, ready for a pipeline."""
 
     image: Image.Image
     """Upright pixels, mode RGB; mode L for a mask."""
@@ -44,51 +44,51 @@ class InputPicture:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Decoded pictures and video of a request."""
+    """Decoded images and video of a request."""
 
-    images: tuple[InputPicture, ...] = ()
-    mask: InputPicture | None = None
-    control: InputPicture | None = None
-    last_image: InputPicture | None = None
+    images: tuple[InputImage, ...] = ()
+    mask: InputImage | None = None
+    control: InputImage | None = None
+    last_image: InputImage | None = None
     video: InputVideo | None = None
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(width, height) in pixels of the first image, control picture or video; None without any of them."""
+        """(width, height) in pixels of the first image, control image or video; None without any of them."""
         for each in (*self.images, self.control, self.video):
             if each is not None:
                 return each.size
         return None
 
     @property
-    def pictures(self) -> dict[str, InputPicture]:
-        """Pictures by request field, without the frames of the video."""
+    def images_by_field(self) -> dict[str, InputImage]:
+        """Images by request field, without the frames of the video."""
         named = {"mask_url": self.mask, "control_url": self.control, "last_image_url": self.last_image}
-        images = {f"image_urls.{index}": picture for index, picture in enumerate(self.images)}
-        return images | {field: picture for field, picture in named.items() if picture is not None}
+        images = {f"image_urls.{index}": image for index, image in enumerate(self.images)}
+        return images | {field: image for field, image in named.items() if image is not None}
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """(width, height) in pixels of each picture and of the video, by request field."""
+        """(width, height) in pixels of each image and of the video, by request field."""
         video = {} if self.video is None else {"video_url": self.video.size}
-        return {field: picture.size for field, picture in self.pictures.items()} | video
+        return {field: image.size for field, image in self.images_by_field.items()} | video
 
     @property
     def digests(self) -> dict[str, Any]:
         """SHA-256 of each file by the field that brought it, as `sha256:` and 64 hexadecimal digits."""
         found: dict[str, Any] = {}
         if self.images:
-            found["image_urls"] = [f"sha256:{picture.digest}" for picture in self.images]
+            found["image_urls"] = [f"sha256:{image.digest}" for image in self.images]
         for name in ("mask", "control", "last_image", "video"):
             if (brought := getattr(self, name)) is not None:
                 found[f"{name}_url"] = f"sha256:{brought.digest}"
         return found
 
     def images_of(self, field: str) -> tuple[Image.Image, ...]:
-        """Return the picture of a field, or the frames of `video_url`."""
+        """Return the image of a field, or the frames of `video_url`."""
         if field == "video_url":
             return self.video.frames if self.video else ()
-        return (self.pictures[field].image,)
+        return (self.images_by_field[field].image,)
 
     def exchanged(self, images: Mapping[int, Image.Image]) -> Inputs:
         """Return a copy with some images replaced.
@@ -97,12 +97,12 @@ class Inputs:
             images: replacements by `id()` of the image they replace.
         """
 
-        def other(picture: InputPicture) -> InputPicture:
-            return replace(picture, image=images.get(id(picture.image), picture.image))
+        def other(image: InputImage) -> InputImage:
+            return replace(image, image=images.get(id(image.image), image.image))
 
         video = self.video
         return Inputs(
-            images=tuple(other(picture) for picture in self.images),
+            images=tuple(other(image) for image in self.images),
             mask=other(self.mask) if self.mask else None,
             control=other(self.control) if self.control else None,
             last_image=other(self.last_image) if self.last_image else None,
@@ -116,8 +116,8 @@ NO_INPUTS = Inputs()
 
 
 @dataclass
-class PictureReader:
-    """Reader of one request's pictures and video. The pictures share one pixel budget, `settings.max_pixels`.
+class ImageReader:
+    """Reader of one request's images and video. The images share one pixel budget, `settings.max_pixels`.
 
     Each method raises InvalidRequest for a refused file; the message names `param` and the remedy.
     """
@@ -132,7 +132,7 @@ class PictureReader:
         """Decode a data URI or plain base64 to the bytes of a file.
 
         Args:
-            video: the file is a video, not a picture; used in errors.
+            video: the file is a video, not an image; used in errors.
         """
         if len(text) * 3 / 4 > LINE_BREAKS * self.settings.max_bytes + 3:
             raise too_many_bytes(self.settings, param)
@@ -140,21 +140,21 @@ class PictureReader:
             return bytes_of(text, param, kind="video", formats="MP4 or WebM", media_type="video/mp4")
         return bytes_of(text, param, kind="picture", formats=READ, media_type="image/png")
 
-    def picture(self, content: bytes, param: str) -> InputPicture:
-        """Decode a picture to upright RGB, with transparent areas on white."""
+    def image(self, content: bytes, param: str) -> InputImage:
+        """Decode an image to upright RGB, with transparent areas on white."""
         image = self._decoded(content, param)
-        return InputPicture(in_colour(image), hashlib.sha256(content).hexdigest(), origin_of(image))
+        return InputImage(in_colour(image), hashlib.sha256(content).hexdigest(), origin_of(image))
 
-    def mask(self, content: bytes, param: str) -> InputPicture:
+    def mask(self, content: bytes, param: str) -> InputImage:
         """Decode a mask. White opaque areas are redrawn; black or transparent ones are kept."""
-        return InputPicture(as_mask(self._decoded(content, param)), hashlib.sha256(content).hexdigest())
+        return InputImage(as_mask(self._decoded(content, param)), hashlib.sha256(content).hexdigest())
 
-    def holed_mask(self, content: bytes, param: str) -> InputPicture:
+    def holed_mask(self, content: bytes, param: str) -> InputImage:
         """Decode a mask by the rule of OpenAI's API. Transparent areas are redrawn; in an opaque mask, white ones."""
         image = self._decoded(content, param)
         found = holes(image)
         shown = as_mask(image) if found is None else found
-        return InputPicture(shown, hashlib.sha256(content).hexdigest())
+        return InputImage(shown, hashlib.sha256(content).hexdigest())
 
     def video(self, content: bytes, param: str, most_frames: int) -> InputVideo:
         """Decode the first `most_frames` frames of a video."""

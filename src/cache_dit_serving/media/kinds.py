@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cache_dit_serving.media.distance import Distance, distance_of_clips, distance_of_pictures, distance_of_sounds
+from cache_dit_serving.media.audio import encode_audio
+from cache_dit_serving.media.distance import Distance, distance_of_audio, distance_of_images, distance_of_videos
 from cache_dit_serving.media.images import encode_image
-from cache_dit_serving.media.sound import encode_sound
 from cache_dit_serving.media.values import MediaKind
-from cache_dit_serving.media.video import encode_clip
+from cache_dit_serving.media.video import encode_video
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Kind:
     distance: Callable[[Any, Any], Distance]
     """Measure of an output against a reference of the same shape."""
     difference_format: str | None
-    """Format of a picture of differences, which no loss may change; None: the requested format."""
+    """Format of an image of differences, which no loss may change; None: the requested format."""
     usual_pixel_steps: int | None
     """Default maximum of pixels x frames x steps x outputs of one request; None: the length of a sound bounds it."""
 
@@ -57,35 +57,35 @@ class Kind:
 
 
 KINDS: dict[MediaKind, Kind] = {
-    MediaKind.PICTURE: Kind(
+    MediaKind.IMAGE: Kind(
         answer_key="images",
         several=True,
         format_field="image_format",
         formats={"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"},
-        encode=lambda picture, output, parameters, warnings: encode_image(
-            picture, output.format, output.image_quality, parameters, warnings
+        encode=lambda image, output, parameters, warnings: encode_image(
+            image, output.format, output.image_quality, parameters, warnings
         ),
-        distance=distance_of_pictures,
+        distance=distance_of_images,
         difference_format="png",
         usual_pixel_steps=1024 * 1024 * 100 * 4,
     ),
-    MediaKind.CLIP: Kind(
+    MediaKind.VIDEO: Kind(
         answer_key="video",
         several=False,
         format_field="video_format",
         formats={"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"},
-        encode=lambda clip, output, parameters, _: encode_clip(clip, output.format, parameters),
-        distance=distance_of_clips,
+        encode=lambda video, output, parameters, _: encode_video(video, output.format, parameters),
+        distance=distance_of_videos,
         difference_format=None,
         usual_pixel_steps=1280 * 720 * 129 * 50,
     ),
-    MediaKind.SOUND: Kind(
+    MediaKind.AUDIO: Kind(
         answer_key="audio",
         several=False,
         format_field="audio_format",
         formats={"wav": "audio/wav", "flac": "audio/flac"},
-        encode=lambda sound, output, parameters, _: encode_sound(sound, output.format, parameters),
-        distance=distance_of_sounds,
+        encode=lambda audio, output, parameters, _: encode_audio(audio, output.format, parameters),
+        distance=distance_of_audio,
         difference_format=None,
         usual_pixel_steps=None,
     ),

@@ -1,4 +1,4 @@
-"""Seed and size of a generated picture, read from the record in its PNG file."""
+"""Seed and size of a generated image, read from the record in its PNG file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_TEXT = 2**16
 
 @dataclass(frozen=True)
 class Origin:
-    """Seed and size (pixels) of the request that drew a picture."""
+    """Seed and size (pixels) of the request that drew an image."""
 
     seed: int
     width: int
@@ -22,7 +22,7 @@ class Origin:
 
 
 def origin_of(image: Image.Image) -> Origin | None:
-    """Read the text chunk `parameters` of a picture; None if this server did not write it."""
+    """Read the text chunk `parameters` of an image; None if this server did not write it."""
     text = image.info.get("parameters")
     if not isinstance(text, str) or len(text) > LONGEST_TEXT or not text.startswith("{"):
         return None

@@ -1,6 +1,6 @@
 """PNG files, by fpng where its wheel is installed and by Pillow elsewhere.
 
-fpng (https://github.com/richgel999/fpng) writes a picture of 1024 x 1024 in about a fiftieth of Pillow's time at its
+fpng (https://github.com/richgel999/fpng) writes an image of 1024 x 1024 in about a fiftieth of Pillow's time at its
 fastest level, and a few per cent larger: `docs/benchmarks/files.md`. Both give the same pixels.
 """
 
@@ -35,7 +35,7 @@ def encoder() -> str:
 
 
 def encode_png(pixels: Array, texts: Mapping[str, str]) -> bytes:
-    """Encode a picture.
+    """Encode an image.
 
     Args:
         pixels: (height, width, 3) bytes.

@@ -1,4 +1,4 @@
-"""Difference between two outputs: PSNR, SSIM and a difference picture; SNR for sound."""
+"""Difference between two outputs: PSNR, SSIM and a difference image; SNR for sound."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ SIGMA, TAPS, K1, K2 = 1.5, 11, 0.01, 0.03
 
 
 def psnr(a: Pixels, b: Pixels) -> float:
-    """Return the peak signal-to-noise ratio, dB; infinite for equal pictures."""
+    """Return the peak signal-to-noise ratio, dB; infinite for equal images."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
-def snr(sound: Array, reference: Array) -> float:
+def snr(audio: Array, reference: Array) -> float:
     """Return the signal-to-noise ratio, dB; infinite for equal sounds, minus infinity for a silent reference.
 
     Args:
         sound: (channels, samples), the same shape as `reference`.
     """
-    noise = float(np.mean((sound.astype(np.float64) - reference.astype(np.float64)) ** 2))
+    noise = float(np.mean((audio.astype(np.float64) - reference.astype(np.float64)) ** 2))
     signal = float(np.mean(reference.astype(np.float64) ** 2))
     if noise == 0:
         return math.inf
@@ -56,16 +56,16 @@ def _ssim_of_plane(a: Plane, b: Plane) -> float:
 
 
 def difference(a: Pixels, b: Pixels) -> Pixels:
-    """Return the absolute difference, scaled to a maximum of 1; black for equal pictures or clips."""
+    """Return the absolute difference, scaled to a maximum of 1; black for equal images or clips."""
     gap: Pixels = np.abs(a - b)
     greatest = gap.max()
     if greatest > 0:
-        gap /= greatest  # in place, because a clip's difference is as large as the clip
+        gap /= greatest  # in place, because a video's difference is as large as the video
     return gap
 
 
 def _windowed(image: Plane) -> Plane:
-    """Return the Gaussian-weighted mean around each pixel whose window lies within the picture."""
+    """Return the Gaussian-weighted mean around each pixel whose window lies within the image."""
     offsets = np.arange(TAPS) - TAPS // 2
     weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
     weights /= weights.sum()

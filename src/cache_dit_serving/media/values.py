@@ -1,4 +1,4 @@
-"""Outputs of a pipeline as arrays: a picture, a clip or a sound."""
+"""Outputs of a pipeline as arrays: an image, a video or a sound."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Array = np.ndarray[Any, Any]
 class MediaKind(StrEnum):
     """Kind of an output. The values are the names used in answers and messages."""
 
-    PICTURE = "image"
-    CLIP = "video"
-    SOUND = "audio"
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
 
 
 @dataclass(frozen=True)
-class Picture:
-    kind: ClassVar[MediaKind] = MediaKind.PICTURE
+class ImageOutput:
+    kind: ClassVar[MediaKind] = MediaKind.IMAGE
     array: Array
     """(height, width, 3) floats in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class Sound:
-    kind: ClassVar[MediaKind] = MediaKind.SOUND
+class AudioOutput:
+    kind: ClassVar[MediaKind] = MediaKind.AUDIO
     array: Array
     """(channels, samples) floats in [-1, 1]."""
     rate: int
@@ -36,15 +36,15 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Clip:
-    kind: ClassVar[MediaKind] = MediaKind.CLIP
+class VideoOutput:
+    kind: ClassVar[MediaKind] = MediaKind.VIDEO
     array: Array
     """(frames, height, width, 3) floats in [0, 1]."""
     fps: float
     """Frame rate, frames per second."""
-    sound: Sound | None = None
-    """Sound of the clip, if the model makes any."""
+    audio: AudioOutput | None = None
+    """Sound of the video, if the model makes any."""
 
 
-Media = Picture | Clip | Sound
+Media = ImageOutput | VideoOutput | AudioOutput
 """Output of any kind."""

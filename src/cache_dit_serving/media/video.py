@@ -1,4 +1,4 @@
-"""Encoding of clips, a frame at a time: MP4 (H.264 and AAC), animated WebP and GIF, each with the request as text."""
+"""Encoding of videos, a frame at a time: MP4 (H.264 and AAC), animated WebP and GIF, each with the request as text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from cache_dit_serving.media.audio import Track
 from cache_dit_serving.media.images import pixels_of
-from cache_dit_serving.media.sound import Track
-from cache_dit_serving.media.values import Clip
+from cache_dit_serving.media.values import VideoOutput
 
 VideoFormat = Literal["mp4", "webp", "gif"]
 MOST_GIF_FPS = 50
@@ -35,8 +35,10 @@ IMAGE_DESCRIPTION = 0x010E
 """EXIF tag that holds the request as text in a WebP."""
 
 
-def encode_clip(clip: Clip, video_format: VideoFormat, parameters: dict[str, Any], *, preset: str = PRESET) -> bytes:
-    """Encode a clip at its frame rate, every frame once. Only an MP4 holds its sound.
+def encode_video(
+    video: VideoOutput, video_format: VideoFormat, parameters: dict[str, Any], *, preset: str = PRESET
+) -> bytes:
+    """Encode a video at its frame rate, every frame once. Only an MP4 holds its sound.
 
     Args:
         parameters: the request; written into the file's comment as JSON.
@@ -45,13 +47,13 @@ def encode_clip(clip: Clip, video_format: VideoFormat, parameters: dict[str, Any
     # ASCII, because EXIF allows no other text.
     text = json.dumps(parameters, sort_keys=True)
     if video_format == "mp4":
-        return _mp4(clip, text, preset)
-    return _animation(clip, video_format, text)
+        return _mp4(video, text, preset)
+    return _animation(video, video_format, text)
 
 
-def _mp4(clip: Clip, text: str, preset: str) -> bytes:
+def _mp4(video: VideoOutput, text: str, preset: str) -> bytes:
     """Encode H.264, yuv420p, BT.709. The index is in front of the frames, so that players can start before the end."""
-    import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
+    import av  # here: PyAV takes 18 MB, and a server of images has no use for it
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
     # A file, not a buffer: to move the index to the front, ffmpeg opens its output a second time by name.
@@ -59,9 +61,9 @@ def _mp4(clip: Clip, text: str, preset: str) -> bytes:
         path = Path(folder) / "clip.mp4"
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
             container.metadata["comment"] = text
-            rate = Fraction(clip.fps).limit_denominator(1001)
+            rate = Fraction(video.fps).limit_denominator(1001)
             stream = container.add_stream("libx264", rate=rate, options=H264 | {"preset": preset})
-            stream.height, stream.width = clip.array.shape[1:3]
+            stream.height, stream.width = video.array.shape[1:3]
             stream.pix_fmt = "yuv420p"
             context = stream.codec_context
             context.time_base = 1 / rate
@@ -70,8 +72,8 @@ def _mp4(clip: Clip, text: str, preset: str) -> bytes:
             context.color_range = ColorRange.MPEG
             context.color_primaries = ColorPrimaries.BT709
             context.color_trc = ColorTrc.BT709
-            track = Track(container, clip.sound) if clip.sound else None
-            for index, pixels in enumerate(_frames(clip)):
+            track = Track(container, video.audio) if video.audio else None
+            for index, pixels in enumerate(_frames(video)):
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
                     format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
                 )
@@ -83,8 +85,8 @@ def _mp4(clip: Clip, text: str, preset: str) -> bytes:
         return path.read_bytes()
 
 
-def _animation(clip: Clip, video_format: VideoFormat, text: str) -> bytes:
-    frames = (Image.fromarray(pixels) for pixels in _frames(clip))
+def _animation(video: VideoOutput, video_format: VideoFormat, text: str) -> bytes:
+    frames = (Image.fromarray(pixels) for pixels in _frames(video))
     options: dict[str, Any] = {"comment": text.encode()}
     if video_format == "webp":
         exif = Image.Exif()
@@ -92,14 +94,14 @@ def _animation(clip: Clip, video_format: VideoFormat, text: str) -> bytes:
         options = {"exif": exif, "quality": 90, "method": 2}
     buffer = io.BytesIO()
     first = next(frames)
-    durations = _durations_ms(len(clip.array), clip.fps, TICKS[video_format])
+    durations = _durations_ms(len(video.array), video.fps, TICKS[video_format])
     first.save(buffer, video_format.upper(), save_all=True, append_images=frames, duration=durations, loop=0, **options)
     return buffer.getvalue()
 
 
-def _frames(clip: Clip) -> Iterator[np.ndarray[Any, Any]]:
+def _frames(video: VideoOutput) -> Iterator[np.ndarray[Any, Any]]:
     """Yield each frame as (height, width, 3) bytes."""
-    return (pixels_of(frame) for frame in clip.array)
+    return (pixels_of(frame) for frame in video.array)
 
 
 def _durations_ms(frames: int, fps: float, ticks: int) -> list[int]:

@@ -60,7 +60,7 @@ def read_video(content: bytes, settings: Bounds, param: str, most_frames: int) -
     Raises:
         InvalidRequest: the file is refused or broken; the message names `param` and the remedy.
     """
-    import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
+    import av  # here: PyAV takes 18 MB, and a server of images has no use for it
 
     demuxer = _demuxer_of(content)
     if demuxer is None:
@@ -143,7 +143,7 @@ def _timed(frames: Iterable[Any], interval: Fraction) -> Iterator[tuple[Fraction
 
 
 def _upright(frame: Any) -> Image.Image:
-    """Return a frame as a picture, turned upright by the rotation in the file, in quarter turns."""
+    """Return a frame as an image, turned upright by the rotation in the file, in quarter turns."""
     turn = round(frame.rotation / QUARTER) % 4 * QUARTER
     image: Image.Image = frame.to_image()
     return image.rotate(turn, expand=True) if turn else image

@@ -24,7 +24,7 @@ from cache_dit_serving.planning.traits import PipelineTraits
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-    from cache_dit_serving.pipeline.lora import Loras
+    from cache_dit_serving.pipeline.lora import LoadedLoras
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class _Accelerated(NamedTuple):
 
     pipe: DiffusionPipeline
     traits: PipelineTraits
-    loras: Loras
+    loras: LoadedLoras
     facts: Facts
 
 
@@ -134,7 +134,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     guided_passes = cache.guided_passes_of(pipe) if configured is None else 1 + configured
     traits = traits_of(pipe, guided_passes=guided_passes)
     load.check_servable(traits, settings.defaults)
-    loras = lora.Loras.of(pipe, settings)
+    loras = lora.LoadedLoras.of(pipe, settings)
     loras.load_those(fused=True, progress=progress)
     quantized = quantize.quantize(pipe, settings.quantize, device, progress)
     loras.load_those(fused=False, progress=progress)

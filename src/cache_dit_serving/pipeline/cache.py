@@ -25,7 +25,7 @@ from cache_dit_serving.caching.parts import PARTS
 from cache_dit_serving.caching.report import BlockListStats
 from cache_dit_serving.caching.settings import CacheSettings, CacheType
 from cache_dit_serving.pipeline import workarounds
-from cache_dit_serving.pipeline.failure import told
+from cache_dit_serving.pipeline.failure import summary
 from cache_dit_serving.pipeline.own_forward import context_of_all_passes
 from cache_dit_serving.pipeline.patch import Patch
 from cache_dit_serving.planning.families import family_of
@@ -136,7 +136,7 @@ class PipelineCache:
                     logger.exception("%s could not be enabled", cache_type)
                     version = cache_dit.__version__
                     refusals[cache_type] = (
-                        f"{cache_type} of cache-dit {version} could not be enabled on {name} ({told(error)})"
+                        f"{cache_type} of cache-dit {version} could not be enabled on {name} ({summary(error)})"
                     )
         self.support = CacheSupport(blocks, refusals)
 

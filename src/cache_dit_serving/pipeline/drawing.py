@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.caching.evidence import Record, report_of
-from cache_dit_serving.media.values import Clip, Media, Picture
+from cache_dit_serving.media.values import ImageOutput, Media, VideoOutput
 from cache_dit_serving.pipeline.part import Part
 from cache_dit_serving.pipeline.prompts import Heard, cuts_of
-from cache_dit_serving.pipeline.protocol import DrawRecord, Stopped, Watch
+from cache_dit_serving.pipeline.protocol import SampleRecord, Stopped, Watch
 from cache_dit_serving.pipeline.wrapped import Method, wrapped
 from cache_dit_serving.planning.call import ImageCall
 
@@ -112,7 +112,7 @@ class Drawing:
         """Take the calls of the tokenizers, and the use of the prompt cache."""
         self._heard, self._prompts = heard, prompts
 
-    def record(self, media: Media, *, compiled_graphs: int, peak_memory_bytes: int | None) -> DrawRecord:
+    def record(self, media: Media, *, compiled_graphs: int, peak_memory_bytes: int | None) -> SampleRecord:
         """Return the record of the run, which has ended. Writes its trace.
 
         Args:
@@ -123,7 +123,7 @@ class Drawing:
         call, record = self.call, self.part.cache.record()
         steps, step_s = self._steps_run(record), self._clock.seconds()
         first_forward = self._first_forward or self._started
-        return DrawRecord(
+        return SampleRecord(
             seed=call.seed,
             cache=report_of(call.cache, record, steps),
             stats=record.block_lists if record is not None else [],
@@ -140,8 +140,10 @@ class Drawing:
             peak_memory_bytes=peak_memory_bytes,
             prompt_hits=self._prompts.hits,
             prompt_misses=self._prompts.misses,
-            num_frames=len(media.array) if isinstance(media, Clip) else None,
-            size=(media.array.shape[-2], media.array.shape[-3]) if isinstance(media, Picture | Clip) else None,
+            num_frames=len(media.array) if isinstance(media, VideoOutput) else None,
+            size=(media.array.shape[-2], media.array.shape[-3])
+            if isinstance(media, ImageOutput | VideoOutput)
+            else None,
         )
 
     def _before_forward(self, module: object, args: object) -> None:
@@ -152,7 +154,7 @@ class Drawing:
             self._trace.stage("step 0")
 
     def _after_step(self, show: Show | None, latents: Any) -> None:
-        self._done += 1  # counted here: a callback's index begins anew with each chunk of a long clip
+        self._done += 1  # counted here: a callback's index begins anew with each chunk of a long video
         done, steps = self._done, self.call.num_inference_steps
         self._clock.mark()
         self._trace.stage(f"step {done}" if done < steps else "decode")

@@ -7,7 +7,7 @@ import traceback
 MOST_CHARACTERS = 160
 
 
-def told(error: BaseException) -> str:
+def summary(error: BaseException) -> str:
     """Return one phrase: the exception's type, the module that raised it and the first line of its text.
 
     The module is the last one outside torch. The text is cut to `MOST_CHARACTERS`.

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.pipeline.arguments import extra_arguments_of, longest_sequence
-from cache_dit_serving.pipeline.output import output_of, sound_rate_of
+from cache_dit_serving.pipeline.output import audio_rate_of, output_of
 from cache_dit_serving.planning.families import component_of, family_of
 from cache_dit_serving.planning.tasks import PARAMETERS, SOUND_LENGTHS, WORDS, Input, tasks_of
 from cache_dit_serving.planning.traits import (
+    AudioTraits,
     ClassTraits,
-    ClipTraits,
     GuidanceTraits,
     PipelineTraits,
     SequenceTraits,
     SizeTraits,
-    SoundTraits,
     StepTraits,
     StrengthTraits,
+    VideoTraits,
 )
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -37,7 +37,7 @@ USUAL_CLIP_SIZE = (832, 480)
 USUAL_FRAMES = 121
 """Default number of frames of pipelines whose signature names none (LTX-2)."""
 USUAL_FPS = 16.0
-"""Frames per second of clips from models without a parameter for the rate; cache_dit.serve used it for every clip."""
+"""Frames per second of videos from models without a parameter for the rate; cache_dit.serve used it for every clip."""
 USUAL_LENGTH_S = 10.0
 """Default length, seconds, of sounds from models that name none."""
 USUAL_STEPS = 50
@@ -75,11 +75,11 @@ def traits_of(pipe: DiffusionPipeline, *, guided_passes: int = 1) -> PipelineTra
         makes=output.kind,
         parameters=parameters,
         sizes=_sizes(pipe, signature, config, output.kind),
-        clip=_clip(pipe, signature, config) if output.kind is MediaKind.CLIP else None,
-        heard=output.sound_field is not None and sound_rate_of(pipe) is not None,
-        sound=_sound(pipe, signature, config) if output.kind is MediaKind.SOUND else None,
+        video=_video(pipe, signature, config) if output.kind is MediaKind.VIDEO else None,
+        heard=output.audio_field is not None and audio_rate_of(pipe) is not None,
+        audio=_audio(pipe, signature, config) if output.kind is MediaKind.AUDIO else None,
         brought=_brought(signature),
-        several_pictures=family.several_pictures,
+        several_images=family.several_images,
         classes=_classes(pipe, signature, config),
         strength=_strength(type(pipe), signature),
         steps=StepTraits(
@@ -137,7 +137,7 @@ def _sizes(
 ) -> SizeTraits:
     sample_size = getattr(pipe, "default_sample_size", None) or config.get("sample_size")
     scale = _first(pipe, "vae_scale_factor", *SPATIAL) or _pixels_of_latent(pipe)
-    usual = USUAL_CLIP_SIZE if makes is MediaKind.CLIP else (USUAL_SIDE, USUAL_SIDE)
+    usual = USUAL_CLIP_SIZE if makes is MediaKind.VIDEO else (USUAL_SIDE, USUAL_SIDE)
 
     def default(side: str, usual_side: int) -> int:
         own = _default(signature, side) or getattr(pipe, f"default_{side}", None)
@@ -171,7 +171,9 @@ def _size_multiple(pipe: DiffusionPipeline, config: Mapping[str, Any]) -> int:
     return max(LEAST_MULTIPLE, scale * max(patch if isinstance(patch, int) else 1, packed))
 
 
-def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any]) -> ClipTraits:
+def _video(
+    pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any]
+) -> VideoTraits:
     of_latent = _first(pipe, *TEMPORAL) or 1
     latents_of_chunk = _whole(signature, "num_latent_frames_per_chunk")  # Helios
     chunk = (latents_of_chunk - 1) * of_latent + 1 if latents_of_chunk else None
@@ -182,12 +184,12 @@ def _clip(pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], c
     if family.counts_latent_frames and default:
         default *= multiple
     default_frames, least, most = int(default or USUAL_FRAMES), None, None
-    if latents_of_chunks := config.get("chunk_partition"):  # AnyFlowFAR makes clips of just these chunks
+    if latents_of_chunks := config.get("chunk_partition"):  # AnyFlowFAR makes videos of just these chunks
         least = most = default_frames = (sum(latents_of_chunks) - 1) * of_latent + 1
     if family.decodes_tiles_alone:
         least, multiple = pipe.vae.kernel[0], pipe.vae.stride[0]
     fps_parameter = next((name for name in ("frame_rate", "fps") if name in signature), None)
-    return ClipTraits(
+    return VideoTraits(
         default_frames=default_frames,
         multiple=multiple,
         # The family's default shows whether its first frame is separate (81 = 4 x 20 + 1) or not (88 = 4 x 22).
@@ -207,17 +209,17 @@ def _steps(signature: Mapping[str, inspect.Parameter]) -> int:
     return _whole(signature, "num_inference_steps") or USUAL_STEPS
 
 
-def _sound(
+def _audio(
     pipe: DiffusionPipeline, signature: Mapping[str, inspect.Parameter], config: Mapping[str, Any]
-) -> SoundTraits:
-    parameter, rate = next((name for name in SOUND_LENGTHS if name in signature), None), sound_rate_of(pipe)
+) -> AudioTraits:
+    parameter, rate = next((name for name in SOUND_LENGTHS if name in signature), None), audio_rate_of(pipe)
     if parameter is None or rate is None:
         raise LoadError(f"{type(pipe).__name__} names neither how long its sounds are nor at which rate they come")
     # StableAudio always denoises the number of latents in its configuration, and cuts the sound.
     always_whole = parameter == "audio_end_in_s"
     most = config["sample_size"] * pipe.vae.hop_length / rate if always_whole else None
     most = most or getattr(pipe, "max_wav_duration", None)
-    return SoundTraits(
+    return AudioTraits(
         length_parameter=parameter,
         default_length_s=_default(signature, parameter) or most or USUAL_LENGTH_S,
         most_length_s=most,

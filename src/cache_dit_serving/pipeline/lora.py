@@ -54,7 +54,7 @@ NAMED = 3
 """Greatest number of names that an error lists."""
 
 
-class Loras:
+class LoadedLoras:
     """The LoRAs of one pipeline and of its siblings, which share its components."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Loras:
         self._scales_device = "cpu"
 
     @classmethod
-    def of(cls, pipe: DiffusionPipeline, settings: Settings) -> Loras:
+    def of(cls, pipe: DiffusionPipeline, settings: Settings) -> LoadedLoras:
         """Return the LoRAs of the configuration and of its folder, none of them loaded yet.
 
         Raises:
@@ -369,7 +369,7 @@ def _locate(settings: LoraSettings) -> Path:
 
 @contextmanager
 def _checked_already() -> Iterator[None]:
-    """Silence the warnings of diffusers and PEFT about tensors that do not fit; `Loras` has checked them.
+    """Silence the warnings of diffusers and PEFT about tensors that do not fit; `LoadedLoras` has checked them.
 
     Their warnings also name the layers of other LoRAs as missing.
     """

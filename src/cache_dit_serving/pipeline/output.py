@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.media.values import Array, Clip, Media, MediaKind, Picture, Sound
+from cache_dit_serving.media.values import Array, AudioOutput, ImageOutput, Media, MediaKind, VideoOutput
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -20,16 +20,16 @@ class OutputFields(NamedTuple):
 
     kind: MediaKind
     field: str
-    sound_field: str | None
-    """Field of a clip's sound; None if the output class has none."""
+    audio_field: str | None
+    """Field of a video's sound; None if the output class has none."""
 
 
 KINDS = {
-    "images": MediaKind.PICTURE,
-    "image": MediaKind.PICTURE,
-    "frames": MediaKind.CLIP,
-    "video": MediaKind.CLIP,
-    "audios": MediaKind.SOUND,
+    "images": MediaKind.IMAGE,
+    "image": MediaKind.IMAGE,
+    "frames": MediaKind.VIDEO,
+    "video": MediaKind.VIDEO,
+    "audios": MediaKind.AUDIO,
 }
 """Kind of output by the name of an output class's field."""
 
@@ -49,8 +49,8 @@ def output_of(cls: type[DiffusionPipeline]) -> OutputFields:
             fields = [field.name for field in dataclasses.fields(output)]
             found = next((field for field in fields if field in KINDS), None)
             if found is not None:
-                sound = next((field for field in fields if field in ("audio", "sound")), None)
-                return OutputFields(KINDS[found], found, sound)
+                audio = next((field for field in fields if field in ("audio", "sound")), None)
+                return OutputFields(KINDS[found], found, audio)
     raise LoadError(f"{cls.__name__} makes neither pictures nor video nor audio, as far as its class says")
 
 
@@ -58,7 +58,7 @@ SOUND_CONFIGURATIONS = (("vae", "sampling_rate"), ("vae", "sample_rate"), ("voco
 """(component, key of its configuration) that may hold the rate of a pipeline's sound."""
 
 
-def sound_rate_of(pipe: DiffusionPipeline) -> int | None:
+def audio_rate_of(pipe: DiffusionPipeline) -> int | None:
     """Return the rate of a pipeline's sound, samples a second; None if the pipeline names no rate."""
     for name, key in SOUND_CONFIGURATIONS:
         config = getattr(getattr(pipe, name, None), "config", None) or {}
@@ -67,31 +67,31 @@ def sound_rate_of(pipe: DiffusionPipeline) -> int | None:
     return int(pipe.sample_rate) if hasattr(pipe, "sample_rate") else None
 
 
-def media_of(output: Any, fields: OutputFields, *, fps: float | None, sound_rate: int | None) -> Media:
+def media_of(output: Any, fields: OutputFields, *, fps: float | None, audio_rate: int | None) -> Media:
     """Return the only output of a call that was made with `output_type="np"`.
 
     Args:
-        fps: frames per second of a clip; None for other kinds.
+        fps: frames per second of a video; None for other kinds.
         sound_rate: samples a second of the sound; None if there is none.
     """
     array = getattr(output, fields.field)[0]
-    if fields.kind is MediaKind.PICTURE:
-        return Picture(array)
-    if fields.kind is MediaKind.SOUND:
-        assert sound_rate is not None
-        return Sound(_samples(array), sound_rate)
+    if fields.kind is MediaKind.IMAGE:
+        return ImageOutput(array)
+    if fields.kind is MediaKind.AUDIO:
+        assert audio_rate is not None
+        return AudioOutput(_samples(array), audio_rate)
     assert fps is not None
-    sound = getattr(output, fields.sound_field) if fields.sound_field else None
-    heard = Sound(_samples(sound[0]), sound_rate) if sound is not None and sound_rate is not None else None
+    audio = getattr(output, fields.audio_field) if fields.audio_field else None
+    heard = AudioOutput(_samples(audio[0]), audio_rate) if audio is not None and audio_rate is not None else None
     if array.dtype.kind in "iu":  # Cosmos, whose safety checker works on bytes
         array = (array / np.iinfo(array.dtype).max).astype(np.float32)
-    return Clip(array, fps, heard)
+    return VideoOutput(array, fps, heard)
 
 
-def _samples(sound: Any) -> Array:
+def _samples(audio: Any) -> Array:
     """Return a sound as an array (channels, samples). The input may lack the channels.
 
     LTX-2 returns a tensor even with `output_type="np"`.
     """
-    array = sound if isinstance(sound, np.ndarray) else sound.float().cpu().numpy()
+    array = audio if isinstance(audio, np.ndarray) else audio.float().cpu().numpy()
     return np.atleast_2d(array)

@@ -26,7 +26,7 @@ PASS = "/"
 
 
 class Residuals(NamedTuple):
-    """Residuals of a ControlNet, which are added to the picture's states after each block of one list."""
+    """Residuals of a ControlNet, which are added to the image's states after each block of one list."""
 
     keyword: str
     """Argument of the transformer's forward that holds the residuals."""

@@ -14,7 +14,7 @@ from cache_dit import ParallelismConfig
 
 from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.pipeline.freed_memory import free_without_sleeping
-from cache_dit_serving.pipeline.output import media_of, output_of, sound_rate_of
+from cache_dit_serving.pipeline.output import audio_rate_of, media_of, output_of
 from cache_dit_serving.pipeline.quantize import DENOISERS
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def _output(pipe: DiffusionPipeline, call: ImageCall) -> Array:
             raise
         why = "the default size gives a sequence that the ranks cannot share evenly; set another by defaults"
         raise LoadError(f"parallelism: {why}") from error
-    fps = call.clip.fps if call.clip else None
-    return media_of(output, output_of(type(pipe)), fps=fps, sound_rate=sound_rate_of(pipe)).array
+    fps = call.video.fps if call.video else None
+    return media_of(output, output_of(type(pipe)), fps=fps, audio_rate=audio_rate_of(pipe)).array
 
 
 def _keep_signatures(pipe: DiffusionPipeline) -> None:

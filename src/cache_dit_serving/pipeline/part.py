@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.media.values import Media
-from cache_dit_serving.pipeline.output import OutputFields, media_of, output_of, sound_rate_of
+from cache_dit_serving.pipeline.output import OutputFields, audio_rate_of, media_of, output_of
 from cache_dit_serving.pipeline.prompts import tokenizers_of
 from cache_dit_serving.planning.call import ImageCall
 
@@ -25,7 +25,7 @@ class Part:
     cache: PipelineCache
     """cache-dit on this pipeline."""
     output: OutputFields
-    sound_rate: int | None
+    audio_rate: int | None
     """Samples a second of the pipeline's sound; None if it makes none."""
     tokenizers: dict[str, Any]
     has_callback: bool
@@ -34,7 +34,7 @@ class Part:
     def of(cls, pipe: DiffusionPipeline, cache: PipelineCache) -> Part:
         """Return the part for a pipeline on its device, with its cache."""
         has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
-        return cls(pipe, cache, output_of(type(pipe)), sound_rate_of(pipe), tokenizers_of(pipe), has_callback)
+        return cls(pipe, cache, output_of(type(pipe)), audio_rate_of(pipe), tokenizers_of(pipe), has_callback)
 
     @property
     def name(self) -> str:
@@ -52,5 +52,5 @@ class Part:
 
     def media_of(self, output: Any, call: ImageCall) -> Media:
         """Return the only output of a call that was made with `output_type="np"`."""
-        fps = call.clip.fps if call.clip else None
-        return media_of(output, self.output, fps=fps, sound_rate=self.sound_rate)
+        fps = call.video.fps if call.video else None
+        return media_of(output, self.output, fps=fps, audio_rate=self.audio_rate)

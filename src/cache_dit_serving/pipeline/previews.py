@@ -1,4 +1,4 @@
-"""Previews: small pictures of an unfinished output, from the latents between two steps.
+"""Previews: small images of an unfinished output, from the latents between two steps.
 
 Latents are decoded by the autoencoder, or by a linear map from a latent pixel's channels to RGB. The map is fitted to
 outputs of the loaded autoencoder, so no family needs constants of its own.
@@ -63,7 +63,7 @@ class Previewer:
         config = getattr(vae, "config", {})
         self._channels = int(config.get("latent_channels") or config.get("z_dim") or 0)
         dimensions = {weight.ndim for weight in vae.decoder.parameters()} if hasattr(vae, "decoder") else set()
-        self._of_clips = 5 in dimensions
+        self._of_videos = 5 in dimensions
         self._why_none = None if self._channels and {4, 5} & dimensions else NO_AUTOENCODER
         self._why_not: dict[str, str | None] = {}
         """Reason that a pipeline's latents give no previews, by class, once seen; None: they do."""
@@ -83,7 +83,7 @@ class Previewer:
             nonlocal before
             if name not in self._why_not:
                 self._learn(pipe, call.arguments, latents)
-            # No preview after the last step: the picture itself follows.
+            # No preview after the last step: the image itself follows.
             if done < call.num_inference_steps:
                 watch.preview(done, partial(self._take, pipe, call.arguments, before, latents))
             before = latents
@@ -126,7 +126,7 @@ class Previewer:
                 factors, scale = self._fitted(frame.device)
                 size = self._size(frame, scale)
             pixels = _on_its_way(frame[0].float())
-        except Exception:  # no failure of a preview affects the picture
+        except Exception:  # no failure of a preview affects the image
             if not self._warned:
                 self._warned = True
                 logger.warning("there are no previews of these latents", exc_info=True)
@@ -146,14 +146,14 @@ class Previewer:
 
         Args:
             frame: array of shape (1, channels, height, width).
-            scale: pixels of the picture per pixel of `frame`.
+            scale: pixels of the image per pixel of `frame`.
         """
         height, width = (side * scale for side in frame.shape[-2:])
         shrink = min(1.0, self._settings.side / max(height, width))
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def _frame(self, pipe: Any, arguments: Mapping[str, Any], latents: torch.Tensor) -> torch.Tensor:
-        """Return latents as (1, channels, height, width); of a clip, its middle frame.
+        """Return latents as (1, channels, height, width); of a video, its middle frame.
 
         Raises:
             NotUnderstood: the layout is not known here.
@@ -186,7 +186,7 @@ class Previewer:
                 latents = latents * deviation + mean
             else:
                 latents = latents + (config.get("shift_factor") or 0.0)
-            if self._of_clips:
+            if self._of_videos:
                 latents = latents.unsqueeze(2)
             pixels = vae.decode(latents, return_dict=False)[0]
         if pixels.ndim == 5:

@@ -1,7 +1,7 @@
 """Cache of prompt embeddings, so that a prompt is not encoded twice.
 
 diffusers' pipelines encode in their method `encode_prompt`, which reads nothing but its arguments and the weights. Its
-result can be reused for equal arguments: equal values, and for pictures equal pixels. A call with an argument of
+result can be reused for equal arguments: equal values, and for images equal pixels. A call with an argument of
 another kind (a tensor, a generator) is not cached. Callers do not share entries: a hit, or its time, would reveal to
 one caller that another sent the same prompt.
 """

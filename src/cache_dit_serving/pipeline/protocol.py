@@ -15,7 +15,7 @@ from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.planning.model import PlannedModel
 
 TakePreview = Callable[[], Callable[[], Image.Image] | None]
-"""Function that takes the latents, on the runner's thread. Returns a function that makes a picture of them on any
+"""Function that takes the latents, on the runner's thread. Returns a function that makes an image of them on any
 thread, or None if there is no preview."""
 
 
@@ -120,7 +120,7 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DrawRecord:
+class SampleRecord:
     """Record of one output: JSON values, the source of rates, metrics and answers."""
 
     seed: int
@@ -138,7 +138,7 @@ class DrawRecord:
     transition: str
     """Change of the cache for this output: none, override or exchange."""
     num_frames: int | None = None
-    """Frames of a clip; None for other kinds of output."""
+    """Frames of a video; None for other kinds of output."""
     peak_memory_bytes: int | None = None
     """Peak of the device's allocated bytes, or on a CPU of the process's resident bytes; None if not known."""
     profile: str | None = None
@@ -156,7 +156,7 @@ class DrawRecord:
 
     @property
     def seconds(self) -> float:
-        """Seconds from the prompt to the picture: encoding, denoising and decoding."""
+        """Seconds from the prompt to the image: encoding, denoising and decoding."""
         return self.encode_prompt_s + self.denoise_s + self.decode_s
 
     def corrected(self, model: PlannedModel) -> PlannedModel:
@@ -165,11 +165,11 @@ class DrawRecord:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Sampled:
     """One output of a call, with its record."""
 
     media: Media
-    record: DrawRecord
+    record: SampleRecord
 
 
 class Runner(Protocol):
@@ -192,7 +192,7 @@ class Runner(Protocol):
     @property
     def facts(self) -> Facts: ...
 
-    def sample(self, call: ImageCall, watch: Watch) -> Drawn:
+    def sample(self, call: ImageCall, watch: Watch) -> Sampled:
         """Draw the output of a call.
 
         Raises:
@@ -236,5 +236,5 @@ class Loaded:
 
     runner: Runner
     model: PlannedModel
-    warm_up: tuple[tuple[ImageCall, DrawRecord], ...] = ()
+    warm_up: tuple[tuple[ImageCall, SampleRecord], ...] = ()
     """Calls of the warm-up with their records: the first measured times."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.pipeline.drawing import Drawing
 from cache_dit_serving.pipeline.prompts import listening
-from cache_dit_serving.pipeline.protocol import Drawn, Facts, Freed, Watch
+from cache_dit_serving.pipeline.protocol import Facts, Freed, Sampled, Watch
 from cache_dit_serving.planning.call import ImageCall
 
 if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
-    from cache_dit_serving.pipeline.lora import Loras
+    from cache_dit_serving.pipeline.lora import LoadedLoras
     from cache_dit_serving.pipeline.part import Part
     from cache_dit_serving.pipeline.previews import Previewer
     from cache_dit_serving.pipeline.profiling import Profiler
@@ -35,7 +35,7 @@ class PipelineRunner:
         self,
         parts: Sequence[Part],
         facts: Facts,
-        loras: Loras,
+        loras: LoadedLoras,
         prompts: PromptCache,
         profiler: Profiler,
         *,
@@ -78,11 +78,11 @@ class PipelineRunner:
     def _cache(self) -> PipelineCache:
         return self._part.cache
 
-    def sample(self, call: ImageCall, watch: Watch) -> Drawn:
+    def sample(self, call: ImageCall, watch: Watch) -> Sampled:
         """Draw the output of a call. It depends on the call and its seed alone, not on earlier images.
 
         If the pipeline makes another number of forward passes a step than the call says, the cache has compared the
-        wrong passes and the picture is wrong. It is drawn again with the counted passes, which the record then has.
+        wrong passes and the image is wrong. It is drawn again with the counted passes, which the record then has.
 
         Raises:
             Stopped: the watch was cancelled; raised between two steps.
@@ -113,7 +113,7 @@ class PipelineRunner:
         transition = part.cache.prepare(call.cache.settings, call.num_inference_steps, passes=call.passes)
         return Drawing(call, part, watch, device=self._device, trace=trace, transition=transition)
 
-    def _drawn(self, drawing: Drawing) -> Drawn:
+    def _drawn(self, drawing: Drawing) -> Sampled:
         """Run a drawing; return its output.
 
         Raises:
@@ -146,7 +146,7 @@ class PipelineRunner:
             compiled_graphs=self._compiled_graphs() - graphs,
             peak_memory_bytes=self._memory_use.end(call.pixels),
         )
-        return Drawn(media, record)
+        return Sampled(media, record)
 
     def _run(self, drawing: Drawing) -> Any:
         """Call the pipeline of a drawing; return its result."""
@@ -154,12 +154,12 @@ class PipelineRunner:
 
         call, pipe = drawing.call, drawing.part.pipe
         show = None if self._previewer is None else self._previewer.showing(pipe, call, drawing.watch)
-        # The pipeline's own no_grad stays inside. On the embedded model inference mode saves 5 % of a picture's time.
+        # The pipeline's own no_grad stays inside. On the embedded model inference mode saves 5 % of an image's time.
         # It is not used with offload: weights that are moved in inference mode cannot get another LoRA afterwards.
         guard = torch.inference_mode if self.facts.offload is None else torch.no_grad
         with (
             guard(),
-            # Some families draw noise, or sample a picture's latents, without the generator of the call.
+            # Some families draw noise, or sample an image's latents, without the generator of the call.
             torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
             drawing.steps_reported(show) as callback,
             listening(drawing.part.tokenizers) as heard,

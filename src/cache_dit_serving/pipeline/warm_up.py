@@ -14,12 +14,12 @@ from cache_dit_serving.caching.speeds import CacheChoice
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError, OutOfMemory, ServingError
 from cache_dit_serving.media.images import check_finite
-from cache_dit_serving.pipeline.failure import told
-from cache_dit_serving.pipeline.protocol import DrawRecord, Runner, TakePreview, Unwatched
+from cache_dit_serving.pipeline.failure import summary
+from cache_dit_serving.pipeline.protocol import Runner, SampleRecord, TakePreview, Unwatched
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.example import example_of, simplest_task
-from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.fields.size import Height, Width
+from cache_dit_serving.planning.fields.video import least_frames
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 TRIAL_STEPS = 4
 TRIAL_PIXELS = 256 * 256
 """Greatest number of pixels in a trial on a CPU, where four steps at 1024 x 1024 take minutes."""
-PROGRESS_S = 2.0
-"""Least interval between two reports of a picture's progress, seconds."""
+REPORT_PROGRESS_S = 2.0
+"""Least interval between two reports of an image's progress, seconds."""
 
 
 class CacheTypeFails(Exception):
     """Error for a cache type that cannot run on the pipeline; its message may be shown to callers."""
 
 
-def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> DrawRecord:
+def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> SampleRecord:
     """Draw a few steps that reuse as much as possible, to find families that fail only in their forward pass.
 
-    On a CPU the picture is small. A family that fails at a small size is tried at its default size.
+    On a CPU the image is small. A family that fails at a small size is tried at its default size.
 
     Raises:
         CacheTypeFails: the cache type cannot be offered; the message has the reason.
@@ -65,7 +65,7 @@ def try_cache(runner: Runner, model: PlannedModel, cache_type: CacheType) -> Dra
         version = runner.facts.versions["cache-dit"]
         raise CacheTypeFails(
             f"{cache_type} of cache-dit {version} {cause} in the forward pass of {model.traits.pipeline_class}"
-            + ("" if no_memory else f" ({told(error)})")
+            + ("" if no_memory else f" ({summary(error)})")
         ) from error
 
 
@@ -79,7 +79,7 @@ def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progr
     """Draw a few steps of each case that torch.compile compiles: each declared size, no LoRA, and each LoRA alone.
 
     Raises:
-        LoadError: a picture fails, or the model does not take a declared size.
+        LoadError: an image fails, or the model does not take a declared size.
     """
     if settings.compile is None or not settings.server.warm_up:
         return
@@ -98,8 +98,8 @@ def compile_ahead(runner: Runner, model: PlannedModel, settings: Settings, progr
 
 def warm_up(
     runner: Runner, model: PlannedModel, settings: Settings, progress: Callable[[str], None]
-) -> tuple[tuple[ImageCall, DrawRecord], ...]:
-    """Draw a few steps at the default size, or with `speeds.warm_up` a whole picture at each speed.
+) -> tuple[tuple[ImageCall, SampleRecord], ...]:
+    """Draw a few steps at the default size, or with `speeds.warm_up` a whole image at each speed.
 
     Returns the calls with their records; empty without `server.warm_up`.
 
@@ -110,7 +110,7 @@ def warm_up(
     if not settings.server.warm_up:
         return ()
     if not settings.speeds.warm_up:
-        # Without the cache: the trials have run its code, and a cached picture of few steps is no measure of its rate.
+        # Without the cache: the trials have run its code, and a cached image of few steps is no measure of its rate.
         steps = _few_steps(model)
         call = _planned(model, num_inference_steps=steps, speed="lossless")
         return (_draw(runner, call, _warming(f"{steps} steps"), progress),)
@@ -153,7 +153,7 @@ def working(runner: Runner, model: PlannedModel, progress: Callable[[str], None]
 
 
 def _takes_last_image(runner: Runner, model: PlannedModel, progress: Callable[[str], None]) -> bool:
-    """Return whether image-to-video works with a last picture; some weights take only a first one."""
+    """Return whether image-to-video works with a last image; some weights take only a first one."""
     try:
         _try(runner, model, Task.IMAGE_TO_VIDEO, progress, last_image=True)
     except Exception:
@@ -166,11 +166,13 @@ def _try(
     runner: Runner, model: PlannedModel, task: Task, progress: Callable[[str], None], *, last_image: bool = False
 ) -> None:
     """Draw a few steps of a task; raises any error."""
-    what = f"{task}{' with a last picture' if last_image else ''}, {_few_steps(model)} steps"
+    what = f"{task}{' with a last image' if last_image else ''}, {_few_steps(model)} steps"
     _draw(runner, short(model, task, last_image=last_image), _warming(what), progress)
 
 
-def _draw(runner: Runner, call: ImageCall, stage: str, progress: Callable[[str], None]) -> tuple[ImageCall, DrawRecord]:
+def _draw(
+    runner: Runner, call: ImageCall, stage: str, progress: Callable[[str], None]
+) -> tuple[ImageCall, SampleRecord]:
     progress(stage)
     try:
         drawn = runner.sample(call, _Reports(stage, call, progress))
@@ -185,7 +187,7 @@ def _warming(what: str) -> str:
 
 
 class _Reports:
-    """Watch that reports an image's step, at most every `PROGRESS_S` seconds."""
+    """Watch that reports an image's step, at most every `REPORT_PROGRESS_S` seconds."""
 
     cancelled = False
 
@@ -196,7 +198,7 @@ class _Reports:
         self._last_reported = time.monotonic()
 
     def progress(self, done: int, cached: int) -> None:
-        if time.monotonic() - self._last_reported >= PROGRESS_S:
+        if time.monotonic() - self._last_reported >= REPORT_PROGRESS_S:
             self._last_reported = time.monotonic()
             self._progress(f"{self._what}, step {done} of {self._steps}")
 

@@ -84,7 +84,7 @@ def allow_later_classes(transformer: torch.nn.Module, allow_classes: Any = None)
 
 
 def _prompt_first(adapter: BlockAdapter) -> None:
-    """Set Bria's forward pattern: its blocks return the prompt's states first, the picture's second.
+    """Set Bria's forward pattern: its blocks return the prompt's states first, the image's second.
 
     cache-dit 1.5.3 takes them in the other order.
     """

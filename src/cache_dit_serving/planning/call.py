@@ -12,12 +12,12 @@ from cache_dit_serving.planning.model import AskedToProfile
 
 
 @dataclass(frozen=True)
-class ClipSpec:
+class VideoSpec:
     """Length and speed of a clip."""
 
     num_frames: int
     fps: float
-    """Frame rate of the encoded clip, frames per second."""
+    """Frame rate of the encoded video, frames per second."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ImageCall:
     """One output of a request, as a runner draws it. Every field reaches the ranks of a model on several GPUs."""
 
     arguments: dict[str, Any]
-    """Arguments of the pipeline's call, pictures at the drawn size among them; without the generator, the callback and
+    """Arguments of the pipeline's call, images at the drawn size among them; without the generator, the callback and
     the output type."""
     seed: int
     cache: CacheChoice
@@ -36,12 +36,12 @@ class ImageCall:
     pipeline_class: str
     """Class of the pipeline that runs it: the loaded one, or a sibling with the same weights."""
     pixels: int
-    """Size of the output: width x height of an image, width x height x frames of a clip, samples of a sound."""
+    """Size of the output: width x height of an image, width x height x frames of a video, samples of a sound."""
     loras: tuple[LoraChoice, ...] = ()
     """LoRAs to draw with, in the order in which they are added. Fused ones are not listed."""
-    clip: ClipSpec | None = None
+    video: VideoSpec | None = None
     """Frames and frame rate; None if the output is not a clip."""
-    makes: MediaKind = MediaKind.PICTURE
+    makes: MediaKind = MediaKind.IMAGE
     profile: AskedToProfile = AskedToProfile.NO
     caller: str = ""
     """Name of the caller. The prompt cache is partitioned by it."""

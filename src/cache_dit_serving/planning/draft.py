@@ -10,7 +10,7 @@ from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.fit import DEFAULT_FIT, Fit
 from cache_dit_serving.media.kinds import KINDS, OutputSpec
-from cache_dit_serving.planning.call import ClipSpec, ImageCall
+from cache_dit_serving.planning.call import ImageCall, VideoSpec
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile, PlannedModel
 from cache_dit_serving.schemas.answers import RequestWarning
@@ -37,7 +37,7 @@ class Draft:
     """Seed of each output."""
     num_frames: int = 1
     fps: float | None = None
-    """Frame rate of a clip, frames per second; None if the output is not a clip."""
+    """Frame rate of a video, frames per second; None if the output is not a clip."""
     chunks: int = 1
     """Number of times that the steps run, once for each chunk of a clip."""
     samples: int | None = None
@@ -87,7 +87,7 @@ class Draft:
         work = self.pixels * self.num_inference_steps * outputs
         if most is None or self.samples is not None or work <= most:
             return
-        frames, fewer = (" x num_frames", "frames") if model.traits.clip else ("", "images")
+        frames, fewer = (" x num_frames", "frames") if model.traits.video else ("", "images")
         raise InvalidRequest(
             f"width x height{frames} x num_inference_steps x num_images is {work:,}; this server "
             f"takes at most {most:,} in one request: ask for fewer {fewer} or steps, or a smaller size",
@@ -112,7 +112,7 @@ class Draft:
             pipeline_class=traits.pipeline_class,
             pixels=self.pixels,
             loras=self.loras,
-            clip=None if self.fps is None else ClipSpec(self.num_frames, self.fps),
+            video=None if self.fps is None else VideoSpec(self.num_frames, self.fps),
             makes=traits.makes,
             profile=self.profile,
         )

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache_dit_serving.media.inputs import InputPicture, Inputs
+from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.planning.families import family_of
-from cache_dit_serving.planning.fields.clip import least_frames
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.fields.size import Height, Width, fitting_size
+from cache_dit_serving.planning.fields.video import least_frames
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input, Task
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -61,11 +61,11 @@ def _size(model: PlannedModel, pixels: int | None) -> tuple[int, int]:
 def _inputs(brought: frozenset[Input], model: PlannedModel, pixels: int | None) -> Inputs:
     size = _size(model, pixels)
     ramp = Image.fromarray(np.linspace(0, 255, 256, dtype=np.uint8).reshape(16, 16)).resize(size)
-    colour = InputPicture(ramp.convert("RGB"), "")
+    colour = InputImage(ramp.convert("RGB"), "")
     frames = (colour.image,) * (least_frames(model) or 1)
     return Inputs(
         images=(colour,) if Input.IMAGE in brought else (),
-        mask=InputPicture(ramp, "") if Input.MASK in brought else None,
+        mask=InputImage(ramp, "") if Input.MASK in brought else None,
         control=colour if Input.CONTROL in brought else None,
         last_image=colour if Input.LAST_IMAGE in brought else None,
         video=InputVideo(frames, 16.0, more=False, digest="") if Input.VIDEO in brought else None,

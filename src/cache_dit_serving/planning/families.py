@@ -15,13 +15,13 @@ class Family:
     """Facts about a pipeline class. The defaults are those of a class that is in no table."""
 
     needs_input: bool = False
-    """True if it needs a picture or a video although its signature has None as the default. Each was found by a run."""
-    several_pictures: bool = False
-    """True if it makes one output from several pictures. Others make one output per picture."""
-    picture_name: str | None = None
-    """Pattern of the name that its prompts give picture `{number}`; None if they name no pictures."""
+    """True if it needs an image or a video although its signature has None as the default. Each was found by a run."""
+    several_images: bool = False
+    """True if it makes one output from several images. Others make one output per image."""
+    image_name: str | None = None
+    """Pattern of the name that its prompts give image `{number}`; None if they name no images."""
     fit_of_image: Fit | None = "stretch"
-    """Its own resizing of an input picture to the output size; None: it does not resize."""
+    """Its own resizing of an input image to the output size; None: it does not resize."""
     fit_of_video: Fit | None = "stretch"
     """Its own resizing of an input video to the output size; None: it does not resize."""
     example_prompt: str = "an example"
@@ -43,7 +43,7 @@ class Component:
     """Facts about a class of a pipeline's components. The defaults are those of a class that is in no table."""
 
     latents_decoded_together: int = 1
-    """Latent frames that an autoencoder decodes together. A clip whose latent frames are no multiple of it comes out
+    """Latent frames that an autoencoder decodes together. A video whose latent frames are no multiple of it comes out
     longer than requested."""
     later_than_cache_dit: bool = False
     """True if cache-dit 1.5.3 refuses a transformer although it knows the family. diffusers added the class later, and
@@ -53,7 +53,7 @@ class Component:
 
 
 _NEEDS_INPUT = Family(needs_input=True)
-_SEVERAL_PICTURES = Family(several_pictures=True)
+_SEVERAL_PICTURES = Family(several_images=True)
 _NEGATIVE_PROMPT = Family(needs_negative_prompt=True)
 
 FAMILIES: dict[str, Family] = {
@@ -66,7 +66,7 @@ FAMILIES: dict[str, Family] = {
     "EasyAnimateInpaintPipeline": _NEGATIVE_PROMPT,
     "EasyAnimatePipeline": _NEGATIVE_PROMPT,
     "Flux2KleinKVPipeline": Family(
-        several_pictures=True,
+        several_images=True,
         no_cache_reason="each block keeps keys and values of its own, and cache-dit runs all blocks as one",
     ),
     "Flux2KleinPipeline": _SEVERAL_PICTURES,
@@ -74,16 +74,16 @@ FAMILIES: dict[str, Family] = {
     "GlmImagePipeline": _SEVERAL_PICTURES,
     "HunyuanImageRefinerPipeline": _NEEDS_INPUT,
     "JoyImageEditPipeline": _NEEDS_INPUT,
-    "JoyImageEditPlusPipeline": Family(needs_input=True, several_pictures=True),
+    "JoyImageEditPlusPipeline": Family(needs_input=True, several_images=True),
     "LTX2ImageToVideoPipeline": _NEEDS_INPUT,
     "LTX2Pipeline": Family(animates=True),
     "LTXI2VLongMultiPromptPipeline": _NEEDS_INPUT,
     "LTXImageToVideoPipeline": _NEEDS_INPUT,
     "LTXPipeline": Family(animates=True),
     "LongCatImageEditPipeline": _NEEDS_INPUT,
-    "OmniGenPipeline": Family(several_pictures=True, picture_name="<img><|image_{number}|></img>"),
+    "OmniGenPipeline": Family(several_images=True, image_name="<img><|image_{number}|></img>"),
     "QwenImageEditPipeline": _NEEDS_INPUT,
-    "QwenImageEditPlusPipeline": Family(needs_input=True, several_pictures=True),
+    "QwenImageEditPlusPipeline": Family(needs_input=True, several_images=True),
     "QwenImageLayeredPipeline": _NEEDS_INPUT,
     # It would keep a smaller video and misalign its parts with the larger output's.
     "WanVACEPipeline": Family(needs_input=True, fit_of_video=None),

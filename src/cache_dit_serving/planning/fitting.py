@@ -1,4 +1,4 @@
-"""Fitting of input pictures and videos whose size differs from the output's."""
+"""Fitting of input images and videos whose size differs from the output's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INPUTS_OF_FIELDS = {field: kind for kind, field in FIELDS_OF_INPUTS.items()}
 
 @dataclass(frozen=True)
 class Fitting:
-    """Resizing of one input picture, or of all frames of the input video, to the output size."""
+    """Resizing of one input image, or of all frames of the input video, to the output size."""
 
     field: str
     """Field of the request: `image_urls.0`, `video_url`."""
@@ -37,7 +37,7 @@ class Fitting:
         return not keeps_shape(self.brought, self.drawn)
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """Return the picture, or one of the frames, at the output size."""
+        """Return the image, or one of the frames, at the output size."""
         return fitted(image, self.drawn, self.fit, bars=bars_of(self.field))
 
 
@@ -50,11 +50,11 @@ def fittings_of(
 ) -> tuple[Fitting, ...]:
     """Return the fittings of the inputs whose aspect ratio changes or that the server resizes before the call.
 
-    - A picture that denoising starts from (`strength`) is always resized by the server. Most pipelines would do the
-      same; Z-Image's would take the picture's size for the latents'.
-    - Another picture or video goes to the pipeline unchanged, unless its resizing would give another result than `fit`.
-    - A picture to edit is never resized: the editing pipelines choose sizes of their own, and aMUSEd's output is as
-      large as the picture.
+    - An image that denoising starts from (`strength`) is always resized by the server. Most pipelines would do the
+      same; Z-Image's would take the image's size for the latents'.
+    - Another image or video goes to the pipeline unchanged, unless its resizing would give another result than `fit`.
+    - An image to edit is never resized: the editing pipelines choose sizes of their own, and aMUSEd's output is as
+      large as the image.
 
     Args:
         arguments: arguments of the pipeline's call.

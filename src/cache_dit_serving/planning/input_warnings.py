@@ -1,4 +1,4 @@
-"""Warnings about input pictures and videos: a changed aspect ratio, or a repeated seed."""
+"""Warnings about input images and videos: a changed aspect ratio, or a repeated seed."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def _of_shape(fitting: Fitting) -> str:
 
 
 def _of_seeds(planned: Planned) -> list[RequestWarning]:
-    """Return warnings for pictures that were drawn with a seed and size of this request.
+    """Return warnings for images that were drawn with a seed and size of this request.
 
-    The same noise is then added to the picture it made, and denoising does not remove their common part.
+    The same noise is then added to the image it made, and denoising does not remove their common part.
     """
     seeds = {call.seed for call in planned.calls}
     size = planned.call.arguments.get("width"), planned.call.arguments.get("height")
@@ -47,9 +47,9 @@ def _of_seeds(planned: Planned) -> list[RequestWarning]:
         RequestWarning(
             param="seed",
             code="repeated_seed",
-            message=f"{field} was drawn with seed {picture.origin.seed} at this size, and the same noise again mars "
+            message=f"{field} was drawn with seed {image.origin.seed} at this size, and the same noise again mars "
             "what is drawn from it; send another seed",
         )
-        for field, picture in planned.inputs.pictures.items()
-        if picture.origin and picture.origin.seed in seeds and (picture.origin.width, picture.origin.height) == size
+        for field, image in planned.inputs.images_by_field.items()
+        if image.origin and image.origin.seed in seeds and (image.origin.width, image.origin.height) == size
     ]

@@ -1,4 +1,4 @@
-"""Input pictures and videos of a request: the fields it takes from them, and the arguments made from them."""
+"""Input images and videos of a request: the fields it takes from them, and the arguments made from them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cache_dit_serving.media.inputs import Inputs
 from cache_dit_serving.media.video_input import InputVideo
 from cache_dit_serving.planning.families import family_of
 from cache_dit_serving.planning.fields import accepted_fields
-from cache_dit_serving.planning.fields.clip import fitting_frames, least_frames
 from cache_dit_serving.planning.fields.size import fitting_size
+from cache_dit_serving.planning.fields.video import fitting_frames, least_frames
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.answers import RequestWarning
@@ -76,15 +76,15 @@ def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedMode
         inputs: inputs returned by :func:`with_size_of_inputs`.
 
     Raises:
-        InvalidRequest: more pictures than the pipeline takes, a picture that the prompt must name and does not, or a
-            mask whose size differs from its picture's.
+        InvalidRequest: more images than the pipeline takes, an image that the prompt must name and does not, or a
+            mask whose size differs from its image's.
     """
-    images = [picture.image for picture in inputs.images]
-    if len(images) > 1 and not model.traits.several_pictures:
+    images = [image.image for image in inputs.images]
+    if len(images) > 1 and not model.traits.several_images:
         raise InvalidRequest(
             f"image_urls holds {len(images)} pictures; {model.traits.pipeline_class} takes one", param="image_urls"
         )
-    if pattern := family_of(model.traits.pipeline_class).picture_name:
+    if pattern := family_of(model.traits.pipeline_class).image_name:
         for number in range(1, len(images) + 1):
             if (name := pattern.format(number=number)) not in (request.prompt or ""):
                 raise InvalidRequest(
@@ -99,14 +99,14 @@ def input_arguments(request: GenerateRequest, inputs: Inputs, model: PlannedMode
         )
     brought: dict[Input, Any] = {}
     if images:
-        brought[Input.IMAGE] = images if model.traits.several_pictures else images[0]
-    for each, picture in {
+        brought[Input.IMAGE] = images if model.traits.several_images else images[0]
+    for each, image in {
         Input.MASK: inputs.mask,
         Input.CONTROL: inputs.control,
         Input.LAST_IMAGE: inputs.last_image,
     }.items():
-        if picture is not None:
-            brought[each] = picture.image
+        if image is not None:
+            brought[each] = image.image
     if inputs.video is not None:
         brought[Input.VIDEO] = list(inputs.video.frames)
     return {model.traits.brought[each]: value for each, value in brought.items()}

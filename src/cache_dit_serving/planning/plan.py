@@ -23,7 +23,7 @@ def plan(resolved: Resolved, inputs: Inputs = NO_INPUTS) -> Planned:
     """Plan a request on the pipeline of its task.
 
     Args:
-        inputs: decoded pictures and video of the request.
+        inputs: decoded images and video of the request.
 
     Raises:
         InvalidRequest: a field that the model cannot honour, a value out of bounds, or two contradicting fields.

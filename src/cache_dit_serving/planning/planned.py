@@ -32,7 +32,7 @@ class Planned:
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """Effective values of request fields that the arguments hold under other names."""
     inputs: Inputs = NO_INPUTS
-    """Pictures and videos among the arguments."""
+    """Images and videos among the arguments."""
     fittings: tuple[Fitting, ...] = ()
     """Resizing of the inputs whose size differs from the output's; empty once it is done."""
     warnings: tuple[RequestWarning, ...] = ()
@@ -58,7 +58,7 @@ class Planned:
         return tuple(fitting for fitting in self.fittings if not fitting.by_pipeline)
 
     def fitted(self, resize: Resize = Fitting.resized) -> Planned:
-        """Return the request with its pictures and frames resized. Idempotent."""
+        """Return the request with its images and frames resized. Idempotent."""
         images: dict[int, Image.Image] = {}
         for fitting in self.to_resize:
             for image in self.inputs.images_of(fitting.field):
@@ -77,7 +77,7 @@ class Planned:
     def parameters(self, call: ImageCall) -> dict[str, Any]:
         """Return the request that redraws one output alone, as stored in its file.
 
-        Input pictures and videos are given by the SHA-256 of their files.
+        Input images and videos are given by the SHA-256 of their files.
         """
         settings = call.cache.settings
         cache = {"enabled": True, **settings.effective()} if settings else {"enabled": False}

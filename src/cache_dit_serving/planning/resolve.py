@@ -1,4 +1,4 @@
-"""The task of a request: decided once, by the pictures and videos that it brings."""
+"""The task of a request: decided once, by the images and videos that it brings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cache_dit_serving.schemas.request import GenerateRequest
 OPTIONAL = frozenset({Input.LAST_IMAGE})
 """Inputs that no task requires and that select no task."""
 NOUNS = {"mask_url": "mask", "video_url": "video"}
-"""Nouns for errors, by field. Other fields hold a picture."""
+"""Nouns for errors, by field. Other fields hold an image."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def resolve(request: GenerateRequest, family: PlannedModel) -> Resolved:
         )
     fields = [field for each, field in FIELDS_OF_INPUTS.items() if each in missing]
     beside = " too" if brought else ""
-    named = " and ".join(f"a {NOUNS.get(field, 'picture')} in {field}" for field in fields)
+    named = " and ".join(f"a {NOUNS.get(field, 'image')} in {field}" for field in fields)
     raise InvalidRequest(f"this model needs {named}{beside}; its tasks are: {tasks}", param=fields[0])
 
 

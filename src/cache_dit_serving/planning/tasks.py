@@ -40,7 +40,7 @@ VIDEO_REFERENCES = frozenset({"pose_video", "controls", "reference_conditions", 
 SOUND_LENGTHS = ("audio_end_in_s", "audio_length_in_s", "audio_duration_s", "audio_duration", "duration")
 """Parameter names of the length of a sound, seconds."""
 WORDS = frozenset({Input.PROMPT, Input.CLASS_LABELS})
-"""Inputs given as text or numbers, not as pictures or videos."""
+"""Inputs given as text or numbers, not as images or videos."""
 
 
 class Task(StrEnum):
@@ -79,26 +79,26 @@ def _facts(makes: MediaKind, *needs: Input) -> TaskFacts:
 
 
 TASKS: dict[Task, TaskFacts] = {
-    Task.TEXT_TO_IMAGE: _facts(MediaKind.PICTURE, Input.PROMPT),
-    Task.IMAGE_EDIT: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
-    Task.IMG2IMG: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
-    Task.INPAINT: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE, Input.MASK),
-    Task.CONTROL: _facts(MediaKind.PICTURE, Input.PROMPT, Input.CONTROL),
-    Task.CONTROL_IMG2IMG: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE, Input.CONTROL),
-    Task.CONTROL_INPAINT: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE, Input.MASK, Input.CONTROL),
-    Task.CLASS_CONDITIONAL: _facts(MediaKind.PICTURE, Input.CLASS_LABELS),
-    Task.UNCONDITIONAL: _facts(MediaKind.PICTURE),
-    Task.TEXT_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT),
-    Task.IMAGE_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT, Input.IMAGE),
-    Task.VIDEO_TO_VIDEO: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO),
-    Task.VIDEO_INPAINT: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO, Input.MASK),
-    Task.VIDEO_CONTROL: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO),
-    Task.VIDEO_REFERENCE: _facts(MediaKind.CLIP, Input.PROMPT),
-    Task.VIDEO_EXTENSION: _facts(MediaKind.CLIP, Input.PROMPT, Input.VIDEO),
-    Task.TEXT_TO_AUDIO: _facts(MediaKind.SOUND, Input.PROMPT),
-    Task.VIEWS: _facts(MediaKind.PICTURE, Input.PROMPT),
-    Task.LAYERS: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
-    Task.BY_EXAMPLE: _facts(MediaKind.PICTURE, Input.PROMPT, Input.IMAGE),
+    Task.TEXT_TO_IMAGE: _facts(MediaKind.IMAGE, Input.PROMPT),
+    Task.IMAGE_EDIT: _facts(MediaKind.IMAGE, Input.PROMPT, Input.IMAGE),
+    Task.IMG2IMG: _facts(MediaKind.IMAGE, Input.PROMPT, Input.IMAGE),
+    Task.INPAINT: _facts(MediaKind.IMAGE, Input.PROMPT, Input.IMAGE, Input.MASK),
+    Task.CONTROL: _facts(MediaKind.IMAGE, Input.PROMPT, Input.CONTROL),
+    Task.CONTROL_IMG2IMG: _facts(MediaKind.IMAGE, Input.PROMPT, Input.IMAGE, Input.CONTROL),
+    Task.CONTROL_INPAINT: _facts(MediaKind.IMAGE, Input.PROMPT, Input.IMAGE, Input.MASK, Input.CONTROL),
+    Task.CLASS_CONDITIONAL: _facts(MediaKind.IMAGE, Input.CLASS_LABELS),
+    Task.UNCONDITIONAL: _facts(MediaKind.IMAGE),
+    Task.TEXT_TO_VIDEO: _facts(MediaKind.VIDEO, Input.PROMPT),
+    Task.IMAGE_TO_VIDEO: _facts(MediaKind.VIDEO, Input.PROMPT, Input.IMAGE),
+    Task.VIDEO_TO_VIDEO: _facts(MediaKind.VIDEO, Input.PROMPT, Input.VIDEO),
+    Task.VIDEO_INPAINT: _facts(MediaKind.VIDEO, Input.PROMPT, Input.VIDEO, Input.MASK),
+    Task.VIDEO_CONTROL: _facts(MediaKind.VIDEO, Input.PROMPT, Input.VIDEO),
+    Task.VIDEO_REFERENCE: _facts(MediaKind.VIDEO, Input.PROMPT),
+    Task.VIDEO_EXTENSION: _facts(MediaKind.VIDEO, Input.PROMPT, Input.VIDEO),
+    Task.TEXT_TO_AUDIO: _facts(MediaKind.AUDIO, Input.PROMPT),
+    Task.VIEWS: _facts(MediaKind.IMAGE, Input.PROMPT),
+    Task.LAYERS: _facts(MediaKind.IMAGE, Input.PROMPT, Input.IMAGE),
+    Task.BY_EXAMPLE: _facts(MediaKind.IMAGE, Input.PROMPT, Input.IMAGE),
 }
 SERVED_TASKS = frozenset(
     {
@@ -131,9 +131,9 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
     if "frame_size" in signature:
         return frozenset({Task.VIEWS})  # ShapE renders one object from all sides
     if "content_prompt" in signature:
-        return frozenset({Task.BY_EXAMPLE})  # VisualCloze takes pairs of pictures
+        return frozenset({Task.BY_EXAMPLE})  # VisualCloze takes pairs of images
     if "layers" in signature:
-        return frozenset({Task.LAYERS})  # QwenImageLayered decomposes a picture
+        return frozenset({Task.LAYERS})  # QwenImageLayered decomposes an image
     if VIDEO_REFERENCES & signature.keys():
         return frozenset({Task.VIDEO_REFERENCE})
     if "overlap_history" in signature and Input.VIDEO in taken:
@@ -148,7 +148,7 @@ def tasks_of(signature: Signature, makes: MediaKind, pipeline_class: str) -> fro
     if Input.CLASS_LABELS in taken:
         return frozenset({Task.CLASS_CONDITIONAL})
     if Input.MASK in taken:
-        needed |= TASKS[Task.INPAINT if makes is MediaKind.PICTURE else Task.VIDEO_INPAINT].needs
+        needed |= TASKS[Task.INPAINT if makes is MediaKind.IMAGE else Task.VIDEO_INPAINT].needs
     # A call with a strength starts from its input, whatever the default. LTX's conditions may be empty.
     begins_from_media = "strength" in signature and "conditions" not in signature
     fitting = {

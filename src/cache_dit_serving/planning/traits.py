@@ -22,13 +22,13 @@ class SizeTraits:
 
 
 @dataclass(frozen=True)
-class ClipTraits:
+class VideoTraits:
     default_frames: int
     """The pipeline's default number of frames."""
     multiple: int
     """Number of frames per latent frame."""
     remainder: int
-    """Remainder of the number of frames: a clip has `multiple` x k + `remainder` frames."""
+    """Remainder of the number of frames: a video has `multiple` x k + `remainder` frames."""
     frames_parameter: str | None
     """Parameter of the number of frames; None if the input video determines it."""
     fps_parameter: str | None
@@ -40,15 +40,15 @@ class ClipTraits:
     most: int | None = None
     """Maximum number of frames that the weights make; None: no bound."""
     chunk: int | None = None
-    """Number of frames denoised together. A longer clip runs all steps once per chunk. None: no chunks."""
+    """Number of frames denoised together. A longer video runs all steps once per chunk. None: no chunks."""
 
     def chunks(self, frames: int) -> int:
-        """Return how many times the steps run for a clip of `frames` frames."""
+        """Return how many times the steps run for a video of `frames` frames."""
         return math.ceil(frames / self.chunk) if self.chunk else 1
 
 
 @dataclass(frozen=True)
-class SoundTraits:
+class AudioTraits:
     length_parameter: str
     """Parameter of the length in seconds."""
     default_length_s: float
@@ -141,16 +141,16 @@ class PipelineTraits:
     sequence: SequenceTraits = SequenceTraits()
     extra_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Types of the call's further arguments, by name. Only types that JSON can express."""
-    clip: ClipTraits | None = None
-    """Traits of the clips; None if the pipeline makes none."""
+    video: VideoTraits | None = None
+    """Traits of the videos; None if the pipeline makes none."""
     heard: bool = False
-    """True if its clips have sound."""
-    sound: SoundTraits | None = None
+    """True if its videos have sound."""
+    audio: AudioTraits | None = None
     """Traits of the sound; None if the pipeline's output is not sound alone."""
     brought: Mapping[Input, str] = field(default_factory=dict)
-    """Parameter of the call for each input: pictures, a mask, a video."""
-    several_pictures: bool = False
-    """True if several pictures give one output. Other pipelines would make one output per picture."""
+    """Parameter of the call for each input: images, a mask, a video."""
+    several_images: bool = False
+    """True if several images give one output. Other pipelines would make one output per image."""
     classes: ClassTraits | None = None
     """Traits of the classes; None if the pipeline draws from a prompt."""
     strength: StrengthTraits | None = None

@@ -183,13 +183,13 @@ class Group:
             time.sleep(POLL_S)
 
     def _await_nodes(self, others: int, progress: Callable[[str], None]) -> None:
-        told = 0
+        last_logged = 0
         with self._gathered:
             while (missing := others - len(self._nodes)) > 0:
-                if missing != told:
+                if missing != last_logged:
                     where = f"cache-dit-serving join {self._spread.rendezvous}"
                     progress(f"waiting for {missing} of {others + 1} nodes to join ({where})")
-                    told = missing
+                    last_logged = missing
                 self._gathered.wait()
             self._placed = True
 

@@ -24,7 +24,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError, OutOfMemory
 from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
-from cache_dit_serving.pipeline.failure import told
+from cache_dit_serving.pipeline.failure import summary
 from cache_dit_serving.pipeline.parallel import UNDIVIDED
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Stopped, TakePreview
 from cache_dit_serving.planning.loras import LoraTraits
@@ -147,7 +147,7 @@ class Rank:
             message = wire.Failed(what="out_of_memory", message=error.message)
         except Exception as error:
             logger.exception("rank %d failed", self.rank)
-            message = wire.Failed(what="error", message=told(error))
+            message = wire.Failed(what="error", message=summary(error))
             if UNDIVIDED in str(error):
                 why = "this size gives a sequence that the ranks cannot share evenly; choose another size"
                 message = wire.Failed(what="invalid", message=why, param="width")

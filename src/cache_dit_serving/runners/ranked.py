@@ -18,7 +18,7 @@ from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InternalError, InvalidRequest, LoadError, OutOfMemory
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.protocol import Drawn, Facts, Freed, Loaded, Stopped, Watch
+from cache_dit_serving.pipeline.protocol import Facts, Freed, Loaded, Sampled, Stopped, Watch
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.loras import LoraContents, LoraTraits
 from cache_dit_serving.planning.model import PlannedModel, planned
@@ -67,7 +67,7 @@ class RankedRunner:
         """True once a rank has ended, even before the reason is known."""
         return self._group.ended
 
-    def sample(self, call: ImageCall, watch: Watch) -> Drawn:
+    def sample(self, call: ImageCall, watch: Watch) -> Sampled:
         """Draw an output as the in-process runner does.
 
         Raises:
@@ -90,8 +90,8 @@ class RankedRunner:
             answer, blobs = heard
             if isinstance(answer, wire.Progress):
                 watch.progress(answer.done, answer.cached)
-            elif isinstance(answer, wire.Drawn):
-                return Drawn(*wire.media_of(answer, blobs, call.makes))
+            elif isinstance(answer, wire.Sampled):
+                return Sampled(*wire.media_of(answer, blobs, call.makes))
             elif isinstance(answer, wire.Failed):
                 raise _error_of(answer)
 

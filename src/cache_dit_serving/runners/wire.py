@@ -1,4 +1,4 @@
-"""Messages between the server's process and its ranks: JSON, with arrays and pictures as raw bytes.
+"""Messages between the server's process and its ranks: JSON, with arrays and images as raw bytes.
 
 A message is a length (8 bytes, big-endian), JSON of this length, and attachments, whose lengths are in the JSON.
 Nothing is pickled. A connection begins with a :data:`GREETING` of a rank or of another machine. The server answers with
@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError, field_serializer
 
-from cache_dit_serving.media.values import Array, Clip, Media, MediaKind, Picture, Sound
-from cache_dit_serving.pipeline.protocol import DrawRecord
+from cache_dit_serving.media.values import Array, AudioOutput, ImageOutput, Media, MediaKind, VideoOutput
+from cache_dit_serving.pipeline.protocol import SampleRecord
 from cache_dit_serving.planning.call import ImageCall
 
 JOIN_TOKEN = "CACHEDIT_JOIN_TOKEN"
@@ -35,8 +35,8 @@ GREETING_S = 10.0
 """Maximum time for a new connection to send its greeting, seconds."""
 UNREACHABLE_S = 30
 """Time without a response from another machine, seconds, after which its connection counts as closed."""
-PICTURE = "picture"
-"""Key of the mapping that replaces a picture among a call's arguments. Its value is the attachment's index."""
+IMAGE = "picture"
+"""Key of the mapping that replaces an image among a call's arguments. Its value is the attachment's index."""
 
 
 CALL = TypeAdapter(ImageCall)
@@ -46,8 +46,8 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PictureShape(Message):
-    """Mode and (width, height) of a picture whose pixels are an attachment, row by row."""
+class ImageShape(Message):
+    """Mode and (width, height) of an image whose pixels are an attachment, row by row."""
 
     mode: Literal["L", "RGB", "RGBA"]
     size: tuple[int, int]
@@ -107,8 +107,8 @@ class Place(Message):
 class Sample(Message):
     kind: Literal["sample"] = "sample"
     call: ImageCall
-    """The pictures among its arguments stand there as `{"picture": n}`."""
-    pictures: list[PictureShape]
+    """The images among its arguments stand there as `{"picture": n}`."""
+    images: list[ImageShape]
 
     @field_serializer("call")
     def _without_defaults(self, call: ImageCall) -> dict[str, Any]:
@@ -159,12 +159,12 @@ class WireArray(Message):
     shape: tuple[int, ...]
 
 
-class Drawn(Message):
+class Sampled(Message):
     kind: Literal["drawn"] = "drawn"
     record: dict[str, Any]
     array: WireArray
     fps: float | None = None
-    sound: WireArray | None = None
+    audio: WireArray | None = None
     rate: int | None = None
 
 
@@ -194,14 +194,14 @@ class Beat(Message):
 
 
 Down = Sample | Cancel | Flush | Lora | Exit
-Up = Stage | Ready | Progress | Drawn | Done | Failed | Beat
+Up = Stage | Ready | Progress | Sampled | Done | Failed | Beat
 Greeting = Hello | Join
 Welcome = Brief | Place | Failed
 GREETING: TypeAdapter[Greeting] = TypeAdapter(Annotated[Greeting, Field(discriminator="kind")])
 WELCOME: TypeAdapter[Welcome] = TypeAdapter(Annotated[Welcome, Field(discriminator="kind")])
 DOWN: TypeAdapter[Down] = TypeAdapter(Annotated[Down, Field(discriminator="kind")])
 UP: TypeAdapter[Up] = TypeAdapter(Annotated[Up, Field(discriminator="kind")])
-RECORD = TypeAdapter(DrawRecord)
+RECORD = TypeAdapter(SampleRecord)
 
 
 class Closed(Exception):
@@ -346,60 +346,60 @@ def alive(connection: socket.socket) -> socket.socket:
 
 
 def sample_message(call: ImageCall) -> tuple[Sample, list[bytes]]:
-    """Return the command to draw a call, and its pictures as attachments."""
-    pictures: list[Image.Image] = []
-    arguments = {name: _without_pictures(value, pictures) for name, value in call.arguments.items()}
+    """Return the command to draw a call, and its images as attachments."""
+    images: list[Image.Image] = []
+    arguments = {name: _without_images(value, images) for name, value in call.arguments.items()}
     message = Sample(
         call=replace(call, arguments=arguments),
-        pictures=[PictureShape(mode=picture.mode, size=picture.size) for picture in pictures],
+        images=[ImageShape(mode=image.mode, size=image.size) for image in images],
     )
-    return message, [picture.tobytes() for picture in pictures]
+    return message, [image.tobytes() for image in images]
 
 
 def call_of(message: Sample, attachments: list[bytes]) -> ImageCall:
     """Return the call that a message describes."""
-    pictures = [
-        Image.frombytes(shape.mode, shape.size, data) for shape, data in zip(message.pictures, attachments, strict=True)
+    images = [
+        Image.frombytes(shape.mode, shape.size, data) for shape, data in zip(message.images, attachments, strict=True)
     ]
-    arguments = {name: _with_pictures(value, pictures) for name, value in message.call.arguments.items()}
+    arguments = {name: _with_images(value, images) for name, value in message.call.arguments.items()}
     return replace(message.call, arguments=arguments)
 
 
-def _without_pictures(value: Any, pictures: list[Image.Image]) -> Any:
-    """Return an argument with each picture replaced by its number, and append it to `pictures`."""
+def _without_images(value: Any, images: list[Image.Image]) -> Any:
+    """Return an argument with each image replaced by its number, and append it to `pictures`."""
     if isinstance(value, Image.Image):
-        pictures.append(value if value.mode in ("L", "RGB", "RGBA") else value.convert("RGB"))
-        return {PICTURE: len(pictures) - 1}
+        images.append(value if value.mode in ("L", "RGB", "RGBA") else value.convert("RGB"))
+        return {IMAGE: len(images) - 1}
     if isinstance(value, list | tuple):
-        return [_without_pictures(each, pictures) for each in value]
+        return [_without_images(each, images) for each in value]
     return value
 
 
-def _with_pictures(value: Any, pictures: list[Image.Image]) -> Any:
-    """Undo :func:`_without_pictures`."""
-    if isinstance(value, dict) and value.keys() == {PICTURE}:
-        return pictures[value[PICTURE]]
+def _with_images(value: Any, images: list[Image.Image]) -> Any:
+    """Undo :func:`_without_images`."""
+    if isinstance(value, dict) and value.keys() == {IMAGE}:
+        return images[value[IMAGE]]
     if isinstance(value, list):
-        return [_with_pictures(each, pictures) for each in value]
+        return [_with_images(each, images) for each in value]
     return value
 
 
-def drawn_message(media: Media, record: DrawRecord) -> tuple[Drawn, list[bytes]]:
+def drawn_message(media: Media, record: SampleRecord) -> tuple[Sampled, list[bytes]]:
     """Return an output as a message, and its arrays as attachments."""
-    sound = media.sound if isinstance(media, Clip) else None
-    arrays = [media.array, *([sound.array] if sound else [])]
+    audio = media.audio if isinstance(media, VideoOutput) else None
+    arrays = [media.array, *([audio.array] if audio else [])]
     shapes = [WireArray.model_validate({"dtype": array.dtype.name, "shape": array.shape}) for array in arrays]
-    message = Drawn(
+    message = Sampled(
         record=RECORD.dump_python(record, mode="json"),
         array=shapes[0],
-        fps=media.fps if isinstance(media, Clip) else None,
-        sound=shapes[1] if sound else None,
-        rate=media.rate if isinstance(media, Sound) else sound.rate if sound else None,
+        fps=media.fps if isinstance(media, VideoOutput) else None,
+        audio=shapes[1] if audio else None,
+        rate=media.rate if isinstance(media, AudioOutput) else audio.rate if audio else None,
     )
     return message, [np.ascontiguousarray(array).tobytes() for array in arrays]
 
 
-def media_of(message: Drawn, attachments: list[bytes], makes: MediaKind) -> tuple[Media, DrawRecord]:
+def media_of(message: Sampled, attachments: list[bytes], makes: MediaKind) -> tuple[Media, SampleRecord]:
     """Return the output and the record of a message from :func:`drawn_message`.
 
     Raises:
@@ -410,13 +410,13 @@ def media_of(message: Drawn, attachments: list[bytes], makes: MediaKind) -> tupl
     return _media(message, array, attachments, makes), RECORD.validate_python(record)
 
 
-def _media(message: Drawn, array: Array, attachments: list[bytes], makes: MediaKind) -> Media:
-    if makes is MediaKind.PICTURE:
-        return Picture(array)
-    if makes is MediaKind.SOUND:
-        return Sound(array, message.rate or 0)
-    sound = Sound(_array(message.sound, attachments[1]), message.rate or 0) if message.sound else None
-    return Clip(array, message.fps or 0.0, sound)
+def _media(message: Sampled, array: Array, attachments: list[bytes], makes: MediaKind) -> Media:
+    if makes is MediaKind.IMAGE:
+        return ImageOutput(array)
+    if makes is MediaKind.AUDIO:
+        return AudioOutput(array, message.rate or 0)
+    audio = AudioOutput(_array(message.audio, attachments[1]), message.rate or 0) if message.audio else None
+    return VideoOutput(array, message.fps or 0.0, audio)
 
 
 def _array(shape: WireArray, data: bytes) -> Array:

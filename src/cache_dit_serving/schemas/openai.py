@@ -15,7 +15,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.frame_times import MOST_FPS
 from cache_dit_serving.media.images import ImageFormat
 from cache_dit_serving.schemas.answers import Answer, DeadlineReport, GenerateResponse, RequestWarning, Timings
-from cache_dit_serving.schemas.request import Drawing, GenerateRequest
+from cache_dit_serving.schemas.request import CommonFields, GenerateRequest
 
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 SECONDS = re.compile(r"\d{1,4}(\.\d{1,3})?")
@@ -28,7 +28,7 @@ Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "
 AnsweredQuality = Literal["low", "medium", "high", "max"]
 
 
-class ImageGeneration(Drawing):
+class ImageGeneration(CommonFields):
     """Body of /v1/images/generations."""
 
     model: str | None = Field(
@@ -87,7 +87,7 @@ class ImageGeneration(Drawing):
         if self.stream and self.response_format == "url":
             raise InvalidRequest("response_format: a stream holds base64; leave it out", param="response_format")
         given: dict[str, Any] = {
-            name: getattr(self, name) for name in Drawing.model_fields if name in self.model_fields_set
+            name: getattr(self, name) for name in CommonFields.model_fields if name in self.model_fields_set
         }
         given |= {"num_images": self.n, "output_format": "url" if self.wants_urls else "base64"}
         given |= {"image_format": self.format} | self._size() | self._brought()
@@ -112,7 +112,7 @@ class ImageGeneration(Drawing):
         return size_of(self.size)
 
     def _brought(self) -> dict[str, Any]:
-        """Return the native fields that hold the request's pictures."""
+        """Return the native fields that hold the request's images."""
         return {}
 
 
@@ -214,7 +214,7 @@ class OpenAiModels(BaseModel):
     data: list[OpenAiModel]
 
 
-class VideoCreation(Drawing):
+class VideoCreation(CommonFields):
     """Body of /v1/videos."""
 
     model: str | None = Field(
@@ -255,7 +255,7 @@ class VideoCreation(Drawing):
         Raises:
             InvalidRequest: `size` is not WIDTHxHEIGHT.
         """
-        names = {*Drawing.model_fields, "image_urls", "num_frames", "fps"} & self.model_fields_set
+        names = {*CommonFields.model_fields, "image_urls", "num_frames", "fps"} & self.model_fields_set
         given: dict[str, Any] = {name: getattr(self, name) for name in names} | size_of(self.size)
         if num_frames is not None:
             given["num_frames"] = num_frames

@@ -31,7 +31,7 @@ SCHEDULER = ForeignField("the model has the scheduler of its folder; leave it ou
 NO_WATERMARK = ForeignField("pictures here bear no watermark; leave it out", nothing=(False,))
 PROMPT_AS_IT_STANDS = ForeignField("prompts are drawn as they stand; leave it out", nothing=(False,))
 NO_SAFETY_CHECKER = ForeignField("this server checks no content; leave it out", nothing=(False,))
-PICTURE = ForeignField("POST /v1/images/edits takes pictures")
+IMAGE = ForeignField("POST /v1/images/edits takes pictures")
 
 OF_EVERYTHING: Mapping[str, ForeignField] = {
     **dict.fromkeys(("aspect_ratio", "ratio", "resolution"), ForeignField(SIZE, nothing=("auto",))),
@@ -61,7 +61,7 @@ OF_IMAGES: Mapping[str, ForeignField] = {
 
 OF_GENERATIONS: Mapping[str, ForeignField] = {
     **OF_IMAGES,
-    **dict.fromkeys(("image", "images", "image_url", "image_urls", "mask", "input_image", "input_references"), PICTURE),
+    **dict.fromkeys(("image", "images", "image_url", "image_urls", "mask", "input_image", "input_references"), IMAGE),
 }
 
 OF_VIDEOS: Mapping[str, ForeignField] = {

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.step_masks import MOST_STEPS
+from cache_dit_serving.media.audio import AudioFormat
 from cache_dit_serving.media.fit import Fit
 from cache_dit_serving.media.frame_times import MOST_FPS
 from cache_dit_serving.media.images import ImageFormat
 from cache_dit_serving.media.kinds import KINDS
-from cache_dit_serving.media.sound import AudioFormat
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video import VideoFormat
 
@@ -70,7 +70,7 @@ class LoraRequest(BaseModel):
     scale: float | None = Field(None, description="Strength; default: the configured scale, or 1.")
 
 
-class Drawing(BaseModel):
+class CommonFields(BaseModel):
     """Fields that requests of every API of this server share. An unknown field is refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -139,7 +139,7 @@ class Drawing(BaseModel):
     )
 
 
-class GenerateRequest(Drawing):
+class GenerateRequest(CommonFields):
     """One generation. A field that is absent or null has the model's default; an unknown field is refused."""
 
     class_label: ClassLabel = Field(
@@ -234,7 +234,7 @@ class GenerateRequest(Drawing):
     @property
     def encoding(self) -> str:
         """Image format of the request, or the default."""
-        return self.image_format or KINDS[MediaKind.PICTURE].default_format
+        return self.image_format or KINDS[MediaKind.IMAGE].default_format
 
 
 class JobRequest(GenerateRequest):

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cache_dit_serving.errors import LoadError, StoreUnavailable
 from cache_dit_serving.jobs.store.engine import is_locked_row
-from cache_dit_serving.jobs.store.store import JobStore, told
+from cache_dit_serving.jobs.store.store import JobStore, summary
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class StoreAccess:
                 message = "another session holds this job in the database"
                 raise StoreUnavailable(message, retry_after_s=AGAIN_S) from error
             if not self._silent:
-                reason = told(error) if isinstance(error, SQLAlchemyError) else f"not within {ANSWER_S:g} s"
+                reason = summary(error) if isinstance(error, SQLAlchemyError) else f"not within {ANSWER_S:g} s"
                 logger.error("the database of jobs does not answer: %s", reason)
             self._silent = True
             raise StoreUnavailable("the database of jobs does not answer", retry_after_s=AGAIN_S) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from cache_dit_serving.jobs.store.leases import Leases, Silent
-from cache_dit_serving.jobs.store.store import JobStore, told
+from cache_dit_serving.jobs.store.store import JobStore, summary
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Heart:
             if (store := self._store()) is not None:
                 store.leave(self._owner)
         except SQLAlchemyError as error:
-            logger.warning("the database of jobs is not told that this server ends: %s", told(error))
+            logger.warning("the database of jobs is not told that this server ends: %s", summary(error))
 
     def silent(self) -> Silent:
         """Servers that count as dead."""
@@ -71,7 +71,7 @@ class Heart:
         try:
             beats = store.beat(self._owner)
         except SQLAlchemyError as error:
-            if (failed := told(error)) != self._failed:
+            if (failed := summary(error)) != self._failed:
                 logger.warning("the database of jobs does not take this server's beat: %s", failed)
             self._failed = failed
             return

@@ -101,9 +101,9 @@ class JobStore:
                 raise
         except CommandError as error:
             reason = "its tables are of another version of this server; start that one, or name another database"
-            raise LoadError(f"jobs.database cannot be opened: {reason} ({told(error)})") from error
+            raise LoadError(f"jobs.database cannot be opened: {reason} ({summary(error)})") from error
         except (SQLAlchemyError, OSError, ImportError) as error:
-            raise LoadError(f"jobs.database cannot be opened: {told(error)}") from error
+            raise LoadError(f"jobs.database cannot be opened: {summary(error)}") from error
 
     def exchanged(self) -> bool:
         """Return whether another SQLite file lies in the place of the one that was opened."""
@@ -262,8 +262,8 @@ class JobStore:
     def take_waiting(self, owner: str, until: float) -> JobRecord | None:
         """Take the next job that waits at another server, for one that is idle."""
         # One that came within the last second has no position yet: its owner may be about to begin it.
-        told = (JobRow.position.is_not(None), JobRow.unwanted.is_(False))
-        waits = (JobRow.state == JobState.QUEUED, JobRow.owner != owner, *told)
+        wanted = (JobRow.position.is_not(None), JobRow.unwanted.is_(False))
+        waits = (JobRow.state == JobState.QUEUED, JobRow.owner != owner, *wanted)
         with self._writing.begin() as connection:
             next_one = select(JobRow.id).where(*waits).order_by(*FIRST).limit(1).with_for_update(skip_locked=True)
             job = connection.scalar(next_one)
@@ -313,6 +313,6 @@ class JobStore:
             yield session.scalars(query)
 
 
-def told(error: BaseException) -> str:
+def summary(error: BaseException) -> str:
     """Return a database's message of an error, in one line and without the statement."""
     return str(getattr(error, "orig", None) or error).splitlines()[0]

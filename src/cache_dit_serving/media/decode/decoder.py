@@ -17,7 +17,7 @@ from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.logs import FORMAT_VARIABLE
 from cache_dit_serving.media.decode import wire
 from cache_dit_serving.media.fit import Fit
-from cache_dit_serving.media.inputs import InputPicture
+from cache_dit_serving.media.inputs import InputImage
 from cache_dit_serving.media.origin import origin_from
 from cache_dit_serving.media.video_input import THREADS, InputVideo
 
@@ -31,7 +31,7 @@ INHERITED = (
 SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """Environment variables that keep libraries to one thread. Each thread reserves memory, which is limited."""
 CHANNELS = {"RGB": 3, "L": 1}
-"""Bytes per pixel of a returned picture, by its mode."""
+"""Bytes per pixel of a returned image, by its mode."""
 LONGEST_TEXT = 1_000
 MaskKind = Literal["mask", "holed mask"]
 """Reading of a mask: `PictureReader.mask`, or `PictureReader.holed_mask` by OpenAI's rule."""
@@ -80,8 +80,8 @@ class Decoder:
         self.param = "inputs"
         self._pixels_left = self._settings.max_pixels
 
-    def picture(self, kind: Kind, content: str | bytes, param: str) -> InputPicture:
-        """Decode a picture or a mask. Text content is a data URI or base64.
+    def image(self, kind: Kind, content: str | bytes, param: str) -> InputImage:
+        """Decode an image or a mask. Text content is a data URI or base64.
 
         Raises:
             InvalidRequest: the child refused the file; the message names `param` and the remedy.
@@ -91,7 +91,7 @@ class Decoder:
         image = self._image(wire.receive(self._from), self._pixels_left)
         self._pixels_left -= image.width * image.height
         done = self._done()
-        return InputPicture(image, _digest(done), origin_from(done.get("origin")))
+        return InputImage(image, _digest(done), origin_from(done.get("origin")))
 
     def video(self, content: str | bytes, param: str, most_frames: int) -> InputVideo:
         """Decode the first `most_frames` frames of a video. Text content is a data URI or base64.
@@ -118,7 +118,7 @@ class Decoder:
     def fitted(
         self, image: Image.Image, size: tuple[int, int], param: str, fit: Fit, *, bars: str = "black"
     ) -> Image.Image:
-        """Resize a picture as :func:`media.fit.fitted` does.
+        """Resize an image as :func:`media.fit.fitted` does.
 
         Raises:
             InvalidRequest: resizing takes too much memory.
@@ -164,7 +164,7 @@ class Decoder:
             yield wire.receive(self._from)
 
     def _image(self, message: dict[str, Any], most_pixels: int) -> Image.Image:
-        """Read the picture that a message announces.
+        """Read the image that a message announces.
 
         The child may have been taken over by the file it read, so every value of the message is checked.
         """

@@ -23,7 +23,7 @@ from cache_dit_serving.logs import configure_logs, configured_format
 from cache_dit_serving.media.bounds import FixedBounds
 from cache_dit_serving.media.decode import wire
 from cache_dit_serving.media.fit import fitted
-from cache_dit_serving.media.inputs import PictureReader
+from cache_dit_serving.media.inputs import ImageReader
 
 PR_SET_PDEATHSIG = 1
 """Option of Linux' prctl(2): the signal that this process gets when its parent ends."""
@@ -65,7 +65,7 @@ def _answer(asked: dict[str, Any], content: bytes, outgoing: IO[bytes]) -> None:
 
 def _read(asked: dict[str, Any], content: bytes, outgoing: IO[bytes]) -> None:
     param, kind = asked["param"], asked["do"]
-    reader = PictureReader(FixedBounds(**asked["bounds"]))
+    reader = ImageReader(FixedBounds(**asked["bounds"]))
     reader.pixels_left = asked["pixels_left"]
     if asked["text"]:
         content = reader.from_text(content.decode(), param, video=kind == "video")
@@ -75,7 +75,7 @@ def _read(asked: dict[str, Any], content: bytes, outgoing: IO[bytes]) -> None:
             _send_image(outgoing, frame)
         wire.send(outgoing, {"done": {"digest": video.digest, "fps": video.fps, "more": video.more}})
         return
-    reads = {"picture": reader.picture, "mask": reader.mask, "holed mask": reader.holed_mask}
+    reads = {"picture": reader.image, "mask": reader.mask, "holed mask": reader.holed_mask}
     read = reads[kind](content, param)
     _send_image(outgoing, read.image)
     origin = asdict(read.origin) if read.origin else None

@@ -1,4 +1,4 @@
-"""Check of an AVIF or HEIC file: the boxes of a still picture (ISO/IEC 23008-12) or of an image sequence."""
+"""Check of an AVIF or HEIC file: the boxes of a still image (ISO/IEC 23008-12) or of an image sequence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cache_dit_serving.media.structure.excessive import Excessive, at_most
 from cache_dit_serving.media.structure.mp4 import check_mp4
 
 MOST_BOXES = 4_000
-"""Maximum number of boxes. A phone's 48-megapixel picture has 192 tiles, each an item with several boxes."""
+"""Maximum number of boxes. A phone's 48-megapixel image has 192 tiles, each an item with several boxes."""
 MOST_ITEMS = 1_000
 MOST_DEPTH = 6
 CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
@@ -17,7 +17,7 @@ CONTAINERS = {b"meta": 4, b"iprp": 0, b"ipco": 0}
 
 
 def check_heif(content: bytes) -> tuple[int, int] | None:
-    """Count the boxes and items of a picture.
+    """Count the boxes and items of an image.
 
     Returns:
         (width, height) of the largest item, pixels; None if no item has a size.

@@ -13,9 +13,9 @@ MOST_SEGMENTS = 4_000
 MOST_FILLER = 2**16
 """Maximum number of bytes outside of segments. PIL reads them one at a time."""
 FEW_SCANS, MOST_SCANS = 16, 200
-"""Maximum number of scans of a large picture, and of a small one. Encoders write 10 to 20, libjpeg's scripts to 100."""
+"""Maximum number of scans of a large image, and of a small one. Encoders write 10 to 20, libjpeg's scripts to 100."""
 MOST_SCANNED_PIXELS = 2**28
-"""Maximum of width x height x scans once there are more than `FEW_SCANS`. Each scan visits the whole picture."""
+"""Maximum of width x height x scans once there are more than `FEW_SCANS`. Each scan visits the whole image."""
 MOST_PHOTOSHOP_BLOCKS = 5_000
 _FILL = re.compile(rb"\xff+")
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")

@@ -41,7 +41,7 @@ class _Boxes:
         self._boxes = self._tracks = self._edits = 0
         self._samples: dict[bytes, int] = {}
         """Claimed samples by kind of table. Each is counted apart, because a sample appears in several tables."""
-        self._sound = False
+        self._audio = False
         """True while the boxes belong to a sound track."""
         self._constant_bytes = 0
         """Claimed bytes of uncompressed sound."""
@@ -60,9 +60,9 @@ class _Boxes:
         if name == b"trak":
             self._tracks += 1
             at_most(MOST_TRACKS, self._tracks, "tracks")
-            self._sound = False
+            self._audio = False
         elif name == b"hdlr":
-            self._sound = self._content[begin + 8 : begin + 12] == b"soun"
+            self._audio = self._content[begin + 8 : begin + 12] == b"soun"
         if name in CONTAINERS:
             self.walk(begin, end, depth + 1)
         elif name in ENTRIES and begin + 8 <= end:
@@ -82,14 +82,14 @@ class _Boxes:
             runs = np.frombuffer(self._content, ">u4", 2 * count, begin + 8)[::2]
             claimed = int(runs.sum(dtype=np.uint64))
             # Uncompressed sound is one run of samples of one tick each. libav keeps no table for it.
-            if name == b"stts" and self._sound and count == 1 and claimed <= len(self._content):
+            if name == b"stts" and self._audio and count == 1 and claimed <= len(self._content):
                 ticks = struct.unpack_from(">I", self._content, begin + 12)[0]
                 claimed = 0 if ticks == 1 else claimed
             self._claim(name, claimed)
 
     def _check_sizes(self, name: bytes, begin: int, end: int) -> None:
         size, count = struct.unpack_from(">II", self._content, begin + 4)
-        if name == b"stsz" and size and self._sound:
+        if name == b"stsz" and size and self._audio:
             self._constant_bytes += size * count
             if self._constant_bytes > len(self._content):
                 raise Excessive("claims more samples than its bytes can hold")

@@ -8,7 +8,7 @@ from cache_dit_serving.media.structure.excessive import at_most
 from cache_dit_serving.media.structure.exif import check_exif
 
 MOST_CHUNKS = 10_000
-"""Maximum number of chunks. A still picture has about five, an animation one per frame."""
+"""Maximum number of chunks. A still image has about five, an animation one per frame."""
 HEADER = 12
 """Bytes before the first chunk."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cache_dit_serving.planning.fields import (
     arguments,
+    audio,
     cache,
-    clip,
     guidance,
     images,
     inputs,
@@ -15,8 +15,8 @@ from cache_dit_serving.planning.fields import (
     profile,
     prompt,
     size,
-    sound,
     steps,
+    video,
 )
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField
 from cache_dit_serving.planning.model import PlannedModel
@@ -29,8 +29,8 @@ _MODULES = [
     arguments,
     loras,
     inputs,
-    clip,
-    sound,
+    video,
+    audio,
     images,
     profile,
     output,

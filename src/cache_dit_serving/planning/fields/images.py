@@ -26,7 +26,7 @@ class Seed(RequestField):
 
 class NumImages(RequestField):
     name = "num_images"
-    makes = MediaKind.PICTURE
+    makes = MediaKind.IMAGE
 
     def asks_nothing(self, value: Any) -> bool:
         return value in (None, 1)

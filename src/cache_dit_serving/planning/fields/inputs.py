@@ -1,4 +1,4 @@
-"""Fields of input pictures and videos, `strength` and `fit`."""
+"""Fields of input images and videos, `strength` and `fit`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 
 class InputField(RequestField):
-    """An input picture or video. It is decoded before planning; :mod:`planning.inputs` makes the call's arguments."""
+    """An input image or video. It is decoded before planning; :mod:`planning.inputs` makes the call's arguments."""
 
     brings: ClassVar[Input]
     ignorable = False
@@ -28,7 +28,7 @@ class ImageUrls(InputField):
     brings = Input.IMAGE
 
     def schema(self, model: PlannedModel) -> Schema:
-        return {} if model.traits.several_pictures else {"maxItems": 1}
+        return {} if model.traits.several_images else {"maxItems": 1}
 
 
 class MaskUrl(InputField):

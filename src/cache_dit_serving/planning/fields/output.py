@@ -11,13 +11,13 @@ from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video import MOST_GIF_FPS
 from cache_dit_serving.planning.draft import Draft
-from cache_dit_serving.planning.fields.clip import fps_of
 from cache_dit_serving.planning.fields.field import RequestField
+from cache_dit_serving.planning.fields.video import fps_of
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
-FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 class IncludeStats(RequestField):
@@ -45,7 +45,7 @@ class OutputDir(RequestField):
     def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         if request.output_dir is None:
             return
-        if not all(FOLDER.fullmatch(part) for part in request.output_dir.split("/")):
+        if not all(FOLDER_NAME.fullmatch(part) for part in request.output_dir.split("/")):
             raise InvalidRequest(
                 "output_dir must be a folder relative to the server's output folder: names of letters, digits, "
                 "'.', '_' and '-', with '/' between them, none beginning with '.'",
@@ -70,7 +70,7 @@ class FileFormat(RequestField):
 
 class ImageQuality(RequestField):
     name = "image_quality"
-    makes = MediaKind.PICTURE
+    makes = MediaKind.IMAGE
 
     def default(self, model: PlannedModel) -> int:
         return DEFAULT_QUALITY
@@ -103,5 +103,5 @@ class VideoFormat(FileFormat):
             draft.warnings.append(RequestWarning(param=self.name, code="adjusted", message=message))
 
 
-FORMATS = [VideoFormat(kind) if kind is MediaKind.CLIP else FileFormat(kind) for kind in KINDS]
+FORMATS = [VideoFormat(kind) if kind is MediaKind.VIDEO else FileFormat(kind) for kind in KINDS]
 FIELDS: tuple[RequestField, ...] = (IncludeStats(), OutputFormat(), OutputDir(), *FORMATS, ImageQuality())

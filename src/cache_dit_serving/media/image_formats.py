@@ -1,4 +1,4 @@
-"""Picture formats: detection by a file's first bytes, and the list of formats that this server reads."""
+"""Image formats: detection by a file's first bytes, and the list of formats that this server reads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NAMED = {
 
 
 def format_of(content: bytes) -> str | None:
-    """Return PIL's name of a picture's format, detected by its first bytes; None for any other file."""
+    """Return PIL's name of an image's format, detected by its first bytes; None for any other file."""
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if content.startswith(b"\xff\xd8\xff"):

@@ -11,16 +11,16 @@ from PIL import Image, ImageOps, features
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.media import picture_formats
-from cache_dit_serving.media.inputs import PictureReader
+from cache_dit_serving.media import image_formats
+from cache_dit_serving.media.inputs import ImageReader
 from cache_dit_serving.media.quality import psnr
 from tests.support import heic
 from tests.support.hostile_files import box
-from tests.support.pictures import apple, file_of, noise
+from tests.support.images import apple, file_of, noise
 
 
 def read(content: bytes, **settings: int) -> Image.Image:
-    return PictureReader(InputSettings(**settings)).picture(content, "image_urls.0").image
+    return ImageReader(InputSettings(**settings)).image(content, "image_urls.0").image
 
 
 def refused(content: bytes, **settings: int) -> str:
@@ -52,7 +52,7 @@ def test_an_avif_is_read_as_by_pil() -> None:
 
 
 @pytest.mark.skipif(
-    not any(map(importlib.util.find_spec, picture_formats.HEIF_PACKAGES)), reason="no package reads HEIC here"
+    not any(map(importlib.util.find_spec, image_formats.HEIF_PACKAGES)), reason="no package reads HEIC here"
 )
 def test_a_heic_is_read_where_a_package_reads_it() -> None:
     image = read(heic.APPLE)
@@ -63,7 +63,7 @@ def test_a_heic_is_read_where_a_package_reads_it() -> None:
 
 
 def test_a_heic_is_refused_by_its_name_where_nothing_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_formats, "_reads_heif", lambda: False)
+    monkeypatch.setattr(image_formats, "_reads_heif", lambda: False)
     message = "image_urls.0 is a HEIC (HEIF), which this server does not read; send PNG, JPEG or WebP"
     for brand in (b"heic", b"heix", b"mif1"):
         assert refused(heic.APPLE.replace(b"heic", brand, 1)) == message

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cache_dit_serving.errors import InternalError
-from cache_dit_serving.media.values import Array, Sound
+from cache_dit_serving.media.values import Array, AudioOutput
 
 if TYPE_CHECKING:
     import av
@@ -26,23 +26,23 @@ AAC_RATES = frozenset({7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 441
 USUAL_RATE = 48_000
 
 
-def encode_sound(sound: Sound, audio_format: AudioFormat, parameters: dict[str, Any]) -> bytes:
+def encode_audio(audio: AudioOutput, audio_format: AudioFormat, parameters: dict[str, Any]) -> bytes:
     """Encode a sound at its own rate. Samples are clipped to [-1, 1] and rounded to 16 bits; nothing else is lost.
 
     Args:
         parameters: the request; written into the file's comment as JSON.
     """
-    import av  # here: PyAV takes 18 MB, and a server of pictures has no use for it
+    import av  # here: PyAV takes 18 MB, and a server of images has no use for it
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=audio_format) as container:
         container.metadata["comment"] = json.dumps(parameters, sort_keys=True)
-        stream: Any = container.add_stream(CODECS[audio_format], rate=sound.rate, layout=_layout(sound), format="s16")
-        for samples in _seconds(sound):
+        stream: Any = container.add_stream(CODECS[audio_format], rate=audio.rate, layout=_layout(audio), format="s16")
+        for samples in _seconds(audio):
             whole = (samples * UNIT).round().clip(-UNIT, UNIT - 1).astype(np.int16)
             # Interleaved: the channels of one sample are adjacent.
-            frame = av.AudioFrame.from_ndarray(whole.T.reshape(1, -1), format="s16", layout=_layout(sound))
-            frame.sample_rate = sound.rate
+            frame = av.AudioFrame.from_ndarray(whole.T.reshape(1, -1), format="s16", layout=_layout(audio))
+            frame.sample_rate = audio.rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()
@@ -51,24 +51,24 @@ def encode_sound(sound: Sound, audio_format: AudioFormat, parameters: dict[str, 
 class Track:
     """AAC track of a video that is being written. A sample rate that AAC lacks is resampled to `USUAL_RATE`."""
 
-    def __init__(self, container: Any, sound: Sound) -> None:
+    def __init__(self, container: Any, audio: AudioOutput) -> None:
         import av
 
-        self._container, self._sound = container, sound
-        rate = sound.rate if sound.rate in AAC_RATES else USUAL_RATE
-        self._stream = container.add_stream("aac", rate=rate, layout=_layout(sound))
-        self._resampler = av.AudioResampler(format="fltp", layout=_layout(sound), rate=rate)
+        self._container, self._audio = container, audio
+        rate = audio.rate if audio.rate in AAC_RATES else USUAL_RATE
+        self._stream = container.add_stream("aac", rate=rate, layout=_layout(audio))
+        self._resampler = av.AudioResampler(format="fltp", layout=_layout(audio), rate=rate)
 
     def write(self) -> None:
         """Encode the whole sound. The container interleaves it with the frames."""
         import av
 
-        for index, samples in enumerate(_seconds(self._sound)):
+        for index, samples in enumerate(_seconds(self._audio)):
             plane = np.ascontiguousarray(samples.clip(-1, 1), dtype=np.float32)
-            frame = av.AudioFrame.from_ndarray(plane, format="fltp", layout=_layout(self._sound))
-            frame.sample_rate = self._sound.rate
+            frame = av.AudioFrame.from_ndarray(plane, format="fltp", layout=_layout(self._audio))
+            frame.sample_rate = self._audio.rate
             # From these times the container records the encoder's priming samples, which players skip.
-            frame.pts, frame.time_base = index * self._sound.rate, Fraction(1, self._sound.rate)
+            frame.pts, frame.time_base = index * self._audio.rate, Fraction(1, self._audio.rate)
             self._encode(self._resampler.resample(frame))
         self._encode(self._resampler.resample(None))
         self._container.mux(self._stream.encode())
@@ -78,13 +78,13 @@ class Track:
             self._container.mux(self._stream.encode(frame))
 
 
-def _seconds(sound: Sound) -> Iterator[Array]:
+def _seconds(audio: AudioOutput) -> Iterator[Array]:
     """Yield the samples in pieces of one second, (channels, up to `rate` samples)."""
-    return (sound.array[:, begin : begin + sound.rate] for begin in range(0, sound.array.shape[1], sound.rate))
+    return (audio.array[:, begin : begin + audio.rate] for begin in range(0, audio.array.shape[1], audio.rate))
 
 
-def _layout(sound: Sound) -> str:
-    channels = len(sound.array)
+def _layout(audio: AudioOutput) -> str:
+    channels = len(audio.array)
     if channels not in LAYOUTS:
         raise InternalError(f"The model made a sound of {channels} channels; one or two can be encoded.")
     return LAYOUTS[channels]

@@ -9,23 +9,23 @@ from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.traits import SoundTraits
+from cache_dit_serving.planning.traits import AudioTraits
 from cache_dit_serving.schemas.request import LEAST_AUDIO_S, GenerateRequest
 
 
 class AudioLength(PipelineField):
     name = "audio_length_s"
-    makes = MediaKind.SOUND
+    makes = MediaKind.AUDIO
     ignorable = False
 
     def accepted(self, model: PlannedModel) -> bool:
-        return model.traits.sound is not None
+        return model.traits.audio is not None
 
     def schema(self, model: PlannedModel) -> Schema:
         return {"minimum": LEAST_AUDIO_S, "maximum": _most(model)}
 
     def default(self, model: PlannedModel) -> float:
-        return model.defaults.audio_length_s or min(_sound(model).default_length_s, model.limits.max_audio_s)
+        return model.defaults.audio_length_s or min(_audio(model).default_length_s, model.limits.max_audio_s)
 
     def check(self, request: GenerateRequest, model: PlannedModel) -> None:
         length, most = audio_length(request, model), _most(model)
@@ -35,7 +35,7 @@ class AudioLength(PipelineField):
             )
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        return {_sound(model).length_parameter: audio_length(request, model)}
+        return {_audio(model).length_parameter: audio_length(request, model)}
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
         return {self.name: audio_length(request, model)}
@@ -52,18 +52,18 @@ def audio_length(request: GenerateRequest, model: PlannedModel) -> float:
 
 def samples_made(request: GenerateRequest, model: PlannedModel) -> int:
     """Return the number of samples that the model makes for a request. The time of a step grows with it."""
-    sound = _sound(model)
-    whole = sound.most_length_s if sound.always_whole else None
-    return max(1, round((whole or audio_length(request, model)) * sound.rate))
+    audio = _audio(model)
+    whole = audio.most_length_s if audio.always_whole else None
+    return max(1, round((whole or audio_length(request, model)) * audio.rate))
 
 
 def _most(model: PlannedModel) -> float:
-    return min(_sound(model).most_length_s or model.limits.max_audio_s, model.limits.max_audio_s)
+    return min(_audio(model).most_length_s or model.limits.max_audio_s, model.limits.max_audio_s)
 
 
-def _sound(model: PlannedModel) -> SoundTraits:
-    assert model.traits.sound is not None
-    return model.traits.sound
+def _audio(model: PlannedModel) -> AudioTraits:
+    assert model.traits.audio is not None
+    return model.traits.audio
 
 
 FIELDS: tuple[RequestField, ...] = (AudioLength(),)

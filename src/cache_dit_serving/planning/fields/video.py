@@ -10,20 +10,20 @@ from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.planning.traits import ClipTraits
+from cache_dit_serving.planning.traits import VideoTraits
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
-class ClipField(PipelineField):
-    """A field that every clip-making model accepts, whatever the name of the pipeline's parameter."""
+class VideoField(PipelineField):
+    """A field that every video-making model accepts, whatever the name of the pipeline's parameter."""
 
-    makes = MediaKind.CLIP
+    makes = MediaKind.VIDEO
 
     def accepted(self, model: PlannedModel) -> bool:
         return model.traits.makes is self.makes
 
 
-class NumFrames(ClipField):
+class NumFrames(VideoField):
     name = "num_frames"
     ignorable = False
 
@@ -31,14 +31,14 @@ class NumFrames(ClipField):
         return value in (None, 1)
 
     def schema(self, model: PlannedModel) -> Schema:
-        clip = _clip(model)
+        video = _video(model)
         taken = _taken(model)
         # JSON Schema can express multiples, but not multiples with a remainder.
-        listed: Schema = {"multipleOf": clip.multiple} if clip.remainder == 0 else {"enum": list(taken)}
+        listed: Schema = {"multipleOf": video.multiple} if video.remainder == 0 else {"enum": list(taken)}
         return listed | {"minimum": taken[0], "maximum": taken[-1]}
 
     def default(self, model: PlannedModel) -> int:
-        return model.defaults.num_frames or _clip(model).default_frames
+        return model.defaults.num_frames or _video(model).default_frames
 
     def adjusted(self, value: int, model: PlannedModel) -> int:
         """Round down to a number that the model makes. A value below the minimum or above `max_num_frames` is kept."""
@@ -53,7 +53,7 @@ class NumFrames(ClipField):
             raise InvalidRequest(_refusal(value, taken, model), param="num_frames")
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        parameter = _clip(model).frames_parameter
+        parameter = _video(model).frames_parameter
         return {parameter: frames_of(request, model)} if parameter else {}
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
@@ -62,10 +62,10 @@ class NumFrames(ClipField):
     def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
         super().fill_in(draft, request)
         draft.num_frames = frames_of(request, draft.model)
-        draft.chunks = _clip(draft.model).chunks(draft.num_frames)
+        draft.chunks = _video(draft.model).chunks(draft.num_frames)
 
 
-class Fps(ClipField):
+class Fps(VideoField):
     name = "fps"
 
     def asks_nothing(self, value: Any) -> bool:
@@ -76,10 +76,10 @@ class Fps(ClipField):
         return {"maximum": MOST_FPS}
 
     def default(self, model: PlannedModel) -> float:
-        return model.defaults.fps or _clip(model).default_fps
+        return model.defaults.fps or _video(model).default_fps
 
     def arguments(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
-        parameter = _clip(model).fps_parameter
+        parameter = _video(model).fps_parameter
         return {parameter: fps_of(request, model)} if parameter else {}
 
     def recorded(self, request: GenerateRequest, model: PlannedModel) -> dict[str, Any]:
@@ -102,26 +102,26 @@ def fitting_frames(there: int, model: PlannedModel) -> int | None:
 
 
 def fps_of(request: GenerateRequest, model: PlannedModel) -> float:
-    """Return the frame rate of a request's clip, frames per second."""
+    """Return the frame rate of a request's video, frames per second."""
     return request.fps if request.fps is not None else Fps().default(model)
 
 
 def least_frames(model: PlannedModel) -> int | None:
-    """Return the minimum number of frames of the model's clips; None if it makes no clips."""
-    return _taken(model)[0] if model.traits.clip is not None else None
+    """Return the minimum number of frames of the model's videos; None if it makes no clips."""
+    return _taken(model)[0] if model.traits.video is not None else None
 
 
-def _clip(model: PlannedModel) -> ClipTraits:
-    assert model.traits.clip is not None
-    return model.traits.clip
+def _video(model: PlannedModel) -> VideoTraits:
+    assert model.traits.video is not None
+    return model.traits.video
 
 
 def _taken(model: PlannedModel) -> range:
-    """Return the numbers of frames that a request may ask for. A clip has at least two."""
-    clip = _clip(model)
-    least = clip.least or (clip.remainder if clip.remainder > 1 else clip.remainder + clip.multiple)
-    most = min(model.limits.max_num_frames, clip.most or model.limits.max_num_frames)
-    return range(least, max(least, most) + 1, clip.multiple)
+    """Return the numbers of frames that a request may ask for. A video has at least two."""
+    video = _video(model)
+    least = video.least or (video.remainder if video.remainder > 1 else video.remainder + video.multiple)
+    most = min(model.limits.max_num_frames, video.most or model.limits.max_num_frames)
+    return range(least, max(least, most) + 1, video.multiple)
 
 
 def _rounded_down(value: int, taken: range) -> int:
@@ -130,17 +130,17 @@ def _rounded_down(value: int, taken: range) -> int:
 
 
 def _refusal(value: int, taken: range, model: PlannedModel) -> str:
-    clip = _clip(model)
-    rule = f"{clip.multiple}k + {clip.remainder}" if clip.remainder else f"multiples of {clip.multiple}"
+    video = _video(model)
+    rule = f"{video.multiple}k + {video.remainder}" if video.remainder else f"multiples of {video.multiple}"
     if value > taken[-1]:
-        bounded_by = "this model" if taken[-1] == clip.most else "this server"
+        bounded_by = "this model" if taken[-1] == video.most else "this server"
         return f"num_frames is {value:,}; {bounded_by} makes at most {taken[-1]:,} frames ({rule})"
     if value < taken[0]:
         return f"num_frames is {value}; this model makes at least {taken[0]} frames ({rule})"
     below = _rounded_down(value, taken)
     return (
         f"num_frames {value} is not a number of frames that this model makes ({rule}); "
-        f"the nearest are {below} and {below + clip.multiple}"
+        f"the nearest are {below} and {below + video.multiple}"
     )
 
 
