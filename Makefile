@@ -56,24 +56,24 @@ test-all: $(VENV)/.installed-test ## Everything, four ranks and all storms too: 
 	$(PYTEST)
 
 test-fast: $(VENV)/.installed-test ## The same without whole servers, ranks, compilers and benchmarks
-	$(PYTEST) -m "$(MAIN) and not slow" --ignore=tests/process --ignore=tests/runners --ignore=tests/benchmarks
+	$(PYTEST) -m "$(MAIN) and not slow" --ignore=tests/process --ignore=tests/ranks --ignore=tests/benchmarks
 
 # The digest is of the tree that the tests begin on: another one is not recorded.
 test-families: $(VENV)/.installed-test ## Every pipeline class, and record the tree: tests/families/verified.json (minutes)
-	tested=$$($(BIN)/python -m tests.support.verified --digest) && $(PYTEST) tests/families && \
-		$(BIN)/python -m tests.support.verified --write $$tested
+	tested=$$($(BIN)/python -m tools.verified --digest) && $(PYTEST) tests/families && \
+		$(BIN)/python -m tools.verified --write $$tested
 
 test-times: $(VENV)/.installed-test ## The same as `make test`, and where its time went: build/test-times.md
 	@mkdir -p build
 	$(PYTEST) -m "$(MAIN)" -p tests.support.times --times build/test-times.md
 
 docs: $(VENV)/.installed-test ## Write the generated parts of docs/ and the snapshots; `make models` has its table
-	PYTHONPATH=src:. $(BIN)/python -m tests.support.flags_page
-	PYTHONPATH=src:. $(BIN)/python -m tests.support.schema_tables
-	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.support.snapshot
+	PYTHONPATH=src:. $(BIN)/python -m tools.flags_page
+	PYTHONPATH=src:. $(BIN)/python -m tools.schema_tables
+	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.snapshot
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
-	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tests.support.models_table --write
+	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.models_table --write
 
 lint: $(VENV)/.installed-test ## ruff: lint and format; import-linter: the direction of imports
 	$(BIN)/ruff check .

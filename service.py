@@ -36,7 +36,7 @@ from cache_dit_serving.jobs.shared import CallerCounts, shared_folder
 from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import library_versions
-from cache_dit_serving.runners.ranked import RankedRunner
+from cache_dit_serving.ranks.ranked import RankedRunner
 from cache_dit_serving.schemas.answers import (
     CompareResponse,
     FlushResponse,

@@ -26,7 +26,7 @@ from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
-from cache_dit_serving.runners.ranked import RankedRunner
+from cache_dit_serving.ranks.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 
 HEAD = """\

@@ -8,7 +8,7 @@ install_command() {
         > "$VIRTUAL_ENV/bin/$1"
     chmod 755 "$VIRTUAL_ENV/bin/$1"
 }
-install_command cache-dit-serving cache_dit_serving.cli
+install_command cache-dit-serving cache_dit_serving.cli.main
 install_command cache-dit-serve cache_dit_serving.serve
 
 # What models with a vision processor (requirements-vision.txt) and `quantize` (requirements-quantization.txt) need,

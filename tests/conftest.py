@@ -17,7 +17,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-LONG = ("process", "runners", "families", "benchmarks")
+LONG = ("process", "ranks", "families", "benchmarks")
 """Folders whose modules take minutes: they start servers, ranks and every family."""
 
 

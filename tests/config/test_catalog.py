@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving import models
+from cache_dit_serving.cli import models
 from cache_dit_serving.config import catalog as catalog_module
 from cache_dit_serving.config.catalog import recognise
 from cache_dit_serving.config.reading import GENERIC_CONFIG, chosen_config, resolve

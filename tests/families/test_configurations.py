@@ -19,7 +19,7 @@ from tests.support.conformance import draw, settings_of
 from tests.support.families import ENTRIES, save_family
 from tests.support.in_process import load
 from tests.support.loras import write_lora
-from tests.support.models_table import names_of
+from tools.models_table import names_of
 
 # Tiny weights and old families warn of much, none of it this project's.
 pytestmark = pytest.mark.filterwarnings("default")

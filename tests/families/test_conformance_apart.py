@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models_table import Row, rows
 from tests.support.sample import parameters
+from tools.models_table import Row, rows
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def found(request: pytest.FixtureRequest) -> dict[str, Row]:
     chosen = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
     names = [str(item.callspec.params["name"]) for item in chosen]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.support.models_table", *names],
+        [sys.executable, "-m", "tools.models_table", *names],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"src{os.pathsep}."},
         capture_output=True,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.models_table import row_of, rows
 from tests.support.sample import parameters
+from tools.models_table import row_of, rows
 
 # Tiny weights and old families warn of much, none of it this project's.
 pytestmark = pytest.mark.filterwarnings("default")

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_dit_serving import generate
+from cache_dit_serving.cli import generate
+from cache_dit_serving.cli.generate_flags import check_beforehand
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.generate_flags import check_beforehand
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.answers import pixels
 from tests.support.images import base64_of

@@ -276,7 +276,7 @@ def test_a_stream_of_edits_has_previews(client: openai.OpenAI) -> None:
     assert [event.type for event in events] == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
 
 
-def test_a_stream_of_several_pictures_has_previews_of_all(client: openai.OpenAI) -> None:
+def test_a_stream_of_several_images_has_previews_of_all(client: openai.OpenAI) -> None:
     events = list(client.images.generate(prompt=PROMPT, n=2, stream=True, partial_images=3, extra_body=SLOWER))
     assert [event.type.removeprefix("image_generation.") for event in events] == [
         *["partial_image"] * 3,

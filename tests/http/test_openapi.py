@@ -21,7 +21,7 @@ from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.operation import BELOW
 from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.server import ROOT, Server
-from tests.support.snapshot import OPENAPI, rendered
+from tools.snapshot import OPENAPI, rendered
 
 EXAMPLES = 40
 """Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
@@ -38,7 +38,7 @@ def test_the_document_is_valid() -> None:
 
 def test_the_document_changes_only_on_purpose() -> None:
     assert OPENAPI.read_text(encoding="utf-8") == rendered(openapi_document(OPERATIONS)), (
-        "the API has changed: if it should, write the snapshot anew with python -m tests.support.snapshot"
+        "the API has changed: if it should, write the snapshot anew with python -m tools.snapshot"
     )
 
 

@@ -17,7 +17,7 @@ from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.tasks import SERVED_TASKS, SIZED_TASKS, TASKS, Input, Task
 from cache_dit_serving.planning.traits import PipelineTraits, StrengthTraits, VideoTraits
-from cache_dit_serving.runners import wire
+from cache_dit_serving.ranks import wire
 from tests.support.images import apple, mask
 from tests.support.planned import planned, request
 from tests.support.traits import FLUX, WAN

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving import cli, generate_flags, show_config
+from cache_dit_serving.cli import generate_flags, show_config
+from cache_dit_serving.cli import main as cli
+from cache_dit_serving.cli.flags import FLAGS, idle_flags, parser
+from cache_dit_serving.cli.serve import command, environment_of
 from cache_dit_serving.config.reading import load_settings, resolve
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.flags import FLAGS, idle_flags, parser
-from cache_dit_serving.serve import command, environment_of
-from tests.support.flags_page import PAGE, flags_page
 from tests.support.server import COMMAND
+from tools.flags_page import PAGE, flags_page
 
 
 def settings_of(*flags: str) -> Settings:
@@ -253,7 +254,7 @@ def test_steps_are_those_of_a_request_that_names_none() -> None:
 
 
 def test_the_page_of_flags_is_that_of_the_table() -> None:
-    assert PAGE.read_text() == flags_page(), "python -m tests.support.flags_page"
+    assert PAGE.read_text() == flags_page(), "python -m tools.flags_page"
 
 
 def test_help_says_each_default_as_the_settings_have_it() -> None:

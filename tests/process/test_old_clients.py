@@ -14,9 +14,9 @@ import requests
 from PIL import Image
 from pydantic import BaseModel
 
-from cache_dit_serving.flags import parser
+from cache_dit_serving.cli.flags import parser
+from cache_dit_serving.cli.serve import environment_of
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.serve import environment_of
 from tests.support.answers import metric, pixels
 from tests.support.server import Server, options, ready, serving
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cache_dit_serving.runners import wire
-from cache_dit_serving.runners.agent import ranks_of
-from cache_dit_serving.runners.wire import JOIN_TOKEN
+from cache_dit_serving.ranks import wire
+from cache_dit_serving.ranks.agent import ranks_of
+from cache_dit_serving.ranks.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting
 from tests.support.processes import gone
 from tests.support.ranks import open_to_others

@@ -14,9 +14,9 @@ from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.config.settings import RequestDefaults, Settings
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.support.schema_tables import PAGES as PAGES_WITH_TABLES
-from tests.support.schema_tables import SCHEMAS, SEE, SETTINGS, parts, with_tables
 from tests.support.server import ROOT
+from tools.schema_tables import PAGES as PAGES_WITH_TABLES
+from tools.schema_tables import SCHEMAS, SEE, SETTINGS, parts, with_tables
 
 TOPS = ("src", "docs", "tests", "benchmarks", "configs", "training", "docker")
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "training" / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.support.families import ENTRIES
-from tests.support.models_table import rows
+from tools.models_table import rows
 
 
 def test_every_class_has_a_row() -> None:

@@ -17,8 +17,8 @@ from cache_dit_serving.pipeline import workarounds
 from cache_dit_serving.planning.families import COMPONENTS, FAMILIES, Family
 from cache_dit_serving.planning.tasks import SERVED_TASKS
 from tests.support.families import ENTRIES, build_pipeline
-from tests.support.models_table import names_of, rows
 from tests.support.sample import SAMPLE
+from tools.models_table import names_of, rows
 
 # Tiny weights and old families warn of much, none of it this project's.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -31,7 +31,7 @@ ALLOWED = {
     "pipeline/workarounds.py": {"Bria", "Sana", "StableDiffusion3"},
 }
 """Names of classes and families by module."""
-SHARED: dict[str, Any] = {"needs_input": True, "several_pictures": True, "needs_negative_prompt": True}
+SHARED: dict[str, Any] = {"needs_input": True, "several_images": True, "needs_negative_prompt": True}
 """Facts of several classes each."""
 CLASSES = {ENTRIES[name]["class"] for name in SAMPLE}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.verified import FILE, PAGE, ROOT, depended_on, digest, is_verified, write
+from tools.verified import FILE, PAGE, ROOT, depended_on, digest, is_verified, write
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_tree_that_changed_during_the_tests_is_not_recorded(tree: Path) -> Non
 
 def test_another_version_of_python_has_a_record_of_its_own(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (tree / FILE).read_text(encoding="utf-8")
-    monkeypatch.setattr("tests.support.verified.PYTHON", "3.99")
+    monkeypatch.setattr("tools.verified.PYTHON", "3.99")
     assert not is_verified(tree)
     write(digest(tree), tree)
     assert is_verified(tree)
@@ -83,9 +83,11 @@ def test_another_version_of_python_has_a_record_of_its_own(tree: Path, monkeypat
 
 
 def test_the_command_says_what_to_run(tree: Path) -> None:
-    for module in ("__init__", "support/__init__", "support/verified", "support/models_table"):
-        shutil.copyfile(ROOT / f"tests/{module}.py", tree / f"tests/{module}.py")
-    command = [sys.executable, "-m", "tests.support.verified"]
+    modules = ("tools/__init__", "tools/verified", "tools/models_table", "tests/__init__", "tests/support/__init__")
+    (tree / "tools").mkdir()
+    for module in modules:
+        shutil.copyfile(ROOT / f"{module}.py", tree / f"{module}.py")
+    command = [sys.executable, "-m", "tools.verified"]
     assert subprocess.run(command, cwd=tree, check=False).returncode == 0
     (tree / "requirements.txt").write_text("")
     stale = subprocess.run(command, cwd=tree, check=False, capture_output=True, text=True)

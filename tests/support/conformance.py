@@ -1,7 +1,7 @@
 """A family's entry twice: as this server runs it, and as diffusers runs it alone.
 
 What of an entry's call a request can say goes through the request's fields and the configuration's defaults, the rest
-through `defaults.pipeline_arguments`. `tests.support.models_table` writes what is found of each.
+through `defaults.pipeline_arguments`. `tools.models_table` writes what is found of each.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cache_dit_serving.config.settings import Settings
-from cache_dit_serving.runners import wire
+from cache_dit_serving.ranks import wire
 from tests.support.server import COMMAND, ROOT
 
 SECRET = "between nodes"

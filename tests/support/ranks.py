@@ -18,7 +18,7 @@ from cache_dit_serving.media.inputs import Inputs
 from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
-from cache_dit_serving.runners.ranked import RankedRunner
+from cache_dit_serving.ranks.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED
 from tests.support.processes import gone

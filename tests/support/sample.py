@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.support.models_table import names_of
+from tools.models_table import names_of
 
 SAMPLE = frozenset(
     {

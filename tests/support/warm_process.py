@@ -44,7 +44,7 @@ MODULES = (
     "cache_dit_serving.api.openai_images",
     "cache_dit_serving.api.openai_videos",
     *(f"cache_dit_serving.pipeline.{name}" for name in ("cache", "load", "lora", "previews", "profiling", "runner")),
-    "cache_dit_serving.runners.ranked",
+    "cache_dit_serving.ranks.ranked",
 )
 """Imported by a server of the embedded model; service.py is not among them, since it reads the environment."""
 MESSAGE_BYTES = 1 << 20

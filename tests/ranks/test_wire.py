@@ -18,10 +18,10 @@ from cache_dit_serving.media.values import AudioOutput, ImageOutput, MediaKind, 
 from cache_dit_serving.planning.call import ImageCall, VideoSpec
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile
-from cache_dit_serving.runners import wire
+from cache_dit_serving.ranks import wire
 from tests.support.images import apple
 from tests.support.records import record_of
-from tests.support.snapshot import WIRE, rendered, wire_document
+from tools.snapshot import WIRE, rendered, wire_document
 
 CALL = ImageCall(
     arguments={

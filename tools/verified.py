@@ -1,6 +1,6 @@
 """`tests/families/verified.json`: the tree that the families' tests last passed on, by the Python that ran them.
 
-`make test-families` writes it when all of them pass. `python -m tests.support.verified` exits 1 where this tree is
+`make test-families` writes it when all of them pass. `python -m tools.verified` exits 1 where this tree is
 another one for the Python that runs it.
 """
 
@@ -15,9 +15,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.models_table import BEGIN, END
+from tools.models_table import BEGIN, END
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FILE = Path("tests/families/verified.json")
 PACKAGE = Path("src/cache_dit_serving")
 ROOMS = ("caching", "config", "media", "pipeline", "planning", "schemas")
@@ -122,7 +122,7 @@ def _imports(text: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.support.verified", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.verified", description=__doc__)
     parser.add_argument("--digest", action="store_true", help="print this tree's digest")
     parser.add_argument("--write", metavar="DIGEST", help="record that the families' tests passed on this tree")
     asked = parser.parse_args()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache_dit_serving.runners import wire
+from cache_dit_serving.ranks import wire
 from tests.support.in_process import EMBEDDED, load
 from tests.support.nodes import SECRET, free_meeting, node
 from tests.support.ranks import CLOSE, Server, draw, spread

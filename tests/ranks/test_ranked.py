@@ -20,8 +20,8 @@ from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview
-from cache_dit_serving.runners import agent, group
-from cache_dit_serving.runners.ranked import RankedRunner
+from cache_dit_serving.ranks import agent, group
+from cache_dit_serving.ranks.ranked import RankedRunner
 from tests.support.conformance import settings_of
 from tests.support.families import save_family
 from tests.support.images import apple

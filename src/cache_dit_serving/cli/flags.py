@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cache_dit_serving.caching.step_masks import POLICIES
-from cache_dit_serving.command_line import CommandLine
+from cache_dit_serving.cli.command_line import CommandLine
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.config.variables import variable_of
 from cache_dit_serving.findings import model_of_field

@@ -23,9 +23,9 @@ from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.loras import LoraContents, LoraTraits
 from cache_dit_serving.planning.model import PlannedModel, planned
 from cache_dit_serving.planning.traits import PipelineTraits
-from cache_dit_serving.runners import wire
-from cache_dit_serving.runners.agent import POLL_S
-from cache_dit_serving.runners.group import Group
+from cache_dit_serving.ranks import wire
+from cache_dit_serving.ranks.agent import POLL_S
+from cache_dit_serving.ranks.group import Group
 from cache_dit_serving.schemas.request import GenerateRequest
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Tables of request fields and settings in docs/. `python -m tests.support.schema_tables` writes them from the schemas.
+"""Tables of request fields and settings in docs/. `python -m tools.schema_tables` writes them from the schemas.
 
 A page marks the place of a table by two comments, and may name some of the schema's fields:
 

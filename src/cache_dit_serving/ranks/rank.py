@@ -29,8 +29,8 @@ from cache_dit_serving.pipeline.parallel import UNDIVIDED
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Stopped, TakePreview
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.traits import PipelineTraits
-from cache_dit_serving.runners import wire
-from cache_dit_serving.runners.interface import LOOPBACK, bind_transports
+from cache_dit_serving.ranks import wire
+from cache_dit_serving.ranks.interface import LOOPBACK, bind_transports
 
 logger = logging.getLogger(__name__)
 

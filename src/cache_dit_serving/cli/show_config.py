@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from cache_dit_serving.cli.flags import parser
+from cache_dit_serving.cli.serve import environment_of
 from cache_dit_serving.config.printed import printed
 from cache_dit_serving.config.reading import resolve
 from cache_dit_serving.config.settings import EMBEDDED_MODEL
 from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIABLE
 from cache_dit_serving.errors import ConfigError
-from cache_dit_serving.flags import parser
-from cache_dit_serving.serve import environment_of
 from cache_dit_serving.supervisor import fail
 
 DESCRIPTION = """\

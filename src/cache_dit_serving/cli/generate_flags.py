@@ -13,13 +13,13 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from cache_dit_serving.command_line import CommandLine
+from cache_dit_serving.cli.command_line import CommandLine
+from cache_dit_serving.cli.flags import FLAGS, Heading, grouped
 from cache_dit_serving.config.catalog import catalog
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.inputs import upload_name
 from cache_dit_serving.errors import ConfigError, InvalidRequest
 from cache_dit_serving.findings import findings_of
-from cache_dit_serving.flags import FLAGS, Heading, grouped
 from cache_dit_serving.media.kinds import FORMATS_OF_FIELD, KINDS
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields import FIELDS

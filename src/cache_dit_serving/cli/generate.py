@@ -15,11 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
-from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIABLE, OVERRIDE_PREFIX
-from cache_dit_serving.errors import ConfigError, InvalidRequest, NotReady, ServingError
-from cache_dit_serving.generate_flags import (
+from cache_dit_serving.cli.generate_flags import (
     FORMATS,
     check_beforehand,
     check_format,
@@ -27,9 +23,13 @@ from cache_dit_serving.generate_flags import (
     request_of,
     suffix_of,
 )
+from cache_dit_serving.cli.serve import environment_of
+from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
+from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIABLE, OVERRIDE_PREFIX
+from cache_dit_serving.errors import ConfigError, InvalidRequest, NotReady, ServingError
 from cache_dit_serving.media.kinds import FORMATS_OF_FIELD
 from cache_dit_serving.schemas.request import GenerateRequest
-from cache_dit_serving.serve import environment_of
 from cache_dit_serving.supervisor import fail
 
 if typing.TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def _drawn(
     from cache_dit_serving.engine.intake import Intake
     from cache_dit_serving.jobs.worker import PipelineWorker
     from cache_dit_serving.pipeline.assemble import assemble
-    from cache_dit_serving.runners.ranked import RankedRunner
+    from cache_dit_serving.ranks.ranked import RankedRunner
 
     logging.getLogger("cache_dit_serving").setLevel(logging.WARNING)
     worker = PipelineWorker(

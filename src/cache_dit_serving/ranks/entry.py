@@ -32,7 +32,7 @@ def run_rank(server: str, token: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the process that forks the ranks ignores
     configure_logs("INFO", configured_format(), f"{NAME}{number}")
     quiet_libraries()
-    from cache_dit_serving.runners.rank import fail, main
+    from cache_dit_serving.ranks.rank import fail, main
 
     try:
         main(number, server, token)

@@ -14,13 +14,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cache_dit_serving import join
+from cache_dit_serving.cli import join
 from cache_dit_serving.config.acceleration import ParallelismSettings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.runners import versions, wire
-from cache_dit_serving.runners.agent import ranks_of
-from cache_dit_serving.runners.group import Group
+from cache_dit_serving.ranks import versions, wire
+from cache_dit_serving.ranks.agent import ranks_of
+from cache_dit_serving.ranks.group import Group
 from tests.support.in_process import EMBEDDED, load
 from tests.support.nodes import SECRET, free_meeting, meeting, node
 from tests.support.processes import gone

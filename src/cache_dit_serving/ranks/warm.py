@@ -14,4 +14,4 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 configure_logs("INFO", configured_format(), "ranks")
 quiet_libraries()
 
-import cache_dit_serving.runners.rank  # noqa: E402, F401 (reads the environment that the lines above set)
+import cache_dit_serving.ranks.rank  # noqa: E402, F401 (reads the environment that the lines above set)

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import psutil
 
-from cache_dit_serving.command_line import CommandLine
+from cache_dit_serving.cli.command_line import CommandLine
 from cache_dit_serving.logs import configure_logs, configured_format, say_last
-from cache_dit_serving.runners import wire
-from cache_dit_serving.runners.agent import ranks_of, run_ranks
-from cache_dit_serving.runners.interface import exposure
-from cache_dit_serving.runners.versions import versions
+from cache_dit_serving.ranks import wire
+from cache_dit_serving.ranks.agent import ranks_of, run_ranks
+from cache_dit_serving.ranks.interface import exposure
+from cache_dit_serving.ranks.versions import versions
 
 logger = logging.getLogger(__name__)
 

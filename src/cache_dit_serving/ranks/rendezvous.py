@@ -18,7 +18,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo
 
-from cache_dit_serving.runners import wire
+from cache_dit_serving.ranks import wire
 
 BACKEND = "cache-dit-serving"
 """Name under which torch's agent finds this rendezvous."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cache_dit_serving.command_line import CommandLine
+from cache_dit_serving.cli.command_line import CommandLine
 from cache_dit_serving.config.catalog import CatalogEntry, catalog
 
 DESCRIPTION = """\

@@ -1,9 +1,9 @@
-"""docs/flags.md, from the launcher's table of flags. `python -m tests.support.flags_page` writes it anew."""
+"""docs/flags.md, from the launcher's table of flags. `python -m tools.flags_page` writes it anew."""
 
 from __future__ import annotations
 
+from cache_dit_serving.cli.flags import Flag, Heading, grouped
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
-from cache_dit_serving.flags import Flag, Heading, grouped
 from tests.support.server import ROOT
 
 PAGE = ROOT / "docs" / "flags.md"

@@ -23,10 +23,10 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError, RunnerLost
 from cache_dit_serving.held_folder import HeldFolder
 from cache_dit_serving.planning.loras import LoraContents
-from cache_dit_serving.runners import wire
-from cache_dit_serving.runners.agent import POLL_S, run_ranks
-from cache_dit_serving.runners.interface import exposure
-from cache_dit_serving.runners.versions import differing
+from cache_dit_serving.ranks import wire
+from cache_dit_serving.ranks.agent import POLL_S, run_ranks
+from cache_dit_serving.ranks.interface import exposure
+from cache_dit_serving.ranks.versions import differing
 
 logger = logging.getLogger(__name__)
 

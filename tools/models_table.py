@@ -1,6 +1,6 @@
 """`docs/models.md`: the table of pipeline classes, written by what the conformance suite finds, and read by its tests.
 
-`make models` writes it; `python -m tests.support.models_table --write NAME ...` writes the rows of some classes anew.
+`make models` writes it; `python -m tools.models_table --write NAME ...` writes the rows of some classes anew.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 from tests.support.families import ENTRIES
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- rows: written by make models -->\n", "<!-- end of rows -->\n"
 HEAD = (
     "| family | class | cache_dit.serve's name | LoRA | tasks | with the cache | why not, and what it needs |\n"

@@ -1,6 +1,6 @@
 """Snapshots of the OpenAPI document, of the shape of one answer per kind, and of the messages to and from ranks.
 
-`python -m tests.support.snapshot` writes both anew.
+`python -m tools.snapshot` writes both anew.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pydantic import TypeAdapter
 
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.routes import OPERATIONS
-from cache_dit_serving.runners import wire
+from cache_dit_serving.ranks import wire
 from tests.support.server import WARMED_UP, Server, ready, serving
 
-SNAPSHOTS = Path(__file__).resolve().parents[1] / "snapshots"
+SNAPSHOTS = Path(__file__).resolve().parents[1] / "tests" / "snapshots"
 OPENAPI, ANSWERS, WIRE = (SNAPSHOTS / f"{name}.json" for name in ("openapi", "answers", "wire"))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from cache_dit_serving import __version__, generate, join, models, serve, show_config
+from cache_dit_serving import __version__
+from cache_dit_serving.cli import generate, join, models, serve, show_config
 from cache_dit_serving.findings import cut, nearest_key
 
 COMMANDS = ("serve", "generate", "join", "models", "config")

@@ -14,8 +14,8 @@ import socket
 import psutil
 
 from cache_dit_serving.logs import claim_loggers
-from cache_dit_serving.runners import wire
-from cache_dit_serving.runners.entry import NAME, run_rank
+from cache_dit_serving.ranks import wire
+from cache_dit_serving.ranks.entry import NAME, run_rank
 
 POLL_S = 0.2
 PATIENCE_S = 1800
@@ -39,7 +39,7 @@ def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = No
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from cache_dit_serving.runners.rendezvous import BACKEND
+    from cache_dit_serving.ranks.rendezvous import BACKEND
 
     claim_loggers()  # torch's loggers exist only after the import
     config = LaunchConfig(
@@ -58,7 +58,7 @@ def run_ranks(place: wire.Place, server: str, meeting: socket.socket | None = No
     )
     filters = os.environ.get("PYTHONWARNINGS", "").split(",")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, dict.fromkeys([*filters, TRACKER])))
-    multiprocessing.set_forkserver_preload(["cache_dit_serving.runners.warm"])
+    multiprocessing.set_forkserver_preload(["cache_dit_serving.ranks.warm"])
     elastic_launch(config, run_rank)(server, place.token)
 
 

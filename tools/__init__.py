@@ -1,0 +1,1 @@
+"""Generators of documentation, snapshots and records: `make docs`, `make models`, `make test-families`."""
