@@ -1,7 +1,8 @@
 """The service: a diffusion transformer under cache-dit, behind BentoML.
 
 `bentoml serve` runs it. `CACHE_DIT_SERVING_CONFIG` is the name of a file in configs/ or a path. The implementation is
-in src/cache_dit_serving: api/ (HTTP), jobs/ (the queue and its one worker), pipeline/ (torch), media/ (bytes).
+in src/cache_dit_serving: api/ (HTTP), engine/ (the work on a request), jobs/ (the queue and its one worker), pipeline/
+(torch), media/ (bytes).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cache_dit_serving.api.http_metrics import start_http_series
 from cache_dit_serving.api.job_parameters import prefers_job
 from cache_dit_serving.api.lifecycle import drain_on_signals, end_with_supervisor, worker_of
 from cache_dit_serving.api.matching import mounted_routes
-from cache_dit_serving.api.methods import bentoml_api
+from cache_dit_serving.api.methods import answers_errors, specs
 from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.api.parts import Parts
 from cache_dit_serving.api.receive import received
@@ -96,7 +97,8 @@ class CacheDiTServing:
     async def __is_alive__(self) -> bool:
         return not self.worker.stalled
 
-    @bentoml_api
+    @bentoml.api(**specs("generate"))
+    @answers_errors
     async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse | Response:
         """Draw images from a prompt."""
         request = state_of(ctx.request.scope).asked(GenerateRequest)
@@ -104,23 +106,27 @@ class CacheDiTServing:
             return await self.parts.jobs.accepted(request, ctx.request)
         return await self.parts.engine.generate(received(request, ctx.request))
 
-    @bentoml_api
+    @bentoml.api(**specs("compare"))
+    @answers_errors
     async def compare(self, ctx: bentoml.Context, **fields: Any) -> CompareResponse:
         """Draw one seed with and without the cache, and measure the difference."""
         request = state_of(ctx.request.scope).asked(GenerateRequest)
         return await self.parts.engine.compare(received(request, ctx.request))
 
-    @bentoml_api
+    @bentoml.api(**specs("health"))
+    @answers_errors
     async def health(self, ctx: bentoml.Context) -> HealthResponse:
         """Report whether the server can generate, and the reason if not."""
         return self.parts.engine.health()
 
-    @bentoml_api
+    @bentoml.api(**specs("model_info"))
+    @answers_errors
     async def model_info(self, ctx: bentoml.Context) -> ModelInfo:
         """Describe the loaded model, its fields and its limits."""
         return self.parts.engine.model_info()
 
-    @bentoml_api
+    @bentoml.api(**specs("flush_cache"))
+    @answers_errors
     async def flush_cache(self, ctx: bentoml.Context) -> FlushResponse:
         """Free the cached activations."""
         return await self.parts.engine.flush_cache()

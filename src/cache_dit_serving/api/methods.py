@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import bentoml
 from pydantic import BaseModel, ValidationError
@@ -21,17 +21,21 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
 
-def bentoml_api(method: Callable[..., Awaitable[Any]]) -> Any:
-    """Make a method of the service the `@bentoml.api` of its row: POST to the method's name."""
-    row = row_of("POST", f"/{method.__name__}")
+def specs(method: str) -> dict[str, type[BaseModel]]:
+    """Return the models of a `@bentoml.api` method by the arguments of that decorator, from its row of the table.
+
+    Args:
+        method: its name, which is its path.
+    """
+    row = row_of("POST", f"/{method}")
     assert row.handler is None
     assert row.body is not None
-    specs: dict[str, type[BaseModel]] = {}
+    models: dict[str, type[BaseModel]] = {}
     if row.body.model.model_fields:
-        specs["input_spec"] = row.body.model
+        models["input_spec"] = row.body.model
     if isinstance(row.answer, type):
-        specs["output_spec"] = row.answer
-    return bentoml.api(**specs)(answers_errors(method))
+        models["output_spec"] = row.answer
+    return models
 
 
 def answers_errors(method: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R | JSONResponse]]:
