@@ -105,7 +105,10 @@ def _form(model: type[BaseModel], form: Sequence[FormFile], schemas: Json) -> Js
 
 
 def _answer(operation: Operation, schemas: Json) -> Json:
-    answers = {str(operation.status): {"description": "As asked.", **_content(operation.answer, schemas)}}
+    usual: Json = {"description": "As asked.", **_content(operation.answer, schemas)}
+    if operation.files:
+        usual["content"] |= {media_type: {} for media_type in operation.files}
+    answers = {str(operation.status): usual}
     for status, other in operation.also.items():
         answers[str(status)] = {"description": other.description, **_content(other.content, schemas)}
     return answers

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from cache_dit_serving.api import sse
 from cache_dit_serving.api.answering import answered
+from cache_dit_serving.api.evidence_headers import cache_headers
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_quality import QUALITY_OF, choose_speed
 from cache_dit_serving.api.receive import received
@@ -89,7 +90,7 @@ class OpenAiImages:
             ],
             cache_dit=evidence,
         )
-        return answered(answer, headers=evidence.headers)
+        return answered(answer, headers=cache_headers(evidence.cache))
 
     def _streamed(self, prepared: Prepared, stream: _Stream) -> AsyncIterator[bytes]:
         """Previews, then the images, or the error, as OpenAI's events."""

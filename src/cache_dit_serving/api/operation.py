@@ -113,6 +113,8 @@ class Operation:
     """Request headers, each with its meaning."""
     also: Mapping[int, OtherAnswer] = field(default_factory=dict)
     """Other answers that are no errors, by status."""
+    files: tuple[str, ...] = ()
+    """Media types that are answered in place of JSON where `Accept` asks for one."""
     scope: Scope = "generate"
     """Scope that an API key needs, where there are keys."""
     open_as: OpenGroup | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import bentoml
 
+from cache_dit_serving.api.file_answers import FileAnswers
 from cache_dit_serving.api.jobs import JobsApi
 from cache_dit_serving.api.lifecycle import end_process
 from cache_dit_serving.api.openai import Served
@@ -21,6 +22,7 @@ class Parts:
     """The engine, and one part for each dialect over it."""
 
     engine: Engine
+    files: FileAnswers
     desk: JobDesk
     jobs: JobsApi
     served: Served
@@ -32,7 +34,7 @@ class Parts:
         """Make the parts of an engine."""
         desk, served = JobDesk(engine), Served(engine)
         jobs, images, videos = JobsApi(engine, desk), OpenAiImages(engine, served), VideosApi(engine, desk, served)
-        return cls(engine, desk, jobs, served, images, videos)
+        return cls(engine, FileAnswers(engine), desk, jobs, served, images, videos)
 
     async def close(self, within_s: float) -> None:
         """End what runs; the process ends at once if that takes longer than `within_s` seconds."""

@@ -103,6 +103,7 @@ OPERATIONS = (
         DRAW,
         headers={"Prefer": "respond-async makes it a job.", "Idempotency-Key": IDEMPOTENCY_HEADER},
         also={202: OtherAnswer("As asked by the header.", JobAnswer)},
+        files=OUTPUT,
         generates=True,
     ),
     Operation(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.errors import InvalidRequest
@@ -30,7 +32,11 @@ class Resolved:
 
     def at_speed(self, speed: Speed) -> Resolved:
         """The same request at a named speed."""
-        return replace(self, request=self.request.model_copy(update={"speed": speed}))
+        return self.with_fields({"speed": speed})
+
+    def with_fields(self, fields: Mapping[str, Any]) -> Resolved:
+        """Return the same request with other values of some fields, none of which decides the task."""
+        return replace(self, request=self.request.model_copy(update=fields))
 
 
 def resolve(request: GenerateRequest, family: PlannedModel) -> Resolved:
@@ -67,7 +73,7 @@ def resolve(request: GenerateRequest, family: PlannedModel) -> Resolved:
         )
     fields = [field for each, field in FIELDS_OF_INPUTS.items() if each in missing]
     beside = " too" if brought else ""
-    named = " and ".join(f"a {NOUNS.get(field, 'image')} in {field}" for field in fields)
+    named = " and ".join(f"a {NOUNS.get(field, 'picture')} in {field}" for field in fields)
     raise InvalidRequest(f"this model needs {named}{beside}; its tasks are: {tasks}", param=fields[0])
 
 

@@ -171,17 +171,6 @@ class Evidence(Answer):
             warnings=response.warnings,
         )
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Summary of the cache report as answer headers."""
-        cache = self.cache
-        return {
-            "X-Cache-Engaged": str(cache.engaged).lower(),
-            "X-Cache-Speed": cache.speed,
-            "X-Cache-Cached-Steps": str(cache.cached_steps),
-            "X-Cache-Steps": str(cache.cached_steps + cache.computed_steps),
-        }
-
 
 class OpenAiImage(Answer):
     b64_json: str | None = None
