@@ -25,7 +25,7 @@ def warmed_up(**variables: str) -> tuple[list[tuple[str, int]], list[str]]:
 
 
 def test_one_picture_of_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm_up, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(warm_up, "REPORT_PROGRESS_S", 0.0)
     pictures, reports = warmed_up(SPEEDS__WARM_UP="false")
     assert pictures == [("lossless", 4)]
     assert reports[:5] == [

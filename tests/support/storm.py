@@ -27,6 +27,7 @@ from sqlalchemy import create_engine, text
 from tests.support.jobs import PROMPT, ended, states
 from tests.support.postgres import Postgres
 from tests.support.server import Server, bentoml_serving, ready
+from tests.support.waiting import wait_until
 
 SEEDS, STEPS = range(6), (4, 12, 40)
 FINAL = ("succeeded", "failed", "cancelled", "expired")
@@ -271,12 +272,18 @@ class Storm:
         content = self.server.get(path).content
         return Image.open(io.BytesIO(content)).convert("RGB").tobytes()
 
+    def _page(self, after: str) -> Any:
+        """A page of jobs; None while the database keeps the server waiting, which says so."""
+        answer = self.server.get(f"/jobs?limit=100{after}")
+        assert answer.status_code in (200, 503), answer.text
+        return answer.json() if answer.status_code == 200 else None
+
     def listed(self) -> set[str]:
         """Ids of all jobs that the server has."""
         found: set[str] = set()
         after = ""
         while True:
-            page = self.server.get(f"/jobs?limit=100{after}").json()
+            page = wait_until(lambda after=after: self._page(after), PATIENCE_S)  # type: ignore[misc]
             found |= {job["id"] for job in page["jobs"]}
             if not page.get("next"):
                 return found
