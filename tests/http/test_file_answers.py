@@ -117,7 +117,8 @@ def test_curl_writes_the_file(server: Server, tmp_path: Path) -> None:
     body = json.dumps({"prompt": PROMPT, "num_inference_steps": 2})
     words = ["-H", "Content-Type: application/json", "-H", "Accept: image/png", "-d", body, "-o", "apple.png"]
     subprocess.run(["curl", "-fsS", f"{server.url}/generate", *words], cwd=tmp_path, check=True)
-    assert Image.open(tmp_path / "apple.png").size == (96, 96)
+    with Image.open(tmp_path / "apple.png") as image:
+        assert image.size == (96, 96)
 
 
 def test_a_video_comes_as_a_file(wan: Server) -> None:
