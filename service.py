@@ -21,10 +21,7 @@ from starlette.responses import Response
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from cache_dit_serving.api.envelope import Envelope
-from cache_dit_serving.api.evidence_headers import evidence_headers
-from cache_dit_serving.api.file_answers import wanted_file
 from cache_dit_serving.api.http_metrics import start_http_series
-from cache_dit_serving.api.job_parameters import prefers_job
 from cache_dit_serving.api.lifecycle import drain_on_signals, end_with_supervisor, worker_of
 from cache_dit_serving.api.matching import mounted_routes
 from cache_dit_serving.api.methods import answers_errors, specs
@@ -103,14 +100,7 @@ class CacheDiTServing:
     @answers_errors
     async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse | Response:
         """Draw images from a prompt."""
-        request = state_of(ctx.request.scope).asked(GenerateRequest)
-        if prefers_job(ctx.request.headers):
-            return await self.parts.jobs.accepted(request, ctx.request)
-        if (media_type := wanted_file(ctx.request.headers)) is not None:
-            return await self.parts.files.generated(request, ctx.request, media_type)
-        answer = await self.parts.engine.generate(received(request, ctx.request))
-        ctx.response.headers.update(evidence_headers(answer))
-        return answer
+        return await self.parts.generate(state_of(ctx.request.scope).asked(GenerateRequest), ctx)
 
     @bentoml.api(**specs("compare"))
     @answers_errors

@@ -65,10 +65,9 @@ class FileAnswers:
         resolved = self._engine.resolve(intake)
         kind = KINDS[resolved.model.traits.makes]
         prepared = await self._engine.prepare(intake, _as_one_file(resolved, kind, media_type))
-        self._engine.submit(prepared)
-        outputs = await self._engine.wait(prepared, intake.left())
+        outputs = await self._engine.draw(prepared)
         (output,) = outputs
-        headers = evidence_headers(answer_of(prepared, outputs, [""]))
+        headers = evidence_headers(answer_of(prepared, outputs, [""]))  # nothing is delivered beside the file
         return Response(output.content, media_type=kind.formats[output.extension], headers=headers)
 
 

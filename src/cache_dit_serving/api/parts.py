@@ -6,15 +6,21 @@ import asyncio
 from dataclasses import dataclass
 
 import bentoml
+from starlette.responses import Response
 
-from cache_dit_serving.api.file_answers import FileAnswers
+from cache_dit_serving.api.evidence_headers import evidence_headers
+from cache_dit_serving.api.file_answers import FileAnswers, wanted_file
+from cache_dit_serving.api.job_parameters import prefers_job
 from cache_dit_serving.api.jobs import JobsApi
 from cache_dit_serving.api.lifecycle import end_process
 from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
+from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.job_desk import JobDesk
+from cache_dit_serving.schemas.answers import GenerateResponse
+from cache_dit_serving.schemas.request import GenerateRequest
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,21 @@ class Parts:
         desk, served = JobDesk(engine), Served(engine)
         jobs, images, videos = JobsApi(engine, desk), OpenAiImages(engine, served), VideosApi(engine, desk, served)
         return cls(engine, FileAnswers(engine), desk, jobs, served, images, videos)
+
+    async def generate(self, request: GenerateRequest, ctx: bentoml.Context) -> GenerateResponse | Response:
+        """Generate, and answer as the headers of a request ask: with a job, a file or JSON.
+
+        Raises:
+            ServingError: as :meth:`Engine.generate` and :meth:`JobsApi.accepted`.
+        """
+        http = ctx.request
+        if prefers_job(http.headers):
+            return await self.jobs.accepted(request, http)
+        if (media_type := wanted_file(http.headers)) is not None:
+            return await self.files.generated(request, http, media_type)
+        answer = await self.engine.generate(received(request, http))
+        ctx.response.headers.update(evidence_headers(answer))
+        return answer
 
     async def close(self, within_s: float) -> None:
         """End what runs; the process ends at once if that takes longer than `within_s` seconds."""

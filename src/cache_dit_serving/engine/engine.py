@@ -106,6 +106,15 @@ class Engine:
             deadline_s=None if deadline_s is None else max(LEAST_S, deadline_s - waited_s),
         )
 
+    async def draw(self, prepared: Prepared) -> list[OutputFile]:
+        """Let a prepared request queue, and wait for its outputs as long as its client does.
+
+        Raises:
+            ServingError: as :meth:`submit` and :meth:`wait`.
+        """
+        self.submit(prepared)
+        return await self.wait(prepared, prepared.intake.left())
+
     async def deliver(self, prepared: Prepared, outputs: list[OutputFile]) -> tuple[GenerateResponse, tuple[str, ...]]:
         """Deliver the outputs of a request; return the answer, and the names of the outputs that were written.
 
@@ -124,8 +133,7 @@ class Engine:
                 InternalError.
         """
         prepared = await self.prepare(intake)
-        self.submit(prepared)
-        response, _ = await self.deliver(prepared, await self.wait(prepared, intake.left()))
+        response, _ = await self.deliver(prepared, await self.draw(prepared))
         return response
 
     async def compare(self, intake: Intake) -> CompareResponse:
@@ -135,9 +143,7 @@ class Engine:
             ServingError: as :meth:`generate`.
         """
         prepared = await self._preparation.comparison(intake, self.resolve(intake))
-        self.submit(prepared)
-        outputs = await self.wait(prepared, intake.left())
-        return await asyncio.to_thread(compared_response, prepared, outputs)
+        return await asyncio.to_thread(compared_response, prepared, await self.draw(prepared))
 
     def no_previews(self, generation: Generation | None) -> str | None:
         """Return why there are no previews of a generation; None where there are, or may be.

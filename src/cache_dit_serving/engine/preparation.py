@@ -13,8 +13,9 @@ from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.delivery import Delivery
-from cache_dit_serving.media.inputs import Inputs
+from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.outputs import Outputs
+from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.resolve import Resolved, resolve
@@ -82,6 +83,8 @@ class Preparation:
 
     async def _inputs(self, intake: Intake, resolved: Resolved) -> Inputs:
         """Fetch and decode the images and videos of a request."""
+        if not any(getattr(resolved.request, field) for field in FIELDS_OF_INPUTS.values()):
+            return NO_INPUTS
         most = resolved.model.limits.max_num_frames
         frames = min(resolved.request.num_frames or most, most)
         return await intake.while_connected(
@@ -96,7 +99,8 @@ class Preparation:
         )
 
     async def _prepared(self, intake: Intake, planned: Planned, deadline: DeadlineReport | None) -> Prepared:
-        planned = await intake.while_connected(with_fitting_images(planned, self._decoding))
+        if planned.to_resize:
+            planned = await intake.while_connected(with_fitting_images(planned, self._decoding))
         warnings = tuple(map(intake.sent_as.warning, planned.warnings))
         planned = replace(planned.for_caller(intake.caller.name), warnings=warnings)
         generation = Generation(intake.id, planned, self._priority(intake), intake.caller.name)
