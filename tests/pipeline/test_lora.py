@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from cache_dit_serving.config.settings import LoraSettings
@@ -56,10 +59,19 @@ def all_three(files: dict[str, Path]) -> Loaded:
 
 def test_a_lora_draws_as_diffusers_has_it(files: dict[str, Path]) -> None:
     loaded = load(unwarmed(with_loras(UNCACHED, lora("red", files["red"], scale=0.7))))
+    expected = by_diffusers(files, {"red": 0.7}, loaded)
+    assert np.array_equal(picture(loaded), expected)
+
+
+def by_diffusers(files: dict[str, Path], scales: dict[str, float], loaded: Loaded) -> np.ndarray[Any, Any]:
+    """The picture that plain diffusers draws with these files."""
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
-    pipe.load_lora_weights(files["red"].parent, weight_name="red.safetensors", adapter_name="red")
-    pipe.set_adapters(["red"], [0.7])
-    expected = pipe(
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        for name in scales:
+            pipe.load_lora_weights(str(files[name]), adapter_name=name)
+    pipe.set_adapters(list(scales), list(scales.values()))
+    return pipe(
         "a red apple on a blue background",
         num_inference_steps=STEPS,
         width=96,
@@ -69,7 +81,22 @@ def test_a_lora_draws_as_diffusers_has_it(files: dict[str, Path]) -> None:
         generator=torch.Generator("cpu").manual_seed(3),
         output_type="np",
     ).images[0]
-    assert np.array_equal(picture(loaded), expected)
+
+
+def test_alpha_in_the_metadata_counts(files: dict[str, Path], tmp_path: Path) -> None:
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "to_k", "to_v"])
+    metadata = {
+        f"transformer.{key}": list(value) if isinstance(value, set) else value
+        for key, value in config.to_dict().items()
+    }
+    file = tmp_path / "strong.safetensors"
+    save_file(load_file(files["red"]), file, {"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})
+    loaded = load(unwarmed(with_loras(UNCACHED, lora("strong", file), lora("red", files["red"], scale=0.0))))
+    both = {"strong": file, "red": files["red"]}
+    for scales in ({"strong": 0.5}, {"strong": 1.0}, {"strong": 0.5, "red": 1.0}):
+        drawn = picture(loaded, [{"name": name, "scale": scale} for name, scale in scales.items()])
+        assert np.array_equal(drawn, by_diffusers(both, scales, loaded)), scales
+    assert not np.array_equal(picture(loaded, [{"name": "red", "scale": 1.0}]), picture(loaded))
 
 
 def test_each_combination_is_the_picture_of_a_server_with_just_that(files: dict[str, Path], all_three: Loaded) -> None:

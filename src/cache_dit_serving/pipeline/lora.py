@@ -6,6 +6,7 @@ before the pipeline is changed; the error lists the first such names.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import warnings
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
@@ -123,7 +125,7 @@ class LoadedLoras:
         into = {"load_into_transformer_2": True} if settings.transformer == "transformer_2" else {}
         self._active = None
         try:
-            with _checked_already():
+            with _checked_already(), _with_metadata(pipe, adapter_metadata(settings.name, metadata)):
                 pipe.load_lora_weights(dict(tensors), adapter_name=place, **into)
         except Exception as error:
             logger.exception("the LoRA %s cannot be loaded", settings.name)
@@ -365,6 +367,43 @@ def _locate(settings: LoraSettings) -> Path:
         return usual if usual in files else files[0]
     there = f"{len(files)} .safetensors files; say which by weight_name" if files else "no .safetensors file"
     raise LoadError(f"LoRA {settings.name}: the folder has {there}")
+
+
+def adapter_metadata(name: str, metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the fields of PEFT's LoraConfig in a file's metadata, by `component.field`; None: there are none.
+
+    Raises:
+        LoadError: they are no JSON object.
+    """
+    stored = metadata.get(LORA_ADAPTER_METADATA_KEY)
+    if not stored:
+        return None
+    try:
+        fields = json.loads(stored)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise LoadError(f"LoRA {name}: {LORA_ADAPTER_METADATA_KEY} in its metadata is no JSON object")
+    return fields
+
+
+@contextmanager
+def _with_metadata(pipe: Any, metadata: dict[str, Any] | None) -> Iterator[None]:
+    """Have a pipeline load a state dict with this metadata.
+
+    diffusers 0.42.1 reads the metadata, where alpha stands, from a file alone: it draws a state dict with another alpha.
+    """
+    read = pipe.lora_state_dict
+
+    def lora_state_dict(*args: Any, **kwargs: Any) -> Any:
+        *others, _ = read(*args, **kwargs)
+        return (*others, metadata)
+
+    pipe.lora_state_dict = lora_state_dict
+    try:
+        yield
+    finally:
+        del pipe.lora_state_dict
 
 
 @contextmanager
