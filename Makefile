@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times docs models lint types check bench clean
+.PHONY: help setup serve test test-all test-fast test-families test-times docs models lint lint-ui types check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -79,6 +79,18 @@ lint: $(VENV)/.installed-test ## ruff: lint and format; import-linter: the direc
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory lint-ui; else \
+		echo "No npm on PATH: the playground's scripts are not checked" >&2; fi
+
+UI := src/cache_dit_serving/api/static/ui
+
+tools/ui/node_modules: tools/ui/package.json
+	npm install --prefix tools/ui --no-package-lock --no-audit --no-fund --silent
+	@touch $@
+
+lint-ui: tools/ui/node_modules ## The playground's scripts: Biome, and types by TypeScript
+	tools/ui/node_modules/.bin/biome check --config-path=tools/ui $(UI)
+	tools/ui/node_modules/.bin/tsc -p tools/ui
 
 types: $(VENV)/.installed-test ## mypy, strict
 	$(BIN)/mypy

@@ -118,7 +118,7 @@ def test_what_is_open_is_what_the_operator_opens() -> None:
         "health": {"/livez", "/readyz", "/healthz", "/health"},
         "metrics": {"/metrics"},
         "docs": {"/", "/docs", "/docs.js", "/docs.json", "/favicon.ico", "/openapi.json", "/schema.json"}
-        | {"/static_content/{path}"},
+        | {"/ui", "/ui/{path}", "/static_content/{path}"},
     }
     for name, routes in opened.items():
         assert open_to_all(name) == routes

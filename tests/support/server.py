@@ -86,13 +86,19 @@ class Server:
 
 @contextmanager
 def serving(
-    folder: Path, *, cwd: Path = ROOT, environ: dict[str, str] | None = None, **variables: str
+    folder: Path,
+    *,
+    cwd: Path = ROOT,
+    environ: dict[str, str] | None = None,
+    port: int | None = None,
+    **variables: str,
 ) -> Iterator[Server]:
     """A server with these variables, ended by SIGTERM; ready or not when it is yielded.
 
-    It is forked from a warm process: the worker of `bentoml serve` without its supervisor.
+    It is forked from a warm process: the worker of `bentoml serve` without its supervisor. `port` is that of a server
+    before it; left out: a free one.
     """
-    started = _starting(folder, environ, variables)
+    started = _starting(folder, environ, variables, port)
     metrics = folder / "shared" / "metrics"
     metrics.mkdir(parents=True, exist_ok=True)
     process = warm_process().fork(
@@ -141,7 +147,9 @@ class _Starting:
         return Server(process, f"http://127.0.0.1:{self.port}", self.log_file, self.outputs)
 
 
-def _starting(folder: Path, environ: dict[str, str] | None, variables: dict[str, str]) -> _Starting:
+def _starting(
+    folder: Path, environ: dict[str, str] | None, variables: dict[str, str], port: int | None = None
+) -> _Starting:
     STARTED.count += 1
     folder.mkdir(parents=True, exist_ok=True)
     outputs, log_file = folder / "outputs", folder / "server.log"
@@ -157,7 +165,7 @@ def _starting(folder: Path, environ: dict[str, str] | None, variables: dict[str,
         **variables,
     }
     log_file.write_bytes(b"")
-    return _Starting(free_port(), complete, log_file, outputs)
+    return _Starting(port or free_port(), complete, log_file, outputs)
 
 
 def _ending(running: Server) -> Iterator[Server]:

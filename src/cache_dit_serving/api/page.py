@@ -1,4 +1,4 @@
-"""The page of `/docs` and its files: Swagger UI as BentoML ships it, our own script, the icon. No third party's."""
+"""The pages for people: the playground, and `/docs` (Swagger UI as BentoML ships it). Nothing is a third party's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
+from cache_dit_serving.errors import NotFound
+
 STATIC = Path(__file__).with_name("static")
+PLAYGROUND = STATIC / "ui"
+MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css"}
+"""Files of the playground, by their suffix."""
+PLAYGROUND_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The playground's Content-Security-Policy: no script and no style stands in the page itself."""
 POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; media-src data: blob:; "
     "style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -18,7 +28,24 @@ DAY_S = 24 * 3600
 
 async def index(request: Request) -> Response:
     # BentoML's own page loads a third party's script.
-    return RedirectResponse("docs")
+    return RedirectResponse("ui")
+
+
+async def playground(request: Request) -> Response:
+    if request.scope.get("raw_path", b"").endswith(b"/"):
+        return RedirectResponse("../ui")  # the page's links are relative
+    headers = {"Content-Security-Policy": PLAYGROUND_POLICY, "Cache-Control": "no-cache"}
+    return FileResponse(STATIC / "ui.html", headers=headers)
+
+
+async def playground_file(request: Request) -> Response:
+    """A script or style of the playground, by its name; the server's own files alone are looked up."""
+    path = request.path_params["path"]
+    found = {file.name: file for file in PLAYGROUND.iterdir() if file.suffix in MEDIA_TYPES}.get(path)
+    if found is None:
+        raise NotFound(f"the playground has no file {path!r}")
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(found, media_type=MEDIA_TYPES[found.suffix], headers=headers)
 
 
 async def docs(request: Request) -> Response:

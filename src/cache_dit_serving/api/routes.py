@@ -370,10 +370,27 @@ OPERATIONS = (
     Operation(
         "GET",
         "/",
-        "To the API's documentation.",
+        "To the playground.",
         (),
         status=307,
         handler=page.index,
+        open_as="docs",
+    ),
+    Operation(
+        "GET",
+        "/ui",
+        "The playground: draw in a browser, and see what the cache does.",
+        ("text/html",),
+        handler=page.playground,
+        open_as="docs",
+    ),
+    Operation(
+        "GET",
+        "/ui" + BELOW,
+        "A file of the playground; `client.js` is a client for other pages.",
+        ("text/javascript", "text/css"),
+        (NotFound,),
+        handler=page.playground_file,
         open_as="docs",
     ),
     Operation(

@@ -482,7 +482,7 @@ class ServerSettings(Section):
     open_routes: tuple[Literal["health", "metrics", "docs"], ...] = Field(
         ("health", "metrics", "docs"),
         description="Routes that need no key where there are keys. health: /livez, /readyz, /healthz and /health; "
-        "metrics: /metrics; docs: /, /docs and its files, /openapi.json and /favicon.ico.",
+        "metrics: /metrics; docs: /, /ui, /docs and their files, /openapi.json and /favicon.ico.",
     )
     allowed_hosts: tuple[Annotated[str, Field(pattern=SERVER_NAME)], ...] = Field(
         (),

@@ -1,0 +1,386 @@
+// The playground: connection, key, tabs, and what happens when someone draws.
+import { Client, ServerError } from "./client.js";
+import { compareTab } from "./compare.js";
+import { byId, fill, h, seconds } from "./dom.js";
+import { Form } from "./form.js";
+import { forgetAll, keep, kept } from "./history.js";
+import { parametersOf } from "./png_text.js";
+import { serverTab } from "./server.js";
+import * as snippets from "./snippets.js";
+import { Stage, shown } from "./stage.js";
+
+/** @import { Capabilities, Fields, Job } from "./client.js" */
+/** @import { Drawn } from "./history.js" */
+
+const KEY = "cache-dit-serving-key";
+const THEME = "cache-dit-serving-theme";
+const HEALTH_EVERY_MS = 5000;
+const PREVIEWS = 6;
+const FILES = ["image_urls", "mask_url", "control_url", "last_image_url", "video_url"];
+
+// A key lives as long as its tab.
+const client = new Client({ key: sessionStorage.getItem(KEY) ?? "" });
+const banner = byId("banner", HTMLElement);
+const state = byId("state", HTMLElement);
+const live = byId("live", HTMLElement);
+
+/** @param {string} words  empty: nothing is wrong */
+function tell(words) {
+  banner.textContent = words;
+  banner.hidden = words === "";
+}
+
+/**
+ * The server's state in the head of the page, asked again and again.
+ * @returns {Promise<boolean>} true if it is ready
+ */
+async function look() {
+  try {
+    const { status, queue } = await client.health();
+    state.className = "state ready";
+    const waiting = queue.waiting ? `, ${queue.waiting} waiting` : "";
+    state.textContent = queue.running ? `drawing${waiting}` : status;
+    tell("");
+    return true;
+  } catch (error) {
+    if (!(error instanceof ServerError)) throw error;
+    state.className = `state ${error.status === 0 ? "lost" : "waiting"}`;
+    state.textContent = error.status === 0 ? "not reached" : (error.code ?? "not ready");
+    tell(error.status === 0 ? "The server does not answer. This page tries again by itself." : error.message);
+    return false;
+  }
+}
+
+async function watchHealth() {
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, HEALTH_EVERY_MS));
+    if (!document.hidden) await look();
+  }
+}
+
+/** Ask for a key until the server takes it. @param {string} words */
+function askForKey(words) {
+  const dialog = byId("key", HTMLDialogElement);
+  const input = byId("key-input", HTMLInputElement);
+  byId("key-error", HTMLElement).textContent = words;
+  input.value = client.key;
+  if (!dialog.open) dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener(
+      "close",
+      () => {
+        if (dialog.returnValue === "use") {
+          client.key = input.value.trim();
+          sessionStorage.setItem(KEY, client.key);
+        }
+        resolve(undefined);
+      },
+      { once: true },
+    );
+  });
+}
+
+/**
+ * What the server takes: asked until it is ready and takes the key.
+ * @returns {Promise<Capabilities>}
+ */
+async function capabilitiesOnceReady() {
+  for (;;) {
+    try {
+      if (await look()) return await client.capabilities();
+    } catch (error) {
+      if (!(error instanceof ServerError)) throw error;
+      if (error.status === 401 || error.status === 403) {
+        await askForKey(error.message);
+        continue;
+      }
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+/** @param {Capabilities} capabilities */
+function kindOf({ tasks }) {
+  if (tasks.some((task) => /video$|^video/.test(task))) return /** @type {const} */ ("video");
+  return tasks.some((task) => task.endsWith("audio")) ? /** @type {const} */ ("audio") : /** @type {const} */ ("image");
+}
+
+class Playground {
+  /** @type {AbortController | null} */
+  #running = null;
+  /** @type {Job | null} */
+  #job = null;
+  #form;
+  #stage;
+  #capabilities;
+
+  /** @param {Capabilities} capabilities */
+  constructor(capabilities) {
+    this.#capabilities = capabilities;
+    byId("model", HTMLElement).textContent = capabilities.model;
+    document.title = `${capabilities.model} · Cache-DiT Serving`;
+    this.#form = new Form(byId("fields", HTMLElement), capabilities);
+    this.#stage = new Stage(byId("stage", HTMLElement), live, capabilities);
+    this.#form.addEventListener("change", () => this.#showSnippets());
+    const form = byId("form", HTMLFormElement);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.draw();
+    });
+    form.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.draw();
+    });
+    byId("snippet-kind", HTMLElement).addEventListener("change", () => this.#showSnippets());
+    byId("copy", HTMLButtonElement).addEventListener("click", () => this.#copy());
+    byId("forget", HTMLButtonElement).addEventListener("click", async () => {
+      await forgetAll();
+      await this.#showHistory();
+    });
+    this.#takeFiles();
+    this.#showSnippets();
+    this.#showHistory();
+    compareTab(byId("compare", HTMLElement), client, this.#form, capabilities, live);
+    serverTab(byId("server", HTMLElement), client, capabilities);
+  }
+
+  /** Fields of the form, as this page sends them: with the evidence of each step. */
+  #fields() {
+    const fields = this.#form.read();
+    if (this.#capabilities.fields.include_stats) fields.include_stats = true;
+    return fields;
+  }
+
+  async draw() {
+    if (this.#running) return;
+    const running = new AbortController();
+    this.#running = running;
+    const button = byId("draw", HTMLButtonElement);
+    button.disabled = true;
+    this.#form.clearErrors();
+    const fields = this.#fields();
+    const shownRun = this.#stage.begin(() => this.#cancel());
+    try {
+      this.#job = await client.submit(fields, { signal: running.signal });
+      const ended = await client.follow(this.#job, {
+        previews: PREVIEWS,
+        signal: running.signal,
+        onposition: ({ position, starts_in_s }) =>
+          shownRun.tell(
+            `In the queue: place ${position}${starts_in_s ? `, starts in about ${seconds(starts_in_s)}` : ""}`,
+          ),
+        onprogress: shownRun.progress,
+        onpreview: shownRun.preview,
+        ondraining: () =>
+          tell("The server is shutting down. What it draws is finished; the next one goes on with the rest."),
+        onlost: () => shownRun.tell("The server does not answer. The job is kept; asking again"),
+        onfound: () => shownRun.tell("The server is back"),
+      });
+      if (ended.state === "cancelled") this.#stage.end("Cancelled");
+      else await this.#finish(ended, fields);
+    } catch (error) {
+      if (!(error instanceof ServerError)) throw error;
+      this.#stage.end("Not drawn");
+      if (error.status === 401) {
+        await askForKey(error.message);
+        return;
+      }
+      this.#form.showError(error);
+      this.#stage.say(error.message);
+    } finally {
+      this.#running = this.#job = null;
+      button.disabled = false;
+      look();
+    }
+  }
+
+  /**
+   * @param {Job} ended
+   * @param {Fields} fields
+   */
+  async #finish(ended, fields) {
+    const { result, files } = await client.outcome(ended);
+    const small = Object.fromEntries(Object.entries(fields).filter(([name]) => !FILES.includes(name)));
+    /** @type {Drawn} */
+    const drawn = { id: ended.id, at: Date.now(), fields: small, result, files, model: this.#capabilities.model };
+    this.#form.lastSeed = result.seeds[0];
+    await keep(drawn);
+    this.#show(drawn);
+    await this.#showHistory();
+  }
+
+  async #cancel() {
+    if (!this.#job) {
+      this.#running?.abort(new ServerError(0, { message: "cancelled", type: "", code: "cancelled", param: null }));
+      return;
+    }
+    await client.remove(this.#job.id);
+  }
+
+  /** @param {Drawn} drawn */
+  #show(drawn) {
+    const again = { ...drawn.fields, seed: drawn.result.seeds[0] };
+    this.#stage.show(drawn, {
+      onthreshold: (value) => {
+        this.#form.write(again);
+        this.#form.setField("cache.residual_diff_threshold", value);
+        this.draw();
+      },
+      onreuse: () => this.#form.write(again),
+      onedit: this.#form.takesPictures ? (file) => this.#edit(file, `${again.seed}.png`) : undefined,
+    });
+  }
+
+  /**
+   * @param {Blob} file
+   * @param {string} name
+   */
+  async #edit(file, name) {
+    await this.#form.takePicture(file, name);
+    // The same noise again mars the result.
+    this.#form.setField("seed", undefined);
+    byId("form", HTMLFormElement).scrollIntoView({ block: "start" });
+  }
+
+  async #showHistory() {
+    const all = await kept();
+    const list = byId("history-list", HTMLElement);
+    byId("history", HTMLElement).hidden = all.length === 0;
+    fill(
+      list,
+      ...all.map((drawn) => {
+        const words = String(drawn.fields.prompt ?? "an output");
+        const reused = `${drawn.result.cache.cached_steps}/${drawn.result.cache.steps}`;
+        return h(
+          "li",
+          {},
+          h(
+            "button",
+            { type: "button", title: words, onclick: () => this.#show(drawn) },
+            drawn.files[0] && shown(drawn.files[0], words),
+            h("span", { class: "mark" }, reused),
+          ),
+        );
+      }),
+    );
+  }
+
+  /** A picture dropped or pasted anywhere: its settings, or the picture to begin from. */
+  #takeFiles() {
+    const take = async (/** @type {File | undefined} */ file) => {
+      if (!file) return;
+      const parameters = await parametersOf(file);
+      const dialog = byId("dropped", HTMLDialogElement);
+      const settings = byId("dropped-settings", HTMLButtonElement);
+      const picture = byId("dropped-picture", HTMLButtonElement);
+      settings.hidden = !parameters;
+      picture.hidden = !this.#form.takesPictures;
+      if (settings.hidden && picture.hidden) return;
+      byId("dropped-name", HTMLElement).textContent = file.name;
+      dialog.showModal();
+      dialog.addEventListener(
+        "close",
+        () => {
+          if (dialog.returnValue === "settings" && parameters) this.#form.write(parameters);
+          if (dialog.returnValue === "picture") this.#form.takePicture(file, file.name);
+          dialog.returnValue = "";
+        },
+        { once: true },
+      );
+    };
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      take(event.dataTransfer?.files[0]);
+    });
+    document.addEventListener("paste", (event) => take(event.clipboardData?.files[0]));
+  }
+
+  #snippet() {
+    const kind = /** @type {HTMLInputElement | null} */ (document.querySelector("#snippet-kind input:checked"))?.value;
+    const write = { curl: snippets.curl, python: snippets.python, openai: snippets.openai }[kind ?? "curl"];
+    return write?.({
+      fields: this.#form.read(),
+      names: this.#form.names(),
+      url: client.url,
+      keyed: client.key !== "",
+      model: this.#capabilities.model,
+      kind: kindOf(this.#capabilities),
+    });
+  }
+
+  #showSnippets() {
+    byId("snippet", HTMLElement).textContent = this.#snippet() ?? "OpenAI's API has no such request.";
+  }
+
+  async #copy() {
+    const text = this.#snippet();
+    if (!text) return;
+    const button = byId("copy", HTMLButtonElement);
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      // A page over plain http of another host may not write: the text is selected instead.
+      getSelection()?.selectAllChildren(byId("snippet", HTMLElement));
+      button.textContent = "Selected";
+    }
+    setTimeout(() => {
+      button.textContent = "Copy";
+    }, 1500);
+  }
+}
+
+function tabs() {
+  const all = [...document.querySelectorAll('[role="tab"]')].filter((tab) => tab instanceof HTMLButtonElement);
+  const choose = (/** @type {HTMLButtonElement} */ chosen) => {
+    for (const tab of all) {
+      const on = tab === chosen;
+      tab.setAttribute("aria-selected", String(on));
+      tab.tabIndex = on ? 0 : -1;
+      byId(tab.getAttribute("aria-controls") ?? "", HTMLElement).hidden = !on;
+    }
+    history.replaceState(null, "", `#${chosen.dataset.tab}`);
+    chosen.dispatchEvent(new Event("chosen", { bubbles: true }));
+  };
+  for (const [index, tab] of all.entries()) {
+    tab.addEventListener("click", () => choose(tab));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = all[(index + step + all.length) % all.length];
+      next.focus();
+      choose(next);
+    });
+  }
+  const wanted = all.find((tab) => `#${tab.dataset.tab}` === location.hash);
+  if (wanted) choose(wanted);
+}
+
+function theme() {
+  const button = byId("theme", HTMLButtonElement);
+  const themes = ["light dark", "light", "dark"];
+  const names = ["as the system", "light", "dark"];
+  const show = (/** @type {string} */ chosen) => {
+    document.documentElement.style.colorScheme = chosen;
+    button.setAttribute("aria-label", `Colours: ${names[themes.indexOf(chosen)]}`);
+    button.textContent = ["◐", "☀", "☾"][themes.indexOf(chosen)];
+  };
+  const stored = localStorage.getItem(THEME);
+  let chosen = stored && themes.includes(stored) ? stored : themes[0];
+  show(chosen);
+  button.addEventListener("click", () => {
+    chosen = themes[(themes.indexOf(chosen) + 1) % themes.length];
+    localStorage.setItem(THEME, chosen);
+    show(chosen);
+  });
+}
+
+byId("key-button", HTMLButtonElement).addEventListener("click", async () => {
+  await askForKey("");
+  location.reload();
+});
+theme();
+new Playground(await capabilitiesOnceReady());
+tabs();
+document.documentElement.dataset.ready = "true";
+watchHealth();

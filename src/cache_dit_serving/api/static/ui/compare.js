@@ -1,0 +1,216 @@
+// One seed at several settings side by side: a slider, flicker, difference heat map, and distances.
+import { ServerError } from "./client.js";
+import { distances, heatMap, pixelsOf } from "./distances.js";
+import { fill, h, seconds } from "./dom.js";
+import { saveComparison } from "./saved_page.js";
+import { shown } from "./stage.js";
+
+/** @import { Capabilities, Client, Result } from "./client.js" */
+/** @import { Form } from "./form.js" */
+
+const MOST = 4;
+const FLICKER_MS = 450;
+
+/**
+ * @typedef {object} Side
+ * @property {string} name
+ * @property {Blob} file
+ * @property {Result} result
+ * @property {ImageData | null} pixels  null: no picture
+ */
+
+/**
+ * @param {HTMLElement} root
+ * @param {Client} client
+ * @param {Form} form
+ * @param {Capabilities} capabilities
+ * @param {HTMLElement} live
+ */
+export function compareTab(root, client, form, capabilities, live) {
+  const speeds = capabilities.speeds.filter(({ allowed }) => allowed);
+  const boxes = [...speeds.map(({ name }) => name), "as in the form"].map((name) =>
+    h(
+      "label",
+      { class: "choice" },
+      h("input", { type: "checkbox", value: name, checked: /lossless|balanced|fast/.test(name) }),
+      name,
+    ),
+  );
+  const place = h("div", { class: "comparison" });
+  const words = h("p", { class: "hint", role: "status" }, "The prompt and its settings are those of the tab Draw.");
+  const error = h("p", { class: "error", role: "alert", hidden: true });
+  const button = h("button", { type: "button", id: "compare-draw", class: "primary" }, "Draw them");
+  fill(
+    root,
+    h("fieldset", { class: "choices" }, h("legend", {}, `One seed, two to ${MOST} settings`), ...boxes, button),
+    words,
+    error,
+    place,
+  );
+  button.addEventListener("click", async () => {
+    const chosen = boxes.map((box) => box.querySelector("input")).filter((box) => box?.checked);
+    error.hidden = chosen.length >= 2 && chosen.length <= MOST;
+    error.textContent = `Choose two to ${MOST} settings.`;
+    if (!error.hidden) return;
+    button.disabled = true;
+    try {
+      const names = chosen.map((box) => box?.value ?? "");
+      const sides = await draw(client, form, names, (text) => fill(words, text));
+      words.textContent = "";
+      live.textContent = "The comparison is drawn";
+      show(place, sides, String(form.read().prompt ?? ""));
+    } catch (caught) {
+      if (!(caught instanceof ServerError)) throw caught;
+      error.textContent = caught.param ? `${caught.param}: ${caught.message}` : caught.message;
+      error.hidden = false;
+      words.textContent = "";
+    } finally {
+      button.disabled = false;
+    }
+  });
+}
+
+/**
+ * @param {Client} client
+ * @param {Form} form
+ * @param {string[]} names
+ * @param {(text: string) => void} tell
+ * @returns {Promise<Side[]>}
+ */
+async function draw(client, form, names, tell) {
+  const fields = form.read();
+  const seed = fields.seed ?? Math.floor(Math.random() * 2 ** 31);
+  const sides = [];
+  for (const [index, name] of names.entries()) {
+    const { speed, cache, ...rest } = fields;
+    const own =
+      name === "as in the form" ? { ...(speed ? { speed } : {}), ...(cache ? { cache } : {}) } : { speed: name };
+    const wanted = { ...rest, ...own, seed, num_images: 1, include_stats: true };
+    const { result, files } = await client.draw(wanted, {
+      onprogress: ({ step, steps }) => tell(`${name} (${index + 1} of ${names.length}): step ${step} of ${steps}`),
+      onposition: ({ position }) => tell(`${name}: place ${position} in the queue`),
+    });
+    const [file] = files;
+    sides.push({ name, file, result, pixels: file.type.startsWith("image/") ? await pixelsOf(file) : null });
+  }
+  return sides;
+}
+
+/**
+ * @param {HTMLElement} place
+ * @param {Side[]} sides  the first is the one that others are measured against
+ * @param {string} prompt
+ */
+function show(place, sides, prompt) {
+  const [reference] = sides;
+  const cards = sides.map((side) => {
+    const apart =
+      reference.pixels && side.pixels && side !== reference ? distances(reference.pixels, side.pixels) : null;
+    const { cache } = side.result;
+    const rows = [
+      ["time", seconds(side.result.time_cost)],
+      ["steps reused", `${cache.cached_steps} / ${cache.steps}`],
+      ["speed-up", `${(reference.result.time_cost / side.result.time_cost).toFixed(2)}×`],
+      ...(apart
+        ? [
+            ["PSNR", apart.psnr === Infinity ? "identical" : `${apart.psnr.toFixed(1)} dB`],
+            ["SSIM", apart.ssim.toFixed(4)],
+          ]
+        : []),
+    ];
+    return h(
+      "figure",
+      { class: "side" },
+      shown(side.file, `${prompt}, ${side.name}`),
+      h("figcaption", {}, side.name, side === reference && h("span", { class: "hint" }, " reference")),
+      h("dl", {}, ...rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    );
+  });
+  fill(place, h("div", { class: "sides" }, ...cards), reference.pixels && closer(sides, prompt), players(place, sides));
+}
+
+/**
+ * Two of the pictures over each other.
+ * @param {Side[]} sides
+ * @param {string} prompt
+ */
+function closer(sides, prompt) {
+  const choice = (/** @type {number} */ chosen, /** @type {string} */ title) => {
+    const select = h(
+      "select",
+      { "aria-label": title },
+      ...sides.map(({ name }, index) => h("option", { value: index }, name)),
+    );
+    select.value = String(chosen);
+    return select;
+  };
+  const left = choice(0, "Left picture");
+  const right = choice(sides.length - 1, "Right picture");
+  const cut = h("input", {
+    type: "range",
+    id: "cut",
+    min: 0,
+    max: 100,
+    value: "50",
+    "aria-label": "Share of the left picture",
+  });
+  const view = h("div", { class: "over" });
+  const mode = h(
+    "select",
+    { id: "mode", "aria-label": "View" },
+    ...["slider", "flicker", "difference"].map((name) => h("option", { value: name }, name)),
+  );
+  let timer = 0;
+  const render = () => {
+    clearInterval(timer);
+    const [a, b] = [sides[Number(left.value)], sides[Number(right.value)]];
+    cut.hidden = mode.value !== "slider";
+    if (mode.value === "difference") {
+      fill(view, a.pixels && b.pixels && heatMap(a.pixels, b.pixels));
+      return;
+    }
+    const above = h("div", { class: "above" }, shown(a.file, a.name));
+    fill(view, shown(b.file, b.name), above);
+    const place = () => {
+      above.style.clipPath = mode.value === "slider" ? `inset(0 ${100 - Number(cut.value)}% 0 0)` : "";
+    };
+    cut.oninput = place;
+    place();
+    if (mode.value === "flicker") {
+      timer = setInterval(() => {
+        if (!view.isConnected) clearInterval(timer);
+        above.hidden = !above.hidden;
+      }, FLICKER_MS);
+    }
+  };
+  for (const select of [left, right, mode]) select.addEventListener("change", render);
+  render();
+  const save = h(
+    "button",
+    { type: "button", class: "quiet", onclick: () => saveComparison(sides, prompt) },
+    "Save as a page",
+  );
+  return h(
+    "section",
+    { class: "closer", "aria-label": "Closer" },
+    h("div", { class: "tools" }, left, mode, right, save),
+    view,
+    cut,
+  );
+}
+
+/**
+ * A button that starts all videos at once.
+ * @param {HTMLElement} place
+ * @param {Side[]} sides
+ */
+function players(place, sides) {
+  if (!sides[0].file.type.startsWith("video/")) return null;
+  const together = () => {
+    for (const video of place.querySelectorAll("video")) {
+      video.currentTime = 0;
+      video.play();
+    }
+  };
+  return h("button", { type: "button", class: "quiet", onclick: together }, "Play all from the start");
+}

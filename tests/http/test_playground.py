@@ -1,0 +1,330 @@
+"""The playground in a real browser: what a person does there, and what must not happen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import axe_core_python
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+from selenium.webdriver import ActionChains, Chrome, Keys
+
+from tests.support.browser import browser, needs_browser
+from tests.support.images import apple, file_of
+from tests.support.playground import PROMPT, Playground
+from tests.support.server import Server, options, ready, serving
+
+pytestmark = needs_browser
+KEY = f"sk-page-{'x' * 16}"
+MARKUP = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
+AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Chrome]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture
+def page(server: Server, driver: Chrome) -> Iterator[Playground]:
+    """The page of the embedded model, as opened for the first time; it ends without an error in the console."""
+    opened = Playground(driver, server.url)
+    driver.get(f"{server.url}/livez")
+    driver.execute_script("localStorage.clear(); sessionStorage.clear(); indexedDB.deleteDatabase('cache-dit-serving')")
+    opened.complaints()
+    yield opened.open()
+    assert opened.complaints() == []
+
+
+def test_a_picture_is_drawn_watched_and_accounted_for(page: Playground) -> None:
+    page.type(prompt=PROMPT, seed=5, num_inference_steps=60)
+    page.script(
+        "window.told = []; new MutationObserver(() => told.push(document.querySelector('.status')?.textContent))"
+        ".observe(document.getElementById('stage'), {subtree: true, childList: true, characterData: true})"
+    )
+    page.draw()
+    time, reused, _, speed = page.drawn()
+    told = [text for text in page.script("return told") if text]
+    assert any(text.startswith("Step ") and "left" in text for text in told)
+    assert speed == "balanced"
+    assert time.endswith(" s")
+    picture = page.find(".frame img")
+    assert picture.get_attribute("alt") == PROMPT
+    assert page.script("return arguments[0].naturalWidth", picture) == 96
+    count, steps = (int(part) for part in reused.split(" / "))
+    assert steps == len(page.all(".timeline .step")) == 60
+    assert count == len(page.all(".timeline .step.reused")) > 0
+    assert f"{count} of 60 steps reused" in page.script("return document.getElementById('live').textContent")
+
+
+def test_another_threshold_is_foreseen_and_drawn(page: Playground) -> None:
+    page.type(prompt=PROMPT, seed=5)
+    page.draw()
+    before = int(page.drawn()[1].split(" / ")[0])
+    page.script(
+        "const input = document.querySelector('.rethreshold input'); input.value = -1300;"
+        "input.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    foreseen = len(page.all(".timeline .foreseen rect"))
+    assert foreseen < before
+    assert f"reuse about {foreseen} of 28" in page.find(".rethreshold output").text
+    page.click(".rethreshold button")
+    page.wait_until(lambda: page.all(".figure dd") and page.all(".figure dd")[-1].text == "custom")
+    drawn = int(page.drawn()[1].split(" / ")[0])
+    assert abs(drawn - foreseen) <= 5, "an estimate, but a near one"
+    assert page.field("seed").get_attribute("value") == "5"
+
+
+def test_a_running_generation_is_cancelled(page: Playground) -> None:
+    page.type(prompt=PROMPT, num_inference_steps=100, num_images=7)
+    page.choose_speed("lossless")
+    page.draw()
+    page.wait_until(lambda: page.all(".step-bar .cell.computed"))
+    page.click("#cancel")
+    page.wait_until(lambda: [found.text for found in page.all(".empty .big")] == ["Cancelled"])
+    assert page.find("#draw").is_enabled()
+
+
+def test_a_refusal_stands_beside_its_field_in_the_servers_words(page: Playground) -> None:
+    page.type(prompt=PROMPT, num_inference_steps=4000)
+    page.draw()
+    error = page.seen('[data-field="num_inference_steps"] .error')
+    assert "4,000" in error.text
+    assert page.driver.switch_to.active_element == page.field("num_inference_steps")
+    assert page.field("num_inference_steps").get_attribute("aria-invalid") == "true"
+    page.type(num_inference_steps="")
+    assert not error.is_displayed()
+    assert [entry for entry in page.complaints() if "400" not in entry] == []
+
+
+def test_a_picture_is_edited_where_it_was_painted(page: Playground, tmp_path: Path) -> None:
+    file = tmp_path / "an apple <b>.png"
+    file.write_bytes(file_of(apple()))
+    page.type(prompt="a panda on a pink background", seed=3, strength=1)
+    page.script("document.querySelector('details.files').open = true")
+    page.field("image_urls").send_keys(str(file))
+    canvas = page.seen("canvas.mask")
+    page.wait_until(lambda: page.script("return arguments[0].width", canvas) == 96)
+    page.script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    mouse = ActionChains(page.driver).move_to_element_with_offset(canvas, -60, 40)
+    mouse.click_and_hold().move_by_offset(120, 0).release().perform()
+    page.wait_until(lambda: "mask.png" in page.find("#snippet").text)
+    assert "an apple <b>.png" in page.find("#snippet").text
+    page.draw()
+    page.drawn()
+    drawn = pixels(page, ".frame img")
+    apart = ImageChops.difference(drawn.convert("L"), apple().convert("L"))
+    upper, lower = (float(np.asarray(apart.crop(box)).mean()) for box in ((0, 0, 96, 30), (20, 60, 76, 76)))
+    assert 3 * upper < lower, "what was not painted stays"
+    page.click(".actions button:last-child")
+    page.wait_until(lambda: page.script("return document.querySelector('.picked img')?.alt").endswith("3.png"))
+
+
+def pixels(page: Playground, selector: str) -> Image.Image:
+    """The picture that an element shows."""
+    wide, high, data = page.script(
+        "const image = document.querySelector(arguments[0]), canvas = document.createElement('canvas');"
+        "canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;"
+        "const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);"
+        "return [canvas.width, canvas.height, [...context.getImageData(0, 0, canvas.width, canvas.height).data]]",
+        selector,
+    )
+    return Image.frombytes("RGBA", (wide, high), bytes(data)).convert("RGB")
+
+
+def test_settings_are_compared_side_by_side(page: Playground) -> None:
+    page.type(prompt=PROMPT, seed=5)
+    page.click("#tab-compare")
+    page.click("#compare-draw")
+    page.seen(".closer")
+    assert [caption.text.split()[0] for caption in page.all(".side figcaption")] == ["lossless", "balanced", "fast"]
+    words = [side.text for side in page.all(".side")]
+    assert "0 / 28" in words[0]
+    assert all("PSNR" in text and "SSIM" in text and "dB" in text for text in words[1:])
+    cut = page.find("#cut")
+    page.script("arguments[0].value = 20; arguments[0].dispatchEvent(new Event('input'))", cut)
+    assert "80%" in page.script("return document.querySelector('.above').style.clipPath")
+    page.script("const mode = document.getElementById('mode'); mode.value = 'difference';")
+    page.script("document.getElementById('mode').dispatchEvent(new Event('change'))")
+    assert "of 255" in page.seen(".heat figcaption").text
+
+
+def test_what_is_typed_is_text_everywhere(page: Playground) -> None:
+    page.type(prompt=MARKUP, negative_prompt=MARKUP)
+    page.draw()
+    page.wait_until(lambda: page.all(".evidence") or page.all(".error:not([hidden])"))
+    page.type(negative_prompt="")
+    page.draw()
+    page.drawn()
+    page.click("#tab-compare")
+    page.click("#compare-draw")
+    page.seen(".closer")
+    assert page.find(".picture .prompt").get_attribute("textContent") == MARKUP
+    assert page.driver.title.endswith("Cache-DiT Serving")
+    assert page.script("return document.querySelectorAll('main b, main img[src=x]').length") == 0
+    assert [entry for entry in page.complaints() if "400" not in entry] == []
+
+
+@pytest.mark.parametrize("language", ["curl", "python", "openai"])
+def test_what_is_copied_runs(page: Playground, language: str, tmp_path: Path) -> None:
+    page.type(prompt='an apple\'s "twin" \\ $HOME', seed=5, num_inference_steps=4, image_format="png")
+    page.script("document.querySelector('details.cache').open = true")
+    page.type(**{"cache.max_warmup_steps": 1})
+    page.click(f'#snippet-kind input[value="{language}"]')
+    text = page.find("#snippet").text
+    words = ["bash", "-c", text] if language == "curl" else [sys.executable, "-c", text]
+    subprocess.run(words, cwd=tmp_path, check=True, timeout=120, capture_output=True)
+    [file] = tmp_path.glob("output*.png")
+    with Image.open(file) as drawn:
+        written = json.loads(drawn.info["parameters"])
+    assert written["prompt"] == 'an apple\'s "twin" \\ $HOME'
+    assert (written["seed"], written["num_inference_steps"]) == (5, 4)
+    assert written["cache"]["max_warmup_steps"] == 1
+
+
+def test_a_picture_dropped_on_the_page_gives_its_settings_back(page: Playground) -> None:
+    page.type(prompt=PROMPT, seed=17, num_inference_steps=9)
+    page.choose_speed("fast")
+    page.draw()
+    page.drawn()
+    page.type(prompt="another", seed=1)
+    page.script(
+        "const open = indexedDB.open('cache-dit-serving');"
+        "open.onsuccess = () => {"
+        " open.result.transaction('drawn').objectStore('drawn').getAll().onsuccess = ({target}) => {"
+        "  const data = new DataTransfer(); data.items.add(new File([target.result[0].files[0]], 'mine.png'));"
+        "  document.dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true})); }; };"
+    )
+    page.click("#dropped-settings")
+    page.wait_until(lambda: page.field("prompt").get_attribute("value") == PROMPT)
+    assert [page.field(name).get_attribute("value") for name in ("seed", "num_inference_steps")] == ["17", "9"]
+    assert page.find(".speed :checked").get_attribute("value") == "fast"
+
+
+def test_the_history_outlives_the_page(page: Playground) -> None:
+    page.type(prompt=PROMPT, num_inference_steps=4)
+    page.draw()
+    page.drawn()
+    page.open()
+    page.click("#history-list button")
+    assert page.drawn()[1].endswith("/ 4")
+
+
+def test_keyboard_and_assistive_technology(page: Playground) -> None:
+    page.type(prompt=PROMPT, num_inference_steps=4)
+    page.field("prompt").send_keys(Keys.CONTROL, Keys.ENTER)
+    page.drawn()
+    page.script(AXE)
+    found = []
+    for scheme in ("light", "dark"):
+        page.script("document.documentElement.style.colorScheme = arguments[0]", scheme)
+        for tab in ("draw", "compare", "server"):
+            page.click(f"#tab-{tab}")
+            found += page.driver.execute_async_script(
+                "axe.run().then(({violations}) => arguments[0](violations.map(({id, nodes}) => "
+                "`${id}: ${nodes.map(({target}) => target.join(' ')).join(', ')}`)))"
+            )
+    assert found == []
+    page.find("#tab-server").send_keys(Keys.ARROW_RIGHT)
+    assert page.find("#tab-draw").get_attribute("aria-selected") == "true"
+
+
+def test_a_narrow_screen_needs_no_scrolling_sideways(page: Playground) -> None:
+    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        page.type(prompt=PROMPT, num_inference_steps=4)
+        page.draw()
+        page.drawn()
+        for tab in ("draw", "compare", "server"):
+            page.click(f"#tab-{tab}")
+            assert page.script("return document.documentElement.scrollWidth") == 360, tab
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_is_small_and_its_own(page: Playground) -> None:
+    loaded = page.script(
+        "return performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
+        ".map(({name, decodedBodySize}) => [name, decodedBodySize])"
+    )
+    assert all(name.startswith(page.url) for name, _ in loaded)
+    assert sum(size for _, size in loaded) < 300_000
+
+
+def test_the_operators_corner_tells_and_frees(page: Playground) -> None:
+    page.type(prompt=PROMPT, num_inference_steps=4)
+    page.draw()
+    page.drawn()
+    page.click("#tab-server")
+    assert "FluxPipeline" in page.seen('[aria-label="Model"]').text
+    assert "succeeded" in page.seen('[aria-label="Jobs"]').text
+
+    def cached() -> str:
+        return page.script("return document.querySelector('[aria-label=\"Memory\"] dl').textContent")
+
+    before = cached()
+    page.click('[aria-label="Memory"] button')
+    page.wait_until(lambda: cached() != before)
+
+
+def test_a_key_is_asked_for_and_a_wrong_one_refused(driver: Chrome, tmp_path: Path) -> None:
+    keyed = options(SERVER__API_KEYS=[{"name": "page", "key": KEY}])
+    with serving(tmp_path, environ=keyed) as server:
+        server.wait_for(ready)
+        page = Playground(driver, server.url)
+        driver.get(f"{server.url}/ui")
+        for key, words in (("sk-wrong", "key"), (KEY, "")):
+            page.seen("#key[open]")
+            page.find("#key-input").send_keys(key)
+            page.click('#key button[value="use"]')
+            if words:
+                page.wait_until(lambda: page.find("#key-error").text)
+                page.find("#key-input").clear()
+        page.wait_until(lambda: page.script("return document.documentElement.dataset.ready"))
+        page.type(prompt=PROMPT, num_inference_steps=4)
+        page.draw()
+        page.drawn()
+        assert KEY not in page.find("#snippet").text
+        page.click("#tab-server")
+        page.click('[aria-label="Memory"] button')
+        assert "scope" in page.seen("#server > .error").text
+
+
+def test_a_restarted_server_is_found_again(driver: Chrome, tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.wait_for(ready)
+        page = Playground(driver, server.url).open()
+        page.type(prompt=PROMPT, num_inference_steps=4)
+        port = urlsplit(server.url).port
+    page.draw()
+    assert "does not answer" in page.seen("#fields .error").text
+    assert "not answer" in page.seen("#banner").text
+    with serving(tmp_path, port=port) as server:
+        server.wait_for(ready)
+        page.wait_until(lambda: page.find("#state").text == "ready")
+        page.draw()
+        assert page.drawn()[1].endswith("/ 4")
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no node on PATH")
+def test_the_forecast_agrees_with_the_run_it_comes_from() -> None:
+    module = Path(__file__).parents[2] / "src/cache_dit_serving/api/static/ui/forecast.js"
+    code = f"""
+    import {{ forecast }} from {json.dumps(module.as_uri())};
+    const diffs = [undefined, undefined, .1, .15, .3, .1, .4];
+    const rule = {{ threshold: .2, warmup: 2, most: -1, total: -1 }};
+    const of = (change) => [...forecast(diffs, new Set([2, 3, 5]), {{ ...rule, ...change }})];
+    const changes = [{{}}, {{ threshold: .12 }}, {{ most: 1 }}, {{ total: 1 }}, {{ threshold: 9 }}];
+    console.log(JSON.stringify(changes.map(of)));
+    """
+    run = subprocess.run(["node", "--input-type=module", "-e", code], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout) == [[2, 3, 5], [2, 5], [2, 4], [2], [2, 3, 4, 5, 6]]

@@ -1,0 +1,78 @@
+"""The playground in a browser, as a person works it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
+
+PATIENCE_S = 60
+T = TypeVar("T")
+PROMPT = "a red apple on a blue background"
+
+
+class Playground:
+    """The page of one server, open in a browser."""
+
+    def __init__(self, driver: Chrome, url: str) -> None:
+        self.driver, self.url = driver, url
+
+    def open(self) -> Playground:
+        self.driver.get(f"{self.url}/ui")
+        self.wait_until(lambda: self.driver.execute_script("return document.documentElement.dataset.ready"))
+        return self
+
+    def wait_until(self, condition: Callable[[], T]) -> T:
+        return WebDriverWait(self.driver, PATIENCE_S, 0.05).until(lambda driver: condition())
+
+    def find(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def seen(self, selector: str) -> WebElement:
+        """The element once it is there and shown."""
+        return self.wait_until(lambda: [found for found in self.all(selector) if found.is_displayed()])[0]
+
+    def field(self, name: str) -> WebElement:
+        return self.find(f'[data-field="{name}"] > :is(input, textarea, select)')
+
+    def type(self, **fields: object) -> None:
+        """Fill in fields; those that are folded away are opened."""
+        for name, value in fields.items():
+            field = self.field(name)
+            self.driver.execute_script("arguments[0].closest('details')?.setAttribute('open', '')", field)
+            if field.tag_name == "select":
+                Select(field).select_by_value(json.dumps(value))
+            else:
+                field.clear()
+                field.send_keys(str(value))
+
+    def choose_speed(self, name: str) -> None:
+        self.driver.execute_script("arguments[0].click()", self.find(f'.speed input[value="{name}"]'))
+
+    def click(self, selector: str) -> None:
+        self.driver.execute_script("arguments[0].click()", self.seen(selector))
+
+    def draw(self) -> None:
+        self.click("#draw")
+
+    def drawn(self) -> list[str]:
+        """The figures below an output, once there is one."""
+        self.seen(".evidence")
+        return [figure.text for figure in self.all(".figure dd")]
+
+    def script(self, code: str, *arguments: object) -> Any:
+        return self.driver.execute_script(code, *arguments)
+
+    def complaints(self) -> list[str]:
+        """Errors in the browser's console: what the page's policy forbids, what failed to load, what was not caught."""
+        log = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
