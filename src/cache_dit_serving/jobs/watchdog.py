@@ -32,6 +32,8 @@ class Watchdog:
         self._changed = threading.Condition()
         self._since: float | None = None
         """Time of the last sign of life, monotonic seconds; None without work."""
+        self._sleeping = False
+        """True while the watchdog's thread waits for work without a limit of time."""
         self._request = ""
         self._worker: int | None = None
         self._closed = False
@@ -61,11 +63,17 @@ class Watchdog:
             self.sign(last=True)
 
     def sign(self, *, last: bool = False) -> None:
-        """Take a sign of life; the last one ends the work."""
+        """Take a sign of life; the last one ends the work.
+
+        It wakes the watchdog's thread only if that waits for work. To wake it at each step would make the pipeline's
+        thread wait for the interpreter's lock, which the woken thread takes as soon as a torch operation releases it.
+        """
         with self._changed:
             self._since = None if last else time.monotonic()
             recovered, self.stalled = self.stalled, False
-            self._changed.notify()
+            if self._sleeping and not last:
+                self._sleeping = False
+                self._changed.notify()
         if recovered:
             logger.warning("the pipeline goes on again")
             self._on_change()
@@ -76,6 +84,7 @@ class Watchdog:
                 if self._closed:
                     return
                 if self._since is None or self.stalled:
+                    self._sleeping = True
                     self._changed.wait()
                     continue
                 left_s = self._since + self.max_step_s - time.monotonic()
