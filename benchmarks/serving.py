@@ -54,6 +54,7 @@ class BarePipeline:
             width=defaults.width,
             height=defaults.height,
             num_inference_steps=defaults.num_inference_steps,
+            max_sequence_length=defaults.max_sequence_length,
             generator=torch.Generator("cpu").manual_seed(seed),
             **defaults.pipeline_arguments,
         )
