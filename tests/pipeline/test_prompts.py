@@ -7,6 +7,7 @@ from typing import Any
 
 from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, ServerSettings, Settings
 from cache_dit_serving.jobs.output_warnings import output_warnings
+from cache_dit_serving.pipeline.prompts import cuts_of, listening
 from cache_dit_serving.pipeline.protocol import Cut, Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
@@ -43,6 +44,27 @@ def test_the_lost_words_are_those_of_the_request(uncached: Loaded) -> None:
         assert 20 < len(cut.lost) < len(LONG)
         assert cut.read_by == ()
     assert len(by_t5.lost) < len(by_clip.lost)
+
+
+def test_a_prompt_is_tokenized_once_and_the_cut_is_the_one_that_a_second_run_finds(uncached: Loaded) -> None:
+    part = next(iter(uncached.runner._parts.values()))  # type: ignore[attr-defined]
+    with listening(part.tokenizers) as counted:
+        found = cuts(uncached, prompt=LONG + " counted", max_sequence_length=32)
+    assert len(counted) == len(part.tokenizers) == 2
+    assert all(each.kept is not None for each in counted)
+    assert cuts_of([each._replace(kept=None) for each in counted], {"prompt": LONG + " counted"}) == found
+
+
+def test_tokenizers_without_offsets_say_nothing_of_the_kept_characters(uncached: Loaded) -> None:
+    part = next(iter(uncached.runner._parts.values()))  # type: ignore[attr-defined]
+    tokenizer = part.tokenizers["tokenizer"]
+    options = {"truncation": True, "max_length": 8}
+    with listening(part.tokenizers) as heard:
+        tokenizer([LONG, "a cat"], **options)
+        tokenizer([LONG, "a cat"], return_overflowing_tokens=True, **options)  # one row for each part of a text
+        tokenizer("a cat", LONG, **options)  # two texts in one row
+    assert [each.kept is None for each in heard] == [False, False, True, True, True]
+    assert heard[1].kept == len("a cat")
 
 
 def test_a_tokenizer_that_reads_all_of_it_is_named(uncached: Loaded) -> None:
