@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.engine import live_jobs
 from cache_dit_serving.engine.caller import SCOPES, Caller
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.idempotency import admit_once
@@ -196,6 +197,32 @@ def test_one_key_is_one_job_of_a_caller_also_when_it_comes_twice_at_once(
         with pytest.raises(KeyReused):
             await admit_once(desk, intake(seed=2), "key")
         assert len(await desk.page(Page(5), ADMIN)) == 2
+
+    run(worker, tmp_path, test)
+
+
+def test_steps_wake_the_event_loop_only_for_followers(
+    worker: PipelineWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[object] = []
+
+    def soon(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+        woken.append(what)
+        loop.call_soon_threadsafe(what)
+
+    monkeypatch.setattr(live_jobs, "_soon", soon)
+
+    async def test(desk: JobDesk) -> None:
+        alone = await desk.admit(intake(), None, "")
+        assert (await ended(desk, alone.id)).step == 8
+        assert not woken
+        followed = await desk.admit(intake(**LONG), None, "")
+        for _ in range(3):
+            job = desk.live(followed.id)
+            assert job is not None
+            await asyncio.wait_for(job.next_change().wait(), WITHIN_S)
+        assert len(woken) >= 3
+        await desk.cancel(followed.id, ANN)
 
     run(worker, tmp_path, test)
 

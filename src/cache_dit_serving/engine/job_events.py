@@ -61,7 +61,7 @@ class JobEvents:
             while True:
                 job = self._desk.live(record.id)
                 previews.look(job.generation if job is not None else None)
-                changed = job.changed if job is not None else None
+                changed = job.next_change() if job is not None else None
                 with contextlib.suppress(StoreUnavailable, InternalError):
                     try:
                         record = await self._answers.with_valid_urls(await self._desk.find(record.id, caller))

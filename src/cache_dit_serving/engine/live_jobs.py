@@ -129,7 +129,13 @@ class LiveJobs:
 
     def _job(self, record: JobRecord, prepared: Prepared) -> Job:
         loop, job = asyncio.get_running_loop(), Job(record, prepared.generation)
-        prepared.generation.listen(lambda: _soon(loop, partial(self._tell_of, job)))
+
+        def on_change() -> None:
+            # A loop that wakes takes the interpreter's lock from the pipeline's thread: not at each step for nobody.
+            if job.followed or self._progress is not None:
+                _soon(loop, partial(self._tell_of, job))
+
+        prepared.generation.listen(on_change)
         return job
 
     def _tell_of(self, job: Job) -> None:

@@ -32,6 +32,7 @@ class Job:
     taken: bool = False
     """True once another server has it."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _followed: bool = False
 
     @property
     def record(self) -> JobRecord:
@@ -48,12 +49,21 @@ class Job:
         )
 
     @property
-    def changed(self) -> asyncio.Event:
-        """Event of the next change; each change has an event of its own."""
+    def followed(self) -> bool:
+        """True if a follower waits for the next change."""
+        return self._followed
+
+    def next_change(self) -> asyncio.Event:
+        """Return the event of the next change; each change has an event of its own.
+
+        To be taken before the record is read: what changes until then is in the record, what changes later sets it.
+        """
+        self._followed = True
         return self._changed
 
     def tell(self) -> None:
         """Wake the followers."""
+        self._followed = False
         self._changed.set()
         self._changed = asyncio.Event()
 
