@@ -7,6 +7,7 @@ arXiv:2503.06923 for TaylorSeer and arXiv:2508.16211 for FoCa.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -273,8 +274,7 @@ class CacheSettings(CacheFields):
 
     def digest(self) -> str:
         """Return the settings' hash, ten hexadecimal digits; equal for settings of equal effect."""
-        text = json.dumps(self.effective(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:10]
+        return _digest(self)
 
     def same_effect(self, other: CacheSettings | None) -> bool:
         return other is not None and self.effective() == other.effective()
@@ -410,6 +410,12 @@ class CacheSettings(CacheFields):
     def reuses_without_asking(self) -> bool:
         """True if the mask's 0 steps are reused at any difference and beyond any limit (a static mask)."""
         return self.steps_computation_mask is not None and self.steps_computation_policy == "static"
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(settings: CacheSettings) -> str:
+    text = json.dumps(settings.effective(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _contradiction(field: str, sentence: str) -> PydanticCustomError:

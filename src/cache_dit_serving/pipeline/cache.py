@@ -185,7 +185,10 @@ class PipelineCache:
 
     def reused_blocks(self) -> int:
         """Return the number of block runs that the current call has reused so far, or since its last forced refresh."""
-        contexts = self._manager_contexts().items()
+        if self._on is None:
+            return 0
+        # Called after each step: without a copy of the contexts, which only this thread changes.
+        contexts = self._installed[self._on].manager._cached_context_manager.items()
         return sum(_reused_blocks(context, self._blocks(name)) for name, context in contexts)
 
     def _executed_steps(self, passes: int) -> dict[str, int]:
