@@ -1,4 +1,7 @@
-"""What serving adds to the pipeline: time and CPU of a request, saturation, time to ready, memory."""
+"""What serving adds to the pipeline: time and CPU of a request, saturation, time to ready, memory.
+
+`python -m benchmarks.serving` prints the first two, in two minutes on two cores; `make bench` writes all of them.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import requests
 import torch
 
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.pipeline.cache import cache_dit_configs
+from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.load import load_pipeline
 
 PROMPT = "a red apple on a blue background"
@@ -59,9 +64,18 @@ class BarePipeline:
             **defaults.pipeline_arguments,
         )
 
+    def draw_in_inference_mode(self, seed: int) -> None:
+        """Draw as the server does, which calls the pipeline under torch.inference_mode."""
+        with torch.inference_mode():
+            self.draw(seed)
+
     def draw_each(self, seeds: range) -> None:
         for seed in seeds:
             self.draw(seed)
+
+    def draw_each_in_inference_mode(self, seeds: range) -> None:
+        for seed in seeds:
+            self.draw_in_inference_mode(seed)
 
 
 @dataclass
@@ -142,6 +156,10 @@ class Overhead:
     inference_mode_s: float
     """The direct call under torch.inference_mode, as the server makes it."""
     served_s: float
+    thread_cpu_ratio: float
+    """CPU of the pipeline's thread for a request, as a multiple of that of the direct call under inference mode."""
+    thread_waits: float
+    """Waits of the pipeline's thread per request: for work, for a lock, or for the interpreter."""
     http_cpu_ms: float
     requests: int
 
@@ -149,26 +167,32 @@ class Overhead:
 def overhead(bare: BarePipeline, running: RunningServer, pairs: int = 100) -> Overhead:
     """Direct call, the same under inference mode, and POST /generate in turn, the same seed each; medians.
 
-    The CPU of the HTTP layer is that of every thread of the worker but the busiest, which is the pipeline's.
+    The pipeline's thread is the busiest of the worker. The CPU of the HTTP layer is that of all others. A busy machine
+    stretches seconds; it hardly changes the ratio of CPU and the number of waits.
     """
     session = Client(running)
-    direct, inference_mode, served = [], [], []
+    direct, inference_mode, served, cpu_ratios = [], [], [], []
     for seed in range(3):
         bare.draw(seed)
         session.generate(seed)
-    before = _cpu_by_thread(running)
+    thread = max(before := _threads_of(running), key=lambda id: before[id].cpu_s)
     for seed in range(pairs):
         direct.append(_timed(partial(bare.draw, seed)))
-        with torch.inference_mode():
-            inference_mode.append(_timed(partial(bare.draw, seed)))
+        began = time.thread_time()
+        inference_mode.append(_timed(partial(bare.draw_in_inference_mode, seed)))
+        bare_cpu_s = time.thread_time() - began
+        cpu_s = _threads_of(running)[thread].cpu_s
         served.append(_timed(partial(session.generate, seed)))
-    after = _cpu_by_thread(running)
-    spent = sorted(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
+        cpu_ratios.append((_threads_of(running)[thread].cpu_s - cpu_s) / bare_cpu_s)
+    after = _threads_of(running)
+    spent = sum(each.cpu_s - before.get(id, _Thread(0, 0)).cpu_s for id, each in after.items() if id != thread)
     return Overhead(
         direct_s=statistics.median(direct),
         served_s=statistics.median(served),
         inference_mode_s=statistics.median(inference_mode),
-        http_cpu_ms=sum(spent[:-1]) / pairs * 1000,
+        thread_cpu_ratio=statistics.median(cpu_ratios),
+        thread_waits=(after[thread].waits - before[thread].waits) / pairs,
+        http_cpu_ms=spent / pairs * 1000,
         requests=pairs,
     )
 
@@ -180,12 +204,14 @@ class Saturation:
     busy_share: float
     served_per_minute: float
     direct_per_minute: float
+    inference_mode_per_minute: float
 
 
 def saturation(bare: BarePipeline, running: RunningServer, clients: int = 8, each: int = 25) -> Saturation:
-    """`clients` at once against a bare loop, half of which runs before and half after."""
-    loop = max(10, clients * each // 4)
-    direct_s = _timed(lambda: bare.draw_each(range(loop)))
+    """`clients` at once against bare loops, with and without inference mode, half before and half after."""
+    loop = range(max(10, clients * each // 4))
+    direct_s = _timed(lambda: bare.draw_each(loop))
+    inference_mode_s = _timed(lambda: bare.draw_each_in_inference_mode(loop))
 
     def client(number: int) -> None:
         session = Client(running)
@@ -200,13 +226,15 @@ def saturation(bare: BarePipeline, running: RunningServer, clients: int = 8, eac
         thread.join()
     wall = time.perf_counter() - began
     share = (running.busy_s() - busy) / wall
-    direct_s += _timed(lambda: bare.draw_each(range(loop)))
+    inference_mode_s += _timed(lambda: bare.draw_each_in_inference_mode(loop))
+    direct_s += _timed(lambda: bare.draw_each(loop))
     return Saturation(
         clients=clients,
         pictures=clients * each,
         busy_share=share,
         served_per_minute=clients * each / wall * 60,
-        direct_per_minute=2 * loop / direct_s * 60,
+        direct_per_minute=2 * len(loop) / direct_s * 60,
+        inference_mode_per_minute=2 * len(loop) / inference_mode_s * 60,
     )
 
 
@@ -234,9 +262,38 @@ def _timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _cpu_by_thread(running: RunningServer) -> dict[int, float]:
-    return {thread.id: thread.user_time + thread.system_time for thread in running.worker().threads()}
+class _Thread(NamedTuple):
+    cpu_s: float
+    waits: int
+
+
+def _threads_of(running: RunningServer) -> dict[int, _Thread]:
+    """Return the CPU seconds and the waits of each thread of the worker so far, as Linux counts them."""
+    threads = {}
+    for task in Path(f"/proc/{running.worker().pid}/task").iterdir():
+        with suppress(FileNotFoundError):  # it has ended
+            cpu_ns = (task / "schedstat").read_text().split()[0]
+            waits = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (task / "status").read_text(), re.M)
+            threads[int(task.name)] = _Thread(int(cpu_ns) / 1e9, int(waits[1]) if waits else 0)
+    return threads
 
 
 def _resident_mb(process: psutil.Process) -> float:
     return float(process.memory_info().rss) / 2**20
+
+
+def main() -> None:
+    """Measure what serving adds and the saturation, and print them."""
+    quiet_libraries()
+    bare = BarePipeline(load_settings({}))
+    with server() as running:
+        added = overhead(bare, running)
+        print(added)
+        print(f"ratio to the direct call under inference mode: {added.served_s / added.inference_mode_s:.3f}")
+        full = saturation(bare, running)
+        print(full)
+        print(f"share of the loop under inference mode: {full.served_per_minute / full.inference_mode_per_minute:.3f}")
+
+
+if __name__ == "__main__":
+    main()
