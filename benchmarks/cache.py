@@ -123,7 +123,7 @@ def measure(loaded: Loaded) -> Quality:
 
 def draw(loaded: Loaded, prompt: str, seed: int, choice: CacheChoice, steps: int) -> Sampled:
     planned = plan(resolve(GenerateRequest(prompt=prompt, num_inference_steps=steps, speed="lossless"), loaded.model))
-    return loaded.runner.sample(replace(planned.call, seed=seed, cache=choice), Unwatched())
+    return loaded.runner.sample(replace(planned.call, seed=seed, cache=choice, keep_floats=True), Unwatched())
 
 
 def worst_decile(values: list[float]) -> float:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def draw(loaded: Loaded, speed: str) -> tuple[Sampled, float]:
     fields = {"prompt": "a robot on a yellow background", "seed": 1, "speed": speed}
     call = plan(resolve(GenerateRequest.model_validate(fields), loaded.model)).call
     begun = time.perf_counter()
-    drawn = loaded.runner.sample(call, Unwatched())
+    drawn = loaded.runner.sample(replace(call, keep_floats=True), Unwatched())
     return drawn, time.perf_counter() - begun
 
 

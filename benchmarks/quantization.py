@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -52,7 +53,7 @@ def draw(loaded: Loaded, prompt: str, speed: str) -> tuple[Sampled, float]:
     request = GenerateRequest.model_validate({"prompt": prompt, "seed": 1, "speed": speed})
     call = plan(resolve(request, loaded.model)).call
     begun = time.perf_counter()
-    drawn = loaded.runner.sample(call, Unwatched())
+    drawn = loaded.runner.sample(replace(call, keep_floats=True), Unwatched())
     return drawn, time.perf_counter() - begun
 
 

@@ -48,6 +48,7 @@ CALL = ImageCall(
     video=VideoSpec(9, 16.0),
     makes=MediaKind.VIDEO,
     profile=AskedToProfile.BY_REQUEST,
+    keep_floats=True,
     caller="shop",
 )
 """No field of it has its default, so that one which is lost on the way shows."""
@@ -81,7 +82,9 @@ def test_the_call_that_is_sent_has_no_field_at_its_default() -> None:
     ("media", "makes"),
     [
         (ImageOutput(np.random.default_rng(0).random((4, 5, 3), dtype=np.float32)), MediaKind.IMAGE),
+        (ImageOutput(np.full((4, 5, 3), 200, np.uint8), finite=False), MediaKind.IMAGE),
         (VideoOutput(np.zeros((2, 4, 5, 3), np.float32), 16.0), MediaKind.VIDEO),
+        (VideoOutput(np.ones((2, 4, 5, 3), np.uint8), 16.0, finite=False), MediaKind.VIDEO),
         (
             VideoOutput(np.ones((2, 4, 5, 3), np.float32), 24.0, AudioOutput(np.ones((2, 9), np.float32), 48_000)),
             MediaKind.VIDEO,
@@ -96,6 +99,7 @@ def test_an_output_arrives_as_it_was_sent(media: Any, makes: MediaKind) -> None:
     assert type(back) is type(media)
     assert np.array_equal(back.array, media.array)
     assert back.array.dtype == media.array.dtype
+    assert getattr(back, "finite", True) == getattr(media, "finite", True)
     assert (getattr(back, "fps", None), getattr(back, "rate", None)) == (
         getattr(media, "fps", None),
         getattr(media, "rate", None),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ def request_of(name: str, loaded: Loaded, **fields: Any) -> tuple[GenerateReques
 
 def draw(name: str, loaded: Loaded, watch: Any = None, **fields: Any) -> Sampled:
     request, inputs = request_of(name, loaded, **fields)
-    return loaded.runner.sample(plan(resolve(request, loaded.model), inputs).fitted().call, watch or Unwatched())
+    call = plan(resolve(request, loaded.model), inputs).fitted().call
+    return loaded.runner.sample(replace(call, keep_floats=True), watch or Unwatched())
 
 
 def _save(name: str, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,8 @@ def draw(
         last_image=InputImage(last_image, "") if last_image else None,
         video=InputVideo(tuple(video), 12.0, more=False, digest="") if video else None,
     )
-    return loaded.runner.sample(
-        plan(resolve(GenerateRequest.model_validate(asked), loaded.model), inputs).fitted().call, Unwatched()
-    )
+    call = plan(resolve(GenerateRequest.model_validate(asked), loaded.model), inputs).fitted().call
+    return loaded.runner.sample(replace(call, keep_floats=True), Unwatched())
 
 
 def by_diffusers(pipe: Any, name: str, **arguments: Any) -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cache_dit_serving.caching.settings import CacheSettings
@@ -72,7 +73,7 @@ def inside(loaded: Loaded) -> PipelineRunner:
 def draw(loaded: Loaded, on_step: Callable[[int], None] = lambda done: None, **fields: Any) -> Sampled:
     defaults = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS}
     call = plan(resolve(GenerateRequest.model_validate(defaults | fields), loaded.model)).call
-    return loaded.runner.sample(call, Watch(on_step))
+    return loaded.runner.sample(replace(call, keep_floats=True), Watch(on_step))
 
 
 def held_tensors(loaded: Loaded) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -56,7 +57,7 @@ def pids(loaded: Loaded) -> dict[int, int]:
 def draw(loaded: Loaded, watch: Any = None, inputs: Inputs | None = None, **fields: Any) -> Any:
     asked = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
     call = plan(resolve(GenerateRequest.model_validate(asked), loaded.model), inputs or Inputs()).fitted().call
-    return loaded.runner.sample(call, watch or Unwatched())
+    return loaded.runner.sample(replace(call, keep_floats=True), watch or Unwatched())
 
 
 class Server:

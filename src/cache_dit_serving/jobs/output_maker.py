@@ -118,13 +118,14 @@ class OutputMaker:
         began = time.perf_counter()
         planned = generation.planned
         call, output = planned.calls[index], planned.output
-        check_finite(drawn.media)
+        media = drawn.media
+        check_finite(media)
         warnings = [warning.model_dump() for warning in generation.warnings]
-        content, extension = encode(drawn.media, output, planned.parameters(call), warnings)
+        content, extension = encode(media, output, planned.parameters(call), warnings)
         encode_s = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed).observe(encode_s)
         self._rates.learn(call, drawn.record, encode_s)
-        return OutputFile(content, extension, encode_s, drawn.record, drawn.media if output.keep_media else None)
+        return OutputFile(content, extension, encode_s, drawn.record, media if output.keep_media else None)
 
 
 def _failure(generation: Generation) -> ServingError:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.png import encode_png
-from cache_dit_serving.media.values import Array, ImageOutput, Media, VideoOutput
+from cache_dit_serving.media.values import Array, AudioOutput, ImageOutput, Media, VideoOutput
 
 ImageFormat = Literal["png", "jpeg", "webp"]
 DEFAULT_QUALITY = 90
@@ -60,8 +60,8 @@ def webp_of(image: Image.Image) -> bytes:
 
 
 def pixels_of(array: Array) -> Array:
-    """Convert floats in [0, 1] to bytes, rounded as in diffusers' VaeImageProcessor.numpy_to_pil."""
-    return (array * 255).round().astype(np.uint8)
+    """Convert floats in [0, 1] to bytes, rounded as in diffusers' VaeImageProcessor.numpy_to_pil. Bytes stay."""
+    return array if array.dtype == np.uint8 else (array * 255).round().astype(np.uint8)
 
 
 def check_finite(media: Media) -> None:
@@ -71,5 +71,7 @@ def check_finite(media: Media) -> None:
         InternalError: the image, video or sound has such a value.
     """
     audio = media.audio if isinstance(media, VideoOutput) else None
-    if not np.isfinite(media.array).all() or (audio is not None and not np.isfinite(audio.array).all()):
+    arrays = [media.array, *([audio.array] if audio is not None else [])]
+    told = isinstance(media, AudioOutput) or media.finite
+    if not told or not all(np.isfinite(array).all() for array in arrays if array.dtype != np.uint8):
         raise InternalError("The model produced values that are not numbers; try another dtype or turn the cache off.")

@@ -23,7 +23,9 @@ class MediaKind(StrEnum):
 class ImageOutput:
     kind: ClassVar[MediaKind] = MediaKind.IMAGE
     array: Array
-    """(height, width, 3) floats in [0, 1]."""
+    """(height, width, 3) bytes, or floats in [0, 1]."""
+    finite: bool = True
+    """False if bytes were made of values that are NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class AudioOutput:
 class VideoOutput:
     kind: ClassVar[MediaKind] = MediaKind.VIDEO
     array: Array
-    """(frames, height, width, 3) floats in [0, 1]."""
+    """(frames, height, width, 3) bytes, or floats in [0, 1]."""
     fps: float
     """Frame rate, frames per second."""
     audio: AudioOutput | None = None
     """Sound of the video, if the model makes any."""
+    finite: bool = True
+    """False if bytes were made of frames with values that are NaN or infinite."""
 
 
 Media = ImageOutput | VideoOutput | AudioOutput

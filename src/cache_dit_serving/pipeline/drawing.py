@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.caching.evidence import Record, report_of
-from cache_dit_serving.media.values import ImageOutput, Media, VideoOutput
+from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.pipeline.part import Part
 from cache_dit_serving.pipeline.prompts import Heard, cuts_of
 from cache_dit_serving.pipeline.protocol import SampleRecord, Stopped, Watch
@@ -73,7 +73,7 @@ class Drawing:
         finally:
             for hook in hooks:
                 hook.remove()
-        self._finished = time.perf_counter()
+        self._finished = self._device_time()
 
     @contextmanager
     def steps_reported(self, show: Show | None) -> Iterator[dict[str, Any]]:
@@ -112,17 +112,18 @@ class Drawing:
         """Take the calls of the tokenizers, and the use of the prompt cache."""
         self._heard, self._prompts = heard, prompts
 
-    def record(self, media: Media, *, compiled_graphs: int, peak_memory_bytes: int | None) -> SampleRecord:
+    def record(self, shape: Sequence[int], *, compiled_graphs: int, peak_memory_bytes: int | None) -> SampleRecord:
         """Return the record of the run, which has ended. Writes its trace.
 
         Args:
-            media: output of the run.
+            shape: shape of the output's array.
             compiled_graphs: number of graphs that were compiled in it.
             peak_memory_bytes: peak of the memory in it; None if not known.
         """
         call, record = self.call, self.part.cache.record()
         steps, step_s = self._steps_run(record), self._clock.seconds()
         first_forward = self._first_forward or self._started
+        kind = self.part.output.kind
         return SampleRecord(
             seed=call.seed,
             cache=report_of(call.cache, record, steps),
@@ -140,10 +141,8 @@ class Drawing:
             peak_memory_bytes=peak_memory_bytes,
             prompt_hits=self._prompts.hits,
             prompt_misses=self._prompts.misses,
-            num_frames=len(media.array) if isinstance(media, VideoOutput) else None,
-            size=(media.array.shape[-2], media.array.shape[-3])
-            if isinstance(media, ImageOutput | VideoOutput)
-            else None,
+            num_frames=shape[0] if kind is MediaKind.VIDEO else None,
+            size=None if kind is MediaKind.AUDIO else (shape[-2], shape[-3]),
         )
 
     def _before_forward(self, module: object, args: object) -> None:
@@ -171,11 +170,14 @@ class Drawing:
     def _device_time(self) -> float:
         """Wait for the device, whose kernels run behind Python, and return the time, seconds of `perf_counter`.
 
-        Called at the begin and the end of denoising, never at a step between them.
+        Called at the begin and the end of denoising and at the end of decoding, never at a step between them.
         """
         import torch
 
-        if self._device.type != "cpu":
+        if self._device.type == "cuda":
+            # The stream of the kernels alone: another one may still copy the output before this one to the host.
+            torch.cuda.current_stream(self._device).synchronize()
+        elif self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 

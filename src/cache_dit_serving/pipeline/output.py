@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -72,7 +74,7 @@ def media_of(output: Any, fields: OutputFields, *, fps: float | None, audio_rate
 
     Args:
         fps: frames per second of a video; None for other kinds.
-        sound_rate: samples a second of the sound; None if there is none.
+        audio_rate: samples a second of the sound; None if there is none.
     """
     array = getattr(output, fields.field)[0]
     if fields.kind is MediaKind.IMAGE:
@@ -81,11 +83,44 @@ def media_of(output: Any, fields: OutputFields, *, fps: float | None, audio_rate
         assert audio_rate is not None
         return AudioOutput(_samples(array), audio_rate)
     assert fps is not None
-    audio = getattr(output, fields.audio_field) if fields.audio_field else None
-    heard = AudioOutput(_samples(audio[0]), audio_rate) if audio is not None and audio_rate is not None else None
     if array.dtype.kind in "iu":  # Cosmos, whose safety checker works on bytes
         array = (array / np.iinfo(array.dtype).max).astype(np.float32)
-    return VideoOutput(array, fps, heard)
+    return VideoOutput(array, fps, _heard(output, fields, audio_rate))
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """Output of a call, which may still be on its way from the device."""
+
+    shape: tuple[int, ...]
+    """Shape of its array."""
+    arrived: Callable[[], Media]
+    """Function that waits for the output, on any thread, and returns it."""
+
+
+def arriving(output: Any, fields: OutputFields, *, fps: float | None, audio_rate: int | None) -> Arriving:
+    """Return the only image or video of a call that was made with `output_type="pt"`, as bytes made on the device.
+
+    Args:
+        fps: as of :func:`media_of`.
+        audio_rate: as of :func:`media_of`.
+    """
+    from cache_dit_serving.pipeline.arrival import bytes_of, copying_stream, on_its_way
+
+    pixels, are_finite = bytes_of(getattr(output, fields.field)[0])
+    stream = copying_stream(pixels.device)
+    array, finite = on_its_way(pixels, stream), on_its_way(are_finite, stream)
+    if fields.kind is MediaKind.IMAGE:
+        return Arriving(tuple(pixels.shape), lambda: ImageOutput(array(), bool(finite())))
+    assert fps is not None
+    heard = _heard(output, fields, audio_rate)
+    return Arriving(tuple(pixels.shape), lambda: VideoOutput(array(), fps, heard, bool(finite())))
+
+
+def _heard(output: Any, fields: OutputFields, audio_rate: int | None) -> AudioOutput | None:
+    """Return the sound of a call's only video; None if it has none."""
+    audio = getattr(output, fields.audio_field) if fields.audio_field else None
+    return AudioOutput(_samples(audio[0]), audio_rate) if audio is not None and audio_rate is not None else None
 
 
 def _samples(audio: Any) -> Array:

@@ -6,8 +6,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cache_dit_serving.media.values import Media
-from cache_dit_serving.pipeline.output import OutputFields, audio_rate_of, media_of, output_of
+from cache_dit_serving.pipeline.decoded import gives_tensors
+from cache_dit_serving.pipeline.output import Arriving, OutputFields, arriving, audio_rate_of, media_of, output_of
 from cache_dit_serving.pipeline.prompts import tokenizers_of
 from cache_dit_serving.planning.call import ImageCall
 
@@ -29,12 +29,22 @@ class Part:
     """Samples a second of the pipeline's sound; None if it makes none."""
     tokenizers: dict[str, Any]
     has_callback: bool
+    gives_tensors: bool
+    """True if `output_type="pt"` gives the values of `"np"` as a tensor on the device."""
 
     @classmethod
     def of(cls, pipe: DiffusionPipeline, cache: PipelineCache) -> Part:
         """Return the part for a pipeline on its device, with its cache."""
         has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
-        return cls(pipe, cache, output_of(type(pipe)), audio_rate_of(pipe), tokenizers_of(pipe), has_callback)
+        return cls(
+            pipe,
+            cache,
+            output_of(type(pipe)),
+            audio_rate_of(pipe),
+            tokenizers_of(pipe),
+            has_callback,
+            gives_tensors(pipe),
+        )
 
     @property
     def name(self) -> str:
@@ -50,7 +60,14 @@ class Part:
             if module is not None and name.startswith(("transformer", "unet", "prior"))
         ]
 
-    def media_of(self, output: Any, call: ImageCall) -> Media:
-        """Return the only output of a call that was made with `output_type="np"`."""
+    def output_type(self, call: ImageCall) -> str:
+        """Return the output type of the pipeline's call."""
+        return "pt" if self.gives_tensors and not call.keep_floats else "np"
+
+    def arriving(self, output: Any, call: ImageCall) -> Arriving:
+        """Return the only output of a call that was made with :meth:`output_type`."""
         fps = call.video.fps if call.video else None
-        return media_of(output, self.output, fps=fps, audio_rate=self.audio_rate)
+        if self.output_type(call) == "pt":
+            return arriving(output, self.output, fps=fps, audio_rate=self.audio_rate)
+        media = media_of(output, self.output, fps=fps, audio_rate=self.audio_rate)
+        return Arriving(media.array.shape, lambda: media)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch.nn import functional
 
 from cache_dit_serving.media.images import pixels_of
+from cache_dit_serving.pipeline.arrival import on_its_way
 from cache_dit_serving.pipeline.memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Previewer:
             else:
                 factors, scale = self._fitted(frame.device)
                 size = self._size(frame, scale)
-            pixels = _on_its_way(frame[0].float())
+            pixels = on_its_way(frame[0].to(torch.float32, copy=True))  # schedulers may write into their latents
         except Exception:  # no failure of a preview affects the image
             if not self._warned:
                 self._warned = True
@@ -256,21 +257,3 @@ def _upcast(vae: Any) -> Iterator[None]:
         yield
     finally:
         vae.to(dtype=torch.float16)
-
-
-def _on_its_way(pixels: torch.Tensor) -> Callable[[], Array]:
-    """Start a copy of pixels to the host; return a function that waits for it, on any thread, and returns the array."""
-    if pixels.device.type != "cuda":
-        array: Array = pixels.cpu().numpy().copy()
-        return lambda: array
-    held = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
-    held.copy_(pixels, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record(torch.cuda.current_stream(pixels.device))
-
-    def arrived() -> Array:
-        copied.synchronize()
-        result: Array = held.numpy()
-        return result
-
-    return arrived

@@ -168,8 +168,14 @@ class SampleRecord:
 class Sampled:
     """One output of a call, with its record."""
 
-    media: Media
+    arrived: Callable[[], Media]
+    """Function that waits until the output has arrived from the device, on any thread, and returns it."""
     record: SampleRecord
+
+    @property
+    def media(self) -> Media:
+        """The output. Waits for its arrival."""
+        return self.arrived()
 
 
 class Runner(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cache_dit_serving.errors import InternalError, OutOfMemory
 from cache_dit_serving.pipeline.drawing import Drawing
@@ -19,6 +19,7 @@ from cache_dit_serving.planning.call import ImageCall
 if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.lora import LoadedLoras
+    from cache_dit_serving.pipeline.output import Arriving
     from cache_dit_serving.pipeline.part import Part
     from cache_dit_serving.pipeline.previews import Previewer
     from cache_dit_serving.pipeline.profiling import Profiler
@@ -127,7 +128,7 @@ class PipelineRunner:
         self._memory_use.begin()
         try:
             with drawing.running():
-                output = self._run(drawing)
+                output: Arriving | None = self._run(drawing)
         except BaseException as error:
             release(part.pipe)
             if not is_out_of_memory(error):
@@ -140,19 +141,19 @@ class PipelineRunner:
             width, height = (call.arguments.get(side) for side in ("width", "height"))
             raise OutOfMemory(self._memory_use.would_fit(width, height, call.pixels) if width and height else None)
         self._held_bytes = part.cache.held_bytes()
-        media = part.media_of(output, call)
         record = drawing.record(
-            media,
+            output.shape,
             compiled_graphs=self._compiled_graphs() - graphs,
             peak_memory_bytes=self._memory_use.end(call.pixels),
         )
-        return Sampled(media, record)
+        return Sampled(output.arrived, record)
 
-    def _run(self, drawing: Drawing) -> Any:
-        """Call the pipeline of a drawing; return its result."""
+    def _run(self, drawing: Drawing) -> Arriving:
+        """Call the pipeline of a drawing; return its output, which may still be on its way from the device."""
         import torch
 
-        call, pipe = drawing.call, drawing.part.pipe
+        call, part = drawing.call, drawing.part
+        pipe = part.pipe
         show = None if self._previewer is None else self._previewer.showing(pipe, call, drawing.watch)
         # The pipeline's own no_grad stays inside. On the embedded model inference mode saves 5 % of an image's time.
         # It is not used with offload: weights that are moved in inference mode cannot get another LoRA afterwards.
@@ -170,10 +171,11 @@ class PipelineRunner:
                 **call.arguments,
                 **callback,
                 generator=torch.Generator(self.facts.generator_device).manual_seed(call.seed),
-                output_type="np",
+                output_type=part.output_type(call),
             )
+            arriving = part.arriving(output, call)
         drawing.encoded(heard, use)
-        return output
+        return arriving
 
     def no_previews(self, pipeline_class: str) -> str | None:
         """Return the reason that a pipeline class has no previews; None if it has, or may have."""

@@ -43,5 +43,7 @@ class ImageCall:
     """Frames and frame rate; None if the output is not a clip."""
     makes: MediaKind = MediaKind.IMAGE
     profile: AskedToProfile = AskedToProfile.NO
+    keep_floats: bool = False
+    """Keep the output's floats, to measure them. Otherwise a pipeline that can gives bytes, a quarter of their size."""
     caller: str = ""
     """Name of the caller. The prompt cache is partitioned by it."""

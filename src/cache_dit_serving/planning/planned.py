@@ -98,8 +98,9 @@ class Planned:
                 f"({self.cache.no_cache_reason.sentence}); send a speed other than lossless, or cache settings",
                 param="speed",
             )
-        uncached = replace(self.call, cache=WITHOUT_CACHE)
-        return replace(self, calls=(self.call, uncached), output=replace(self.output, keep_media=True))
+        cached = replace(self.call, keep_floats=True)
+        uncached = replace(cached, cache=WITHOUT_CACHE)
+        return replace(self, calls=(cached, uncached), output=replace(self.output, keep_media=True))
 
     def check_engages(self) -> None:
         """Refuse a request with `cache.strict` if its settings can reuse no step.

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InternalError, InvalidRequest, LoadError, OutOfMemory
+from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.protocol import Facts, Freed, Loaded, Sampled, Stopped, Watch
+from cache_dit_serving.pipeline.protocol import Facts, Freed, Loaded, Sampled, SampleRecord, Stopped, Watch
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.loras import LoraContents, LoraTraits
 from cache_dit_serving.planning.model import PlannedModel, planned
@@ -91,7 +92,7 @@ class RankedRunner:
             if isinstance(answer, wire.Progress):
                 watch.progress(answer.done, answer.cached)
             elif isinstance(answer, wire.Sampled):
-                return Sampled(*wire.media_of(answer, blobs, call.makes))
+                return _sampled(*wire.media_of(answer, blobs, call.makes))
             elif isinstance(answer, wire.Failed):
                 raise _error_of(answer)
 
@@ -153,6 +154,10 @@ class RankedRunner:
                 raise LoadError(answer.message)
             elif isinstance(answer, wire.Ready):
                 return answer
+
+
+def _sampled(media: Media, record: SampleRecord) -> Sampled:
+    return Sampled(lambda: media, record)
 
 
 def _error_of(failed: wire.Failed) -> Exception:

@@ -155,7 +155,7 @@ class Progress(Message):
 
 
 class WireArray(Message):
-    dtype: Literal["float32", "float64"]
+    dtype: Literal["uint8", "float32", "float64"]
     shape: tuple[int, ...]
 
 
@@ -163,6 +163,7 @@ class Sampled(Message):
     kind: Literal["drawn"] = "drawn"
     record: dict[str, Any]
     array: WireArray
+    finite: bool = True
     fps: float | None = None
     audio: WireArray | None = None
     rate: int | None = None
@@ -392,6 +393,7 @@ def drawn_message(media: Media, record: SampleRecord) -> tuple[Sampled, list[byt
     message = Sampled(
         record=RECORD.dump_python(record, mode="json"),
         array=shapes[0],
+        finite=isinstance(media, AudioOutput) or media.finite,
         fps=media.fps if isinstance(media, VideoOutput) else None,
         audio=shapes[1] if audio else None,
         rate=media.rate if isinstance(media, AudioOutput) else audio.rate if audio else None,
@@ -412,11 +414,11 @@ def media_of(message: Sampled, attachments: list[bytes], makes: MediaKind) -> tu
 
 def _media(message: Sampled, array: Array, attachments: list[bytes], makes: MediaKind) -> Media:
     if makes is MediaKind.IMAGE:
-        return ImageOutput(array)
+        return ImageOutput(array, message.finite)
     if makes is MediaKind.AUDIO:
         return AudioOutput(array, message.rate or 0)
     audio = AudioOutput(_array(message.audio, attachments[1]), message.rate or 0) if message.audio else None
-    return VideoOutput(array, message.fps or 0.0, audio)
+    return VideoOutput(array, message.fps or 0.0, audio, message.finite)
 
 
 def _array(shape: WireArray, data: bytes) -> Array:
