@@ -17,9 +17,10 @@ from benchmarks.run import machine
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import LoraSettings
+from cache_dit_serving.loras.locate import EMBEDDED_LORAS
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.lora import EMBEDDED_LORAS, LoadedLoras
+from cache_dit_serving.pipeline.lora import LoadedLoras
 from cache_dit_serving.pipeline.protocol import Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.loras import LoraChoice

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from cache_dit_serving.config import folder, hub
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, LoraSettings, Settings
-from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.errors import ConfigError, LoadError
+from cache_dit_serving.loras.locate import locate
+from cache_dit_serving.loras.lora_file import read_lora_file
+from cache_dit_serving.safetensors_header import UnreadableFile
 
 logger = logging.getLogger(__name__)
 SOURCES = Path(__file__).resolve().parents[1]
@@ -50,6 +53,15 @@ def _check_lora(lora: LoraSettings) -> None:
     there = Path(lora.path).expanduser().exists() or folder.HUB_ID.fullmatch(lora.path)
     if not there:
         raise ConfigError(f"model.loras, {lora.name}: {lora.path!r} is neither a file or folder here nor a hub id")
+    if not Path(lora.path).expanduser().exists():
+        return  # a hub's, which is downloaded as the model loads
+    try:
+        file = locate(lora)
+        read_lora_file(file)
+    except LoadError as error:
+        raise ConfigError(f"model.loras: {error}") from error
+    except UnreadableFile as error:
+        raise ConfigError(f"model.loras: LoRA {lora.name} ({file.name}): {error}") from error
 
 
 def _wants_something_of_the_device(settings: Settings) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -52,6 +53,6 @@ def test_an_answer_leaves_out_null_and_says_json() -> None:
 
 def test_a_key_that_the_document_requires_is_sent_as_null() -> None:
     facts = {"name": "a", "scale": 1.0, "min_scale": 0.0, "max_scale": 1.0, "fused": False, "loaded": False}
-    unknown = {"layers": None, "rank": None, "size_bytes": None, "trigger_words": None}
+    unknown: dict[str, Any] = dict.fromkeys(LoraInfo.model_fields.keys() - facts.keys())
     response = answered(LorasResponse(loras=[LoraInfo(**facts, **unknown)]))
     assert json.loads(bytes(response.body)) == {"loras": [facts | unknown]}

@@ -54,6 +54,11 @@ def test_the_loras_that_are_loaded_are_described(rich: Server) -> None:
         "layers": 36,
         "rank": 2,
         "trigger_words": None,
+        "format": "diffusers",
+        "parts": {"transformer": 36},
+        "left_out": None,
+        "suggested_steps": None,
+        "suggested_shift": None,
     }
     assert 0 < size < 100_000
     assert blue["name"] == "blue"
@@ -93,7 +98,7 @@ def test_a_lora_of_the_folder_is_loaded_and_freed(rich: Server) -> None:
     [
         ("POST", "/loras/green", 404, "there is: red, blue, broken, soft"),
         ("POST", "/loras/../../etc/passwd", 404, ""),
-        ("POST", "/loras/broken", 400, "LoRA broken: the file is damaged"),
+        ("POST", "/loras/broken", 400, "LoRA broken (broken.safetensors): the file is damaged"),
         ("DELETE", "/loras/green", 404, "there is no LoRA of this name"),
         ("DELETE", "/loras/red", 400, "is loaded with the model, and stays"),
         ("PUT", "/loras/red", 405, ""),

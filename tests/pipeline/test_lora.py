@@ -86,10 +86,8 @@ def by_diffusers(files: dict[str, Path], scales: dict[str, float], loaded: Loade
 
 def test_alpha_in_the_metadata_counts(files: dict[str, Path], tmp_path: Path) -> None:
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "to_k", "to_v"])
-    metadata = {
-        f"transformer.{key}": list(value) if isinstance(value, set) else value
-        for key, value in config.to_dict().items()
-    }
+    fields: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]
+    metadata = {f"transformer.{key}": list(value) if isinstance(value, set) else value for key, value in fields.items()}
     file = tmp_path / "strong.safetensors"
     save_file(load_file(files["red"]), file, {"format": "pt", "lora_adapter_metadata": json.dumps(metadata)})
     loaded = load(unwarmed(with_loras(UNCACHED, lora("strong", file), lora("red", files["red"], scale=0.0))))
@@ -233,6 +231,63 @@ def nothing(file: Path) -> None:
     save_file({}, file)
 
 
+def a_pointer(file: Path) -> None:
+    file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 82808\n")
+
+
+def a_web_page(file: Path) -> None:
+    file.write_text("<!DOCTYPE html><html><title>Sign in</title></html>")
+
+
+def a_checkpoint(file: Path) -> None:
+    blocks = "model.diffusion_model.double_blocks.0.img_attn"
+    save_file({f"{blocks}.qkv.weight": torch.zeros(6, 2), f"{blocks}.qkv.bias": torch.zeros(6)}, file)
+
+
+def loha(file: Path) -> None:
+    layer = "lora_unet_double_blocks_0_img_attn_proj"
+    save_file({f"{layer}.hada_w{side}": torch.ones(2, 2) for side in ("1_a", "1_b", "2_a", "2_b")}, file)
+
+
+def lokr(file: Path) -> None:
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    save_file({f"{layer}.lokr_w1": torch.ones(2, 2), f"{layer}.lokr_w2": torch.ones(64, 64)}, file)
+
+
+def kohya_dora(file: Path) -> None:
+    layer = "lora_unet_double_blocks_0_img_attn_proj"
+    tensors = {"lora_down.weight": torch.ones(2, 128), "lora_up.weight": torch.ones(128, 2)}
+    save_file({f"{layer}.{key}": value for key, value in (tensors | {"dora_scale": torch.ones(128, 1)}).items()}, file)
+
+
+def alpha_aside(file: Path) -> None:
+    """A file in two namings at once, from which diffusers takes the tensors, and not their alpha."""
+    tensors = {
+        name.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): tensor
+        for name, tensor in load_file(file).items()
+    }
+    layer = next(iter(tensors)).partition(".lora_")[0]
+    save_file(tensors | {f"{layer}.alpha": torch.tensor(1.0)}, file)
+
+
+def control(file: Path) -> None:
+    save_file({"double_blocks.0.img_attn.norm.query_norm.scale": torch.ones(4)}, file)
+
+
+def unknown(file: Path) -> None:
+    save_file({"blocks.0.oft_blocks": torch.ones(4, 2, 2)}, file)
+
+
+def peft_alone(file: Path) -> None:
+    tensors = {name.replace("transformer.", "base_model.model.", 1): value for name, value in load_file(file).items()}
+    save_file(tensors, file)
+
+
+def whole_modules(file: Path) -> None:
+    fields = {"transformer.r": 2, "transformer.lora_alpha": 2, "transformer.bias": "all"}
+    save_file(load_file(file), file, {"lora_adapter_metadata": json.dumps(fields)})
+
+
 def pickled(file: Path) -> None:
     torch.save({"a": torch.zeros(2)}, file)
 
@@ -240,13 +295,36 @@ def pickled(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "suffix", "words"),
     [
-        (truncated, ".safetensors", "the file is damaged, or is not safetensors"),
-        (pickled, ".safetensors", "the file is damaged, or is not safetensors"),
-        (pickled, ".bin", "only .safetensors files are loaded, not .bin"),
+        (
+            truncated,
+            ".safetensors",
+            r"\(bad\.safetensors\): the file is damaged: .* bytes are there; download it",
+        ),
+        (pickled, ".safetensors", "it is a pickle or an archive, not safetensors; convert it"),
+        (pickled, ".bin", "only .safetensors files are loaded, not .bin: it is a pickle, .*; convert it"),
+        (a_pointer, ".safetensors", "it is a Git LFS pointer in place of the file: run `git lfs pull`"),
+        (a_web_page, ".safetensors", "it is a web page in place of the file: download it again"),
+        (a_checkpoint, ".safetensors", r"a checkpoint of a whole model .* \(2 tensors, .*\); serve it as the model"),
+        (loha, ".safetensors", r"its format is LoHa \(LyCORIS\), which diffusers does not load; merge it"),
+        (lokr, ".safetensors", "diffusers does not load .* LoKr, for a FluxPipeline|diffusers cannot load it .LoKr"),
+        (kohya_dora, ".safetensors", "its format is DoRA with dora_scale tensors, which diffusers leaves out"),
+        (alpha_aside, ".safetensors", r"diffusers applies 72 of its 73 tensors .*, not .*alpha"),
+        (control, ".safetensors", "its format is BFL.s control LoRA, .*; serve the whole control model"),
+        (unknown, ".safetensors", "its format is unknown: none of its 1 tensors"),
+        (peft_alone, ".safetensors", "its format is PEFT.s, and adapter_config.json, .*; put it there"),
+        (whole_modules, ".safetensors", "its PEFT configuration sets bias to all, .*; merge it into its model"),
         (not_numbers, ".safetensors", "holds values that are not numbers"),
-        (another_familys, ".safetensors", "5 of 5 tensors match no layer of this model: transformer.layers.0"),
+        (
+            another_familys,
+            ".safetensors",
+            r"5 of 5 .* no layer of this model \(diffusers format\): .*\.layers\.0.* and 2 more",
+        ),
         (another_size, ".safetensors", "layers of this model have other sizes"),
-        (one_layer_too_many, ".safetensors", "match no layer of this model: transformer.transformer_blocks.99"),
+        (
+            one_layer_too_many,
+            ".safetensors",
+            r"1 of 73 .* of this model \(diffusers format\): transformer.transformer_blocks.99",
+        ),
         (an_ip_adapter, ".safetensors", "the file is an IP-Adapter, which is not supported"),
         (a_textual_inversion, ".safetensors", "the file is a textual inversion, which is not supported"),
         (nothing, ".safetensors", "it holds no LoRA"),
@@ -327,7 +405,7 @@ def test_a_bad_file_of_the_folder_fails_its_request_alone(files: dict[str, Path]
     loaded = load(unwarmed(settings))
     assert [each.name for each in loaded.model.loras] == ["broken", "red"]
     before = picture(loaded, [{"name": "red"}])
-    with pytest.raises(InvalidRequest, match="LoRA broken: the file is damaged"):
+    with pytest.raises(InvalidRequest, match=r"LoRA broken \(broken.safetensors\): the file is damaged"):
         picture(loaded, [{"name": "red"}, {"name": "broken"}])
     assert np.array_equal(picture(loaded, [{"name": "red"}]), before)
 

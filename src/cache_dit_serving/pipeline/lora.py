@@ -1,29 +1,26 @@
-"""LoRAs on a loaded pipeline: reading and checking of their files, loading, and the choice for each call.
+"""LoRAs on a loaded pipeline: loading, and the choice for each call.
 
 diffusers and PEFT load the tensors that fit and log the others. Here a file with a tensor that does not fit is refused
-before the pipeline is changed; the error lists the first such names.
+before the pipeline is changed (:mod:`pipeline.lora_conversion`); the error lists the first such names.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import huggingface_hub
 import torch
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
+from peft.utils import get_peft_model_state_dict
 
 from cache_dit_serving.config.settings import LORA_NAME, LoraSettings, ModelSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
-from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from cache_dit_serving.pipeline.lora_conversion import DENOISERS, Fit, Target, converting, listed
+from cache_dit_serving.pipeline.lora_weights import LoraWeights, read
 from cache_dit_serving.pipeline.quantize import is_quantized
 from cache_dit_serving.planning.loras import LoraChoice, LoraContents, LoraTraits
 
@@ -31,29 +28,6 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
-
-USUAL_FILE = "pytorch_lora_weights.safetensors"
-"""File name under which diffusers saves a LoRA; taken from a folder with several files."""
-TENSOR = re.compile(
-    r"(?P<component>\w+)\.(?P<module>.+)\.lora(_linear_layer)?[._](?P<side>A|B|down|up)(\.\w+)?\.weight"
-)
-"""Name of a tensor after diffusers' conversion of the formats that it knows."""
-DOWN = frozenset({"A", "down"})
-TRIGGER_WORDS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words")
-"""Metadata keys, by trainer, of the words that activate a LoRA in a prompt."""
-SHIPPED = "embedded/"
-"""Prefix of the path of a LoRA that ships with the embedded model."""
-EMBEDDED_LORAS = EMBEDDED_FOLDER.with_name("loras")
-OTHERS = {
-    "an IP-Adapter": re.compile(r"image_proj\.|ip_adapter|.*\.processor\..*ip_adapter"),
-    "a textual inversion": re.compile(r"emb_params$|string_to_param|<.+>$|clip_[gl]$"),
-}
-"""Other kinds of .safetensors files, recognised by the names of their tensors."""
-DENOISERS = frozenset({"transformer", "transformer_2", "unet"})
-PAIR = 2
-"""Matrices of a LoRA on one layer."""
-NAMED = 3
-"""Greatest number of names that an error lists."""
 
 
 class LoadedLoras:
@@ -116,22 +90,28 @@ class LoadedLoras:
         pipe: Any = self._pipe
         if settings.fuse and any(is_quantized(getattr(pipe, name)) for name in self._components()):
             raise LoadError(f"LoRA {settings.name}: it cannot be fused into quantised weights; leave fuse out")
-        tensors, metadata = read(settings)
-        components, layers, rank = self._check(settings, tensors)
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        words = next((metadata[key] for key in TRIGGER_WORDS if metadata.get(key)), None)
-        contents = LoraContents(layers, rank, size, words)
+        weights = read(settings, self._denoiser())
         place = self._place_of(settings.name)
         into = {"load_into_transformer_2": True} if settings.transformer == "transformer_2" else {}
+        target = Target(pipe, self._components(), settings.transformer)
         self._active = None
         try:
-            with _checked_already(), _with_metadata(pipe, adapter_metadata(settings.name, metadata)):
-                pipe.load_lora_weights(dict(tensors), adapter_name=place, **into)
-        except Exception as error:
-            logger.exception("the LoRA %s cannot be loaded", settings.name)
+            with _checked_already(), converting(target, weights) as fit:
+                pipe.load_lora_weights(weights.tensors, adapter_name=place, **into)
+                self._check_loaded(weights, place, fit)
+        except LoadError:
             pipe.delete_adapters([place])
-            raise LoadError(f"LoRA {settings.name}: diffusers cannot load it ({type(error).__name__})") from error
-        if components - DENOISERS:
+            raise
+        except Exception as error:
+            logger.exception("%s cannot be loaded", weights.label)
+            pipe.delete_adapters([place])
+            raise LoadError(
+                f"{weights.label}: diffusers cannot load it ({weights.file.format} format, {type(error).__name__}); "
+                "save it with diffusers or PEFT from the model that it is for"
+            ) from error
+        contents = _contents(weights, fit)
+        _report(weights, contents)
+        if fit.parts.keys() - DENOISERS:
             self._on_encoders.add(settings.name)
         if settings.fuse:
             pipe.fuse_lora(adapter_names=[place], lora_scale=settings.scale, components=self._components())
@@ -190,8 +170,8 @@ class LoadedLoras:
                 if not isinstance(layer, LoraLayer):
                     continue
                 for lora, scale in layer.scaling.items():
-                    if not isinstance(scale, torch.Tensor):
-                        there = self._scales.setdefault((id(layer), lora), torch.zeros((), device=self._scales_device))
+                    there = self._scales.setdefault((id(layer), lora), torch.zeros((), device=self._scales_device))
+                    if scale is not there:  # a number, or a tensor made anew of an alpha that is one
                         layer.scaling[lora] = there.fill_(scale)
 
     def ensure(self, names: Sequence[str]) -> None:
@@ -232,54 +212,28 @@ class LoadedLoras:
         # No LoRA's name begins with a dash.
         return next(place for number in range(self._most) if (place := f"-{number}") not in taken)
 
-    def _components(self) -> list[str]:
-        return lora_components(type(self._pipe), self._pipe.components)
+    def _denoiser(self) -> str:
+        return next((name for name in self._components() if name in DENOISERS), "transformer")
 
-    def _check(self, settings: LoraSettings, tensors: Mapping[str, torch.Tensor]) -> tuple[set[str], int, int]:
-        """Check that every tensor fits a layer of the pipeline. Returns (components, number of layers, greatest rank).
+    def _check_loaded(self, weights: LoraWeights, place: str, fit: Fit) -> None:
+        """Check that PEFT took every tensor; it only warns of one that the adapter's configuration leaves no place.
 
         Raises:
-            LoadError: the format is unknown or a tensor does not fit; the message lists the first such names.
+            LoadError: it left some out.
         """
-        pipe: Any = self._pipe
-        try:
-            converted = pipe.lora_state_dict(dict(tensors))
-        except Exception as error:
-            logger.exception("the LoRA %s is of no format that diffusers knows", settings.name)
-            raise LoadError(f"LoRA {settings.name}: it is of no format that diffusers knows for this model") from error
-        if isinstance(converted, tuple):
-            converted = converted[0]
-        components = self._components()
-        unmatched, wrong = [], []
-        ranks: dict[tuple[str, str], list[int]] = {}
-        """Ranks of a layer's matrices, two if the LoRA is complete, by (component, module)."""
-        for name, tensor in converted.items():
-            if name.endswith(".alpha"):
-                continue
-            parts = TENSOR.fullmatch(name)
-            component = parts["component"] if parts else None
-            if component == "transformer" and settings.transformer:
-                component = settings.transformer
-            layer = _layer(getattr(pipe, component), parts["module"]) if parts and component in components else None
-            if layer is None or parts is None:
-                unmatched.append(name)
-                continue
-            down = parts["side"] in DOWN
-            ranks.setdefault((str(component), parts["module"]), []).append(tensor.shape[0 if down else 1])
-            if tensor.shape[1 if down else 0] != layer.weight.shape[1 if down else 0]:
-                wrong.append(name)
-        if unmatched:
-            raise LoadError(
-                f"LoRA {settings.name}: {len(unmatched)} of {len(converted)} tensors match no layer of this model: "
-                + _listed(unmatched)
-            )
-        if wrong:
-            raise LoadError(f"LoRA {settings.name}: layers of this model have other sizes: {_listed(wrong)}")
-        if halves := [f"{part}.{module}" for (part, module), pair in ranks.items() if len(pair) != PAIR]:
-            raise LoadError(f"LoRA {settings.name}: only half of a LoRA for {_listed(halves)}")
-        if not ranks:
-            raise LoadError(f"LoRA {settings.name}: it holds no LoRA")
-        return {component for component, _ in ranks}, len(ranks), max(map(max, ranks.values()))
+        for component, number in fit.tensors.items():
+            model = getattr(self._pipe, component)
+            if component in DENOISERS:
+                model.eval()  # PEFT adds layers in training mode
+            taken = len(get_peft_model_state_dict(model, adapter_name=place))
+            if taken < number:
+                raise LoadError(
+                    f"{weights.label}: PEFT takes {taken} of the {number} tensors for the {component} "
+                    f"({weights.file.format} format): its configuration does not fit them; save it again"
+                )
+
+    def _components(self) -> list[str]:
+        return lora_components(type(self._pipe), self._pipe.components)
 
 
 def lora_components(cls: type[DiffusionPipeline], components: Mapping[str, object]) -> list[str]:
@@ -312,98 +266,29 @@ def _in_folder(model: ModelSettings) -> list[LoraSettings]:
     return found
 
 
-def read(settings: LoraSettings) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors of a LoRA's file, and its metadata.
-
-    Raises:
-        LoadError: the file does not exist, is not safetensors, is damaged or of another kind, or holds NaN or infinity.
-    """
-    name = settings.name
-    file = _locate(settings)
-    if file.suffix != ".safetensors":
-        raise LoadError(f"LoRA {name}: only .safetensors files are loaded, not {file.suffix or 'others'}")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-            metadata = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        logger.exception("%s cannot be read", file)
-        raise LoadError(f"LoRA {name}: the file is damaged, or is not safetensors") from error
-    for other, names in OTHERS.items():
-        if any(names.match(key) for key in tensors):
-            raise LoadError(f"LoRA {name}: the file is {other}, which is not supported")
-    for key, tensor in tensors.items():
-        if not torch.isfinite(tensor.float()).all():
-            raise LoadError(f"LoRA {name}: {key} holds values that are not numbers")
-    return tensors, metadata
+def _contents(weights: LoraWeights, fit: Fit) -> LoraContents:
+    file = weights.file
+    return LoraContents(
+        layers=fit.parts.total(),
+        rank=fit.rank,
+        size_bytes=file.header.size_bytes,
+        trigger_words=file.trigger_words,
+        format=file.format.value,
+        parts=dict(fit.parts),
+        left_out=listed(fit.left_out) or None,
+        suggested_steps=file.sampling.steps,
+        suggested_shift=file.sampling.shift,
+    )
 
 
-def _locate(settings: LoraSettings) -> Path:
-    """Return the file of a LoRA, which its path names itself, by its folder or by a hub id.
-
-    Raises:
-        LoadError: there is no such file, or a folder has several and none is chosen.
-    """
-    path = Path(settings.path).expanduser()
-    if settings.path.startswith(SHIPPED):
-        path = EMBEDDED_LORAS / f"{settings.path.removeprefix(SHIPPED)}.safetensors"
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        try:
-            weight_name = settings.weight_name or USUAL_FILE
-            return Path(huggingface_hub.hf_hub_download(settings.path, weight_name))
-        except Exception as error:
-            logger.exception("the LoRA %s cannot be found", settings.name)
-            message = "its path is neither a file, a folder nor a hub id that can be read"
-            raise LoadError(f"LoRA {settings.name}: {message}") from error
-    if settings.weight_name is not None:
-        if not (path / settings.weight_name).is_file():
-            raise LoadError(f"LoRA {settings.name}: the folder has no file {settings.weight_name}")
-        return path / settings.weight_name
-    files = sorted(path.glob("*.safetensors"))
-    usual = path / USUAL_FILE
-    if usual in files or len(files) == 1:
-        return usual if usual in files else files[0]
-    there = f"{len(files)} .safetensors files; say which by weight_name" if files else "no .safetensors file"
-    raise LoadError(f"LoRA {settings.name}: the folder has {there}")
-
-
-def adapter_metadata(name: str, metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the fields of PEFT's LoraConfig in a file's metadata, by `component.field`; None: there are none.
-
-    Raises:
-        LoadError: they are no JSON object.
-    """
-    stored = metadata.get(LORA_ADAPTER_METADATA_KEY)
-    if not stored:
-        return None
-    try:
-        fields = json.loads(stored)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        raise LoadError(f"LoRA {name}: {LORA_ADAPTER_METADATA_KEY} in its metadata is no JSON object")
-    return fields
-
-
-@contextmanager
-def _with_metadata(pipe: Any, metadata: dict[str, Any] | None) -> Iterator[None]:
-    """Have a pipeline load a state dict with this metadata.
-
-    diffusers 0.42.1 reads the metadata, where alpha stands, from a file alone: it draws a state dict with another alpha.
-    """
-    read = pipe.lora_state_dict
-
-    def lora_state_dict(*args: Any, **kwargs: Any) -> Any:
-        *others, _ = read(*args, **kwargs)
-        return (*others, metadata)
-
-    pipe.lora_state_dict = lora_state_dict
-    try:
-        yield
-    finally:
-        del pipe.lora_state_dict
+def _report(weights: LoraWeights, contents: LoraContents) -> None:
+    """Log a LoRA's contents; warn of tensors that diffusers does not apply."""
+    parts = ", ".join(f"{number} layers of the {part}" for part, number in contents.parts.items())
+    words = f"; suggested num_inference_steps: {contents.suggested_steps}" if contents.suggested_steps else ""
+    words += f"; suggested shift: {contents.suggested_shift:g}" if contents.suggested_shift else ""
+    logger.info("%s: %s format, %s, rank %d%s", weights.label, contents.format, parts, contents.rank, words)
+    if contents.left_out:
+        logger.warning("%s: diffusers does not apply these of its tensors: %s", weights.label, contents.left_out)
 
 
 @contextmanager
@@ -419,23 +304,9 @@ def _checked_already() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several LoRAs are intended
+            warnings.filterwarnings("ignore", message="Adapter .* tensor.s. have invalid shape")  # biases, as intended
             warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # no LoRA is merged
             yield
     finally:
         for each, level in zip(loggers, before, strict=True):
             each.setLevel(level)
-
-
-def _layer(component: torch.nn.Module, path: str) -> Any:
-    """Return the layer at a path of a component, if PEFT can put a LoRA on it; else None."""
-    try:
-        layer = component.get_submodule(path)
-    except AttributeError:
-        return None
-    layer = getattr(layer, "base_layer", layer)
-    return layer if getattr(layer, "weight", None) is not None and layer.weight.ndim >= 2 else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

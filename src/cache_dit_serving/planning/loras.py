@@ -26,6 +26,16 @@ class LoraContents(NamedTuple):
     """Total size of its tensors, bytes."""
     trigger_words: str | None
     """Words to put into the prompt, from its metadata."""
+    format: str
+    """Naming of its tensors, by the trainer that uses it."""
+    parts: dict[str, int]
+    """Number of layers by component."""
+    left_out: str | None
+    """First names of the tensors that diffusers does not apply, such as those of a text encoder that it skips."""
+    suggested_steps: int | None
+    """Number of steps that it is trained for, as its file says. Never applied."""
+    suggested_shift: float | None
+    """Shift of the schedule that it is trained for, as its file says. Never applied."""
 
 
 @dataclass(frozen=True)

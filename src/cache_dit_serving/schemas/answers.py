@@ -310,6 +310,17 @@ class LoraInfo(BaseModel):
     rank: int | None = Field(description="Greatest rank of its layers.")
     size_bytes: int | None
     trigger_words: str | None = Field(description="Words to put into the prompt, from the file's metadata.")
+    format: str | None = Field(description="Format of the file, by the trainer that writes it, such as `kohya`.")
+    parts: dict[str, int] | None = Field(description="Number of layers that it changes, by component of the model.")
+    left_out: str | None = Field(
+        description="First tensors of the file that diffusers does not apply, such as those of a text encoder."
+    )
+    suggested_steps: int | None = Field(
+        description="`num_inference_steps` that it is trained for, as its metadata or file name says. Not applied."
+    )
+    suggested_shift: float | None = Field(
+        description="Shift of the schedule that it is trained for, as its metadata or file name says. Not applied."
+    )
 
 
 class LorasResponse(BaseModel):

@@ -1,0 +1,152 @@
+"""Each format of a LoRA's file draws as plain diffusers, or PEFT, draws with the same file, to the bit."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from cache_dit_serving.config.settings import LoraSettings
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from cache_dit_serving.pipeline.protocol import Loaded
+from tests.support.alone import drawn_by_diffusers, loaded_by_diffusers
+from tests.support.conformance import draw as draw_family
+from tests.support.conformance import settings_of
+from tests.support.families import save_family
+from tests.support.in_process import UNCACHED, draw, load, unwarmed
+from tests.support.lora_formats import FLUX, PEFT, WAN, save_format
+from tests.support.loras import with_loras
+
+SCALES = ({"one": 0.5}, {"one": 1.0}, {"one": 0.5, "other": 1.0})
+STEPS = 2
+
+
+def settings_for(names: list[str], folder: Path) -> list[LoraSettings]:
+    return [LoraSettings(name=name, path=str(folder / name), scale=0.0) for name in names]
+
+
+def put_by_diffusers(pipe: Any, names: list[str], folder: Path) -> None:
+    """Load the files, or PEFT's folders, with plain diffusers and PEFT."""
+    for name in names:
+        if name in PEFT:
+            config: Any = LoraConfig.from_pretrained(str(folder / name))
+            inject_adapter_in_model(config, pipe.transformer, adapter_name=name)
+            tensors = {
+                key.removeprefix("base_model.model."): value
+                for key, value in load_file(folder / name / "adapter_model.safetensors").items()
+            }
+            result: Any = set_peft_model_state_dict(pipe.transformer, tensors, adapter_name=name)
+            assert not result.unexpected_keys
+            pipe.transformer._hf_peft_config_loaded = True
+        else:
+            pipe.load_lora_weights(str(folder / name), weight_name=f"{name}.safetensors", adapter_name=name)
+    pipe.transformer.eval()
+
+
+def mixes(names: list[str]) -> list[tuple[str, dict[str, float]]]:
+    """By format: itself at two scales, and beside another."""
+    return [
+        (name, {name if key == "one" else other: scale for key, scale in scales.items()})
+        for name, other in zip(names, [*names[1:], names[0]], strict=True)
+        for scales in SCALES
+    ]
+
+
+def same(names: list[str], ours: Callable[[Any], Any], theirs: Callable[[Any], Any], pipe: Any) -> None:
+    without = ours([])
+    for name, scales in mixes(names):
+        drawn = ours([{"name": key, "scale": scale} for key, scale in scales.items()])
+        pipe.set_adapters(list(scales), list(scales.values()))
+        assert np.array_equal(drawn, theirs(pipe)), (name, scales)
+        assert not np.array_equal(drawn, without), name
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Path]:
+    folder = tmp_path_factory.mktemp("flux")
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    for name in (*FLUX, *PEFT):
+        save_format(pipe, name, folder / name)
+    return load(unwarmed(with_loras(UNCACHED, *settings_for([*FLUX, *PEFT], folder)))), folder
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_flux_lora_of_each_format_draws_as_diffusers_has_it(flux: tuple[Loaded, Path]) -> None:
+    loaded, folder = flux
+    names = [*FLUX, *PEFT]
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    put_by_diffusers(pipe, names, folder)
+
+    def theirs(pipe: Any) -> Any:
+        return pipe(
+            "a red apple on a blue background",
+            num_inference_steps=STEPS,
+            width=96,
+            height=96,
+            guidance_scale=loaded.model.defaults.guidance_scale or 3.5,
+            max_sequence_length=loaded.model.defaults.max_sequence_length or 512,
+            generator=torch.Generator("cpu").manual_seed(3),
+            output_type="np",
+        ).images[0]
+
+    same(names, lambda loras: draw(loaded, num_inference_steps=STEPS, loras=loras).media.array, theirs, pipe)
+
+
+def test_what_each_file_holds_is_told(flux: tuple[Loaded, Path]) -> None:
+    loaded, _ = flux
+    contents = loaded.runner.loras()
+    expected = {
+        "diffusers": "diffusers",
+        "metadata": "diffusers",
+        "alphas": "diffusers",
+        "dora": "diffusers",
+        "kohya": "kohya",
+        "kohya-8steps": "kohya",
+        "xlabs": "XLabs",
+        **dict.fromkeys(PEFT, "PEFT"),
+    }
+    assert {name: each.format for name, each in contents.items()} == expected
+    assert contents["kohya"].parts.keys() == {"transformer", "text_encoder"}
+    assert contents["kohya"].left_out is None
+    # diffusers applies the text encoder of kohya's files named lora_te1, and skips the other, which is not silent here.
+    assert contents["kohya-8steps"].parts.keys() == {"transformer"}
+    assert "lora_te2" in str(contents["kohya-8steps"].left_out)
+    assert [name for name, each in contents.items() if each.suggested_steps] == ["kohya-8steps"]
+    assert contents["kohya-8steps"].suggested_steps == 8
+    assert contents["kohya-8steps"].suggested_shift == 3.0
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_wan_lora_of_each_format_draws_as_diffusers_has_it(tmp_path: Path) -> None:
+    model = save_family("Wan", tmp_path / "model")
+    pipe = loaded_by_diffusers("Wan", model)
+    names = list(WAN)
+    for name in names:
+        save_format(pipe, name, tmp_path / name)
+    loaded = load(with_loras(settings_of("Wan", model), *settings_for(names, tmp_path)))
+    with warnings.catch_warnings():
+        put_by_diffusers(pipe, names, tmp_path)
+
+    def ours(loras: Any) -> Any:
+        return draw_family("Wan", loaded, speed="lossless", loras=loras).media.array
+
+    same(names, ours, lambda pipe: drawn_by_diffusers("Wan", pipe), pipe)
+    contents = loaded.runner.loras()
+    assert {name: each.format for name, each in contents.items()} == WAN
+    assert "norm3.diff" in str(contents["lightx2v"].left_out)
+
+
+def test_an_adapter_with_dropout_draws_twice_the_same(flux: tuple[Loaded, Path]) -> None:
+    loaded, folder = flux
+    assert json.loads((folder / "peft" / "adapter_config.json").read_text())["lora_dropout"] == 0.5
+    drawn = [draw(loaded, num_inference_steps=STEPS, loras=[{"name": "peft"}]).media.array for _ in range(2)]
+    assert np.array_equal(*drawn)
