@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import psutil
 import requests
 import torch
+from PIL import Image
 
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
@@ -52,9 +53,9 @@ class BarePipeline:
             config, calibrator = copy.deepcopy(cache_dit_configs(settings.cache))
             cache_dit.enable_cache(self._pipe, cache_config=config, calibrator_config=calibrator)
 
-    def draw(self, seed: int) -> None:
+    def draw(self, seed: int) -> Image.Image:
         defaults = self._settings.defaults
-        self._pipe(
+        drawn = self._pipe(
             prompt=PROMPT,
             width=defaults.width,
             height=defaults.height,
@@ -63,6 +64,8 @@ class BarePipeline:
             generator=torch.Generator("cpu").manual_seed(seed),
             **defaults.pipeline_arguments,
         )
+        image: Image.Image = drawn.images[0]
+        return image
 
     def draw_in_inference_mode(self, seed: int) -> None:
         """Draw as the server does, which calls the pipeline under torch.inference_mode."""
