@@ -20,6 +20,7 @@ from starlette.responses import Response
 # In a Bento the sources lie beside this file and are not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
+from cache_dit_serving.api.answering import answered
 from cache_dit_serving.api.envelope import Envelope
 from cache_dit_serving.api.http_metrics import start_http_series
 from cache_dit_serving.api.lifecycle import drain_on_signals, end_with_supervisor, worker_of
@@ -38,9 +39,7 @@ from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import library_versions
 from cache_dit_serving.ranks.ranked import RankedRunner
 from cache_dit_serving.schemas.answers import (
-    CompareResponse,
     FlushResponse,
-    GenerateResponse,
     HealthResponse,
     ModelInfo,
 )
@@ -98,16 +97,16 @@ class CacheDiTServing:
 
     @bentoml.api(**specs("generate"))
     @answers_errors
-    async def generate(self, ctx: bentoml.Context, **fields: Any) -> GenerateResponse | Response:
+    async def generate(self, ctx: bentoml.Context, **fields: Any) -> Response:
         """Draw images from a prompt."""
         return await self.parts.generate(state_of(ctx.request.scope).asked(GenerateRequest), ctx)
 
     @bentoml.api(**specs("compare"))
     @answers_errors
-    async def compare(self, ctx: bentoml.Context, **fields: Any) -> CompareResponse:
+    async def compare(self, ctx: bentoml.Context, **fields: Any) -> Response:
         """Draw one seed with and without the cache, and measure the difference."""
         request = state_of(ctx.request.scope).asked(GenerateRequest)
-        return await self.parts.engine.compare(received(request, ctx.request))
+        return answered(await self.parts.engine.compare(received(request, ctx.request)))
 
     @bentoml.api(**specs("health"))
     @answers_errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,18 @@ from pydantic import BaseModel
 
 from cache_dit_serving.api.answering import answered
 from cache_dit_serving.api.routes import OPERATIONS
-from cache_dit_serving.schemas.answers import Answer, HealthResponse, LoraInfo, LorasResponse, QueueReport
+from cache_dit_serving.schemas.answers import (
+    LONG_TEXT,
+    Answer,
+    ComparedImage,
+    CompareResponse,
+    GenerateResponse,
+    HealthResponse,
+    LoraInfo,
+    LorasResponse,
+    QueueReport,
+)
+from cache_dit_serving.schemas.openai import ImagesResponse, OpenAiImage
 
 MODELS = sorted(
     {
@@ -56,3 +68,41 @@ def test_a_key_that_the_document_requires_is_sent_as_null() -> None:
     unknown: dict[str, Any] = dict.fromkeys(LoraInfo.model_fields.keys() - facts.keys())
     response = answered(LorasResponse(loras=[LoraInfo(**facts, **unknown)]))
     assert json.loads(bytes(response.body)) == {"loras": [facts | unknown]}
+
+
+BASE64 = base64.b64encode(bytes(range(256)) * 40).decode()
+HOSTILE = 'a"\\\n\u2028é' * LONG_TEXT
+"""A long path that JSON must escape."""
+
+
+def made(model: Any, **fields: Any) -> BaseModel:
+    """An answer with these fields alone."""
+    answer: BaseModel = model.model_construct(**fields)
+    return answer
+
+
+@pytest.mark.parametrize("text", [BASE64, HOSTILE, "short"], ids=["base64", "hostile", "short"])
+def test_a_file_in_an_answer_is_sent_as_pydantic_writes_it(text: str) -> None:
+    side = made(ComparedImage, image=text)
+    answers: list[BaseModel] = [
+        made(GenerateResponse, images=[text, BASE64, text], warnings=[], request_id=BASE64),
+        made(GenerateResponse, video=text, audio=BASE64),
+        made(CompareResponse, cached=side, uncached=side, difference=text),
+        made(ImagesResponse, data=[OpenAiImage(b64_json=text), OpenAiImage(url=text)]),
+    ]
+    for answer in answers:
+        assert bytes(answered(answer).body) == answer.model_dump_json(warnings=False).encode()
+
+
+def test_no_long_base64_passes_through_pydantics_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    dump = Answer.model_dump_json
+
+    def noted(answer: Answer, **options: Any) -> str:
+        written.append(dump(answer, **options))
+        return written[-1]
+
+    monkeypatch.setattr(Answer, "model_dump_json", noted)
+    body = bytes(answered(made(GenerateResponse, images=[BASE64, BASE64])).body)
+    assert json.loads(body)["images"] == [BASE64, BASE64]
+    assert len(written[0]) < LONG_TEXT

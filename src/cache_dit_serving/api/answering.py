@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from cache_dit_serving.errors import ServingError
+from cache_dit_serving.schemas.answers import json_around
 
 JSON = "application/json"
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -15,7 +16,7 @@ REQUEST_ID_HEADER = "X-Request-ID"
 
 def answered(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return an answer as its model writes it: one of `schemas.answers.Answer` leaves keys out that are null."""
-    return Response(answer.model_dump_json(), status, headers, JSON)
+    return Response(json_around(answer), status, headers, JSON)
 
 
 def error_response(error: ServingError, request_id: str) -> JSONResponse:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -204,7 +205,7 @@ async def _first(*awaited: Coroutine[Any, Any, object]) -> None:
 
 def _event(kind: str, data: dict[str, Any]) -> bytes:
     """Return an event of OpenAI's, whose data names its kind too."""
-    return sse.event(kind, json.dumps({"type": kind, **data}))
+    return sse.event(kind, to_json({"type": kind, **data}).decode())
 
 
 def _size_of(content: bytes) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import bentoml
 from starlette.responses import Response
 
+from cache_dit_serving.api.answering import answered
 from cache_dit_serving.api.evidence_headers import evidence_headers
 from cache_dit_serving.api.file_answers import FileAnswers, wanted_file
 from cache_dit_serving.api.job_parameters import prefers_job
@@ -19,7 +20,6 @@ from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.job_desk import JobDesk
-from cache_dit_serving.schemas.answers import GenerateResponse
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
@@ -42,7 +42,7 @@ class Parts:
         jobs, images, videos = JobsApi(engine, desk), OpenAiImages(engine, served), VideosApi(engine, desk, served)
         return cls(engine, FileAnswers(engine), desk, jobs, served, images, videos)
 
-    async def generate(self, request: GenerateRequest, ctx: bentoml.Context) -> GenerateResponse | Response:
+    async def generate(self, request: GenerateRequest, ctx: bentoml.Context) -> Response:
         """Generate, and answer as the headers of a request ask: with a job, a file or JSON.
 
         Raises:
@@ -54,8 +54,7 @@ class Parts:
         if (media_type := wanted_file(http.headers)) is not None:
             return await self.files.generated(request, http, media_type)
         answer = await self.engine.generate(received(request, http))
-        ctx.response.headers.update(evidence_headers(answer))
-        return answer
+        return answered(answer, headers=evidence_headers(answer))
 
     async def close(self, within_s: float) -> None:
         """End what runs; the process ends at once if that takes longer than `within_s` seconds."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+import pybase64
 
 from cache_dit_serving.media.outputs import File, Outputs
 
@@ -45,7 +46,7 @@ class Delivery:
             ServingError: as :meth:`check`.
         """
         if self.form == "base64":
-            return Delivered([base64.b64encode(content).decode("ascii") for content, _ in files])
+            return Delivered([pybase64.b64encode_as_string(content) for content, _ in files])
         names = self.outputs.save_all(files, self.folder)
         texts = [self.outputs.address(name, self.form, self.base_url) for name in names]
         return Delivered(texts, tuple(names))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+import pybase64
+from pydantic import BaseModel, Field, PlainSerializer, SerializationInfo
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
 from cache_dit_serving.caching.speed_settings import MeasuredSpeed, Speed
@@ -55,6 +57,47 @@ class Answer(BaseModel):
         return super().model_dump_json(**{"exclude_none": True, **options})
 
 
+LONG_TEXT = 4096
+"""Length of a file's base64 from which an answer's JSON is written around it, characters."""
+
+
+class LongTexts(list[str]):
+    """Base64 of files that an answer's JSON leaves out, in their order: see :func:`json_around`."""
+
+    mark: ClassVar[str] = secrets.token_hex(16)
+    """Text in their place. Nobody outside of this process knows it, so no other value holds it."""
+
+
+def _kept_out(text: str, info: SerializationInfo) -> str:
+    if not isinstance(info.context, LongTexts) or len(text) < LONG_TEXT or not _is_base64(text):
+        return text
+    info.context.append(text)
+    return LongTexts.mark
+
+
+def _is_base64(text: str) -> bool:
+    """Return whether a text is base64, in which JSON has nothing to escape. A path or a URL may need it."""
+    try:
+        pybase64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return True
+
+
+FileText = Annotated[str, PlainSerializer(_kept_out, when_used="json-unless-none")]
+"""File in an answer: base64 text, a path or a URL."""
+
+
+def json_around(answer: BaseModel) -> bytes:
+    """Return an answer's JSON. pydantic writes it around the base64 of files, which may be megabytes."""
+    texts = LongTexts()
+    around = answer.model_dump_json(context=texts).encode().split(LongTexts.mark.encode())
+    parts = [around[0]]
+    for text, after in zip(texts, around[1:], strict=True):
+        parts += (text.encode(), after)
+    return b"".join(parts)
+
+
 class Stats(BaseModel):
     """Record of each step, present if include_stats is true."""
 
@@ -77,9 +120,11 @@ class RequestWarning(BaseModel):
 class GenerateResponse(Answer):
     """Answer of /generate: the output files and the report of their generation."""
 
-    images: list[str] | None = Field(None, description="base64 text, paths or URLs, by output_format.")
-    video: str | None = Field(None, description="Video in the same form, instead of images, if the model makes video.")
-    audio: str | None = Field(None, description="Sound in the same form, if the model makes sound.")
+    images: list[FileText] | None = Field(None, description="base64 text, paths or URLs, by output_format.")
+    video: FileText | None = Field(
+        None, description="Video in the same form, instead of images, if the model makes video."
+    )
+    audio: FileText | None = Field(None, description="Sound in the same form, if the model makes sound.")
     seeds: list[int] = Field(description="Seed of each image; requested alone, it draws the same image.")
     time_cost: float = Field(description="Seconds from inference_start_time to inference_end_time.")
     inference_start_time: str = Field(description="ISO 8601, UTC, ms.")
@@ -101,9 +146,9 @@ class GenerateResponse(Answer):
 class ComparedImage(BaseModel):
     """One side of a comparison."""
 
-    image: str | None = Field(None, description="base64 text, a path or a URL, by output_format.")
-    video: str | None = Field(None, description="Video in the same form, if the model makes video.")
-    audio: str | None = Field(None, description="Sound in the same form, if the model makes sound.")
+    image: FileText | None = Field(None, description="base64 text, a path or a URL, by output_format.")
+    video: FileText | None = Field(None, description="Video in the same form, if the model makes video.")
+    audio: FileText | None = Field(None, description="Sound in the same form, if the model makes sound.")
     time_cost: float = Field(description="Seconds from the prompt to the output, without the queue.")
     denoise: float = Field(description="Seconds in denoising steps, a part of time_cost.")
     cache: CacheReport
@@ -123,7 +168,7 @@ class CompareResponse(Answer):
     seed: int
     cached: ComparedImage
     uncached: ComparedImage
-    difference: str = Field(
+    difference: FileText = Field(
         description="Picture or video of the absolute differences, scaled so that the greatest is white. For sound, "
         "the signed differences, scaled to full level."
     )

@@ -14,7 +14,14 @@ from cache_dit_serving.caching.report import CacheReport
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.frame_times import MOST_FPS
 from cache_dit_serving.media.images import ImageFormat
-from cache_dit_serving.schemas.answers import Answer, DeadlineReport, GenerateResponse, RequestWarning, Timings
+from cache_dit_serving.schemas.answers import (
+    Answer,
+    DeadlineReport,
+    FileText,
+    GenerateResponse,
+    RequestWarning,
+    Timings,
+)
 from cache_dit_serving.schemas.request import CommonFields, GenerateRequest
 
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
@@ -173,7 +180,7 @@ class Evidence(Answer):
 
 
 class OpenAiImage(Answer):
-    b64_json: str | None = None
+    b64_json: FileText | None = None
     url: str | None = None
 
 
