@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,6 +28,7 @@ from tests.support.server import Server, options, ready, serving
 pytestmark = needs_browser
 KEY = f"sk-page-{'x' * 16}"
 MARKUP = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
+EMBEDDING = Path(__file__).parents[2] / "docs" / "playground.md"
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
 
 
@@ -157,6 +162,69 @@ def test_settings_are_compared_side_by_side(page: Playground) -> None:
     assert "of 255" in page.seen(".heat figcaption").text
 
 
+def test_a_comparison_is_saved_as_one_file(page: Playground) -> None:
+    page.type(prompt=MARKUP, seed=5, num_inference_steps=4)
+    page.click("#tab-compare")
+    page.click("#compare-draw")
+    page.seen(".closer")
+    page.script(
+        "window.saved = null; const made = URL.createObjectURL;"
+        "URL.createObjectURL = (blob) => { if (blob.type === 'text/html')"
+        " blob.text().then((text) => { window.saved = text; }); return made(blob); }"
+    )
+    page.script("[...document.querySelectorAll('.closer button')].at(-1).click()")
+    saved = page.wait_until(lambda: page.script("return window.saved"))
+    assert saved.startswith("<!doctype html>")
+    assert saved.count('src="data:image/png;base64,') == 3
+    assert "<img src=x" not in saved
+    assert page.url not in saved
+
+
+def test_a_model_with_loras_and_previews_offers_both(driver: Chrome, rich: Server) -> None:
+    page = Playground(driver, rich.url).open()
+    assert {"red", "blue"} <= {label.text.split("\n")[0] for label in page.all(".lora")}
+    page.type(prompt=PROMPT, seed=5, num_inference_steps=60)
+    page.choose_speed("lossless")
+    page.script(
+        "const slider = document.querySelector('.lora input'); slider.value = 1;"
+        "slider.dispatchEvent(new Event('input', {bubbles: true}));"
+        "window.previews = 0; new MutationObserver((all) => { for (const {target} of all)"
+        " if (target.className === 'forming' && target.src.startsWith('data:image/webp')) previews += 1; })"
+        ".observe(document.getElementById('stage'), {subtree: true, attributes: true, attributeFilter: ['src']})"
+    )
+    assert '"loras":[' in page.find("#snippet").text
+    page.draw()
+    page.drawn()
+    assert page.script("return previews") > 0
+
+
+def test_a_server_without_previews_still_tells_the_steps(driver: Chrome, limited: Server) -> None:
+    """It refuses the events that ask for previews, and offers no speed above the operator's ceiling."""
+    page = Playground(driver, limited.url).open()
+    assert [bool(choice.get_attribute("disabled")) for choice in page.all(".speed input")] == [False, False, True, True]
+    page.type(prompt=PROMPT, num_inference_steps=8)
+    page.script(
+        "window.told = []; new MutationObserver(() => told.push(document.querySelector('.status')?.textContent))"
+        ".observe(document.getElementById('stage'), {subtree: true, childList: true, characterData: true})"
+    )
+    page.draw()
+    page.drawn()
+    assert any(text and text.startswith("Step ") for text in page.script("return told"))
+
+
+def test_a_video_is_drawn_and_compared(driver: Chrome, wan: Server) -> None:
+    page = Playground(driver, wan.url).open()
+    page.type(prompt="a cat", seed=1, num_frames=5)
+    page.draw()
+    page.drawn()
+    page.wait_until(lambda: page.script("return document.querySelector('.frame video').videoWidth") == 32)
+    page.click("#tab-compare")
+    page.click("#compare-draw")
+    page.wait_until(lambda: len(page.all(".side video")) >= 2)
+    page.script("[...document.querySelectorAll('.comparison > button')].at(-1).click()")
+    page.wait_until(lambda: page.script("return [...document.querySelectorAll('.side video')].every(v => !v.paused)"))
+
+
 def test_what_is_typed_is_text_everywhere(page: Playground) -> None:
     page.type(prompt=MARKUP, negative_prompt=MARKUP)
     page.draw()
@@ -276,8 +344,23 @@ def test_the_operators_corner_tells_and_frees(page: Playground) -> None:
     page.wait_until(lambda: cached() != before)
 
 
-def test_a_key_is_asked_for_and_a_wrong_one_refused(driver: Chrome, tmp_path: Path) -> None:
-    keyed = options(SERVER__API_KEYS=[{"name": "page", "key": KEY}])
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Address of another origin, and the folder that it shows."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    shown = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=folder))
+    threading.Thread(target=shown.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{shown.server_port}", folder
+    shown.shutdown()
+    shown.server_close()
+
+
+def test_a_key_is_asked_for_and_another_page_uses_one(
+    driver: Chrome, tmp_path: Path, elsewhere: tuple[str, Path]
+) -> None:
+    origin, folder = elsewhere
+    keyed = options(SERVER__API_KEYS=[{"name": "page", "key": KEY}], SERVER__CORS_ORIGINS=[origin])
     with serving(tmp_path, environ=keyed) as server:
         server.wait_for(ready)
         page = Playground(driver, server.url)
@@ -297,6 +380,11 @@ def test_a_key_is_asked_for_and_a_wrong_one_refused(driver: Chrome, tmp_path: Pa
         page.click("#tab-server")
         page.click('[aria-label="Memory"] button')
         assert "scope" in page.seen("#server > .error").text
+        [example] = re.findall(r"```html\n(.*?)```", EMBEDDING.read_text(encoding="utf-8"), re.DOTALL)
+        example = example.replace("https://pictures.example", server.url).replace("sk-...", KEY)
+        (folder / "index.html").write_text(example, encoding="utf-8")
+        driver.get(f"{origin}/index.html")
+        page.wait_until(lambda: page.script("return document.getElementById('apple').naturalWidth") == 96)
 
 
 def test_a_restarted_server_is_found_again(driver: Chrome, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import { Stage, shown } from "./stage.js";
 
 const KEY = "cache-dit-serving-key";
 const THEME = "cache-dit-serving-theme";
+const NO_PREVIEWS = "cache-dit-serving-no-previews";
 const HEALTH_EVERY_MS = 5000;
 const PREVIEWS = 6;
 const FILES = ["image_urls", "mask_url", "control_url", "last_image_url", "video_url"];
@@ -136,6 +137,9 @@ class Playground {
       await forgetAll();
       await this.#showHistory();
     });
+    const previews = byId("previews", HTMLInputElement);
+    previews.checked = !localStorage.getItem(NO_PREVIEWS);
+    previews.addEventListener("change", () => localStorage.setItem(NO_PREVIEWS, previews.checked ? "" : "true"));
     this.#takeFiles();
     this.#showSnippets();
     this.#showHistory();
@@ -162,7 +166,7 @@ class Playground {
     try {
       this.#job = await client.submit(fields, { signal: running.signal });
       const ended = await client.follow(this.#job, {
-        previews: PREVIEWS,
+        previews: byId("previews", HTMLInputElement).checked ? PREVIEWS : 0,
         signal: running.signal,
         onposition: ({ position, starts_in_s }) =>
           shownRun.tell(

@@ -41,6 +41,7 @@
  */
 
 const ENDED = new Set(["succeeded", "failed", "cancelled", "expired"]);
+const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 5000;
 
 /** A refusal by the server, in its own words. */
@@ -180,20 +181,26 @@ export class Client {
    */
   async follow(job, { previews = 0, signal, ...listeners } = {}) {
     let current = job;
-    for (let lost = 0; !ENDED.has(current.state); ) {
-      const heard = await this.#listen(current, previews, listeners, signal);
+    let wanted = previews;
+    let unheard = 0;
+    let lost = false;
+    while (!ENDED.has(current.state)) {
+      const heard = await this.#listen(current, wanted, listeners, signal);
       signal?.throwIfAborted();
-      if (heard) lost = 0;
+      unheard = heard ? 0 : unheard + 1;
       try {
         current = await this.job(job.id);
-        if (lost > 0) listeners.onfound?.();
-        lost = ENDED.has(current.state) ? 0 : lost + 1;
+        if (lost) listeners.onfound?.();
+        lost = false;
+        // A server that makes no previews refuses the events that ask for them; an EventSource does not tell why.
+        if (!heard) wanted = 0;
+        if (!heard && current.state === "running") listeners.onprogress?.(progressOf(current));
       } catch (error) {
         if (!(error instanceof ServerError) || !(error.status === 0 || error.status === 503)) throw error;
-        lost += 1;
+        lost = true;
         listeners.onlost?.(error);
       }
-      if (!ENDED.has(current.state)) await pause(Math.min(LONGEST_PAUSE_MS, 250 * 2 ** lost), signal);
+      if (!ENDED.has(current.state)) await pause(Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** unheard), signal);
     }
     return current;
   }
@@ -263,6 +270,14 @@ export class Client {
       source.addEventListener("error", end);
     });
   }
+}
+
+/**
+ * @param {Job} job
+ * @returns {Progress}
+ */
+function progressOf({ step = 0, steps = 0, cached_steps = 0, seconds_left }) {
+  return { step, steps, cached_steps, seconds_left };
 }
 
 /**

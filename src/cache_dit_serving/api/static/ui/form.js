@@ -149,7 +149,7 @@ export class Form extends EventTarget {
     const files = FILES.filter((name) => name in fields);
     if (files.length) parts.push(this.#filePart(files));
     if (fields.speed) parts.push(this.#add("speed", this.#speed(fields.speed)));
-    if (fields.loras?.properties || fields.loras) parts.push(this.#loras(fields.loras));
+    if (fields.loras) parts.push(this.#loras(fields.loras));
     const numbers = ["width", "height", "num_frames", "num_inference_steps", "num_images"].filter((n) => n in fields);
     const titles = /** @type {Record<string, string>} */ ({
       num_inference_steps: "Steps",
@@ -270,18 +270,10 @@ export class Form extends EventTarget {
 
   /** @param {Schema} schema */
   #loras(schema) {
-    const item = schema.items ?? {};
-    const names = /** @type {string[]} */ (item.properties?.name?.enum ?? []);
     const list = h("div", { class: "loras" });
-    const sliders = names.map((name) => {
-      const scale = h("input", {
-        type: "range",
-        min: -1,
-        max: 2,
-        step: 0.05,
-        value: "0",
-        "aria-label": `Scale of ${name}`,
-      });
+    const sliders = loraBounds(schema).map(({ name, low, high }) => {
+      const bounds = { min: low, max: high, step: 0.05 };
+      const scale = h("input", { type: "range", ...bounds, value: "0", "aria-label": `Scale of ${name}` });
       const output = h("output", {}, "off");
       const show = () => {
         output.textContent = Number(scale.value) === 0 ? "off" : Number(scale.value).toFixed(2);
@@ -291,10 +283,13 @@ export class Form extends EventTarget {
       return { name, scale, show };
     });
     const standing = /** @type {{name: string, scale: number}[]} */ (schema.default ?? []);
-    const read = () =>
-      sliders
-        .filter(({ scale }) => Number(scale.value) !== 0)
-        .map(({ name, scale }) => ({ name, scale: Number(scale.value) }));
+    const read = () => {
+      const drawn = (/** @type {{name: string, scale: number}[]} */ all) => all.filter(({ scale }) => scale !== 0);
+      const chosen = drawn(sliders.map(({ name, scale }) => ({ name, scale: Number(scale.value) })));
+      const sorted = (/** @type {{name: string}[]} */ all) => [...all].sort((a, b) => (a.name < b.name ? -1 : 1));
+      // Left as the operator has them, they are left out.
+      return JSON.stringify(sorted(chosen)) === JSON.stringify(sorted(drawn(standing))) ? undefined : chosen;
+    };
     const write = (/** @type {{name: string, scale?: number}[] | undefined} */ value) => {
       for (const { name, scale, show } of sliders) {
         const found = (value ?? standing).find((one) => one.name === name);
@@ -304,7 +299,7 @@ export class Form extends EventTarget {
     };
     write(undefined);
     const control = row("loras", list, { title: "LoRAs" });
-    return this.#add("loras", { row: control, focus: list, read: () => (sliders.length ? read() : undefined), write });
+    return this.#add("loras", { row: control, focus: list, read, write });
   }
 
   #cachePart() {
@@ -445,6 +440,17 @@ export class Form extends EventTarget {
     }
     return undefined;
   }
+}
+
+/**
+ * LoRAs that a request may name, with the bounds of their scales.
+ * @param {Schema} schema
+ * @returns {{name: string, low: number, high: number}[]}
+ */
+export function loraBounds(schema) {
+  return (schema.items?.anyOf ?? []).map((/** @type {Schema} */ { properties: { name, scale } }) => {
+    return { name: name.const, low: scale.minimum, high: scale.maximum };
+  });
 }
 
 /** @param {Schema} schema */

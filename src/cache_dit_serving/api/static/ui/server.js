@@ -1,6 +1,7 @@
 // The operator's corner: model, memory, queue, speeds, LoRAs. What a key may not do, the server refuses in its words.
 import { ServerError } from "./client.js";
 import { bytes, fill, h, seconds } from "./dom.js";
+import { loraBounds } from "./form.js";
 
 /** @import { Capabilities, Client, Job } from "./client.js" */
 
@@ -170,7 +171,7 @@ function jobsCard(jobs, cancel) {
  */
 function lorasCard(loras, capabilities, change) {
   const loaded = new Set(loras.map(({ name }) => name));
-  const known = /** @type {string[]} */ (capabilities.fields.loras?.items?.properties?.name?.enum ?? []);
+  const known = loraBounds(capabilities.fields.loras ?? {}).map(({ name }) => name);
   const rows = [...new Set([...loaded, ...known])].map((name) => {
     const method = loaded.has(name) ? "DELETE" : "POST";
     const button = h(

@@ -83,6 +83,7 @@ export class Stage {
       },
       /** @param {Progress} progress */
       progress: ({ step, steps, cached_steps, seconds_left }) => {
+        if (!steps) return;
         if (!cells) {
           cells = stepBar(steps);
           bar.replaceChildren(cells.element);
