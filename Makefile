@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times docs models lint lint-ui types check bench clean
+.PHONY: help setup serve test test-all test-fast test-families test-times docs models full-size lint lint-ui types check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ docs: $(VENV)/.installed-test ## Write the generated parts of docs/ and the snap
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.models_table --write
+
+full-size: $(VENV)/.installed-test ## Draw every model at full size without data: its memory and FLOP, in docs/models.md (minutes)
+	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.full_size
 
 lint: $(VENV)/.installed-test ## ruff: lint and format; import-linter: the direction of imports
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from cache_dit_serving.config.footprints import footprint_of
 from cache_dit_serving.errors import LoadError, OutOfMemory
 from cache_dit_serving.pipeline import memory, runner
-from cache_dit_serving.pipeline.memory import MemoryUse, is_out_of_memory
+from cache_dit_serving.pipeline.memory import MemoryUse, is_out_of_memory, memory_advice
 from cache_dit_serving.pipeline.protocol import Loaded
 from tests.support.in_process import EMBEDDED, draw, held_tensors, load, unwarmed
 from tests.support.server import ROOT
@@ -165,3 +167,16 @@ def test_nothing_is_said_to_fit_before_anything_was_measured_or_where_it_is_no_s
     assert use.would_fit(128, 128, 128**2) is None
     use._largest = (64 * 64, 1e9)
     assert use.would_fit(128, 128, 128**2) is None
+
+
+def test_on_a_gpu_the_advice_names_the_settings_with_which_the_model_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 24 * 10**9))
+    flux = footprint_of("black-forest-labs/FLUX.1-dev")
+    advice = memory_advice(flux, torch.device("cuda"))
+    assert advice is not None
+    assert "fits on this device with quantize.quant_type: float8_weight_only" in advice
+    assert str(OutOfMemory((512, 512), advice)).endswith(f"512 x 512 would fit. {advice}")
+    assert memory_advice(flux, torch.device("cpu")) is None
+    assert memory_advice(None, torch.device("cuda")) is None
+    assert flux is not None
+    assert memory_advice(replace(flux, not_drawn="an error"), torch.device("cuda")) is None

@@ -49,14 +49,15 @@ def build_pipeline(name: str) -> Any:
     import diffusers
 
     entry = ENTRIES[name]
-    components = {part: _component(recipe) for part, recipe in entry["components"].items()}
+    components = {part: made(recipe) for part, recipe in entry["components"].items()}
     for part in DENOISERS:
         if components.get(part) is not None:
             _randomise_zeros(components[part])
     return getattr(diffusers, entry["class"])(**components)
 
 
-def _component(recipe: dict[str, Any] | None) -> Any:
+def made(recipe: dict[str, Any] | None) -> Any:
+    """The component that an entry describes."""
     import torch
 
     if recipe is None:
@@ -68,7 +69,7 @@ def _component(recipe: dict[str, Any] | None) -> Any:
     if "stub" in recipe:
         return GuardrailStandIn()
     if "processor" in recipe:
-        parts = {name: _component(part) for name, part in recipe["processor"].items()}
+        parts = {name: made(part) for name, part in recipe["processor"].items()}
         processor = getattr(importlib.import_module("transformers"), recipe["class"])
         return processor(**parts, chat_template=CHAT_TEMPLATE)
     module = importlib.import_module(recipe.get("module", recipe["library"]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CACHE_TYPES
+from cache_dit_serving.config.footprints import footprint_of
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.logs import claim_loggers
@@ -78,7 +79,14 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     if settings.previews.allow and settings.parallelism is None:
         previewer = Previewer(pipe, settings.previews)
     runner = PipelineRunner(
-        parts, facts, loras, prompts, profiler, previewer=previewer, compiled_graphs=compiled_graphs
+        parts,
+        facts,
+        loras,
+        prompts,
+        profiler,
+        previewer=previewer,
+        compiled_graphs=compiled_graphs,
+        footprint=footprint_of(settings.model.path),
     )
     known = loras.traits()
     model = planned(settings, traits, pipeline_cache.support, known)

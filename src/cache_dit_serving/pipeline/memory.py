@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from cache_dit_serving.config.footprints import Footprint
 from cache_dit_serving.errors import LoadError
 
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
@@ -63,6 +64,17 @@ def held_bytes(device: torch.device) -> dict[str, int]:
             "device_peak_allocated_bytes": torch.cuda.max_memory_allocated(device),
         }
     return memory
+
+
+def memory_advice(footprint: Footprint | None, device: torch.device) -> str | None:
+    """Return a sentence about the settings with which a model fits into a CUDA device.
+
+    None if its footprint is not known, or of weights alone, or the device is another.
+    """
+    if footprint is None or footprint.not_drawn or device.type != "cuda":
+        return None
+    _, total = torch.cuda.mem_get_info(device)
+    return footprint.advice(total)
 
 
 class MemoryUse:

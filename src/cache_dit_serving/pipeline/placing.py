@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import cache_dit
 import torch
 
+from cache_dit_serving.config.footprints import footprint_of
 from cache_dit_serving.errors import DETAILS, LoadError
-from cache_dit_serving.pipeline.memory import needing_memory
+from cache_dit_serving.pipeline.memory import memory_advice, needing_memory
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -42,8 +43,11 @@ def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, p
         LoadError: the components do not fit, or the pipeline does not support the offload or the VAE's setting.
     """
     name = type(pipe).__name__
+    too_large = f"the model does not fit into the memory of {device}"
+    if advice := memory_advice(footprint_of(model.path), device):
+        too_large += f". {advice}"
     try:
-        with needing_memory(f"the model does not fit into the memory of {device}"):
+        with needing_memory(too_large):
             if model.offload is not None:
                 progress(f"preparing {name} for offload ({model.offload})")
                 _offload(pipe, model.offload, device)

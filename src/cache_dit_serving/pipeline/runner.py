@@ -17,6 +17,7 @@ from cache_dit_serving.pipeline.protocol import Facts, Freed, Sampled, Watch
 from cache_dit_serving.planning.call import ImageCall
 
 if TYPE_CHECKING:
+    from cache_dit_serving.config.footprints import Footprint
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.lora import LoadedLoras
     from cache_dit_serving.pipeline.output import Arriving
@@ -42,6 +43,7 @@ class PipelineRunner:
         *,
         previewer: Previewer | None = None,
         compiled_graphs: Callable[[], int] | None = None,
+        footprint: Footprint | None = None,
     ) -> None:
         """
         Args:
@@ -51,6 +53,7 @@ class PipelineRunner:
             profiler: writer of the calls' traces.
             previewer: maker of previews from the parts' latents; None: no previews.
             compiled_graphs: function that returns the number of graphs compiled in this process; None: no compilation.
+            footprint: memory that the model needs, for the advice where it runs out.
         """
         import torch
 
@@ -61,6 +64,7 @@ class PipelineRunner:
         self._profiler = profiler
         self._previewer = previewer
         self._compiled_graphs = compiled_graphs or (lambda: 0)
+        self._footprint = footprint
         self.facts = facts
         self._parts = {part.name: part for part in parts}
         self._part = parts[0]
@@ -120,7 +124,7 @@ class PipelineRunner:
         Raises:
             Exception: as :meth:`sample`.
         """
-        from cache_dit_serving.pipeline.memory import is_out_of_memory
+        from cache_dit_serving.pipeline.memory import is_out_of_memory, memory_advice
         from cache_dit_serving.pipeline.placing import release
 
         call, part = drawing.call, drawing.part
@@ -139,7 +143,8 @@ class PipelineRunner:
             # Outside the handler: the exception keeps the tensors of every frame that it passed.
             self.flush()
             width, height = (call.arguments.get(side) for side in ("width", "height"))
-            raise OutOfMemory(self._memory_use.would_fit(width, height, call.pixels) if width and height else None)
+            would_fit = self._memory_use.would_fit(width, height, call.pixels) if width and height else None
+            raise OutOfMemory(would_fit, memory_advice(self._footprint, self._device))
         self._held_bytes = part.cache.held_bytes()
         record = drawing.record(
             output.shape,
