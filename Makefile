@@ -46,7 +46,8 @@ serve: setup ## Serve the configured model (the embedded one by default) on port
 # waiting, for servers, leases and ranks.
 # xdist would begin with the modules of most tests, and end with the longest; tests/conftest.py has the order.
 PROCESSES ?= 3
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# Compiled modules are kept: pytest's own take three seconds of each process to make, and each server imports the project.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 MAIN := not families and not apart
 
 test: $(VENV)/.installed-test ## Run the test suite, with a sample of the pipeline classes

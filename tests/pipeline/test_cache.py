@@ -167,7 +167,7 @@ def test_a_forced_refresh_keeps_no_activations_beyond_what_flush_frees(embedded:
 
     def held() -> list[Any]:
         gc.collect()
-        return [each for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.shape == shape]
+        return [each for each in gc.get_objects() if type(each) is torch.Tensor and each.shape == shape]
 
     embedded.runner.flush()
     of_others = len(held())

@@ -48,9 +48,18 @@ SAMPLE = frozenset(
     }
 )
 
+SLOW = frozenset(
+    {"Allegro", "AnyFlowFAR", "Helios", "LTX2", "LTX2ImageToVideo", "StableDiffusion3ControlNet", "WanVACE"}
+)
+"""Those of the sample that take more than two seconds of CPU each."""
+
 
 def parameters(group: Literal["pictures", "guided", "video", "apart"]) -> list[Any]:
-    """The entries of a test module, those outside the sample marked."""
-    return [
-        pytest.param(name, marks=() if name in SAMPLE else pytest.mark.families, id=name) for name in names_of(group)
-    ]
+    """The entries of a test module, those outside the sample marked, and those in it that take long."""
+    return [pytest.param(name, marks=_marks(name), id=name) for name in names_of(group)]
+
+
+def _marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    if name not in SAMPLE:
+        return (pytest.mark.families,)
+    return (pytest.mark.slow,) if name in SLOW else ()
