@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import requests
 
-from tests.support.jobs import LONG, PROMPT, ended, states, submitted
-from tests.support.server import Server, bentoml_serving, ready, serving
+from tests.support.jobs import LONG, ended, states, submitted
+from tests.support.server import Server, ready, serving
 
 SHORT_LEASE = {"CACHE_DIT_SERVING__JOBS__LEASE_S": "5"}
 WITHIN_S = 180
@@ -107,51 +104,6 @@ def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> N
         server.wait_for(ready)
         again = ["queued", "running", "queued", "running"]
         assert states(ended(server, job, WITHIN_S)) == [*again, "succeeded"]
-
-
-def test_several_workers_share_their_jobs(tmp_path: Path) -> None:
-    environ = SHORT_LEASE | {"CACHE_DIT_SERVING__SERVER__WORKERS": "2", "CACHE_DIT_SERVING__JOBS__LEASE_S": "10"}
-    with bentoml_serving(tmp_path, environ=environ) as server:
-        server.wait_for(lambda server: server.log().count("is ready on") == 2, WITHIN_S)
-        expected = server.generate(prompt=PROMPT, seed=5).json()["images"]
-        jobs = [submitted(server, seed=5, speed="lossless", num_inference_steps=50) for _ in range(4)]
-        jobs += [submitted(server, seed=5) for _ in range(2)]
-        cancelled = submitted(server, **LONG)
-        assert requests.delete(server.url + cancelled, timeout=WITHIN_S).json()["state"] == "cancelled"
-        for job in jobs:
-            with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:  # of any worker
-                told = [line for line in events.iter_lines(decode_unicode=True) if line.startswith("data:")]
-            assert '"state":"succeeded"' in told[-1]
-            for _ in range(4):  # each on a connection of its own, to a worker of its own choice
-                answer = requests.get(server.url + job, timeout=10).json()
-                assert states(answer) == ["queued", "running", "succeeded"]
-        drawn = requests.get(f"{server.url}{jobs[-1]}/outputs/0", timeout=10).content
-        assert base64.b64encode(drawn).decode() == expected[0]
-
-        # Steps are told by both workers as they are done, not once a second.
-        job = submitted(server, **SECONDS)
-        assert all(steps >= 20 for steps in steps_told(server, job, followers=8))
-
-        # A worker that is killed leaves its jobs to the other.
-        first = [submitted(server, **SECONDS) for _ in range(2)]
-        for job in first:
-            running(server, job)
-        psutil.Process(server.process.pid).children()[0].kill()
-        server.session.close()  # it may hold a connection to that one
-        again = [states(ended(server, job, WITHIN_S)) for job in first]
-        assert sorted(map(len, again)) == [3, 5]
-        assert all(each[-1] == "succeeded" for each in again)
-
-
-def steps_told(server: Server, job: str, followers: int) -> list[int]:
-    """The number of steps that each follower hears of, by connections to workers of their own choice."""
-
-    def follow(_: int) -> int:
-        with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
-            return sum(line == "event: progress" for line in events.iter_lines(decode_unicode=True))
-
-    with ThreadPoolExecutor(followers) as threads:
-        return list(threads.map(follow, range(followers)))
 
 
 def test_a_database_that_cannot_be_opened_is_named_and_the_rest_is_served(tmp_path: Path) -> None:

@@ -228,42 +228,6 @@ def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:
         assert "did you mean 'max_queue'?" in line
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(tmp_path: Path, workers: str) -> None:
-    start_server = serving if workers == "1" else bentoml_serving
-    variables = {"CACHE_DIT_SERVING__CACHE": "null", "CACHE_DIT_SERVING__SERVER__WORKERS": workers}
-    with start_server(tmp_path, environ=variables) as server:
-        server.wait_for(lambda server: server.log().count("is ready on") == int(workers))
-        running = start(server, **(LONG | {"num_images": 4}))
-        server.wait_for(worker_runs)
-        waiting = []
-        if workers == "1":
-            waiting.append(start(server, num_inference_steps=4))
-            server.wait_for(lambda server: queue_of(server)["waiting"] == 1)
-        server.process.send_signal(signal.SIGTERM)
-        server.wait_for(lambda server: server.log().count("draining:") == int(workers), timeout_s=10)
-        for _ in range(8):  # on new connections, each to a worker of its own choice
-            for path in ("/readyz", "/health"):
-                answer = requests.get(server.url + path, timeout=20)
-                assert answer.status_code == 503
-            assert answer.json()["error"]["code"] == "draining"
-            assert "Retry-After" in answer.headers
-            assert answer.headers["Connection"] == "close"
-            assert requests.get(f"{server.url}/livez", timeout=20).status_code == 200
-        for late in (*waiting, start(server, num_inference_steps=4)):
-            refused = late.result(10)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
-        assert not running.done()
-        assert running.result(60).status_code == 200
-        assert len(running.result().json()["images"]) == 4
-        assert server.process.wait(30) == (-signal.SIGTERM if workers == "1" else 0)
-
-
-def worker_runs(server: Server) -> bool:
-    """Whether any worker runs a generation: each answers for itself."""
-    return any(requests.get(f"{server.url}/health", timeout=20).json()["queue"]["step"] > 5 for _ in range(4))
-
-
 def worker_of(server: Server) -> psutil.Process:
     [worker] = psutil.Process(server.process.pid).children()
     return worker
@@ -284,16 +248,6 @@ def test_a_killed_worker_is_named_in_the_log_and_leaves_no_gauge(whole: Server) 
     assert "cache_dit_serving_queue_waiting 0.0" in metrics
     in_progress = 'bentoml_service_request_in_progress{endpoint="/generate"'
     assert all(line.endswith(" 0.0") for line in metrics if line.startswith(in_progress))
-
-
-def test_a_worker_whose_supervisor_was_killed_ends_and_frees_the_port(tmp_path: Path) -> None:
-    with bentoml_serving(tmp_path, CACHE_DIT_SERVING__CACHE="null") as server:
-        server.wait_for(ready)
-        worker = worker_of(server)
-        server.process.kill()
-        worker.wait(10)
-        with pytest.raises(requests.ConnectionError):
-            requests.get(f"{server.url}/livez", timeout=20)
 
 
 def test_nothing_but_the_http_port_is_listened_on(whole: Server) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from cache_dit_serving.held_folder import HeldFolder, prefix_of
 from tests.support.answers import metric
@@ -32,7 +33,7 @@ def succeeded(server: Server) -> float:
     return metric(server, "cache_dit_serving_generations_total", outcome="succeeded")
 
 
-def test_each_server_keeps_its_metrics_and_leaves_no_folder(tmp_path: Path, temporary: Path) -> None:
+def test_each_server_keeps_its_metrics_and_leaves_no_folder_worker_or_port(tmp_path: Path, temporary: Path) -> None:
     home = {"BENTOML_HOME": str(tmp_path / "home")}
     with bentoml_serving(tmp_path / "one", environ=home) as one:
         one.wait_for(ready)
@@ -52,7 +53,10 @@ def test_each_server_keeps_its_metrics_and_leaves_no_folder(tmp_path: Path, temp
         # Its worker lives, and holds the folder.
         HeldFolder("server").remove()
         assert first.exists()
-        worker.kill()
+        # It ends as soon as it sees that its supervisor is gone.
+        worker.resume()
         worker.wait(10)
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{one.url}/livez", timeout=20)
         HeldFolder("server").remove()
         assert not first.exists()

@@ -1,0 +1,124 @@
+"""Workers of one server: they share its jobs, and SIGTERM drains each of them."""
+
+from __future__ import annotations
+
+import base64
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from tests.support.clients import start
+from tests.support.jobs import LONG, PROMPT, ended, states, submitted
+from tests.support.server import Server, bentoml_serving, options, serving
+
+WITHIN_S = 180
+SECONDS: dict[str, Any] = LONG | {"num_images": 2}
+"""Fields of a request that is drawn to its end, and takes two seconds or more."""
+
+
+@pytest.fixture(scope="module")
+def of_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Server]]:
+    """The server with so many workers, all of them ready; another one after a test that has ended it."""
+    at_hand: dict[int, Server] = {}
+    with ExitStack() as stack:
+
+        def of(workers: int) -> Server:
+            server = at_hand.get(workers)
+            if server is None or server.process.poll() is not None:
+                begin = serving if workers == 1 else bentoml_serving
+                environ = options(SERVER__WORKERS=workers, JOBS__LEASE_S=10)
+                server = at_hand[workers] = stack.enter_context(begin(tmp_path_factory.mktemp("of"), environ=environ))
+            server.wait_for(lambda server: ready_workers(server) == workers, WITHIN_S)
+            return server
+
+        yield of
+
+
+def ready_workers(server: Server) -> int:
+    """The number of them, by the log: those that were killed do not count."""
+    return server.log().count("is ready on") - server.log().count("was ended by SIGKILL")
+
+
+def test_jobs_are_shared(of_workers: Callable[[int], Server]) -> None:
+    server = of_workers(2)
+    expected = server.generate(prompt=PROMPT, seed=5).json()["images"]
+    jobs = [submitted(server, seed=5, speed="lossless", num_inference_steps=50) for _ in range(4)]
+    jobs += [submitted(server, seed=5) for _ in range(2)]
+    cancelled = submitted(server, **LONG)
+    assert requests.delete(server.url + cancelled, timeout=WITHIN_S).json()["state"] == "cancelled"
+    for job in jobs:
+        with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:  # of any worker
+            told = [line for line in events.iter_lines(decode_unicode=True) if line.startswith("data:")]
+        assert '"state":"succeeded"' in told[-1]
+        for _ in range(4):  # each on a connection of its own, to a worker of its own choice
+            answer = requests.get(server.url + job, timeout=10).json()
+            assert states(answer) == ["queued", "running", "succeeded"]
+    drawn = requests.get(f"{server.url}{jobs[-1]}/outputs/0", timeout=10).content
+    assert base64.b64encode(drawn).decode() == expected[0]
+
+
+def test_steps_are_told_by_each_worker_as_they_are_done(of_workers: Callable[[int], Server]) -> None:
+    server = of_workers(2)
+    job = submitted(server, **SECONDS)
+
+    def steps_told(_: int) -> int:
+        with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
+            return sum(line == "event: progress" for line in events.iter_lines(decode_unicode=True))
+
+    with ThreadPoolExecutor(8) as threads:  # on connections to workers of their own choice
+        told = list(threads.map(steps_told, range(8)))
+    assert all(steps >= 20 for steps in told), "once a second"
+
+
+def test_a_worker_that_is_killed_leaves_its_jobs_to_the_other(of_workers: Callable[[int], Server]) -> None:
+    server = of_workers(2)
+    first = [submitted(server, **SECONDS) for _ in range(2)]
+    for job in first:
+        server.wait_for(lambda server, job=job: server.get(job).json()["step"] > 10, WITHIN_S)  # type: ignore[misc]
+    psutil.Process(server.process.pid).children()[0].kill()
+    server.session.close()  # it may hold a connection to that one
+    again = [states(ended(server, job, WITHIN_S)) for job in first]
+    assert sorted(map(len, again)) == [3, 5]
+    assert all(each[-1] == "succeeded" for each in again)
+    server.wait_for(lambda server: "was ended by SIGKILL" in server.log(), timeout_s=10)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(
+    of_workers: Callable[[int], Server], workers: int
+) -> None:
+    server = of_workers(workers)
+    running = start(server, **LONG)
+    server.wait_for(worker_runs)
+    waiting = []
+    if workers == 1:
+        waiting.append(start(server, num_inference_steps=4))
+        server.wait_for(lambda server: server.get("/health").json()["queue"]["waiting"] == 1)
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_for(lambda server: server.log().count("draining:") == workers, timeout_s=10)
+    for _ in range(8):  # on new connections, each to a worker of its own choice
+        for path in ("/readyz", "/health"):
+            answer = requests.get(server.url + path, timeout=20)
+            assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "draining"
+        assert "Retry-After" in answer.headers
+        assert answer.headers["Connection"] == "close"
+        assert requests.get(f"{server.url}/livez", timeout=20).status_code == 200
+    for late in (*waiting, start(server, num_inference_steps=4)):
+        refused = late.result(10)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert not running.done()
+    assert running.result(60).status_code == 200
+    assert len(running.result().json()["images"]) == LONG["num_images"]
+    assert server.process.wait(30) == (-signal.SIGTERM if workers == 1 else 0)
+
+
+def worker_runs(server: Server) -> bool:
+    """Whether any worker runs a generation: each answers for itself."""
+    return any(requests.get(f"{server.url}/health", timeout=20).json()["queue"]["step"] > 5 for _ in range(4))
