@@ -23,8 +23,8 @@ from tests.support.conformance import draw as draw_family
 from tests.support.conformance import settings_of
 from tests.support.families import save_family
 from tests.support.in_process import UNCACHED, draw, load, unwarmed
-from tests.support.lora_formats import FLUX, PEFT, WAN, save_format
-from tests.support.loras import with_loras
+from tests.support.lora_formats import FLUX, PEFT, WAN, save_format, save_lokr
+from tests.support.loras import with_loras, write_lora
 
 SCALES = ({"one": 0.5}, {"one": 1.0}, {"one": 0.5, "other": 1.0})
 STEPS = 2
@@ -143,6 +143,26 @@ def test_a_wan_lora_of_each_format_draws_as_diffusers_has_it(tmp_path: Path) -> 
     contents = loaded.runner.loras()
     assert {name: each.format for name, each in contents.items()} == WAN
     assert "norm3.diff" in str(contents["lightx2v"].left_out)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("family", "prefix"), [("ZImage", "diffusion_model."), ("Flux2Klein", "transformer.")])
+def test_a_lokr_draws_as_diffusers_has_it(family: str, prefix: str, tmp_path: Path) -> None:
+    model = save_family(family, tmp_path / "model")
+    pipe = loaded_by_diffusers(family, model)
+    files = {name: tmp_path / name / f"{name}.safetensors" for name in ("lokr", "lora")}
+    for file in files.values():
+        file.parent.mkdir()
+    save_lokr(pipe, files["lokr"], prefix)
+    write_lora(pipe, files["lora"])
+    loaded = load(with_loras(settings_of(family, model), *settings_for([*files], tmp_path)))
+    put_by_diffusers(pipe, [*files], tmp_path)
+
+    def ours(loras: Any) -> Any:
+        return draw_family(family, loaded, speed="lossless", loras=loras).media.array
+
+    same([*files], ours, lambda pipe: drawn_by_diffusers(family, pipe), pipe)
+    assert loaded.runner.loras()["lokr"].format == "LoKr"
 
 
 def test_an_adapter_with_dropout_draws_twice_the_same(flux: tuple[Loaded, Path]) -> None:

@@ -126,6 +126,19 @@ def _save_peft(pipe: Any, name: str, folder: Path) -> None:
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
+def save_lokr(pipe: Any, file: Path, prefix: str) -> None:
+    """Save a LoKr of one factor of 2 x 2, as ai-toolkit (prefix `diffusion_model.`, with alphas) and PEFT write it."""
+    values, tensors = Values(file.stem), Tensors()
+    for path, layer in pipe.transformer.named_modules():
+        if re.search(r"\.to_[qkv]$", path):
+            key = f"{prefix}{path}"
+            tensors[f"{key}.lokr_w1"] = values(2, 2)
+            tensors[f"{key}.lokr_w2"] = values(layer.out_features // 2, layer.in_features // 2)
+            if prefix == "diffusion_model.":
+                tensors[f"{key}.alpha"] = torch.tensor(ALPHA)
+    save_file(tensors, file)
+
+
 def _wan(pipe: Any, name: str) -> Tensors:
     values, tensors = Values(name), Tensors()
     musubi, ai_toolkit = name == "musubi", name == "ai-toolkit"
