@@ -87,6 +87,8 @@ def read_header(file: Path) -> SafetensorsHeader:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UnreadableFile("the file is damaged: its metadata is no JSON object of strings")
+    if not all(name.isprintable() for name in header):
+        raise UnreadableFile("the file is damaged: a tensor's name has control characters")
     ends = {name: _entry(name, entry) for name, entry in header.items()}
     expected = LENGTH_BYTES + length + max((end for _, end in ends.values()), default=0)
     if size != expected:

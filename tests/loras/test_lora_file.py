@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from cache_dit_serving import preflight
 from cache_dit_serving.config.settings import LoraSettings, ModelSettings, Settings
 from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.loras.adapter_config import UnsupportedAdapter, applied
 from cache_dit_serving.loras.formats import LoraFormat, format_of
 from cache_dit_serving.loras.lora_file import Sampling, read_lora_file
 from cache_dit_serving.safetensors_header import MAX_HEADER_BYTES, UnreadableFile, read_header
@@ -93,6 +94,7 @@ ENTRY = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
         (with_header(b"[1]"), "its header is no JSON object"),
         (with_header(b"[" * 100_000), "its header is no JSON object"),
         (with_header(b'{"__metadata__": {"a": 1}}'), "its metadata is no JSON object of strings"),
+        (with_header(ENTRY.replace(b'"a"', b'"a\\nERROR b"'), b"0" * 8), "a tensor's name has control characters"),
         (with_header(b'{"a": 1}'), "no valid entry for a"),
         (with_header(ENTRY.replace(b"[2]", b"[3]"), b"0" * 8), "no valid entry for a"),
         (with_header(ENTRY.replace(b"[2]", b"[-2]"), b"0" * 8), "no valid entry for a"),
@@ -108,6 +110,15 @@ def test_a_file_that_is_not_safetensors_says_what_it_is(contents: bytes, words: 
     file.write_bytes(contents)
     with pytest.raises(UnreadableFile, match=words):
         read_header(file)
+
+
+@pytest.mark.parametrize("field", ["bias", "modules_to_save", "init_lora_weights", "use_qalora", "some\nfield"])
+def test_a_configuration_that_is_more_than_a_lora_is_refused(field: str) -> None:
+    plain = {"peft_type": "LORA", "r": 2, "bias": "none", "modules_to_save": None, "lora_dropout": 0.5, "new": False}
+    assert applied(plain) == {"r": 2}
+    with pytest.raises(UnsupportedAdapter, match="more than a LoRA beside the weights; merge it") as refused:
+        applied(plain | {field: "pissa"})
+    assert (field if field.isprintable() else "a field") in str(refused.value)
 
 
 def test_a_valid_header_is_read(tmp_path: Path) -> None:

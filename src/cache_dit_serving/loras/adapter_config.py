@@ -70,9 +70,10 @@ def applied(fields: Mapping[str, Any]) -> dict[str, Any]:
             if value is not None:
                 kept[name] = value
         elif value and name not in OF_TRAINING and value not in USUAL.get(name, ()):
-            shown = value if isinstance(value, str | int | float) else "a value"
+            shown = value if isinstance(value, str | int | float) and str(value).isprintable() else "a value"
+            named = name[:60] if name.isprintable() else "a field"
             raise UnsupportedAdapter(
-                f"its PEFT configuration sets {name[:60]} to {str(shown)[:60]}, which needs more than a LoRA "
+                f"its PEFT configuration sets {named} to {str(shown)[:60]}, which needs more than a LoRA "
                 "beside the weights; merge it into its model with PEFT, and serve that (model.path)"
             )
     return kept

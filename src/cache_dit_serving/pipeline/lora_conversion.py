@@ -114,7 +114,7 @@ def _left_out(weights: LoraWeights, converted: list[Any]) -> list[str]:
         LoadError: a layer lacks a part, so that it would change the output in another way.
     """
     kept = used(converted)
-    lost = [name for name, tensor in weights.tensors.items() if name not in kept and tensor.any()]
+    lost = [name for name, tensor in weights.tensors.items() if name not in kept and tensor.float().any()]
     if any(name.endswith("dora_scale") for name in lost):
         raise LoadError(f"{weights.label}: {REFUSED[LoraFormat.KOHYA_DORA]}")
     if alien := [name for name in lost if not BESIDE.match(name)]:
