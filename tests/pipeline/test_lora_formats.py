@@ -168,5 +168,5 @@ def test_a_lokr_draws_as_diffusers_has_it(family: str, prefix: str, tmp_path: Pa
 def test_an_adapter_with_dropout_draws_twice_the_same(flux: tuple[Loaded, Path]) -> None:
     loaded, folder = flux
     assert json.loads((folder / "peft" / "adapter_config.json").read_text())["lora_dropout"] == 0.5
-    drawn = [draw(loaded, num_inference_steps=STEPS, loras=[{"name": "peft"}]).media.array for _ in range(2)]
-    assert np.array_equal(*drawn)
+    first, second = (draw(loaded, num_inference_steps=STEPS, loras=[{"name": "peft"}]).media.array for _ in range(2))
+    assert np.array_equal(first, second)

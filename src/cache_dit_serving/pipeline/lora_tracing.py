@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 
-class TracedTensor(torch.Tensor):
+class TracedTensor(torch.Tensor):  # type: ignore[misc]  # torch leaves it untyped
     """A tensor and the names of those that it was computed from."""
 
     sources: frozenset[str]

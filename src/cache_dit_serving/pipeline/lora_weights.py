@@ -51,13 +51,13 @@ def read(settings: LoraSettings, denoiser: str) -> LoraWeights:
     label = f"LoRA {settings.name} ({path.name})"
     try:
         contents = read_lora_file(path)
+        adapter: dict[str, Any] | None = None
         tensors = _tensors(path)
         if contents.format is LoraFormat.PEFT:
             tensors = {_named(name, denoiser): tensor for name, tensor in tensors.items()}
             adapter = _saved_by_peft(path, settings, denoiser)
-        else:
-            stored = contents.header.metadata.get(LORA_ADAPTER_METADATA_KEY)
-            adapter = parsed(stored, f"{LORA_ADAPTER_METADATA_KEY} in its metadata") if stored else None
+        elif stored := contents.header.metadata.get(LORA_ADAPTER_METADATA_KEY):
+            adapter = parsed(stored, f"{LORA_ADAPTER_METADATA_KEY} in its metadata")
     except (UnreadableFile, UnsupportedAdapter) as error:
         if error.__cause__ is not None:
             logger.warning("%s: %s (%s)", path, error, error.__cause__)
