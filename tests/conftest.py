@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,22 +21,47 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+SHUFFLED = os.environ.get("SHUFFLED", "")
+"""Seed of an order of chance; the modules' own order without."""
 LONG = ("process", "ranks", "families", "benchmarks")
 """Folders whose modules take minutes: they start servers, ranks and every family."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules that take minutes begin first, so that no process is left with one when the others are done."""
+    """Modules that take minutes begin first, so that no process is left with one when the others are done.
+
+    Raises:
+        UsageError: several tests have one id; xdist 3.8 would run one of them, and say nothing of the others.
+    """
+    same = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if same:
+        raise pytest.UsageError(f"several tests are called {', '.join(same)}")
 
     def turn(item: pytest.Item) -> tuple[bool, bool]:
         marked = {"slow", "bento"} & {mark.name for mark in item.iter_markers()}  # whole modules are
         return not marked, item.path.parent.name not in LONG
 
     items.sort(key=turn)
+    if SHUFFLED:
+        _shuffle(items, random.Random(SHUFFLED))
+
+
+def _shuffle(items: list[pytest.Item], chance: random.Random) -> None:
+    """Put modules, and the tests of each, into an order of chance: the same one in each test process."""
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    shuffled = list(modules.values())
+    chance.shuffle(shuffled)
+    for tests in shuffled:
+        chance.shuffle(tests)
+    items[:] = [item for tests in shuffled for item in tests]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests counted, as their property of that name."""
+    if SHUFFLED:
+        terminalreporter.write_line(f"in the order of SHUFFLED={SHUFFLED}")
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             if name == "counts":

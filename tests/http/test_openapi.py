@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from schemathesis import Case
+from schemathesis.generation.feedback import NO_FEEDBACK
+from schemathesis.pytest._test_builder import build_operation_test
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -25,9 +28,15 @@ from tools.snapshot import OPENAPI, rendered
 
 EXAMPLES = 40
 """Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
-
-
-api = schemathesis.openapi.from_dict(openapi_document(OPERATIONS))
+SETTINGS = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+CHECKS = [
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+    unsupported_method,
+]
+API = schemathesis.openapi.from_dict(openapi_document(OPERATIONS))
 
 
 def test_the_document_is_valid() -> None:
@@ -52,18 +61,31 @@ def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
     assert described == served - {"/"}
 
 
-@api.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-def test_every_route_keeps_to_the_document(limited: Server, case: Case[Any]) -> None:
-    response = case.call(base_url=limited.url)
-    assert response.status_code != 500, response.text  # 503 and 504 are answers of the document
-    case.validate_response(
-        response,
-        checks=[
-            status_code_conformance,
-            content_type_conformance,
-            response_schema_conformance,
-            negative_data_rejection,
-            unsupported_method,
-        ],
-    )
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(API[path][method], id=f"{method.upper()} {path}")
+        for path, methods in openapi_document(OPERATIONS)["paths"].items()
+        for method in methods
+    ],
+)
+def test_every_route_keeps_to_the_document(operation: Any, limited: Server) -> None:
+    """Requests of each kind for one operation.
+
+    `API.parametrize()` of schemathesis 4.32.5 with pytest 9.2 gives the tests of all operations one id, of which xdist
+    runs one. It also makes up all requests as tests are collected, in each test process.
+    """
+
+    def answered(case: Case[Any]) -> None:
+        response = case.call(base_url=limited.url)
+        assert response.status_code != 500, response.text  # 503 and 504 are answers of the document
+        case.validate_response(response, checks=CHECKS)
+
+    build_operation_test(
+        config=API.config,
+        operation=operation,
+        test_func=answered,
+        given_kwargs={},
+        feedback=NO_FEEDBACK,
+        explicit_settings=SETTINGS,
+    )()
