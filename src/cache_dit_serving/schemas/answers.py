@@ -65,7 +65,7 @@ class LongTexts(list[str]):
     """Base64 of files that an answer's JSON leaves out, in their order: see :func:`json_around`."""
 
     mark: ClassVar[str] = secrets.token_hex(16)
-    """Text in their place. Nobody outside of this process knows it, so no other value holds it."""
+    """Text in their place: secret to this process, so no other value holds it."""
 
 
 def _kept_out(text: str, info: SerializationInfo) -> str:
