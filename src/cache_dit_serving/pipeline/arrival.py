@@ -43,8 +43,8 @@ def on_its_way(tensor: torch.Tensor, stream: torch.cuda.Stream | None = None) ->
     """Start a copy to the host; return a function that waits for it, on any thread, and returns the array.
 
     Args:
-        stream: stream that copies; None: the current one. Another one copies beside the kernels that follow, so nobody
-            may write to the tensor afterwards.
+        stream: stream that copies; None: the current one. Another one copies beside the kernels that follow, so the
+            tensor must not be written to afterwards.
     """
     if tensor.device.type != "cuda":
         array: Array = tensor.cpu().numpy()
