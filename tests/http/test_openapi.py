@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from cache_dit_serving.api.docs import openapi_document
+from cache_dit_serving.api.matching import row_of
 from cache_dit_serving.api.operation import BELOW
 from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.server import ROOT, Server
@@ -64,7 +65,12 @@ def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
 @pytest.mark.parametrize(
     "operation",
     [
-        pytest.param(API[path][method], id=f"{method.upper()} {path}")
+        pytest.param(
+            API[path][method],
+            id=f"{method.upper()} {path}",
+            # Hundreds of requests that are drawn
+            marks=[pytest.mark.slow] if row_of(method.upper(), path).generates else [],
+        )
         for path, methods in openapi_document(OPERATIONS)["paths"].items()
         for method in methods
     ],
