@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 
 from cache_dit_serving.api.job_parameters import idempotency_key, last_event_of, page_of_query, prefers_job, previews_of
 from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.jobs.store.store import Page
+from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.schemas.jobs import JobState
 
 

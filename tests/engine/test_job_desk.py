@@ -22,7 +22,7 @@ from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.engine.job_events import JobEvents
 from cache_dit_serving.errors import InvalidRequest, KeyReused, NotFound, StoreUnavailable
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import Page
+from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.schemas.jobs import EventKind, JobState

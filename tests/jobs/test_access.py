@@ -15,8 +15,9 @@ import pytest
 from cache_dit_serving.errors import StoreUnavailable
 from cache_dit_serving.jobs.store import heart as heart_module
 from cache_dit_serving.jobs.store.access import ANSWER_S, StoreAccess
+from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.jobs.store.heart import Heart
-from cache_dit_serving.jobs.store.store import JobStore, Page
+from cache_dit_serving.jobs.store.store import JobStore
 from tests.support.jobs import record
 from tests.support.waiting import wait_until
 

@@ -12,10 +12,10 @@ from sqlalchemy import insert
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.jobs.job import failed, succeeded
 from cache_dit_serving.jobs.record import FIELDS, JobRecord
-from cache_dit_serving.jobs.store.aged import BATCH, Ended
+from cache_dit_serving.jobs.store.exchanged import BATCH, Ended, KeyTaken, Page
 from cache_dit_serving.jobs.store.leases import Silent
 from cache_dit_serving.jobs.store.rows import columns_of
-from cache_dit_serving.jobs.store.store import JobStore, KeyTaken, Page
+from cache_dit_serving.jobs.store.store import JobStore
 from cache_dit_serving.jobs.store.tables import JobRow
 from cache_dit_serving.schemas.jobs import JobState
 from tests.support.jobs import QUEUED, RUNNING, record

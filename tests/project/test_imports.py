@@ -31,6 +31,15 @@ def test_a_room_without_torch_imports_none_of_it(room: str) -> None:
     assert ran.stdout.split() == []
 
 
+def test_the_supervisor_imports_neither_the_model_libraries_nor_the_database() -> None:
+    """BentoML imports service.py there before it starts a worker: each import makes every start longer."""
+    unused = ("torch", "diffusers", "transformers", "cache_dit", "av", "sqlalchemy", "alembic")
+    code = "import sys, service; print(*[name for name in sys.argv[1:] if name in sys.modules])"
+    command = [sys.executable, "-c", code, *unused]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout.split() == []
+
+
 def test_the_architecture_page_has_the_rooms_in_the_order_of_the_floors() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"

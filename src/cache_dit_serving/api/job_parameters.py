@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from cache_dit_serving.engine.previews import PARAM
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.findings import cut
-from cache_dit_serving.jobs.store.store import Page
+from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.schemas.jobs import JobState
 
 RESPOND_ASYNC = "respond-async"

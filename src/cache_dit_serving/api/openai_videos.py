@@ -18,7 +18,7 @@ from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.errors import InvalidRequest, NotFound
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import Page
+from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.fields.size import Height, Width

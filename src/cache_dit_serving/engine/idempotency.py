@@ -9,7 +9,7 @@ from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.store import KeyTaken
+from cache_dit_serving.jobs.store.exchanged import KeyTaken
 
 
 async def admit_once(desk: JobDesk, intake: Intake, key: str | None, prefix: str = "") -> tuple[JobRecord, bool]:

@@ -28,7 +28,7 @@ from cache_dit_serving.jobs.job import Job, failed
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.shared import JobProgress, shared_folder
 from cache_dit_serving.jobs.store.access import StoreAccess
-from cache_dit_serving.jobs.store.store import Page
+from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.jobs import JobState
 from cache_dit_serving.schemas.request import JobRequest

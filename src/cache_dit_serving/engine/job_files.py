@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.aged import Ended
+from cache_dit_serving.jobs.store.exchanged import Ended
 from cache_dit_serving.media.outputs import Outputs
 
 JOBS_FOLDER = "jobs"

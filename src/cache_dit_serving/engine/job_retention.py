@@ -12,7 +12,7 @@ from cache_dit_serving.engine.job_files import JobFiles
 from cache_dit_serving.errors import InternalError, StoreUnavailable
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.access import StoreAccess
-from cache_dit_serving.jobs.store.aged import BATCH, Ended
+from cache_dit_serving.jobs.store.exchanged import BATCH, Ended
 
 FORGET_S, MORE_S = 5.0, 0.05
 """Seconds between two looks for jobs to forget: where there are no more, and where there may be."""

@@ -8,13 +8,11 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from cache_dit_serving.engine.job_answers import answer_of
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.access import StoreAccess
+from cache_dit_serving.jobs.store.exchanged import summary
 from cache_dit_serving.jobs.store.heart import Heart
-from cache_dit_serving.jobs.store.store import summary
 from cache_dit_serving.jobs.webhooks import Webhook, webhooks_of
 from cache_dit_serving.schemas.answers import timestamp
 
@@ -71,6 +69,8 @@ class OwnedJobs:
         store = self._access.store
         if store is None or self._access.silent:
             return None
+        from sqlalchemy.exc import SQLAlchemyError  # as the open database has imported it
+
         try:
             return store.put(record, self._owner, webhooks=_webhooks(record), brief=True)
         except SQLAlchemyError as error:

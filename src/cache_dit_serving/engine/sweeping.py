@@ -12,7 +12,7 @@ from cache_dit_serving.config.settings import OutputSettings
 from cache_dit_serving.errors import InternalError, StoreUnavailable
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.store.access import Ask
-from cache_dit_serving.jobs.store.aged import BATCH, Ended
+from cache_dit_serving.jobs.store.exchanged import BATCH, Ended
 from cache_dit_serving.media.outputs import Listed, Outputs
 from cache_dit_serving.media.retention import Due, due_of
 

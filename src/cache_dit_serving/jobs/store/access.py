@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
-
-from sqlalchemy.exc import SQLAlchemyError
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cache_dit_serving.errors import LoadError, StoreUnavailable
-from cache_dit_serving.jobs.store.engine import is_locked_row
-from cache_dit_serving.jobs.store.store import JobStore, summary
+from cache_dit_serving.jobs.store.exchanged import summary
+
+if TYPE_CHECKING:
+    from cache_dit_serving.jobs.store.store import JobStore
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class StoreAccess:
             return True
         loop = asyncio.get_running_loop()
         try:
-            self._store = await loop.run_in_executor(self._writing, JobStore, self._url)
+            self._store = await loop.run_in_executor(self._writing, _opened, self._url)
         except LoadError as error:
             if str(error) != self._unopened:
                 logger.error("%s", error)  # for the log: it may name hosts and folders
@@ -105,6 +105,10 @@ class StoreAccess:
     async def _ask(self, threads: ThreadPoolExecutor, what: Callable[[JobStore], T]) -> T:
         if (store := self._store) is None:
             raise self._not_open()
+        from sqlalchemy.exc import SQLAlchemyError  # as the open database has imported it
+
+        from cache_dit_serving.jobs.store.engine import is_locked_row
+
         asked = asyncio.get_running_loop().run_in_executor(threads, what, store)
         try:
             answer = await asyncio.wait_for(asked, ANSWER_S)
@@ -128,3 +132,10 @@ class StoreAccess:
         else:
             message, code = "the server is loading: the database of jobs is being opened", "loading"
         return StoreUnavailable(message, code=code, retry_after_s=AGAIN_S)
+
+
+def _opened(url: str) -> JobStore:
+    # Here, on the thread that opens it: the supervisor opens none, and SQLAlchemy and alembic take it half a second.
+    from cache_dit_serving.jobs.store.store import JobStore
+
+    return JobStore(url)

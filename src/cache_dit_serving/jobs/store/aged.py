@@ -5,24 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from sqlalchemy import Engine, delete, or_, select
 
+from cache_dit_serving.jobs.store.exchanged import BATCH, Ended
 from cache_dit_serving.jobs.store.tables import LIVE, JobRow
 
-BATCH = 100
-"""Jobs that are forgotten in one transaction."""
 PAGE = 500
 """Jobs on one page."""
-
-
-class Ended(NamedTuple):
-    """A job that has ended."""
-
-    id: str
-    files: tuple[str, ...]
-    """Its outputs, named from the root of all."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from cache_dit_serving.jobs.store.exchanged import summary
 from cache_dit_serving.jobs.store.leases import Leases, Silent
-from cache_dit_serving.jobs.store.store import JobStore, summary
+
+if TYPE_CHECKING:
+    from cache_dit_serving.jobs.store.store import JobStore
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +45,12 @@ class Heart:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
+        if (store := self._store()) is None:
+            return
+        from sqlalchemy.exc import SQLAlchemyError
+
         try:
-            if (store := self._store()) is not None:
-                store.leave(self._owner)
+            store.leave(self._owner)
         except SQLAlchemyError as error:
             logger.warning("the database of jobs is not told that this server ends: %s", summary(error))
 
@@ -68,6 +73,8 @@ class Heart:
     def _beat(self) -> None:
         if (store := self._store()) is None:
             return
+        from sqlalchemy.exc import SQLAlchemyError  # as the open database has imported it
+
         try:
             beats = store.beat(self._owner)
         except SQLAlchemyError as error:

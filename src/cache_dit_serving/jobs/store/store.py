@@ -10,7 +10,6 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from alembic.util import CommandError
@@ -38,6 +37,7 @@ from cache_dit_serving.jobs.store.engine import (
     make_engine,
     sqlite_file,
 )
+from cache_dit_serving.jobs.store.exchanged import KeyTaken, Page, Uploads, summary
 from cache_dit_serving.jobs.store.leases import Silent
 from cache_dit_serving.jobs.store.migration import migrate
 from cache_dit_serving.jobs.store.outbox import Outbox
@@ -50,25 +50,6 @@ from cache_dit_serving.schemas.jobs import JobState
 FIRST = (JobRow.priority.desc(), JobRow.number)
 ID = re.compile(r"\w{1,100}", re.ASCII)
 """Form of a job's id. PostgreSQL refuses a NUL in a text, and SQLite half of a character."""
-Uploads = Sequence[str | bytes]
-
-
-class KeyTaken(Exception):
-    """There is a job of the same Idempotency-Key."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """Choice of jobs of a list."""
-
-    limit: int
-    after: str | None = None
-    """Id of the job that they come after."""
-    state: JobState | None = None
-    prefix: str = ""
-    """Prefix of their ids."""
-    ascending: bool = False
-    """True for the oldest first, in place of the latest."""
 
 
 class JobStore:
@@ -311,8 +292,3 @@ class JobStore:
     def _rows(self, query: Select[Any]) -> Iterator[ScalarResult[Any]]:
         with Session(self._engine) as session:
             yield session.scalars(query)
-
-
-def summary(error: BaseException) -> str:
-    """Return a database's message of an error, in one line and without the statement."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0]
