@@ -147,6 +147,7 @@ longer after a change than after one with its own settings (noise included). Goa
 | [Previews](previews.md) | previews of a job |
 | [Queue order](queue-order.md) | waits under `server.queue_order` |
 | [Response times](responsive.md) | answers of other routes during a generation |
+| [Start](start.md) | seconds and CPU of each part of a start, and of each library's import |
 | [Test times](test-times.md) | duration of `make test` by module |
 """
 

@@ -99,15 +99,18 @@ class RunningServer:
 
 
 @contextmanager
-def server(environ: Mapping[str, str] = MappingProxyType({})) -> Iterator[RunningServer]:
+def server(environ: Mapping[str, str] = MappingProxyType({}), log: Path | None = None) -> Iterator[RunningServer]:
     """`bentoml serve` as a user starts it, with these variables, ready.
 
     Its `ready_s` is from the command to the first 200 of /readyz.
+
+    Args:
+        log: file of its log; None for a temporary one.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = Path(tempfile.mkdtemp()) / "server.log"
+    log = log or Path(tempfile.mkdtemp()) / "server.log"
     began = time.perf_counter()
     with log.open("wb") as file:
         process = subprocess.Popen(
