@@ -35,6 +35,7 @@ def test_outputs_are_made_fetched_and_deleted_and_the_server_outlives_their_stor
             followed = server.get(route)
             assert followed.content == picture.content, (followed.url, followed.history, followed.text[:300])
             assert server.get("/outputs/mine/none.png").status_code == 404
+            assert f"connect-src 'self' {s3.url};" in server.get("/ui").headers["Content-Security-Policy"]
 
             refused = server.generate(output_format="path")
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, "output_format")

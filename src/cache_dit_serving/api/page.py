@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
-from cache_dit_serving.errors import NotFound
+from cache_dit_serving.api.parts import parts
+from cache_dit_serving.errors import InternalError, NotFound
 
 STATIC = Path(__file__).with_name("static")
 PLAYGROUND = STATIC / "ui"
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css"}
 """Files of the playground, by their suffix."""
 PLAYGROUND_POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; object-src 'none'; "
+    "default-src 'self'; connect-src {}; img-src 'self' data: blob:; media-src 'self' data: blob:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""The playground's Content-Security-Policy: no script and no style stands in the page itself."""
+"""The playground's Content-Security-Policy, without the origins it asks: no script and no style stands in the page."""
 POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' data:; media-src data: blob:; "
     "style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -34,8 +37,18 @@ async def index(request: Request) -> Response:
 async def playground(request: Request) -> Response:
     if request.scope.get("raw_path", b"").endswith(b"/"):
         return RedirectResponse("../ui")  # the page's links are relative
-    headers = {"Content-Security-Policy": PLAYGROUND_POLICY, "Cache-Control": "no-cache"}
+    origins = " ".join(["'self'", *await asyncio.to_thread(_origins_of_outputs)])
+    headers = {"Content-Security-Policy": PLAYGROUND_POLICY.format(origins), "Cache-Control": "no-cache"}
     return FileResponse(STATIC / "ui.html", headers=headers)
+
+
+def _origins_of_outputs() -> list[str]:
+    """Return the origin of the object storage that outputs lie in; none: they lie in a folder of this server."""
+    try:
+        url = urlsplit(parts().engine.outputs.address("any.png", "url", ""))
+    except InternalError:  # the storage signs nothing now; all else on the page works
+        return []
+    return [f"{url.scheme}://{url.netloc}"] if url.netloc else []
 
 
 async def playground_file(request: Request) -> Response:
