@@ -25,8 +25,11 @@ BITS = {
 }
 """Bits of a value, by type."""
 LFS_POINTER = b"version https://git-lfs"
+LFS_REASON = "it is a Git LFS pointer in place of the file: run `git lfs pull` where it was cloned, or download it"
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+"""Suffixes of files that torch.save wrote."""
 OTHER_FORMATS = {
-    LFS_POINTER: "it is a Git LFS pointer in place of the file: run `git lfs pull` where it was cloned, or download it",
+    LFS_POINTER: LFS_REASON,
     b"GGUF": "it is a GGUF file; take the model's safetensors file",
     b"PK\x03\x04": "it is a pickle or an archive, not safetensors; convert it with torch.load and "
     "safetensors.torch.save_file on a machine that may run it",
@@ -61,6 +64,14 @@ class SafetensorsHeader:
     def size_bytes(self) -> int:
         """Size of all tensors, bytes."""
         return sum(entry.size_bytes for entry in self.tensors.values())
+
+
+def pickle_refusal(suffix: str) -> str:
+    """Return the reason that a pickle with this suffix is not loaded, with the way to convert it."""
+    return (
+        f"only .safetensors files are loaded, not {suffix}: it is a pickle, which may run programs; convert "
+        "it with torch.load(..., weights_only=True) and safetensors.torch.save_file"
+    )
 
 
 def read_header(file: Path) -> SafetensorsHeader:

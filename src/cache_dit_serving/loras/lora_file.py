@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache_dit_serving.loras.formats import LoraFormat, format_of, refusal
-from cache_dit_serving.safetensors_header import SafetensorsHeader, TensorEntry, UnreadableFile, read_header
+from cache_dit_serving.safetensors_header import (
+    PICKLES,
+    SafetensorsHeader,
+    TensorEntry,
+    UnreadableFile,
+    pickle_refusal,
+    read_header,
+)
 
 SUFFIX = ".safetensors"
-PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 TRIGGER_WORDS = ("modelspec.trigger_phrase", "trigger_words", "ss_trigger_words")
 """Metadata keys, by trainer, of the words that activate a LoRA in a prompt."""
 ALPHA = "ss_network_alpha"
@@ -68,10 +74,7 @@ def read_lora_file(file: Path) -> LoraFile:
         UnreadableFile: the file is no intact safetensors file, holds something else, or its format is not loaded.
     """
     if file.suffix in PICKLES:
-        raise UnreadableFile(
-            f"only .safetensors files are loaded, not {file.suffix}: it is a pickle, which may run programs; convert "
-            "it with torch.load(..., weights_only=True) and safetensors.torch.save_file"
-        )
+        raise UnreadableFile(pickle_refusal(file.suffix))
     if file.suffix != SUFFIX:
         raise UnreadableFile(f"only .safetensors files are loaded, not {file.suffix or 'others'}; convert it")
     header = read_header(file)

@@ -1,0 +1,158 @@
+"""Contents of a checkpoint file, read from its header alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from math import prod
+from pathlib import Path
+
+from cache_dit_serving.checkpoints import gguf_header
+from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES, Family, family_of, without_prefix
+from cache_dit_serving.checkpoints.schemes import Scheme, scheme_of, scheme_refusal
+from cache_dit_serving.safetensors_header import PICKLES, TensorEntry, UnreadableFile, pickle_refusal, read_header
+
+SAFETENSORS = ".safetensors"
+SUFFIXES = (SAFETENSORS, gguf_header.SUFFIX)
+
+
+class Kind(StrEnum):
+    """Kind of a checkpoint. The value is its name for people, without an article."""
+
+    PIPELINE = "whole pipeline"
+    DENOISER = "transformer alone"
+    UNET = "UNet alone"
+    VAE = "VAE"
+    TEXT_ENCODER = "text encoder"
+    CONTROLNET = "ControlNet"
+    LORA = "LoRA"
+    UNKNOWN = "unknown file"
+
+
+OTHER_PARTS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.", "conditioner.embedders.")
+"""Prefixes of a whole pipeline's components beside the denoiser."""
+LORA = re.compile(r"[._]lora([._]|[AB]\b|\d)|\.(lokr|hada)_|^lora_|\.diff(_b)?$|\.dora_scale$")
+CONTROLNET = re.compile(r"^(control_model\.|controlnet_|control_layers\.|control_all_x_embedder\.)")
+VAE = re.compile(r"^(vae\.|first_stage_model\.)?(encoder|decoder)\.(conv|mid|middle|up|down|project|stages)")
+TEXT_ENCODERS = re.compile(
+    r"^((text_encoders\.\w+\.)?(transformer\.)?(text_model\.)?(embeddings\.token_embedding|encoder\.block\.0\.|"
+    r"encoder\.layers\.0\.)|shared\.weight$|(model\.)?(language_model\.)?(embed_tokens\.|layers\.0\.self_attn\.q_proj)|"
+    r"token_embd\.weight$|enc\.blk\.0\.|blk\.0\.attn_q)"
+)
+UNET_CLASS = "UNet2DConditionModel"
+NAMED = 3
+"""Tensor names that a report of an unknown file gives."""
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint file, by its header."""
+
+    path: Path
+    kind: Kind
+    family: Family | None
+    """Model family of its denoiser; None: it has none, or an unknown one."""
+    scheme: Scheme | None
+    """Quantisation of its weights; None: they are not quantised."""
+    dtypes: Mapping[str, int]
+    """Bytes of the tensors by type, as safetensors or GGML call it; the type with the most bytes is first."""
+    tensors: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> CheckpointFile:
+        """Return the contents of a checkpoint file.
+
+        Raises:
+            UnreadableFile: the file is a pickle, is neither intact safetensors nor intact GGUF, or has no tensors.
+        """
+        if path.suffix in PICKLES:
+            raise UnreadableFile(pickle_refusal(path.suffix))
+        if path.suffix not in SUFFIXES:
+            raise UnreadableFile(f"only {' and '.join(SUFFIXES)} files are loaded, not {path.suffix or 'others'}")
+        gguf = path.suffix == gguf_header.SUFFIX
+        metadata: Mapping[str, str] = {}
+        if gguf:
+            tensors = gguf_header.read_gguf_header(path)
+        else:
+            header = read_header(path)
+            tensors, metadata = header.tensors, header.metadata
+        if not tensors:
+            raise UnreadableFile("it has no tensors; download or save it again")
+        sizes = Counter[str]()
+        for entry in tensors.values():
+            sizes[entry.dtype] += entry.size_bytes
+        kind = kind_of(tensors)
+        family = family_of(tensors) if kind in (Kind.PIPELINE, Kind.DENOISER, Kind.UNET) else None
+        return cls(
+            path=path,
+            kind=kind,
+            family=family,
+            scheme=scheme_of(tensors, gguf=gguf),
+            dtypes=dict(sizes.most_common()),
+            tensors=tensors,
+            metadata=metadata,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the file, without its folder."""
+        return self.path.name
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.suffix == gguf_header.SUFFIX
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all tensors, bytes."""
+        return sum(self.dtypes.values())
+
+    @property
+    def parameters(self) -> int:
+        """Number of the denoiser's parameters, of a file with one; of another file, of all tensors."""
+        return sum(prod(entry.shape) for entry in without_prefix(self.tensors).values())
+
+    @property
+    def format(self) -> str:
+        """Format for people, such as `GGUF Q4_K`, `scaled FP8` or `safetensors BF16`."""
+        most = next(iter(self.dtypes))
+        if self.is_gguf:
+            return f"GGUF {most}"
+        return str(self.scheme) if self.scheme else f"safetensors {most}"
+
+    @property
+    def refusal(self) -> str | None:
+        """Reason that diffusers does not load its weights, with the remedy; None: it does, or the kind is unknown."""
+        return scheme_refusal(self.scheme, self.tensors)
+
+    def described(self) -> str:
+        """Return one phrase: the kind, the family and the format."""
+        family = f" of {self.family.denoiser}" if self.family and self.kind is not Kind.PIPELINE else ""
+        like = f", as {self.family.hub_id} has it" if self.family else ""
+        named = f" ({', '.join(list(self.tensors)[:NAMED])} ...)" if self.kind is Kind.UNKNOWN else ""
+        return f"{self.kind}{family}{like}, {self.format}{named}"
+
+
+def kind_of(tensors: Collection[str] | Mapping[str, TensorEntry]) -> Kind:
+    """Return the kind of a checkpoint with tensors of these names."""
+    if any(LORA.search(name) for name in tensors):
+        return Kind.LORA
+    if any(CONTROLNET.search(name) for name in tensors):
+        return Kind.CONTROLNET
+    denoiser = any(name.startswith(DENOISER_PREFIXES) for name in tensors)
+    if denoiser and any(name.startswith(OTHER_PARTS) for name in tensors):
+        return Kind.PIPELINE
+    entries = tensors if isinstance(tensors, Mapping) else dict.fromkeys(tensors, TensorEntry("", (), 0))
+    if family := family_of(entries):
+        return Kind.UNET if family.denoiser == UNET_CLASS else Kind.DENOISER
+    if any(VAE.search(name) for name in tensors):
+        return Kind.VAE
+    if any(TEXT_ENCODERS.search(name) for name in tensors):
+        return Kind.TEXT_ENCODER
+    if denoiser or any("blocks." in name or name.startswith("layers.") for name in tensors):
+        return Kind.DENOISER
+    return Kind.UNKNOWN
