@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 from cache_dit_serving.config import folder, hub
-from cache_dit_serving.config.settings import EMBEDDED_MODEL, LoraSettings, Settings
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, LoraSettings, ModelSettings, Settings
 from cache_dit_serving.errors import ConfigError, LoadError
 from cache_dit_serving.loras.locate import locate
 from cache_dit_serving.loras.lora_file import read_lora_file
+from cache_dit_serving.model_folder.broken import BrokenFolder
+from cache_dit_serving.model_folder.contents import read_model
 from cache_dit_serving.safetensors_header import UnreadableFile
 
 logger = logging.getLogger(__name__)
@@ -28,25 +30,32 @@ def check(settings: Settings) -> None:
     Raises:
         ConfigError: the model or a LoRA is missing, or the device lacks an ability; names the setting.
     """
-    check_path(settings.model.path, settings.model.revision)
+    check_path(settings.model)
     for lora in settings.model.loras:
         _check_lora(lora)
     if _wants_something_of_the_device(settings):
         check_device()
 
 
-def check_path(path: str, revision: str | None) -> None:
-    """Refuse a missing model.
+def check_path(model: ModelSettings) -> None:
+    """Refuse a missing model, and a folder that cannot be loaded. Of its weights only the headers are read.
 
     Raises:
         ConfigError: the path is neither the embedded model, nor a model's folder, nor an available hub id.
     """
+    path = model.path
     if path == EMBEDDED_MODEL:
         return
     if why := folder.refusal(path):
         raise ConfigError(f"model.path {path!r}: {why}")
-    if not Path(path).expanduser().is_dir() and (why := hub.refusal(path, revision)):
-        raise ConfigError(f"model.path {path!r} {why}")
+    if not folder.is_folder(path):
+        if why := hub.refusal(path, model.revision):
+            raise ConfigError(f"model.path {path!r} {why}")
+        return
+    try:
+        read_model(Path(path).expanduser(), model)
+    except BrokenFolder as error:
+        raise ConfigError(f"model.path {path!r}: {error}") from error
 
 
 def _check_lora(lora: LoraSettings) -> None:

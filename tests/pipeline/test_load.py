@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cache_dit_serving.config.settings import ModelSettings, Settings
-from cache_dit_serving.errors import LoadError
-from cache_dit_serving.pipeline.load import load_pipeline
+from cache_dit_serving.config.settings import ModelSettings, ServerSettings, Settings
+from cache_dit_serving.engine.model_info import model_info
+from cache_dit_serving.errors import LoadError, logged
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER, load_pipeline
 from tests.support.families import save_family
+from tests.support.folders import as_variant, edit, linked, save, sharded, tensors_of
+from tests.support.in_process import load
 
 
 def test_keys_of_the_schedulers_configuration_can_be_changed(tmp_path: Path) -> None:
@@ -30,3 +33,41 @@ def test_a_key_that_the_scheduler_does_not_have_is_refused_with_those_it_has(tmp
     settings = ModelSettings(path=str(save_family("StableDiffusion3", tmp_path)), scheduler={"flow_shift": 7.0})
     with pytest.raises(LoadError, match=r"model\.scheduler\.flow_shift: FlowMatch.* has no such key; it has: num"):
         load_pipeline(Settings(model=settings), print)
+
+
+@pytest.mark.parametrize("component", ["transformer", "vae", "text_encoder", "text_encoder_2"])
+def test_a_component_whose_file_lacks_tensors_is_refused(component: str, tmp_path: Path) -> None:
+    """diffusers leaves them empty and transformers draws them at random; both load without an error."""
+    folder = linked(tmp_path / "model")
+    [file] = (folder / component).glob("*.safetensors")
+    tensors = tensors_of(file)
+    names = sorted(name for name in tensors if name.endswith(".weight"))[:2]
+    save(file, {name: tensor for name, tensor in tensors.items() if name not in names})
+    with pytest.raises(LoadError, match=rf"^the files of {component} lack 2 tensors \({names[0]}, {names[1]}\)"):
+        load_pipeline(Settings(model=ModelSettings(path=str(folder))), print)
+
+
+def test_the_only_variant_of_a_folder_is_loaded_and_said(tmp_path: Path) -> None:
+    folder = linked(tmp_path / "model")
+    as_variant(folder, "fp16", "text_encoder", "transformer", "vae")
+    sharded(folder / "text_encoder_2", "model", "fp16")
+    said: list[str] = []
+    plain = load_pipeline(Settings(model=ModelSettings(path=str(EMBEDDED_FOLDER))), print)
+    found = load_pipeline(Settings(model=ModelSettings(path=str(folder))), said.append)
+    assert said == ["loading the weights of model, variant fp16, as bfloat16"]
+    for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        expected, there = (getattr(pipe, name).state_dict() for pipe in (plain, found))
+        assert all(bool((there[key] == expected[key]).all()) for key in expected)
+    settings = Settings(model=ModelSettings(path=str(folder)), server=ServerSettings(warm_up=False))
+    assert model_info(load(settings)).variant == "fp16"
+
+
+def test_an_error_of_the_libraries_stays_in_the_log(tmp_path: Path) -> None:
+    folder = linked(tmp_path / "secret-customer" / "model")
+    edit(folder / "text_encoder" / "config.json", lambda config: config | {"hidden_act": "no-such-function"})
+    with pytest.raises(LoadError) as refused:
+        load_pipeline(Settings(model=ModelSettings(path=str(folder))), print)
+    assert str(refused.value) == "the model's files could not be loaded; the server's log has the details"
+    line = logged(str(refused.value), refused.value.__cause__)
+    assert line.startswith("the model's files could not be loaded: KeyError:")
+    assert "log has the details" not in line

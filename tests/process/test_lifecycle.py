@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from cache_dit_serving.config.variables import OVERRIDE_PREFIX
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.clients import leave, start
-from tests.support.server import ROOT, START_S, Server, bentoml_serving, options, ready, serving
+from tests.support.folders import LFS, WEIGHTS, linked, replace, sharded
+from tests.support.server import COMMAND, ROOT, START_S, Server, bentoml_serving, options, ready, serving
 
 LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""
@@ -167,20 +168,23 @@ def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path)
 def test_a_failed_load_is_visible_and_does_not_start_over(tmp_path: Path) -> None:
     model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "secret-customer" / "model")
     weights = next((model / "transformer").glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:1000])
+    size = weights.stat().st_size
+    weights.write_bytes(weights.read_bytes()[:-1000])
     with serving(tmp_path, CACHE_DIT_SERVING__MODEL__PATH=str(model)) as server:
         server.wait_for(lambda server: server.get("/health").json()["error"]["code"] == "failed")
         answer = server.generate()
         assert answer.status_code == 503
-        assert "the model's files could not be loaded; the server's log has the details" in answer.text
+        reason = f"transformer/{weights.name}: the file is damaged: {size - 1000} of {size} bytes are there; download"
+        assert reason in answer.text
+        assert server.get("/health").json()["error"]["message"] == f"the model cannot be served: {reason} it again"
         assert "secret-customer" not in answer.text
         assert "Retry-After" not in answer.headers
         assert server.get("/readyz").status_code == 503
         assert server.get("/livez").status_code == 200
         log = server.log()
         assert log.count("importing torch") == 1
-        assert "failed: the model's files could not be loaded: " in log
-        assert "log has the details" not in log
+        assert f"failed: {reason}" in log
+        assert "Traceback" not in log
 
 
 def test_a_server_whose_model_cannot_be_loaded_ends_where_it_should(tmp_path: Path) -> None:
@@ -217,6 +221,36 @@ def test_what_can_be_known_without_loading_ends_the_start(tmp_path: Path) -> Non
         assert server.process.wait(START_S) == 2
         log = server.log()
         assert "error: quantize: nvfp4 does not run on cpu; usable here: " in log
+        assert "Traceback" not in log
+        assert "importing torch" not in log
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (
+            lambda folder: sharded(folder / "transformer")[1].unlink(),
+            f"transformer/{WEIGHTS}-00002-of-00002.safetensors is not there, but {WEIGHTS}.safetensors.index.json",
+        ),
+        (
+            lambda folder: replace(folder / "vae" / f"{WEIGHTS}.safetensors", LFS),
+            f"vae/{WEIGHTS}.safetensors: it is a Git LFS pointer in place of the file: run `git lfs pull` where",
+        ),
+    ],
+    ids=["bentoml serve", "launcher"],
+)
+def test_a_broken_folder_ends_the_start(
+    broken: Callable[[Path], object], words: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = linked(tmp_path / "model")
+    broken(folder)
+    by_launcher = request.node.callspec.id == "launcher"
+    command = [COMMAND, "serve", "--model-path", str(folder)] if by_launcher else None
+    variables = {} if by_launcher else {"CACHE_DIT_SERVING__MODEL__PATH": str(folder)}
+    with bentoml_serving(tmp_path, command, environ=variables) as server:
+        assert server.process.wait(START_S) == 2
+        log = server.log()
+        assert f"error: model.path '{folder}': {words}" in log
         assert "Traceback" not in log
         assert "importing torch" not in log
 

@@ -17,7 +17,20 @@ import pytest
 from tests.support.server import ROOT
 
 PACKAGE = ROOT / "src/cache_dit_serving"
-REWRITTEN = (".", "api", "caching", "config", "engine", "jobs", "media", "pipeline", "planning", "ranks", "schemas")
+REWRITTEN = (
+    ".",
+    "api",
+    "caching",
+    "config",
+    "engine",
+    "jobs",
+    "media",
+    "model_folder",
+    "pipeline",
+    "planning",
+    "ranks",
+    "schemas",
+)
 """Folders of the package whose docstrings are held to the rule."""
 CLAUSES = "how that what whatever when whenever where wherever whether which whichever who whoever whom whose why"
 PREPOSITIONS = (

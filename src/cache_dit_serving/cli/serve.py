@@ -18,6 +18,7 @@ from typing import NoReturn
 from cache_dit_serving.cli.flags import FLAGS, Heading, flag_of, idle_flags, parser, settings_given
 from cache_dit_serving.config.acceleration import ALIASES, BITSANDBYTES
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.config.folder import is_folder
 from cache_dit_serving.config.reading import Resolved, chosen_config, load_settings, resolve
 from cache_dit_serving.config.settings import EMBEDDED_MODEL
 from cache_dit_serving.config.variables import (
@@ -111,7 +112,7 @@ def _absolute_paths(resolved: Resolved) -> Iterator[tuple[str, str]]:
         return str(Path(path).expanduser().absolute())
 
     path = resolved.settings.model.path
-    if path != EMBEDDED_MODEL and Path(path).expanduser().is_dir():  # else a hub id
+    if path != EMBEDDED_MODEL and is_folder(path):  # else a hub id
         yield "model.path", absolute(path)
     for name, section in resolved.settings:
         for key, value in section if isinstance(section, Section) else ():

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder
+from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder, is_folder
 from cache_dit_serving.config.hub import on_hub
 from cache_dit_serving.config.parameters import far_smaller
 from cache_dit_serving.config.settings import AboutSettings, ModelSettings
@@ -74,8 +74,7 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
     named = next((entry.name for entry in entries if path in entry.hub_ids), None)
     if named is not None:
         return Recognised(named, f"{path} is its model")
-    folder = Path(path).expanduser()
-    read = in_folder(folder) if folder.is_dir() else on_hub(path, revision)
+    read = in_folder(Path(path).expanduser()) if is_folder(path) else on_hub(path, revision)
     index = read(INDEX)
     if index is None:
         return Recognised("", f"{path} has no {INDEX} that could be read")

@@ -29,26 +29,28 @@ def in_folder(folder: Path) -> ReadJson:
     return read
 
 
+def is_folder(path: str) -> bool:
+    """Return whether a path is a folder on this machine that this process may see."""
+    try:
+        return Path(path).expanduser().is_dir()
+    except (OSError, RuntimeError):  # its folder is closed to this user; no such user, as in `~user`
+        return False
+
+
 def refusal(path: str) -> str | None:
     """Return the reason that a path is no model, as a sentence without the path.
 
-    None for a folder with a valid model_index.json, and for a text of a hub id's form.
+    None for a folder, whose contents `model_folder` checks, and for a text of a hub id's form.
     """
-    folder = Path(path).expanduser()
-    if folder.is_file():
-        what = "GGUF weights are" if folder.suffix == ".gguf" else "single files are"
+    try:
+        is_file = Path(path).expanduser().is_file()
+    except OSError as error:
+        return f"the model's path cannot be read: {error.strerror}; give this user the right to read it"
+    except RuntimeError:
+        return "the model's path names the home of a user who is not known here"
+    if is_file:
+        what = "GGUF weights are" if Path(path).suffix == ".gguf" else "single files are"
         return f"the model's path is a file; {what} not supported: name a folder saved by save_pretrained"
-    if folder.is_dir():
-        index = folder / INDEX
-        if not index.is_file():
-            return "the model's folder has no model_index.json: it must be one saved by save_pretrained"
-        try:
-            json.loads(index.read_text(encoding="utf-8"))
-        except ValueError:
-            return "the model's model_index.json is not valid JSON"
-        except OSError as error:
-            return f"the model's model_index.json cannot be read: {error.strerror}"
-        return None
-    if HUB_ID.fullmatch(path):
+    if is_folder(path) or HUB_ID.fullmatch(path):
         return None
     return "the model's path is neither a folder on the server nor a hub id like owner/name"

@@ -78,7 +78,11 @@ class ModelSettings(Section):
         description="`embedded` (the small model in the bundle), a folder saved by `save_pretrained`, or a hub id.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
-    variant: str | None = Field(None, description="Weights variant to load, for example `fp16`.")
+    variant: str | None = Field(
+        None,
+        description="Weights variant to load, for example `fp16`. Left out: files without a variant, or else the only "
+        "variant of a folder.",
+    )
     pipeline_class: str | None = Field(
         None, description="Name of a diffusers pipeline class, in place of the folder's own."
     )

@@ -23,6 +23,7 @@ def model_info(loaded: Loaded, configuration: str = "") -> ModelInfo:
         pipeline_class=model.traits.pipeline_class,
         tasks=[str(task) for task in model.tasks],
         weights=facts.weights,
+        variant=facts.variant,
         dtype=facts.dtype,
         torch_dtype=f"torch.{facts.dtype}",
         device=facts.device,

@@ -156,6 +156,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     facts = Facts(
         name=load.public_name(settings.model.path),
         weights=settings.model.weights,
+        variant=load.locate(settings.model).variant,
         dtype=settings.model.dtype,
         device=str(device),
         generator_device=str(generator_device),

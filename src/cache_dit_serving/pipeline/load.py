@@ -7,8 +7,9 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
@@ -18,9 +19,12 @@ from diffusers.utils.import_utils import DummyObject, requires_backends
 from cache_dit_serving.config import folder
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.errors import DETAILS, LoadError
+from cache_dit_serving.model_folder.broken import BrokenFolder
+from cache_dit_serving.model_folder.contents import read_model
 from cache_dit_serving.pipeline import placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import needing_memory
+from cache_dit_serving.pipeline.missing_tensors import loaded_whole
 from cache_dit_serving.pipeline.random_weights import random_pipeline
 from cache_dit_serving.planning.families import family_of
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
@@ -42,6 +46,14 @@ its name."""
 MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library|`(\w+)` is not installed")
 
 
+class Located(NamedTuple):
+    """Place of a model's weights."""
+
+    path: str
+    """Local folder or hub id."""
+    variant: str | None
+
+
 def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> DiffusionPipeline:
     """Return the pipeline in host memory, in evaluation mode and without progress bars.
 
@@ -53,11 +65,12 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
     model, quantization = settings.model, settings.quantize
     if model.cpu_threads:
         torch.set_num_threads(model.cpu_threads)
-    location = locate(model.path)
+    location, variant = locate(model)
     cls = pipeline_class(model.pipeline_class)
     dtype = getattr(torch, model.dtype)
-    progress(f"loading the weights of {public_name(model.path)} as {model.dtype}")
-    options = {"revision": model.revision, "variant": model.variant}
+    of_variant = f", variant {variant}," if variant else ""
+    progress(f"loading the weights of {public_name(model.path)}{of_variant} as {model.dtype}")
+    options = {"revision": model.revision, "variant": variant}
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     if model.device_map is not None:
         given["device_map"] = model.device_map
@@ -75,7 +88,7 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
                 device = torch.device("cpu") if model.offload else choose_device(model.device)
                 pipe = random_pipeline(cls, location, model, device, progress)
             else:
-                pipe = cls.from_pretrained(location, dtype=dtype, **given)
+                pipe = loaded_whole(partial(cls.from_pretrained, location, dtype=dtype, **given))
         except AttributeError:
             _require_packages(DiffusionPipeline.load_config(location, revision=model.revision))
             raise
@@ -208,27 +221,30 @@ def choose_generator(name: str, device: torch.device) -> torch.device:
     return device if chosen.type == device.type else chosen
 
 
-def locate(path: str) -> str:
-    """Return the argument of `from_pretrained` for a model's path: a local folder or a hub id.
+def locate(model: ModelSettings) -> Located:
+    """Return the arguments of `from_pretrained` for a model.
 
     Raises:
-        LoadError: the path is neither, or the weights are quantised in a way that is not supported.
+        LoadError: its path is neither a folder nor a hub id, the folder cannot be loaded, or the weights are quantised
+            in a way that is not supported.
     """
-    if path == EMBEDDED:
-        return str(EMBEDDED_FOLDER)
-    if why := folder.refusal(path):
+    if model.path == EMBEDDED:
+        return Located(str(EMBEDDED_FOLDER), model.variant)
+    if why := folder.refusal(model.path):
         raise LoadError(why)
-    found = Path(path).expanduser()
-    if not found.is_dir():
-        return path
+    if not folder.is_folder(model.path):
+        return Located(model.path, model.variant)
+    found = Path(model.path).expanduser()
     quantize.check_saved(found)
-    return str(found)
+    try:
+        return Located(str(found), read_model(found, model).variant)
+    except BrokenFolder as error:
+        raise LoadError(str(error)) from error
 
 
 def public_name(path: str) -> str:
     """Return the model's name for callers: a hub id, or the folder's name without its path on the server."""
-    found = Path(path).expanduser()
-    return found.name if found.is_dir() or not folder.HUB_ID.fullmatch(path) else path
+    return Path(path).name if folder.is_folder(path) or not folder.HUB_ID.fullmatch(path) else path
 
 
 def pipeline_class(name: str | None) -> type[DiffusionPipeline]:

@@ -90,6 +90,8 @@ class Facts:
     """Name of the model, without its path on the server."""
     weights: str
     """`saved`, or `random`; with random weights outputs mean nothing."""
+    variant: str | None
+    """Variant of the loaded files, such as `fp16`; None: files without one."""
     dtype: str
     device: str
     generator_device: str

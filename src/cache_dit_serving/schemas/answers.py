@@ -234,6 +234,7 @@ class ModelInfo(Answer):
     pipeline_class: str
     tasks: list[str]
     weights: str = Field(description="saved, or random (model.weights): outputs are noise.")
+    variant: str | None = Field(None, description="Variant of the loaded files, such as fp16; absent: they have none.")
     dtype: str
     torch_dtype: str = Field(description='`dtype` as cache_dit.serve writes it, such as "torch.bfloat16".')
     device: str
