@@ -21,6 +21,7 @@ from PIL import Image, ImageChops
 from selenium.webdriver import ActionChains, Chrome, Keys
 
 from tests.support.browser import browser, needs_browser
+from tests.support.families import save_family
 from tests.support.images import apple, file_of
 from tests.support.playground import PROMPT, Playground
 from tests.support.server import Server, options, ready, serving
@@ -160,6 +161,20 @@ def test_settings_are_compared_side_by_side(page: Playground) -> None:
     page.script("const mode = document.getElementById('mode'); mode.value = 'difference';")
     page.script("document.getElementById('mode').dispatchEvent(new Event('change'))")
     assert "of 255" in page.seen(".heat figcaption").text
+
+
+def test_a_class_is_drawn_by_its_number(driver: Chrome, tmp_path: Path) -> None:
+    model = save_family("DiT", tmp_path / "model")
+    with serving(tmp_path, environ=options(MODEL__PATH=str(model), MODEL__DTYPE="float32")) as server:
+        server.wait_for(ready)
+        page = Playground(driver, server.url).open()
+        assert page.all('[data-field="prompt"]') == []
+        page.type(class_label=3, seed=1, num_inference_steps=4)
+        page.draw()
+        page.drawn()
+        page.type(class_label=100_000)
+        page.draw()
+        assert "100,000" in page.seen('[data-field="class_label"] .error').text
 
 
 def test_a_comparison_is_saved_as_one_file(page: Playground) -> None:

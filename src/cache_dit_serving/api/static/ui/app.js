@@ -106,6 +106,16 @@ function kindOf({ tasks }) {
   return tasks.some((task) => task.endsWith("audio")) ? /** @type {const} */ ("audio") : /** @type {const} */ ("image");
 }
 
+/**
+ * An output in the history.
+ * @param {Blob | undefined} file
+ * @param {string} words
+ */
+function thumbnail(file, words) {
+  if (!file || file.type.startsWith("audio/")) return h("span", { class: "sound" }, words);
+  return shown(file, words);
+}
+
 class Playground {
   /** @type {AbortController | null} */
   #running = null;
@@ -260,7 +270,7 @@ class Playground {
           h(
             "button",
             { type: "button", title: words, onclick: () => this.#show(drawn) },
-            drawn.files[0] && shown(drawn.files[0], words),
+            thumbnail(drawn.files[0], words),
             h("span", { class: "mark" }, reused),
           ),
         );

@@ -110,6 +110,7 @@ function show(place, sides, prompt) {
     const rows = [
       ["time", seconds(side.result.time_cost)],
       ["steps reused", `${cache.cached_steps} / ${cache.steps}`],
+      ...(cache.engaged || cache.reason_code === "off" ? [] : [["because", cache.reason ?? ""]]),
       ["speed-up", `${(reference.result.time_cost / side.result.time_cost).toFixed(2)}×`],
       ...(apart
         ? [

@@ -10,7 +10,7 @@ const APART = new Set([
   ...FILES,
   ...["prompt", "negative_prompt", "class_label", "speed", "cache", "loras", "width", "height", "seed", "num_images"],
   ...["num_inference_steps", "num_frames", "include_stats", "output_format", "output_dir", "profile", "sigmas"],
-  ...["extra_args", "webhook_url", "webhook_events"],
+  ...["extra_args", "webhook_url", "webhook_events", "strength", "fit"],
 ]);
 const CACHE_FIELDS = [
   "residual_diff_threshold",
@@ -83,7 +83,11 @@ export function scalar(name, schema, { title, hint = true } = {}) {
     };
   }
   const number = kind === "integer" || kind === "number";
-  const bounds = { min: schema.minimum ?? "", max: schema.maximum ?? "", step: kind === "integer" ? 1 : "any" };
+  const bounds = {
+    min: schema.minimum ?? "",
+    max: schema.maximum ?? "",
+    step: schema.multipleOf ?? (kind === "integer" ? 1 : "any"),
+  };
   const input = h("input", {
     type: number ? "number" : "text",
     placeholder: standing === null ? "default" : String(standing),
@@ -95,6 +99,30 @@ export function scalar(name, schema, { title, hint = true } = {}) {
     focus: input,
     // What is no number is sent as it stands, so that the server says what is wrong with it.
     read: () => (input.value === "" ? undefined : number ? Number(input.value) : input.value),
+    write: (value) => {
+      input.value = value === undefined || value === null ? "" : String(value);
+    },
+  };
+}
+
+/**
+ * Control of a class, by its name or number.
+ * @param {Schema} schema
+ * @returns {Control}
+ */
+function classLabel(schema) {
+  const [byNumber, byName] = /** @type {Schema[]} */ (schema.anyOf);
+  const names = /** @type {string[]} */ (byName?.enum ?? []);
+  const id = `classes-${++made}`;
+  const list = h("datalist", { id }, ...names.map((name) => h("option", { value: name })));
+  const hint = `${names.length ? "A name, or a" : "A"} number from ${byNumber.minimum} to ${byNumber.maximum}`;
+  const input = h("input", { type: "text", list: id, autocomplete: "off", placeholder: names[0] ?? "0" });
+  const control = row("class_label", input, { title: "Class", hint });
+  control.append(list);
+  return {
+    row: control,
+    focus: input,
+    read: () => (input.value === "" ? undefined : /^\d+$/.test(input.value) ? Number(input.value) : input.value),
     write: (value) => {
       input.value = value === undefined || value === null ? "" : String(value);
     },
@@ -145,7 +173,7 @@ export class Form extends EventTarget {
     const { fields } = this.capabilities;
     const parts = [];
     if (fields.prompt) parts.push(this.#text("prompt", fields.prompt, 3));
-    if (fields.class_label) parts.push(this.#add("class_label", scalar("class_label", fields.class_label)));
+    if (fields.class_label) parts.push(this.#add("class_label", classLabel(fields.class_label)));
     const files = FILES.filter((name) => name in fields);
     if (files.length) parts.push(this.#filePart(files));
     if (fields.speed) parts.push(this.#add("speed", this.#speed(fields.speed)));
@@ -200,6 +228,8 @@ export class Form extends EventTarget {
       });
       return this.#add(name, { row: input.row, focus: input.focus, read: () => undefined, write: () => undefined });
     });
+    const beside = ["strength", "fit"].filter((name) => name in this.capabilities.fields);
+    rows.push(...beside.map((name) => this.#add(name, scalar(name, this.capabilities.fields[name]))));
     const title = names.includes("video_url") ? "From a picture or video" : "From a picture";
     return h("details", { class: "files" }, h("summary", {}, title), ...rows);
   }
@@ -214,8 +244,8 @@ export class Form extends EventTarget {
     const group = `speed-${++made}`;
     for (const speed of this.capabilities.speeds) {
       const { measured } = speed;
-      const gain = measured?.speedup ? `${measured.speedup}×` : speed.settings ? "not measured" : "1×";
-      const cost = measured?.ssim ? `SSIM ${measured.ssim}` : speed.settings ? "" : "exact";
+      const gain = measured?.speedup ? `${measured.speedup}×` : speed.settings ? "–" : "1×";
+      const cost = measured?.ssim ? `SSIM ${measured.ssim}` : speed.settings ? "not measured" : "exact";
       const time = speed.seconds ? `≈ ${seconds(speed.seconds)}` : "";
       choices.append(
         h(

@@ -215,7 +215,10 @@ function evidence(cache, time, timings, saved) {
       saved !== undefined && figure(`≈ ${seconds(saved)}`, "saved"),
       figure(cache.enabled ? (cache.speed ?? "custom") : "lossless", "speed"),
     ),
-    !cache.engaged && cache.reason && h("p", { class: "reason" }, `The cache did not engage: ${cache.reason}`),
+    !cache.engaged &&
+      cache.reason &&
+      cache.reason_code !== "off" &&
+      h("p", { class: "reason" }, `The cache did not engage: ${cache.reason}`),
     h("p", { class: "hint" }, stages),
   );
 }
