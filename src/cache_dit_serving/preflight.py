@@ -14,7 +14,7 @@ from cache_dit_serving.errors import ConfigError, LoadError
 from cache_dit_serving.loras.locate import locate
 from cache_dit_serving.loras.lora_file import read_lora_file
 from cache_dit_serving.model_folder.broken import BrokenFolder
-from cache_dit_serving.model_folder.contents import read_model
+from cache_dit_serving.model_folder.contents import folder_of, read_model
 from cache_dit_serving.safetensors_header import UnreadableFile
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ def check_path(model: ModelSettings) -> None:
     if why := folder.refusal(path):
         raise ConfigError(f"model.path {path!r}: {why}")
     if not folder.is_folder(path):
-        if why := hub.refusal(path, model.revision):
+        if why := hub.refusal(path, model.revision, model.subfolder):
             raise ConfigError(f"model.path {path!r} {why}")
         return
     try:
-        read_model(Path(path).expanduser(), model)
+        read_model(folder_of(model), model)
     except BrokenFolder as error:
         raise ConfigError(f"model.path {path!r}: {error}") from error
 

@@ -13,9 +13,16 @@ from pathlib import Path
 
 import pytest
 
-ASK = "import sys; from cache_dit_serving.config import hub; [print(hub.refusal(each, None)) for each in sys.argv[1:]]"
+ASK = """
+import os, sys
+from cache_dit_serving.config import hub
+
+for each in sys.argv[1:]:
+    print(hub.refusal(each, None, os.environ.get("SUBFOLDER")))
+"""
 REFUSALS = {"maker/gated": (403, "GatedRepo"), "maker/unknown": (404, "RepoNotFound")}
 FILES = {"maker/pipeline": ["model_index.json"], "maker/lora": ["red.safetensors"]}
+FILES["maker/several"] = ["base/model_index.json", "turbo/model_index.json"]
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -74,3 +81,11 @@ def test_without_a_network_only_a_cached_model_can_be_had(tmp_path: Path) -> Non
     assert offline == ["None", "is not in the hub's cache here, and HF_HUB_OFFLINE forbids a download"]
     (unreachable,) = refusals(tmp_path, "maker/other", HF_ENDPOINT="http://127.0.0.1:9")
     assert unreachable.startswith("is neither a folder here nor in the hub's cache, and http://127.0.0.1:9 cannot be")
+
+
+def test_a_model_in_a_folder_of_a_hub_id_is_found_and_named(endpoint: str, tmp_path: Path) -> None:
+    (told,) = refusals(tmp_path, "maker/several", HF_ENDPOINT=endpoint)
+    assert told == "has no model_index.json on the hub; its folders base, turbo have one: name one by model.subfolder"
+    assert refusals(tmp_path, "maker/several", HF_ENDPOINT=endpoint, SUBFOLDER="turbo") == ["None"]
+    (wrong,) = refusals(tmp_path, "maker/several", HF_ENDPOINT=endpoint, SUBFOLDER="fast")
+    assert wrong.startswith("has no fast/model_index.json on the hub; its folders base, turbo have one")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from pydantic import ValidationError
 
 from cache_dit_serving.config.settings import ModelSettings, ServerSettings, Settings
 from cache_dit_serving.engine.model_info import model_info
@@ -71,3 +73,26 @@ def test_an_error_of_the_libraries_stays_in_the_log(tmp_path: Path) -> None:
     line = logged(str(refused.value), refused.value.__cause__)
     assert line.startswith("the model's files could not be loaded: KeyError:")
     assert "log has the details" not in line
+
+
+def test_a_model_in_a_subfolder_is_loaded_from_a_folder_and_from_the_hubs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    hub = tmp_path / "models--maker--Several"
+    linked(hub / "snapshots" / revision / "small" / "emoji")
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for path in (str(hub / "snapshots" / revision), "maker/Several"):
+        pipe = load_pipeline(Settings(model=ModelSettings(path=path, subfolder="small/emoji")), print)
+        assert type(pipe).__name__ == "FluxPipeline"
+    with pytest.raises(LoadError, match=r"it has no folder big \(model\.subfolder\)$"):
+        load_pipeline(Settings(model=ModelSettings(path=str(hub), subfolder="big")), print)
+
+
+@pytest.mark.parametrize("subfolder", ["/etc", "../above", "a/../../b", ".", "a//b", ""])
+def test_a_subfolder_lies_within_the_model(subfolder: str) -> None:
+    with pytest.raises(ValidationError, match="subfolder"):
+        ModelSettings(path="maker/Several", subfolder=subfolder)

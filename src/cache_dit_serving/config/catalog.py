@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ def catalog() -> tuple[CatalogEntry, ...]:
     return tuple(entries)
 
 
-def recognise(path: str, revision: str | None = None) -> Recognised:
+def recognise(path: str, revision: str | None = None, subfolder: str | None = None) -> Recognised:
     """Return the configuration for a folder or a hub id. Of several that fit, the one with the most matching facts.
 
     A folder that `save_pretrained` wrote holds the hub id that it was loaded from. For a hub id that no configuration
@@ -72,9 +72,11 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
     """
     entries = [entry for entry in catalog() if entry.about.recognised]
     named = next((entry.name for entry in entries if path in entry.hub_ids), None)
-    if named is not None:
+    if named is not None and subfolder is None:
         return Recognised(named, f"{path} is its model")
-    read = in_folder(Path(path).expanduser()) if is_folder(path) else on_hub(path, revision)
+    read = in_folder(Path(path).expanduser() / (subfolder or "")) if is_folder(path) else on_hub(path, revision)
+    if subfolder is not None and not is_folder(path):
+        read = partial(_below, read, subfolder)
     index = read(INDEX)
     if index is None:
         return Recognised("", f"{path} has no {INDEX} that could be read")
@@ -100,6 +102,10 @@ def recognise(path: str, revision: str | None = None) -> Recognised:
     if len(best) > 1:
         return Recognised("", f"{' and '.join(best)} are for a {pipeline_class} alike; name one with --config")
     return Recognised(best[0], f"it is for a {pipeline_class} with such components")
+
+
+def _below(read: ReadJson, folder: str, name: str) -> Mapping[str, Any] | None:
+    return read(f"{folder}/{name}")
 
 
 def far_smaller_than(read: ReadJson) -> Callable[[CatalogEntry], bool]:

@@ -12,6 +12,9 @@ from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder
 
 HUB_S = 10
 """Timeout of the hub's first answer, seconds."""
+MOST_NAMED = 5
+"""Maximum number of folders that an error names."""
+NEVER_LOADED = ["*.bin", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.pb", "*.pt", "*.pth"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +27,16 @@ def cached(hub_id: str, name: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def refusal(hub_id: str, revision: str | None) -> str | None:
+def refusal(hub_id: str, revision: str | None, subfolder: str | None = None) -> str | None:
     """Return the reason that a model cannot be loaded, as a phrase that follows its hub id.
 
     None if the hub has it or the local cache holds its index.
     """
+    index = f"{subfolder}/{INDEX}" if subfolder else INDEX
     import huggingface_hub
     from huggingface_hub import errors
 
-    if cached(hub_id, INDEX, revision):
+    if cached(hub_id, index, revision):
         return None
     try:
         files = huggingface_hub.model_info(hub_id, revision=revision, timeout=HUB_S).siblings or []
@@ -49,9 +53,27 @@ def refusal(hub_id: str, revision: str | None) -> str | None:
             f"is neither a folder here nor in the hub's cache, and {huggingface_hub.constants.ENDPOINT} cannot be "
             f"reached ({type(error).__name__}); name a folder, or check the network and HF_ENDPOINT"
         )
-    if not any(file.rfilename == INDEX for file in files):
-        return f"has no {INDEX} on the hub: it is no pipeline of diffusers"
+    if not any(file.rfilename == index for file in files):
+        inner = sorted(
+            {file.rfilename.removesuffix(f"/{INDEX}") for file in files if file.rfilename.endswith(f"/{INDEX}")}
+        )
+        others = f"; its folders {', '.join(inner[:MOST_NAMED])} have one: name one by model.subfolder" if inner else ""
+        return f"has no {index} on the hub{others or ': it is no pipeline of diffusers'}"
     return None
+
+
+def downloaded(hub_id: str, revision: str | None, subfolder: str) -> Path:
+    """Return the folder of a model within a hub id's files, after a download of what the local cache lacks.
+
+    Raises:
+        OSError: the hub cannot be reached, or does not give the files. huggingface_hub's errors are all of this class.
+    """
+    import huggingface_hub
+
+    snapshot = huggingface_hub.snapshot_download(
+        hub_id, revision=revision, allow_patterns=f"{subfolder}/*", ignore_patterns=NEVER_LOADED
+    )
+    return Path(snapshot) / subfolder
 
 
 @cache

@@ -25,6 +25,7 @@ from cache_dit_serving.config.variables import (
     MODEL_PATH_VARIABLE,
     NOT_YAML,
     REVISION_VARIABLE,
+    SUBFOLDER_VARIABLE,
     apply_overrides,
     origins_noted,
     place_of,
@@ -153,7 +154,7 @@ def chosen_config(environ: Mapping[str, str]) -> Recognised:
     path = variables.get(MODEL_PATH_VARIABLE, EMBEDDED_MODEL)
     if path == EMBEDDED_MODEL:
         return Recognised(DEFAULT_CONFIG, "the embedded model is served unless another is named")
-    found = recognise(path, variables.get(REVISION_VARIABLE))
+    found = recognise(path, variables.get(REVISION_VARIABLE), variables.get(SUBFOLDER_VARIABLE))
     # A model that no configuration is for must not take another one's sizes, speeds or figures.
     return found if found.name else Recognised(GENERIC_CONFIG, found.why)
 

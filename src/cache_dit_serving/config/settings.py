@@ -78,6 +78,11 @@ class ModelSettings(Section):
         description="`embedded` (the small model in the bundle), a folder saved by `save_pretrained`, or a hub id.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    subfolder: str | None = Field(
+        None,
+        pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$",
+        description="Folder within `path` that holds `model_index.json`, for a folder or a hub id with several models.",
+    )
     variant: str | None = Field(
         None,
         description="Weights variant to load, for example `fp16`. Left out: files without a variant, or else the only "
@@ -139,6 +144,12 @@ class ModelSettings(Section):
         for key in ("variant", "device_map"):
             if self.weights == "random" and getattr(self, key) is not None:
                 raise ValueError(f"{key} has no effect on random weights; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _no_subfolder_of_the_embedded_model(self) -> Self:
+        if self.path == EMBEDDED_MODEL and self.subfolder is not None:
+            raise ValueError("subfolder has no effect on the embedded model; name a folder or a hub id by path")
         return self
 
 

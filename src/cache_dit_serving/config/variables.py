@@ -20,6 +20,7 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 OVERRIDE_PREFIX = f"{PREFIX}_"
 MODEL_PATH_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__PATH"
 REVISION_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__REVISION"
+SUBFOLDER_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__SUBFOLDER"
 ORIGINS_VARIABLE = "CACHE_DIT_LAUNCHER_ORIGINS"
 """JSON object written by the launcher: variable that it set -> origin of the value, such as `--model-path`."""
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)

@@ -117,6 +117,22 @@ def read_folder(
         return ModelFolder(found_class, tuple(components), chosen if weights else variant)
 
 
+def folder_of(model: ModelSettings) -> Path:
+    """Return the folder of a model whose path is a folder: that, or the one in it that `subfolder` names.
+
+    Raises:
+        BrokenFolder: there is no such folder in it.
+    """
+    above = Path(model.path).expanduser()
+    if model.subfolder is None:
+        return above
+    if not (above / model.subfolder).is_dir():
+        inner = sorted(file.parent.name for file in above.glob(f"*/{INDEX}"))
+        there = f"; there is {', '.join(inner[:5])}" if inner else ""
+        raise BrokenFolder(f"it has no folder {model.subfolder} (model.subfolder){there}")
+    return above / model.subfolder
+
+
 def read_model(folder: Path, model: ModelSettings) -> ModelFolder:
     """Return the contents of a folder that is loaded by these settings.
 

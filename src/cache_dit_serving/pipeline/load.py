@@ -16,11 +16,11 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.import_utils import DummyObject, requires_backends
 
-from cache_dit_serving.config import folder
+from cache_dit_serving.config import folder, hub
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.model_folder.broken import BrokenFolder
-from cache_dit_serving.model_folder.contents import read_model
+from cache_dit_serving.model_folder.contents import folder_of, read_model
 from cache_dit_serving.pipeline import placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import needing_memory
@@ -232,11 +232,13 @@ def locate(model: ModelSettings) -> Located:
         return Located(str(EMBEDDED_FOLDER), model.variant)
     if why := folder.refusal(model.path):
         raise LoadError(why)
-    if not folder.is_folder(model.path):
+    local = folder.is_folder(model.path)
+    if not local and model.subfolder is None:
         return Located(model.path, model.variant)
-    found = Path(model.path).expanduser()
-    quantize.check_saved(found)
     try:
+        with _told(model):
+            found = folder_of(model) if local else hub.downloaded(model.path, model.revision, model.subfolder or "")
+        quantize.check_saved(found)
         return Located(str(found), read_model(found, model).variant)
     except BrokenFolder as error:
         raise LoadError(str(error)) from error
