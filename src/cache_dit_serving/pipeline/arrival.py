@@ -6,7 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+
+from cache_dit_serving.media.images import pixels_of
 
 if TYPE_CHECKING:
     from cache_dit_serving.media.values import Array
@@ -30,13 +33,16 @@ def bytes_of(frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         values = frame.float()
         least, most = values.aminmax()  # both NaN if any value is; far faster on a CPU than to look at each value
         finite &= torch.isfinite(least) & torch.isfinite(most)
-        made.append((values * 255).round_().to(torch.uint8))
-    if frames.device.type == "cpu":
-        # The planes stay apart, as in diffusers' arrays: the encoders' threads bring them together.
-        pixels = torch.stack(made).movedim(1, -1)
-    else:
-        pixels = torch.stack([planes.permute(1, 2, 0) for planes in made])
-    return pixels.reshape(*several, height, width, channels), finite
+        made.append(_bytes_of_frame(values))
+    return torch.stack(made).reshape(*several, height, width, channels), finite
+
+
+def _bytes_of_frame(values: torch.Tensor) -> torch.Tensor:
+    """Return bytes (height, width, channels) of a frame (channels, height, width) in float32."""
+    if values.device.type == "cpu":
+        with np.errstate(invalid="ignore"):  # values that are not finite are refused later
+            return torch.from_numpy(pixels_of(values.permute(1, 2, 0).numpy()))
+    return (values * 255).round_().to(torch.uint8).permute(1, 2, 0)
 
 
 def on_its_way(tensor: torch.Tensor, stream: torch.cuda.Stream | None = None) -> Callable[[], Array]:

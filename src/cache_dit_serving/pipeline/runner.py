@@ -157,6 +157,8 @@ class PipelineRunner:
         """Call the pipeline of a drawing; return its output, which may still be on its way from the device."""
         import torch
 
+        from cache_dit_serving.pipeline.seeding import seed_generators
+
         call, part = drawing.call, drawing.part
         pipe = part.pipe
         show = None if self._previewer is None else self._previewer.showing(pipe, call, drawing.watch)
@@ -171,7 +173,7 @@ class PipelineRunner:
             listening(drawing.part.tokenizers) as heard,
             self._prompts.used(heard, call.caller) as use,
         ):
-            torch.manual_seed(call.seed)
+            seed_generators(self._device, call.seed)
             output = pipe(
                 **call.arguments,
                 **callback,
