@@ -141,6 +141,7 @@ longer after a change than after one with its own settings (noise included). Goa
 | [Quantisation](quantization.md) | size, quality and seconds of each weight type |
 | [LoRAs](loras.md) | switching and drawing with LoRAs |
 | [Prompt cache](prompt-cache.md) | seconds saved by kept prompt embeddings |
+| [Answers](answers.md) | CPU and wall time that serving adds to a picture |
 | [Writing files](files.md) | time, size and likeness of each image format, encoder and x264 preset |
 | [Ranks](ranks.md) | one forward pass on several processes |
 | [Followers](job-events.md) | event streams of a job |

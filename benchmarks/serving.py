@@ -99,13 +99,16 @@ class RunningServer:
 
 
 @contextmanager
-def server(environ: Mapping[str, str] = MappingProxyType({}), log: Path | None = None) -> Iterator[RunningServer]:
+def server(
+    environ: Mapping[str, str] = MappingProxyType({}), log: Path | None = None, service: str = "."
+) -> Iterator[RunningServer]:
     """`bentoml serve` as a user starts it, with these variables, ready.
 
     Its `ready_s` is from the command to the first 200 of /readyz.
 
     Args:
         log: file of its log; None for a temporary one.
+        service: what BentoML serves, by its name for it.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,7 +117,7 @@ def server(environ: Mapping[str, str] = MappingProxyType({}), log: Path | None =
     began = time.perf_counter()
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, "-m", "bentoml", "serve", service, "--host", "127.0.0.1", "--port", str(port)],
             cwd=BUNDLE_ROOT,
             stdout=file,
             stderr=file,
