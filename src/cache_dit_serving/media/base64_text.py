@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
+
+import pybase64
 
 from cache_dit_serving.errors import InvalidRequest
 
@@ -37,12 +38,29 @@ def bytes_of(text: str, param: str, *, kind: str, formats: str, media_type: str)
                 f"{param} is a data URI without base64; send data:{media_type};base64,...", param=param
             )
     try:
-        digits = text.encode("ascii").translate(_TO_STANDARD, delete=SPACES).rstrip(b"=")
-        return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+        return _decoded(text.encode("ascii"))
     except (UnicodeEncodeError, binascii.Error):
         raise InvalidRequest(
             f"{param} is not base64 of a {kind}; send a data URI, or base64 of a {formats} file", param=param
         ) from None
+
+
+def _decoded(digits: bytes) -> bytes:
+    """Decode base64.
+
+    Raises:
+        binascii.Error: it is not base64.
+    """
+    try:
+        return _strictly(digits)
+    except binascii.Error:  # the translation takes ten times as long as the decoding
+        return _strictly(digits.translate(_TO_STANDARD, delete=SPACES))
+
+
+def _strictly(digits: bytes) -> bytes:
+    """Decode digits of the standard alphabet, however many `=` follow them."""
+    bare = digits.rstrip(b"=")
+    return pybase64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
 
 
 def _split(text: str) -> tuple[str, str, str]:
