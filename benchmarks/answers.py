@@ -140,7 +140,7 @@ def bytes_ms() -> float:
 
 def main() -> None:
     """Measure, and write the page."""
-    with server(SETTINGS, "benchmarks.stub_service:CacheDiTServing") as running:
+    with server(SETTINGS, service="benchmarks.stub_service:CacheDiTServing") as running:
         client, spent = measured(running)
     rows = []
     for kind, each in spent.items():
