@@ -46,9 +46,9 @@ def tensors_of(file: Path) -> dict[str, Any]:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
 
 
-def save(file: Path, tensors: dict[str, Any]) -> None:
+def save(file: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
     file.unlink(missing_ok=True)
-    save_file(tensors, file, metadata={"format": "pt"})
+    save_file(tensors, file, metadata={"format": "pt"} | (metadata or {}))
 
 
 def sharded(component: Path, stem: str = WEIGHTS, variant: str = "") -> list[Path]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from cache_dit_serving import __version__
-from cache_dit_serving.cli import generate, join, models, serve, show_config
 from cache_dit_serving.findings import cut, nearest_key
 
-COMMANDS = ("serve", "generate", "join", "models", "config")
+COMMANDS = {
+    "serve": "serve",
+    "generate": "generate",
+    "join": "join",
+    "models": "models",
+    "inspect": "inspect",
+    "config": "show_config",
+}
+"""Module of each command, which is imported for that command alone: most of them take seconds."""
 USAGE = """\
 usage: cache-dit-serving COMMAND [flags]
 
@@ -16,6 +24,7 @@ usage: cache-dit-serving COMMAND [flags]
   generate draw into files, without a server
   join     run a part of a model on this machine for a server on another one
   models   list the models that a configuration knows, and which of them fit this machine
+  inspect  say what a folder, a file of weights, a LoRA or a hub id is, and how to serve it
   config   print the settings that serve would have with the same flags, and where each value comes from
 
   --version, --help
@@ -29,23 +38,16 @@ usage: cache-dit-serving COMMAND [flags]
 def main() -> int:
     """Dispatch on the first word. Return exit status 2 for an unknown command."""
     command, *arguments = sys.argv[1:] or ["--help"]
-    if command == "serve":
-        serve.main(arguments)
-    if command == "generate":
-        return generate.main(arguments)
-    if command == "join":
-        return join.main(arguments)
-    if command == "config":
-        return show_config.main(arguments)
-    if command == "models":
-        return models.main(arguments)
+    if command in COMMANDS:
+        status: int = import_module(f"cache_dit_serving.cli.{COMMANDS[command]}").main(arguments)
+        return status
     if command == "--version":
         print(__version__)
         return 0
     if command in ("--help", "-h"):
         print(USAGE, end="")
         return 0
-    nearest = nearest_key(command, COMMANDS)
+    nearest = nearest_key(command, list(COMMANDS))
     hint = f"; did you mean {nearest}?" if nearest else ""
     print(f"error: there is no command {cut(command)}{hint}\n\n{USAGE}", end="", file=sys.stderr)
     return 2

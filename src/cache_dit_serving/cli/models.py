@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from cache_dit_serving.cli.command_line import CommandLine
 from cache_dit_serving.config.catalog import CatalogEntry, catalog
+from cache_dit_serving.gpus import visible_gpus
 
 DESCRIPTION = """\
 List the models that a configuration knows. `cache-dit-serving serve --config NAME` serves one; `--model-path` with a
@@ -80,7 +82,7 @@ def row_of(entry: CatalogEntry, machine: Machine) -> tuple[str, ...]:
         about.task or "",
         in_billions(about.parameters) if about.parameters else UNKNOWN,
         in_gb(weights) if weights else UNKNOWN,
-        _fits(weights, machine.memory_gb) if weights else UNKNOWN,
+        fits(weights, machine.memory_gb) if weights else UNKNOWN,
         about.licence or UNKNOWN,
         entry.model.path,
     )
@@ -96,10 +98,26 @@ def in_gb(weights: float) -> str:
     return f"{weights:.0f} GB" if weights >= 0.5 else f"{weights * 1000:.0f} MB"
 
 
-def _fits(weights: float, memory: float) -> str:
+def fits(weights: float, memory: float) -> str:
+    """Return `yes`, `tight` or `no` for weights and a memory in the same unit."""
     if weights <= memory * (1 - FREE):
         return "yes"
     return "tight" if weights <= memory else "no"
+
+
+def machine_by_driver() -> Machine:
+    """Return the first visible NVIDIA GPU with its memory, or else the CPU with the host's memory. Imports no torch."""
+    import psutil
+    import pynvml  # a requirement of bentoml
+
+    by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
+    first = (visible_gpus(os.environ) or ["0"])[0]
+    try:
+        pynvml.nvmlInit()
+        handle = by_index(int(first)) if first.isdigit() else by_uuid(first)
+        return Machine(str(pynvml.nvmlDeviceGetName(handle)), pynvml.nvmlDeviceGetMemoryInfo(handle).total / GB)
+    except pynvml.NVMLError:
+        return Machine("cpu", psutil.virtual_memory().total / GB)
 
 
 def this_machine() -> Machine:
