@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from typing import Any
 
 import av
@@ -75,6 +76,18 @@ def test_an_mp4_of_the_same_frames_is_the_same_file() -> None:
         files.add(encode_video(VideoOutput(frames, 12.0), "mp4", {}))
         del written
     assert len(files) == 1
+
+
+def test_an_mp4_is_the_same_file_on_any_number_of_cores() -> None:
+    made, cores = clip(width=320, height=256), os.sched_getaffinity(0)
+    files = {encode_video(made, "mp4", {})}
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        files.add(encode_video(made, "mp4", {}))
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert len(files) == 1
+    assert files != {encode_video(made, "mp4", {}, threads=1)}, "this clip shows no number of threads"
 
 
 def test_an_mp4_holds_the_request() -> None:

@@ -23,6 +23,8 @@ MOST_GIF_FPS = 50
 """Maximum frame rate of a GIF. It counts time in 1/100 s, and browsers show each frame for at least two of them."""
 PRESET = "fast"
 """Effort of x264, by measure: `docs/benchmarks/files.md`."""
+THREADS = 4
+"""Frames that x264 encodes at once. They change the file: by x264's own choice it would differ between machines."""
 H264 = {"crf": "18", "x264-params": "cpu-independent=1"}
 """Options of libx264. CRF 18 is visually lossless, according to ffmpeg's documentation.
 
@@ -36,22 +38,28 @@ IMAGE_DESCRIPTION = 0x010E
 
 
 def encode_video(
-    video: VideoOutput, video_format: VideoFormat, parameters: dict[str, Any], *, preset: str = PRESET
+    video: VideoOutput,
+    video_format: VideoFormat,
+    parameters: dict[str, Any],
+    *,
+    preset: str = PRESET,
+    threads: int = THREADS,
 ) -> bytes:
     """Encode a video at its frame rate, every frame once. Only an MP4 holds its sound.
 
     Args:
         parameters: the request; written into the file's comment as JSON.
         preset: effort of x264 for an MP4.
+        threads: frames that x264 encodes at once.
     """
     # ASCII, because EXIF allows no other text.
     text = json.dumps(parameters, sort_keys=True)
     if video_format == "mp4":
-        return _mp4(video, text, preset)
+        return _mp4(video, text, H264 | {"preset": preset, "threads": str(threads)})
     return _animation(video, video_format, text)
 
 
-def _mp4(video: VideoOutput, text: str, preset: str) -> bytes:
+def _mp4(video: VideoOutput, text: str, options: dict[str, str]) -> bytes:
     """Encode H.264, yuv420p, BT.709. The index is in front of the frames, so that players can start before the end."""
     import av  # here: PyAV takes 18 MB, and a server of images has no use for it
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -62,7 +70,7 @@ def _mp4(video: VideoOutput, text: str, preset: str) -> bytes:
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
             container.metadata["comment"] = text
             rate = Fraction(video.fps).limit_denominator(1001)
-            stream = container.add_stream("libx264", rate=rate, options=H264 | {"preset": preset})
+            stream = container.add_stream("libx264", rate=rate, options=options)
             stream.height, stream.width = video.array.shape[1:3]
             stream.pix_fmt = "yuv420p"
             context = stream.codec_context
