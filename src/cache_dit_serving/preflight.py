@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cache_dit_serving.config import folder, hub
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, LoraSettings, ModelSettings, Settings
+from cache_dit_serving.config.sources import Sources, UnusableSource, sources_of, unreachable
 from cache_dit_serving.errors import ConfigError, LoadError
 from cache_dit_serving.loras.locate import locate
 from cache_dit_serving.loras.lora_file import read_lora_file
@@ -37,25 +38,44 @@ def check(settings: Settings) -> None:
         check_device()
 
 
+def check_sources(model: ModelSettings) -> Sources:
+    """Refuse files that cannot be loaded, and a transformer without a base. Return the places that are loaded from.
+
+    Raises:
+        ConfigError: names the setting, the file, its format and the remedy.
+    """
+    if why := folder.refusal(model.path):
+        raise ConfigError(f"model.path {model.path!r}: {why}")
+    try:
+        sources = sources_of(model)
+    except UnusableSource as error:
+        raise ConfigError(str(error)) from error
+    if why := unreachable(sources, model.revision):
+        raise ConfigError(why)
+    return sources
+
+
 def check_path(model: ModelSettings) -> None:
-    """Refuse a missing model, and a folder that cannot be loaded. Of its weights only the headers are read.
+    """Refuse a missing model, and a folder or file that cannot be loaded. Of its weights only the headers are read.
 
     Raises:
         ConfigError: the path is neither the embedded model, nor a model's folder, nor an available hub id.
     """
-    path = model.path
+    sources = check_sources(model)
+    path = sources.location
     if path == EMBEDDED_MODEL:
         return
+    key = "model.path" if path == model.path else "model.base"
     if why := folder.refusal(path):
-        raise ConfigError(f"model.path {path!r}: {why}")
+        raise ConfigError(f"{key} {path!r}: {why}")
     if not folder.is_folder(path):
         if why := hub.refusal(path, model.revision, model.subfolder):
-            raise ConfigError(f"model.path {path!r} {why}")
+            raise ConfigError(f"{key} {path!r} {why}")
         return
     try:
-        read_model(folder_of(model), model)
+        read_model(folder_of(path, model), model, sources)
     except BrokenFolder as error:
-        raise ConfigError(f"model.path {path!r}: {error}") from error
+        raise ConfigError(f"{key} {path!r}: {error}") from error
 
 
 def _check_lora(lora: LoraSettings) -> None:

@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_loaded(
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     assert generate.main([PROMPT, "--model-path", "/nowhere"]) == 1
     told = capsys.readouterr().err
-    assert told.count("the model's path is neither a folder on the server nor a hub id") == 1
+    assert told.count("the model's path is neither a folder or file on the server nor a hub id") == 1
     assert "Traceback" not in told
     assert not list(here.iterdir())
 

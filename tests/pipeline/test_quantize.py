@@ -180,15 +180,12 @@ def test_an_operators_file_quantises_as_the_model_is_loaded(tmp_path: Path, whol
         load(quantised(pipeline_config_path=file))
 
 
-def test_weights_of_another_library_and_single_files_are_refused_by_name(tmp_path: Path) -> None:
+def test_weights_of_another_library_are_refused_by_name(tmp_path: Path) -> None:
     shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model")
     file = tmp_path / "model" / "transformer" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "nunchaku"}}))
     with pytest.raises(LoadError, match="transformer is quantised by nunchaku, which is not supported"):
         load(at(tmp_path / "model", UNCACHED))
-    (tmp_path / "flux.gguf").touch()
-    with pytest.raises(LoadError, match="GGUF weights are not supported: name a folder"):
-        load(at(tmp_path / "flux.gguf", UNCACHED))
 
 
 def test_a_model_that_was_saved_quantised_is_served_and_is_not_quantised_again(tmp_path: Path) -> None:

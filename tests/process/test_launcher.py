@@ -93,6 +93,29 @@ def test_flags_that_the_old_server_never_read_are_accepted_and_named() -> None:
     assert idle_flags(parser().parse_args(["--model-path", "x/y"])) == []
 
 
+def test_the_flags_of_a_base_and_of_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.gguf").touch()
+    (tmp_path / "vae").mkdir()
+    words = [
+        "--model-path",
+        "a.gguf",
+        "--model-base",
+        "Qwen/Qwen-Image",
+        "--component",
+        "vae=./vae",
+        "text_encoder=x/y",
+    ]
+    environ = environment_of(parser().parse_args(words), {})
+    assert environ[CONFIG_VARIABLE] == "qwen-image"
+    model = load_settings(environ).model
+    assert (model.path, model.base) == (str(tmp_path / "a.gguf"), "Qwen/Qwen-Image")
+    assert model.components == {"vae": str(tmp_path / "vae"), "text_encoder": "x/y"}
+    for wrong in (["vae"], ["vae=a", "vae=b"]):
+        with pytest.raises(ConfigError, match="--component"):
+            settings_of("--model-path", "x/y", "--component", *wrong)
+
+
 def test_the_flags_of_a_lora(tmp_path: Path) -> None:
     words = ["--model-path", "x/y", "--lora-path", "maker/Some-LoRA", "--lora-name", "a b.safetensors"]
     (fused,) = settings_of(*words).model.loras

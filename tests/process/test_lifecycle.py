@@ -201,7 +201,10 @@ def test_a_server_whose_model_cannot_be_loaded_ends_where_it_should(tmp_path: Pa
 @pytest.mark.parametrize(
     ("variables", "reason"),
     [
-        ({"MODEL__PATH": "/no/such/folder"}, "model.path '/no/such/folder': the model's path is neither a folder on"),
+        (
+            {"MODEL__PATH": "/no/such/folder"},
+            "model.path '/no/such/folder': the model's path is neither a folder or file on",
+        ),
         ({"MODEL__DEVICE": "cuda:9"}, "device 'cuda:9' is not available here"),
         ({"MODEL__PATH": "Qwen/Qwen-Image"}, "model.path 'Qwen/Qwen-Image' is neither a folder here nor in the hub's"),
     ],

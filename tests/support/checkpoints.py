@@ -59,3 +59,104 @@ def save(tensors: dict[str, Any], file: Path) -> Path:
     """Save tensors as safetensors."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"})
     return file
+
+
+def as_comfyui(tensors: Tensors) -> Tensors:
+    """The denoiser's tensors with the prefix that ComfyUI's files have."""
+    return {f"model.diffusion_model.{name}": tensor for name, tensor in tensors.items()}
+
+
+def wan_in_original_naming(tensors: Tensors) -> Tensors:
+    """Wan's transformer, from diffusers' naming."""
+    renamed = {
+        "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+        "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+        "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+        "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+        "condition_embedder.time_proj": "time_projection.1",
+        "attn1": "self_attn",
+        "attn2": "cross_attn",
+        ".to_out.0.": ".o.",
+        ".to_q.": ".q.",
+        ".to_k.": ".k.",
+        ".to_v.": ".v.",
+        "ffn.net.0.proj": "ffn.0",
+        "ffn.net.2": "ffn.2",
+        "norm2": "norm_third",
+        "norm3": "norm2",
+        "norm_third": "norm3",
+        "scale_shift_table": "modulation",
+        "proj_out": "head.head",
+    }
+    found = {}
+    for name, tensor in tensors.items():
+        original = "head.modulation" if name == "scale_shift_table" else name
+        for ours, theirs in renamed.items():
+            original = original.replace(ours, theirs)
+        found[original] = tensor
+    return found
+
+
+def sd3_whole(folder: Path) -> Tensors:
+    """A Stable Diffusion 3 folder's transformer and VAE, in the original naming of its one file."""
+    ours = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    blocks = 1 + max(int(name.split(".")[1]) for name in ours if name.startswith("transformer_blocks."))
+    found = {
+        "pos_embed": ours["pos_embed.pos_embed"],
+        **_moved(ours, "pos_embed.proj", "x_embedder.proj"),
+        **_moved(ours, "context_embedder", "context_embedder"),
+        **_moved(ours, "proj_out", "final_layer.linear"),
+        **_moved(ours, "norm_out.linear", "final_layer.adaLN_modulation.1", swap=True),
+    }
+    for embedder, theirs in (("timestep", "t"), ("text", "y")):
+        for number, position in ((1, 0), (2, 2)):
+            place = f"time_text_embed.{embedder}_embedder.linear_{number}"
+            found |= _moved(ours, place, f"{theirs}_embedder.mlp.{position}")
+    for number in range(blocks):
+        block, joint, last = f"transformer_blocks.{number}", f"joint_blocks.{number}", number == blocks - 1
+        for side, norm, projections, out, layers in (
+            ("x_block", "norm1", ("to_q", "to_k", "to_v"), "to_out.0", "ff"),
+            ("context_block", "norm1_context", ("add_q_proj", "add_k_proj", "add_v_proj"), "to_add_out", "ff_context"),
+        ):
+            of_context = side == "context_block"
+            for end in ("weight", "bias"):
+                parts = [ours[f"{block}.attn.{each}.{end}"] for each in projections]
+                found[f"{joint}.{side}.attn.qkv.{end}"] = torch.cat(parts)
+            modulation = f"{joint}.{side}.adaLN_modulation.1"
+            found |= _moved(ours, f"{block}.{norm}.linear", modulation, swap=last and of_context)
+            if not (last and of_context):
+                found |= _moved(ours, f"{block}.attn.{out}", f"{joint}.{side}.attn.proj")
+                found |= _moved(ours, f"{block}.{layers}.net.0.proj", f"{joint}.{side}.mlp.fc1")
+                found |= _moved(ours, f"{block}.{layers}.net.2", f"{joint}.{side}.mlp.fc2")
+    return as_comfyui(found) | _vae_whole(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"))
+
+
+def _moved(tensors: Tensors, ours: str, theirs: str, *, swap: bool = False) -> Tensors:
+    """A layer's weight and bias under another name; `swap` exchanges the halves, which are shift and scale."""
+    found = {}
+    for end in ("weight", "bias"):
+        tensor = tensors[f"{ours}.{end}"]
+        found[f"{theirs}.{end}"] = torch.cat(tensor.chunk(2)[::-1]) if swap else tensor
+    return found
+
+
+def _vae_whole(tensors: Tensors) -> Tensors:
+    """A VAE of one level, as whole files name it."""
+    renamed = (
+        ("conv_norm_out", "norm_out"),
+        ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
+        ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"),
+        ("mid_block.attentions.0.to_", "mid.attn_1."),
+        ("mid_block.resnets.0", "mid.block_1"),
+        ("mid_block.resnets.1", "mid.block_2"),
+        ("down_blocks.0.resnets", "down.0.block"),
+        ("up_blocks.0.resnets", "up.0.block"),
+        ("conv_shortcut", "nin_shortcut"),
+    )
+    found = {}
+    for name, tensor in tensors.items():
+        original = name
+        for ours, theirs in renamed:
+            original = original.replace(ours, theirs)
+        found[f"first_stage_model.{original}"] = tensor
+    return found

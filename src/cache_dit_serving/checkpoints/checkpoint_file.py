@@ -32,8 +32,9 @@ class Kind(StrEnum):
     UNKNOWN = "unknown file"
 
 
-OTHER_PARTS = ("vae.", "first_stage_model.", "text_encoders.", "cond_stage_model.", "conditioner.embedders.")
-"""Prefixes of a whole pipeline's components beside the denoiser."""
+VAE_PREFIXES = ("vae.", "first_stage_model.")
+ENCODER_PREFIXES = ("text_encoders.", "cond_stage_model.", "conditioner.embedders.")
+"""Prefixes of a whole pipeline's text encoders."""
 LORA = re.compile(r"[._]lora([._]|[AB]\b|\d)|\.(lokr|hada)_|^lora_|\.diff(_b)?$|\.dora_scale$")
 CONTROLNET = re.compile(r"^(control_model\.|controlnet_|control_layers\.|control_all_x_embedder\.)")
 VAE = re.compile(r"^(vae\.|first_stage_model\.)?(encoder|decoder)\.(conv|mid|middle|up|down|project|stages)")
@@ -106,6 +107,16 @@ class CheckpointFile:
     def is_gguf(self) -> bool:
         return self.path.suffix == gguf_header.SUFFIX
 
+    def holds(self, component: str) -> bool:
+        """Return whether a file with a whole pipeline has a component's weights."""
+        prefixes = {"transformer": DENOISER_PREFIXES, "unet": DENOISER_PREFIXES, "vae": VAE_PREFIXES}
+        return any(name.startswith(prefixes.get(component, ENCODER_PREFIXES)) for name in self.tensors)
+
+    @property
+    def has_prefix(self) -> bool:
+        """True if the denoiser's names begin with a prefix, as in a whole pipeline."""
+        return any(name.startswith(DENOISER_PREFIXES) for name in self.tensors)
+
     @property
     def size_bytes(self) -> int:
         """Size of all tensors, bytes."""
@@ -144,7 +155,7 @@ def kind_of(tensors: Collection[str] | Mapping[str, TensorEntry]) -> Kind:
     if any(CONTROLNET.search(name) for name in tensors):
         return Kind.CONTROLNET
     denoiser = any(name.startswith(DENOISER_PREFIXES) for name in tensors)
-    if denoiser and any(name.startswith(OTHER_PARTS) for name in tensors):
+    if denoiser and any(name.startswith((*VAE_PREFIXES, *ENCODER_PREFIXES)) for name in tensors):
         return Kind.PIPELINE
     entries = tensors if isinstance(tensors, Mapping) else dict.fromkeys(tensors, TensorEntry("", (), 0))
     if family := family_of(entries):

@@ -147,11 +147,25 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         Heading.MODEL,
         ("--model-path",),
-        "a folder saved by save_pretrained, or a hub id",
+        "a folder saved by save_pretrained, a hub id, or a .safetensors or .gguf file",
         leaf="model.path",
         metavar="PATH_OR_ID",
         required=True,
         old_default="required",
+    ),
+    Flag(
+        Heading.MODEL,
+        ("--model-base",),
+        "folder or hub id that completes a transformer alone, or a file",
+        leaf="model.base",
+        metavar="PATH_OR_ID",
+    ),
+    Flag(
+        Heading.MODEL,
+        ("--component",),
+        "a folder, hub id or file in place of a component's own, such as vae=./my-vae",
+        metavar="NAME=PATH_OR_ID",
+        many=True,
     ),
     Flag(
         Heading.MODEL,
@@ -578,5 +592,7 @@ def settings_given(parsed: argparse.Namespace) -> dict[str, object]:
 def flag_of(leaf: str, parsed: argparse.Namespace) -> str:
     """Return the flag that filled the setting at a dotted key, or the main flag of its group (`--lora-path` ...)."""
     given = [flag for flag in FLAGS if flag.leaf == leaf and getattr(parsed, flag.dest) is not None]
+    if leaf == "model.components":
+        return "--component"
     by_group = "--lora-path" if leaf.startswith("model.loras") else "--parallel-type"
     return given[-1].names[0] if given else by_group

@@ -18,11 +18,12 @@ from typing import NoReturn
 from cache_dit_serving.cli.flags import FLAGS, Heading, flag_of, idle_flags, parser, settings_given
 from cache_dit_serving.config.acceleration import ALIASES, BITSANDBYTES
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
-from cache_dit_serving.config.folder import is_folder
+from cache_dit_serving.config.folder import is_there
 from cache_dit_serving.config.reading import Resolved, chosen_config, load_settings, resolve
 from cache_dit_serving.config.settings import EMBEDDED_MODEL
 from cache_dit_serving.config.variables import (
     CONFIG_VARIABLE,
+    MODEL_BASE_VARIABLE,
     MODEL_PATH_VARIABLE,
     ORIGINS_VARIABLE,
     unquoted_variables,
@@ -54,7 +55,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
     if flags.device:
         # Otherwise BentoML hides every GPU but the first from the worker, and cuda:1 would not exist.
         result.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")
-    given = settings_given(flags) | _loras(flags) | _parallelism(flags)
+    given = settings_given(flags) | _components(flags) | _loras(flags) | _parallelism(flags)
     if {"model.offload", "model.device_map"} <= given.keys():
         # The old server accepted both, and with several GPUs used only the device map.
         del given["model.offload"]
@@ -100,7 +101,10 @@ def _named_config(flags: argparse.Namespace, environ: Mapping[str, str], noted: 
             "say what to serve: --model-path with a folder or hub id, or --config with a name that "
             "`cache-dit-serving models` lists"
         )
-    config, noted[CONFIG_VARIABLE] = chosen_config({**environ, CONFIG_VARIABLE: "", MODEL_PATH_VARIABLE: path})
+    named = {CONFIG_VARIABLE: "", MODEL_PATH_VARIABLE: path}
+    if flags.model_base:
+        named[MODEL_BASE_VARIABLE] = flags.model_base
+    config, noted[CONFIG_VARIABLE] = chosen_config({**environ, **named})
     logger.info("configuration %s: %s", config, noted[CONFIG_VARIABLE])
     return config, True
 
@@ -111,9 +115,13 @@ def _absolute_paths(resolved: Resolved) -> Iterator[tuple[str, str]]:
     def absolute(path: str | Path) -> str:
         return str(Path(path).expanduser().absolute())
 
-    path = resolved.settings.model.path
-    if path != EMBEDDED_MODEL and is_folder(path):  # else a hub id
-        yield "model.path", absolute(path)
+    model = resolved.settings.model
+    for key, path in (("path", model.path), ("base", model.base)):
+        if path not in (None, EMBEDDED_MODEL) and is_there(path):  # else a hub id
+            yield f"model.{key}", absolute(path)
+    there = {name: absolute(path) for name, path in model.components.items() if is_there(path)}
+    if there:
+        yield "model.components", json.dumps(model.components | there)
     for name, section in resolved.settings:
         for key, value in section if isinstance(section, Section) else ():
             if isinstance(value, Path):
@@ -148,6 +156,23 @@ def _gpus() -> int:
     from bentoml._internal.resource import system_resources
 
     return len(system_resources().get("nvidia.com/gpu", []))
+
+
+def _components(flags: argparse.Namespace) -> dict[str, object]:
+    """Return the setting that --component fills.
+
+    Raises:
+        ConfigError: a value is not NAME=PATH_OR_ID, or names a component twice.
+    """
+    found: dict[str, str] = {}
+    for text in flags.component or ():
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"--component {text}: write NAME=PATH_OR_ID, such as vae=./my-vae")
+        if name in found:
+            raise ConfigError(f"--component: {name} is given twice")
+        found[name] = path
+    return {"model.components": found} if found else {}
 
 
 def _loras(flags: argparse.Namespace) -> dict[str, object]:

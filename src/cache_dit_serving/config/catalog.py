@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder, is_folder
+from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile
+from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder, is_file, is_folder
 from cache_dit_serving.config.hub import on_hub
-from cache_dit_serving.config.parameters import far_smaller
-from cache_dit_serving.config.settings import AboutSettings, ModelSettings
+from cache_dit_serving.config.parameters import FAR_SMALLER, far_smaller
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, AboutSettings, ModelSettings
+from cache_dit_serving.safetensors_header import UnreadableFile
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / "bundle"
@@ -63,13 +65,22 @@ def catalog() -> tuple[CatalogEntry, ...]:
     return tuple(entries)
 
 
-def recognise(path: str, revision: str | None = None, subfolder: str | None = None) -> Recognised:
-    """Return the configuration for a folder or a hub id. Of several that fit, the one with the most matching facts.
+def recognise(
+    path: str, revision: str | None = None, subfolder: str | None = None, *, base: str | None = None
+) -> Recognised:
+    """Return the configuration for a folder, a hub id or a file. Of several, the one with the most matching facts.
 
     A folder that `save_pretrained` wrote holds the hub id that it was loaded from. For a hub id that no configuration
     names, the model's small files are read from the local cache or the hub. A test model with far smaller weights does
     not match the model that it imitates.
+
+    Args:
+        base: folder or hub id that completes a transformer alone; its configuration is the transformer's.
     """
+    if is_file(path):
+        return _of_file(Path(path).expanduser(), base, revision)
+    if base is not None:
+        return recognise(base, revision)
     entries = [entry for entry in catalog() if entry.about.recognised]
     named = next((entry.name for entry in entries if path in entry.hub_ids), None)
     if named is not None and subfolder is None:
@@ -106,6 +117,27 @@ def recognise(path: str, revision: str | None = None, subfolder: str | None = No
 
 def _below(read: ReadJson, folder: str, name: str) -> Mapping[str, Any] | None:
     return read(f"{folder}/{name}")
+
+
+def _of_file(path: Path, base: str | None, revision: str | None) -> Recognised:
+    """Return the configuration for a file: that of its base if there is one, else that of its family's model."""
+    if base is not None and base != EMBEDDED_MODEL:
+        found = recognise(base, revision)
+        if found.name:
+            return Recognised(found.name, f"{path.name} is completed by it: {found.why}")
+    try:
+        file = CheckpointFile.read(path)
+    except UnreadableFile:
+        return Recognised("", f"{path.name} cannot be read")
+    if file.family is None:
+        return Recognised("", f"{path.name} is a {file.kind} of no known family")
+    hub_id = file.family.hub_id
+    entry = next((each for each in catalog() if each.about.recognised and hub_id in each.hub_ids), None)
+    if entry is None:
+        return Recognised("", f"none is for {hub_id}, which {path.name} is like")
+    if entry.about.parameters and file.parameters * FAR_SMALLER < entry.about.parameters * 1e9:
+        return Recognised("", f"its transformer is far smaller than that of {entry.name}")
+    return Recognised(entry.name, f"{path.name} has the tensors of {hub_id}")
 
 
 def far_smaller_than(read: ReadJson) -> Callable[[CatalogEntry], bool]:

@@ -31,8 +31,22 @@ def in_folder(folder: Path) -> ReadJson:
 
 def is_folder(path: str) -> bool:
     """Return whether a path is a folder on this machine that this process may see."""
+    return _seen(path, Path.is_dir)
+
+
+def is_file(path: str) -> bool:
+    """Return whether a path is a file on this machine that this process may see."""
+    return _seen(path, Path.is_file)
+
+
+def is_there(path: str) -> bool:
+    """Return whether a path is a file or folder on this machine that this process may see."""
+    return _seen(path, Path.exists)
+
+
+def _seen(path: str, question: Callable[[Path], bool]) -> bool:
     try:
-        return Path(path).expanduser().is_dir()
+        return question(Path(path).expanduser())
     except (OSError, RuntimeError):  # its folder is closed to this user; no such user, as in `~user`
         return False
 
@@ -40,17 +54,16 @@ def is_folder(path: str) -> bool:
 def refusal(path: str) -> str | None:
     """Return the reason that a path is no model, as a sentence without the path.
 
-    None for a folder, whose contents `model_folder` checks, and for a text of a hub id's form.
+    None for a folder, whose contents `model_folder` checks, for a file, which `config.sources` checks, and for a text
+    of a hub id's form.
     """
     try:
-        is_file = Path(path).expanduser().is_file()
+        if Path(path).expanduser().is_file():
+            return None
     except OSError as error:
         return f"the model's path cannot be read: {error.strerror}; give this user the right to read it"
     except RuntimeError:
         return "the model's path names the home of a user who is not known here"
-    if is_file:
-        what = "GGUF weights are" if Path(path).suffix == ".gguf" else "single files are"
-        return f"the model's path is a file; {what} not supported: name a folder saved by save_pretrained"
     if is_folder(path) or HUB_ID.fullmatch(path):
         return None
-    return "the model's path is neither a folder on the server nor a hub id like owner/name"
+    return "the model's path is neither a folder or file on the server nor a hub id like owner/name"

@@ -22,6 +22,7 @@ from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.config.values import with_lists
 from cache_dit_serving.config.variables import (
     CONFIG_VARIABLE,
+    MODEL_BASE_VARIABLE,
     MODEL_PATH_VARIABLE,
     NOT_YAML,
     REVISION_VARIABLE,
@@ -154,7 +155,12 @@ def chosen_config(environ: Mapping[str, str]) -> Recognised:
     path = variables.get(MODEL_PATH_VARIABLE, EMBEDDED_MODEL)
     if path == EMBEDDED_MODEL:
         return Recognised(DEFAULT_CONFIG, "the embedded model is served unless another is named")
-    found = recognise(path, variables.get(REVISION_VARIABLE), variables.get(SUBFOLDER_VARIABLE))
+    found = recognise(
+        path,
+        variables.get(REVISION_VARIABLE),
+        variables.get(SUBFOLDER_VARIABLE),
+        base=variables.get(MODEL_BASE_VARIABLE),
+    )
     # A model that no configuration is for must not take another one's sizes, speeds or figures.
     return found if found.name else Recognised(GENERIC_CONFIG, found.why)
 

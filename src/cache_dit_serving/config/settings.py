@@ -75,7 +75,19 @@ class ModelSettings(Section):
     path: str = Field(
         EMBEDDED_MODEL,
         min_length=1,
-        description="`embedded` (the small model in the bundle), a folder saved by `save_pretrained`, or a hub id.",
+        description="`embedded` (the small model in the bundle), a folder saved by `save_pretrained`, a hub id, or a "
+        "`.safetensors` or `.gguf` file.",
+    )
+    base: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder or hub id that completes a transformer alone, with text encoders, VAE, scheduler and "
+        "tokenizer. For a whole pipeline in one file: the configurations of its components.",
+    )
+    components: dict[str, str] = Field(
+        default_factory=dict,
+        description="Folder, hub id or file by component, in place of the model's own: "
+        "`transformer: ./flux-Q4_K.gguf`, `vae: ./my-vae`.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     subfolder: str | None = Field(
@@ -141,8 +153,8 @@ class ModelSettings(Section):
 
     @model_validator(mode="after")
     def _random_weights_alone(self) -> Self:
-        for key in ("variant", "device_map"):
-            if self.weights == "random" and getattr(self, key) is not None:
+        for key in ("variant", "device_map", "base", "components"):
+            if self.weights == "random" and getattr(self, key):
                 raise ValueError(f"{key} has no effect on random weights; leave it out")
         return self
 

@@ -11,7 +11,7 @@ from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.fields.field import PipelineField
 from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.planning.model import PlannedModel
-from cache_dit_serving.schemas.answers import LoraInfo, LorasResponse, ModelInfo, QuantizationInfo
+from cache_dit_serving.schemas.answers import ComponentInfo, LoraInfo, LorasResponse, ModelInfo, QuantizationInfo
 
 
 def model_info(loaded: Loaded, configuration: str = "") -> ModelInfo:
@@ -46,6 +46,7 @@ def model_info(loaded: Loaded, configuration: str = "") -> ModelInfo:
         inherited_cache=None if model.speeds.support.refusal else model.speeds.base.effective(),
         parallelism=facts.parallelism,
         quantization=[QuantizationInfo.model_validate(each._asdict()) for each in facts.quantized] or None,
+        components=[ComponentInfo.model_validate(each._asdict()) for each in facts.components],
         loras=[lora.name for lora in model.loras],
         memory=loaded.runner.memory(),
     )

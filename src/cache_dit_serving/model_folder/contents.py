@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from cache_dit_serving.config.folder import INDEX
 from cache_dit_serving.config.settings import ModelSettings
+from cache_dit_serving.config.sources import Sources
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.classes import diffusers_version, has_class, has_module
 from cache_dit_serving.model_folder.unindexed import what_it_seems
@@ -117,13 +118,13 @@ def read_folder(
         return ModelFolder(found_class, tuple(components), chosen if weights else variant)
 
 
-def folder_of(model: ModelSettings) -> Path:
-    """Return the folder of a model whose path is a folder: that, or the one in it that `subfolder` names.
+def folder_of(path: str, model: ModelSettings) -> Path:
+    """Return the folder of a model's pipeline: a path, or the folder in it that `subfolder` names.
 
     Raises:
         BrokenFolder: there is no such folder in it.
     """
-    above = Path(model.path).expanduser()
+    above = Path(path).expanduser()
     if model.subfolder is None:
         return above
     if not (above / model.subfolder).is_dir():
@@ -133,8 +134,11 @@ def folder_of(model: ModelSettings) -> Path:
     return above / model.subfolder
 
 
-def read_model(folder: Path, model: ModelSettings) -> ModelFolder:
+def read_model(folder: Path, model: ModelSettings, sources: Sources) -> ModelFolder:
     """Return the contents of a folder that is loaded by these settings.
+
+    Args:
+        sources: places of the model; weights that come from elsewhere are not looked for in the folder.
 
     Raises:
         BrokenFolder: the folder cannot be loaded.
@@ -144,7 +148,8 @@ def read_model(folder: Path, model: ModelSettings) -> ModelFolder:
         variant=model.variant,
         dtype=model.dtype,
         pipeline_class=model.pipeline_class,
-        weights=model.weights == "saved",
+        weights=model.weights == "saved" and sources.whole is None,
+        replaced=sources.components,
     )
 
 

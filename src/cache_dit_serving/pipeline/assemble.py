@@ -134,7 +134,17 @@ class _Accelerated(NamedTuple):
 
 
 def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accelerated:
-    from cache_dit_serving.pipeline import attention, cache, load, lora, parallel, placing, preflight, quantize
+    from cache_dit_serving.pipeline import (
+        attention,
+        cache,
+        load,
+        lora,
+        parallel,
+        placing,
+        preflight,
+        quantize,
+    )
+    from cache_dit_serving.pipeline.loaded_components import loaded_components
 
     device, generator_device = preflight.devices(settings)
     pipe = load.load_pipeline(settings, progress)
@@ -156,7 +166,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     facts = Facts(
         name=load.public_name(settings.model.path),
         weights=settings.model.weights,
-        variant=load.locate(settings.model).variant,
+        variant=load.locate(settings.model, load.located_sources(settings.model)).variant,
         dtype=settings.model.dtype,
         device=str(device),
         generator_device=str(generator_device),
@@ -165,6 +175,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
         parallelism=settings.parallelism.described() if settings.parallelism else None,
         offload=settings.model.offload,
         quantized=quantized,
+        components=loaded_components(pipe, load.located_sources(settings.model), load.public_name),
         usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),
     )
     return _Accelerated(pipe, traits, loras, facts)

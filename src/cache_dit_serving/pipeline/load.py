@@ -18,10 +18,11 @@ from diffusers.utils.import_utils import DummyObject, requires_backends
 
 from cache_dit_serving.config import folder, hub
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
+from cache_dit_serving.config.sources import Sources, UnusableSource, sources_of, unreachable
 from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.contents import folder_of, read_model
-from cache_dit_serving.pipeline import placing, quantize
+from cache_dit_serving.pipeline import components, placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import needing_memory
 from cache_dit_serving.pipeline.missing_tensors import loaded_whole
@@ -43,7 +44,11 @@ SIBLINGS = (
 )
 """(task, further task, infix): diffusers 0.42 has a class for the further task on the same weights, with the infix in
 its name."""
-MISSING_PACKAGE = re.compile(r"requires the ([\w-]+) library|`(\w+)` is not installed")
+MISSING_PACKAGE = re.compile(
+    r"requires the ([\w-]+) library|`(\w+)` is not installed|`pip install (?:-U |--upgrade )?'?([\w-]+)"
+    r"|No package metadata was found for ([\w-]+)"
+)
+"""Names of packages in the texts of transformers and diffusers."""
 
 
 class Located(NamedTuple):
@@ -65,7 +70,8 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
     model, quantization = settings.model, settings.quantize
     if model.cpu_threads:
         torch.set_num_threads(model.cpu_threads)
-    location, variant = locate(model)
+    sources = located_sources(model)
+    location, variant = locate(model, sources)
     cls = pipeline_class(model.pipeline_class)
     dtype = getattr(torch, model.dtype)
     of_variant = f", variant {variant}," if variant else ""
@@ -76,8 +82,13 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
         given["device_map"] = model.device_map
     with _told(model):
         if quantization is not None:
-            components = DiffusionPipeline.load_config(location, revision=model.revision)
-            given["quantization_config"] = quantize.as_loaded(quantization, list(components))
+            index = DiffusionPipeline.load_config(location, revision=model.revision)
+            given["quantization_config"] = quantize.as_loaded(quantization, list(index))
+            if given["quantization_config"] and sources.mixed:
+                raise LoadError(
+                    "quantize: this type quantises a folder's weights as they are read, not model.components or a "
+                    "single file; take another type"
+                )
         try:
             if model.weights == "random":
                 if given.get("quantization_config"):
@@ -88,7 +99,11 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
                 device = torch.device("cpu") if model.offload else choose_device(model.device)
                 pipe = random_pipeline(cls, location, model, device, progress)
             else:
-                pipe = loaded_whole(partial(cls.from_pretrained, location, dtype=dtype, **given))
+                parts = components.load_parts(sources, location, model, progress)
+                if sources.whole is not None:
+                    pipe = components.load_whole(cls, sources.whole, location, parts, model)
+                else:
+                    pipe = loaded_whole(partial(cls.from_pretrained, location, dtype=dtype, **parts, **given))
         except AttributeError:
             _require_packages(DiffusionPipeline.load_config(location, revision=model.revision))
             raise
@@ -151,7 +166,7 @@ def _without_package(text: str) -> str:
     named = MISSING_PACKAGE.search(text)
     if named is None:
         return "the model needs a package that is not installed" + DETAILS
-    package = (named[1] or named[2]).lower()
+    package = next(filter(None, named.groups())).lower()
     remedy = "pip install -r requirements-vision.txt" if package == "torchvision" else f"install {package}"
     return f"the model needs the package {package}, which is not installed: {remedy}"
 
@@ -221,32 +236,48 @@ def choose_generator(name: str, device: torch.device) -> torch.device:
     return device if chosen.type == device.type else chosen
 
 
-def locate(model: ModelSettings) -> Located:
+def located_sources(model: ModelSettings) -> Sources:
+    """Return the places that a model is loaded from.
+
+    Raises:
+        LoadError: its path cannot be read, a file cannot be loaded, or a transformer alone has no base.
+    """
+    if why := folder.refusal(model.path):
+        raise LoadError(why)
+    try:
+        sources = sources_of(model)
+    except UnusableSource as error:
+        raise LoadError(str(error)) from error
+    if why := unreachable(sources, model.revision):
+        raise LoadError(why)
+    return sources
+
+
+def locate(model: ModelSettings, sources: Sources) -> Located:
     """Return the arguments of `from_pretrained` for a model.
 
     Raises:
         LoadError: its path is neither a folder nor a hub id, the folder cannot be loaded, or the weights are quantised
             in a way that is not supported.
     """
-    if model.path == EMBEDDED:
+    path = sources.location
+    if path == EMBEDDED:
         return Located(str(EMBEDDED_FOLDER), model.variant)
-    if why := folder.refusal(model.path):
-        raise LoadError(why)
-    local = folder.is_folder(model.path)
+    local = folder.is_folder(path)
     if not local and model.subfolder is None:
-        return Located(model.path, model.variant)
+        return Located(path, model.variant)
     try:
         with _told(model):
-            found = folder_of(model) if local else hub.downloaded(model.path, model.revision, model.subfolder or "")
+            found = folder_of(path, model) if local else hub.downloaded(path, model.revision, model.subfolder or "")
         quantize.check_saved(found)
-        return Located(str(found), read_model(found, model).variant)
+        return Located(str(found), read_model(found, model, sources).variant)
     except BrokenFolder as error:
         raise LoadError(str(error)) from error
 
 
 def public_name(path: str) -> str:
-    """Return the model's name for callers: a hub id, or the folder's name without its path on the server."""
-    return Path(path).name if folder.is_folder(path) or not folder.HUB_ID.fullmatch(path) else path
+    """Return the model's name for callers: a hub id, or the folder's or file's name without its path on the server."""
+    return Path(path).name if folder.is_there(path) or not folder.HUB_ID.fullmatch(path) else path
 
 
 def pipeline_class(name: str | None) -> type[DiffusionPipeline]:

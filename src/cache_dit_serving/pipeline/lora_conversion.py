@@ -240,12 +240,15 @@ def _whole(sides: Set[str]) -> bool:
 
 
 def _fits(side: str, layer_name: str, tensor: torch.Tensor, layer: Any) -> bool:
+    # The weight of a quantised layer may be packed: its own shape tells nothing.
+    linear = isinstance(layer, torch.nn.Linear)
+    wide, out = (layer.in_features, layer.out_features) if linear else (layer.weight.shape[1], layer.weight.shape[0])
     if side == "B":
-        return tensor.shape[0] == layer.weight.shape[0]
-    if side != "A" or tensor.shape[1] == layer.weight.shape[1]:
+        return tensor.shape[0] == out
+    if side != "A" or tensor.shape[1] == wide:
         return True  # PEFT compares the others with the layer itself
     # Flux's loader pads a LoRA of the text-to-image model for a control model, which takes more channels in.
-    return layer_name == PADDED and tensor.shape[1] < layer.weight.shape[1]
+    return layer_name == PADDED and tensor.shape[1] < wide
 
 
 def _layer(component: torch.nn.Module, path: str) -> Any:

@@ -66,6 +66,20 @@ class QuantizedComponent(NamedTuple):
     """Bytes of the component now."""
 
 
+class LoadedComponent(NamedTuple):
+    """A network of the pipeline, and the place that its weights came from."""
+
+    name: str
+    file: str
+    """Name of the file, folder or hub id, without its path on the server."""
+    format: str
+    """`folder`, or the format of the file, such as `GGUF Q4_K`."""
+    dtype: str
+    """Type with the most bytes of its weights in memory: torch's name, or GGML's."""
+    bytes: int
+    """Bytes of its weights in memory."""
+
+
 class Freed(NamedTuple):
     """Freed bytes, by kind."""
 
@@ -103,6 +117,7 @@ class Facts:
     offload: str | None
     """Kind of offload to host memory; None: all components lie on the device."""
     quantized: tuple[QuantizedComponent, ...]
+    components: tuple[LoadedComponent, ...]
     usable: Usable
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DENOISERS = ("transformer", "transformer_2")
+BITS_AND_BYTES = "bitsandbytes"
+"""Method in configurations; diffusers and transformers list it with the number of bits in its name."""
 REMEDY = "pip install -r requirements-quantization.txt"
 
 
@@ -122,11 +124,16 @@ def check_saved(folder: Path) -> None:
     """
     for file in sorted(folder.glob("*/config.json")):
         try:
-            method = json.loads(file.read_text(encoding="utf-8")).get("quantization_config", {}).get("quant_method")
+            config = json.loads(file.read_text(encoding="utf-8"))
+            method = config.get("quantization_config", {}).get("quant_method")
         except (OSError, ValueError, AttributeError):
             continue  # loading reports the error
-        if method is not None and method not in {*OF_DIFFUSERS, *OF_TRANSFORMERS}:
-            raise LoadError(f"{file.parent.name} is quantised by {method}, which is not supported")
+        library, known = ("diffusers", OF_DIFFUSERS) if "_class_name" in config else ("transformers", OF_TRANSFORMERS)
+        if method is not None and method not in (*known, BITS_AND_BYTES):
+            raise LoadError(
+                f"{file.parent.name} is quantised by {method}, which is not supported: {library} does not load it. "
+                f"Take one that was not quantised, or replace it by model.components.{file.parent.name}"
+            )
 
 
 def as_loaded(settings: QuantizeSettings | None, components: Sequence[str]) -> PipelineQuantizationConfig | None:

@@ -226,6 +226,16 @@ class QuantizationInfo(BaseModel):
     bytes: int
 
 
+class ComponentInfo(BaseModel):
+    """A network of the loaded model."""
+
+    name: str
+    file: str = Field(description="Name of the file, folder or hub id; never a path of the server.")
+    format: str = Field(description="folder, or the file's format, such as `GGUF Q4_K` or `scaled FP8`.")
+    dtype: str = Field(description="Type of most of its weights in memory: torch's name, or GGML's, such as Q4_K.")
+    bytes: int = Field(description="Bytes of its weights in memory.")
+
+
 class ModelInfo(Answer):
     """The loaded model, and the fields and limits of requests to it."""
 
@@ -268,6 +278,9 @@ class ModelInfo(Answer):
         description="Division of a forward pass among processes, and their number (`world_size`); absent: one process.",
     )
     quantization: list[QuantizationInfo] | None = Field(None, description="Quantised components; absent: none.")
+    components: list[ComponentInfo] = Field(
+        [], description="Networks of the pipeline, each with the file, folder or hub id that its weights came from."
+    )
     loras: list[str] = []
     memory: dict[str, int] = Field(
         description="Memory in bytes: resident memory of the process, of the device, of the cache."

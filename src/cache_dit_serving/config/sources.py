@@ -1,0 +1,210 @@
+"""Places that a model is loaded from: its folder, a file in place of it, and folders or files of single components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile, Kind
+from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES
+from cache_dit_serving.checkpoints.schemes import SCALE, Scheme
+from cache_dit_serving.config import hub
+from cache_dit_serving.config.folder import HUB_ID, INDEX, in_folder
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, ModelSettings
+from cache_dit_serving.safetensors_header import PICKLES, UnreadableFile
+
+COMPONENT_CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json")
+"""Files that a component's folder has one of."""
+PATH = "model.path"
+TRANSFORMER = "transformer"
+UNET = "unet"
+ELSEWHERE = {
+    Kind.LORA: "give it in model.loras, and the model that it is for in model.path",
+    Kind.VAE: "give it in model.components as vae, and the model in model.path",
+    Kind.TEXT_ENCODER: "diffusers loads none from one file: name a folder that save_pretrained wrote, in "
+    "model.components",
+    Kind.CONTROLNET: "it is not served; name a pipeline, or a transformer alone",
+    Kind.UNKNOWN: "name a pipeline, or a transformer alone",
+}
+"""The place for a file of another kind than a pipeline or a transformer."""
+
+
+class UnusableSource(Exception):
+    """A path of the model's settings cannot be loaded. The message has the file's name, the reason and the remedy."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        """Dotted key of the setting."""
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ComponentSource:
+    """Place of a component's weights."""
+
+    path: str
+    """File, folder or hub id."""
+    file: CheckpointFile | None
+    """Contents, if it is a file."""
+    folder: Path | None
+    """Folder of the component itself, or of a pipeline that has it."""
+    key: str
+    """Dotted key of the setting that names it."""
+
+    @property
+    def name(self) -> str:
+        """Name for callers: a hub id, or the last part of the path."""
+        return self.path if self.file is None and self.folder is None else Path(self.path).name
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Places that a model is loaded from."""
+
+    location: str
+    """Folder or hub id of a pipeline: its configurations, and the components that no other source has."""
+    whole: CheckpointFile | None
+    """File with a whole pipeline; None: the weights are in `location`."""
+    components: Mapping[str, ComponentSource]
+    """Sources of single components, by name."""
+
+    @property
+    def mixed(self) -> bool:
+        """True if anything comes from elsewhere than the folder or hub id."""
+        return self.whole is not None or bool(self.components)
+
+
+def sources_of(model: ModelSettings) -> Sources:
+    """Return the places that a model is loaded from. Of files only the headers are read.
+
+    Raises:
+        UnusableSource: a file cannot be loaded, or a transformer alone has no `model.base`.
+    """
+    components = {name: _component(name, path) for name, path in model.components.items()}
+    path = Path(model.path).expanduser()
+    if path.is_file():
+        file = _read(path, PATH)
+        if file.kind is Kind.PIPELINE:
+            return Sources(_base_of(file, model.base), file, components)
+        if file.kind in ELSEWHERE:
+            raise UnusableSource(PATH, f"{file.name} is {_a(file)} ({file.format}): {ELSEWHERE[file.kind]}")
+        alone = ComponentSource(model.path, file, None, PATH)
+        name = UNET if file.kind is Kind.UNET else TRANSFORMER
+        if model.base is None:
+            raise UnusableSource(PATH, _without_base(alone))
+        return Sources(model.base, None, {name: alone, **components})
+    if path.is_dir() and not (path / INDEX).is_file() and (cls := _class_of(path)):
+        alone = ComponentSource(model.path, None, path, PATH)
+        if model.base is None:
+            raise UnusableSource(PATH, _without_base(alone, cls))
+        name = UNET if cls.startswith("UNet") else TRANSFORMER
+        return Sources(model.base, None, {name: alone, **components})
+    if model.base is not None:
+        raise UnusableSource(
+            "model.base",
+            "it completes a transformer alone or a single file; model.path names a whole pipeline. "
+            "Leave it out, or replace parts by model.components",
+        )
+    return Sources(model.path, None, components)
+
+
+def unreachable(sources: Sources, revision: str | None) -> str | None:
+    """Return the reason that the hub id which completes a file cannot be read, with the remedy; None: it can be."""
+    location = sources.location
+    if not sources.mixed or location == EMBEDDED_MODEL or Path(location).expanduser().is_dir():
+        return None
+    if not HUB_ID.fullmatch(location):
+        return f"model.base: {Path(location).name} is neither a folder on the server nor a hub id like owner/name"
+    why = hub.refusal(location, revision)
+    return f"model.base: {location} {why}; a folder with its configurations does without the hub" if why else None
+
+
+def _base_of(file: CheckpointFile, base: str | None) -> str:
+    """Return the folder or hub id with the configurations of a whole pipeline in one file."""
+    if base is not None:
+        return base
+    if file.family is None:
+        raise UnusableSource(
+            PATH,
+            f"{file.name} is a {file.described()}, of no family that is known here: name a folder or hub id with the "
+            "configurations of its components as model.base",
+        )
+    return file.family.hub_id
+
+
+def _without_base(alone: ComponentSource, cls: str | None = None) -> str:
+    """Return the refusal of a transformer without the folder that completes it."""
+    file = alone.file
+    what = f"{file.kind} ({file.format})" if file else f"{cls} alone"
+    family = file.family if file else None
+    fits = f", such as {family.hub_id}" if family else ""
+    return (
+        f"{alone.name} is a {what}: it has no text encoder, VAE, scheduler and tokenizer. Name a folder or hub id that "
+        f"has them as model.base{fits}"
+    )
+
+
+def _class_of(folder: Path) -> str | None:
+    """Return the diffusers class of a component that `save_pretrained` wrote alone into a folder."""
+    config = in_folder(folder)("config.json") or {}
+    cls = config.get("_class_name")
+    return cls if isinstance(cls, str) else None
+
+
+def _a(file: CheckpointFile) -> str:
+    return f"{'an' if file.kind is Kind.UNKNOWN else 'a'} {file.kind}"
+
+
+def _read(path: Path, key: str) -> CheckpointFile:
+    try:
+        file = CheckpointFile.read(path)
+    except UnreadableFile as error:
+        raise UnusableSource(key, f"{path.name}: {error}") from error
+    if file.refusal:
+        raise UnusableSource(key, f"{file.name}: {file.refusal}")
+    if file.is_gguf and file.kind is not Kind.DENOISER and file.kind not in ELSEWHERE:
+        raise UnusableSource(
+            key, f"{file.name} is a {file.kind} in GGUF: diffusers loads transformers alone; take one, or safetensors"
+        )
+    if file.scheme is Scheme.SCALED_FP8 and file.kind is Kind.PIPELINE:
+        others = [name for name in file.tensors if name.endswith(SCALE) and not name.startswith(DENOISER_PREFIXES)]
+        if others:
+            raise UnusableSource(
+                key,
+                f"{file.name}: its text encoder is in scaled FP8 ({others[0]}), which is applied to transformers "
+                "alone; take the transformer alone with model.base",
+            )
+    return file
+
+
+def _component(name: str, path: str) -> ComponentSource:
+    key = f"model.components.{name}"
+    found = Path(path).expanduser()
+    if found.is_file():
+        file = _read(found, key)
+        if why := _misplaced(name, file):
+            raise UnusableSource(key, f"{file.name} is {_a(file)} ({file.format}): {why}")
+        return ComponentSource(path, file, None, key)
+    if found.is_dir():
+        places = (found / name, found) if (found / INDEX).is_file() else (found,)
+        place = next((each for each in places if any((each / config).is_file() for config in COMPONENT_CONFIGS)), None)
+        if place is None:
+            raise UnusableSource(key, f"the folder {found.name} has no {name}: no {' or '.join(COMPONENT_CONFIGS)}")
+        return ComponentSource(path, None, place, key)
+    if found.suffix in {".safetensors", ".gguf", *PICKLES} or not HUB_ID.fullmatch(path):
+        raise UnusableSource(key, "it is neither a file or folder on the server nor a hub id like owner/name")
+    return ComponentSource(path, None, None, key)
+
+
+def _misplaced(name: str, file: CheckpointFile) -> str | None:
+    """Return the reason that a file is not for a component, with the remedy; None: it may be."""
+    if file.kind is Kind.TEXT_ENCODER:
+        return ELSEWHERE[file.kind]
+    wanted = {UNET: Kind.UNET, "vae": Kind.VAE}.get(name, Kind.DENOISER if name.startswith(TRANSFORMER) else None)
+    if wanted is None:
+        return f"diffusers loads no {name} from one file; name a folder that save_pretrained wrote"
+    if file.kind in (wanted, Kind.PIPELINE):
+        return "diffusers loads only transformers from GGUF" if file.is_gguf and wanted is Kind.VAE else None
+    return f"that is no {name}"
