@@ -44,7 +44,7 @@ def check_sources(model: ModelSettings) -> Sources:
     Raises:
         ConfigError: names the setting, the file, its format and the remedy.
     """
-    if why := folder.refusal(model.path):
+    if model.path != EMBEDDED_MODEL and (why := folder.refusal(model.path)):
         raise ConfigError(f"model.path {model.path!r}: {why}")
     try:
         sources = sources_of(model)

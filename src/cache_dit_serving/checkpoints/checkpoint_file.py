@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from cache_dit_serving.checkpoints import gguf_header
-from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES, Family, family_of, without_prefix
+from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES, UNET_CLASS, Family, family_of, without_prefix
 from cache_dit_serving.checkpoints.schemes import Scheme, scheme_of, scheme_refusal
 from cache_dit_serving.safetensors_header import PICKLES, TensorEntry, UnreadableFile, pickle_refusal, read_header
 
@@ -43,7 +43,6 @@ TEXT_ENCODERS = re.compile(
     r"encoder\.layers\.0\.)|shared\.weight$|(model\.)?(language_model\.)?(embed_tokens\.|layers\.0\.self_attn\.q_proj)|"
     r"token_embd\.weight$|enc\.blk\.0\.|blk\.0\.attn_q)"
 )
-UNET_CLASS = "UNet2DConditionModel"
 NAMED = 3
 """Tensor names that a report of an unknown file gives."""
 

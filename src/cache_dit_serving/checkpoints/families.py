@@ -15,6 +15,9 @@ from cache_dit_serving.safetensors_header import TensorEntry
 DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "net.")
 """Prefixes of the denoiser's names, in whole pipelines and in files that ComfyUI wrote."""
 
+UNET_CLASS = "UNet2DConditionModel"
+"""Class of diffusers' UNets, of Stable Diffusion 1 to XL."""
+
 
 class Family(NamedTuple):
     """Model family of a checkpoint."""
@@ -80,8 +83,8 @@ WAN_IMAGE = _wan("WanImageToVideoPipeline", "Wan2.1-I2V-14B-480P-Diffusers")
 ANIMATE = _wan("WanAnimatePipeline", "Wan2.2-Animate-14B-Diffusers", "WanAnimateTransformer3DModel")
 VACE_SMALL = _wan("WanVACEPipeline", "Wan2.1-VACE-1.3B-diffusers", "WanVACETransformer3DModel")
 VACE = _wan("WanVACEPipeline", "Wan2.1-VACE-14B-diffusers", "WanVACETransformer3DModel")
-SDXL = Family("UNet2DConditionModel", "StableDiffusionXLPipeline", "stabilityai/stable-diffusion-xl-base-1.0")
-SD15 = Family("UNet2DConditionModel", "StableDiffusionPipeline", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+SDXL = Family(UNET_CLASS, "StableDiffusionXLPipeline", "stabilityai/stable-diffusion-xl-base-1.0")
+SD15 = Family(UNET_CLASS, "StableDiffusionPipeline", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 
 FLUX_KEY = "double_blocks.0.img_attn.norm.key_norm.scale"
 FLUX_GUIDANCE = "guidance_in.in_layer.bias"

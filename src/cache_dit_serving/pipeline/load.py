@@ -242,7 +242,7 @@ def located_sources(model: ModelSettings) -> Sources:
     Raises:
         LoadError: its path cannot be read, a file cannot be loaded, or a transformer alone has no base.
     """
-    if why := folder.refusal(model.path):
+    if model.path != EMBEDDED and (why := folder.refusal(model.path)):
         raise LoadError(why)
     try:
         sources = sources_of(model)
