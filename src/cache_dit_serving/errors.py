@@ -168,17 +168,14 @@ class InternalError(ServingError):
 class OutOfMemory(InternalError):
     code = "out_of_memory"
 
-    def __init__(self, would_fit: tuple[int, int] | None = None, advice: str | None = None) -> None:
+    def __init__(self, would_fit: tuple[int, int] | None = None) -> None:
         """
         Args:
             would_fit: (width, height) in pixels that would fit, by measurements of earlier requests.
-            advice: sentence about the settings with which the model would fit.
         """
         sentence = "The device ran out of memory on this request; ask for a smaller size."
         if would_fit is not None:
             sentence += " By what was measured here, {} x {} would fit.".format(*would_fit)
-        if advice is not None:
-            sentence += f" {advice}"
         super().__init__(sentence)
 
 

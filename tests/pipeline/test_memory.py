@@ -98,6 +98,20 @@ def test_at_a_step_it_frees_what_it_held_and_the_next_picture_is_as_before(loade
     assert np.array_equal(draw(loaded).media.array, expected)
 
 
+def test_the_operator_reads_the_advice_in_the_log_and_the_client_a_size_alone(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(memory, "memory_advice", lambda footprint, device: "It fits with model.offload: model.")
+
+    def fail(done: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemory) as caught:
+        draw(loaded, fail)
+    assert "model.offload" not in str(caught.value)
+    assert "It fits with model.offload: model." in caplog.messages
+
+
 def test_no_tensor_of_the_failed_output_is_held(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner.logger, "disabled", True)  # pytest keeps what is logged, with its traceback
     made: list[weakref.ref[Any]] = []
@@ -175,7 +189,6 @@ def test_on_a_gpu_the_advice_names_the_settings_with_which_the_model_fits(monkey
     advice = memory_advice(flux, torch.device("cuda"))
     assert advice is not None
     assert "fits on this device with quantize.quant_type: float8_weight_only" in advice
-    assert str(OutOfMemory((512, 512), advice)).endswith(f"512 x 512 would fit. {advice}")
     assert memory_advice(flux, torch.device("cpu")) is None
     assert memory_advice(None, torch.device("cuda")) is None
     assert flux is not None

@@ -142,9 +142,11 @@ class PipelineRunner:
         if output is None:
             # Outside the handler: the exception keeps the tensors of every frame that it passed.
             self.flush()
+            if advice := memory_advice(self._footprint, self._device):
+                logger.error("%s", advice)
             width, height = (call.arguments.get(side) for side in ("width", "height"))
             would_fit = self._memory_use.would_fit(width, height, call.pixels) if width and height else None
-            raise OutOfMemory(would_fit, memory_advice(self._footprint, self._device))
+            raise OutOfMemory(would_fit)
         self._held_bytes = part.cache.held_bytes()
         record = drawing.record(
             output.shape,
