@@ -76,7 +76,7 @@ docs: $(VENV)/.installed-test ## Write the generated parts of docs/ and the snap
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.models_table --write
 
-full-size: $(VENV)/.installed-test ## Draw every model at full size without data: its memory and FLOP, in docs/models.md (minutes)
+full-size: $(VENV)/.installed-test ## Draw each model that changed at full size without data: memory and FLOP, in docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.full_size
 
 lint: $(VENV)/.installed-test ## ruff: lint and format; import-linter: the direction of imports

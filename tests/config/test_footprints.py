@@ -76,6 +76,14 @@ def test_the_advice_names_the_settings() -> None:
     assert SMALL.advice(80 * GB) == "By its computed footprint, small at 1024 x 1024 fits on this device (34 GB)."
 
 
+def test_the_advice_says_which_shapes_nobody_verified() -> None:
+    assert (
+        replace(SMALL, unverified=("vae",))
+        .advice(80 * GB)
+        .startswith("By its computed footprint (shapes of vae unverified), small at")
+    )
+
+
 def test_a_footprint_is_found_by_hub_id_without_the_hub(tmp_path: Path) -> None:
     found = footprint_of("black-forest-labs/FLUX.1-dev")
     assert found is not None

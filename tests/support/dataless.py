@@ -1,6 +1,7 @@
 """A model of published width without data: meta tensors, and a record of each operation that would wait for a GPU.
 
 Shapes, devices and dtypes are those on a GPU; nothing is computed, so a picture of full size takes a second on a CPU.
+`tools.full_size.dataless` counts memory and operations on tensors that name CUDA; these run through the cache as well.
 """
 
 from __future__ import annotations
@@ -20,28 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import full_size
+from tools.full_size.dataless import CONSTRUCTORS, PRODUCTS, VALUE_READS, VALUE_SHAPED, by_mask
 
 DEVICE = torch.device("meta")
 NETWORKS = ("transformer", "vae")
 DEPTHS = ("num_layers", "num_single_layers")
 BLOCKS = 3
 """Length of each list of transformer blocks, which are alike: more would repeat the same operations."""
-VALUE_READS = {"_local_scalar_dense", "item", "is_nonzero"}
-VALUE_SHAPED = {"nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive"}
-"""Operations whose result the host has to know: a shape by the values, or a truth."""
-CONSTRUCTORS = (torch.tensor, torch.as_tensor)
-PRODUCTS = {
-    "mm",
-    "addmm",
-    "bmm",
-    "baddbmm",
-    "matmul",
-    "linear",
-    "convolution",
-    "conv2d",
-    "scaled_dot_product_attention",
-}
-"""Operations that fail on operands of two dtypes."""
+COMPOSITES = {"matmul", "linear", "conv2d", "scaled_dot_product_attention"}
+"""Products that reach the dispatch whole, for a model in inference mode."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +75,13 @@ class _Operations(TorchDispatchMode):
             if name in VALUE_READS:
                 self._findings.note("wait", name)
                 return self._findings.value
-            if name in VALUE_SHAPED or (name.startswith("index") and _by_mask(args)):
+            if name in VALUE_SHAPED or (name.startswith("index") and by_mask(args)):
                 self._findings.note("wait", name)
         copies = name in ("copy_", "to", "_to_copy")
         # A tensor of no dimension may lie on the host: its value is an argument of the kernel.
         if not copies and len({tensor.device for tensor in taken if tensor.dim()}) > 1:
             self._findings.note("devices", name)
-        if name in PRODUCTS and len({tensor.dtype for tensor in taken if tensor.is_floating_point()}) > 1:
+        if name in PRODUCTS | COMPOSITES and len({tensor.dtype for tensor in taken if tensor.is_floating_point()}) > 1:
             self._findings.note("dtypes", name)
         if copies and not kwargs.get("non_blocking") and len({*_devices(taken), _target(args, kwargs)} - {None}) > 1:
             self._findings.note("wait", name)
@@ -151,8 +139,3 @@ def _devices(tensors: list[torch.Tensor]) -> set[torch.device]:
 def _target(args: Any, kwargs: Any) -> torch.device | None:
     """The device that a conversion names."""
     return next((leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)), None)
-
-
-def _by_mask(args: Any) -> bool:
-    indices = [leaf for leaf in tree_leaves(args[1:2]) if isinstance(leaf, torch.Tensor)]
-    return any(index.dtype == torch.bool for index in indices)

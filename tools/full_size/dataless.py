@@ -30,8 +30,8 @@ VALUE_READS = {"_local_scalar_dense", "item", "is_nonzero"}
 VALUE_SHAPED = {"nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive"}
 """Operations whose result the host has to know: a shape by the values, or a truth."""
 CONSTRUCTORS = (torch.tensor, torch.as_tensor)
-SMALL = 4096
-"""Most elements of a tensor whose values are kept."""
+SMALL = 2**16
+"""Most elements of a tensor whose values are kept: as many as the position ids of an image of 2048 x 2048."""
 COPIES = {"copy_", "_to_copy"}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution"}
 """Operations that fail on operands of two dtypes."""
@@ -108,6 +108,7 @@ class _Operations(TorchDispatchMode):
         if (read := self._read_by_the_host(func, taken, target, args, kwargs)) is not None:
             return read
         self._mixed(name, taken)
+        args = _by_positions(name, args)
         made = func(*args, **kwargs)
         _keep_values(func, made, taken, args, kwargs)
         if (formula := flop_registry.get(func.overloadpacket)) is not None:
@@ -127,11 +128,11 @@ class _Operations(TorchDispatchMode):
         on_device = [tensor for tensor in taken if tensor.device == DEVICE]
         if not on_device and target != DEVICE:
             return None
-        if name in VALUE_READS or name in VALUE_SHAPED or (name.startswith("index") and _by_mask(args)):
+        if name in VALUE_READS or name in VALUE_SHAPED or (name.startswith("index") and by_mask(args)):
             self._drawn.note("wait", name)
             if all(map(_known, taken)):
                 read = _on_values(func, args, kwargs)
-                return on_device_with_values(read) if isinstance(read, torch.Tensor) else read
+                return _known_on_device(read) if isinstance(read, torch.Tensor) else read
             if name in VALUE_READS:
                 return _stand_in(on_device[0].dtype)
             return taken[0].new_empty((1, taken[0].dim()), dtype=torch.long) if name == "nonzero" else None
@@ -142,7 +143,7 @@ class _Operations(TorchDispatchMode):
                 with unset_fake_temporarily():
                     if all(map(_known, taken)):
                         return _on_values(func, args, kwargs)
-                    return taken[0] if name == "copy_" else torch.zeros(taken[0].shape, dtype=taken[0].dtype)
+                    return taken[0] if name == "copy_" else _filled(taken[0])
         return None
 
     def _mixed(self, name: str, taken: list[torch.Tensor]) -> None:
@@ -202,21 +203,53 @@ def on_device(value: Any) -> Any:
 
 
 def on_host(value: Any) -> Any:
-    """Return zeros, on the host, for each tensor without data in a nest of values, and the host for the device."""
+    """Return a copy, on the host, of each tensor in a nest of values: a stand-in if its data is not known.
+
+    The host takes the place of the device.
+    """
 
     def copy(leaf: Any) -> Any:
         if isinstance(leaf, FakeTensor):
-            return torch.zeros(leaf.shape, dtype=leaf.dtype)
+            return leaf.values_on_host if _known(leaf) else _filled(leaf)
         return HOST if leaf == DEVICE else leaf
 
     return tree_map(copy, value)
 
 
-def on_device_with_values(value: torch.Tensor) -> Any:
-    """Return a copy on the device that keeps its values on the host, where they are read again."""
+def on_device_with_values(value: Any) -> Any:
+    """Return a copy, on the device, of each tensor in a nest of values; masks and ids keep their data on the host.
+
+    It is read there again: the length of a prompt decides on shapes.
+    """
+
+    def copy(leaf: Any) -> Any:
+        made = on_device(leaf)
+        if isinstance(leaf, torch.Tensor) and not isinstance(leaf, FakeTensor) and not leaf.is_floating_point():
+            made.values_on_host = leaf
+        return made
+
+    return tree_map(copy, value)
+
+
+def _known_on_device(value: torch.Tensor) -> Any:
     made = on_device(value)
     made.values_on_host = value
     return made
+
+
+def _by_positions(name: str, args: Any) -> Any:
+    """Return an indexing's arguments with the positions of a mask in place of the mask, if its values are known."""
+    if not name.startswith("index") or not by_mask(args):
+        return args
+    indices: list[Any] = []
+    for index in args[1]:
+        if isinstance(index, torch.Tensor) and index.dtype == torch.bool and _known(index):
+            with unset_fake_temporarily():
+                positions = on_host(index).nonzero().unbind(1)
+            indices += map(_known_on_device, positions)
+        else:
+            indices.append(index)
+    return (args[0], indices, *args[2:])
 
 
 def _keep_values(func: Any, made: Any, taken: list[torch.Tensor], args: Any, kwargs: Any) -> None:
@@ -262,6 +295,11 @@ def _stand_in(dtype: torch.dtype) -> float | int | bool:
     return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 0
 
 
-def _by_mask(args: Any) -> bool:
+def _filled(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.full(tensor.shape, _stand_in(tensor.dtype), dtype=tensor.dtype)
+
+
+def by_mask(args: Any) -> bool:
+    """Return whether the arguments of an indexing hold a mask: its values decide on the result's shape."""
     indices = [leaf for leaf in tree_leaves(args[1:2]) if isinstance(leaf, torch.Tensor)]
     return any(index.dtype == torch.bool for index in indices)

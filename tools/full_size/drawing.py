@@ -40,8 +40,11 @@ def draw(configuration: Configuration) -> tuple[Drawn, Any]:
         Exception: any error of the pipeline; operations on two devices or dtypes are among the record's findings too.
     """
     pipe = models.build(configuration.name, configuration.dtype)
+    for key, wanted in (("tiling", configuration.model.vae_tiling), ("slicing", configuration.model.vae_slicing)):
+        if wanted:
+            getattr(pipe.vae, f"enable_{key}")()
     with drawing() as drawn:
-        _follow(pipe, drawn)
+        follow(pipe, drawn)
         output = pipe(**arguments(pipe, configuration))
     return drawn, output
 
@@ -59,7 +62,9 @@ def arguments(pipe: Any, configuration: Configuration) -> dict[str, Any]:
         given["audio_end_in_s"] = defaults["audio_length_s"]
     if "frames" in accepted and "num_frames" in defaults:
         given["frames"] = defaults["num_frames"]
-    for key, value in call.items():
+    if "pyramid_num_inference_steps_list" in accepted:
+        given["pyramid_num_inference_steps_list"] = [1] * pipe.scheduler.config.stages
+    for key, value in (call | models.SHAPES["models"][configuration.name].get("inputs", {})).items():
         if _is_input(value):
             given[key] = _input(value, width, height, defaults.get("num_frames", 1))
     return {key: value for key, value in given.items() if key in accepted and value is not None}
@@ -77,25 +82,32 @@ def _input(value: Any, width: int, height: int, frames: int) -> Any:
     return [image] * frames if "video" in value else image
 
 
-def _follow(pipe: Any, drawn: Drawn) -> None:
+def follow(pipe: Any, drawn: Drawn) -> None:
     """Keep the record's step and part: a step begins with its first forward pass, and ends with the scheduler's."""
+    passed = False
 
     def began(*_: object) -> None:
+        nonlocal passed
+        passed = True
         drawn.part = "denoise"
         drawn.step = max(drawn.step, 1)
 
     for name in models.QUANTIZABLE:
         if getattr(pipe, name, None) is not None:
             getattr(pipe, name).register_forward_pre_hook(began)
-    step = pipe.scheduler.step
+    cls = type(pipe.scheduler)
 
-    def stepped(*args: Any, **kwargs: Any) -> Any:
-        made = step(*args, **kwargs)
-        drawn.steps += 1
-        drawn.step += 1
+    def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal passed
+        made = cls.step(self, *args, **kwargs)
+        if passed:  # a pipeline with one scheduler for each frame, or one for sound, steps several times after a pass
+            passed = False
+            drawn.steps += 1
+            drawn.step += 1
         return made
 
-    pipe.scheduler.step = stepped
+    # A method of the class: pipelines copy their scheduler.
+    pipe.scheduler.__class__ = type(cls.__name__, (cls,), {"step": stepped})
     for name in ("vae", "vqvae", "audio_vae"):
         if getattr(pipe, name, None) is not None:
             _mark(getattr(pipe, name), drawn)

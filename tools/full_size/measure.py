@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import json
 import logging
@@ -23,18 +24,29 @@ EXCLUDED: tuple[str, ...] = QuantizeSettings.model_fields["exclude_layers"].defa
 
 
 def footprint(name: str) -> dict[str, Any]:
-    """Return the footprint of a configuration, as `footprints.json` keeps it; `unknown` says why there is none."""
+    """Return the footprint of a configuration, as `footprints.json` keeps it.
+
+    `unknown` says why there is none, `not_drawn` why it is of the weights alone.
+    """
     quieten()
     if name in models.SHAPES["unknown"]:
         return {"unknown": models.SHAPES["unknown"][name]}
+    sizes = sizes_of(name)
+    return sizes | drawing_of(name)
+
+
+def sizes_of(name: str) -> dict[str, Any]:
+    """Return what is known of a configuration without a drawing."""
     configuration = Configuration(name)
     defaults = configuration.defaults
     made: dict[str, Any] = {
+        "inputs": inputs(name),
         "width": defaults.width or SIZE,
         "height": defaults.height or SIZE,
         "frames": defaults.num_frames or 1,
         "steps": defaults.num_inference_steps,
         "dtype": configuration.model.dtype,
+        "unverified": models.unverified(name),
         "weights": {},
         "eight_bit": {},
     }
@@ -45,8 +57,20 @@ def footprint(name: str) -> dict[str, Any]:
         parameters += count
         if part in models.QUANTIZABLE:
             made["eight_bit"][part] = eight_bit
-    made["parameters"] = parameters
-    return made | {"not_drawn": "make full-size has not drawn it"}
+    return made | {"parameters": parameters}
+
+
+def inputs(name: str) -> str:
+    """Return a digest of what a configuration's row is made from: its shapes and its defaults."""
+    configuration, model = Configuration(name), models.SHAPES["models"][name]
+    shapes = [{"config": {}} | (models.recipe(name, part) or {}) for part in model["components"]]
+    read = [
+        [[each["class"], each["config"]] for each in shapes],
+        [model["entry"], model.get("inputs"), list(model["components"])],
+        configuration.model.model_dump(mode="json", include={"dtype", "vae_tiling", "vae_slicing"}),
+        configuration.defaults.model_dump(mode="json"),
+    ]
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def drawing_of(name: str) -> dict[str, Any]:
@@ -58,7 +82,8 @@ def drawing_of(name: str) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 (the row says so, and the next model is drawn)
         frames = [each for each in traceback.extract_tb(error.__traceback__) if "/diffusers/" in each.filename]
         where = f"{frames[-1].filename.rpartition('site-packages/')[2]}:{frames[-1].lineno}" if frames else "setting up"
-        return {"not_drawn": f"{type(error).__name__} at {where}"}
+        reason = models.SHAPES["models"][name].get("limit") or f"{type(error).__name__} at {where}"
+        return {"not_drawn": reason}
     steps = [step for step in drawn.flop if 1 <= step <= drawn.steps]
     return _size(configuration, output) | {
         "flop_per_step": round(sum(drawn.flop[step] for step in steps) / len(steps)),

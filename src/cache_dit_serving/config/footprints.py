@@ -55,6 +55,10 @@ class Footprint:
     """Bytes of each component in the configuration's dtype."""
     eight_bit: dict[str, int]
     """Bytes of each transformer with 8-bit weights in its blocks."""
+    inputs: str = ""
+    """Digest of the shapes and defaults that it was computed from."""
+    unverified: tuple[str, ...] = ()
+    """Components whose shapes were compared with no published configuration."""
     activations: dict[str, int] = field(default_factory=dict)
     """Most bytes of tensors beside the weights, by part: `encode`, `denoise`, `decode`. Empty if it was not drawn."""
     flop_per_step: int | None = None
@@ -77,7 +81,8 @@ class Footprint:
     def advice(self, card_bytes: int) -> str:
         """Return a sentence for the operator about a card's memory: the way that fits, or that none does."""
         size = f"{self.width} x {self.height}" + (f" x {self.frames} frames" if self.frames > 1 else "")
-        subject = f"By its computed footprint, {self.name} at {size}"
+        unsure = f" (shapes of {' and '.join(self.unverified)} unverified)" if self.unverified else ""
+        subject = f"By its computed footprint{unsure}, {self.name} at {size}"
         way = self.fitting(card_bytes)
         if way is None:
             least = min(map(self.peak_bytes, WAYS))
@@ -103,7 +108,10 @@ def gigabytes(size: int) -> str:
 def footprints() -> dict[str, Footprint]:
     """Return the known footprints by configuration."""
     return {
-        name: Footprint(name=name, **{**found, "findings": tuple(found.get("findings", ()))})
+        name: Footprint(
+            name=name,
+            **{**found, **{key: tuple(found.get(key, ())) for key in ("findings", "unverified")}},
+        )
         for name, found in _read().items()
         if "unknown" not in found
     }
