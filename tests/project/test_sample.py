@@ -113,7 +113,10 @@ def test_a_class_of_the_tables_is_one_of_diffusers(name: str) -> None:
 
 @pytest.mark.parametrize("file", [str(file.relative_to(ROOMS)) for file in ROOMS.rglob("*.py")])
 def test_a_module_names_no_class_of_diffusers(file: str) -> None:
-    """`planning/families.py` has their facts, `checkpoints/families.py` those of files. The registry of cache-dit that a work-around patches is by family."""
+    """`planning/families.py` has their facts, `checkpoints/families.py` those of files.
+
+    The registry of cache-dit that a work-around patches is by family.
+    """
     named = {text for text in literals(file) if is_a_model(text) or is_a_model(f"{text}Pipeline")}
     assert named <= ALLOWED.get(file, set())
 
