@@ -220,8 +220,7 @@ def test_flush_frees_the_cached_activations(server: Server) -> None:
 
 
 def test_the_docs_describe_every_route_without_third_party_scripts(server: Server) -> None:
-    page = server.get("/").text
-    assert page == server.get("/docs").text
+    page = server.get("/docs").text
     sources = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert sources
     for source in sources:
