@@ -19,7 +19,8 @@ def test_a_picture_leaves_in_a_few_parts(tmp_path: Path) -> None:
             sent.append(message["body"])
 
     async def receive() -> Message:
-        return {"type": "http.request"}
+        await anyio.sleep_forever()  # the client stays
+        raise AssertionError
 
     scope = {"type": "http", "method": "GET", "headers": []}
     anyio.run(OutputResponse(tmp_path / "picture.png"), scope, receive, send)

@@ -244,7 +244,8 @@ def _bytes(tensor: torch.Tensor) -> int:
     if not is_traceable_wrapper_subclass(tensor):
         return tensor.nbytes
     names, _ = tensor.__tensor_flatten__()
-    return sum(_bytes(getattr(tensor, name)) for name in names)
+    parts = (getattr(tensor, name) for name in names)  # a DTensor's have its mesh of devices too
+    return sum(_bytes(part) for part in parts if isinstance(part, torch.Tensor))
 
 
 def _layers(component: torch.nn.Module) -> int:
