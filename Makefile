@@ -83,13 +83,14 @@ lint: $(VENV)/.installed-test ## ruff: lint and format; import-linter: the direc
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory lint-ui; else \
-		echo "No npm on PATH: the playground's scripts are not checked" >&2; fi
+	@if command -v npm > /dev/null && $(MAKE) --silent tools/ui/node_modules; then \
+		$(MAKE) --no-print-directory lint-ui; else \
+		echo "No npm, or it cannot be reached: the playground's scripts are not checked" >&2; fi
 
 UI := src/cache_dit_serving/api/static/ui
 
 tools/ui/node_modules: tools/ui/package.json
-	npm install --prefix tools/ui --no-package-lock --no-audit --no-fund --silent
+	timeout 300 npm install --prefix tools/ui --no-package-lock --no-audit --no-fund --silent
 	@touch $@
 
 lint-ui: tools/ui/node_modules ## The playground's scripts: Biome, and types by TypeScript
