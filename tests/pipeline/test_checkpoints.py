@@ -21,6 +21,7 @@ from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER, load_pipeline
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.pipeline.scaled_fp8 import dequantized
 from tests.support.alone import drawn_by_diffusers, loaded_by_diffusers
+from tests.support.by_diffusers import embedded_by_diffusers
 from tests.support.checkpoints import (
     TRANSFORMER,
     VAE,
@@ -81,17 +82,7 @@ def _loaded_by_diffusers(file: Path) -> Any:
 
 def _drawn_by_diffusers(pipe: Any, loaded: Loaded) -> np.ndarray[Any, Any]:
     pipe.set_progress_bar_config(disable=True)
-    drawn: np.ndarray[Any, Any] = pipe(
-        "a red apple on a blue background",
-        num_inference_steps=STEPS,
-        width=96,
-        height=96,
-        guidance_scale=loaded.model.defaults.guidance_scale or 3.5,
-        max_sequence_length=loaded.model.defaults.max_sequence_length or 512,
-        generator=torch.Generator("cpu").manual_seed(3),
-        output_type="np",
-    ).images[0]
-    return drawn
+    return embedded_by_diffusers(pipe, loaded, STEPS)
 
 
 def _picture(loaded: Loaded, **fields: Any) -> np.ndarray[Any, Any]:

@@ -27,6 +27,7 @@ from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.by_diffusers import embedded_by_diffusers
 from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import save_lora, with_loras
@@ -72,16 +73,7 @@ def by_diffusers(files: dict[str, Path], scales: dict[str, float], loaded: Loade
         for name in scales:
             pipe.load_lora_weights(str(files[name]), adapter_name=name)
     pipe.set_adapters(list(scales), list(scales.values()))
-    return pipe(
-        "a red apple on a blue background",
-        num_inference_steps=STEPS,
-        width=96,
-        height=96,
-        guidance_scale=loaded.model.defaults.guidance_scale or 3.5,
-        max_sequence_length=loaded.model.defaults.max_sequence_length or 512,
-        generator=torch.Generator("cpu").manual_seed(3),
-        output_type="np",
-    ).images[0]
+    return embedded_by_diffusers(pipe, loaded, STEPS)
 
 
 def test_alpha_in_the_metadata_counts(files: dict[str, Path], tmp_path: Path) -> None:

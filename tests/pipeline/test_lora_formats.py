@@ -19,6 +19,7 @@ from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded
 from tests.support.alone import drawn_by_diffusers, loaded_by_diffusers
+from tests.support.by_diffusers import embedded_by_diffusers
 from tests.support.conformance import draw as draw_family
 from tests.support.conformance import settings_of
 from tests.support.families import save_family
@@ -87,16 +88,7 @@ def test_a_flux_lora_of_each_format_draws_as_diffusers_has_it(flux: tuple[Loaded
     put_by_diffusers(pipe, names, folder)
 
     def theirs(pipe: Any) -> Any:
-        return pipe(
-            "a red apple on a blue background",
-            num_inference_steps=STEPS,
-            width=96,
-            height=96,
-            guidance_scale=loaded.model.defaults.guidance_scale or 3.5,
-            max_sequence_length=loaded.model.defaults.max_sequence_length or 512,
-            generator=torch.Generator("cpu").manual_seed(3),
-            output_type="np",
-        ).images[0]
+        return embedded_by_diffusers(pipe, loaded, STEPS)
 
     same(names, lambda loras: draw(loaded, num_inference_steps=STEPS, loras=loras).media.array, theirs, pipe)
 

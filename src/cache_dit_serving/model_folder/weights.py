@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.model_folder.broken import BrokenFolder
-from cache_dit_serving.safetensors_header import BITS, SafetensorsHeader, UnreadableFile, read_header
+from cache_dit_serving.safetensors_header import BITS, PICKLES, SafetensorsHeader, UnreadableFile, read_header
 
 STEMS = {"diffusers": ("diffusion_pytorch_model",), "transformers": ("model",)}
 """Beginning of the names of a component's files of weights, by library."""
 ALL_STEMS = ("model", "diffusion_pytorch_model")
 PLAIN = ""
 """Variant of the files without one in their names."""
-PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 SHOWN = 3
 """Number of names that a message lists."""
 PACKED = frozenset({"I8", "U8"})
