@@ -69,6 +69,9 @@ SETTINGS: tuple[type[BaseModel], ...] = (
 )
 SCHEMAS = {schema.__name__: schema for schema in (*REQUESTS, *SETTINGS)}
 SEE = {
+    "GenerateRequest.scheduler": "[Samplers](#samplers)",
+    "GenerateRequest.shift": "[Samplers](#samplers)",
+    "ModelSettings.schedulers": "[Samplers](api.md#samplers)",
     "GenerateRequest.loras": "[LoRA](#lora)",
     "GenerateRequest.image_urls": "[Pictures and videos in](#pictures-and-videos-in)",
     "GenerateRequest.fit": "[Pictures and videos in](#pictures-and-videos-in)",

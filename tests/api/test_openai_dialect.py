@@ -103,7 +103,7 @@ def test_a_value_without_effect_is_a_warning(fields: dict[str, Any], param: str)
         ("watermark", True, "no watermark"),
         ("prompt_extend", True, "as they stand"),
         ("enable_safety_checker", True, "checks no content"),
-        ("sampler", "euler", "scheduler"),
+        ("sampler", "euler", "send scheduler"),
         ("image", IMAGE, "/v1/images/edits"),
     ],
 )
@@ -125,6 +125,13 @@ def test_a_field_of_another_vendors_api_that_asks_for_nothing_is_served() -> Non
     assert fields_of(read(GENERATIONS, **nothing, sequential_image_generation="disabled", resolution="")) == {}
     assert refused(GENERATIONS, watermark=0.5).param == "watermark"
     assert refused(GENERATIONS, disable_safety_checker=False).param == "disable_safety_checker"
+
+
+def test_a_scheduler_and_its_shift_are_fields_of_openais_routes_too() -> None:
+    chosen: dict[str, Any] = {"scheduler": "unipc", "shift": 3.0}
+    assert fields_of(read(GENERATIONS, **chosen)) == chosen
+    assert fields_of(read(VIDEOS, **chosen)) == chosen
+    assert fields_of(read(GENERATIONS, lenient=True, sampler="unipc")) == {"scheduler": "unipc"}
 
 
 def test_a_field_of_another_vendors_video_api_is_refused_with_what_to_send() -> None:

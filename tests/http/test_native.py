@@ -71,6 +71,22 @@ def test_each_of_several_images_is_the_picture_of_its_seed_alone(server: Server)
     assert together["cache"]["steps"] == 36
 
 
+def test_an_answer_and_its_file_name_the_scheduler_that_drew(server: Server) -> None:
+    own = server.generate(seed=7).json()
+    chosen = server.generate(seed=7, scheduler="unipc", shift=2.0).json()
+    assert (own["scheduler"], chosen["scheduler"], chosen["shift"]) == ("euler", "unipc", 2.0)
+    assert "shift" not in own
+    recorded = json.loads(picture(chosen["images"][0]).info["parameters"])
+    assert (recorded["scheduler"], recorded["shift"]) == ("unipc", 2.0)
+    assert server.post("/generate", json=recorded).json()["images"] == chosen["images"]
+    assert server.generate(seed=7).json()["images"] == own["images"]
+    fields = {"prompt": "a red apple", "num_inference_steps": 2, "scheduler": "unipc"}
+    file = server.post("/generate", json=fields, headers={"Accept": "image/png"})
+    assert file.headers["X-Scheduler"] == "unipc"
+    refusal = server.generate(scheduler="heun")
+    assert (refusal.status_code, refusal.json()["error"]["param"]) == (400, "scheduler")
+
+
 def test_stats_hold_each_steps_difference_for_each_image(server: Server) -> None:
     answer = server.generate(seed=1, num_images=2, include_stats=True).json()
     assert [image["seed"] for image in answer["stats"]["cache_stats"]] == [1, 2]

@@ -12,6 +12,7 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.jobs.rates import MOST_KEYS, WINDOW, Estimate, Rates
 from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.samplers import SamplerChoice
 from tests.support.records import COMPUTED_S, FAST, FIXED_S, REUSED_S, call, learn, record_of
 
 
@@ -52,6 +53,14 @@ def test_a_promise_rests_on_the_fewest_steps_that_were_reused() -> None:
     for reused in (12, 9, 14):
         learn(rates, call(FAST), reused=reused)
     assert rates.estimate(call(FAST)).seconds == pytest.approx(FIXED_S + 11 * COMPUTED_S + 9 * REUSED_S)
+
+
+def test_reused_steps_of_another_scheduler_promise_nothing() -> None:
+    rates, cached = Rates(), call(FAST)
+    learn(rates, cached, reused=12)
+    other = replace(cached, calls=(replace(cached.call, sampler=SamplerChoice("unipc")),))
+    assert not rates.estimate(other).known
+    assert seconds(rates, other) == pytest.approx(FIXED_S + 20 * COMPUTED_S)
 
 
 def test_other_step_counts_scale_and_reuse_no_more_than_the_settings_allow() -> None:

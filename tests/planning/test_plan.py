@@ -19,6 +19,7 @@ from cache_dit_serving.planning.call import VideoSpec
 from cache_dit_serving.planning.inputs import input_arguments
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.planning.samplers import Sampler, SamplerChoice, SamplerTraits
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.schemas.request import MAX_SEED
@@ -320,3 +321,28 @@ def test_prompts_of_omnigen_name_their_pictures() -> None:
     assert refused.value.param == "prompt"
     both = input_arguments(request(prompt=f"{first} on <img><|image_2|></img>"), pictures, model)
     assert len(both["input_images"]) == 2
+
+
+def test_without_offered_schedulers_a_request_has_the_models_own() -> None:
+    traits = replace(FLUX, samplers=SamplerTraits(Sampler("euler", "Euler", shift=3.0)))
+    for named in ("euler", "auto", "default", None):
+        result = planned(request(scheduler=named), traits, Settings())
+        assert (result.call.sampler, result.recorded["scheduler"]) == (SamplerChoice("euler"), "euler")
+    for fields, param in (({"scheduler": "unipc"}, "scheduler"), ({"shift": 2.0}, "shift")):
+        with pytest.raises(InvalidRequest, match=r"model\.schedulers") as refusal:
+            planned(request(**fields), traits, Settings())
+        assert refusal.value.param == param
+
+
+def test_a_pipeline_with_a_shift_of_its_own_takes_the_requests() -> None:
+    traits = replace(FLUX, parameters=FLUX.parameters | {"shift"}, samplers=SamplerTraits(Sampler("euler", "Euler")))
+    result = planned(request(shift=2.0), traits, Settings())
+    assert (result.call.arguments["shift"], result.call.sampler) == (2.0, SamplerChoice("euler"))
+    assert (result.recorded["scheduler"], result.recorded["shift"]) == ("euler", 2.0)
+
+
+def test_a_scheduler_that_predicts_twice_a_step_is_planned_by_its_predictions() -> None:
+    heun = Sampler("heun", "Heun", per_step=2, further=-1)
+    traits = replace(FLUX, samplers=SamplerTraits(Sampler("euler", "Euler"), (heun,)))
+    result = planned(request(scheduler="heun", num_inference_steps=10), traits, Settings())
+    assert (result.call.arguments["num_inference_steps"], result.steps) == (10, 19)

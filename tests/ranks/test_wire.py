@@ -18,6 +18,7 @@ from cache_dit_serving.media.values import AudioOutput, ImageOutput, MediaKind, 
 from cache_dit_serving.planning.call import ImageCall, VideoSpec
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile
+from cache_dit_serving.planning.samplers import SamplerChoice
 from cache_dit_serving.ranks import wire
 from tests.support.images import apple
 from tests.support.records import record_of
@@ -45,6 +46,7 @@ CALL = ImageCall(
     pipeline_class="WanPipeline",
     pixels=64 * 64 * 9,
     loras=(LoraChoice("a", 0.5),),
+    sampler=SamplerChoice("unipc", 3.0),
     video=VideoSpec(9, 16.0),
     makes=MediaKind.VIDEO,
     profile=AskedToProfile.BY_REQUEST,

@@ -8,7 +8,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speed_settings import SpeedsSettings
@@ -20,6 +20,7 @@ from cache_dit_serving.config.acceleration import (
 )
 from cache_dit_serving.config.keys import ApiKeys
 from cache_dit_serving.config.object_store import object_store
+from cache_dit_serving.config.schedulers import SCHEDULER_NAME, OfferedScheduler, by_name
 from cache_dit_serving.logs import LogFormat
 from cache_dit_serving.private import Readers
 from cache_dit_serving.section import Section
@@ -134,6 +135,15 @@ class ModelSettings(Section):
         default_factory=dict,
         description="Keys of the scheduler's configuration to change, such as `flow_shift: 5.0` for Wan at 720p; a "
         "key that its class does not have stops the start.",
+    )
+    schedulers: Annotated[
+        dict[Annotated[str, Field(pattern=SCHEDULER_NAME)], OfferedScheduler], BeforeValidator(by_name)
+    ] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Schedulers that requests may choose beside the model's own: a list of known names, such as "
+        "`[euler, unipc]`, or names with the class and the keys of each. One that the pipeline cannot draw with is "
+        "left out at the start, with the reason in the log and in the refusal of a request.",
     )
     loras: tuple[LoraSettings, ...] = Field((), max_length=32, description="LoRAs that are loaded with the model.")
 

@@ -24,7 +24,7 @@ def answer_of(prepared: Prepared, outputs: Sequence[OutputFile], delivered: list
     assert started is not None
     assert finished is not None
     records = [output.record for output in outputs]
-    kind = KINDS[generation.planned.call.makes]
+    kind, sampler = KINDS[generation.planned.call.makes], generation.planned.call.sampler
     made: dict[str, Any] = {kind.answer_key: delivered if kind.several else delivered[0]}
     return GenerateResponse(
         **made,
@@ -42,6 +42,8 @@ def answer_of(prepared: Prepared, outputs: Sequence[OutputFile], delivered: list
         ),
         request_id=generation.id,
         cache=merge_reports([record.cache for record in records]),
+        scheduler=sampler.name if sampler else None,
+        shift=sampler.shift if sampler else None,
         deadline=prepared.deadline,
         warnings=generation.warnings,
         stats=stats_of(records) if prepared.intake.request.include_stats else None,

@@ -31,9 +31,11 @@ def compared_response(prepared: Prepared, outputs: Sequence[OutputFile]) -> Comp
         encode(distance.shown, output, {}),
     ]
     cached_file, uncached_file, difference_file = prepared.delivery.deliver(files).texts
-    identical = distance.max_difference == 0
+    identical, sampler = distance.max_difference == 0, generation.planned.call.sampler
     return CompareResponse(
         seed=cached.record.seed,
+        scheduler=sampler.name if sampler else None,
+        shift=sampler.shift if sampler else None,
         cached=_side(cached, cached_file),
         uncached=_side(uncached, uncached_file),
         difference=difference_file,

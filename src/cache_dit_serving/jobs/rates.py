@@ -23,6 +23,9 @@ K = TypeVar("K", bound=Hashable)
 Statistic = Callable[[deque[float]], float]
 """Several observations to one number."""
 
+Kind = tuple[str, str | None]
+"""Hash of the cache settings, and name of the scheduler."""
+
 WINDOW = 20
 """Newest observations that count: follows a change of load within a few images, and forgets a single slow one."""
 MOST_KEYS = 512
@@ -93,8 +96,8 @@ class Rates:
         self._fixed_s: Observations[Shape] = Observations()
         self._reused_step_s: Observations[tuple[str, Shape]] = Observations()
         """Seconds of a reused step by settings, whose calibrators take their own time, and shape."""
-        self._reused_steps: Observations[tuple[str, int, int]] = Observations()
-        """Reused steps by settings, forward passes and num_inference_steps."""
+        self._reused_steps: Observations[tuple[Kind, int, int]] = Observations()
+        """Reused steps by settings and scheduler, forward passes and num_inference_steps."""
 
     def learn(self, call: ImageCall, record: SampleRecord, encode_s: float = 0.0) -> None:
         """Record the times of one output, and the seconds that its encoding took."""
@@ -103,7 +106,7 @@ class Rates:
             if not record.prompt_hits:  # the next prompt may be another one
                 self._fixed_s.note(shape, record.encode_prompt_s + record.decode_s + encode_s)
             if settings is not None:
-                self._reused_steps.note((settings.digest(), shape.passes, report.steps), report.cached_steps)
+                self._reused_steps.note((_kind(call, settings), shape.passes, report.steps), report.cached_steps)
             if record.cached_steps_s is None:
                 return
             if report.computed_steps:
@@ -150,16 +153,19 @@ class Rates:
         settings = call.cache.settings
         if settings is None:
             return fixed_s + steps * computed_s, True
-        reused = self._reused_at_least(settings, steps, shape.passes)
+        reused = self._reused_at_least(call, settings)
         reused_s = self._reused_seconds(settings.digest(), shape, statistic)
         if reused is None or (reused and reused_s is None):
             return fixed_s + steps * computed_s, False
         return fixed_s + (steps - reused) * computed_s + reused * (reused_s or 0.0), True
 
-    def _reused_at_least(self, settings: CacheSettings, steps: int, passes: int) -> float | None:
-        """Return the least reused steps of these settings: as in fewer steps that ran, in proportion to more."""
-        digest = settings.digest()
-        found = self._reused_steps.nearest(lambda key: abs(key[2] - steps) if key[:2] == (digest, passes) else None)
+    def _reused_at_least(self, call: ImageCall, settings: CacheSettings) -> float | None:
+        """Return the least reused steps of these settings: as in fewer steps that ran, in proportion to more.
+
+        Those of other schedulers do not count: the cache compares other steps there.
+        """
+        kind, steps, passes = _kind(call, settings), call.num_inference_steps, call.passes
+        found = self._reused_steps.nearest(lambda key: abs(key[2] - steps) if key[:2] == (kind, passes) else None)
         if found is None:
             return None
         (_, _, ran), counts = found
@@ -172,6 +178,10 @@ class Rates:
             return None
         (_, known), seconds = found
         return statistic(seconds) * _factor(known, shape)
+
+
+def _kind(call: ImageCall, settings: CacheSettings) -> Kind:
+    return settings.digest(), call.sampler.name if call.sampler else None
 
 
 def _at(observations: Observations[Shape], shape: Shape, statistic: Statistic) -> float | None:

@@ -18,6 +18,7 @@ from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.part import Part
 from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
 from cache_dit_serving.pipeline.runner import PipelineRunner
+from cache_dit_serving.pipeline.sampler_trials import drawing_samplers
 from cache_dit_serving.pipeline.warm_up import CacheTypeFails, compile_ahead, short, try_cache, warm_up, working
 from cache_dit_serving.planning.model import planned
 from cache_dit_serving.planning.traits import PipelineTraits
@@ -46,6 +47,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     8. Try each cache type, since some families fail only in their forward pass.
     9. Compile the blocks. Before the trials it would compile graphs that no request needs.
     10. Warm up, on the pipeline that requests will use.
+    11. Try each offered scheduler on each task that works.
 
     Raises:
         LoadError: a step failed; the message has no paths or library texts.
@@ -60,21 +62,20 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         from cache_dit_serving.pipeline.previews import Previewer
         from cache_dit_serving.pipeline.profiling import Profiler
         from cache_dit_serving.pipeline.prompt_cache import PromptCache
+        from cache_dit_serving.pipeline.samplers import Samplers
 
     claim_loggers()  # again, for the libraries imported since
     compiling.prepare(settings.compile)
     pipe, traits, loras, facts = _accelerated(settings, progress)
     progress("installing the cache")
-    siblings = load.siblings_of(pipe, traits.tasks)
-    pipeline_cache = cache.PipelineCache(pipe)
-    sibling_caches = [cache.PipelineCache(sibling) for sibling in siblings]
-    caches = [pipeline_cache, *sibling_caches]
-    parts = [Part.of(*part) for part in zip([pipe, *siblings], caches, strict=True)]
+    pipes = [pipe, *load.siblings_of(pipe, traits.tasks)]
+    pipeline_cache, *_ = caches = [cache.PipelineCache(each) for each in pipes]
+    samplers = [Samplers(each, settings.model.schedulers) for each in pipes]
+    parts = [Part.of(*part) for part in zip(pipes, caches, samplers, strict=True)]
     compiled_graphs = compiling.compiled_graphs if settings.compile else None
     prompts = PromptCache(settings.limits.prompt_cache_bytes, loras.on_encoders)
     for part in parts:
         prompts.install(part.pipe)
-    profiler = Profiler(settings.profiling, torch.device(facts.device))
     previewer = None
     if settings.previews.allow and settings.parallelism is None:
         previewer = Previewer(pipe, settings.previews)
@@ -83,13 +84,13 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         facts,
         loras,
         prompts,
-        profiler,
+        Profiler(settings.profiling, torch.device(facts.device)),
         previewer=previewer,
         compiled_graphs=compiled_graphs,
         footprint=footprint_of(settings.model.path),
     )
     known = loras.traits()
-    model = planned(settings, traits, pipeline_cache.support, known)
+    model = planned(settings, replace(traits, samplers=samplers[0].traits), pipeline_cache.support, known)
     for cache_type in cache.CONFIGS:
         if cache_type not in pipeline_cache.support.refusals:
             progress(f"trying the cache ({cache_type}) in a few steps")
@@ -103,8 +104,13 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     model = replace(
         planned(settings, model.traits, pipeline_cache.support, known),
         siblings=tuple(
-            planned(settings, traits_of(sibling, guided_passes=guided_passes), its_cache.support, known)
-            for sibling, its_cache in zip(siblings, sibling_caches, strict=True)
+            planned(
+                settings,
+                replace(traits_of(sibling, guided_passes=guided_passes), samplers=its_samplers.traits),
+                its_cache.support,
+                known,
+            )
+            for sibling, its_cache, its_samplers in zip(pipes[1:], caches[1:], samplers[1:], strict=True)
         ),
     )
     if (unfulfilled := model.speeds.unfulfilled) is not None:
@@ -121,7 +127,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         model = record.corrected(model)
     if settings.server.warm_up:
         model = working(runner, model, progress)
-    return Loaded(runner, model, warmed_up)
+    return Loaded(runner, drawing_samplers(runner, model, progress), warmed_up)
 
 
 class _Accelerated(NamedTuple):

@@ -55,7 +55,7 @@ class Drawing:
         self._first_forward: float | None = None
         self._heard: list[Heard] = []
         self._prompts = Use()
-        self._done = self._cached = self._reused_blocks = 0
+        self._done = self._cached = self._reused_blocks = self._timesteps = 0
 
     @property
     def counted_passes(self) -> int:
@@ -91,6 +91,7 @@ class Drawing:
                 return {}  # changes nothing; LTXI2VLongMultiPrompt passes latents here that it cannot take back
 
             yield {"callback_on_step_end": callback}
+            self._timesteps = self._scheduled()
             return
 
         def counting(step: Method) -> Method:
@@ -107,6 +108,7 @@ class Drawing:
         # On the class: some pipelines step a copy of their scheduler.
         with wrapped(type(self.part.pipe.scheduler), "step", counting):
             yield {}
+        self._timesteps = self._scheduled()
 
     def encoded(self, heard: list[Heard], prompts: Use) -> None:
         """Take the calls of the tokenizers, and the use of the prompt cache."""
@@ -181,16 +183,20 @@ class Drawing:
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
+    def _scheduled(self) -> int:
+        """Return the number of timesteps of the call's scheduler."""
+        return len(getattr(self.part.pipe.scheduler, "timesteps", ()))
+
     def _steps_run(self, record: Record | None) -> int:
         """Return the number of steps that ran.
 
-        It is the requested number, or the scheduler's number of timesteps if the cache counted that many. Heun's method
-        has nearly twice the requested number.
+        It is the planned number, or the scheduler's number of timesteps if the cache counted that many (PNDM has one
+        more than planned).
         """
         planned = self.call.num_inference_steps
         if planned != self.call.arguments.get("num_inference_steps"):
-            return planned  # `strength` has shortened the schedule
-        scheduled = len(getattr(self.part.pipe.scheduler, "timesteps", ()))
+            return planned  # `strength` has shortened the schedule, or each step predicts more than once
+        scheduled = self._timesteps
         seen = record.executed_steps if record is not None else scheduled
         return scheduled if scheduled and seen == scheduled else planned
 

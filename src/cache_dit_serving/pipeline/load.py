@@ -27,6 +27,7 @@ from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import needing_memory
 from cache_dit_serving.pipeline.missing_tensors import loaded_whole
 from cache_dit_serving.pipeline.random_weights import random_pipeline
+from cache_dit_serving.pipeline.samplers import check_keys
 from cache_dit_serving.planning.families import family_of
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
@@ -141,10 +142,7 @@ def _changed(scheduler: SchedulerMixin, changes: Mapping[str, Any]) -> Scheduler
         LoadError: the class has no such key.
     """
     cls = type(scheduler)
-    known = list(inspect.signature(cls.__init__).parameters)[1:]
-    for key in changes:
-        if key not in known:
-            raise LoadError(f"model.scheduler.{key}: {cls.__name__} has no such key; it has: {', '.join(known)}")
+    check_keys(cls, changes, "model.scheduler")
     return cls.from_config(scheduler.config, **changes)
 
 

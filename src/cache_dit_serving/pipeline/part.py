@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from cache_dit_serving.pipeline.cache import PipelineCache
+    from cache_dit_serving.pipeline.samplers import Samplers
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Part:
     pipe: DiffusionPipeline
     cache: PipelineCache
     """cache-dit on this pipeline."""
+    samplers: Samplers
     output: OutputFields
     audio_rate: int | None
     """Samples a second of the pipeline's sound; None if it makes none."""
@@ -33,12 +35,13 @@ class Part:
     """True if `output_type="pt"` gives the values of `"np"` as a tensor on the device."""
 
     @classmethod
-    def of(cls, pipe: DiffusionPipeline, cache: PipelineCache) -> Part:
-        """Return the part for a pipeline on its device, with its cache."""
+    def of(cls, pipe: DiffusionPipeline, cache: PipelineCache, samplers: Samplers) -> Part:
+        """Return the part for a pipeline on its device, with its cache and its schedulers."""
         has_callback = "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters
         return cls(
             pipe,
             cache,
+            samplers,
             output_of(type(pipe)),
             audio_rate_of(pipe),
             tokenizers_of(pipe),

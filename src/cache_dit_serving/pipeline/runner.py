@@ -171,6 +171,7 @@ class PipelineRunner:
             guard(),
             # Some families draw noise, or sample an image's latents, without the generator of the call.
             torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
+            part.samplers.used(call.sampler),
             drawing.steps_reported(show) as callback,
             listening(drawing.part.tokenizers) as heard,
             self._prompts.used(heard, call.caller) as use,

@@ -211,14 +211,19 @@ def _few_steps(model: PlannedModel) -> int:
 
 
 def short(
-    model: PlannedModel, task: Task | None = None, *, last_image: bool = False, pixels: int | None = None
+    model: PlannedModel,
+    task: Task | None = None,
+    *,
+    last_image: bool = False,
+    pixels: int | None = None,
+    scheduler: str | None = None,
 ) -> ImageCall:
     """Return a call without a cache, of the fewest steps and frames, and of at most `pixels` pixels.
 
     It is for trials of the forward pass, not for measurements.
     """
     fields = {"speed": "lossless", "num_inference_steps": _few_steps(model), "num_frames": least_frames(model)}
-    return _planned(model, task, last_image=last_image, pixels=pixels, **fields)
+    return _planned(model, task, last_image=last_image, pixels=pixels, scheduler=scheduler, **fields)
 
 
 def _planned(model: PlannedModel, task: Task | None = None, **fields: Any) -> ImageCall:

@@ -9,6 +9,7 @@ from cache_dit_serving.caching.speeds import CacheChoice
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile
+from cache_dit_serving.planning.samplers import SamplerChoice
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ImageCall:
     seed: int
     cache: CacheChoice
     num_inference_steps: int
-    """Number of denoising steps that run. With a strength it is less than the argument `num_inference_steps`."""
+    """Number of denoising steps that run, one for each prediction of the noise. With a strength it is less than the
+    argument `num_inference_steps`, with Heun's method nearly twice that."""
     passes: int
     """Forward passes per step: 2 if guidance takes a pass of its own."""
     pipeline_class: str
@@ -39,6 +41,8 @@ class ImageCall:
     """Size of the output: width x height of an image, width x height x frames of a video, samples of a sound."""
     loras: tuple[LoraChoice, ...] = ()
     """LoRAs to draw with, in the order in which they are added. Fused ones are not listed."""
+    sampler: SamplerChoice | None = None
+    """Scheduler; None if the pipeline has none."""
     video: VideoSpec | None = None
     """Frames and frame rate; None if the output is not a clip."""
     makes: MediaKind = MediaKind.IMAGE

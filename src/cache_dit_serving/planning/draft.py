@@ -13,6 +13,7 @@ from cache_dit_serving.media.kinds import KINDS, OutputSpec
 from cache_dit_serving.planning.call import ImageCall, VideoSpec
 from cache_dit_serving.planning.loras import LoraChoice
 from cache_dit_serving.planning.model import AskedToProfile, PlannedModel
+from cache_dit_serving.planning.samplers import SamplerChoice
 from cache_dit_serving.schemas.answers import RequestWarning
 
 
@@ -28,7 +29,7 @@ class Draft:
     height: int
     """Height of the output, pixels. A sound has none."""
     steps: int
-    """Denoising steps of one chunk."""
+    """Denoising steps of one chunk, as a request counts them."""
     output: OutputSpec
     recorded: dict[str, Any] = field(default_factory=dict)
     """Effective values of request fields that the arguments hold under other names."""
@@ -43,6 +44,8 @@ class Draft:
     samples: int | None = None
     """Samples of a sound; None if the output is not a sound."""
     loras: tuple[LoraChoice, ...] = ()
+    sampler: SamplerChoice | None = None
+    """Scheduler; None if the pipeline has none."""
     speed: Speed | None = None
     cache: CacheOptions | None = None
     fit: Fit = DEFAULT_FIT
@@ -70,8 +73,11 @@ class Draft:
 
     @property
     def num_inference_steps(self) -> int:
-        """Denoising steps that run, over all chunks."""
-        return self.steps * self.chunks
+        """Denoising steps that run, over all chunks: one for each prediction of the noise."""
+        samplers = self.model.traits.samplers
+        if samplers is None or self.sampler is None:
+            return self.steps * self.chunks
+        return samplers.by_name[self.sampler.name].evaluations(self.steps) * self.chunks
 
     def check_work(self) -> None:
         """Refuse more work than the server takes in one request. A sound is bounded by its length instead.
@@ -112,6 +118,7 @@ class Draft:
             pipeline_class=traits.pipeline_class,
             pixels=self.pixels,
             loras=self.loras,
+            sampler=self.sampler,
             video=None if self.fps is None else VideoSpec(self.num_frames, self.fps),
             makes=traits.makes,
             profile=self.profile,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.planning.samplers import SamplerTraits
 from cache_dit_serving.planning.tasks import Input, Task
 
 
@@ -151,6 +152,8 @@ class PipelineTraits:
     """Parameter of the call for each input: images, a mask, a video."""
     several_images: bool = False
     """True if several images give one output. Other pipelines would make one output per image."""
+    samplers: SamplerTraits | None = None
+    """Schedulers; None if the pipeline has none."""
     classes: ClassTraits | None = None
     """Traits of the classes; None if the pipeline draws from a prompt."""
     strength: StrengthTraits | None = None

@@ -132,6 +132,10 @@ class GenerateResponse(Answer):
     timings: Timings
     request_id: str
     cache: CacheReport
+    scheduler: str | None = Field(
+        None, description="Name of the scheduler that drew; absent if the model has none. GET /capabilities lists them."
+    )
+    shift: float | None = Field(None, description="Shift of the request; absent if the scheduler drew with its own.")
     deadline: DeadlineReport | None = None
     warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect or were adjusted.")
     stats: Stats | None = Field(None, description="Record of each step, if include_stats is true.")
@@ -166,6 +170,8 @@ class CompareResponse(Answer):
     """One seed drawn with and without the cache, and the difference between the outputs."""
 
     seed: int
+    scheduler: str | None = Field(None, description="Name of the scheduler that drew both; absent if there is none.")
+    shift: float | None = Field(None, description="Shift of the request; absent if the scheduler drew with its own.")
     cached: ComparedImage
     uncached: ComparedImage
     difference: FileText = Field(

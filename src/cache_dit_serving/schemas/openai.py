@@ -164,6 +164,8 @@ class Evidence(Answer):
     seeds: list[int]
     timings: Timings
     cache: CacheReport
+    scheduler: str | None = Field(None, description="Name of the scheduler that drew; absent if the model has none.")
+    shift: float | None = Field(None, description="Shift of the request; absent if the scheduler drew with its own.")
     deadline: DeadlineReport | None = None
     warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect or were adjusted.")
 
@@ -174,6 +176,8 @@ class Evidence(Answer):
             seeds=response.seeds,
             timings=response.timings,
             cache=response.cache,
+            scheduler=response.scheduler,
+            shift=response.shift,
             deadline=response.deadline,
             warnings=response.warnings,
         )

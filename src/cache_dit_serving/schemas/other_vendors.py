@@ -27,7 +27,7 @@ def _same(field: str) -> ForeignField:
 
 
 SIZE = "send size, as WIDTHxHEIGHT: 1344x768 is about 16:9, 1024x1024 is 1:1"
-SCHEDULER = ForeignField("the model has the scheduler of its folder; leave it out", nothing=("auto", "default"))
+SCHEDULER = ForeignField("send scheduler", "scheduler", nothing=("auto", "default"))
 NO_WATERMARK = ForeignField("pictures here bear no watermark; leave it out", nothing=(False,))
 PROMPT_AS_IT_STANDS = ForeignField("prompts are drawn as they stand; leave it out", nothing=(False,))
 NO_SAFETY_CHECKER = ForeignField("this server checks no content; leave it out", nothing=(False,))
@@ -40,7 +40,7 @@ OF_EVERYTHING: Mapping[str, ForeignField] = {
     **dict.fromkeys(("steps", "num_steps", "sample_steps", "inference_steps"), _same("num_inference_steps")),
     **dict.fromkeys(("guidance", "cfg", "cfg_scale"), _same("guidance_scale")),
     **dict.fromkeys(("image_strength", "denoising_strength"), _same("strength")),
-    **dict.fromkeys(("sampler", "sampler_name", "sample_method", "scheduler", "schedule"), SCHEDULER),
+    **dict.fromkeys(("sampler", "sampler_name", "sample_method", "schedule"), SCHEDULER),
     **dict.fromkeys(("watermark", "add_watermark"), NO_WATERMARK),
     **dict.fromkeys(
         ("prompt_extend", "prompt_upsampling", "prompt_optimizer", "enhance_prompt", "magic_prompt"),

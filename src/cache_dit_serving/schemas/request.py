@@ -26,6 +26,9 @@ MOST_PRIORITY = 100
 
 WebhookEvent = Literal["running", "succeeded", "failed", "cancelled", "expired"]
 
+LEAST_SHIFT = 0.05
+MOST_SHIFT = 20
+
 LEAST_AUDIO_S = 0.1
 """Minimum length of a sound, seconds."""
 
@@ -87,6 +90,20 @@ class CommonFields(BaseModel):
         "pipelines that have it, elsewhere `guidance_scale` above 1.",
     )
     num_inference_steps: int | None = Field(None, ge=1, description="Denoising steps.")
+    scheduler: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Scheduler (sampler) by name; GET /capabilities lists those that the operator offers. Left out: "
+        "the model's own.",
+    )
+    shift: float | None = Field(
+        None,
+        ge=LEAST_SHIFT,
+        le=MOST_SHIFT,
+        description="Shift of a flow-matching scheduler's noise levels; a greater one spends more steps at high noise. "
+        "It replaces a shift that follows the size. Left out: the scheduler's own.",
+    )
     guidance_scale: float | None = Field(
         None, ge=0, le=100, description="The pipeline's own guidance scale; refused if the weights have no guidance."
     )

@@ -9,6 +9,7 @@ from cache_dit_serving.config.settings import Limits
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields.field import PipelineField, RequestField, Schema
+from cache_dit_serving.planning.fields.sampling import sampler_of
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -22,9 +23,16 @@ def step_count(request: GenerateRequest, model: PlannedModel) -> int:
     asked = _asked(request)
     count, param = asked if asked is not None else (model.default_step_count, "num_inference_steps")
     _check_most(count, param, model.limits)
-    if count < (least := model.traits.steps.least):
+    if count < (least := _least(request, model)):
         raise InvalidRequest(f"this model's scheduler needs at least {least} steps", param=param)
     return count
+
+
+def _least(request: GenerateRequest, model: PlannedModel) -> int:
+    """Return the minimum number of steps of the request's scheduler."""
+    if model.traits.samplers is None:
+        return model.traits.steps.least
+    return sampler_of(request, model).least_steps
 
 
 def _asked(request: GenerateRequest) -> tuple[int, str] | None:
@@ -83,6 +91,12 @@ class Sigmas(PipelineField):
         sigmas = request.sigmas
         if sigmas is None:
             return
+        if model.traits.samplers is not None and not sampler_of(request, model).takes_sigmas:
+            raise InvalidRequest(
+                f"scheduler {sampler_of(request, model).name} spaces the noise levels itself and takes no sigmas; "
+                "leave one of them out",
+                param="sigmas",
+            )
         if any(later >= earlier for earlier, later in pairwise(sigmas)):
             raise InvalidRequest("sigmas must decrease from each noise level to the next", param="sigmas")
         if model.traits.steps.flow_matching and not (sigmas[0] <= 1 and sigmas[-1] > 0):
