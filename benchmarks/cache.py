@@ -16,7 +16,7 @@ from pathlib import Path
 from cache_dit_serving.caching.derived import upstream_settings
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice
-from cache_dit_serving.media.quality import psnr, ssim
+from cache_dit_serving.measure.distances.pictures import psnr, ssim
 from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.example import example_of

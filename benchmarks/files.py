@@ -19,8 +19,8 @@ from PIL import Image
 
 from benchmarks.run import machine
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.measure.distances.pictures import psnr, ssim
 from cache_dit_serving.media import images, png, video
-from cache_dit_serving.media.quality import psnr, ssim
 from cache_dit_serving.media.values import Array, VideoOutput
 
 PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "files.md"

@@ -18,7 +18,7 @@ from benchmarks.run import machine
 from cache_dit_serving.config.acceleration import QuantizeSettings
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.media.quality import psnr, ssim
+from cache_dit_serving.measure.distances.pictures import psnr, ssim
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Unwatched

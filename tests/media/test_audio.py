@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from cache_dit_serving.errors import InternalError
+from cache_dit_serving.measure.distances.sounds import snr
 from cache_dit_serving.media.audio import AudioFormat, encode_audio
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.kinds import OutputSpec
-from cache_dit_serving.media.quality import snr
 from cache_dit_serving.media.values import Array, AudioOutput, VideoOutput
 from cache_dit_serving.media.video import encode_video
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageOps, features
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.measure.distances.pictures import psnr
 from cache_dit_serving.media import image_formats
 from cache_dit_serving.media.inputs import ImageReader
-from cache_dit_serving.media.quality import psnr
 from tests.support import heic
 from tests.support.hostile_files import box
 from tests.support.images import apple, file_of, noise

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from cache_dit_serving.media.quality import psnr
+from cache_dit_serving.measure.distances.pictures import psnr
 from cache_dit_serving.media.values import VideoOutput
 from cache_dit_serving.media.video import VideoFormat, encode_video
 from tests.support.images import apple

@@ -14,9 +14,9 @@ from PIL import Image
 
 from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.measure.distances.pictures import psnr
 from cache_dit_serving.media.audio import encode_audio
 from cache_dit_serving.media.inputs import ImageReader
-from cache_dit_serving.media.quality import psnr
 from cache_dit_serving.media.values import AudioOutput
 from cache_dit_serving.media.video_input import InputVideo
 from tests.support.images import apple, file_of

@@ -19,7 +19,7 @@ from cache_dit_serving.config.acceleration import QuantizeSettings
 from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.media.quality import psnr
+from cache_dit_serving.measure.distances.pictures import psnr
 from cache_dit_serving.pipeline import quantize
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded

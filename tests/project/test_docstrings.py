@@ -24,6 +24,7 @@ REWRITTEN = (
     "config",
     "engine",
     "jobs",
+    "measure",
     "media",
     "model_folder",
     "pipeline",

@@ -23,7 +23,8 @@ print(*[name for name in sys.argv[2:] if name in sys.modules])
 
 
 @pytest.mark.parametrize(
-    "room", ["api", "caching", "config", "engine", "jobs", "loras", "media", "model_folder", "planning", "schemas"]
+    "room",
+    ["api", "caching", "config", "engine", "jobs", "loras", "measure", "media", "model_folder", "planning", "schemas"],
 )
 def test_a_room_without_torch_imports_none_of_it(room: str) -> None:
     command = [sys.executable, "-c", IMPORTER, f"cache_dit_serving.{room}", *HEAVY]

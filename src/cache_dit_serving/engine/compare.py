@@ -10,7 +10,7 @@ from typing import Any
 from cache_dit_serving.engine.answers import stats_of
 from cache_dit_serving.engine.preparation import Prepared
 from cache_dit_serving.jobs.generation import OutputFile
-from cache_dit_serving.media.distance import WorstFrame
+from cache_dit_serving.measure.distances.outputs import DISTANCES, WorstFrame
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse, FrameDistance
@@ -23,7 +23,7 @@ def compared_response(prepared: Prepared, outputs: Sequence[OutputFile]) -> Comp
     assert cached.media is not None
     assert uncached.media is not None
     kind, output = KINDS[cached.media.kind], generation.planned.output
-    distance = kind.distance(cached.media, uncached.media)
+    distance = DISTANCES[cached.media.kind](cached.media, uncached.media)
     output = replace(output, format=kind.difference_format or output.format)
     files = [
         (cached.content, cached.extension),

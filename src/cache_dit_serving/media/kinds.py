@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache_dit_serving.media.audio import encode_audio
-from cache_dit_serving.media.distance import Distance, distance_of_audio, distance_of_images, distance_of_videos
 from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video import encode_video
@@ -43,8 +42,6 @@ class Kind:
     formats: Mapping[str, str]
     """Media type by file format, which is also the file's extension. The first is the default."""
     encode: Encode
-    distance: Callable[[Any, Any], Distance]
-    """Measure of an output against a reference of the same shape."""
     difference_format: str | None
     """Format of an image of differences, which no loss may change; None: the requested format."""
     usual_pixel_steps: int | None
@@ -65,7 +62,6 @@ KINDS: dict[MediaKind, Kind] = {
         encode=lambda image, output, parameters, warnings: encode_image(
             image, output.format, output.image_quality, parameters, warnings
         ),
-        distance=distance_of_images,
         difference_format="png",
         usual_pixel_steps=1024 * 1024 * 100 * 4,
     ),
@@ -75,7 +71,6 @@ KINDS: dict[MediaKind, Kind] = {
         format_field="video_format",
         formats={"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"},
         encode=lambda video, output, parameters, _: encode_video(video, output.format, parameters),
-        distance=distance_of_videos,
         difference_format=None,
         usual_pixel_steps=1280 * 720 * 129 * 50,
     ),
@@ -85,7 +80,6 @@ KINDS: dict[MediaKind, Kind] = {
         format_field="audio_format",
         formats={"wav": "audio/wav", "flac": "audio/flac"},
         encode=lambda audio, output, parameters, _: encode_audio(audio, output.format, parameters),
-        distance=distance_of_audio,
         difference_format=None,
         usual_pixel_steps=None,
     ),

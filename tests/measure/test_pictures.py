@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cache_dit_serving.media.quality import difference, psnr, ssim
+from cache_dit_serving.measure.distances.pictures import difference, psnr, ssim
 
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.random((40, 30, 3))

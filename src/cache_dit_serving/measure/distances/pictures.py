@@ -1,4 +1,4 @@
-"""Difference between two outputs: PSNR, SSIM and a difference image; SNR for sound."""
+"""Distances between two pictures: PSNR, SSIM and a difference picture."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache_dit_serving.media.values import Array
 
 Pixels = NDArray[Any]
 """(height, width, 3) floats in [0, 1]."""
@@ -21,19 +19,6 @@ def psnr(a: Pixels, b: Pixels) -> float:
     """Return the peak signal-to-noise ratio, dB; infinite for equal images."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return math.inf if error == 0 else -10 * math.log10(error)
-
-
-def snr(audio: Array, reference: Array) -> float:
-    """Return the signal-to-noise ratio, dB; infinite for equal sounds, minus infinity for a silent reference.
-
-    Args:
-        sound: (channels, samples), the same shape as `reference`.
-    """
-    noise = float(np.mean((audio.astype(np.float64) - reference.astype(np.float64)) ** 2))
-    signal = float(np.mean(reference.astype(np.float64) ** 2))
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def ssim(a: Pixels, b: Pixels) -> float:

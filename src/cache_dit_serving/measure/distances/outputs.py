@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from cache_dit_serving.media.quality import difference, psnr, snr, ssim
-from cache_dit_serving.media.values import Array, AudioOutput, ImageOutput, Media, VideoOutput
+from cache_dit_serving.measure.distances.pictures import difference, psnr, ssim
+from cache_dit_serving.measure.distances.sounds import snr
+from cache_dit_serving.media.values import Array, AudioOutput, ImageOutput, Media, MediaKind, VideoOutput
 
 
 class WorstFrame(NamedTuple):
@@ -85,3 +87,11 @@ def _of_frame(ours: Array, reference: Array) -> _Frame:
 
 def _shown(ours: ImageOutput | VideoOutput, reference: ImageOutput | VideoOutput) -> Array:
     return difference(ours.array, reference.array)
+
+
+DISTANCES: dict[MediaKind, Callable[[Any, Any], Distance]] = {
+    MediaKind.IMAGE: distance_of_images,
+    MediaKind.VIDEO: distance_of_videos,
+    MediaKind.AUDIO: distance_of_audio,
+}
+"""Measure of an output against a reference of the same kind and shape, by kind."""

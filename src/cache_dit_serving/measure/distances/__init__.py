@@ -1,0 +1,1 @@
+"""Distances between outputs of one kind: pictures, videos, sounds."""
