@@ -1,1 +1,1 @@
-"""Measuring: distances between outputs, load, the search for settings. No module imports torch at its top."""
+"""Measuring: distances between outputs, load on a server, and the search for settings."""
