@@ -74,7 +74,8 @@ def _pickle(folder: Path) -> str:
         (_pickle, r"model\.path: a\.ckpt: .* is a pickle, .*; convert it with torch\.load"),
         (lambda _: str(LORA), r"model\.path: monochrome\.safetensors is a LoRA .*: give it in model\.loras"),
         (lambda _: str(VAE), r"is a VAE \(safetensors BF16\): give it in model\.components as vae"),
-        (lambda _: str(T5), r"is a text encoder .*: diffusers loads none from one file: name a folder"),
+        (lambda _: str(T5), r"is a text encoder .*: give it in model\.components as text_encoder, text_encoder_2"),
+        (_file({"embeddings.patch_embedding.weight": SCALE}), "is an image encoder .*: give it in model.components"),
         (_file({"control_model.a.weight": SCALE}), r"is a ControlNet .*: it is not served"),
         (_file({"else": SCALE}), "is an unknown file"),
         (
@@ -96,7 +97,18 @@ def _pickle(folder: Path) -> str:
             r"its text encoder is in scaled FP8 .* take the transformer alone with model\.base",
         ),
     ],
-    ids=["pickle", "lora", "vae", "text encoder", "controlnet", "unknown", "svdquant", "comfy", "scaled t5"],
+    ids=[
+        "pickle",
+        "lora",
+        "vae",
+        "text encoder",
+        "image encoder",
+        "controlnet",
+        "unknown",
+        "svdquant",
+        "comfy",
+        "scaled t5",
+    ],
 )
 def test_a_file_that_is_not_loaded_is_refused_with_its_name_its_format_and_the_way_out(
     tmp_path: Path, make: Any, words: str
@@ -111,7 +123,8 @@ def test_a_file_that_is_not_loaded_is_refused_with_its_name_its_format_and_the_w
     [
         ({"vae": str(TRANSFORMER)}, r"model\.components\.vae: .* is a transformer alone .*: that is no vae"),
         ({"transformer": str(VAE)}, "is a VAE .*: that is no transformer"),
-        ({"text_encoder_2": str(T5)}, r"model\.components\.text_encoder_2: .*diffusers loads none from one file"),
+        ({"text_encoder_2": str(VAE)}, r"model\.components\.text_encoder_2: .* is a VAE .*: that is no text_encoder_2"),
+        ({"vae": str(T5)}, r"model\.components\.vae: .* is a text encoder .*: that is no vae"),
         ({"scheduler": str(VAE)}, "diffusers loads no scheduler from one file; name a folder"),
         ({"vae": "/nowhere/vae.safetensors"}, "it is neither a file or folder on the server nor a hub id"),
         ({"vae": str(EMBEDDED_FOLDER.parent)}, r"the folder embedded has no vae: no config\.json or"),

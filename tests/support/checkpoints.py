@@ -40,6 +40,24 @@ def save_gguf(tensors: Tensors, file: Path, kind: str = "Q8_0", architecture: st
     return file
 
 
+def save_gguf_encoder(tensors: Tensors, file: Path, kind: str) -> tuple[Path, Tensors]:
+    """Save a T5 encoder as llama.cpp does. Returns the file, and the tensors that it holds after rounding."""
+    import gguf
+
+    blocks = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.block."))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5, blocks)
+    renamed, rounded = {}, {}
+    quantized = gguf.GGMLQuantizationType[kind]
+    block, _ = gguf.GGML_QUANT_SIZES[quantized]
+    for name, tensor in tensors.items():
+        renamed[f"{names.get_name(name.removesuffix('.weight'))}.weight"] = tensor
+        values = tensor.float().numpy()
+        if values.ndim == 2 and values.shape[-1] % block == 0:
+            values = gguf.quants.dequantize(gguf.quants.quantize(values, quantized), quantized)
+        rounded[name] = torch.from_numpy(values)
+    return save_gguf(renamed, file, kind, "t5encoder"), rounded
+
+
 def scaled_fp8(tensors: Tensors) -> Tensors:
     """Tensors as ComfyUI's scaled FP8 has them: each matrix divided by its scale, which lies beside it."""
     found: Tensors = {"scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)}

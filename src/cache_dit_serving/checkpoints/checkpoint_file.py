@@ -27,6 +27,7 @@ class Kind(StrEnum):
     UNET = "UNet alone"
     VAE = "VAE"
     TEXT_ENCODER = "text encoder"
+    IMAGE_ENCODER = "image encoder"
     CONTROLNET = "ControlNet"
     LORA = "LoRA"
     UNKNOWN = "unknown file"
@@ -40,9 +41,11 @@ CONTROLNET = re.compile(r"^(control_model\.|controlnet_|control_layers\.|control
 VAE = re.compile(r"^(vae\.|first_stage_model\.)?(encoder|decoder)\.(conv|mid|middle|up|down|project|stages)")
 TEXT_ENCODERS = re.compile(
     r"^((text_encoders\.\w+\.)?(transformer\.)?(text_model\.)?(embeddings\.token_embedding|encoder\.block\.0\.|"
-    r"encoder\.layers\.0\.)|shared\.weight$|(model\.)?(language_model\.)?(embed_tokens\.|layers\.0\.self_attn\.q_proj)|"
-    r"token_embd\.weight$|enc\.blk\.0\.|blk\.0\.attn_q)"
+    r"encoder\.layers\.0\.|shared\.weight$)|shared\.weight$|(model\.)?(language_model\.)?(model\.)?(embed_tokens\.|"
+    r"layers\.0\.self_attn\.q_proj)|token_embd\.weight$|enc\.blk\.0\.|blk\.0\.attn_q|embeddings\.word_embeddings)"
 )
+IMAGE_ENCODERS = re.compile(r"^(vision_model\.)?embeddings\.patch_embedding\.")
+"""Names of CLIP's and SigLIP's networks for pictures."""
 NAMED = 3
 """Tensor names that a report of an unknown file gives."""
 
@@ -161,6 +164,9 @@ def kind_of(tensors: Collection[str] | Mapping[str, TensorEntry]) -> Kind:
         return Kind.UNET if family.denoiser == UNET_CLASS else Kind.DENOISER
     if any(VAE.search(name) for name in tensors):
         return Kind.VAE
+    of_text = any(name.startswith("text_model.") for name in tensors)
+    if any(IMAGE_ENCODERS.search(name) for name in tensors) and not of_text:
+        return Kind.IMAGE_ENCODER
     if any(TEXT_ENCODERS.search(name) for name in tensors):
         return Kind.TEXT_ENCODER
     if denoiser or any("blocks." in name or name.startswith("layers.") for name in tensors):

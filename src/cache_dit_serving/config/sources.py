@@ -22,12 +22,24 @@ UNET = "unet"
 ELSEWHERE = {
     Kind.LORA: "give it in model.loras, and the model that it is for in model.path",
     Kind.VAE: "give it in model.components as vae, and the model in model.path",
-    Kind.TEXT_ENCODER: "diffusers loads none from one file: name a folder that save_pretrained wrote, in "
-    "model.components",
+    Kind.TEXT_ENCODER: "give it in model.components as text_encoder, text_encoder_2 ..., and the model in model.path",
+    Kind.IMAGE_ENCODER: "give it in model.components as image_encoder, and the model in model.path",
     Kind.CONTROLNET: "it is not served; name a pipeline, or a transformer alone",
     Kind.UNKNOWN: "name a pipeline, or a transformer alone",
 }
 """The place for a file of another kind than a pipeline or a transformer."""
+KIND_OF = {
+    UNET: Kind.UNET,
+    "vae": Kind.VAE,
+    TRANSFORMER: Kind.DENOISER,
+    "text_encoder": Kind.TEXT_ENCODER,
+    "image_encoder": Kind.IMAGE_ENCODER,
+}
+"""Kind of a component's file, by the beginning of the component's name."""
+ENCODERS = frozenset({Kind.TEXT_ENCODER, Kind.IMAGE_ENCODER})
+"""Kinds that transformers loads, in place of diffusers."""
+IN_GGUF = frozenset({Kind.DENOISER, Kind.TEXT_ENCODER})
+"""Kinds that are loaded from GGUF."""
 
 
 class UnusableSource(Exception):
@@ -154,7 +166,7 @@ def _class_of(folder: Path) -> str | None:
 
 
 def _a(file: CheckpointFile) -> str:
-    return f"{'an' if file.kind is Kind.UNKNOWN else 'a'} {file.kind}"
+    return f"{'an' if file.kind in (Kind.UNKNOWN, Kind.IMAGE_ENCODER) else 'a'} {file.kind}"
 
 
 def _read(path: Path, key: str) -> CheckpointFile:
@@ -166,7 +178,7 @@ def _read(path: Path, key: str) -> CheckpointFile:
         raise UnusableSource(key, f"{file.name}: {file.refusal}")
     if file.is_gguf and file.kind is not Kind.DENOISER and file.kind not in ELSEWHERE:
         raise UnusableSource(
-            key, f"{file.name} is a {file.kind} in GGUF: diffusers loads transformers alone; take one, or safetensors"
+            key, f"{file.name} is {_a(file)} in GGUF: diffusers loads transformers alone; take one, or safetensors"
         )
     if file.scheme is Scheme.SCALED_FP8 and file.kind is Kind.PIPELINE:
         others = [name for name in file.tensors if name.endswith(SCALE) and not name.startswith(DENOISER_PREFIXES)]
@@ -200,11 +212,13 @@ def _component(name: str, path: str) -> ComponentSource:
 
 def _misplaced(name: str, file: CheckpointFile) -> str | None:
     """Return the reason that a file is not for a component, with the remedy; None: it may be."""
-    if file.kind is Kind.TEXT_ENCODER:
-        return ELSEWHERE[file.kind]
-    wanted = {UNET: Kind.UNET, "vae": Kind.VAE}.get(name, Kind.DENOISER if name.startswith(TRANSFORMER) else None)
+    wanted = next((kind for start, kind in KIND_OF.items() if name.startswith(start)), None)
     if wanted is None:
         return f"diffusers loads no {name} from one file; name a folder that save_pretrained wrote"
-    if file.kind in (wanted, Kind.PIPELINE):
-        return "diffusers loads only transformers from GGUF" if file.is_gguf and wanted is Kind.VAE else None
+    if file.is_gguf and wanted not in IN_GGUF:
+        return f"no {name} is loaded from GGUF; take a safetensors file"
+    if file.kind is wanted or (file.kind is Kind.PIPELINE and wanted not in ENCODERS):
+        return None
+    if file.kind is Kind.PIPELINE:
+        return f"no {name} is taken out of a whole pipeline; take a file or folder of its own"
     return f"that is no {name}"

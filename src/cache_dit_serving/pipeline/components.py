@@ -1,9 +1,9 @@
-"""Loading of components from files and folders of their own, through diffusers' `from_single_file`."""
+"""Loading of components from files and folders of their own, as diffusers and transformers load them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,9 @@ from cache_dit_serving.config.hub import on_hub
 from cache_dit_serving.config.settings import ModelSettings
 from cache_dit_serving.config.sources import PATH, TRANSFORMER, ComponentSource, Sources
 from cache_dit_serving.errors import DETAILS, LoadError
+from cache_dit_serving.pipeline.encoder_file import load_encoder
 from cache_dit_serving.pipeline.memory import is_out_of_memory
+from cache_dit_serving.pipeline.missing_tensors import UNUSED
 from cache_dit_serving.pipeline.scaled_fp8 import dequantized
 
 logger = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def load_whole(
             f"{PATH}: diffusers loads no {cls.__name__} from one file such as {file.name}; {AS_FOLDER}, or give the "
             "transformer alone in model.components"
         )
-    encoders = _encoders(index, location, model) if not file.holds("text_encoder") else {}
+    encoders = {} if file.holds("text_encoder") else _encoders(index, location, model, parts)
     with _fitting(PATH, file.name, f"the configurations of {Path(location).name}"):
         pipe = cls.from_single_file(
             str(file.path), config=location, dtype=getattr(torch, model.dtype), **{**encoders, **parts}
@@ -96,13 +98,18 @@ def load_whole(
     return pipe
 
 
-def _encoders(index: Mapping[str, Any], location: str, model: ModelSettings) -> dict[str, Any]:
+def _encoders(index: Mapping[str, Any], location: str, model: ModelSettings, given: Collection[str]) -> dict[str, Any]:
     """Return the networks of transformers, by name, from the folder or hub id that completes a file without them.
 
     diffusers 0.42.1 does not look for them there, and fails.
+
+    Args:
+        given: names of components that come from elsewhere.
     """
     classes = {
-        name: simple_get_class_obj(*entry) for name, entry in index.items() if isinstance(entry, list) and entry[0]
+        name: simple_get_class_obj(*entry)
+        for name, entry in index.items()
+        if isinstance(entry, list) and entry[0] and name not in given
     }
     dtype = getattr(torch, model.dtype)
     return {
@@ -143,6 +150,8 @@ class _Target:
         Raises:
             LoadError: diffusers loads no such class from one file, or the file does not fit the configuration.
         """
+        if cls is not None and issubclass(cls, PreTrainedModel):
+            return self._encoder_from_file(cls, name, file, key)
         if cls is None or not issubclass(cls, _loadable()):
             called = cls.__name__ if cls else name
             raise LoadError(f"{key}: diffusers loads no {called} from one file such as {file.name}; {AS_FOLDER}")
@@ -158,6 +167,15 @@ class _Target:
             module: torch.nn.Module = cls.from_single_file(weights, config_revision=self.model.revision, **given)
         _check_complete(module, key, file.name, name)
         return module
+
+    def _encoder_from_file(
+        self, cls: type[PreTrainedModel], name: str, file: CheckpointFile, key: str
+    ) -> PreTrainedModel:
+        with _fitting(key, file.name, f"the {name} of {Path(self.location).name}"):
+            config = cls.config_class.from_pretrained(self.location, subfolder=name, revision=self.model.revision)
+            encoder, missing = load_encoder(cls, file, config, self.dtype)
+        _refuse_incomplete(sorted(each for each in missing if not each.startswith(UNUSED)), key, file.name, name)
+        return encoder
 
     def from_folder(self, cls: Any, name: str, source: ComponentSource) -> Any:
         """Return a component from a folder or a hub id. A class of diffusers that is named there wins.
@@ -197,11 +215,19 @@ def _check_complete(module: torch.nn.Module, key: str, file: str, name: str) -> 
     Raises:
         LoadError: the message has the number of such weights, and the first.
     """
-    empty = [each for each, parameter in module.named_parameters() if parameter.is_meta]
-    if empty:
+    _refuse_incomplete([each for each, parameter in module.named_parameters() if parameter.is_meta], key, file, name)
+
+
+def _refuse_incomplete(missing: Sequence[str], key: str, file: str, name: str) -> None:
+    """Refuse a file that lacks weights of a component.
+
+    Raises:
+        LoadError: the message has the number of such weights, and the first.
+    """
+    if missing:
         raise LoadError(
-            f"{key}: {file} lacks {len(empty)} weights of the {name}, such as {empty[0]}; take a file for this model, "
-            "or another model.base"
+            f"{key}: {file} lacks {len(missing)} weights of the {name}, such as {missing[0]}; take a file for this "
+            "model, or another model.base"
         )
 
 
