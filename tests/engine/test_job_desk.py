@@ -154,7 +154,7 @@ def test_a_job_that_waits_and_one_that_runs_are_cancelled_and_kept_until_they_ar
     run(worker, tmp_path, test)
 
 
-def test_a_job_without_a_live_owner_is_cancelled_by_whoever_finds_it(
+def test_a_job_without_a_live_owner_is_cancelled_with_its_files_by_whoever_finds_it(
     loaded: Loaded, worker: PipelineWorker, tmp_path: Path
 ) -> None:
     async def leave_one() -> str:
@@ -181,7 +181,11 @@ def test_a_job_without_a_live_owner_is_cancelled_by_whoever_finds_it(
             await desk.close()
 
     name = asyncio.run(leave_one())
+    written = tmp_path / "jobs" / name / "1.png"
+    written.parent.mkdir(parents=True, exist_ok=True)
+    written.touch()  # as by a server that was killed before it wrote down that the job has ended
     assert [state.value for state, _ in asyncio.run(cancel(name)).history] == ["queued", "cancelled"]
+    assert not written.exists()
 
 
 def test_one_key_is_one_job_of_a_caller_also_when_it_comes_twice_at_once(

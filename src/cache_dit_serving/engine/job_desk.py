@@ -53,7 +53,7 @@ class JobDesk:
         self._engine = engine
         self._background = Background()
         self._access = StoreAccess(_database(settings))
-        files = JobFiles(engine.outputs)
+        files = self._files = JobFiles(engine.outputs)
         folder = shared_folder(settings.server.workers)
         self._progress = None if folder is None else JobProgress(folder)
         """Progress of the jobs at all workers of this server; None where it has one."""
@@ -197,6 +197,7 @@ class JobDesk:
         """End a job that has not ended, wherever it is; return it once it has, or as it is after :data:`CANCEL_S`.
 
         Raises:
+            InternalError: files that a killed server wrote for it cannot be deleted.
             NotFound: there is no such job.
             StoreUnavailable: the database does not answer.
         """
@@ -207,6 +208,7 @@ class JobDesk:
                 job.cancelled.set()
                 await job.left.wait()
             elif (claimed := await self._owned.claim(name)) is not None:
+                await self._files.clear(name)
                 await self._owned.put(failed(claimed, ClientGone("nobody wants it any more")))
             record = await self.find(name, caller)
             if record.state.final or time.monotonic() > end:
