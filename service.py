@@ -7,6 +7,7 @@ in src/cache_dit_serving: api/ (HTTP), engine/ (the work on a request), jobs/ (t
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.api.parts import Parts
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.api.request_state import state_of
+from cache_dit_serving.api.telemetry import send_last_spans, start_spans, tracing_options
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
@@ -72,6 +74,7 @@ TIMEOUT_S = SETTINGS.limits.max_request_s + 60
     resources={"gpu": SETTINGS.server.workers * SETTINGS.gpus_per_worker},
     workers=SETTINGS.server.workers,
     traffic={"timeout": TIMEOUT_S},
+    tracing=tracing_options(SETTINGS.server),
 )
 @bentoml.asgi_app(mounted_routes(), path="/")
 class CacheDiTServing:
@@ -82,6 +85,7 @@ class CacheDiTServing:
         forget_ended_workers()
         start_series(library_versions())
         start_http_series()
+        start_spans(SETTINGS.server)
         load = RankedRunner.start if SETTINGS.parallelism else assemble
         self.worker = worker_of(SETTINGS, partial(load, SETTINGS), COUNTS, lambda: CacheDiTServing.url)
         self.parts = Parts.over(Engine(SETTINGS, self.worker, RESOLVED.name))
@@ -133,6 +137,7 @@ class CacheDiTServing:
     @bentoml.on_shutdown
     async def shutdown(self) -> None:
         await self.parts.close(TIMEOUT_S)
+        await asyncio.to_thread(send_last_spans, SETTINGS.server)
 
 
 if SETTINGS.server.cors_origins:

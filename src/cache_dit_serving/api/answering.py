@@ -12,6 +12,7 @@ from cache_dit_serving.schemas.answers import json_around
 
 JSON = "application/json"
 REQUEST_ID_HEADER = "X-Request-ID"
+TRACE_ID_HEADER = "X-Trace-ID"
 
 
 def answered(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

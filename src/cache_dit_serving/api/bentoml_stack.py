@@ -8,6 +8,7 @@ from bentoml._internal.context import trace_context
 from bentoml._internal.server.http.access import AccessLogMiddleware
 from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -27,6 +28,7 @@ def adjust_bentoml_stack(app: Starlette) -> None:
       which fills the memory and `/metrics`.
     - `/metrics` goes: it answers one version of the format, whichever a scraper asks for. The table has a row in its
       place.
+    - OpenTelemetryMiddleware makes one span of a request, not one more of each part of its body and of its answer.
     - AccessLogMiddleware goes: :class:`envelope.Envelope` writes one line for each request, with its id.
     """
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != METRICS]
@@ -35,6 +37,8 @@ def adjust_bentoml_stack(app: Starlette) -> None:
         if isinstance(inner, (TimeoutMiddleware, AccessLogMiddleware)):
             layer.app = inner.app
             continue
+        if isinstance(inner, OpenTelemetryMiddleware):
+            inner.exclude_receive_span = inner.exclude_send_span = True
         if isinstance(inner, RunnerTrafficMetricsMiddleware):
             layer.app = _ByRoute(inner)
             inner.app = _ByPath(inner.app)

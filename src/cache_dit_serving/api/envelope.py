@@ -28,6 +28,7 @@ from cache_dit_serving.engine.sent_as import SentAs
 from cache_dit_serving.errors import InvalidRequest, ServingError, UnsupportedMediaType
 from cache_dit_serving.findings import cut
 from cache_dit_serving.logs import note
+from cache_dit_serving.tracing import describe_request, span
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +59,15 @@ class Envelope:
         RequestState(request_id).put_into(scope)
         # Each request has a task, and so a context, of its own.
         route = route_of(scope["path"])
-        note(request_id=request_id, trace_id=current_trace_id(), route=route)
+        trace_id = current_trace_id()
+        note(request_id=request_id, trace_id=trace_id, route=route)
+        describe_request(f"{scope['method']} {route}", request_id=request_id)
         incoming = Incoming(receive, Headers(scope=scope))
         self._name_proxy(scope, incoming.headers)
-        answer = Outgoing(send, scope, incoming, route, drain_bytes=self.limits.max_body_bytes)
+        answer = Outgoing(send, scope, incoming, route, trace_id, drain_bytes=self.limits.max_body_bytes)
         try:
-            scope, receive = await self._checked(scope, incoming)
+            with span("parse"):
+                scope, receive = await self._checked(scope, incoming)
             await self.app(scope, receive, answer.send)
         except ServingError as error:
             if answer.begun:

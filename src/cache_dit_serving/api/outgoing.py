@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import URL, MutableHeaders
 from starlette.types import Message, Scope, Send
 
-from cache_dit_serving.api.answering import JSON, REQUEST_ID_HEADER
+from cache_dit_serving.api.answering import JSON, REQUEST_ID_HEADER, TRACE_ID_HEADER
 from cache_dit_serving.api.body import drop_rest
 from cache_dit_serving.api.http_metrics import observe_response
 from cache_dit_serving.api.incoming import Incoming
@@ -30,6 +30,7 @@ from cache_dit_serving.errors import (
     ServingError,
     UnsupportedMediaType,
 )
+from cache_dit_serving.tracing import current, finished_span
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,14 @@ USUAL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 class Outgoing:
     """Passes an answer through; one that is an error is held back and sent in the contract's shape."""
 
-    def __init__(self, send: Send, scope: Scope, incoming: Incoming, route: str, *, drain_bytes: int) -> None:
+    def __init__(
+        self, send: Send, scope: Scope, incoming: Incoming, route: str, trace_id: str, *, drain_bytes: int
+    ) -> None:
         self._send = send
         self._route = route
         self._scope = scope
         self._request_id = state_of(scope).id
+        self._ids = {REQUEST_ID_HEADER: self._request_id, **({TRACE_ID_HEADER: trace_id} if trace_id else {})}
         self._incoming = incoming
         self._drain_bytes = drain_bytes
         self._error_start: Message | None = None
@@ -55,6 +59,8 @@ class Outgoing:
         self._complete = False
         self._status = 0
         self._since = time.perf_counter()
+        self._sending: float | None = None
+        """Time at which the answer began, seconds since the epoch."""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -63,7 +69,7 @@ class Outgoing:
                 self._error_start = message
                 return
             headers = MutableHeaders(scope=message)
-            headers[REQUEST_ID_HEADER] = self._request_id
+            headers.update(self._ids)
             if 300 <= self._status < 400 and "location" in headers:
                 headers["location"] = _relative(headers["location"], URL(scope=self._scope).netloc)
         elif message["type"] == "http.response.body" and self._error_start is not None:
@@ -72,6 +78,7 @@ class Outgoing:
                 await self._send_error(self._error_start)
             return
         self.begun = True
+        self._sending = self._sending or time.time()
         await self._send(message)
         self._complete = message["type"] == "http.response.body" and not message.get("more_body", False)
 
@@ -85,7 +92,7 @@ class Outgoing:
         headers = MutableHeaders(raw=list(start.get("headers", [])))
         headers["content-type"] = JSON
         headers["content-length"] = str(len(content))
-        headers[REQUEST_ID_HEADER] = self._request_id
+        headers.update(self._ids)
         if start["status"] == 405:
             headers["allow"] = ", ".join(allowed_methods(self._scope["path"]))
         if self._scope["path"].startswith(f"{OPENAI_BASE}/"):
@@ -109,6 +116,8 @@ class Outgoing:
         # Without an answer the server's HTTP library sends 500, or the client has gone.
         status = self._status or (500 if self.failed else ClientGone.status)
         observe_response(route, status, seconds)
+        if (within := current()) is not None and self._sending is not None:
+            finished_span("send", within, self._sending, time.time() - self._sending)
         logger.log(
             _level(state_of(self._scope).operation, status),
             "%s %s answered %d%s in %.3f s%s",

@@ -27,6 +27,7 @@ from cache_dit_serving.section import Section
 
 HOST = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9.-]*(:\d{1,5})?$"
 SERVER_NAME = r"^(\*\.)?[A-Za-z0-9][A-Za-z0-9._-]*$|^[0-9A-Fa-f:.]+$"
+ADDRESS = r"^https?://[^/\s]+(/\S*)?$"
 ORIGIN = r"^(\*|https?://[^/\s,*]+|null)$"
 WEBHOOK_SECRET_PREFIX = "whsec_"
 EMBEDDED_MODEL = "embedded"
@@ -561,6 +562,18 @@ class ServerSettings(Section):
         description="Reaction to a model that cannot be loaded. stay: the worker answers 503 with the reason; exit: "
         "the server ends with status 3; retry: load again after 5 s, then after twice as long each time, 300 s at "
         "most.",
+    )
+    otlp_endpoint: Annotated[str, Field(pattern=ADDRESS)] | None = Field(
+        None,
+        description="Address of an OpenTelemetry collector that takes OTLP over HTTP, such as `http://otel:4318`: each "
+        "request's spans are sent there. Left out: that of `OTEL_EXPORTER_OTLP_ENDPOINT` in the environment; without "
+        "it there are none.",
+    )
+    trace_sample_rate: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the requests whose spans are sent, where their own `traceparent` does not say it.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least level of this server's log; requests of probes are DEBUG."

@@ -19,6 +19,7 @@ from cache_dit_serving.planning.fitting import Fitting
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.tasks import Input
 from cache_dit_serving.schemas.request import GenerateRequest
+from cache_dit_serving.tracing import span
 
 UPLOAD = "upload:"
 """Begins the name of an image that was taken out of the body."""
@@ -57,12 +58,16 @@ async def inputs_of(
     named = {f"{IMAGES}.{index}": name for index, name in enumerate(request.image_urls or ())}
     named |= {field: name for field in SINGLE if (name := getattr(request, field)) is not None}
     # One after the other: a client that lists an address sixteen times does not get sixteen connections.
-    fetched = {param: await fetch(name, settings, param) for param, name in named.items() if not _is_upload(name)}
     if not named:
         return NO_INPUTS
-    return await decoding.run(
-        lambda decoder: _read(decoder, named, uploads, fetched, settings, mask_kind=mask_kind, most_frames=most_frames)
-    )
+    with span("fetch_inputs", inputs=len(named)):
+        fetched = {param: await fetch(name, settings, param) for param, name in named.items() if not _is_upload(name)}
+    with span("decode_inputs"):
+        return await decoding.run(
+            lambda decoder: _read(
+                decoder, named, uploads, fetched, settings, mask_kind=mask_kind, most_frames=most_frames
+            )
+        )
 
 
 async def with_fitting_images(planned: Planned, decoding: DecodingPool) -> Planned:

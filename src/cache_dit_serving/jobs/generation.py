@@ -17,6 +17,7 @@ from cache_dit_serving.pipeline.protocol import SampleRecord
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.jobs import JobPreview
+from cache_dit_serving.tracing import current
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Generation:
         self.priority: Final = priority
         self.caller: Final = caller
         self.submitted: Final = time.time()
+        self.trace: Final = current()
+        """Context of the request's spans; None where there are none."""
         self.result: Final[Future[list[OutputFile]]] = Future()
         """Future outputs, for those who wait; resolved by :meth:`resolve` and :meth:`fail`."""
         self.previews: Final = PreviewDemand()

@@ -17,6 +17,7 @@ from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.output_warnings import output_warnings
 from cache_dit_serving.jobs.previews import PreviewMaker
 from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.spans import failed_span, output_spans, queue_span
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
@@ -54,6 +55,7 @@ class OutputMaker:
             return
         speed = generation.planned.cache.speed
         metrics.STAGE_SECONDS.labels("queue", speed).observe(generation.waited_s)
+        queue_span(generation)
         outcome = "succeeded"
         previews = PreviewMaker(generation, self._previews, self._preview_every)
         try:
@@ -66,12 +68,14 @@ class OutputMaker:
         except ServingError as error:
             outcome = "cancelled" if generation.cancelled else error.code
             generation.finish()
+            failed_span(generation, error.code)
             logger.info("stopped: %s", error.message)
             generation.fail(error)
             return
         except Exception:
             outcome = "failed"
             generation.finish()
+            failed_span(generation, outcome)
             logger.exception("the pipeline failed")
             generation.fail(_failure(generation))
             return
@@ -125,6 +129,7 @@ class OutputMaker:
         encode_s = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed).observe(encode_s)
         self._rates.learn(call, drawn.record, encode_s)
+        output_spans(generation, index, drawn.record, encode_s)
         return OutputFile(content, extension, encode_s, drawn.record, media if output.keep_media else None)
 
 

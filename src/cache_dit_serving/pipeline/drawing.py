@@ -52,6 +52,7 @@ class Drawing:
         self._transition = transition
         self._clock = StepClock(device)
         self._started = self._finished = self._denoised = time.perf_counter()
+        self._began = time.time()
         self._first_forward: float | None = None
         self._heard: list[Heard] = []
         self._prompts = Use()
@@ -66,7 +67,7 @@ class Drawing:
     def running(self) -> Iterator[None]:
         """Time and trace the body, and count the forward passes of the denoisers in it."""
         hooks = [denoiser.register_forward_pre_hook(self._before_forward) for denoiser in self.part.denoisers]
-        self._started = time.perf_counter()
+        self._began, self._started = time.time(), time.perf_counter()
         try:
             with self._trace:
                 yield
@@ -144,6 +145,8 @@ class Drawing:
             prompt_hits=self._prompts.hits,
             prompt_misses=self._prompts.misses,
             num_frames=shape[0] if kind is MediaKind.VIDEO else None,
+            began=self._began,
+            step_s=tuple(step_s),
             size=None if kind is MediaKind.AUDIO else (shape[-2], shape[-3]),
         )
 

@@ -170,6 +170,10 @@ class SampleRecord:
     """Ends of prompts that tokenizers cut off."""
     size: tuple[int, int] | None = None
     """(width, height) of the output, px; None for a sound."""
+    began: float = 0.0
+    """Time at which its drawing began, seconds since the epoch."""
+    step_s: tuple[float, ...] = ()
+    """Seconds of each step that the clock saw."""
 
     @property
     def seconds(self) -> float:
