@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from cache_dit_serving.measure.statistics import difference, holm, mean, median, median_test, quantile
+from cache_dit_serving.measure.statistics import (
+    difference,
+    difference_of_means,
+    holm,
+    mean,
+    median,
+    quantile,
+    quantile_test,
+    share_test,
+)
 
 
 def test_a_quantile_is_linear_between_the_two_nearest_values() -> None:
@@ -95,7 +104,7 @@ def test_a_median_of_zero_has_a_change_and_no_ratio() -> None:
 
 
 def test_equal_values_do_not_differ() -> None:
-    assert median_test([1, 1, 1], [1, 1, 1]) == 1
+    assert quantile_test([1, 1, 1], [1, 1, 1]) == 1
     assert not difference([1.0] * 10, [1.0] * 10).real
 
 
@@ -105,6 +114,25 @@ def test_the_99th_percentile_of_few_values_is_not_bounded() -> None:
     assert not quantile(values[:300], 0.99).bounded
     assert median(values[:6]).bounded
     assert not median(values[:5]).bounded
+
+
+def test_a_longer_tail_shows_in_the_90th_percentile_alone() -> None:
+    rng = np.random.default_rng(7)
+    plain = rng.normal(1, 0.1, 200)
+    tailed = np.where(rng.random(200) < 0.2, 3, rng.normal(1, 0.1, 200))
+    assert not difference(plain, tailed).real
+    assert difference(plain, tailed, 0.9).real
+
+
+def test_means_differ_from_eight_values_on() -> None:
+    assert not difference_of_means([1.0, 1.1] * 3, [2.0, 2.1] * 3).real
+    found = difference_of_means([1.0, 1.1] * 4, [2.0, 2.1] * 4)
+    assert (found.real, found.ratio) == (True, pytest.approx(2.05 / 1.05))
+
+
+def test_the_probability_of_two_shares_is_fishers() -> None:
+    assert share_test(1, 10, 11, 14) == pytest.approx(0.002759456, rel=1e-6)  # the textbook's table
+    assert share_test(0, 10, 0, 10) == 1
 
 
 def test_many_comparisons_are_adjusted_for_their_number() -> None:

@@ -25,6 +25,8 @@ RESAMPLES = 4000
 """Resamples of a bootstrap."""
 SEED = 20261128
 """Seed of the resamples: the same values give the same interval."""
+LEAST_FOR_MEANS = 8
+"""Independent values of a sample from which its mean can differ from another's."""
 _CHUNK = 1 << 21
 """Values of the resamples that are held at once."""
 
@@ -44,7 +46,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Median of a sample `b` against that of a sample `a`."""
+    """Median, other quantile or mean of a sample `b` against that of a sample `a`."""
 
     a: float
     b: float
@@ -53,12 +55,12 @@ class Difference:
     ratio: float | None
     """`b` over `a`; None if `a` is not above 0."""
     low: float | None
-    """Low end of the ratio's confidence interval."""
+    """Low end of the ratio's confidence interval; None if that of `a` holds 0."""
     high: float | None
     p_value: float
-    """Probability of a difference as great between samples of one source, by the median test."""
+    """Probability of a difference as great between samples of one source."""
     real: bool
-    """True if the interval excludes equality and the median test agrees."""
+    """True if the interval excludes equality and the probability is small."""
     count_a: int
     count_b: int
 
@@ -129,61 +131,109 @@ def mean(
 def difference(
     a: Sequence[float] | Floats,
     b: Sequence[float] | Floats,
+    q: float = 0.5,
     *,
     in_order: bool = False,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
 ) -> Difference:
-    """Return the difference of two samples' medians, and if it is real.
+    """Return the difference of two samples' medians, or of another quantile `q`, and if it is real.
 
-    A difference is real if the bootstrap interval of the ratio of medians excludes 1 and the median test gives a
-    probability of at most 1 - `confidence`. (Read as the interval of the medians' difference, which excludes 0 just
-    then if both are above 0.) The test keeps samples of two or three values from ever being called different, for
-    which a bootstrap is too sure.
+    A difference is real if the bootstrap interval of the quantiles' ratio excludes 1 and the quantile test gives a
+    probability of at most 1 - `confidence`. (Read as the interval of their difference, which excludes 0 just then if
+    both are above 0.) The test keeps samples of two or three values from ever being called different, for which a
+    bootstrap is too sure.
 
     Raises:
         ValueError: a sample has no value, or one is not a number.
     """
     sample_a, sample_b = _sample(a), _sample(b)
     rng = np.random.default_rng(seed)
-    medians_a = _quantiles_of_resamples(sample_a, 0.5, in_order, rng)
-    medians_b = _quantiles_of_resamples(sample_b, 0.5, in_order, rng)
-    low, high = np.quantile(medians_b - medians_a, _tails(confidence))
-    p_value = median_test(_thinned(sample_a), _thinned(sample_b)) if in_order else median_test(sample_a, sample_b)
-    value_a, value_b = float(np.median(sample_a)), float(np.median(sample_b))
+    drawn_a = _quantiles_of_resamples(sample_a, q, in_order, rng)
+    drawn_b = _quantiles_of_resamples(sample_b, q, in_order, rng)
+    tested = (_thinned(sample_a, q), _thinned(sample_b, q)) if in_order else (sample_a, sample_b)
+    values = float(np.quantile(sample_a, q)), float(np.quantile(sample_b, q))
+    counts = len(sample_a), len(sample_b)
+    return _difference(values, (drawn_a, drawn_b), counts, quantile_test(*tested, q), confidence)
+
+
+def difference_of_means(
+    a: Sequence[float] | Floats,
+    b: Sequence[float] | Floats,
+    *,
+    in_order: bool = False,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> Difference:
+    """Return the difference of two samples' means, and if it is real.
+
+    Its probability is that of the bootstrap, so samples that are worth fewer than :data:`LEAST_FOR_MEANS` independent
+    values never differ.
+
+    Raises:
+        ValueError: a sample has no value, or one is not a number.
+    """
+    sample_a, sample_b = _sample(a), _sample(b)
+    sizes = [_independent(each) if in_order else len(each) for each in (sample_a, sample_b)]
+    rng = np.random.default_rng(seed)
+    drawn_a, drawn_b = _means_of_resamples(sample_a, sizes[0], rng), _means_of_resamples(sample_b, sizes[1], rng)
+    tails = (drawn_b <= drawn_a).mean(), (drawn_b >= drawn_a).mean()
+    p_value = min(1.0, 2 * max(float(min(tails)), 1 / RESAMPLES)) if min(sizes) >= LEAST_FOR_MEANS else 1.0
+    values = float(sample_a.mean()), float(sample_b.mean())
+    return _difference(values, (drawn_a, drawn_b), (len(sample_a), len(sample_b)), p_value, confidence)
+
+
+def _difference(
+    values: tuple[float, float],
+    drawn: tuple[Floats, Floats],
+    counts: tuple[int, int],
+    p_value: float,
+    confidence: float,
+) -> Difference:
+    low, high = np.quantile(drawn[1] - drawn[0], _tails(confidence))
     ends: list[float | None] = [None, None]
-    if (medians_a > 0).all():
-        ends = [float(end) for end in np.quantile(medians_b / medians_a, _tails(confidence))]
+    if (drawn[0] > 0).all():
+        ends = [float(end) for end in np.quantile(drawn[1] / drawn[0], _tails(confidence))]
     return Difference(
-        a=value_a,
-        b=value_b,
-        change=value_b - value_a,
-        ratio=value_b / value_a if value_a > 0 else None,
+        a=values[0],
+        b=values[1],
+        change=values[1] - values[0],
+        ratio=values[1] / values[0] if values[0] > 0 else None,
         low=ends[0],
         high=ends[1],
         p_value=p_value,
-        real=bool((low > 0 or high < 0) and p_value <= 1 - confidence),
-        count_a=len(sample_a),
-        count_b=len(sample_b),
+        # Without a margin for rounding, 1 - 0.95 would lie above 0.05.
+        real=bool((low > 0 or high < 0) and p_value <= 1 - confidence + 1e-12),
+        count_a=counts[0],
+        count_b=counts[1],
     )
 
 
-def median_test(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> float:
-    """Return the two-sided probability of the median test of Brown and Mood (1951), exactly.
+def quantile_test(a: Sequence[float] | Floats, b: Sequence[float] | Floats, q: float = 0.5) -> float:
+    """Return the two-sided probability of a quantile test, exactly; at `q` 0.5 the median test (Brown and Mood 1951).
 
-    It is a permutation test whose statistic is the number of values of `a` above the median of all: if the labels are
-    exchangeable, that number is hypergeometric.
+    It is a permutation test whose statistic is the number of values of `a` above the quantile of all. Values equal to
+    that count as above if it brings the number above closer to 1 - `q` of all.
     """
     sample_a, sample_b = _sample(a), _sample(b)
     together = np.concatenate([sample_a, sample_b])
-    middle = np.median(together)
-    above, seen = int((together > middle).sum()), int((sample_a > middle).sum())
-    size, total = len(sample_a), len(together)
-    least, most = max(0, size + above - total), min(size, above)
-    logs = np.array([_log_ways(above, k) + _log_ways(total - above, size - k) for k in range(least, most + 1)])
-    chances = np.exp(logs - _log_ways(total, size))
+    limit = np.quantile(together, q)
+    above = min((np.greater, np.greater_equal), key=lambda test: abs(test(together, limit).mean() - (1 - q)))
+    hits_a, hits_b = int(above(sample_a, limit).sum()), int(above(sample_b, limit).sum())
+    return share_test(hits_a, len(sample_a), hits_b, len(sample_b))
+
+
+def share_test(hits_a: int, count_a: int, hits_b: int, count_b: int) -> float:
+    """Return the two-sided probability of Fisher's exact test for two shares.
+
+    If the labels `a` and `b` are exchangeable, the number of hits in `a` is hypergeometric.
+    """
+    hits, total = hits_a + hits_b, count_a + count_b
+    least, most = max(0, count_a + hits - total), min(count_a, hits)
+    logs = np.array([_log_ways(hits, k) + _log_ways(total - hits, count_a - k) for k in range(least, most + 1)])
+    chances = np.exp(logs - _log_ways(total, count_a))
     # As unlikely as the one seen, or more; the margin is for rounding.
-    return float(min(1.0, chances[chances <= chances[seen - least] * (1 + 1e-9)].sum()))
+    return float(min(1.0, chances[chances <= chances[hits_a - least] * (1 + 1e-9)].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -259,9 +309,9 @@ def _independent(series: Floats) -> int:
     return max(1, min(count, round(count / time)))
 
 
-def _thinned(sample: Floats) -> Floats:
+def _thinned(sample: Floats, q: float) -> Floats:
     """Keep each value that is about independent of the one before."""
-    return sample[:: math.ceil(len(sample) / _worth(sample, 0.5, True))]
+    return sample[:: math.ceil(len(sample) / _worth(sample, q, True))]
 
 
 def _log_ways(total: int, chosen: int) -> float:
