@@ -10,10 +10,10 @@ from pathlib import Path
 
 from cache_dit_serving.config import folder, hub
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, LoraSettings, ModelSettings, Settings
-from cache_dit_serving.config.sources import Sources, UnusableSource, sources_of, unreachable
+from cache_dit_serving.config.sources import NotDownloaded, Sources, UnusableSource, sources_of, unreachable
 from cache_dit_serving.errors import ConfigError, LoadError
-from cache_dit_serving.loras.locate import locate
-from cache_dit_serving.loras.lora_file import read_lora_file
+from cache_dit_serving.loras.locate import SHIPPED, locate, on_hub
+from cache_dit_serving.loras.lora_file import lora_file_of, read_lora_file
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.contents import folder_of, read_model
 from cache_dit_serving.safetensors_header import UnreadableFile
@@ -32,14 +32,15 @@ def check(settings: Settings) -> None:
         ConfigError: the model or a LoRA is missing, or the device lacks an ability; names the setting.
     """
     check_path(settings.model)
-    for lora in settings.model.loras:
-        _check_lora(lora)
+    check_loras(settings.model)
     if _wants_something_of_the_device(settings):
         check_device()
 
 
-def check_sources(model: ModelSettings) -> Sources:
+def check_sources(model: ModelSettings) -> Sources | None:
     """Refuse files that cannot be loaded, and a transformer without a base. Return the places that are loaded from.
+
+    None if that is known only after the download of a file.
 
     Raises:
         ConfigError: names the setting, the file, its format and the remedy.
@@ -47,9 +48,11 @@ def check_sources(model: ModelSettings) -> Sources:
     if model.path != EMBEDDED_MODEL and (why := folder.refusal(model.path)):
         raise ConfigError(f"model.path {model.path!r}: {why}")
     try:
-        sources = sources_of(model)
+        sources = sources_of(model, download=False)
     except UnusableSource as error:
         raise ConfigError(str(error)) from error
+    except NotDownloaded:
+        return None
     if why := unreachable(sources, model.revision):
         raise ConfigError(why)
     return sources
@@ -62,8 +65,7 @@ def check_path(model: ModelSettings) -> None:
         ConfigError: the path is neither the embedded model, nor a model's folder, nor an available hub id.
     """
     sources = check_sources(model)
-    path = sources.location
-    if path == EMBEDDED_MODEL:
+    if sources is None or (path := sources.location) == EMBEDDED_MODEL:
         return
     key = "model.path" if path == model.path else "model.base"
     if why := folder.refusal(path):
@@ -78,19 +80,42 @@ def check_path(model: ModelSettings) -> None:
         raise ConfigError(f"{key} {path!r}: {error}") from error
 
 
+def check_loras(model: ModelSettings) -> None:
+    """Refuse LoRAs that do not exist, are damaged or of a format that is not loaded. Nothing is downloaded.
+
+    Raises:
+        ConfigError: names the LoRA and the remedy.
+    """
+    for lora in model.loras:
+        _check_lora(lora)
+
+
 def _check_lora(lora: LoraSettings) -> None:
-    there = Path(lora.path).expanduser().exists() or folder.HUB_ID.fullmatch(lora.path)
-    if not there:
-        raise ConfigError(f"model.loras, {lora.name}: {lora.path!r} is neither a file or folder here nor a hub id")
-    if not Path(lora.path).expanduser().exists():
-        return  # a hub's, which is downloaded as the model loads
     try:
+        if not folder.is_there(lora.path) and not lora.path.startswith(SHIPPED):
+            _check_hub_lora(lora)
+            return
         file = locate(lora)
-        read_lora_file(file)
     except LoadError as error:
         raise ConfigError(f"model.loras: {error}") from error
+    try:
+        read_lora_file(file)
     except UnreadableFile as error:
         raise ConfigError(f"model.loras: LoRA {lora.name} ({file.name}): {error}") from error
+
+
+def _check_hub_lora(lora: LoraSettings) -> None:
+    named = on_hub(lora)
+    try:
+        hub.check_file(named)
+        if (there := hub.cached(*named)) is not None:
+            read_lora_file(there)
+        elif (header := hub.header_on_hub(named)) is not None:
+            lora_file_of(Path(named.file_name).stem, header)
+    except hub.NotOnHub as error:
+        raise LoadError(f"LoRA {lora.name}: {named.hub_id} {error}") from error
+    except UnreadableFile as error:
+        raise LoadError(f"LoRA {lora.name} ({named.file_name}): {error}") from error
 
 
 def _wants_something_of_the_device(settings: Settings) -> bool:

@@ -13,7 +13,14 @@ from pathlib import Path
 from cache_dit_serving.checkpoints import gguf_header
 from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES, UNET_CLASS, Family, family_of, without_prefix
 from cache_dit_serving.checkpoints.schemes import Scheme, scheme_of, scheme_refusal
-from cache_dit_serving.safetensors_header import PICKLES, TensorEntry, UnreadableFile, pickle_refusal, read_header
+from cache_dit_serving.safetensors_header import (
+    PICKLES,
+    SafetensorsHeader,
+    TensorEntry,
+    UnreadableFile,
+    pickle_refusal,
+    read_header,
+)
 
 SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, gguf_header.SUFFIX)
@@ -76,13 +83,18 @@ class CheckpointFile:
             raise UnreadableFile(pickle_refusal(path.suffix))
         if path.suffix not in SUFFIXES:
             raise UnreadableFile(f"only {' and '.join(SUFFIXES)} files are loaded, not {path.suffix or 'others'}")
-        gguf = path.suffix == gguf_header.SUFFIX
-        metadata: Mapping[str, str] = {}
-        if gguf:
-            tensors = gguf_header.read_gguf_header(path)
-        else:
-            header = read_header(path)
-            tensors, metadata = header.tensors, header.metadata
+        if path.suffix == gguf_header.SUFFIX:
+            return cls.of(path, SafetensorsHeader(gguf_header.read_gguf_header(path), {}))
+        return cls.of(path, read_header(path))
+
+    @classmethod
+    def of(cls, path: Path, header: SafetensorsHeader) -> CheckpointFile:
+        """Return the contents of a checkpoint file by its header, which may be on the hub alone.
+
+        Raises:
+            UnreadableFile: the file has no tensors.
+        """
+        tensors, gguf = header.tensors, path.suffix == gguf_header.SUFFIX
         if not tensors:
             raise UnreadableFile("it has no tensors; download or save it again")
         sizes = Counter[str]()
@@ -97,7 +109,7 @@ class CheckpointFile:
             scheme=scheme_of(tensors, gguf=gguf),
             dtypes=dict(sizes.most_common()),
             tensors=tensors,
-            metadata=metadata,
+            metadata=header.metadata,
         )
 
     @property

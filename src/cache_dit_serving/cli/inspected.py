@@ -14,9 +14,10 @@ from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile, Kind
 from cache_dit_serving.config import folder, hub
 from cache_dit_serving.config.catalog import CatalogEntry, catalog, recognise
 from cache_dit_serving.config.folder import INDEX
+from cache_dit_serving.config.hub_file import HubFile, hub_file
 from cache_dit_serving.config.reading import GENERIC_CONFIG
 from cache_dit_serving.config.settings import EMBEDDED_MODEL
-from cache_dit_serving.loras.lora_file import LoraFile, read_lora_file
+from cache_dit_serving.loras.lora_file import LoraFile, lora_file_of, read_lora_file
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.contents import ModelFolder, read_folder
 from cache_dit_serving.model_folder.unindexed import LORA_FILES
@@ -67,6 +68,7 @@ def inspect(path: str) -> Inspected:
     Raises:
         Unservable: the path is broken, or nothing that can be served.
     """
+    named = hub_file(path)
     try:
         at = Path(path).expanduser()
         if path == EMBEDDED_MODEL:
@@ -76,8 +78,12 @@ def inspect(path: str) -> Inspected:
             return _lora(path, read_lora_file(lora)) if lora else _model(path, at)
         if at.is_file():
             return _file(path, at)
+        if named is not None:
+            return _hub_file(path, named)
     except (BrokenFolder, UnreadableFile) as error:
         raise Unservable(f"model.path {path!r}: {error}") from error
+    except hub.NotOnHub as error:
+        raise Unservable(f"model.path {path!r}: {named.hub_id if named else ''} {error}") from error
     except OSError as error:
         raise Unservable(f"model.path {path!r}: it cannot be read: {error.strerror}") from error
     except RuntimeError:  # `~user` of an unknown user, which the next line names
@@ -200,8 +206,29 @@ def _file(path: str, at: Path) -> Inspected:
         UnreadableFile: it is damaged, or no file of weights.
     """
     found = CheckpointFile.read(at)
-    if found.kind is Kind.LORA:
-        return _lora(path, read_lora_file(at))
+    return _lora(path, read_lora_file(at)) if found.kind is Kind.LORA else _checkpoint(path, found)
+
+
+def _hub_file(path: str, named: HubFile) -> Inspected:
+    """Return the contents of a file on the hub, without a download.
+
+    Raises:
+        NotOnHub: the hub does not have it.
+        UnreadableFile: it is damaged, or no file of weights, or in GGUF and not downloaded.
+    """
+    hub.check_file(named)
+    if (there := hub.cached(*named)) is not None:
+        return _file(path, there)
+    header = hub.header_on_hub(named)
+    if header is None:
+        kind = "a GGUF file" if named.name.endswith(".gguf") else "this file"
+        raise UnreadableFile(f"{named.file_name}: {kind} on the hub is read after its download alone")
+    at = Path(named.file_name)
+    found = CheckpointFile.of(at, header)
+    return _lora(path, lora_file_of(at.stem, header)) if found.kind is Kind.LORA else _checkpoint(path, found)
+
+
+def _checkpoint(path: str, found: CheckpointFile) -> Inspected:
     if found.kind is Kind.UNKNOWN:
         raise UnreadableFile(f"it is no model that is known: {found.described()}")
     family = found.family

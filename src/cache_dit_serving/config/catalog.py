@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile
+from cache_dit_serving.config import hub
 from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder, is_file, is_folder
 from cache_dit_serving.config.hub import on_hub
+from cache_dit_serving.config.hub_file import HubFile, hub_file
 from cache_dit_serving.config.parameters import FAR_SMALLER, far_smaller
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, AboutSettings, ModelSettings
 from cache_dit_serving.safetensors_header import UnreadableFile
@@ -77,8 +79,8 @@ def recognise(
     Args:
         base: folder or hub id that completes a transformer alone; its configuration is the transformer's.
     """
-    if is_file(path):
-        return _of_file(Path(path).expanduser(), base, revision)
+    if (found := _of_named_file(path, base, revision)) is not None:
+        return found
     if base is not None:
         return recognise(base, revision)
     entries = [entry for entry in catalog() if entry.about.recognised]
@@ -119,25 +121,53 @@ def _below(read: ReadJson, folder: str, name: str) -> Mapping[str, Any] | None:
     return read(f"{folder}/{name}")
 
 
+def _of_named_file(path: str, base: str | None, revision: str | None) -> Recognised | None:
+    """Return the configuration for a file on this machine or on the hub; None: the path names none."""
+    if is_file(path):
+        return _of_file(Path(path).expanduser(), base, revision)
+    named = None if is_folder(path) else hub_file(path)
+    return None if named is None else _of_hub_file(named, base, revision)
+
+
 def _of_file(path: Path, base: str | None, revision: str | None) -> Recognised:
     """Return the configuration for a file: that of its base if there is one, else that of its family's model."""
-    if base is not None and base != EMBEDDED_MODEL:
-        found = recognise(base, revision)
-        if found.name:
-            return Recognised(found.name, f"{path.name} is completed by it: {found.why}")
+    if found := _of_base(path.name, base, revision):
+        return found
     try:
-        file = CheckpointFile.read(path)
+        return _of_contents(CheckpointFile.read(path))
     except UnreadableFile:
         return Recognised("", f"{path.name} cannot be read")
+
+
+def _of_hub_file(named: HubFile, base: str | None, revision: str | None) -> Recognised:
+    if (there := hub.cached(*named)) is not None:
+        return _of_file(there, base, revision)
+    if found := _of_base(named.file_name, base, revision):
+        return found
+    header = hub.header_on_hub(named)
+    if header is None or not header.tensors:
+        return Recognised("", f"{named.file_name} cannot be read on the hub")
+    return _of_contents(CheckpointFile.of(Path(named.file_name), header))
+
+
+def _of_base(name: str, base: str | None, revision: str | None) -> Recognised | None:
+    """Return the configuration of the model that completes a file; None: it has none."""
+    if base is None or base == EMBEDDED_MODEL:
+        return None
+    found = recognise(base, revision)
+    return Recognised(found.name, f"{name} is completed by it: {found.why}") if found.name else None
+
+
+def _of_contents(file: CheckpointFile) -> Recognised:
     if file.family is None:
-        return Recognised("", f"{path.name} is a {file.kind} of no known family")
+        return Recognised("", f"{file.name} is a {file.kind} of no known family")
     hub_id = file.family.hub_id
     entry = next((each for each in catalog() if each.about.recognised and hub_id in each.hub_ids), None)
     if entry is None:
-        return Recognised("", f"none is for {hub_id}, which {path.name} is like")
+        return Recognised("", f"none is for {hub_id}, which {file.name} is like")
     if entry.about.parameters and file.parameters * FAR_SMALLER < entry.about.parameters * 1e9:
         return Recognised("", f"its transformer is far smaller than that of {entry.name}")
-    return Recognised(entry.name, f"{path.name} has the tensors of {hub_id}")
+    return Recognised(entry.name, f"{file.name} has the tensors of {hub_id}")
 
 
 def far_smaller_than(read: ReadJson) -> Callable[[CatalogEntry], bool]:

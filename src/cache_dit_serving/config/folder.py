@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cache_dit_serving.config.hub_file import hub_file
+
 INDEX = "model_index.json"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 ReadJson = Callable[[str], "Mapping[str, Any] | None"]
@@ -64,6 +66,6 @@ def refusal(path: str) -> str | None:
         return f"the model's path cannot be read: {error.strerror}; give this user the right to read it"
     except RuntimeError:
         return "the model's path names the home of a user who is not known here"
-    if is_folder(path) or HUB_ID.fullmatch(path):
+    if is_folder(path) or HUB_ID.fullmatch(path) or hub_file(path):
         return None
     return "the model's path is neither a folder or file on the server nor a hub id like owner/name"

@@ -46,7 +46,10 @@ class LoraSettings(Section):
     """A LoRA that is loaded with the model."""
 
     name: str = Field(pattern=LORA_NAME, description="Name in requests.")
-    path: str = Field(description="A .safetensors file, a folder with one, a hub id, or embedded/monochrome.")
+    path: str = Field(
+        description="A .safetensors file (here, `owner/name/file.safetensors` or its address on the hub), a folder "
+        "with one, a hub id, or embedded/monochrome."
+    )
     weight_name: str | None = Field(
         None, description="The file in the folder or of the hub id, where there are several."
     )
@@ -78,7 +81,7 @@ class ModelSettings(Section):
         EMBEDDED_MODEL,
         min_length=1,
         description="`embedded` (the small model in the bundle), a folder saved by `save_pretrained`, a hub id, or a "
-        "`.safetensors` or `.gguf` file.",
+        "`.safetensors` or `.gguf` file, here or on the hub (`owner/name/file.gguf`, or its address).",
     )
     base: str | None = Field(
         None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile, Kind
 from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES
 from cache_dit_serving.checkpoints.schemes import SCALE, Scheme
 from cache_dit_serving.config import hub
-from cache_dit_serving.config.folder import HUB_ID, INDEX, in_folder
+from cache_dit_serving.config.folder import HUB_ID, INDEX, in_folder, is_file, is_folder
+from cache_dit_serving.config.hub_file import hub_file
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, ModelSettings
 from cache_dit_serving.safetensors_header import PICKLES, UnreadableFile
 
@@ -42,6 +43,10 @@ IN_GGUF = frozenset({Kind.DENOISER, Kind.TEXT_ENCODER})
 """Kinds that are loaded from GGUF."""
 
 
+class NotDownloaded(Exception):
+    """A file of the hub's is there, and its kind is known only after the download."""
+
+
 class UnusableSource(Exception):
     """A path of the model's settings cannot be loaded. The message has the file's name, the reason and the remedy."""
 
@@ -68,7 +73,9 @@ class ComponentSource:
     @property
     def name(self) -> str:
         """Name for callers: a hub id, or the last part of the path."""
-        return self.path if self.file is None and self.folder is None else Path(self.path).name
+        if self.file is not None:
+            return self.file.name
+        return self.path if self.folder is None else Path(self.path).name
 
 
 @dataclass(frozen=True)
@@ -88,16 +95,18 @@ class Sources:
         return self.whole is not None or bool(self.components)
 
 
-def sources_of(model: ModelSettings) -> Sources:
+def sources_of(model: ModelSettings, *, download: bool = True) -> Sources:
     """Return the places that a model is loaded from. Of files only the headers are read.
+
+    Args:
+        download: False: of files on the hub the headers are read there.
 
     Raises:
         UnusableSource: a file cannot be loaded, or a transformer alone has no `model.base`.
+        NotDownloaded: a file's header can be read only after a download, which is not wanted.
     """
-    components = {name: _component(name, path) for name, path in model.components.items()}
-    path = Path(model.path).expanduser()
-    if path.is_file():
-        file = _read(path, PATH)
+    components = {name: _component(name, path, download) for name, path in model.components.items()}
+    if (file := _file_at(model.path, PATH, download)) is not None:
         if file.kind is Kind.PIPELINE:
             return Sources(_base_of(file, model.base), file, components)
         if file.kind in ELSEWHERE:
@@ -107,7 +116,8 @@ def sources_of(model: ModelSettings) -> Sources:
         if model.base is None:
             raise UnusableSource(PATH, _without_base(alone))
         return Sources(model.base, None, {name: alone, **components})
-    if path.is_dir() and not (path / INDEX).is_file() and (cls := _class_of(path)):
+    path = Path(model.path).expanduser()
+    if is_folder(model.path) and not is_file(str(path / INDEX)) and (cls := _class_of(path)):
         alone = ComponentSource(model.path, None, path, PATH)
         if model.base is None:
             raise UnusableSource(PATH, _without_base(alone, cls))
@@ -125,7 +135,7 @@ def sources_of(model: ModelSettings) -> Sources:
 def unreachable(sources: Sources, revision: str | None) -> str | None:
     """Return the reason that the hub id which completes a file cannot be read, with the remedy; None: it can be."""
     location = sources.location
-    if not sources.mixed or location == EMBEDDED_MODEL or Path(location).expanduser().is_dir():
+    if not sources.mixed or location == EMBEDDED_MODEL or is_folder(location):
         return None
     if not HUB_ID.fullmatch(location):
         return f"model.base: {Path(location).name} is neither a folder on the server nor a hub id like owner/name"
@@ -169,11 +179,39 @@ def _a(file: CheckpointFile) -> str:
     return f"{'an' if file.kind in (Kind.UNKNOWN, Kind.IMAGE_ENCODER) else 'a'} {file.kind}"
 
 
-def _read(path: Path, key: str) -> CheckpointFile:
+def _file_at(path: str, key: str, download: bool) -> CheckpointFile | None:
+    """Return the contents of the file that a path names, on this machine or on the hub; None: it names no file."""
+    if is_file(path):
+        place = Path(path).expanduser()
+        return _usable(key, place.name, lambda: CheckpointFile.read(place))
+    named = hub_file(path)
+    if named is None or is_folder(path):
+        return None
+    name = named.file_name
     try:
-        file = CheckpointFile.read(path)
+        hub.check_file(named)
+        if download or hub.cached(*named) is not None:
+            return _usable(key, name, lambda: CheckpointFile.read(hub.downloaded_file(named)))
+    except hub.NotOnHub as error:
+        raise UnusableSource(key, f"{path!r} is no file on the server; on the hub, {named.hub_id} {error}") from error
     except UnreadableFile as error:
-        raise UnusableSource(key, f"{path.name}: {error}") from error
+        raise UnusableSource(key, f"{name}: {error}") from error
+    header = hub.header_on_hub(named)
+    if header is None:
+        raise NotDownloaded(name)
+    return _usable(key, name, lambda: CheckpointFile.of(Path(name), header))
+
+
+def _usable(key: str, name: str, read: Callable[[], CheckpointFile]) -> CheckpointFile:
+    """Return the contents of a file that may be loaded.
+
+    Raises:
+        UnusableSource: it is damaged, or of a format that is not loaded.
+    """
+    try:
+        file = read()
+    except UnreadableFile as error:
+        raise UnusableSource(key, f"{name}: {error}") from error
     if file.refusal:
         raise UnusableSource(key, f"{file.name}: {file.refusal}")
     if file.is_gguf and file.kind is not Kind.DENOISER and file.kind not in ELSEWHERE:
@@ -191,17 +229,17 @@ def _read(path: Path, key: str) -> CheckpointFile:
     return file
 
 
-def _component(name: str, path: str) -> ComponentSource:
+def _component(name: str, path: str, download: bool) -> ComponentSource:
     key = f"model.components.{name}"
-    found = Path(path).expanduser()
-    if found.is_file():
-        file = _read(found, key)
+    if (file := _file_at(path, key, download)) is not None:
         if why := _misplaced(name, file):
             raise UnusableSource(key, f"{file.name} is {_a(file)} ({file.format}): {why}")
         return ComponentSource(path, file, None, key)
-    if found.is_dir():
-        places = (found / name, found) if (found / INDEX).is_file() else (found,)
-        place = next((each for each in places if any((each / config).is_file() for config in COMPONENT_CONFIGS)), None)
+    found = Path(path).expanduser()
+    if is_folder(path):
+        places = (found / name, found) if is_file(str(found / INDEX)) else (found,)
+        configs = ((place, str(place / config)) for place in places for config in COMPONENT_CONFIGS)
+        place = next((place for place, config in configs if is_file(config)), None)
         if place is None:
             raise UnusableSource(key, f"the folder {found.name} has no {name}: no {' or '.join(COMPONENT_CONFIGS)}")
         return ComponentSource(path, None, place, key)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
+from cache_dit_serving.config import hub
+from cache_dit_serving.config.folder import HUB_ID, is_file, is_folder, is_there
+from cache_dit_serving.config.hub_file import HubFile, hub_file
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import LoadError
-
-logger = logging.getLogger(__name__)
+from cache_dit_serving.safetensors_header import UnreadableFile
 
 USUAL_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """File names under which diffusers and PEFT save a LoRA; the first that is there is taken from several files."""
@@ -31,10 +32,16 @@ def locate(settings: LoraSettings) -> Path:
     path = Path(settings.path).expanduser()
     if settings.path.startswith(SHIPPED):
         path = EMBEDDED_LORAS / f"{settings.path.removeprefix(SHIPPED)}.safetensors"
-    if path.is_file():
+    if is_file(str(path)):
         return path
-    if not path.is_dir():
-        return _from_hub(settings)
+    if not is_folder(str(path)):
+        named = on_hub(settings)
+        try:
+            return hub.downloaded_file(named)
+        except hub.NotOnHub as error:
+            raise LoadError(f"LoRA {settings.name}: {named.hub_id} {error}") from error
+        except UnreadableFile as error:
+            raise LoadError(f"LoRA {settings.name} ({named.file_name}): {error}") from error
     if settings.weight_name is not None:
         if not (path / settings.weight_name).is_file():
             raise LoadError(f"LoRA {settings.name}: the folder has no file {settings.weight_name}")
@@ -58,21 +65,38 @@ def adapter_config(file: Path, settings: LoraSettings) -> Path | None:
     beside = file.with_name(ADAPTER_CONFIG)
     if beside.is_file():
         return beside
-    if Path(settings.path).expanduser().exists():
+    if is_there(settings.path):
         return None
+    weights = on_hub(settings)
+    config = PurePosixPath(weights.name).with_name(ADAPTER_CONFIG)
     try:
-        return Path(huggingface_hub.hf_hub_download(settings.path, ADAPTER_CONFIG))
+        return Path(huggingface_hub.hf_hub_download(weights.hub_id, str(config), revision=weights.revision))
     except (HfHubHTTPError, OSError, ValueError):
         return None
 
 
-def _from_hub(settings: LoraSettings) -> Path:
-    failure: Exception | None = None
-    for name in (settings.weight_name,) if settings.weight_name else USUAL_FILES:
-        try:
-            return Path(huggingface_hub.hf_hub_download(settings.path, name))
-        except Exception as error:  # noqa: BLE001 (the hub's client raises errors of several libraries)
-            failure = failure or error
-    logger.error("the LoRA %s cannot be found", settings.name, exc_info=failure)
-    message = "its path is neither a file, a folder nor a hub id that can be read"
-    raise LoadError(f"LoRA {settings.name}: {message}") from failure
+def on_hub(settings: LoraSettings) -> HubFile:
+    """Return the place of a LoRA's file on the hub: the one that is named, or else a usual or the only one.
+
+    Raises:
+        LoadError: the path names nothing on the hub, or several files, or the hub does not give it.
+    """
+    if (named := hub_file(settings.path)) is not None:
+        return named
+    hub_id = settings.path
+    if not HUB_ID.fullmatch(hub_id):
+        raise LoadError(f"LoRA {settings.name}: its path is neither a file, a folder nor a hub id like owner/name")
+    if settings.weight_name is not None:
+        return HubFile(hub_id, settings.weight_name)
+    for name in USUAL_FILES:
+        if hub.cached(hub_id, name, None):
+            return HubFile(hub_id, name)
+    try:
+        names = [name for name in hub.listing(hub_id, None) if name.endswith(".safetensors")]
+    except hub.NotOnHub as error:
+        raise LoadError(f"LoRA {settings.name}: {hub_id} {error}") from error
+    usual = [name for name in USUAL_FILES if name in names]
+    if not usual and len(names) != 1:
+        count = f"{len(names)} .safetensors files; say which by weight_name" if names else "no .safetensors file"
+        raise LoadError(f"LoRA {settings.name}: {hub_id} has {count}")
+    return HubFile(hub_id, (usual or names)[0])

@@ -77,7 +77,18 @@ def read_lora_file(file: Path) -> LoraFile:
         raise UnreadableFile(pickle_refusal(file.suffix))
     if file.suffix != SUFFIX:
         raise UnreadableFile(f"only .safetensors files are loaded, not {file.suffix or 'others'}; convert it")
-    header = read_header(file)
+    return lora_file_of(file.stem, read_header(file))
+
+
+def lora_file_of(stem: str, header: SafetensorsHeader) -> LoraFile:
+    """Return the contents of a LoRA's file by its header, which may be on the hub alone.
+
+    Args:
+        stem: the file's name without its suffix.
+
+    Raises:
+        UnreadableFile: the file holds something else, or its format is not loaded.
+    """
     found = format_of(header.tensors)
     if found is None or refusal(header.tensors, found):
         raise UnreadableFile(refusal(header.tensors, found) or "its format is unknown")
@@ -90,7 +101,7 @@ def read_lora_file(file: Path) -> LoraFile:
         ranks=tuple(sorted({entry.shape[0] for entry in layers.values() if entry.shape} | _lokr_ranks(header))),
         alpha=_number(metadata.get(ALPHA)),
         trigger_words=next((metadata[key] for key in TRIGGER_WORDS if metadata.get(key)), None),
-        sampling=_sampling(file.stem, metadata),
+        sampling=_sampling(stem, metadata),
         header=header,
     )
 

@@ -1,0 +1,42 @@
+"""One file of a hub id's, by the paths and addresses under which people know it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from cache_dit_serving.safetensors_header import PICKLES
+
+SUFFIXES = "|".join(sorted(suffix.removeprefix(".") for suffix in {".safetensors", ".gguf", *PICKLES}))
+ID = r"(?P<hub_id>\w[\w.-]*/\w[\w.-]*)"
+NAME = rf"(?P<name>(?!.*\.\./)\w[^:?#]*\.(?:{SUFFIXES}))"
+FORMS = (
+    re.compile(rf"(?:https?://)?(?:huggingface\.co|hf\.co)/{ID}/(?:blob|resolve)/(?P<revision>[^/]+)/{NAME}(?:\?.*)?"),
+    re.compile(rf"{ID}[:/]{NAME}"),
+)
+"""The address of a file's page or download, as diffusers' `from_single_file` takes it; and the hub id with a path."""
+
+
+class HubFile(NamedTuple):
+    """Place of a file on the hub."""
+
+    hub_id: str
+    name: str
+    """Path within the hub id's files."""
+    revision: str | None = None
+    """Branch, tag or commit; None: `main`."""
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file, without its folder."""
+        return PurePosixPath(self.name).name
+
+
+def hub_file(path: str) -> HubFile | None:
+    """Return the hub's file that a path or an address names; None if it has none of the forms."""
+    for form in FORMS:
+        if match := form.fullmatch(path):
+            revision = match.groupdict().get("revision")
+            return HubFile(match["hub_id"], match["name"], None if revision == "main" else revision)
+    return None
