@@ -16,6 +16,7 @@ from cache_dit_serving.loras.locate import SHIPPED, locate, on_hub
 from cache_dit_serving.loras.lora_file import lora_file_of, read_lora_file
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.contents import folder_of, read_model
+from cache_dit_serving.model_folder.variant import variant_on_hub
 from cache_dit_serving.safetensors_header import UnreadableFile
 
 logger = logging.getLogger(__name__)
@@ -70,12 +71,13 @@ def check_path(model: ModelSettings) -> None:
     key = "model.path" if path == model.path else "model.base"
     if why := folder.refusal(path):
         raise ConfigError(f"{key} {path!r}: {why}")
-    if not folder.is_folder(path):
-        if why := hub.refusal(path, model.revision, model.subfolder):
-            raise ConfigError(f"{key} {path!r} {why}")
-        return
+    if not folder.is_folder(path) and (why := hub.refusal(path, model.revision, model.subfolder)):
+        raise ConfigError(f"{key} {path!r} {why}")
     try:
-        read_model(folder_of(path, model), model, sources)
+        if folder.is_folder(path):
+            read_model(folder_of(path, model), model, sources)
+        elif model.subfolder is None:
+            variant_on_hub(path, model, sources)
     except BrokenFolder as error:
         raise ConfigError(f"{key} {path!r}: {error}") from error
 

@@ -8,12 +8,14 @@ import huggingface_hub
 import pytest
 from pydantic import ValidationError
 
+from cache_dit_serving import preflight
 from cache_dit_serving.config.settings import ModelSettings, ServerSettings, Settings
 from cache_dit_serving.engine.model_info import model_info
-from cache_dit_serving.errors import LoadError, logged
-from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER, load_pipeline
+from cache_dit_serving.errors import ConfigError, LoadError, logged
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER, load_pipeline, locate, located_sources
 from tests.support.families import save_family
 from tests.support.folders import as_variant, edit, linked, save, sharded, tensors_of
+from tests.support.hub import hub_of
 from tests.support.in_process import load
 
 
@@ -90,6 +92,28 @@ def test_a_model_in_a_subfolder_is_loaded_from_a_folder_and_from_the_hubs_cache(
         assert type(pipe).__name__ == "FluxPipeline"
     with pytest.raises(LoadError, match=r"it has no folder big \(model\.subfolder\)$"):
         load_pipeline(Settings(model=ModelSettings(path=str(hub), subfolder="big")), print)
+
+
+def test_the_only_variant_of_a_hub_id_is_loaded_from_the_hub_and_from_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = linked(tmp_path / "hub" / "maker" / "Half")
+    as_variant(folder, "fp16", "text_encoder", "text_encoder_2", "transformer", "vae")
+    model = ModelSettings(path="maker/Half")
+    with hub_of(tmp_path / "hub", tmp_path / "cache", monkeypatch):
+        preflight.check_path(model)
+        assert locate(model, located_sources(model)) == ("maker/Half", "fp16")
+        with pytest.raises(ConfigError, match=r"'maker/Half': the model has no weights of the variant 'bf16'.*is fp16"):
+            preflight.check_path(model.model_copy(update={"variant": "bf16"}))
+        as_variant(linked(tmp_path / "hub" / "maker" / "Both"), "fp16", "transformer")
+        as_variant(tmp_path / "hub" / "maker" / "Both", "bf16", "vae")
+        with pytest.raises(ConfigError, match="the components' weights have no variant in common: transformer has fp"):
+            preflight.check_path(ModelSettings(path="maker/Both"))
+        said: list[str] = []
+        load_pipeline(Settings(model=model), said.append)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    load_pipeline(Settings(model=model), said.append)
+    assert said == ["loading the weights of maker/Half, variant fp16, as bfloat16"] * 2
 
 
 @pytest.mark.parametrize("subfolder", ["/etc", "../above", "a/../../b", ".", "a//b", ""])

@@ -17,6 +17,7 @@ import pytest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = re.compile(r"/(?P<hub_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>[^?]+)")
+MODEL = re.compile(r"/api/models/(?P<hub_id>[^/]+/[^/?]+)(?P<tree>/tree/)?")
 RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 
@@ -44,13 +45,22 @@ class _Answers(BaseHTTPRequestHandler):
         self._file("HEAD")
 
     def do_GET(self) -> None:
-        hub_id = self.path.removeprefix("/api/models/").partition("?")[0]
-        if hub_id == self.path.partition("?")[0]:
+        match = MODEL.match(self.path)
+        if match is None:
             self._file("GET")
             return
+        hub_id = match["hub_id"]
         folder = self.server.root / hub_id
         if not folder.is_dir():
             self._answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+            return
+        if match["tree"]:
+            files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+            tree = [
+                {"type": "file", "path": str(file.relative_to(folder)), "size": file.stat().st_size, "oid": COMMIT}
+                for file in files
+            ]
+            self._answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
             return
         names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         about = {"id": hub_id, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}

@@ -38,6 +38,15 @@ def cached(hub_id: str, name: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def cached_names(hub_id: str, revision: str | None) -> tuple[str, ...]:
+    """Return the names of a model's files in the local cache; none if its index is not there."""
+    index = cached(hub_id, INDEX, revision)
+    if index is None:
+        return ()
+    folder = index.parent
+    return tuple(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
 class NotOnHub(Exception):
     """The hub does not give a model or a file. The message is a phrase that follows the hub id, with the remedy."""
 

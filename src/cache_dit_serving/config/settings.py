@@ -103,7 +103,7 @@ class ModelSettings(Section):
     variant: str | None = Field(
         None,
         description="Weights variant to load, for example `fp16`. Left out: files without a variant, or else the only "
-        "variant of a folder.",
+        "variant of a folder or hub id.",
     )
     pipeline_class: str | None = Field(
         None, description="Name of a diffusers pipeline class, in place of the folder's own."

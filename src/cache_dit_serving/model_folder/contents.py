@@ -16,6 +16,7 @@ from cache_dit_serving.config.sources import Sources
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.classes import diffusers_version, has_class, has_module
 from cache_dit_serving.model_folder.unindexed import what_it_seems
+from cache_dit_serving.model_folder.variant import chosen_variant
 from cache_dit_serving.model_folder.weights import (
     AGAIN,
     DANGLING,
@@ -31,7 +32,6 @@ from cache_dit_serving.safetensors_header import LFS_POINTER, OTHER_FORMATS
 WITHOUT_WEIGHTS = re.compile(r".*(Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor|Scheduler|Backend|Config)")
 """Classes of components that are configured by small files alone."""
 NETWORK = re.compile(r".*(Model|Transformer|Autoencoder|UNet|For[A-Z]\w+)")
-VARIANT_OF_DTYPE = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 SMALL_FILES = frozenset({".json", ".model", ".txt", ".jinja"})
 """Suffixes of the files of configurations and tokenizers."""
 MOST_LFS_BYTES = 1024
@@ -107,7 +107,7 @@ def read_folder(
         networks = [each for each in listed if each.is_network]
         for each in networks:
             _check_config(folder, each)
-        chosen = _variant({each.name: variants_of(each.files, each.library) for each in networks}, variant, dtype)
+        chosen = chosen_variant({each.name: variants_of(each.files, each.library) for each in networks}, variant, dtype)
         components = []
         for each in listed:
             read = None
@@ -240,32 +240,3 @@ def _names(folder: Path, at: str) -> list[str]:
         return sorted(os.listdir(folder))
     except OSError as error:
         raise BrokenFolder(f"{at} cannot be read: {error.strerror}") from error
-
-
-def _variant(there: Mapping[str, frozenset[str]], wanted: str | None, dtype: str) -> str | None:
-    """Return the variant to load; None: files without one.
-
-    Args:
-        there: variants by component.
-
-    Raises:
-        BrokenFolder: the wanted variant is not there, or none is common to the components.
-    """
-    every = sorted(frozenset().union(*there.values()) - {PLAIN})
-    if wanted is not None:
-        if wanted not in every:
-            others = f"there is {' and '.join(every)}" if every else "its files have none: leave model.variant out"
-            raise BrokenFolder(f"the model has no weights of the variant {wanted!r} (model.variant); {others}")
-        return wanted
-    lacking = {name: variants for name, variants in there.items() if variants and PLAIN not in variants}
-    if not lacking:
-        return None
-    common = frozenset.intersection(*lacking.values())
-    if len(common) == 1:
-        return next(iter(common))
-    if (preferred := VARIANT_OF_DTYPE[dtype]) in common:
-        return preferred
-    if common:
-        raise BrokenFolder(f"the weights have the variants {' and '.join(sorted(common))}; choose one by model.variant")
-    forms = "; ".join(f"{name} has {' and '.join(sorted(variants))}" for name, variants in sorted(lacking.items()))
-    raise BrokenFolder(f"the components' weights have no variant in common: {forms}; {AGAIN}")

@@ -23,6 +23,7 @@ from cache_dit_serving.config.sources import Sources, UnusableSource, sources_of
 from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.contents import folder_of, read_model
+from cache_dit_serving.model_folder.variant import variant_on_hub
 from cache_dit_serving.pipeline import components, placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
 from cache_dit_serving.pipeline.memory import needing_memory
@@ -263,9 +264,9 @@ def locate(model: ModelSettings, sources: Sources) -> Located:
     if path == EMBEDDED:
         return Located(str(EMBEDDED_FOLDER), model.variant)
     local = folder.is_folder(path)
-    if not local and model.subfolder is None:
-        return Located(path, model.variant)
     try:
+        if not local and model.subfolder is None:
+            return Located(path, variant_on_hub(path, model, sources))
         with _told(model):
             found = folder_of(path, model) if local else hub.downloaded(path, model.revision, model.subfolder or "")
         quantize.check_saved(found)
