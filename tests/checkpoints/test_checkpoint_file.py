@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile, Kind
 from cache_dit_serving.checkpoints.schemes import Scheme
@@ -83,6 +83,7 @@ BYTES = torch.zeros(2, 2, dtype=torch.uint8)
         (_layer(weight=FP8, weight_scale=torch.ones(1)), Scheme.COMFY, False),
         (_layer(weight=FP8, comfy_quant=BYTES), Scheme.COMFY, False),
         (_layer(qweight=BYTES, wscales=torch.ones(1), smooth_factor=torch.ones(1)), Scheme.NUNCHAKU, False),
+        (_layer(smooth_orig=torch.ones(1), wzeros=torch.ones(1)), Scheme.NUNCHAKU, False),
         (_layer(weight=BYTES, **{"weight.absmax": torch.ones(1)}), Scheme.BITSANDBYTES, False),
         (_layer(weight=BYTES, weight_scale=torch.ones(1), weight_scale_2=torch.ones(1)), Scheme.NVFP4, False),
         (_layer(weight=BYTES.to(torch.int8)), Scheme.INT8, False),
@@ -97,6 +98,13 @@ def test_quantisation_is_told_by_names_and_types(
     assert (file.refusal is None) is loaded
     if not loaded:
         assert str(scheme) in str(file.refusal)
+
+
+def test_cache_dits_own_svdquant_is_told_by_its_metadata(tmp_path: Path) -> None:
+    save_file(_layer(qweight=BYTES), tmp_path / "a.safetensors", {"cache_dit_svdq_ptq": "{}"})
+    file = CheckpointFile.read(tmp_path / "a.safetensors")
+    assert file.scheme is Scheme.CACHE_DIT
+    assert "quantise the full weights by `quantize`" in str(file.refusal)
 
 
 def test_scaled_fp8_of_a_whole_transformer_keeps_its_family(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel, GGUFQuantizationConfig
+from diffusers.loaders import single_file_utils
+from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor
 from safetensors.torch import load_file
 
 from cache_dit_serving.config.settings import LoraSettings, ModelSettings, Settings
@@ -23,12 +25,15 @@ from cache_dit_serving.pipeline.scaled_fp8 import dequantized
 from tests.support.alone import drawn_by_diffusers, loaded_by_diffusers
 from tests.support.by_diffusers import embedded_by_diffusers
 from tests.support.checkpoints import (
+    GGUF_BLOCKS,
     TRANSFORMER,
     VAE,
     Tensors,
     as_comfyui,
+    flux_in_original_naming,
     save,
     save_gguf,
+    save_gguf_blocks,
     scaled_fp8,
     sd3_whole,
     transformer_tensors,
@@ -43,6 +48,7 @@ BASE = str(EMBEDDED_FOLDER)
 MONOCHROME = "embedded/monochrome"
 STEPS = 2
 CACHED_STEPS = 14
+FLUX_WIDTH = 3072
 FORMATS = {
     "bf16.safetensors": ("safetensors BF16", "float32"),
     "fp8.safetensors": ("FP8 without scales", "float32"),
@@ -116,6 +122,45 @@ def test_scaled_fp8_is_near_the_weights_it_was_made_from() -> None:
         assert found[name].dtype == torch.bfloat16
         far = (found[name].float() - tensor.float()).abs().max() / tensor.float().abs().max().clamp(min=1e-6)
         assert far < 0.05, name
+
+
+@pytest.mark.parametrize("kind", GGUF_BLOCKS)
+def test_each_quantised_type_of_gguf_is_dequantised_as_the_gguf_package_does(tmp_path: Path, kind: str) -> None:
+    """diffusers computes in the scales' type, which is float16."""
+    file, expected = save_gguf_blocks(transformer_tensors(), tmp_path / f"flux-{kind}.gguf", kind)
+    pipe: Any = load_pipeline(_with(path=str(file), base=BASE), print)
+    found = dict(pipe.transformer.named_parameters())
+    assert expected
+    for name, values in expected.items():
+        assert found[name].quant_type.name == kind
+        far = (dequantize_gguf_tensor(found[name]).float() - values).abs().max()
+        assert far < torch.finfo(torch.float16).eps * values.abs().max(), name
+    picture = pipe("a", num_inference_steps=1, width=64, height=64, output_type="np").images[0]
+    assert np.isfinite(picture).all()
+
+
+@pytest.mark.parametrize("prefixed", [False, True], ids=["plain", "ComfyUI"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
+def test_flux_in_its_original_naming_has_the_weights_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, *, prefixed: bool
+) -> None:
+    """diffusers 0.42.1 converts Flux at its real width alone, which the test replaces by the embedded model's."""
+    ours = transformer_tensors()
+    original = flux_in_original_naming(ours)
+    original = as_comfyui(original) if prefixed else original
+    file = tmp_path / f"flux{suffix}"
+    save(original, file) if suffix == ".safetensors" else save_gguf(original, file, "F32")
+    settings = _with(path=str(file), base=BASE)
+    with pytest.raises(LoadError, match=rf"^model\.path: flux\{suffix} does not fit the transformer of emoji-flux"):
+        load_pipeline(settings, print)
+    convert = single_file_utils.convert_flux_transformer_checkpoint_to_diffusers
+    width = ours["x_embedder.weight"].shape[0]
+    constants = tuple(width if each == FLUX_WIDTH else each for each in convert.__code__.co_consts)
+    monkeypatch.setattr(convert, "__code__", convert.__code__.replace(co_consts=constants))
+    pipe: Any = load_pipeline(settings, print)
+    found = pipe.transformer.state_dict()
+    assert found.keys() == ours.keys()
+    assert all(torch.equal(found[name], ours[name].float()) for name in ours)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
@@ -271,6 +316,19 @@ def _folder_quantised(folder: Path, config: dict[str, Any]) -> Path:
             "needs the package bitsandbytes, which is not installed",
         ),
         ({"quant_method": "auto-round", "bits": 4}, "needs the package auto-round"),
+        (
+            {
+                "quant_method": "nunchaku_lite",
+                "compute_dtype": "bfloat16",
+                "svdq_w4a4": {
+                    "precision": "int4",
+                    "group_size": 64,
+                    "rank": 32,
+                    "targets": ["transformer_blocks.0.attn.to_q"],
+                },
+            },
+            "needs the package kernels, which is not installed",
+        ),
         (
             {"quant_method": "awq", "bits": 4},
             "transformer is quantised by awq.*: diffusers does not load it.*model.components",

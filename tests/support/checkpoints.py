@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -38,6 +39,109 @@ def save_gguf(tensors: Tensors, file: Path, kind: str = "Q8_0", architecture: st
     writer.write_tensors_to_file()
     writer.close()
     return file
+
+
+GGUF_BLOCKS = {
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q4_1": (0, 2),
+}
+"""Offsets of a block's scales, each of 2 bytes, by type. The gguf package cannot quantise to most of these."""
+
+
+def save_gguf_blocks(tensors: Tensors, file: Path, kind: str) -> tuple[Path, Tensors]:
+    """Save tensors as GGUF with random blocks in place of the matrices that a block's length divides.
+
+    Returns the file, and the values of those matrices by the gguf package.
+    """
+    import gguf
+
+    quantized = gguf.GGMLQuantizationType[kind]
+    length, size = gguf.GGML_QUANT_SIZES[quantized]
+    random = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(str(file), "flux")
+    expected = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim != 2 or tensor.shape[-1] % length:
+            writer.add_tensor(name, tensor.float().numpy())
+            continue
+        blocks = random.integers(0, 256, (tensor.numel() // length, size), dtype=np.uint8)
+        for offset in GGUF_BLOCKS[kind]:
+            scales = random.uniform(1e-4, 1e-3, len(blocks)).astype(np.float16)
+            blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+        data = blocks.reshape(tensor.shape[0], -1)
+        writer.add_tensor(name, data, raw_dtype=quantized)
+        expected[name] = torch.from_numpy(gguf.quants.dequantize(data, quantized))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file, expected
+
+
+def flux_in_original_naming(tensors: Tensors) -> Tensors:
+    """Flux's transformer as Black Forest Labs names it, from diffusers' naming."""
+    names = (
+        ("time_text_embed.timestep_embedder.linear_1", "time_in.in_layer"),
+        ("time_text_embed.timestep_embedder.linear_2", "time_in.out_layer"),
+        ("time_text_embed.text_embedder.linear_1", "vector_in.in_layer"),
+        ("time_text_embed.text_embedder.linear_2", "vector_in.out_layer"),
+        ("time_text_embed.guidance_embedder.linear_1", "guidance_in.in_layer"),
+        ("time_text_embed.guidance_embedder.linear_2", "guidance_in.out_layer"),
+        ("context_embedder", "txt_in"),
+        ("x_embedder", "img_in"),
+        ("norm1.linear", "img_mod.lin"),
+        ("norm1_context.linear", "txt_mod.lin"),
+        ("ff.net.0.proj", "img_mlp.0"),
+        ("ff.net.2", "img_mlp.2"),
+        ("ff_context.net.0.proj", "txt_mlp.0"),
+        ("ff_context.net.2", "txt_mlp.2"),
+        ("attn.to_out.0", "img_attn.proj"),
+        ("attn.to_add_out", "txt_attn.proj"),
+        ("norm.linear", "modulation.lin"),
+    )
+    norms = {
+        "attn.norm_q.weight": "img_attn.norm.query_norm.scale",
+        "attn.norm_k.weight": "img_attn.norm.key_norm.scale",
+        "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+        "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+    }
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        number = ".".join(parts[:2]) if parts[0].endswith("transformer_blocks") else ""
+        rest = name.removeprefix(f"{number}.") if number else name
+        single = parts[0] == "single_transformer_blocks"
+        block = f"{'single' if single else 'double'}_blocks.{parts[1]}." if number else ""
+        layer, _, end = rest.rpartition(".")
+        if layer in ("attn.to_k", "attn.to_v", "attn.add_k_proj", "attn.add_v_proj", "proj_mlp"):
+            continue
+        fused = {
+            "attn.to_q": ("linear1", ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"))
+            if single
+            else ("img_attn.qkv", ("attn.to_q", "attn.to_k", "attn.to_v")),
+            "attn.add_q_proj": ("txt_attn.qkv", ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")),
+        }
+        if layer in fused:
+            theirs, layers = fused[layer]
+            found[f"{block}{theirs}.{end}"] = torch.cat([tensors[f"{number}.{each}.{end}"] for each in layers])
+        elif rest in norms:
+            scale = norms[rest].removeprefix("img_attn.") if single else norms[rest]
+            found[block + scale] = tensor
+        elif layer == "norm_out.linear":
+            found[f"final_layer.adaLN_modulation.1.{end}"] = torch.cat(tensor.chunk(2)[::-1])
+        elif layer == "proj_out":
+            found[f"{block}linear2.{end}" if single else f"final_layer.linear.{end}"] = tensor
+        else:
+            found[f"{block}{dict(names)[layer]}.{end}"] = tensor
+    return found
 
 
 def save_gguf_encoder(tensors: Tensors, file: Path, kind: str) -> tuple[Path, Tensors]:

@@ -106,7 +106,7 @@ class CheckpointFile:
             path=path,
             kind=kind,
             family=family,
-            scheme=scheme_of(tensors, gguf=gguf),
+            scheme=scheme_of(tensors, header.metadata, gguf=gguf),
             dtypes=dict(sizes.most_common()),
             tensors=tensors,
             metadata=header.metadata,

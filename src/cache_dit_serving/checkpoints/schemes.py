@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 from cache_dit_serving.safetensors_header import TensorEntry
 
@@ -17,7 +18,8 @@ class Scheme(StrEnum):
     FP8 = "FP8 without scales"
     SCALED_FP8 = "scaled FP8"
     COMFY = "ComfyUI's mixed quantisation"
-    NUNCHAKU = "SVDQuant"
+    NUNCHAKU = "Nunchaku's SVDQuant"
+    CACHE_DIT = "cache-dit's SVDQuant"
     BITSANDBYTES = "bitsandbytes"
     NVFP4 = "NVFP4"
     INT8 = "INT8"
@@ -40,14 +42,19 @@ MARKS = (
     (re.compile(r"\.comfy_quant$"), Scheme.COMFY),
     (re.compile(r"(^|\.)scaled_fp8$|\.scale_weight$"), Scheme.SCALED_FP8),
     (re.compile(r"\.quant_state\.bitsandbytes__|\.weight\.absmax$|\.SCB$"), Scheme.BITSANDBYTES),
-    (re.compile(r"\.qweight$|\.wscales$|\.smooth_factor(_orig)?$"), Scheme.NUNCHAKU),
+    (re.compile(r"\.qweight$|\.wscales$|\.wzeros$|\.smooth(_factor)?(_orig)?$"), Scheme.NUNCHAKU),
     (re.compile(r"\.weight_scale_2$"), Scheme.NVFP4),
 )
 """Names that show a scheme. An earlier one wins."""
+CACHE_DIT_METADATA = "cache_dit_svdq_ptq"
+"""Metadata key of the files that cache-dit's SVDQuant serialises."""
 WAY_OUT = "take the file in bfloat16, float16, FP8 or GGUF"
 REFUSED = {
     Scheme.COMFY: "diffusers does not load it, and without its scales the weights mean nothing",
-    Scheme.NUNCHAKU: "neither diffusers nor cache-dit loads such a file",
+    Scheme.NUNCHAKU: "neither diffusers nor cache-dit loads such a file; diffusers loads a folder with quant_method "
+    "nunchaku_lite, on CUDA with the package kernels",
+    Scheme.CACHE_DIT: "cache-dit needs CUDA kernels for it that are not in its release; quantise the full weights by "
+    "`quantize`",
     Scheme.BITSANDBYTES: "diffusers loads it from folders alone, with their configuration",
     Scheme.NVFP4: "diffusers loads it from folders alone, with their configuration",
     Scheme.INT8: "diffusers loads it from folders alone, with their configuration",
@@ -55,8 +62,12 @@ REFUSED = {
 """Schemes that are not loaded from a file, with the reason."""
 
 
-def scheme_of(tensors: Mapping[str, TensorEntry], *, gguf: bool) -> Scheme | None:
-    """Return the scheme of a file with these tensors; None: its weights are not quantised."""
+def scheme_of(
+    tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str] = MappingProxyType({}), *, gguf: bool
+) -> Scheme | None:
+    """Return the scheme of a file with these tensors and metadata; None: its weights are not quantised."""
+    if CACHE_DIT_METADATA in metadata:
+        return Scheme.CACHE_DIT
     if gguf:
         return Scheme.GGUF if any(entry.dtype not in GGUF_PLAIN for entry in tensors.values()) else None
     for mark, scheme in MARKS:
