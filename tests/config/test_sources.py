@@ -80,7 +80,7 @@ def _pickle(folder: Path) -> str:
         (_file({"else": SCALE}), "is an unknown file"),
         (
             _file({f"{LAYER}.qweight": SCALE, f"{LAYER}.wscales": FP8}),
-            r"a\.safetensors: it is quantised as Nunchaku's SVDQuant: neither diffusers nor .*nunchaku_lite, on .*; take",
+            r"a\.safetensors: it is quantised as Nunchaku's SVDQuant: neither diffusers nor .*nunchaku_lite, .*; take",
         ),
         (
             _file({f"{LAYER}.weight": FP8, f"{LAYER}.comfy_quant": SCALE}),

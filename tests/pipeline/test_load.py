@@ -12,7 +12,9 @@ from cache_dit_serving import preflight
 from cache_dit_serving.config.settings import ModelSettings, ServerSettings, Settings
 from cache_dit_serving.engine.model_info import model_info
 from cache_dit_serving.errors import ConfigError, LoadError, logged
-from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER, load_pipeline, locate, located_sources
+from cache_dit_serving.model_folder import weights
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER, load_pipeline, locate
+from cache_dit_serving.safetensors_header import SafetensorsHeader, read_header
 from tests.support.families import save_family
 from tests.support.folders import as_variant, edit, linked, save, sharded, tensors_of
 from tests.support.hub import hub_of
@@ -102,7 +104,7 @@ def test_the_only_variant_of_a_hub_id_is_loaded_from_the_hub_and_from_its_cache(
     model = ModelSettings(path="maker/Half")
     with hub_of(tmp_path / "hub", tmp_path / "cache", monkeypatch):
         preflight.check_path(model)
-        assert locate(model, located_sources(model)) == ("maker/Half", "fp16")
+        assert locate(model)[:2] == ("maker/Half", "fp16")
         with pytest.raises(ConfigError, match=r"'maker/Half': the model has no weights of the variant 'bf16'.*is fp16"):
             preflight.check_path(model.model_copy(update={"variant": "bf16"}))
         as_variant(linked(tmp_path / "hub" / "maker" / "Both"), "fp16", "transformer")
@@ -114,6 +116,18 @@ def test_the_only_variant_of_a_hub_id_is_loaded_from_the_hub_and_from_its_cache(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     load_pipeline(Settings(model=model), said.append)
     assert said == ["loading the weights of maker/Half, variant fp16, as bfloat16"] * 2
+
+
+def test_a_start_reads_the_headers_of_a_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def noted(file: Path) -> SafetensorsHeader:
+        read.append(file.parent.name)
+        return read_header(file)
+
+    monkeypatch.setattr(weights, "read_header", noted)
+    load(Settings(model=ModelSettings(path=str(linked(tmp_path / "model"))), server=ServerSettings(warm_up=False)))
+    assert sorted(read) == ["text_encoder", "text_encoder_2", "transformer", "vae"]
 
 
 @pytest.mark.parametrize("subfolder", ["/etc", "../above", "a/../../b", ".", "a//b", ""])

@@ -29,6 +29,8 @@ SCALE = ".scale_weight"
 """End of the name of a layer's scale in scaled FP8."""
 INPUT_SCALE = ".scale_input"
 """End of the name of a scale for activations, which a dequantised layer has no use for."""
+SCALES = re.compile(r"\.(scale_weight|weight_scale|scale_input|input_scale|weight_scale_inv)$")
+"""Names of the scales that quantised weights are multiplied by, in files of any scheme."""
 MARKER = "scaled_fp8"
 """Tensor that marks scaled FP8; it has no values of the model."""
 GGUF_PLAIN = frozenset({"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"})

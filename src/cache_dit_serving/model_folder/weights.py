@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from cache_dit_serving.checkpoints.schemes import SCALES
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.safetensors_header import BITS, PICKLES, SafetensorsHeader, UnreadableFile, read_header
 
@@ -23,8 +24,6 @@ SHOWN = 3
 """Number of names that a message lists."""
 PACKED = frozenset({"I8", "U8"})
 """Types of quantised weights, which mean nothing without the quantisation's configuration."""
-SCALES = re.compile(r"\.(scale_weight|weight_scale|scale_input|input_scale|weight_scale_inv)$")
-"""Names of the scales that quantised weights are multiplied by."""
 AGAIN = "download it again"
 DANGLING = "is a link to a file that is not there; copy the folder with the files that its links point to"
 

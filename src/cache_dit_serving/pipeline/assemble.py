@@ -153,7 +153,8 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     from cache_dit_serving.pipeline.loaded_components import loaded_components
 
     device, generator_device = preflight.devices(settings)
-    pipe = load.load_pipeline(settings, progress)
+    located = load.locate(settings.model)
+    pipe = load.load_pipeline(settings, progress, located)
     configured = settings.cache.enable_separate_cfg if settings.cache else None
     guided_passes = cache.guided_passes_of(pipe) if configured is None else 1 + configured
     traits = traits_of(pipe, guided_passes=guided_passes)
@@ -172,7 +173,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     facts = Facts(
         name=load.public_name(settings.model.path),
         weights=settings.model.weights,
-        variant=load.locate(settings.model, load.located_sources(settings.model)).variant,
+        variant=located.variant,
         dtype=settings.model.dtype,
         device=str(device),
         generator_device=str(generator_device),
@@ -181,7 +182,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
         parallelism=settings.parallelism.described() if settings.parallelism else None,
         offload=settings.model.offload,
         quantized=quantized,
-        components=loaded_components(pipe, load.located_sources(settings.model), load.public_name),
+        components=loaded_components(pipe, located.sources, load.public_name),
         usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),
     )
     return _Accelerated(pipe, traits, loras, facts)

@@ -60,12 +60,19 @@ class Located(NamedTuple):
     path: str
     """Local folder or hub id."""
     variant: str | None
+    sources: Sources
+    """Files and folders that replace the place's weights."""
 
 
-def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> DiffusionPipeline:
+def load_pipeline(
+    settings: Settings, progress: Callable[[str], None], located: Located | None = None
+) -> DiffusionPipeline:
     """Return the pipeline in host memory, in evaluation mode and without progress bars.
 
     Random weights are made on the device instead, unless components are offloaded.
+
+    Args:
+        located: place of the model; None: it is found out.
 
     Raises:
         LoadError: the model is not there, is not a pipeline, does not fit into memory, or needs a missing package.
@@ -73,8 +80,7 @@ def load_pipeline(settings: Settings, progress: Callable[[str], None]) -> Diffus
     model, quantization = settings.model, settings.quantize
     if model.cpu_threads:
         torch.set_num_threads(model.cpu_threads)
-    sources = located_sources(model)
-    location, variant = locate(model, sources)
+    location, variant, sources = located or locate(model)
     cls = pipeline_class(model.pipeline_class)
     dtype = getattr(torch, model.dtype)
     of_variant = f", variant {variant}," if variant else ""
@@ -236,12 +242,30 @@ def choose_generator(name: str, device: torch.device) -> torch.device:
     return device if chosen.type == device.type else chosen
 
 
-def located_sources(model: ModelSettings) -> Sources:
-    """Return the places that a model is loaded from.
+def locate(model: ModelSettings) -> Located:
+    """Return the arguments of `from_pretrained` for a model, and the sources of its other weights.
 
     Raises:
-        LoadError: its path cannot be read, a file cannot be loaded, or a transformer alone has no base.
+        LoadError: its path is neither a folder, a file nor a hub id, a file or the folder cannot be loaded, a
+            transformer alone has no base, or the weights are quantised in a way that is not supported.
     """
+    sources = _sources(model)
+    path = sources.location
+    if path == EMBEDDED:
+        return Located(str(EMBEDDED_FOLDER), model.variant, sources)
+    local = folder.is_folder(path)
+    try:
+        if not local and model.subfolder is None:
+            return Located(path, variant_on_hub(path, model, sources), sources)
+        with _told(model):
+            found = folder_of(path, model) if local else hub.downloaded(path, model.revision, model.subfolder or "")
+        quantize.check_saved(found)
+        return Located(str(found), read_model(found, model, sources).variant, sources)
+    except BrokenFolder as error:
+        raise LoadError(str(error)) from error
+
+
+def _sources(model: ModelSettings) -> Sources:
     if model.path != EMBEDDED and (why := folder.refusal(model.path)):
         raise LoadError(why)
     try:
@@ -251,28 +275,6 @@ def located_sources(model: ModelSettings) -> Sources:
     if why := unreachable(sources, model.revision):
         raise LoadError(why)
     return sources
-
-
-def locate(model: ModelSettings, sources: Sources) -> Located:
-    """Return the arguments of `from_pretrained` for a model.
-
-    Raises:
-        LoadError: its path is neither a folder nor a hub id, the folder cannot be loaded, or the weights are quantised
-            in a way that is not supported.
-    """
-    path = sources.location
-    if path == EMBEDDED:
-        return Located(str(EMBEDDED_FOLDER), model.variant)
-    local = folder.is_folder(path)
-    try:
-        if not local and model.subfolder is None:
-            return Located(path, variant_on_hub(path, model, sources))
-        with _told(model):
-            found = folder_of(path, model) if local else hub.downloaded(path, model.revision, model.subfolder or "")
-        quantize.check_saved(found)
-        return Located(str(found), read_model(found, model, sources).variant)
-    except BrokenFolder as error:
-        raise LoadError(str(error)) from error
 
 
 def public_name(path: str) -> str:
