@@ -291,6 +291,18 @@ def test_a_file_that_lacks_weights_is_refused_by_their_names(tmp_path: Path) -> 
     assert str(tmp_path) not in str(failure.value)
 
 
+@pytest.mark.parametrize("component", ["text_encoder_2", "vae"])
+def test_a_components_folder_that_lacks_weights_is_refused_by_their_names(tmp_path: Path, component: str) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(EMBEDDED_FOLDER / component, folder)
+    [file] = folder.glob("*.safetensors")
+    lacking = min(name for name in load_file(file) if name.endswith(".weight"))
+    save(_without(lacking, load_file(file)), file)
+    words = rf"^model\.components\.{component}: mine lacks 1 weights of the {component}, such as {lacking}"
+    with pytest.raises(LoadError, match=words):
+        load_pipeline(_with(path="embedded", components={component: str(folder)}), print)
+
+
 def test_a_file_for_another_model_is_refused_with_the_way_out(tmp_path: Path) -> None:
     tensors = transformer_tensors()
     tensors["x_embedder.weight"] = torch.zeros(256, 64)

@@ -29,7 +29,7 @@ from cache_dit_serving.config.sources import PATH, TRANSFORMER, ComponentSource,
 from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.pipeline.encoder_file import load_encoder
 from cache_dit_serving.pipeline.memory import is_out_of_memory
-from cache_dit_serving.pipeline.missing_tensors import UNUSED
+from cache_dit_serving.pipeline.missing_tensors import MissingOf, noted_missing
 from cache_dit_serving.pipeline.scaled_fp8 import dequantized
 
 logger = logging.getLogger(__name__)
@@ -52,18 +52,19 @@ def load_parts(
     """
     if not sources.mixed:
         return {}
-    target = _Target(location, model)
     parts: dict[str, Any] = {}
-    for name, source in sources.components.items():
-        progress(f"loading {name} from {source.name}")
-        cls = target.class_of(name, source.key)
-        if source.file is not None:
-            parts[name] = target.from_file(cls, name, source.file, source.key)
-        else:
-            parts[name] = target.from_folder(cls, name, source)
-    whole = sources.whole
-    if whole is not None and whole.scheme is Scheme.SCALED_FP8 and TRANSFORMER not in parts:
-        parts[TRANSFORMER] = target.from_file(target.class_of(TRANSFORMER, PATH), TRANSFORMER, whole, PATH)
+    with noted_missing() as missing_of:
+        target = _Target(location, model, missing_of)
+        for name, source in sources.components.items():
+            progress(f"loading {name} from {source.name}")
+            cls = target.class_of(name, source.key)
+            if source.file is not None:
+                parts[name] = target.from_file(cls, name, source.file, source.key)
+            else:
+                parts[name] = target.from_folder(cls, name, source)
+        whole = sources.whole
+        if whole is not None and whole.scheme is Scheme.SCALED_FP8 and TRANSFORMER not in parts:
+            parts[TRANSFORMER] = target.from_file(target.class_of(TRANSFORMER, PATH), TRANSFORMER, whole, PATH)
     return parts
 
 
@@ -87,14 +88,14 @@ def load_whole(
             f"{PATH}: diffusers loads no {cls.__name__} from one file such as {file.name}; {AS_FOLDER}, or give the "
             "transformer alone in model.components"
         )
-    encoders = {} if file.holds("text_encoder") else _encoders(index, location, model, parts)
-    with _fitting(PATH, file.name, f"the configurations of {Path(location).name}"):
+    with noted_missing() as missing_of, _fitting(PATH, file.name, f"the configurations of {Path(location).name}"):
+        encoders = {} if file.holds("text_encoder") else _encoders(index, location, model, parts)
         pipe = cls.from_single_file(
             str(file.path), config=location, dtype=getattr(torch, model.dtype), **{**encoders, **parts}
         )
     for name, component in pipe.components.items():
         if isinstance(component, torch.nn.Module):
-            _check_complete(component, PATH, file.name, name)
+            _refuse_incomplete(missing_of(component), PATH, file.name, name)
     return pipe
 
 
@@ -126,6 +127,7 @@ class _Target:
     location: str
     """Local folder or hub id with the configurations."""
     model: ModelSettings
+    missing_of: MissingOf
 
     @property
     def dtype(self) -> torch.dtype:
@@ -165,7 +167,7 @@ class _Target:
                 tensors = load_file(file.path)
                 weights = dequantized({each: tensors[each] for each in tensors if each.startswith(kept)}, self.dtype)
             module: torch.nn.Module = cls.from_single_file(weights, config_revision=self.model.revision, **given)
-        _check_complete(module, key, file.name, name)
+        _refuse_incomplete(self.missing_of(module), key, file.name, name)
         return module
 
     def _encoder_from_file(
@@ -173,8 +175,8 @@ class _Target:
     ) -> PreTrainedModel:
         with _fitting(key, file.name, f"the {name} of {Path(self.location).name}"):
             config = cls.config_class.from_pretrained(self.location, subfolder=name, revision=self.model.revision)
-            encoder, missing = load_encoder(cls, file, config, self.dtype)
-        _refuse_incomplete(sorted(each for each in missing if not each.startswith(UNUSED)), key, file.name, name)
+            encoder = load_encoder(cls, file, config, self.dtype)
+        _refuse_incomplete(self.missing_of(encoder), key, file.name, name)
         return encoder
 
     def from_folder(self, cls: Any, name: str, source: ComponentSource) -> Any:
@@ -202,24 +204,18 @@ class _Target:
         if issubclass(cls, torch.nn.Module):
             given["dtype"] = self.dtype
         with _fitting(source.key, source.name, f"a {cls.__name__}"):
-            return cls.from_pretrained(place, **given)
+            component = cls.from_pretrained(place, **given)
+        if isinstance(component, torch.nn.Module):
+            _refuse_incomplete(self.missing_of(component), source.key, source.name, name)
+        return component
 
 
 def _loadable() -> tuple[type, ...]:
     return tuple(getattr(diffusers, name) for name in SINGLE_FILE_LOADABLE_CLASSES)
 
 
-def _check_complete(module: torch.nn.Module, key: str, file: str, name: str) -> None:
-    """Refuse a component of which the file has not all weights: diffusers 0.42.1 leaves the others without data.
-
-    Raises:
-        LoadError: the message has the number of such weights, and the first.
-    """
-    _refuse_incomplete([each for each, parameter in module.named_parameters() if parameter.is_meta], key, file, name)
-
-
 def _refuse_incomplete(missing: Sequence[str], key: str, file: str, name: str) -> None:
-    """Refuse a file that lacks weights of a component.
+    """Refuse a file or folder that lacks weights of a component.
 
     Raises:
         LoadError: the message has the number of such weights, and the first.

@@ -20,8 +20,8 @@ PREFIX = re.compile(r"text_encoders\.\w+\.(transformer\.)?|transformer\.(?=text_
 
 def load_encoder(
     cls: type[PreTrainedModel], file: CheckpointFile, config: PreTrainedConfig, dtype: torch.dtype
-) -> tuple[PreTrainedModel, frozenset[str]]:
-    """Return an encoder, and the names of the tensors of its class that the file lacks.
+) -> PreTrainedModel:
+    """Return an encoder. transformers draws tensors that the file lacks at random.
 
     GGUF is dequantised, unless transformers finds its kernels for the device.
 
@@ -34,12 +34,13 @@ def load_encoder(
     """
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of the weights that the file replaces
-    given: dict[str, Any] = {"config": config, "dtype": dtype, "output_loading_info": True}
+    given: dict[str, Any] = {"config": config, "dtype": dtype}
+    encoder: PreTrainedModel
     if file.is_gguf:
-        loaded, info = cls.from_pretrained(str(file.path.parent), gguf_file=str(file.path.absolute()), **given)
+        encoder = cls.from_pretrained(str(file.path.parent), gguf_file=str(file.path.absolute()), **given)
     else:
-        loaded, info = cls.from_pretrained(None, state_dict=_tensors(file, dtype), **given)
-    return loaded, frozenset(info["missing_keys"])
+        encoder = cls.from_pretrained(None, state_dict=_tensors(file, dtype), **given)
+    return encoder
 
 
 def _tensors(file: CheckpointFile, dtype: torch.dtype) -> Mapping[str, torch.Tensor]:

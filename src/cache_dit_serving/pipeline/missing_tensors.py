@@ -5,7 +5,8 @@ diffusers 0.42.1 leaves such a parameter on the meta device; transformers 5 draw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,12 +21,13 @@ UNUSED = ("lm_head.",)
 """Beginnings of the names of tensors that no pipeline uses, because it reads hidden states alone."""
 
 
-def loaded_whole(load: Callable[[], DiffusionPipeline]) -> DiffusionPipeline:
-    """Return a pipeline that `load` reads from files, after a check that the files held each parameter.
+MissingOf = Callable[[torch.nn.Module], list[str]]
+"""Function that returns the names of a network's tensors that no file held, in order."""
 
-    Raises:
-        LoadError: the message names the component, the number of missing tensors and the first of them.
-    """
+
+@contextmanager
+def noted_missing() -> Iterator[MissingOf]:
+    """Note the tensors that networks loaded in the body lack. Yields the function that returns them."""
     drawn: dict[int, set[str]] = {}
 
     def noted(adjust: Method) -> Method:
@@ -35,15 +37,26 @@ def loaded_whole(load: Callable[[], DiffusionPipeline]) -> DiffusionPipeline:
 
         return note
 
-    with wrapped(PreTrainedModel, "_adjust_missing_and_unexpected_keys", noted):
-        pipe = load()
-    for name, component in pipe.components.items():
-        if not isinstance(component, torch.nn.Module):
-            continue
+    def missing_of(component: torch.nn.Module) -> list[str]:
         absent = drawn.get(id(component), set())
         if not _spread(component):
             absent = absent | {key for key, parameter in component.named_parameters() if parameter.is_meta}
-        if missing := sorted(key for key in absent if not key.startswith(UNUSED)):
+        return sorted(key for key in absent if not key.startswith(UNUSED))
+
+    with wrapped(PreTrainedModel, "_adjust_missing_and_unexpected_keys", noted):
+        yield missing_of
+
+
+def loaded_whole(load: Callable[[], DiffusionPipeline]) -> DiffusionPipeline:
+    """Return a pipeline that `load` reads from files, after a check that the files held each parameter.
+
+    Raises:
+        LoadError: the message names the component, the number of missing tensors and the first of them.
+    """
+    with noted_missing() as missing_of:
+        pipe = load()
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module) and (missing := missing_of(component)):
             raise LoadError(f"the files of {name} lack {counted(missing, 'tensor')} of its class; download it again")
     return pipe
 
