@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.support.checkout import empty_environment, pip_for
+from tests.support.environments import empty_environment, install_requirements
 from tests.support.server import ROOT, bentoml_serving, ready
 
 pytestmark = pytest.mark.bento
@@ -62,11 +62,7 @@ def test_its_image_gets_torchvision_and_torchao_after_torch(bento: Path) -> None
 
 def test_it_serves_from_the_store_in_an_environment_of_its_own_requirements(bento: Path, tmp_path: Path) -> None:
     python = empty_environment(tmp_path / "environment")
-    requirements = bento / "env" / "python" / "requirements.txt"
-    torch = next(line for line in requirements.read_text().splitlines() if line.startswith("torch=="))
-    # torch by its exact pin first: see the Makefile.
-    for what in ([torch], ["-r", str(requirements)]):
-        subprocess.run([*pip_for(python), "install", "--quiet", "--no-compile", *what], check=True, cwd=tmp_path)
+    install_requirements(python, bento / "env" / "python" / "requirements.txt")
     store = bento.parents[2]
     with bentoml_serving(
         tmp_path / "server",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import sysconfig
 from email.parser import Parser
 from pathlib import Path
@@ -14,7 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
-from tests.support.checkout import copy_of_sources, empty_environment, pip_for
+from tests.support.checkout import copy_of_sources
+from tests.support.environments import UV, empty_environment, pip_for
 from tests.support.server import ROOT, bentoml_serving, ready
 
 pytestmark = pytest.mark.bento
@@ -27,8 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built of the tracked and new files alone."""
     sources, built = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("built")
     copy_of_sources(sources, leave_out=("tests", "docs"))
-    uv = Path(sys.executable).with_name("uv")
-    subprocess.run([uv, "build", "--quiet", "--out-dir", built, sources], check=True)
+    subprocess.run([UV, "build", "--quiet", "--out-dir", built, sources], check=True)
     (wheel,) = built.glob("*.whl")
     return wheel
 

@@ -1,4 +1,4 @@
-"""Copies of the repository, and environments for tests of what is installed."""
+"""Copies of the repository."""
 
 from __future__ import annotations
 
@@ -32,14 +32,3 @@ def link_environment(venv: Path) -> None:
     # In this order: make compares their times.
     for stamp in (".created", ".installed"):
         (venv / stamp).touch()
-
-
-def empty_environment(folder: Path) -> Path:
-    """Make an environment without packages, pip among them; return its Python."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    return folder / "bin" / "python"
-
-
-def pip_for(python: Path) -> list[str]:
-    """The words of this process's pip that install into another environment."""
-    return [sys.executable, "-m", "pip", "--python", str(python)]
