@@ -25,7 +25,9 @@ def kill(server: Server) -> None:
     server.process.wait(10)
 
 
-def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path: Path) -> None:
+def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn_and_a_drain_leaves_what_waits(
+    tmp_path: Path,
+) -> None:
     with serving(tmp_path, environ=SHORT_LEASE) as server:
         server.wait_for(ready)
         done = submitted(server, seed=5)
@@ -55,43 +57,36 @@ def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn(tmp_path
         listed = [job["id"] for job in server.get("/jobs").json()["jobs"]]
         assert [f"/jobs/{name}" for name in listed] == [second, first, cancelled, done]
 
-
-def test_what_ran_when_the_server_was_killed_fails_where_the_operator_says_so(tmp_path: Path) -> None:
-    environ = SHORT_LEASE | {"CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail"}
-    with serving(tmp_path, environ=environ) as server:
-        server.wait_for(ready)
-        job = submitted(server, **LONG)
-        running(server, job)
-        kill(server)
-    with serving(tmp_path, environ=environ) as server:
-        server.wait_for(ready)
-        answer = ended(server, job, WITHIN_S)
-        assert states(answer) == ["queued", "running", "failed"]
-        assert answer["error"]["code"] == "interrupted"
-        assert "submit it again" in answer["error"]["message"]
-
-
-def test_a_drained_server_leaves_what_waits_to_the_next_one(tmp_path: Path) -> None:
-    with serving(tmp_path, environ=SHORT_LEASE) as server:
-        server.wait_for(ready)
-        first, second = submitted(server, **SECONDS), submitted(server, seed=7)
-        running(server, first)
+        runs, waits = submitted(server, **SECONDS), submitted(server, seed=7)
+        running(server, runs)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == -signal.SIGTERM
     with serving(tmp_path, environ=SHORT_LEASE) as server:
         server.wait_for(ready)
-        assert states(server.get(first).json()) == ["queued", "running", "succeeded"]
-        assert states(ended(server, second, WITHIN_S)) == ["queued", "running", "succeeded"]
+        assert states(server.get(runs).json()) == ["queued", "running", "succeeded"]
+        assert states(ended(server, waits, WITHIN_S)) == ["queued", "running", "succeeded"]
 
 
-def test_past_its_time_a_drained_server_puts_back_what_runs(tmp_path: Path) -> None:
+def test_what_runs_fails_after_a_kill_where_the_operator_says_so_and_is_put_back_by_a_drain_past_its_time(
+    tmp_path: Path,
+) -> None:
     environ = SHORT_LEASE | {
         "CACHE_DIT_SERVING__SERVER__DRAIN_S": "0.5",
         "CACHE_DIT_SERVING__JOBS__INTERRUPTED": "fail",
     }
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
-        job = submitted(server, **LONG)
+        killed = submitted(server, **LONG)
+        running(server, killed)
+        kill(server)
+    with serving(tmp_path, environ=environ) as server:
+        server.wait_for(ready)
+        answer = ended(server, killed, WITHIN_S)
+        assert states(answer) == ["queued", "running", "failed"]
+        assert answer["error"]["code"] == "interrupted"
+        assert "submit it again" in answer["error"]["message"]
+
+        job = submitted(server, **SECONDS)
         running(server, job)
         with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
             server.process.send_signal(signal.SIGTERM)

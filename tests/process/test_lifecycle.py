@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
 import re
 import shutil
@@ -13,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,7 @@ from tests.support.server import COMMAND, ROOT, START_S, Server, bentoml_serving
 
 LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""
-SECONDS: dict[str, Any] = LONG | {"num_images": 3}
+SECONDS: dict[str, Any] = LONG | {"num_images": 2}
 """One that is drawn to its end."""
 
 
@@ -47,12 +51,48 @@ def small_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@dataclass
+class Began:
+    """A server with its supervisor, ready, and what it answered before."""
+
+    server: Server
+    health: requests.Response
+    refused: dict[str, requests.Response]
+    """By route; `again` is a job with a key."""
+    told: set[str]
+    """By /health, from the first answer to readiness."""
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with its supervisor."""
-    with bentoml_serving(tmp_path_factory.mktemp("whole"), CACHE_DIT_SERVING__CACHE="null") as server:
-        server.wait_for(ready)
-        yield server
+def began(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Began]:
+    folder = tmp_path_factory.mktemp("whole")
+    model = shutil.copytree(EMBEDDED_FOLDER, folder / "secret-customer" / "model")
+    variables = {"CACHE_DIT_SERVING_CONFIG": "embedded", "CACHE_DIT_SERVING__MODEL__PATH": str(model)}
+    with bentoml_serving(folder, environ=variables) as server:
+        server.wait_for(lambda server: server.get("/livez").status_code == 200)
+        health = server.get("/health", timeout=20)
+        body = {"prompt": "a red apple"}
+        refused = {
+            "/readyz": server.get("/readyz"),
+            "/generate": server.generate(),
+            "/jobs": server.post("/jobs", json=body),
+            "again": server.post("/jobs", json=body, headers={"Idempotency-Key": "again"}),
+            "/flush_cache": server.post("/flush_cache"),
+            "/get_model_info": server.get("/get_model_info"),
+        }
+        told: set[str] = set()
+
+        def loaded(server: Server) -> bool:
+            told.add(server.get("/health").text)
+            return ready(server)
+
+        server.wait_for(loaded)
+        yield Began(server, health, refused, told)
+
+
+@pytest.fixture
+def whole(began: Began) -> Server:
+    return began.server
 
 
 def queue_of(server: Server) -> dict[str, int]:
@@ -129,40 +169,24 @@ def test_concurrent_requests_get_the_pictures_they_get_alone(server: Server) -> 
     assert [answer["images"] for answer in together] == alone
 
 
-def test_a_server_answers_while_it_loads_then_says_where_to_look(tmp_path: Path) -> None:
-    model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "secret-customer" / "model")
-    variables = {"CACHE_DIT_SERVING_CONFIG": "embedded", "CACHE_DIT_SERVING__MODEL__PATH": str(model)}
-    with bentoml_serving(tmp_path, environ=variables) as server:
-        told: set[str] = set()
-
-        def loaded(server: Server) -> bool:
-            told.add(server.get("/health").text)
-            return ready(server)
-
-        server.wait_for(lambda server: server.get("/livez").status_code == 200)
-        health = server.get("/health", timeout=20)
-        assert health.status_code == 503
-        assert health.json()["error"]["code"] == "loading"
-        assert "Retry-After" in health.headers
-        assert server.get("/readyz").status_code == 503
-        assert server.generate().json()["error"]["code"] == "loading"
-        for headers in ({}, {"Idempotency-Key": "again"}):
-            error = server.post("/jobs", json={"prompt": "a red apple"}, headers=headers).json()["error"]
-            assert error["code"] == "loading"
-            assert "loading" in error["message"]
-        assert server.post("/flush_cache").status_code == 503
-        assert server.get("/get_model_info").status_code == 503
-        server.wait_for(loaded)
-        assert any("loading the weights of model" in text for text in told)
-        assert "secret-customer" not in "".join(told) + server.get("/get_model_info").text
-        server.wait_for(lambda server: "curl" in server.log(), timeout_s=5)
-        log = server.log()
-        command = log[log.index("curl") :].partition("\n\n")[0]
-        subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
-        with Image.open(tmp_path / "apple.png") as picture:
-            assert picture.size == (96, 96)
-        for words in ("importing torch", "loading the weights", "warming up", f"{server.url.rpartition(':')[2]}/docs"):
-            assert words in log
+def test_a_server_answers_while_it_loads_then_says_where_to_look(began: Began, tmp_path: Path) -> None:
+    assert began.health.status_code == 503
+    assert "Retry-After" in began.health.headers
+    assert {answer.status_code for answer in began.refused.values()} == {503}
+    for answer in (began.health, *(began.refused[name] for name in ("/generate", "/jobs", "again"))):
+        assert answer.json()["error"]["code"] == "loading"
+        assert "loading" in answer.json()["error"]["message"]
+    assert any("loading the weights of model" in text for text in began.told)
+    server = began.server
+    assert "secret-customer" not in "".join(began.told) + server.get("/get_model_info").text
+    server.wait_for(lambda server: "curl" in server.log(), timeout_s=5)
+    log = server.log()
+    command = log[log.index("curl") :].partition("\n\n")[0]
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
+    with Image.open(tmp_path / "apple.png") as picture:
+        assert picture.size == (96, 96)
+    for words in ("importing torch", "loading the weights", "warming up", f"{server.url.rpartition(':')[2]}/docs"):
+        assert words in log
 
 
 def test_a_failed_load_is_visible_and_does_not_start_over(tmp_path: Path) -> None:
@@ -213,10 +237,18 @@ def test_what_can_be_known_without_loading_is_refused(
     variables: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:9")
-    for key, value in variables.items():  # the process that looks at the device reads the environment
+    monkeypatch.setattr(subprocess, "run", in_this_process)
+    for key, value in variables.items():  # the program that looks at the device reads the environment
         monkeypatch.setenv(f"{OVERRIDE_PREFIX}{key}", value)
     with pytest.raises(ConfigError, match=re.escape(reason)):
         preflight.check(load_settings(os.environ))
+
+
+def in_this_process(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a module's `main` here, where torch is imported."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = importlib.import_module(words[-1]).main()
+    return subprocess.CompletedProcess(words, status, said.getvalue())
 
 
 def test_what_can_be_known_without_loading_ends_the_start(tmp_path: Path) -> None:
@@ -271,7 +303,7 @@ def worker_of(server: Server) -> psutil.Process:
 
 
 def test_a_killed_worker_is_named_in_the_log_and_leaves_no_gauge(whole: Server) -> None:
-    running = [start(whole, **LONG) for _ in range(4)]
+    running = [start(whole, **LONG, speed="lossless") for _ in range(4)]
     whole.wait_for(lambda server: "cache_dit_serving_queue_waiting 3.0" in server.get("/metrics").text)
     killed = worker_of(whole)
     killed.kill()
@@ -365,7 +397,7 @@ def test_a_pipeline_that_stands_still_fails_its_liveness_probe(tmp_path: Path) -
     with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null", CACHE_DIT_SERVING__LIMITS__MAX_STEP_S="0.002") as server:
         server.wait_for(ready)
         assert server.get("/livez").status_code == 200
-        running = start(server, num_inference_steps=60)
+        running = start(server, num_inference_steps=20)  # each of which writes the stack into the log
         server.wait_for(lambda server: server.get("/livez").status_code == 503, timeout_s=20)
         # The probe fails at once; the log has the stack, which takes a moment.
         stands_still = "the pipeline stands still for 0.002 s: /livez fails"
