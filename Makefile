@@ -71,6 +71,7 @@ test-times: $(VENV)/.installed-test ## The same as `make test`, and where its ti
 docs: $(VENV)/.installed-test ## Write the generated parts of docs/ and the snapshots; `make models` has its table
 	PYTHONPATH=src:. $(BIN)/python -m tools.flags_page
 	PYTHONPATH=src:. $(BIN)/python -m tools.schema_tables
+	PYTHONPATH=src:. $(BIN)/python -m tools.measures_page
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.snapshot
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)

@@ -79,7 +79,8 @@ def test_a_sound_is_a_file_behind_an_address(audio: Server) -> None:
 def test_a_comparison_measures_sounds(audio: Server) -> None:
     answer = audio.post("/compare", json={"prompt": "a hammer", "seed": 3}).json()
     assert answer["snr_db"] < 100
-    assert not {"psnr_db", "ssim", "worst_frame"} & answer.keys()
+    assert answer["spectral_db"] > 0
+    assert not {"psnr_db", "ssim", "flip", "flicker", "worst_frame"} & answer.keys()
     assert not answer["identical"]
     assert 0 < answer["mean_difference"] < answer["max_difference"]
     for content in (answer["cached"]["audio"], answer["uncached"]["audio"], answer["difference"]):

@@ -12,6 +12,7 @@ import pytest
 import requests
 from PIL import Image
 
+from cache_dit_serving.measure.distances.flip import flip
 from tests.support.answers import error, metric, pixels
 from tests.support.server import Server
 
@@ -31,6 +32,9 @@ def test_a_comparison_shows_both_pictures_and_how_far_apart_they_are(server: Ser
     assert answer["psnr_db"] == pytest.approx(-10 * np.log10((gap**2).mean()), abs=0.3)
     assert answer["max_difference"] == pytest.approx(gap.max(), abs=0.01)
     assert 0.5 < answer["ssim"] < 1
+    of_files = flip(pixels(cached["images"][0]), pixels(uncached["images"][0]))
+    assert answer["flip"] == pytest.approx(of_files, abs=0.01)
+    assert not {"flicker", "snr_db", "spectral_db", "worst_frame"} & answer.keys()
     assert not answer["identical"]
     shown = pixels(answer["difference"]).astype(float) / 255
     assert shown.max() == 1
@@ -42,6 +46,7 @@ def test_a_comparison_shows_both_pictures_and_how_far_apart_they_are(server: Ser
 def test_a_comparison_of_equal_pictures_says_so(server: Server) -> None:
     answer = server.post("/compare", json={"prompt": "a cat", "seed": 1, "num_inference_steps": 2}).json()
     assert (answer["identical"], answer["ssim"], answer["max_difference"]) == (True, 1.0, 0.0)
+    assert answer["flip"] == pytest.approx(0, abs=1e-5)
     assert "psnr_db" not in answer
     assert answer["cached"]["cache"]["reason_code"] == "within_warmup"
     assert pixels(answer["difference"]).max() == 0

@@ -72,6 +72,9 @@ def test_a_video_comes_as_a_url_or_a_path(wan: Server) -> None:
 def test_a_comparison_measures_frame_by_frame(wan: Server) -> None:
     answer = wan.post("/compare", json={"prompt": "a cat", "seed": 3}).json()
     assert {"cached", "uncached", "difference", "psnr_db", "ssim", "worst_frame", "speedup"} <= answer.keys()
+    assert 0 < answer["flicker"] < 1
+    assert 0 < answer["flip"] < 1
+    assert 0 < answer["worst_frame"]["flip"] < 1
     assert 0 <= answer["worst_frame"]["frame"] < 17
     assert answer["worst_frame"]["psnr_db"] <= answer["psnr_db"]
     assert answer["worst_frame"]["ssim"] <= 1

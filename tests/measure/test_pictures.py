@@ -1,16 +1,41 @@
-"""PSNR and SSIM against values worked out by hand, and their bounds."""
+"""PSNR and SSIM against scikit-image and values worked out by hand, and their bounds."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cache_dit_serving.measure.distances.pictures import difference, psnr, ssim
+from cache_dit_serving.measure.distances.pixels import Pixels
+from tests.support.reference_pictures import PAIRS
 
+REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text())
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.random((40, 30, 3))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_figures_are_those_of_scikit_image(name: str) -> None:
+    ours, reference = PAIRS[name]
+    expected = REFERENCE["figures"][name]
+    assert psnr(ours, reference) == pytest.approx(expected["psnr_db"], abs=1e-6)
+    assert ssim(ours, reference) == pytest.approx(expected["ssim"], abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim, difference])
+def test_pictures_of_other_shapes_are_refused(measure: Callable[[Pixels, Pixels], object]) -> None:
+    with pytest.raises(ValueError, match="of one shape"):
+        measure(IMAGE, IMAGE[:1])
+
+
+def test_ssim_refuses_a_picture_below_its_window() -> None:
+    with pytest.raises(ValueError, match="11 x 11 px; these have 30 x 10"):
+        ssim(IMAGE[:10], IMAGE[:10])
 
 
 def test_equal_pictures() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from cache_dit_serving.engine.answers import stats_of
 from cache_dit_serving.engine.preparation import Prepared
 from cache_dit_serving.jobs.generation import OutputFile
-from cache_dit_serving.measure.distances.outputs import DISTANCES, WorstFrame
+from cache_dit_serving.measure.distances.outputs import WorstFrame, distance
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.schemas.answers import ComparedImage, CompareResponse, FrameDistance
@@ -23,15 +23,15 @@ def compared_response(prepared: Prepared, outputs: Sequence[OutputFile]) -> Comp
     assert cached.media is not None
     assert uncached.media is not None
     kind, output = KINDS[cached.media.kind], generation.planned.output
-    distance = DISTANCES[cached.media.kind](cached.media, uncached.media)
+    apart = distance(cached.media, uncached.media)
     output = replace(output, format=kind.difference_format or output.format)
     files = [
         (cached.content, cached.extension),
         (uncached.content, uncached.extension),
-        encode(distance.shown, output, {}),
+        encode(apart.shown, output, {}),
     ]
     cached_file, uncached_file, difference_file = prepared.delivery.deliver(files).texts
-    identical, sampler = distance.max_difference == 0, generation.planned.call.sampler
+    identical, sampler = apart.max_difference == 0, generation.planned.call.sampler
     return CompareResponse(
         seed=cached.record.seed,
         scheduler=sampler.name if sampler else None,
@@ -40,12 +40,15 @@ def compared_response(prepared: Prepared, outputs: Sequence[OutputFile]) -> Comp
         uncached=_side(uncached, uncached_file),
         difference=difference_file,
         identical=identical,
-        psnr_db=_rounded(distance.psnr_db, 3),
-        ssim=_rounded(distance.ssim, 6),
-        snr_db=_rounded(distance.snr_db, 3),
-        worst_frame=None if identical else _described(distance.worst_frame),
-        max_difference=round(distance.max_difference, 6),
-        mean_difference=round(distance.mean_difference, 6),
+        psnr_db=_rounded(apart.psnr_db, 3),
+        ssim=_rounded(apart.ssim, 6),
+        flip=_rounded(apart.flip, 6),
+        flicker=_rounded(apart.flicker, 6),
+        snr_db=_rounded(apart.snr_db, 3),
+        spectral_db=_rounded(apart.spectral_db, 3),
+        worst_frame=None if identical else _described(apart.worst_frame),
+        max_difference=round(apart.max_difference, 6),
+        mean_difference=round(apart.mean_difference, 6),
         speedup=round(uncached.record.seconds / cached.record.seconds, 3),
         request_id=generation.id,
         warnings=generation.warnings,
@@ -54,14 +57,19 @@ def compared_response(prepared: Prepared, outputs: Sequence[OutputFile]) -> Comp
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    """Return a rounded value; None in place of infinity, which JSON has not."""
-    return None if value is None or math.isinf(value) else round(value, digits)
+    """Return a rounded value; None in place of infinity and NaN, which JSON has not."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
 def _described(frame: WorstFrame | None) -> FrameDistance | None:
     if frame is None:
         return None
-    return FrameDistance(frame=frame.number, psnr_db=round(frame.psnr_db, 3), ssim=round(frame.ssim, 6))
+    return FrameDistance(
+        frame=frame.number,
+        psnr_db=round(frame.psnr_db, 3),
+        ssim=_rounded(frame.ssim, 6),
+        flip=round(frame.flip, 6),
+    )
 
 
 def _side(image: OutputFile, file: str) -> ComparedImage:

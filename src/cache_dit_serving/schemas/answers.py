@@ -163,7 +163,8 @@ class FrameDistance(BaseModel):
 
     frame: int = Field(description="Index of the frame, from 0.")
     psnr_db: float
-    ssim: float
+    ssim: float | None = Field(None, description="Absent for frames with a side below 11 px.")
+    flip: float
 
 
 class CompareResponse(Answer):
@@ -187,12 +188,27 @@ class CompareResponse(Answer):
     ssim: float | None = Field(
         None,
         description="Structural similarity (Wang et al. 2004), mean over pixels and channels; 1: equal. For a video, "
-        "the median over its frames. Absent for sound.",
+        "the median over its frames. Absent for sound, and for pictures with a side below 11 px.",
+    )
+    flip: float | None = Field(
+        None,
+        description="FLIP (Andersson et al. 2020): mean difference that an observer sees, 0 (equal) to 1. For a video, "
+        "the median over up to 16 evenly spaced frames. Absent for sound.",
+    )
+    flicker: float | None = Field(
+        None,
+        description="Flicker of a video, 0 (none) to 2: root mean square of the difference between the changes from a "
+        "frame to the next in both videos, mean over the pairs of frames. Absent for other kinds.",
     )
     snr_db: float | None = Field(
         None,
         description="Signal-to-noise ratio of sound, dB: power of the uncached sound over power of the difference. "
         "Absent if it is infinite, for identical sounds.",
+    )
+    spectral_db: float | None = Field(
+        None,
+        description="Log-spectral distance of sound, dB; 0: equal spectra. Mean over three lengths of window. Absent "
+        "for other kinds.",
     )
     worst_frame: FrameDistance | None = Field(None, description="Frame of a video with the lowest PSNR.")
     max_difference: float = Field(
