@@ -32,6 +32,8 @@ class Measure:
     """One sentence."""
     source: str
     """Paper or package that defines it."""
+    needs: str = ""
+    """Part that the operator brings; empty: none, and every distance of its kinds has it."""
 
     def better(self, value: float, other: float) -> bool:
         """Return True if a value is better than another one."""
@@ -140,6 +142,34 @@ ROWS = (
         "Gray and Markel 1976, [doi:10.1109/TASSP.1976.1162849](https://doi.org/10.1109/TASSP.1976.1162849); "
         "several windows as Yamamoto et al. 2020, "
         "[doi:10.1109/ICASSP40776.2020.9053795](https://doi.org/10.1109/ICASSP40776.2020.9053795)",
+    ),
+    Measure(
+        "lpips",
+        "LPIPS",
+        (IMAGE,),
+        "",
+        0,
+        math.inf,
+        False,
+        0,
+        "Weighted mean of the squared differences between the normalised activations of a network in both pictures.",
+        "Zhang et al. 2018, [doi:10.1109/CVPR.2018.00068](https://doi.org/10.1109/CVPR.2018.00068), "
+        "by the package lpips",
+        "lpips, torchvision and its weights",
+    ),
+    Measure(
+        "reward",
+        "reward",
+        (IMAGE,),
+        "",
+        -math.inf,
+        math.inf,
+        True,
+        None,
+        "Likeness of a picture to its prompt by a CLIP that was trained on people's choices, such as PickScore: cosine "
+        "of both embeddings, by the model's scale; without a reference.",
+        "Kirstain et al. 2023, [arXiv:2305.01569](https://arxiv.org/abs/2305.01569)",
+        "a CLIP model",
     ),
 )
 MEASURES = {row.name: row for row in ROWS}
