@@ -19,11 +19,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.remote.webelement import WebElement
 
+from cache_dit_serving.measure.distances.flip import flip
+from cache_dit_serving.measure.distances.pixels import Pixels
 from tests.support.browser import browser, needs_browser
 from tests.support.families import save_family
 from tests.support.images import apple, file_of
 from tests.support.playground import PROMPT, Playground
+from tests.support.reference_pictures import PAIRS
 from tests.support.server import Server, options, ready, serving
 
 pytestmark = needs_browser
@@ -146,6 +150,20 @@ def pixels(page: Playground, selector: str) -> Image.Image:
     return Image.frombytes("RGBA", (wide, high), bytes(data)).convert("RGB")
 
 
+def drawn_pixels(page: Playground, picture: WebElement) -> Pixels:
+    """Return the bytes of a picture on the page, (height, width, 3)."""
+    width, height, values = page.script(
+        """const picture = arguments[0], canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
+        const context = canvas.getContext("2d");
+        context.drawImage(picture, 0, 0);
+        const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+        return [canvas.width, canvas.height, [...data]];""",
+        picture,
+    )
+    return np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
+
+
 def test_settings_are_compared_side_by_side(page: Playground) -> None:
     page.type(prompt=PROMPT, seed=5)
     page.click("#tab-compare")
@@ -155,6 +173,10 @@ def test_settings_are_compared_side_by_side(page: Playground) -> None:
     words = [side.text for side in page.all(".side")]
     assert "0 / 28" in words[0]
     assert all("PSNR" in text and "SSIM" in text and "dB" in text for text in words[1:])
+    page.wait_until(lambda: all(found.text != "…" for found in page.all(".side .flip")))
+    pictures = [drawn_pixels(page, picture) for picture in page.all(".side img")]
+    shown = [float(found.text) for found in page.all(".side .flip")]
+    assert shown == pytest.approx([flip(picture, pictures[0]) for picture in pictures[1:]], abs=1e-3)
     cut = page.find("#cut")
     page.script("arguments[0].value = 20; arguments[0].dispatchEvent(new Event('input'))", cut)
     assert "80%" in page.script("return document.querySelector('.above').style.clipPath")
@@ -419,6 +441,26 @@ def test_a_restarted_server_is_found_again(driver: Chrome, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no node on PATH")
+@pytest.mark.parametrize("name", PAIRS)
+def test_flip_of_the_page_is_that_of_flip_evaluator(name: str, tmp_path: Path) -> None:
+    module = Path(__file__).parents[2] / "src/cache_dit_serving/api/static/ui/flip.js"
+    ours, reference = ((255 * picture).round().astype(np.uint8) for picture in PAIRS[name])
+    height, width, _ = ours.shape
+    for file, picture in (("ours", ours), ("reference", reference)):
+        (tmp_path / file).write_bytes(np.dstack([picture, np.full((height, width), 255, np.uint8)]).tobytes())
+    code = f"""
+    import {{ readFileSync }} from "node:fs";
+    import {{ flip }} from {json.dumps(module.as_uri())};
+    const picture = (file) => ({{ data: readFileSync(file), width: {width}, height: {height} }});
+    console.log(flip(picture("ours"), picture("reference")), flip(picture("ours"), picture("ours")));
+    """
+    command = ["node", "--input-type=module", "-e", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    apart, same = (float(word) for word in run.stdout.split())
+    assert apart == pytest.approx(flip(ours, reference), abs=1e-3)
+    assert same == 0
+
+
 def test_the_forecast_agrees_with_the_run_it_comes_from() -> None:
     module = Path(__file__).parents[2] / "src/cache_dit_serving/api/static/ui/forecast.js"
     code = f"""

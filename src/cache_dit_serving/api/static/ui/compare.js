@@ -1,6 +1,6 @@
 // One seed at several settings side by side: a slider, flicker, difference heat map, and distances.
 import { ServerError } from "./client.js";
-import { distances, heatMap, pixelsOf } from "./distances.js";
+import { distances, flipOf, heatMap, pixelsOf } from "./distances.js";
 import { fill, h, seconds } from "./dom.js";
 import { saveComparison } from "./saved_page.js";
 import { shown } from "./stage.js";
@@ -116,6 +116,7 @@ function show(place, sides, prompt) {
         ? [
             ["PSNR", apart.psnr === Infinity ? "identical" : `${apart.psnr.toFixed(1)} dB`],
             ["SSIM", apart.ssim.toFixed(4)],
+            ["FLIP", flipShown(reference.pixels, side.pixels)],
           ]
         : []),
     ];
@@ -128,6 +129,22 @@ function show(place, sides, prompt) {
     );
   });
   fill(place, h("div", { class: "sides" }, ...cards), reference.pixels && closer(sides, prompt), players(place, sides));
+}
+
+/**
+ * FLIP of two pictures, once it is computed.
+ * @param {ImageData | null} reference
+ * @param {ImageData | null} pixels
+ */
+function flipShown(reference, pixels) {
+  const words = h("span", { class: "flip" }, "…");
+  if (reference && pixels) {
+    flipOf(reference, pixels).then(
+      (value) => fill(words, value.toFixed(4)),
+      () => fill(words, "not computed"),
+    );
+  }
+  return words;
 }
 
 /**

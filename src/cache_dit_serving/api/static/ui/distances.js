@@ -37,6 +37,22 @@ export function distances(a, b) {
   };
 }
 
+/**
+ * FLIP, 0 (equal) to 1, computed beside the page.
+ * @param {ImageData} a
+ * @param {ImageData} b
+ * @returns {Promise<number>}
+ */
+export function flipOf(a, b) {
+  const worker = new Worker(new URL("./flip_worker.js", import.meta.url), { type: "module" });
+  return new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => resolve(data);
+    worker.onerror = () => reject(new Error("FLIP could not be computed"));
+    const parts = [a, b].map(({ data, width, height }) => ({ data, width, height }));
+    worker.postMessage({ a: parts[0], b: parts[1] });
+  }).finally(() => worker.terminate());
+}
+
 /** @param {ImageData} image */
 function luma({ data }) {
   return Float32Array.from({ length: data.length / 4 }, (_, at) => {
