@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 LENGTH_BYTES = 8
@@ -66,12 +66,17 @@ class SafetensorsHeader:
         return sum(entry.size_bytes for entry in self.tensors.values())
 
 
-def pickle_refusal(suffix: str) -> str:
-    """Return the reason that a pickle with this suffix is not loaded, with the way to convert it."""
-    return (
-        f"only .safetensors files are loaded, not {suffix}: it is a pickle, which may run programs; convert "
-        "it with torch.load(..., weights_only=True) and safetensors.torch.save_file"
-    )
+def refuse_pickle(name: str) -> None:
+    """Refuse a file that its name shows to be a pickle.
+
+    Raises:
+        UnreadableFile: it is one; the message has the way to convert it.
+    """
+    if (suffix := PurePath(name).suffix) in PICKLES:
+        raise UnreadableFile(
+            f"only .safetensors files are loaded, not {suffix}: it is a pickle, which may run programs; convert "
+            "it with torch.load(..., weights_only=True) and safetensors.torch.save_file"
+        )
 
 
 def read_header(file: Path) -> SafetensorsHeader:

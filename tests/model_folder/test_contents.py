@@ -122,7 +122,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "pickles alone": (
         lambda folder: (folder / TRANSFORMER).rename(folder / "transformer" / f"{WEIGHTS}.bin"),
-        f"transformer/{WEIGHTS}.bin is a pickle, which may run programs, and is not loaded; convert it to safetensors",
+        f"transformer/{WEIGHTS}.bin: only .safetensors files are loaded, not .bin: it is a pickle, which may run "
+        "programs; convert it with torch.load(..., weights_only=True)",
     ),
     "another name": (
         lambda folder: (folder / TRANSFORMER).rename(folder / "transformer" / "flux.safetensors"),

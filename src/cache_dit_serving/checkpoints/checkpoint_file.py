@@ -14,12 +14,11 @@ from cache_dit_serving.checkpoints import gguf_header
 from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES, UNET_CLASS, Family, family_of, without_prefix
 from cache_dit_serving.checkpoints.schemes import Scheme, scheme_of, scheme_refusal
 from cache_dit_serving.safetensors_header import (
-    PICKLES,
     SafetensorsHeader,
     TensorEntry,
     UnreadableFile,
-    pickle_refusal,
     read_header,
+    refuse_pickle,
 )
 
 SAFETENSORS = ".safetensors"
@@ -79,8 +78,7 @@ class CheckpointFile:
         Raises:
             UnreadableFile: the file is a pickle, is neither intact safetensors nor intact GGUF, or has no tensors.
         """
-        if path.suffix in PICKLES:
-            raise UnreadableFile(pickle_refusal(path.suffix))
+        refuse_pickle(path.name)
         if path.suffix not in SUFFIXES:
             raise UnreadableFile(f"only {' and '.join(SUFFIXES)} files are loaded, not {path.suffix or 'others'}")
         if path.suffix == gguf_header.SUFFIX:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.config.catalog import catalog, recognise
+from cache_dit_serving.config.folder import is_folder
 
 FILE = Path(__file__).parent / "footprints.json"
 SAFE = 0.9
@@ -128,7 +129,7 @@ def footprint_of(path: str) -> Footprint | None:
     Nothing is read from the hub.
     """
     named = any(path in entry.hub_ids for entry in catalog() if entry.about.recognised)
-    if not named and not Path(path).expanduser().is_dir():
+    if not named and not is_folder(path):
         return None
     return footprints().get(recognise(path).name)
 

@@ -11,11 +11,9 @@ from typing import Any
 from cache_dit_serving.config.folder import INDEX, ReadJson, in_folder
 from cache_dit_serving.config.hub_file import HubFile
 from cache_dit_serving.safetensors_header import (
-    PICKLES,
     SafetensorsHeader,
     TensorEntry,
-    UnreadableFile,
-    pickle_refusal,
+    refuse_pickle,
 )
 
 HUB_S = 10
@@ -104,8 +102,7 @@ def check_file(file: HubFile) -> None:
         NotOnHub: neither has it.
         UnreadableFile: it is a pickle.
     """
-    if (suffix := Path(file.name).suffix) in PICKLES:
-        raise UnreadableFile(pickle_refusal(suffix))
+    refuse_pickle(file.name)
     if cached(*file) is not None:
         return
     names = listing(file.hub_id, file.revision)

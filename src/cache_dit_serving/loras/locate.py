@@ -12,7 +12,7 @@ from cache_dit_serving.config.folder import HUB_ID, is_file, is_folder, is_there
 from cache_dit_serving.config.hub_file import HubFile, hub_file
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.safetensors_header import UnreadableFile
+from cache_dit_serving.safetensors_header import UnreadableFile, refuse_pickle
 
 USUAL_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 """File names under which diffusers and PEFT save a LoRA; the first that is there is taken from several files."""
@@ -55,9 +55,12 @@ def locate(settings: LoraSettings) -> Path:
         raise LoadError(
             f"LoRA {settings.name}: the folder has {len(files)} .safetensors files; say which by weight_name"
         )
-    others = sorted(file.name for file in path.glob("*.bin"))
-    converted = f"; {others[0]} is a pickle, to be converted to safetensors first" if others else ""
-    raise LoadError(f"LoRA {settings.name}: the folder has no .safetensors file{converted}")
+    for file in sorted(path.iterdir()):
+        try:
+            refuse_pickle(file.name)
+        except UnreadableFile as error:
+            raise LoadError(f"LoRA {settings.name} ({file.name}): {error}") from error
+    raise LoadError(f"LoRA {settings.name}: the folder has no .safetensors file")
 
 
 def adapter_config(file: Path, settings: LoraSettings) -> Path | None:

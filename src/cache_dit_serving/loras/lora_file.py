@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from cache_dit_serving.loras.formats import LoraFormat, format_of, refusal
 from cache_dit_serving.safetensors_header import (
-    PICKLES,
     SafetensorsHeader,
     TensorEntry,
     UnreadableFile,
-    pickle_refusal,
     read_header,
+    refuse_pickle,
 )
 
 SUFFIX = ".safetensors"
@@ -73,8 +72,7 @@ def read_lora_file(file: Path) -> LoraFile:
     Raises:
         UnreadableFile: the file is no intact safetensors file, holds something else, or its format is not loaded.
     """
-    if file.suffix in PICKLES:
-        raise UnreadableFile(pickle_refusal(file.suffix))
+    refuse_pickle(file.name)
     if file.suffix != SUFFIX:
         raise UnreadableFile(f"only .safetensors files are loaded, not {file.suffix or 'others'}; convert it")
     return lora_file_of(file.stem, read_header(file))

@@ -13,7 +13,14 @@ from typing import Any
 
 from cache_dit_serving.checkpoints.schemes import SCALES
 from cache_dit_serving.model_folder.broken import BrokenFolder
-from cache_dit_serving.safetensors_header import BITS, PICKLES, SafetensorsHeader, UnreadableFile, read_header
+from cache_dit_serving.safetensors_header import (
+    BITS,
+    PICKLES,
+    SafetensorsHeader,
+    UnreadableFile,
+    read_header,
+    refuse_pickle,
+)
 
 STEMS = {"diffusers": ("diffusion_pytorch_model",), "transformers": ("model",)}
 """Beginning of the names of a component's files of weights, by library."""
@@ -123,10 +130,10 @@ def _without_weights(component: str, names: Collection[str], library: str, varia
             f"{component}/{stem}.safetensors.index{dotted}.json is not there, but shards are; download it beside them"
         )
     if pickles := sorted(name for name in names if Path(name).suffix in PICKLES):
-        return (
-            f"{component}/{pickles[0]} is a pickle, which may run programs, and is not loaded; convert it to "
-            "safetensors: load the model with diffusers on a machine that may run it, and save it by save_pretrained"
-        )
+        try:
+            refuse_pickle(pickles[0])
+        except UnreadableFile as error:
+            return f"{component}/{pickles[0]}: {error}"
     wanted = f"{STEMS.get(library, ALL_STEMS)[0]}.safetensors"
     others = sorted(name for name in names if name.endswith((".safetensors", ".gguf")))
     if others:
