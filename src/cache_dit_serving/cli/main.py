@@ -14,6 +14,7 @@ COMMANDS = {
     "join": "join",
     "models": "models",
     "inspect": "inspect",
+    "bench": "bench",
     "config": "show_config",
 }
 """Module of each command, which is imported for that command alone: most of them take seconds."""
@@ -25,6 +26,7 @@ usage: cache-dit-serving COMMAND [flags]
   join     run a part of a model on this machine for a server on another one
   models   list the models that a configuration knows, and which of them fit this machine
   inspect  say what a folder, a file of weights, a LoRA or a hub id is, and how to serve it
+  bench    measure a running server under load, and compare two measurements
   config   print the settings that serve would have with the same flags, and where each value comes from
 
   --version, --help
