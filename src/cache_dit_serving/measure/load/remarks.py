@@ -16,8 +16,8 @@ CLOSED = (
     "wait; measure traffic that does not wait with --rate."
 )
 OPEN = (
-    "Open loop: requests arrive at random (Poisson) and do not wait for each other. Latency counts from the time at which a "
-    "request was due, so a stall shows in every request that fell due meanwhile: coordinated omission hides nothing."
+    "Open loop: requests arrive at random (Poisson) and do not wait for each other. Latency counts from the time at "
+    "which a request was due, so a stall shows in every request that fell due meanwhile."
 )
 
 
