@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import WARMED_UP, Server, ready, serving
+from tests.support.server import AS_SERVED, Server, ready, serving
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded model as `make serve` serves it, ready."""
-    with serving(tmp_path_factory.mktemp("server"), environ=WARMED_UP) as running:
+    with serving(tmp_path_factory.mktemp("server"), environ=AS_SERVED) as running:
         running.wait_for(ready)
         yield running
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.ranks import wire
-from tests.support.server import WARMED_UP, Server, ready, serving
+from tests.support.server import AS_SERVED, Server, ready, serving
 
 SNAPSHOTS = Path(__file__).resolve().parents[1] / "tests" / "snapshots"
 OPENAPI, ANSWERS, WIRE = (SNAPSHOTS / f"{name}.json" for name in ("openapi", "answers", "wire"))
@@ -64,6 +64,6 @@ if __name__ == "__main__":
     SNAPSHOTS.mkdir(exist_ok=True)
     WIRE.write_text(rendered(wire_document()), encoding="utf-8")
     OPENAPI.write_text(rendered(openapi_document(OPERATIONS)), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), environ=WARMED_UP) as running:
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), environ=AS_SERVED) as running:
         running.wait_for(ready)
         ANSWERS.write_text(rendered(answers_of(running)), encoding="utf-8")

@@ -25,14 +25,14 @@ from cache_dit_serving.ranks.ranked import RankedRunner
 from tests.support.conformance import settings_of
 from tests.support.families import save_family
 from tests.support.images import apple
-from tests.support.in_process import EMBEDDED, load
+from tests.support.in_process import SERVED, load
 from tests.support.loras import with_loras
 from tests.support.ranks import CLOSE, Server, draw, drawing, pids, ranks, running, spread
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
 
-LORAS = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
+LORAS = with_loras(SERVED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
 
 
 REUSING: dict[str, Any] = {
@@ -293,7 +293,11 @@ def test_an_idle_rank_that_is_killed_is_noticed_and_forked_anew(server: Server, 
     assert rank.name() == "rank-0"
 
 
-def test_a_rank_that_runs_out_of_memory_is_told_as_that(server: Server, before: bytes) -> None:
+def test_a_rank_that_runs_out_of_memory_is_told_as_that(
+    server: Server, before: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To decode the picture is one step, and takes as long as a busy machine likes.
+    monkeypatch.setattr(server.ready().runner, "_step_timeout_s", 60.0)
     rank = psutil.Process(server.pids()[1])
     rank.rlimit(psutil.RLIMIT_AS, (rank.memory_info().vms + 100 * 2**20, -1))
     message = server.lost(server.generate(width=1024, height=1024, num_inference_steps=2))

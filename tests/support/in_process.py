@@ -16,8 +16,10 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
-# Without the pictures that it draws at each speed when it starts.
-EMBEDDED = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
+SERVED = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
+"""The embedded model without the pictures that it draws at each speed when it starts."""
+EMBEDDED = SERVED.model_copy(update={"model": SERVED.model.model_copy(update={"schedulers": {}})})
+"""The same without schedulers to choose: to try them is half of a load, and as much as ten seconds on ranks."""
 
 
 STEPS = 14

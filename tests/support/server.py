@@ -17,13 +17,18 @@ from typing import Any
 
 import requests
 
+from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.variables import OVERRIDE_PREFIX
 from tests.support.forked import ForkedProcess, environment, warm_process
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 90
 COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
-WARMED_UP = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "true"}
+SCHEDULERS = "CACHE_DIT_SERVING__MODEL__SCHEDULERS"
+AS_SERVED = {
+    "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "true",
+    SCHEDULERS: json.dumps([*load_settings({}).model.schedulers]),
+}
 """As `make serve` has it."""
 
 
@@ -159,8 +164,9 @@ def _starting(
         # Nothing of the tests lies in the user's home.
         "BENTOML_HOME": str(folder / "bentoml"),
         "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(outputs),
-        # A sixth of a start, and what the speeds take here matters to a few tests alone.
+        # A sixth of a start each; what the speeds take here, and other schedulers, matter to a few tests alone.
         "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
+        SCHEDULERS: "{}",
         **(environ or {}),
         **variables,
     }
