@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     if "--table" not in arguments:
         names = [name for name in arguments if name != "--all"] or config_names()
         due = [name for name in names if arguments or not is_current(name)]
-        with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"), add_torchvision) as pool:
+        with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"), _prepare) as pool:
             running = {pool.submit(footprint, name): name for name in due}
             for done, future in enumerate(as_completed(running), 1):
                 name = running[future]
@@ -49,6 +49,14 @@ def main(arguments: list[str]) -> None:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         print(f"{used.ru_utime + used.ru_stime:.0f} CPU seconds")
     write_table()
+
+
+def _prepare() -> None:
+    """Prepare a process of the pool."""
+    add_torchvision()
+    from tools.full_size.measure import prepare_process
+
+    prepare_process()
 
 
 def _write(kept: dict[str, Any]) -> None:

@@ -28,7 +28,6 @@ def footprint(name: str) -> dict[str, Any]:
 
     `unknown` says why there is none, `not_drawn` why it is of the weights alone.
     """
-    quieten()
     if name in models.SHAPES["unknown"]:
         return {"unknown": models.SHAPES["unknown"][name]}
     sizes = sizes_of(name)
@@ -75,7 +74,6 @@ def inputs(name: str) -> str:
 
 def drawing_of(name: str) -> dict[str, Any]:
     """Return what a drawing adds to a configuration's footprint; `not_drawn` says why it failed."""
-    quieten()
     configuration = Configuration(name)
     try:
         drawn, output = draw(configuration)
@@ -132,9 +130,8 @@ def _layers(network: torch.nn.Module) -> list[torch.nn.Linear]:
     return [layer for name, layer in found.items() if not any(part in name for part in EXCLUDED)]
 
 
-@functools.cache
-def quieten() -> None:
-    """Keep the libraries' warnings out of the output, and make what some families need importable."""
+def prepare_process() -> None:
+    """Keep the libraries' warnings out of this process' output, and make what some families need importable."""
     from tests.support.vision import stand_in_for_guardrail
 
     warnings.simplefilter("ignore")
