@@ -17,6 +17,7 @@ from cache_dit_serving.caching.derived import upstream_settings
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SPEEDS, WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.measure.distances.pictures import psnr, ssim
+from cache_dit_serving.measure.search.prompt_lists import own_prompts
 from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Unwatched
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.example import example_of
@@ -24,17 +25,7 @@ from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
-OBJECTS = (
-    *("red apple", "banana", "strawberry", "watermelon", "carrot", "hamburger", "mushroom", "cat", "dog", "panda"),
-    *("frog", "penguin", "owl", "ladybug", "sunflower", "cactus", "star", "rainbow", "red car", "rocket"),
-    *("sailboat", "house", "crown", "robot"),
-)
-COLOURS = ("blue", "white", "green", "purple", "orange", "gray", "pink", "yellow")
-PROMPTS = tuple(
-    f"a {name} on a {COLOURS[(index + shift) % len(COLOURS)]} background"
-    for shift in (0, 3)
-    for index, name in enumerate(OBJECTS)
-)[:40]
+PROMPTS = own_prompts()
 SEEDS = (0, 1)
 STEPS = 28
 FEWER_STEPS = (20, 16, 14, 12, 10, 8)

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     parsed = parser().parse_args(arguments)
     try:
-        settings = _settings(parsed)
+        settings = settings_of(parsed)
         request, uploads = request_of(parsed)
     except ConfigError as error:
         fail(str(error))
@@ -80,7 +80,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _settings(parsed: argparse.Namespace) -> Settings:
+def settings_of(parsed: argparse.Namespace) -> Settings:
+    """Return the settings that the flags of a command without a server describe.
+
+    Raises:
+        ConfigError: as :func:`environment_of`.
+    """
     environ = dict(os.environ)
     if not parsed.model_path and not environ.get(MODEL_PATH_VARIABLE):
         environ.setdefault(CONFIG_VARIABLE, EMBEDDED_MODEL)

@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": "inspect",
     "bench": "bench",
     "config": "show_config",
+    "tune": "tune",
 }
 """Module of each command, which is imported for that command alone: most of them take seconds."""
 USAGE = """\
@@ -27,6 +28,7 @@ usage: cache-dit-serving COMMAND [flags]
   models   list the models that a configuration knows, and which of them fit this machine
   inspect  say what a folder, a file of weights, a LoRA or a hub id is, and how to serve it
   bench    measure a running server under load, and compare two measurements
+  tune     search the cache settings of a model, with fewer steps as the baseline to beat
   config   print the settings that serve would have with the same flags, and where each value comes from
 
   --version, --help

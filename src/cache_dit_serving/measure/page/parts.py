@@ -41,4 +41,13 @@ class Figure:
     caption: str
 
 
-Part = Heading | Paragraph | Table | Figure
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Row of pictures, each with its caption, for a look side by side."""
+
+    pictures: Sequence[tuple[str, str]]
+    """(data URI of a picture, its caption)."""
+    caption: str = ""
+
+
+Part = Heading | Paragraph | Table | Figure | Pictures

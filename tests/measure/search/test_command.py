@@ -1,0 +1,96 @@
+"""The command itself: its flags, its help, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cache_dit_serving.cli import tune
+from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.measure.search.prompt_lists import own_prompts, split
+
+COMMAND = [sys.executable, "-m", "cache_dit_serving.cli.main", "tune"]
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Text of the error that a command line ends with."""
+    with pytest.raises(SystemExit) as ended:
+        tune.main(words)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config", "flux"], "--prompts FILE, one a line"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--budget", "20"], "write it as 90s, 20m or 1.5h"),
+        (["--trials", "0"], "no number of at least 1"),
+        (["--resume"], "holds no search"),
+        (["--triels", "4"], "did you mean --trials?"),
+    ],
+)
+def test_a_mistake_is_refused_with_the_remedy_before_a_model_loads(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected in said(capsys, *words)
+
+
+def test_a_file_of_one_prompt_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a red apple\n\na red apple\n")
+    assert "has 1 prompts; write at least two" in said(capsys, "--prompts", str(tmp_path / "one.txt"))
+
+
+def test_fields_are_read_as_json_or_text() -> None:
+    assert tune.fields_of(["width=512", "scheduler=unipc", "tiling=true"]) == {
+        "width": 512,
+        "scheduler": "unipc",
+        "tiling": True,
+    }
+    for text in ("width", "seed=3", "cache={}", "prompt=a"):
+        with pytest.raises(ConfigError, match="--field"):
+            tune.fields_of([text])
+
+
+def test_durations_have_units() -> None:
+    assert [tune.seconds(text) for text in ("90s", "20m", "1.5h")] == [90, 1200, 5400]
+
+
+def test_a_third_of_the_prompts_is_unseen_and_the_same_each_time() -> None:
+    searched, unseen = split(own_prompts())
+    assert (len(searched), len(unseen)) == (27, 13)
+    assert not set(searched) & set(unseen)
+    assert split(own_prompts()) == (searched, unseen)
+    assert [len(part) for part in split(["a", "b"])] == [1, 1]
+
+
+def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tune.main(["--help"])
+    text = capsys.readouterr().out
+    assert text.count("    cache-dit-serving tune ") >= 4
+    assert "tuned.yaml" in text
+
+
+def test_ctrl_c_writes_the_report_of_what_is_done(tmp_path: Path) -> None:
+    folder = tmp_path / "tuned"
+    words = ["--outputs", "1", "--unseen", "1", "--field", "num_inference_steps=4", "-o", str(folder)]
+    with subprocess.Popen(
+        [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as running:
+        assert running.stderr is not None
+        assert any("outputs, now" in line for line in running.stderr), "the first output is announced"
+        running.send_signal(signal.SIGINT)
+        printed, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, errors
+    assert "the report follows" in errors
+    assert str(folder / "report.html") in printed
+    assert (folder / "report.md").read_text().splitlines()[0]
+    assert (folder / "samples.jsonl").exists() or "Nothing is measured" in printed

@@ -1,0 +1,324 @@
+"""The search on a drawer whose front is known, without a model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from optuna.storages import BaseStorage, InMemoryStorage
+
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.measure.search.drawer import Interrupted
+from cache_dit_serving.measure.search.fewer_steps import FewerSteps, fewer_steps
+from cache_dit_serving.measure.search.floors import Floors, choose, floors_of, missed
+from cache_dit_serving.measure.search.front import front, hopeless
+from cache_dit_serving.measure.search.measures import FLIP, PSNR, SSIM, measured
+from cache_dit_serving.measure.search.measuring import Clock, Measuring, TimeOver
+from cache_dit_serving.measure.search.outcome import Outcome, conclude, to_verify
+from cache_dit_serving.measure.search.points import Case, Point, cases_of, differing
+from cache_dit_serving.measure.search.samples import Result, Sample, Samples
+from cache_dit_serving.measure.search.space import Space, pattern
+from cache_dit_serving.measure.search.study import AFTER, Search, study_file
+from cache_dit_serving.media.values import MediaKind
+from tests.support.synthetic import STEPS, Synthetic
+
+CASES = cases_of([f"prompt {number}" for number in range(5)], (0, 1), 5)
+UNSEEN = cases_of([f"unseen {number}" for number in range(4)], (0, 1), 4)
+EASY: Floors = {"high": {"psnr_db": 30.0}, "balanced": {"psnr_db": 26.0}, "fast": {"psnr_db": 20.0}}
+
+
+def point_of(threshold: float, steps: int = STEPS) -> Point:
+    return Point(steps, CacheSettings(Fn_compute_blocks=1, residual_diff_threshold=threshold, max_warmup_steps=2))
+
+
+def result_of(point: Point, *pairs: tuple[float, float]) -> Result:
+    reused = 0 if point.settings is None else 5
+    samples = {case: Sample(ratio, ratio, {"flip": loss}, reused) for case, (ratio, loss) in enumerate(pairs)}
+    return Result(point, samples)
+
+
+@dataclass
+class Run:
+    """A search in a folder, as the command makes it."""
+
+    folder: Path
+    drawer: Synthetic
+
+    def __post_init__(self) -> None:
+        self.space = Space(self.drawer.subject)
+        self.samples = Samples(self.folder / "samples.jsonl")
+        self.measuring = Measuring(self.drawer, self.samples, CASES)
+        self.storage: BaseStorage = InMemoryStorage()
+
+    @property
+    def search(self) -> Search:
+        return Search(self.space, self.measuring, PSNR, self.storage, seed=3)
+
+    def outcome(self, floors: Floors = EASY, *, verify: bool = True) -> Outcome:
+        unseen, fixed = Samples(self.folder / "unseen.jsonl"), self.space.fixed()
+
+        def conclusion() -> Outcome:
+            return conclude(
+                subject=self.drawer.subject,
+                measure=PSNR,
+                floors=floors,
+                fixed=fixed,
+                samples=self.samples,
+                cases=CASES,
+                unseen_samples=unseen,
+                unseen=UNSEEN,
+                trials=self.search.outcomes(),
+                reference_s=1.0,
+            )
+
+        if verify:
+            points = to_verify(conclusion().choices, self.samples.complete(len(CASES)), STEPS)
+            Measuring(self.drawer, unseen, UNSEEN).measure(points, lambda: None)
+        return conclusion()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path, Synthetic())
+
+
+def test_a_case_is_another_prompt_before_it_is_another_seed() -> None:
+    cases = cases_of(["a", "b", "c"], (0, 1), 5)
+    assert cases == [("a", 0), ("b", 1), ("c", 0), ("a", 1), ("b", 0)]
+
+
+def test_the_front_holds_what_nothing_beats_in_both() -> None:
+    points = [point_of(threshold) for threshold in (0.1, 0.2, 0.3, 0.4)]
+    numbers = [(0.5, 0.1), (0.4, 0.2), (0.45, 0.3), (0.3, 0.4)]
+    results = [result_of(point, pair) for point, pair in zip(points, numbers, strict=True)]
+    assert [result.point for result in front(results, FLIP)] == [points[3], points[1], points[0]]
+
+
+def test_a_point_is_hopeless_once_a_rival_is_faster_and_closer_beyond_doubt() -> None:
+    result = result_of(point_of(0.1), (0.5, 0.3), (0.52, 0.31), (0.51, 0.29))
+    better = result_of(point_of(0.2), (0.4, 0.2), (0.42, 0.21), (0.41, 0.19), (0.4, 0.2))
+    closer_alone = result_of(point_of(0.3), (0.6, 0.2), (0.62, 0.21), (0.61, 0.19))
+    in_doubt = result_of(point_of(0.4), (0.4, 0.2), (0.42, 0.35), (0.41, 0.2))
+    assert hopeless(result, [closer_alone, in_doubt], FLIP, after=3) is None
+    assert hopeless(result, [closer_alone, better], FLIP, after=3) == better
+    assert hopeless(result, [better], FLIP, after=4) is None, "too few cases to say so"
+
+
+def test_fewer_steps_are_a_curve_that_a_point_beats_or_loses_to() -> None:
+    uncached = [result_of(Point(10), *[(0.5, 0.2)] * 3), result_of(Point(5), *[(0.25, 0.4)] * 3)]
+    curve = FewerSteps(uncached, FLIP, steps=STEPS)
+    assert [each for corner in curve.points() for each in corner] == pytest.approx([0.25, 0.4, 0.5, 0.2, 1.0, 0.0])
+    better = curve.verdict(result_of(point_of(0.1), *[(0.375, 0.25)] * 3))
+    assert better.outcome == "beats"
+    assert better.closer.value == pytest.approx(0.05)
+    assert better.time_saved == pytest.approx(1 - 0.375 / 0.4375)
+    assert curve.verdict(result_of(point_of(0.1), *[(0.375, 0.35)] * 3)).outcome == "loses"
+    assert curve.verdict(result_of(point_of(0.1), (0.375, 0.2), (0.375, 0.4), (0.375, 0.3))).outcome == "even"
+    worse = curve.verdict(result_of(point_of(0.1), *[(0.6, 0.35)] * 3))
+    assert (worse.outcome, worse.rival) == ("loses", Point(10))
+    beyond = curve.verdict(result_of(point_of(0.1), *[(0.2, 0.5)] * 3))
+    assert (beyond.outcome, beyond.time_saved) == ("even", None), "no uncached run is as fast"
+
+
+def test_the_baseline_has_fewer_steps_than_the_reference_and_no_fewer_than_the_model_takes() -> None:
+    assert [point.steps for point in fewer_steps(28, 1)] == [24, 20, 16, 14, 12, 10, 8, 6, 4]
+    assert [point.steps for point in fewer_steps(4, 2)] == [3, 2]
+    assert fewer_steps(1, 1) == []
+
+
+def test_a_search_finds_the_known_front(run: Run) -> None:
+    run.search.run(40, lambda: None)
+    outcome = run.outcome()
+    assert outcome.curve is not None
+    on_front = [result.point for result in outcome.front if result.point.settings is not None]
+    assert on_front, "a step saved by the cache costs less than one that is left out"
+    assert max(point.steps for point in on_front) == STEPS
+    cached = [result for result in outcome.results if result.point.settings and result.point.steps == STEPS]
+    assert min(result.median_ratio for result in cached) < 0.6, "the greatest reuse was found"
+
+
+def test_defaults_of_cache_dit_are_points_of_every_search_and_compared(run: Run) -> None:
+    run.search.run(12, lambda: None)
+    compared = {each.label: each for each in run.outcome().compared()}
+    assert set(compared) == {"cache-dit's command line", "cache-dit's library"}
+    front_points = [result.point for result in run.outcome().front]
+    for each in compared.values():
+        assert each.default.point in front_points or each.faster or each.closer
+
+
+def test_references_are_drawn_beside_the_points_of_each_case(run: Run) -> None:
+    points = [point_of(0.1), point_of(0.2), point_of(0.3)]
+    run.measuring.measure(points, lambda: None)
+    rounds = [list(group) for _, group in itertools.groupby(run.drawer.drawn, key=lambda each: each[0])]
+    assert [case for case, _ in (each[0] for each in rounds)] == CASES
+    assert all(each[0][1] == Point(STEPS) and len(each) == 4 for each in rounds)
+    assert len({each[1][1] for each in rounds}) == 3, "each point has its turn right after the reference"
+
+
+def test_a_point_without_hope_is_dropped_after_a_few_cases(run: Run) -> None:
+    run.drawer.refused = lambda point: None
+    good, bad = point_of(0.5), Point(18, CacheSettings(Fn_compute_blocks=1, residual_diff_threshold=0.02))
+    run.measuring.measure([good], lambda: None)
+    rivals = run.samples.complete(len(CASES))
+    run.drawer.step_error = 0.5
+    ended = run.measuring.measure([bad], lambda: None, lambda result: hopeless(result, rivals, PSNR, after=AFTER))
+    assert ended.dropped == {bad.key: good}
+    assert len(run.samples.of(bad).samples) == AFTER
+
+
+def test_settings_that_do_not_run_fail_alone(run: Run) -> None:
+    run.drawer.refused = lambda point: "no blocks" if point.settings and point.settings.Fn_compute_blocks > 2 else None
+    run.search.run(12, lambda: None)
+    outcomes = run.search.outcomes()
+    assert outcomes["cannot be drawn"] > 0
+    assert sum(outcomes.values()) == 12
+
+
+def test_a_killed_search_goes_on_with_what_it_had(run: Run, tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from tests.measure.search.test_search import Run
+from cache_dit_serving.measure.search.study import study_file
+from tests.support.synthetic import Synthetic
+run = Run(Path(sys.argv[1]), Synthetic())
+run.storage = study_file(Path(sys.argv[1]) / "study.db")
+def die_in_the_search():
+    if len(run.drawer.drawn) > 130:
+        os.kill(os.getpid(), signal.SIGKILL)
+run.drawer.before_draw = die_in_the_search
+run.search.run(40, lambda: None)
+"""
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write('{"steps": 20, "sett')  # cut by the kill
+    resumed = Run(tmp_path, Synthetic())
+    resumed.storage = study_file(tmp_path / "study.db")
+    before = len(resumed.samples)
+    assert before > 90
+    resumed.search.run(40, lambda: None)
+    assert resumed.search.trials == 40
+    drawn = [each for each in resumed.drawer.drawn if each[1] != Point(STEPS)]
+    assert len(set(drawn)) == len(drawn) == len(resumed.samples) - before, "nothing that was measured is drawn again"
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert len({(line["case"], json.dumps(line["settings"]), line["steps"]) for line in lines}) == len(lines)
+
+
+def test_an_interruption_keeps_what_is_done(run: Run) -> None:
+    clock = Clock(lambda: 0.0, interrupted=lambda: len(run.drawer.drawn) >= 100)
+    with pytest.raises(Interrupted):
+        run.search.run(40, clock.check)
+    assert len(run.drawer.drawn) == 100
+    outcome = run.outcome(verify=False)
+    assert outcome.results
+    assert outcome.curve is not None
+    assert "NOT VERIFIED" in outcome.headline()
+
+
+def test_a_budget_ends_the_search_with_time_left_for_the_verification(run: Run) -> None:
+    clock = Clock(lambda: float(len(run.drawer.drawn)), ends_at=150.0)
+    with pytest.raises(TimeOver):
+        run.search.run(None, lambda: clock.check(reserve_s=30.0))
+    assert len(run.drawer.drawn) == 120
+
+
+def test_chosen_points_hold_on_unseen_prompts(run: Run) -> None:
+    run.search.run(40, lambda: None)
+    outcome = run.outcome()
+    assert [each.choice.speed for each in outcome.checked if each.holds] == ["high", "balanced", "fast"]
+    assert "hold on 4 unseen outputs" in outcome.headline()
+    assert "Fewer steps win against none" in outcome.headline()
+    ratios = [each.named.median_ratio for each in outcome.checked if each.named]
+    assert ratios == sorted(ratios, reverse=True)
+
+
+def test_points_that_do_not_hold_on_unseen_prompts_are_said_first(run: Run) -> None:
+    run.drawer.unlike = lambda case: 20.0 if case in UNSEEN else 1.0
+    run.search.run(24, lambda: None)
+    outcome = run.outcome()
+    assert not any(each.holds for each in outcome.checked)
+    assert outcome.headline().startswith("**DOES NOT HOLD on unseen prompts: `high` misses PSNR, dB at least 30")
+
+
+def test_fewer_steps_that_win_are_said(tmp_path: Path) -> None:
+    run = Run(tmp_path, Synthetic(cache_error=0.05, step_error=0.002))
+    run.search.run(24, lambda: None)
+    outcome = run.outcome({"high": {"psnr_db": 60.0}, "balanced": {"psnr_db": 12.0}, "fast": {"psnr_db": 6.0}})
+    said = outcome.headline()
+    assert "No cached point holds `high` (PSNR, dB at least 60)" in said
+    assert "**Fewer steps win against `fast`**" in said
+    fast = outcome.choices[2]
+    assert fast.best is not None
+    assert fast.best.point.settings is None, "the fastest point that holds the floor runs no cache"
+
+
+def test_a_named_point_that_does_not_lose_is_preferred_to_a_faster_one_that_does() -> None:
+    uncached = [result_of(Point(10), *[(0.5, 0.2)] * 3), result_of(Point(5), *[(0.25, 0.4)] * 3)]
+    losing, even = result_of(point_of(0.3), *[(0.4, 0.36)] * 3), result_of(point_of(0.2), *[(0.45, 0.2)] * 3)
+    curve = FewerSteps(uncached, FLIP, steps=STEPS)
+    floors: Floors = {speed: {"flip": 0.37} for speed in ("high", "balanced", "fast")}
+    named = [choice.named for choice in choose([losing, even], floors, curve, steps=STEPS)]
+    assert named == [even] * 3
+    assert [choice.named for choice in choose([losing], floors, curve, steps=STEPS)] == [losing] * 3
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], {"high": {"ssim": 0.99}, "balanced": {"ssim": 0.98}, "fast": {"ssim": 0.97}}),
+        (["ssim=.95"], {"high": {"ssim": 0.99}, "balanced": {"ssim": 0.98}, "fast": {"ssim": 0.95}}),
+        (
+            ["flip=.05", "high:flip=.02"],
+            {"high": {"flip": 0.02}, "balanced": {"ssim": 0.98, "flip": 0.05}, "fast": {"flip": 0.05}},
+        ),
+    ],
+)
+def test_floors_hold_for_all_speeds_or_for_one(texts: list[str], expected: dict[str, dict[str, float]]) -> None:
+    assert floors_of(texts, MediaKind.IMAGE) == expected
+
+
+@pytest.mark.parametrize("text", ["ssim", "likeness=.9", "ssim=much", "quick:ssim=.9", "lossless:ssim=.9", "snr_db=30"])
+def test_a_floor_that_cannot_be_read_is_refused_with_the_form(text: str) -> None:
+    with pytest.raises(ConfigError, match="--floor"):
+        floors_of([text], MediaKind.IMAGE)
+
+
+def test_a_floor_is_held_in_the_direction_of_its_measure() -> None:
+    result = Result(point_of(0.1), {0: Sample(0.5, 1.0, {"ssim": 0.96, "flip": 0.04})})
+    assert missed(result, {"ssim": 0.95, "flip": 0.05}, beyond_doubt=False) == []
+    assert missed(result, {"ssim": 0.97, "flip": 0.03}, beyond_doubt=False) == ["ssim", "flip"]
+
+
+def test_measures_are_of_equal_outputs_what_they_say() -> None:
+    drawer = Synthetic()
+    picture = drawer.draw(Case("a", 0), Point(10)).media
+    assert measured(picture, picture) == {each.name: each.equal for each in (FLIP, SSIM, PSNR)}
+
+
+@pytest.mark.parametrize("reused", [1, 3, 6])
+@pytest.mark.parametrize("steps", [8, 28, 100])
+def test_a_pattern_covers_any_number_of_steps(reused: int, steps: int) -> None:
+    settings = CacheSettings.model_validate({"Fn_compute_blocks": 1, **pattern(3, reused, steps)})
+    mask = settings.mask(steps)
+    assert mask is not None
+    assert mask[:4] == [1, 1, 1, 0]
+    assert settings.mask(100) is not None
+
+
+def test_what_differs_from_the_defaults_has_the_effect_of_all_settings() -> None:
+    for fields in (
+        {},
+        {"enable_taylorseer": True, "taylorseer_order": 2},
+        pattern(2, 3, 28),
+        {"cache_type": "DBPrune"},
+    ):
+        settings = CacheSettings.model_validate({"Fn_compute_blocks": 2, **fields})
+        assert CacheSettings.model_validate(differing(settings)).same_effect(settings)
