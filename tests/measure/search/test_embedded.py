@@ -105,6 +105,9 @@ def test_the_same_folder_goes_on_and_other_conditions_are_refused(
     options = Options(folder, own_prompts()[:6], outputs=3, unseen=2, trials=6, floors=FLOORS, measure="ssim")
     Session(drawer, options, EMBEDDED).run()
     assert (folder / "samples.jsonl").read_text() == before, "nothing was left to measure"
+    page = (folder / "report.html").read_text()
+    assert page.count("<img ") >= 4
+    assert "Residual difference by step" in page
     other = Options(folder, own_prompts()[10:20], outputs=3, unseen=2, trials=6, measure="flip")
     with pytest.raises(ConfigError, match=r"other conditions \(distance, outputs, unseen outputs\)"):
         Session(drawer, other, EMBEDDED)

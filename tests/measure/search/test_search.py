@@ -26,6 +26,7 @@ from cache_dit_serving.measure.search.points import Case, Point, cases_of, diffe
 from cache_dit_serving.measure.search.samples import Result, Sample, Samples
 from cache_dit_serving.measure.search.space import Space, pattern
 from cache_dit_serving.measure.search.study import AFTER, Search, study_file
+from cache_dit_serving.measure.search.written import write
 from cache_dit_serving.media.values import MediaKind
 from tests.support.synthetic import STEPS, Synthetic
 
@@ -322,3 +323,13 @@ def test_what_differs_from_the_defaults_has_the_effect_of_all_settings() -> None
     ):
         settings = CacheSettings.model_validate({"Fn_compute_blocks": 2, **fields})
         assert CacheSettings.model_validate(differing(settings)).same_effect(settings)
+
+
+def test_files_of_an_earlier_run_do_not_stay_where_no_speed_holds(run: Run, tmp_path: Path) -> None:
+    run.search.run(24, lambda: None)
+    write(run.outcome(), None, tmp_path)
+    assert {file.name for file in tmp_path.glob("*.yaml")} >= {"tuned.yaml", "cache-dit-fast.yaml"}
+    impossible: Floors = {speed: {"psnr_db": 99.0} for speed in ("high", "balanced", "fast")}
+    write(run.outcome(impossible), None, tmp_path)
+    assert not list(tmp_path.glob("*.yaml"))
+    assert "No cached point holds" in json.loads((tmp_path / "front.json").read_text())["summary"]

@@ -8,6 +8,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,33 @@ Rows = list[list[str]]
 
 
 class Shown:
-    """Pictures and residual differences of the outputs that are drawn for the verification."""
+    """Pictures and residual differences of the outputs that are drawn for the verification.
 
-    def __init__(self, cases: Sequence[Case]) -> None:
+    They are kept in a file, because a run that goes on draws nothing twice.
+    """
+
+    def __init__(self, cases: Sequence[Case], file: Path) -> None:
         self._cases = list(cases[:SHOWN_CASES])
+        self._file = file
         self.pictures: dict[tuple[Case, str], str] = {}
         """Data URI of a picture by case and point's key."""
         self.diffs: dict[str, dict[str, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(dict))
         """Residual differences by step, by the point's key and block list."""
+
+        if file.exists():
+            self._read(json.loads(file.read_text(encoding="utf-8")))
+
+    def _read(self, kept: Mapping[str, Any]) -> None:
+        for prompt, seed, key, picture in kept["pictures"]:
+            self.pictures[Case(prompt, seed), key] = picture
+        for key, lists in kept["diffs"].items():
+            for name, steps in lists.items():
+                self.diffs[key][name] = {int(step): diffs for step, diffs in steps.items()}
+
+    def save(self) -> None:
+        """Write the file."""
+        pictures = [[*case, key, picture] for (case, key), picture in self.pictures.items()]
+        self._file.write_text(json.dumps({"pictures": pictures, "diffs": self.diffs}), encoding="utf-8")
 
     def take(self, case: Case, point: Point, output: Drawn) -> None:
         """Keep what the page shows of an output."""

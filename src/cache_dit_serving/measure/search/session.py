@@ -92,7 +92,7 @@ class Session:
         self._unseen = cases_of(unseen, options.seeds, options.unseen)
         self._begin()
         self._space = Space(subject)
-        self._shown = report.Shown(self._unseen)
+        self._shown = report.Shown(self._unseen, options.folder / "shown.json")
         self._stage = "references and fewer steps"
         self._drawn = 0
         self._total: int | None = None
@@ -159,6 +159,7 @@ class Session:
 
     def _write(self, outcome: Outcome) -> None:
         folder = self._options.folder
+        self._shown.save()
         written.write(outcome, self._settings, folder)
         (folder / "report.md").write_text(report.markdown(outcome), encoding="utf-8")
         (folder / "report.html").write_text(report.html(outcome, self._shown), encoding="utf-8")

@@ -34,6 +34,8 @@ def write(outcome: Outcome, settings: Settings | None, folder: Path) -> None:
     Raises:
         OSError: a file cannot be written.
     """
+    for stale in (folder / "tuned.yaml", *folder.glob("cache-dit-*.yaml")):
+        stale.unlink(missing_ok=True)  # of an earlier run, whose points may not hold any more
     (folder / "front.json").write_text(json.dumps(front_json(outcome), indent=1) + "\n", encoding="utf-8")
     if any(each.holds for each in outcome.checked):
         (folder / "tuned.yaml").write_text(configuration(outcome, settings), encoding="utf-8")
