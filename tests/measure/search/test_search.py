@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 
@@ -19,7 +20,7 @@ from cache_dit_serving.measure.search.drawer import Interrupted
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps, fewer_steps
 from cache_dit_serving.measure.search.floors import Floors, choose, floors_of, missed
 from cache_dit_serving.measure.search.front import front, hopeless
-from cache_dit_serving.measure.search.measures import FLIP, PSNR, SSIM, measured
+from cache_dit_serving.measure.search.measures import FLIP, PSNR, SSIM, Measure, measured
 from cache_dit_serving.measure.search.measuring import Clock, Measuring, TimeOver
 from cache_dit_serving.measure.search.outcome import Outcome, conclude, to_verify
 from cache_dit_serving.measure.search.points import Case, Point, cases_of, differing
@@ -333,3 +334,18 @@ def test_files_of_an_earlier_run_do_not_stay_where_no_speed_holds(run: Run, tmp_
     write(run.outcome(impossible), None, tmp_path)
     assert not list(tmp_path.glob("*.yaml"))
     assert "No cached point holds" in json.loads((tmp_path / "front.json").read_text())["summary"]
+
+
+@pytest.mark.parametrize(("measure", "equal"), [(FLIP, 0.0), (SSIM, 1.0), (PSNR, None)])
+def test_the_bound_on_the_worst_decile_holds_for_outputs_that_were_not_measured(
+    measure: Measure, equal: float | None
+) -> None:
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(200):
+        drawn = rng.normal(30, 3, 2008) if equal is None else np.abs(equal - rng.lognormal(-4, 0.5, 2008))
+        values = [float(value) for value in drawn]
+        samples = {case: Sample(0.5, 0.5, {measure.name: value}) for case, value in enumerate(values[:8])}
+        bound = Result(point_of(0.1), samples).worst_bound(measure)
+        held += sum(measure.loss(value) > bound for value in values[8:]) <= 200
+    assert held >= 0.8 * 200 - 15

@@ -26,6 +26,7 @@ class Measure(NamedTuple):
     lower_is_closer: bool
     equal: float
     """Value for equal outputs."""
+    in_decibels: bool = False
 
     def loss(self, value: float) -> float:
         """Return the value as a loss, which is lower for a closer output."""
@@ -38,8 +39,8 @@ class Measure(NamedTuple):
 
 FLIP = Measure("flip", "FLIP", True, 0.0)
 SSIM = Measure("ssim", "SSIM", False, 1.0)
-PSNR = Measure("psnr_db", "PSNR, dB", False, GREATEST_DB)
-SNR = Measure("snr_db", "SNR, dB", False, GREATEST_DB)
+PSNR = Measure("psnr_db", "PSNR, dB", False, GREATEST_DB, True)
+SNR = Measure("snr_db", "SNR, dB", False, GREATEST_DB, True)
 MEASURES = {measure.name: measure for measure in (FLIP, SSIM, PSNR, SNR)}
 OF_KIND: Mapping[MediaKind, tuple[Measure, ...]] = {
     MediaKind.IMAGE: (FLIP, SSIM, PSNR),

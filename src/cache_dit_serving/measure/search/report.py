@@ -27,6 +27,8 @@ from cache_dit_serving.media.values import AudioOutput, ImageOutput, Media
 
 WIDEST = 384
 """Greatest side of a picture in the page, pixels."""
+SLOWEST = 1.1
+"""Greatest time in the plot, as a share of the reference's: slower points save nothing."""
 SHOWN_CASES = 2
 """Unseen outputs whose pictures are in the page."""
 VERDICTS = {"beats": "beats them", "even": "even", "loses": "fewer steps win"}
@@ -219,7 +221,8 @@ def _commands(outcome: Outcome) -> list[tuple[str, str]]:
 
 def _front_plot(outcome: Outcome) -> Any:
     measure = outcome.measure
-    cached = [result for result in outcome.results if result.point.settings is not None]
+    sooner = [result for result in outcome.results if result.median_ratio <= SLOWEST]
+    cached = [result for result in sooner if result.point.settings is not None]
     chosen = {each.named.point.key for each in outcome.choices if each.named is not None}
     assert outcome.curve is not None
     corners = [(time, measure.value(loss)) for time, loss in outcome.curve.points()[:-1]]
@@ -227,7 +230,7 @@ def _front_plot(outcome: Outcome) -> Any:
         Series("fewer steps, no cache", [Mark(time, value, label="no cache") for time, value in corners]),
         Series("cached", _marks(outcome, [each for each in cached if each.point.key not in chosen]), line=False),
         Series("chosen", _marks(outcome, [each for each in cached if each.point.key in chosen]), line=False),
-        Series("front", _marks(outcome, outcome.front, ranges=False)),
+        Series("front", _marks(outcome, [each for each in outcome.front if each in sooner], ranges=False)),
     ]
     return plot(
         [each for each in series if each.points],
@@ -244,7 +247,7 @@ def _marks(outcome: Outcome, results: Sequence[Result], *, ranges: bool = True) 
         ratio, loss = result.ratio(), result.loss(outcome.measure)
         low, high = sorted((outcome.measure.value(loss.low), outcome.measure.value(loss.high)))
         x, y, label = ratio.value, outcome.measure.value(loss.value), outcome.label(result.point)
-        across = (ratio.low, ratio.high)
+        across = (ratio.low, min(ratio.high, SLOWEST))
         marks.append(Mark(x, y, (low, high), across, label) if ranges else Mark(x, y, label=label))
     return marks
 
