@@ -44,6 +44,23 @@ def test_a_configured_default_speed_takes_the_place_of_the_section_cache() -> No
     assert choose(ladder(speeds={"default": "lossless"})).settings is None
 
 
+def test_a_speed_has_steps_of_its_own_for_requests_that_name_none() -> None:
+    speeds = ladder(speeds={"fast": {"num_inference_steps": 8}, "balanced": {"num_inference_steps": 20}})
+    assert [speeds.steps(name, None) for name in ("lossless", "high", "balanced", "fast")] == [None, None, 20, 8]
+    assert speeds.steps("fast", CacheOptions(max_cached_steps=5)) == 8
+    # Without a speed: that of the default one, unless the request brings settings of its own.
+    assert speeds.steps(None, None) == 20
+    assert speeds.steps(None, CacheOptions(max_cached_steps=5)) is None
+    assert ladder(speeds={"default": "lossless", "fast": {"num_inference_steps": 8}}).steps(None, None) is None
+
+
+def test_the_mask_of_a_speed_fits_the_steps_of_the_speed() -> None:
+    cache = {"Fn_compute_blocks": 1, "steps_computation_mask": [1, 1, 0, 1, 0, 1, 1, 0]}
+    with pytest.raises(LoadError, match=r"speeds\.fast\.cache"):
+        ladder(speeds={"fast": {"cache": cache}})
+    ladder(speeds={"fast": {"cache": cache, "num_inference_steps": 8}})
+
+
 def test_overrides_lie_over_the_speed_or_the_default() -> None:
     speeds = ladder()
     over_fast = choose(speeds, "fast", max_cached_steps=5).settings

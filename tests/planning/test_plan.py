@@ -13,11 +13,12 @@ from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
-from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputImage, Inputs
 from cache_dit_serving.planning.call import VideoSpec
 from cache_dit_serving.planning.inputs import input_arguments
 from cache_dit_serving.planning.model import PlannedModel
+from cache_dit_serving.planning.model import planned as planned_model
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.samplers import Sampler, SamplerChoice, SamplerTraits
 from cache_dit_serving.planning.tasks import Input
@@ -50,6 +51,22 @@ def test_what_is_left_out_takes_the_defaults_of_the_configuration_then_the_pipel
     extra = planned(request(max_sequence_length=32, extra_args={"clip_skip": 2}), FLUX, settings)
     assert (extra.call.arguments["max_sequence_length"], extra.call.arguments["clip_skip"]) == (32, 2)
     assert extra.parameters(extra.call)["extra_args"] == {"clip_skip": 2}
+
+
+def test_a_speed_with_steps_of_its_own_decides_where_the_request_names_none() -> None:
+    fast = {"num_inference_steps": 8}
+    settings = Settings.model_validate(
+        {"cache": {}, "speeds": {"fast": fast}, "limits": {"max_num_inference_steps": 50}}
+    )
+    asked = [request(), request(speed="fast"), request(speed="fast", num_inference_steps=12), request(speed="lossless")]
+    assert [planned(each, FLUX, settings).call.num_inference_steps for each in asked] == [28, 8, 12, 28]
+    assert planned_model(settings, FLUX, CacheSupport({"T.blocks": 12}, {}), ()).default_step_count == 28
+    fast["num_inference_steps"] = 51
+    settings = Settings.model_validate(
+        {"cache": {}, "speeds": {"fast": fast}, "limits": {"max_num_inference_steps": 50}}
+    )
+    with pytest.raises(LoadError, match=r"speeds\.fast\.num_inference_steps: 51 steps .* 50"):
+        planned_model(settings, FLUX, CacheSupport({"T.blocks": 12}, {}), ())
 
 
 def test_images_take_consecutive_seeds() -> None:

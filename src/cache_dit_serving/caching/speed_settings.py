@@ -28,9 +28,14 @@ class MeasuredSpeed(Section):
 
 
 class SpeedSettings(Section):
-    """One named speed: its cache settings, and the figures measured with them."""
+    """One named speed: its cache settings and number of steps, and the figures measured with them."""
 
     cache: CacheSettings | None = Field(None, description="Cache settings; left out: derived from the section `cache`.")
+    num_inference_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Denoising steps of a request at this speed that names none; left out: the model's default.",
+    )
     measured: MeasuredSpeed | None = Field(None, description="Figures measured with these settings.")
 
     @field_validator("cache")

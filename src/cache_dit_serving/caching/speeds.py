@@ -52,6 +52,8 @@ class NamedSpeed:
     """One rung of the ladder: settings (None: no cache), and the figures measured with exactly these settings."""
 
     settings: CacheSettings | None
+    steps: int | None = None
+    """Steps of a request that names none; None: the model's default."""
     measured: MeasuredSpeed | None = None
 
 
@@ -82,7 +84,7 @@ class SpeedLadder:
             if chosen is not None:
                 named[speed] = chosen
         self.rungs = {
-            speed: NamedSpeed(chosen, _figures(speed, chosen, speeds))
+            speed: NamedSpeed(chosen, _steps(speed, speeds), _figures(speed, chosen, speeds))
             for speed, chosen in named.items()
             if chosen is None or chosen.cache_type not in support.refusals
         }
@@ -110,6 +112,18 @@ class SpeedLadder:
         if settings is None:
             return "lossless"
         return next((name for name, rung in self.rungs.items() if settings.same_effect(rung.settings)), CUSTOM)
+
+    def steps(self, speed: Speed | None, options: CacheOptions | None) -> int | None:
+        """Return the number of steps for a request that names none, by its speed; None: the model's default.
+
+        A request with neither `speed` nor `cache` gets that of the default speed.
+        """
+        if speed is None:
+            asks = options is not None and bool(options.model_fields_set)
+            name = "" if asks or self.default is None else self.name_of(self.default)
+        else:
+            name = speed
+        return next((rung.steps for each, rung in self.rungs.items() if each == name), None)
 
     def choose(
         self, speed: Speed | None, options: CacheOptions | None, *, num_inference_steps: int, passes: int
@@ -208,13 +222,13 @@ class SpeedLadder:
         Raises:
             LoadError: settings do not fit the model or its usual steps, or the default is above the ceiling.
         """
-        sections = {f"speeds.{name}.cache": rung.settings for name, rung in self.rungs.items()}
-        for section, chosen in {"cache": cache, **sections}.items():
+        rungs = {f"speeds.{name}.cache": (rung.settings, rung.steps) for name, rung in self.rungs.items()}
+        for section, (chosen, steps) in {"cache": (cache, None), **rungs}.items():
             if chosen is None or chosen.cache_type in self.support.refusals:
                 continue
             try:
                 check_model(chosen, self.support)
-                chosen.mask(usual_steps)
+                chosen.mask(steps or usual_steps)
             except InvalidRequest as error:
                 raise LoadError(f"{section}: {error.message}") from error
             except ValueError as error:
@@ -224,6 +238,10 @@ class SpeedLadder:
                 self._check_ceiling(self.default, usual_steps, passes=1)
             except InvalidRequest as error:
                 raise LoadError(f"what a request gets by default is above speeds.ceiling: {error.message}") from error
+
+
+def _steps(speed: Speed, speeds: SpeedsSettings) -> int | None:
+    return None if speed == "lossless" else getattr(speeds, speed).num_inference_steps
 
 
 def _figures(speed: Speed, chosen: CacheSettings | None, speeds: SpeedsSettings) -> MeasuredSpeed | None:

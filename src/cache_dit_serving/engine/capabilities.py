@@ -75,6 +75,7 @@ def _speeds(model: PlannedModel, rates: Rates) -> list[SpeedCapability]:
                 default=speeds.name_of(speeds.default) == name,
                 settings=rung.settings.effective() if rung.settings else None,
                 settings_hash=rung.settings.digest() if rung.settings else None,
+                num_inference_steps=model.step_count_at(name, None),
                 measured=rung.measured,
                 seconds=round(estimate.seconds, 4) if estimate and estimate.known and estimate.seconds else None,
             )

@@ -62,7 +62,7 @@ class Draft:
             arguments,
             width=traits.sizes.default_width,
             height=traits.sizes.default_height,
-            steps=model.default_step_count,
+            steps=model.usual_steps,
             output=OutputSpec(KINDS[traits.makes].default_format),
         )
 

@@ -7,8 +7,11 @@ from enum import Enum
 from typing import Literal
 
 from cache_dit_serving.caching.checks import CacheSupport
-from cache_dit_serving.caching.speeds import SpeedLadder
+from cache_dit_serving.caching.settings import CacheOptions
+from cache_dit_serving.caching.speed_settings import Speed
+from cache_dit_serving.caching.speeds import SPEEDS, SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
+from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.tasks import SERVED_TASKS, Task
@@ -54,9 +57,18 @@ class PlannedModel:
         return sorted(task for variant in self.variants for task in variant.traits.tasks & SERVED_TASKS)
 
     @property
-    def default_step_count(self) -> int:
-        """num_inference_steps of a request without this field."""
+    def usual_steps(self) -> int:
+        """num_inference_steps of a request with neither this field nor a cache."""
         return usual_steps(self.traits, self.defaults)
+
+    @property
+    def default_step_count(self) -> int:
+        """num_inference_steps of a request with neither this field nor a speed."""
+        return self.step_count_at(None, None)
+
+    def step_count_at(self, speed: Speed | None, cache: CacheOptions | None) -> int:
+        """Return num_inference_steps of a request without this field, at its speed."""
+        return self.speeds.steps(speed, cache) or self.usual_steps
 
     @property
     def max_pixel_steps(self) -> int | None:
@@ -76,8 +88,27 @@ class PlannedModel:
 def planned(
     settings: Settings, traits: PipelineTraits, support: CacheSupport, loras: tuple[LoraTraits, ...]
 ) -> PlannedModel:
-    """Combine a loaded pipeline's traits with the configuration."""
+    """Combine a loaded pipeline's traits with the configuration.
+
+    Raises:
+        LoadError: the cache settings or the steps of a speed do not fit the model.
+    """
+    _check_steps_of_speeds(settings, traits)
     speeds = SpeedLadder(settings.cache, settings.speeds, support, usual_steps(traits, settings.defaults))
     tolerant = settings.server.unsupported_fields == "warn"
     profiles = settings.profiling.requests
     return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant, loras, profiles)
+
+
+def _check_steps_of_speeds(settings: Settings, traits: PipelineTraits) -> None:
+    most = settings.limits.max_num_inference_steps
+    for speed in SPEEDS[1:]:
+        key, steps = f"speeds.{speed}.num_inference_steps", getattr(settings.speeds, speed).num_inference_steps
+        if steps is None:
+            continue
+        if not traits.takes("num_inference_steps"):
+            raise LoadError(f"{key}: {traits.pipeline_class} takes no num_inference_steps; leave it out")
+        if steps < (least := traits.steps.least):
+            raise LoadError(f"{key}: this model's scheduler needs at least {least} steps")
+        if steps > most:
+            raise LoadError(f"{key}: {steps} steps are more than limits.max_num_inference_steps, {most}")

@@ -317,6 +317,7 @@ class SpeedCapability(BaseModel):
     default: bool = Field(description="True if it is the default of requests.")
     settings: dict[str, Any] | None = Field(description="Cache settings of the speed; null: no cache.")
     settings_hash: str | None
+    num_inference_steps: int = Field(description="Denoising steps of a request at this speed that names none.")
     measured: MeasuredSpeed | None = Field(
         description="Figures measured with exactly these settings on this model; null: not measured, such as derived "
         "settings."

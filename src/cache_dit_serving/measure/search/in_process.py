@@ -56,7 +56,7 @@ class InProcess:
         self._loaded = loaded
         self._fields = {name: value for name, value in fields.items() if name != "num_inference_steps"}
         self._watch = _Watch(interrupted)
-        steps = fields.get("num_inference_steps") or loaded.model.default_step_count
+        steps = fields.get("num_inference_steps") or loaded.model.usual_steps
         call = self._planned(Case("a test", 0), steps)
         self._subject = _subject(loaded, steps, call, self._fields)
 

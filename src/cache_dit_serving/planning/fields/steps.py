@@ -21,7 +21,8 @@ def step_count(request: GenerateRequest, model: PlannedModel) -> int:
         InvalidRequest: more steps than the server takes, or fewer than the scheduler needs.
     """
     asked = _asked(request)
-    count, param = asked if asked is not None else (model.default_step_count, "num_inference_steps")
+    usual = model.step_count_at(request.speed, request.cache)
+    count, param = asked if asked is not None else (usual, "num_inference_steps")
     _check_most(count, param, model.limits)
     if count < (least := _least(request, model)):
         raise InvalidRequest(f"this model's scheduler needs at least {least} steps", param=param)
