@@ -7,12 +7,10 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from optuna.storages import BaseStorage, InMemoryStorage
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.errors import ConfigError
@@ -21,19 +19,15 @@ from cache_dit_serving.measure.search.fewer_steps import FewerSteps, fewer_steps
 from cache_dit_serving.measure.search.floors import Floors, choose, floors_of, missed
 from cache_dit_serving.measure.search.front import front, hopeless
 from cache_dit_serving.measure.search.measures import FLIP, PSNR, SSIM, Measure, measured
-from cache_dit_serving.measure.search.measuring import Clock, Measuring, TimeOver
-from cache_dit_serving.measure.search.outcome import Outcome, conclude, to_verify
+from cache_dit_serving.measure.search.measuring import Clock, TimeOver
 from cache_dit_serving.measure.search.points import Case, Point, cases_of, differing
-from cache_dit_serving.measure.search.samples import Result, Sample, Samples
-from cache_dit_serving.measure.search.space import Space, pattern
-from cache_dit_serving.measure.search.study import AFTER, Search, study_file
+from cache_dit_serving.measure.search.samples import Result, Sample
+from cache_dit_serving.measure.search.space import pattern
+from cache_dit_serving.measure.search.study import AFTER, study_file
 from cache_dit_serving.measure.search.written import write
 from cache_dit_serving.media.values import MediaKind
+from tests.support.searches import CASES, UNSEEN, Run
 from tests.support.synthetic import STEPS, Synthetic
-
-CASES = cases_of([f"prompt {number}" for number in range(5)], (0, 1), 5)
-UNSEEN = cases_of([f"unseen {number}" for number in range(4)], (0, 1), 4)
-EASY: Floors = {"high": {"psnr_db": 30.0}, "balanced": {"psnr_db": 26.0}, "fast": {"psnr_db": 20.0}}
 
 
 def point_of(threshold: float, steps: int = STEPS) -> Point:
@@ -44,46 +38,6 @@ def result_of(point: Point, *pairs: tuple[float, float]) -> Result:
     reused = 0 if point.settings is None else 5
     samples = {case: Sample(ratio, ratio, {"flip": loss}, reused) for case, (ratio, loss) in enumerate(pairs)}
     return Result(point, samples)
-
-
-@dataclass
-class Run:
-    """A search in a folder, as the command makes it."""
-
-    folder: Path
-    drawer: Synthetic
-
-    def __post_init__(self) -> None:
-        self.space = Space(self.drawer.subject)
-        self.samples = Samples(self.folder / "samples.jsonl")
-        self.measuring = Measuring(self.drawer, self.samples, CASES)
-        self.storage: BaseStorage = InMemoryStorage()
-
-    @property
-    def search(self) -> Search:
-        return Search(self.space, self.measuring, PSNR, self.storage, seed=3)
-
-    def outcome(self, floors: Floors = EASY, *, verify: bool = True) -> Outcome:
-        unseen, fixed = Samples(self.folder / "unseen.jsonl"), self.space.fixed()
-
-        def conclusion() -> Outcome:
-            return conclude(
-                subject=self.drawer.subject,
-                measure=PSNR,
-                floors=floors,
-                fixed=fixed,
-                samples=self.samples,
-                cases=CASES,
-                unseen_samples=unseen,
-                unseen=UNSEEN,
-                trials=self.search.outcomes(),
-                reference_s=1.0,
-            )
-
-        if verify:
-            points = to_verify(conclusion().choices, self.samples.complete(len(CASES)), STEPS)
-            Measuring(self.drawer, unseen, UNSEEN).measure(points, lambda: None)
-        return conclusion()
 
 
 @pytest.fixture
@@ -187,8 +141,8 @@ def test_a_killed_search_goes_on_with_what_it_had(run: Run, tmp_path: Path) -> N
     code = """
 import os, signal, sys
 from pathlib import Path
-from tests.measure.search.test_search import Run
 from cache_dit_serving.measure.search.study import study_file
+from tests.support.searches import Run
 from tests.support.synthetic import Synthetic
 run = Run(Path(sys.argv[1]), Synthetic())
 run.storage = study_file(Path(sys.argv[1]) / "study.db")
