@@ -18,7 +18,7 @@ from tests.support.server import ROOT
 from tools.schema_tables import PAGES as PAGES_WITH_TABLES
 from tools.schema_tables import SCHEMAS, SEE, SETTINGS, parts, with_tables
 
-TOPS = ("src", "docs", "tests", "benchmarks", "configs", "training", "docker")
+TOPS = ("src", "docs", "tests", "benchmarks", "configs", "training", "docker", "deploy")
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "training" / "README.md", *(ROOT / "docs").rglob("*.md")])
 FOLDERS = sorted({ROOT, *(file.parent for top in TOPS for file in (ROOT / top).rglob("*.*"))})
 """Folders that a file may be named from: a page says `jobs/queue.py`, or `queue.py` in the row of its folder."""
