@@ -42,12 +42,12 @@ def _title(result: BenchResult) -> str:
     return f"Load on {result.server.get('model') or result.url}"
 
 
-def spelt(quantity: Quantity | None, unit: str = "") -> str:
-    """Return a quantity with its interval."""
+def spelt(quantity: Quantity | None, unit: str = "", scale: float = 1) -> str:
+    """Return a quantity, times `scale`, with its interval."""
     if quantity is None:
         return "-"
-    high = number(quantity.high) if quantity.bounded else f">{number(quantity.high)}"
-    return f"{number(quantity.value)}{unit} ({number(quantity.low)} to {high})"
+    value, low, top = (number(scale * each) for each in (quantity.value, quantity.low, quantity.high))
+    return f"{value}{unit} ({low} to {top if quantity.bounded else f'>{top}'})"
 
 
 def _latency_table(points: Sequence[PointResult]) -> Table:
@@ -102,9 +102,12 @@ def _stage_names(points: Sequence[PointResult]) -> list[str]:
 
 def _stage_table(points: Sequence[PointResult]) -> Table:
     names = _stage_names(points)
-    rows = [[point.load.label(), *(spelt(point.stages.get(name)) for name in names), _cache(point)] for point in points]
-    columns = ["load", *(f"{name}, s" for name in names), "reused steps"]
-    return Table(columns, rows, "Mean seconds by stage; rest: HTTP, network and the client's own time")
+    rows = [
+        [point.load.label(), *(spelt(point.stages.get(name), scale=1000) for name in names), _cache(point)]
+        for point in points
+    ]
+    columns = ["load", *(f"{name}, ms" for name in names), "reused steps"]
+    return Table(columns, rows, "Mean milliseconds by stage; rest: HTTP, network and the client's own time")
 
 
 def _cache(point: PointResult) -> str:
