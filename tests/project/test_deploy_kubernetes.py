@@ -16,6 +16,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from kubernetes_validate.utils import ValidationError, validate
 
 from cache_dit_serving import __version__
+from cache_dit_serving.config.footprints import WAYS, footprints
 from cache_dit_serving.config.keys import read_keys
 from cache_dit_serving.config.reading import Resolved, resolve
 from tests.support.custom_resources import SCHEMAS
@@ -103,6 +104,11 @@ def test_an_overlay_has_its_model_and_the_gpus_that_it_takes(name: str, config: 
     gpus = int(container(name)["resources"]["limits"].get("nvidia.com/gpu", "0"))
     assert gpus == (0 if config == "embedded" else read.settings.server.workers * read.settings.gpus_per_worker)
     assert gpus == {"cpu": 0, "four-gpus": 4}.get(name, 1)
+
+
+def test_the_model_fits_the_gpu_that_the_page_names() -> None:
+    [gigabytes] = re.findall(r"Qwen-Image on one GPU of (\d+) GB", (ROOT / "docs" / "deploy.md").read_text())
+    assert footprints()[resolved("one-gpu").name].fitting(int(gigabytes) * 10**9) == WAYS[0]
 
 
 def test_the_weights_are_those_of_the_model_on_the_volume_that_the_servers_read() -> None:

@@ -1,0 +1,88 @@
+"""BentoCloud's file: read by BentoML's own classes, and matched to the server's settings."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+from _bentoml_sdk.service.config import validate
+from bentoml._internal.cloud.deployment import DeploymentAPI, DeploymentConfigParameters
+from bentoml._internal.cloud.schemas.modelschemas import DeploymentStrategy
+from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
+from bentoml._internal.utils.cattr import bentoml_cattr
+
+from cache_dit_serving import __version__
+from cache_dit_serving.config.footprints import WAYS, footprints
+from cache_dit_serving.config.reading import Resolved, resolve
+from tests.support.server import ROOT
+
+FILE = ROOT / "deploy" / "bentocloud.yaml"
+PREFIX = "CACHE_DIT_SERVING__"
+[NAME] = re.findall(r'@bentoml\.service\(\n    name="(\w+)"', (ROOT / "service.py").read_text())
+A100 = 40 * 10**9
+"""Bytes of the smaller of the two GPUs of that name."""
+
+
+def given() -> Any:
+    return yaml.safe_load(FILE.read_text())
+
+
+def traffic() -> dict[str, Any]:
+    overrides = given()["services"][NAME]["config_overrides"]
+    return dict(overrides["traffic"])
+
+
+def resolved() -> Resolved:
+    return resolve({each["name"]: each["value"] for each in given()["envs"]})
+
+
+def test_bentoml_reads_the_file_and_knows_each_field() -> None:
+    parameters = DeploymentConfigParameters(config_file=str(FILE), service_name=NAME, dev=True)
+    parameters.verify(create=False, _client=None)  # type: ignore[arg-type]  # asked for a Bento that is built, alone
+    read = bentoml_cattr.structure(parameters.get_config_dict(_client=None), CreateDeploymentSchema)  # type: ignore[arg-type]
+    DeploymentAPI._fix_and_validate_schema(read)
+    assert bentoml_cattr.unstructure(read) == given(), "an unknown field is left out"
+
+
+def test_a_field_that_bentoml_does_not_know_is_found() -> None:
+    misspelt = given() | {"secret": ["storage"]}
+    read = bentoml_cattr.structure(misspelt, CreateDeploymentSchema)
+    assert bentoml_cattr.unstructure(read) != misspelt
+
+
+def test_the_service_is_the_one_of_the_bento() -> None:
+    assert [*given()["services"]] == [NAME]
+    assert given()["bento"] == f"{NAME}:{__version__}"
+    assert yaml.safe_load((ROOT / "bentofile.yaml").read_text())["name"] == NAME
+
+
+def test_each_variable_is_a_setting() -> None:
+    read = resolved()
+    set_by_variables = {origin for origin in read.origins.values() if origin.startswith(PREFIX)}
+    assert set_by_variables == {each["name"] for each in given()["envs"] if each["name"].startswith(PREFIX)}
+    assert read.name == "z-image-turbo"
+
+
+def test_the_overrides_are_those_of_a_service_and_its_strategy_exists() -> None:
+    service = given()["services"][NAME]
+    validate(service["config_overrides"])
+    assert service["deployment_strategy"] in {strategy.value for strategy in DeploymentStrategy}
+
+
+def test_times_are_those_of_the_server() -> None:
+    settings = resolved().settings
+    assert traffic()["timeout"] == settings.limits.max_request_s + 60, "the timeout whose answer says why comes first"
+    assert settings.limits.max_step_s <= settings.limits.max_request_s
+    assert (settings.server.drain_s or 0) + 10 <= 30, "Kubernetes' own time between SIGTERM and SIGKILL"
+
+
+def test_requests_wait_in_the_servers_own_queue() -> None:
+    assert traffic()["external_queue"] is False
+    assert "max_concurrency" not in traffic(), "it would refuse polling and cancelling while the GPU is busy"
+    assert traffic()["concurrency"] < resolved().settings.limits.max_queue
+
+
+def test_the_model_fits_the_instance() -> None:
+    assert given()["services"][NAME]["instance_type"] == "gpu.a100.1"
+    assert footprints()[resolved().name].fitting(A100) == WAYS[0]
