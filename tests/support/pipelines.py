@@ -19,8 +19,8 @@ def t5() -> dict[str, Any]:
     }
 
 
-def small_vae() -> Any:
-    """4 latent channels, 8 px each."""
+def small_vae(**config: Any) -> Any:
+    """4 latent channels, 8 px each, and what else its class takes."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -29,6 +29,7 @@ def small_vae() -> Any:
         up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
         norm_num_groups=4,
+        **config,
     )
 
 
