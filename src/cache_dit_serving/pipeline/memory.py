@@ -15,7 +15,11 @@ import torch
 from cache_dit_serving.config.footprints import Footprint
 from cache_dit_serving.errors import LoadError
 
-NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
+NO_MEMORY = re.compile(
+    # oneDNN of torch 2.13, where its memory runs out; a primitive descriptor fails for unsupported arguments.
+    r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED|could not create a primitive\b(?! descriptor)",
+    re.IGNORECASE,
+)
 STATUS = Path("/proc/self/status")
 CLEAR_PEAK = Path("/proc/self/clear_refs")
 GRID = 64
