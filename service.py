@@ -89,6 +89,7 @@ class CacheDiTServing:
         load = RankedRunner.start if SETTINGS.parallelism else assemble
         self.worker = worker_of(SETTINGS, partial(load, SETTINGS), COUNTS, lambda: CacheDiTServing.url)
         self.parts = Parts.over(Engine(SETTINGS, self.worker, RESOLVED.name))
+        self.parts.recent_warnings.listen()
         drain_on_signals(self.worker, SETTINGS.server.drain_s, self.parts.engine.decoding.close)
         # The model loads on the worker's thread, so that /livez and /health answer during the load.
         self.worker.start()

@@ -92,6 +92,8 @@ def test_what_a_key_may_do_is_its_scope(guarded: Guarded) -> None:
         assert refused.status_code == 403, path
         assert refused.json()["error"]["type"] == "permission_error"
         assert "admin" in refused.json()["error"]["message"]
+    assert guarded.ask("GET", "/log/warnings", ALICE).status_code == 403
+    assert guarded.ask("GET", "/log/warnings", ROOT_KEY).status_code == 200
     assert guarded.ask("POST", "/flush_cache", ROOT_KEY, json={}).status_code == 200
     for key in (ALICE, BOB, ROOT_KEY):
         assert guarded.ask("POST", "/generate", key, json={"prompt": PROMPT, "seed": 1}).status_code == 200

@@ -140,6 +140,10 @@ async def metrics(request: Request) -> Response:
     return Response(await asyncio.to_thread(lambda: encode(of_all_workers())), media_type=media_type)
 
 
+async def recent_warnings(request: Request) -> Response:
+    return answered(parts().recent_warnings.answer())
+
+
 async def openapi(request: Request) -> Response:
     return Response(request.app.state.openapi, media_type=JSON)
 

@@ -18,6 +18,7 @@ from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_images import OpenAiImages
 from cache_dit_serving.api.openai_videos import VideosApi
 from cache_dit_serving.api.receive import received
+from cache_dit_serving.api.recent_warnings import RecentWarnings
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -34,13 +35,14 @@ class Parts:
     served: Served
     images: OpenAiImages
     videos: VideosApi
+    recent_warnings: RecentWarnings
 
     @classmethod
     def over(cls, engine: Engine) -> Parts:
         """Make the parts of an engine."""
         desk, served = JobDesk(engine), Served(engine)
         jobs, images, videos = JobsApi(engine, desk), OpenAiImages(engine, served), VideosApi(engine, desk, served)
-        return cls(engine, FileAnswers(engine), desk, jobs, served, images, videos)
+        return cls(engine, FileAnswers(engine), desk, jobs, served, images, videos, RecentWarnings())
 
     async def generate(self, request: GenerateRequest, ctx: bentoml.Context) -> Response:
         """Generate, and answer as the headers of a request ask: with a job, a file or JSON.

@@ -43,6 +43,7 @@ from cache_dit_serving.schemas.answers import (
     ModelInfo,
 )
 from cache_dit_serving.schemas.jobs import JobAnswer, JobsResponse
+from cache_dit_serving.schemas.log import LoggedWarnings
 from cache_dit_serving.schemas.openai import (
     DeletedVideo,
     ImageEdit,
@@ -365,6 +366,14 @@ OPERATIONS = (
         FlushResponse,
         (InternalError, NotReady),
         JsonBody(NoFields, examples.NOTHING),
+        scope="admin",
+    ),
+    Operation(
+        "GET",
+        "/log/warnings",
+        "The warnings and errors of the last hour, without the values in them.",
+        LoggedWarnings,
+        handler=handlers.recent_warnings,
         scope="admin",
     ),
     Operation(
