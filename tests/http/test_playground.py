@@ -20,6 +20,7 @@ import pytest
 from PIL import Image, ImageChops
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 
 from cache_dit_serving.measure.distances.flip import flip
 from cache_dit_serving.measure.distances.pixels import Pixels
@@ -301,17 +302,74 @@ def test_a_picture_dropped_on_the_page_gives_its_settings_back(page: Playground)
     page.draw()
     page.drawn()
     page.type(prompt="another", seed=1)
-    page.script(
-        "const open = indexedDB.open('cache-dit-serving');"
-        "open.onsuccess = () => {"
-        " open.result.transaction('drawn').objectStore('drawn').getAll().onsuccess = ({target}) => {"
-        "  const data = new DataTransfer(); data.items.add(new File([target.result[0].files[0]], 'mine.png'));"
-        "  document.dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true})); }; };"
-    )
-    page.click("#dropped-settings")
+    page.drop_latest()
     page.wait_until(lambda: page.field("prompt").get_attribute("value") == PROMPT)
     assert [page.field(name).get_attribute("value") for name in ("seed", "num_inference_steps")] == ["17", "9"]
     assert page.find(".speed :checked").get_attribute("value") == "fast"
+
+
+def test_how_the_noise_falls_is_set_and_brought_back(page: Playground) -> None:
+    page.type(prompt=PROMPT, seed=5, shift=2, sigmas="[1 0.8,\n0.55; 0.3]")
+    assert '"sigmas":[1,0.8,0.55,0.3]' in page.find("#snippet").text
+    page.draw()
+    assert page.drawn()[1].endswith("/ 4")
+    page.type(shift="", sigmas="0.9")
+    page.drop_latest()
+    page.wait_until(lambda: page.value("sigmas") == "1, 0.8, 0.55, 0.3")
+    assert page.value("shift") == "2"
+
+
+def test_scheduler_and_further_arguments_are_set_and_brought_back(page: Playground) -> None:
+    page.type(prompt=PROMPT, seed=5, num_inference_steps=4, scheduler="unipc")
+    add_argument(page, "negative_prompt_2", '"grey"')
+    add_argument(page, "prompt_2", "red & round")
+    page.draw()
+    page.drawn()
+    page.type(scheduler="euler_karras")
+    for remove in page.all(".pair .quiet"):
+        page.script("arguments[0].click()", remove)
+    page.drop_latest()
+    page.wait_until(lambda: json.loads(page.value("scheduler")) == "unipc")
+    names = [str(chosen.get_attribute("value")) for chosen in page.all(".pair select")]
+    values = [json.loads(str(given.get_attribute("value"))) for given in page.all(".pair input")]
+    assert dict(zip(names, values, strict=True)) == {"negative_prompt_2": "grey", "prompt_2": "red & round"}
+
+
+def add_argument(page: Playground, name: str, value: str) -> None:
+    """Add a pair of a name and a value to the further arguments."""
+    page.script("document.querySelector('details.more').open = true")
+    page.click('[data-field="extra_args"] .label button')
+    pair = page.all(".pair")[-1]
+    Select(pair.find_element("css selector", "select")).select_by_value(name)
+    pair.find_element("css selector", "input").send_keys(value)
+
+
+def test_noise_levels_are_checked_as_they_are_typed(page: Playground) -> None:
+    page.type(prompt=PROMPT, sigmas="1, x")
+    error = page.find('[data-field="sigmas"] .error')
+    assert error.text == "x is no number"
+    for typed, words in {"1, 2": "2 is more than 1", "0.5, 0.7": "0.7 is not below 0.5 before it"}.items():
+        page.type(sigmas=typed)
+        assert error.text == words
+        assert page.field("sigmas").get_attribute("aria-invalid") == "true"
+    page.type(sigmas="1, 0.5")
+    assert not error.is_displayed()
+    assert page.field("sigmas").get_attribute("aria-invalid") is None
+
+
+def test_sampling_and_arguments_are_refused_beside_their_fields(page: Playground) -> None:
+    page.type(prompt=PROMPT, sigmas="1, x")
+    page.draw()
+    page.wait_until(lambda: page.find('[data-field="sigmas"] .error').text not in ("", "x is no number"))
+    page.type(sigmas="1, 0.5", scheduler="unipc")
+    page.draw()
+    page.wait_until(lambda: "unipc" in page.find('[data-field="sigmas"] .error').text)
+    page.type(sigmas="")
+    add_argument(page, "prompt_2", "5")
+    page.draw()
+    assert "prompt_2" in page.seen('[data-field="extra_args"] .error').text
+    assert page.driver.switch_to.active_element == page.find(".pair input")
+    assert [entry for entry in page.complaints() if "400" not in entry] == []
 
 
 def test_the_history_outlives_the_page(page: Playground) -> None:
@@ -327,6 +385,7 @@ def test_keyboard_and_assistive_technology(page: Playground) -> None:
     page.type(prompt=PROMPT, num_inference_steps=4)
     page.field("prompt").send_keys(Keys.CONTROL, Keys.ENTER)
     page.drawn()
+    unfold(page)
     page.script(AXE)
     found = []
     for scheme in ("light", "dark"):
@@ -342,6 +401,13 @@ def test_keyboard_and_assistive_technology(page: Playground) -> None:
     assert page.find("#tab-draw").get_attribute("aria-selected") == "true"
 
 
+def unfold(page: Playground) -> None:
+    """Show all fields of the form, with an error and an argument."""
+    page.script("for (const part of document.querySelectorAll('details')) part.open = true")
+    add_argument(page, "prompt_2", '"round"')
+    page.type(sigmas="none")
+
+
 def test_a_narrow_screen_needs_no_scrolling_sideways(page: Playground) -> None:
     metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -349,6 +415,7 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(page: Playground) -> None:
         page.type(prompt=PROMPT, num_inference_steps=4)
         page.draw()
         page.drawn()
+        unfold(page)
         for tab in ("draw", "compare", "server"):
             page.click(f"#tab-{tab}")
             assert page.script("return document.documentElement.scrollWidth") == 360, tab
@@ -363,6 +430,18 @@ def test_the_page_is_small_and_its_own(page: Playground) -> None:
     )
     assert all(name.startswith(page.url) for name, _ in loaded)
     assert sum(size for _, size in loaded) < 300_000
+    assert len({name for name, _ in loaded}) <= 28
+
+
+def test_all_scripts_are_asked_for_at_once(page: Playground) -> None:
+    """Three round trips until the form is there: the page, its files, and what the server takes."""
+    named = page.script("return [...document.querySelectorAll('link, script')].map((one) => one.href || one.src)")
+    loaded = page.script(
+        "return performance.getEntriesByType('resource').map(({name, initiatorType}) => [name, initiatorType])"
+    )
+    asked = {name for name, initiator in loaded if initiator == "fetch"}
+    assert {name.removeprefix(f"{page.url}/") for name in asked} == {"health", "capabilities"}
+    assert {name for name, _ in loaded if name.endswith(".js")} == {name for name in named if name.endswith(".js")}
 
 
 def test_the_operators_corner_tells_and_frees(page: Playground) -> None:
@@ -376,9 +455,19 @@ def test_the_operators_corner_tells_and_frees(page: Playground) -> None:
     def cached() -> str:
         return page.script("return document.querySelector('[aria-label=\"Memory\"] dl').textContent")
 
+    assert page.find('[aria-label="Warnings of the last hour"]').text
     before = cached()
     page.click('[aria-label="Memory"] button')
     page.wait_until(lambda: cached() != before)
+
+
+def test_the_operator_reads_warnings_without_their_values(driver: Chrome, rich: Server) -> None:
+    assert rich.post("/loras/broken").status_code == 400
+    page = Playground(driver, rich.url).open()
+    page.click("#tab-server")
+    rows = page.seen('[aria-label="Warnings of the last hour"] table').text
+    assert "error jobs.pipeline_queue an action on the pipeline failed" in rows
+    assert "safetensors" not in rows
 
 
 @pytest.fixture
@@ -417,6 +506,7 @@ def test_a_key_is_asked_for_and_another_page_uses_one(
         page.click("#tab-server")
         page.click('[aria-label="Memory"] button')
         assert "scope" in page.seen("#server > .error").text
+        assert "scope admin" in page.find('[aria-label="Warnings"]').text
         [example] = re.findall(r"```html\n(.*?)```", EMBEDDING.read_text(encoding="utf-8"), re.DOTALL)
         example = example.replace("https://pictures.example", server.url).replace("sk-...", KEY)
         (folder / "index.html").write_text(example, encoding="utf-8")

@@ -69,6 +69,22 @@ class Playground:
         self.seen(".evidence")
         return [figure.text for figure in self.all(".figure dd")]
 
+    def drop_latest(self) -> None:
+        """Drop the file of the newest output on the page, and take its settings."""
+        self.driver.execute_script(
+            "const open = indexedDB.open('cache-dit-serving');"
+            "open.onsuccess = () => {"
+            " open.result.transaction('drawn').objectStore('drawn').getAll().onsuccess = ({target}) => {"
+            "  const [{files}] = target.result.sort((a, b) => b.at - a.at);"
+            "  const data = new DataTransfer(); data.items.add(new File([files[0]], 'mine.png'));"
+            "  document.dispatchEvent(new DragEvent('drop', {dataTransfer: data, cancelable: true})); }; };"
+        )
+        self.click("#dropped-settings")
+
+    def value(self, name: str) -> str:
+        """What a field holds."""
+        return str(self.field(name).get_attribute("value"))
+
     def script(self, code: str, *arguments: object) -> Any:
         return self.driver.execute_script(code, *arguments)
 

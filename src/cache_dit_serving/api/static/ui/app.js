@@ -88,7 +88,9 @@ function askForKey(words) {
 async function capabilitiesOnceReady() {
   for (;;) {
     try {
-      if (await look()) return await client.capabilities();
+      // Side by side: one round trip where the server is ready.
+      const [ready, capabilities] = await Promise.all([look(), client.capabilities()]);
+      if (ready) return capabilities;
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
       if (error.status === 401 || error.status === 403) {

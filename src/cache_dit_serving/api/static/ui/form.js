@@ -1,8 +1,15 @@
 // The form of a request, made from GET /capabilities: it has the fields that the loaded model takes, and no others.
-import { h, label, seconds } from "./dom.js";
+import { classLabel, isScalar, scalar, text } from "./controls.js";
+import { h, label } from "./dom.js";
 import { FileInput } from "./file_input.js";
+import { furtherArguments } from "./further_arguments.js";
+import { loraSliders } from "./lora_sliders.js";
+import { noiseLevels } from "./noise_levels.js";
+import { seedField } from "./seed_field.js";
+import { speedChoice } from "./speed_choice.js";
 
-/** @import { Capabilities, Fields, Schema, ServerError } from "./client.js" */
+/** @import { Capabilities, Fields, ServerError } from "./client.js" */
+/** @import { Control } from "./controls.js" */
 
 const FILES = ["image_urls", "mask_url", "control_url", "last_image_url", "video_url"];
 /** Fields that have a place of their own, or that the page sets itself. */
@@ -10,8 +17,9 @@ const APART = new Set([
   ...FILES,
   ...["prompt", "negative_prompt", "class_label", "speed", "cache", "loras", "width", "height", "seed", "num_images"],
   ...["num_inference_steps", "num_frames", "include_stats", "output_format", "output_dir", "profile", "sigmas"],
-  ...["extra_args", "webhook_url", "webhook_events", "strength", "fit"],
+  ...["extra_args", "scheduler", "shift", "webhook_url", "webhook_events", "strength", "fit"],
 ]);
+const SAMPLING = ["scheduler", "shift"];
 const CACHE_FIELDS = [
   "residual_diff_threshold",
   "max_warmup_steps",
@@ -21,113 +29,6 @@ const CACHE_FIELDS = [
   "Bn_compute_blocks",
   "enable_taylorseer",
 ];
-
-/**
- * @typedef {object} Control
- * @property {HTMLElement} row
- * @property {HTMLElement} focus  element that errors lead to
- * @property {() => unknown} read  value to send; undefined: left out
- * @property {(value: any) => void} write  undefined: back to the default
- */
-
-/** Element ids of the form's fields are unique by this. */
-let made = 0;
-
-/**
- * A label, its control, and room for the server's words about it.
- * @param {string} name
- * @param {HTMLElement} input
- * @param {{hint?: string, title?: string, beside?: HTMLElement}} [options]
- */
-function row(name, input, { hint = "", title = label(name), beside } = {}) {
-  const id = `field-${++made}`;
-  input.id = id;
-  const error = h("p", { class: "error", id: `${id}-error`, hidden: true });
-  input.setAttribute("aria-describedby", hint ? `${id}-hint ${error.id}` : error.id);
-  const described = hint && h("p", { class: "hint", id: `${id}-hint` }, hint);
-  return h(
-    "div",
-    { class: "field", "data-field": name },
-    h("div", { class: "label" }, h("label", { htmlFor: id }, title), beside),
-    input,
-    described,
-    error,
-  );
-}
-
-/** @param {string | undefined} text */
-const firstSentence = (text) => (text ?? "").split(/(?<=\.)\s/)[0].replaceAll("`", "");
-
-/**
- * Control of a scalar field, by its schema.
- * @param {string} name
- * @param {Schema} schema
- * @param {{title?: string, hint?: boolean}} [options]
- * @returns {Control}
- */
-export function scalar(name, schema, { title, hint = true } = {}) {
-  const words = hint ? firstSentence(schema.description) : "";
-  const standing = schema.default ?? null;
-  const kind = schema.type ?? (schema.anyOf ?? []).find((/** @type {Schema} */ one) => one.type !== "null")?.type;
-  if (schema.enum || kind === "boolean") {
-    const values = schema.enum ?? [true, false];
-    const select = h("select", {}, h("option", { value: "" }, standing === null ? "default" : `default: ${standing}`));
-    for (const value of values) select.append(h("option", { value: JSON.stringify(value) }, String(value)));
-    return {
-      row: row(name, select, { hint: words, title }),
-      focus: select,
-      read: () => (select.value === "" ? undefined : JSON.parse(select.value)),
-      write: (value) => {
-        select.value = value === undefined || value === null ? "" : JSON.stringify(value);
-      },
-    };
-  }
-  const number = kind === "integer" || kind === "number";
-  const bounds = {
-    min: schema.minimum ?? "",
-    max: schema.maximum ?? "",
-    step: schema.multipleOf ?? (kind === "integer" ? 1 : "any"),
-  };
-  const input = h("input", {
-    type: number ? "number" : "text",
-    placeholder: standing === null ? "default" : String(standing),
-    autocomplete: "off",
-    ...(number ? { ...bounds, inputMode: kind === "integer" ? "numeric" : "decimal" } : {}),
-  });
-  return {
-    row: row(name, input, { hint: words, title }),
-    focus: input,
-    // What is no number is sent as it stands, so that the server says what is wrong with it.
-    read: () => (input.value === "" ? undefined : number ? Number(input.value) : input.value),
-    write: (value) => {
-      input.value = value === undefined || value === null ? "" : String(value);
-    },
-  };
-}
-
-/**
- * Control of a class, by its name or number.
- * @param {Schema} schema
- * @returns {Control}
- */
-function classLabel(schema) {
-  const [byNumber, byName] = /** @type {Schema[]} */ (schema.anyOf);
-  const names = /** @type {string[]} */ (byName?.enum ?? []);
-  const id = `classes-${++made}`;
-  const list = h("datalist", { id }, ...names.map((name) => h("option", { value: name })));
-  const hint = `${names.length ? "A name, or a" : "A"} number from ${byNumber.minimum} to ${byNumber.maximum}`;
-  const input = h("input", { type: "text", list: id, autocomplete: "off", placeholder: names[0] ?? "0" });
-  const control = row("class_label", input, { title: "Class", hint });
-  control.append(list);
-  return {
-    row: control,
-    focus: input,
-    read: () => (input.value === "" ? undefined : /^\d+$/.test(input.value) ? Number(input.value) : input.value),
-    write: (value) => {
-      input.value = value === undefined || value === null ? "" : String(value);
-    },
-  };
-}
 
 /** The fields of a request. It tells of changes by the event `change`. */
 export class Form extends EventTarget {
@@ -156,6 +57,10 @@ export class Form extends EventTarget {
 
   #changed() {
     this.clearErrors();
+    for (const control of this.#controls.values()) {
+      const fault = control.fault?.();
+      if (fault) say(control, fault);
+    }
     this.dispatchEvent(new Event("change"));
   }
 
@@ -172,12 +77,12 @@ export class Form extends EventTarget {
   #made() {
     const { fields } = this.capabilities;
     const parts = [];
-    if (fields.prompt) parts.push(this.#text("prompt", fields.prompt, 3));
+    if (fields.prompt) parts.push(this.#add("prompt", text("prompt", fields.prompt, 3)));
     if (fields.class_label) parts.push(this.#add("class_label", classLabel(fields.class_label)));
     const files = FILES.filter((name) => name in fields);
     if (files.length) parts.push(this.#filePart(files));
-    if (fields.speed) parts.push(this.#add("speed", this.#speed(fields.speed)));
-    if (fields.loras) parts.push(this.#loras(fields.loras));
+    if (fields.speed) parts.push(this.#add("speed", speedChoice(fields.speed, this.capabilities.speeds)));
+    if (fields.loras) parts.push(this.#add("loras", loraSliders(fields.loras)));
     const numbers = ["width", "height", "num_frames", "num_inference_steps", "num_images"].filter((n) => n in fields);
     const titles = /** @type {Record<string, string>} */ ({
       num_inference_steps: "Steps",
@@ -189,32 +94,34 @@ export class Form extends EventTarget {
         "div",
         { class: "grid" },
         ...numbers.map((name) => this.#add(name, scalar(name, fields[name], { title: titles[name], hint: false }))),
-        fields.seed && this.#add("seed", this.#seed(fields.seed)),
+        fields.seed &&
+          this.#add(
+            "seed",
+            seedField(fields.seed, () => this.lastSeed),
+          ),
       ),
     );
-    const more = Object.keys(fields).filter((name) => !APART.has(name) && isScalar(fields[name]));
-    const rows = more.map((name) => this.#add(name, scalar(name, fields[name])));
-    if (fields.negative_prompt) rows.unshift(this.#text("negative_prompt", fields.negative_prompt, 2));
-    if (rows.length) parts.push(h("details", { class: "more" }, h("summary", {}, "More settings"), ...rows));
+    parts.push(this.#samplingPart(), this.#morePart());
     if (fields.cache && this.capabilities.cache.supported) parts.push(this.#cachePart());
     return parts.filter((part) => part instanceof HTMLElement);
   }
 
-  /**
-   * @param {string} name
-   * @param {Schema} schema
-   * @param {number} rows
-   */
-  #text(name, schema, rows) {
-    const input = h("textarea", { rows, placeholder: schema.examples?.[0] ?? "", maxLength: schema.maxLength ?? -1 });
-    return this.#add(name, {
-      row: row(name, input),
-      focus: input,
-      read: () => (input.value === "" ? undefined : input.value),
-      write: (value) => {
-        input.value = value ?? "";
-      },
-    });
+  /** The steps' noise: scheduler, shift and noise levels. */
+  #samplingPart() {
+    const { fields } = this.capabilities;
+    const rows = SAMPLING.filter((name) => name in fields).map((name) => this.#add(name, scalar(name, fields[name])));
+    if (fields.sigmas) rows.push(this.#add("sigmas", noiseLevels("sigmas", fields.sigmas)));
+    return rows.length && h("details", { class: "sampling" }, h("summary", {}, "Sampling"), ...rows);
+  }
+
+  #morePart() {
+    const { fields } = this.capabilities;
+    const names = Object.keys(fields).filter((name) => !APART.has(name) && isScalar(fields[name]));
+    const rows = names.map((name) => this.#add(name, scalar(name, fields[name])));
+    const { negative_prompt: negative, extra_args: further } = fields;
+    if (negative) rows.unshift(this.#add("negative_prompt", text("negative_prompt", negative, 2)));
+    if (further) rows.push(this.#add("extra_args", furtherArguments("extra_args", further)));
+    return rows.length && h("details", { class: "more" }, h("summary", {}, "More settings"), ...rows);
   }
 
   /** @param {string[]} names */
@@ -234,103 +141,8 @@ export class Form extends EventTarget {
     return h("details", { class: "files" }, h("summary", {}, title), ...rows);
   }
 
-  /**
-   * The main choice: how much is approximated, with what was measured of it.
-   * @param {Schema} schema
-   * @returns {Control}
-   */
-  #speed(schema) {
-    const choices = h("div", { class: "speeds", role: "radiogroup" });
-    const group = `speed-${++made}`;
-    for (const speed of this.capabilities.speeds) {
-      const { measured } = speed;
-      const gain = measured?.speedup ? `${measured.speedup}×` : speed.settings ? "–" : "1×";
-      const cost = measured?.ssim ? `SSIM ${measured.ssim}` : speed.settings ? "not measured" : "exact";
-      const time = speed.seconds ? `≈ ${seconds(speed.seconds)}` : "";
-      choices.append(
-        h(
-          "label",
-          { class: "speed", title: speed.allowed ? "" : "above the operator's ceiling" },
-          h("input", { type: "radio", name: group, value: speed.name, disabled: !speed.allowed }),
-          h("span", { class: "name" }, speed.name),
-          h("span", { class: "gain" }, gain),
-          h("span", { class: "cost" }, cost),
-          h("span", { class: "time" }, time),
-        ),
-      );
-    }
-    const chosen = () => /** @type {HTMLInputElement | null} */ (choices.querySelector("input:checked"));
-    const write = (/** @type {unknown} */ value) => {
-      for (const input of choices.querySelectorAll("input")) input.checked = input.value === (value ?? schema.default);
-    };
-    write(undefined);
-    const control = row("speed", choices, { title: "Speed" });
-    choices.setAttribute("aria-label", "Speed");
-    return { row: control, focus: choices, read: () => chosen()?.value, write };
-  }
-
-  /**
-   * @param {Schema} schema
-   * @returns {Control}
-   */
-  #seed(schema) {
-    const control = scalar("seed", schema, { hint: false });
-    const input = /** @type {HTMLInputElement} */ (control.focus);
-    input.placeholder = "random";
-    const lock = h("input", { type: "checkbox" });
-    const beside = h("label", { class: "lock", title: "Keep the seed of the last output" }, lock, "keep");
-    control.row.querySelector(".label")?.append(beside);
-    lock.addEventListener("change", () => {
-      if (!lock.checked) input.value = "";
-      else if (input.value === "" && this.lastSeed !== undefined) input.value = String(this.lastSeed);
-    });
-    input.addEventListener("input", () => {
-      lock.checked = input.value !== "";
-    });
-    const write = control.write;
-    control.write = (value) => {
-      write(value);
-      lock.checked = value !== undefined && value !== null;
-    };
-    return control;
-  }
-
   /** Seed of the newest output: the lock keeps it. @type {number | undefined} */
   lastSeed;
-
-  /** @param {Schema} schema */
-  #loras(schema) {
-    const list = h("div", { class: "loras" });
-    const sliders = loraBounds(schema).map(({ name, low, high }) => {
-      const bounds = { min: low, max: high, step: 0.05 };
-      const scale = h("input", { type: "range", ...bounds, value: "0", "aria-label": `Scale of ${name}` });
-      const output = h("output", {}, "off");
-      const show = () => {
-        output.textContent = Number(scale.value) === 0 ? "off" : Number(scale.value).toFixed(2);
-      };
-      scale.addEventListener("input", show);
-      list.append(h("label", { class: "lora" }, h("span", {}, name), scale, output));
-      return { name, scale, show };
-    });
-    const standing = /** @type {{name: string, scale: number}[]} */ (schema.default ?? []);
-    const read = () => {
-      const drawn = (/** @type {{name: string, scale: number}[]} */ all) => all.filter(({ scale }) => scale !== 0);
-      const chosen = drawn(sliders.map(({ name, scale }) => ({ name, scale: Number(scale.value) })));
-      const sorted = (/** @type {{name: string}[]} */ all) => [...all].sort((a, b) => (a.name < b.name ? -1 : 1));
-      // Left as the operator has them, they are left out.
-      return JSON.stringify(sorted(chosen)) === JSON.stringify(sorted(drawn(standing))) ? undefined : chosen;
-    };
-    const write = (/** @type {{name: string, scale?: number}[] | undefined} */ value) => {
-      for (const { name, scale, show } of sliders) {
-        const found = (value ?? standing).find((one) => one.name === name);
-        scale.value = String(found ? (found.scale ?? 1) : 0);
-        show();
-      }
-    };
-    write(undefined);
-    const control = row("loras", list, { title: "LoRAs" });
-    return this.#add("loras", { row: control, focus: list, read, write });
-  }
 
   #cachePart() {
     const { fields } = this.capabilities.cache;
@@ -442,16 +254,13 @@ export class Form extends EventTarget {
     this.clearErrors();
     const words = error.retryAfter ? `${error.message} (try again in ${error.retryAfter} s)` : error.message;
     const control = this.#controlOf(error.param);
-    const place = control?.row.querySelector(".error");
-    if (!control || !(place instanceof HTMLElement)) {
+    if (!control) {
       this.#general.textContent = words;
       this.#general.hidden = false;
       this.#general.scrollIntoView({ block: "nearest" });
       return;
     }
-    place.textContent = words;
-    place.hidden = false;
-    control.focus.setAttribute("aria-invalid", "true");
+    say(control, words);
     control.row.closest("details")?.setAttribute("open", "");
     control.focus.focus();
   }
@@ -473,17 +282,14 @@ export class Form extends EventTarget {
 }
 
 /**
- * LoRAs that a request may name, with the bounds of their scales.
- * @param {Schema} schema
- * @returns {{name: string, low: number, high: number}[]}
+ * Show words beside a control.
+ * @param {Control} control
+ * @param {string} words
  */
-export function loraBounds(schema) {
-  return (schema.items?.anyOf ?? []).map((/** @type {Schema} */ { properties: { name, scale } }) => {
-    return { name: name.const, low: scale.minimum, high: scale.maximum };
-  });
-}
-
-/** @param {Schema} schema */
-function isScalar(schema) {
-  return !["array", "object"].includes(schema.type) && !schema.properties && !schema.items;
+function say(control, words) {
+  const place = control.row.querySelector(".error");
+  if (!(place instanceof HTMLElement)) return;
+  place.textContent = words;
+  place.hidden = false;
+  control.focus.setAttribute("aria-invalid", "true");
 }

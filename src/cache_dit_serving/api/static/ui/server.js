@@ -1,7 +1,7 @@
 // The operator's corner: model, memory, queue, speeds, LoRAs. What a key may not do, the server refuses in its words.
 import { ServerError } from "./client.js";
 import { bytes, fill, h, seconds } from "./dom.js";
-import { loraBounds } from "./form.js";
+import { loraBounds } from "./lora_sliders.js";
 
 /** @import { Capabilities, Client, Job } from "./client.js" */
 
@@ -41,10 +41,11 @@ export function serverTab(root, client, capabilities) {
 
   async function load() {
     try {
-      const [model, jobs, loras] = await Promise.all([
+      const [model, jobs, loras, log] = await Promise.all([
         client.modelInfo(),
         client.jobs({ limit: JOBS }),
         client.json("GET", "/loras"),
+        warnings(client),
       ]);
       fill(
         place,
@@ -53,6 +54,7 @@ export function serverTab(root, client, capabilities) {
         speedsCard(capabilities),
         jobsCard(jobs.jobs, cancel),
         lorasCard(loras.loras, capabilities, change),
+        warningsCard(log),
       );
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
@@ -188,4 +190,36 @@ function lorasCard(loras, capabilities, change) {
     );
   });
   return card("LoRAs", rows.length ? h("table", {}, h("tbody", {}, ...rows)) : h("p", { class: "hint" }, "None."));
+}
+
+/**
+ * Warnings of the last hour; null for a key without the scope admin.
+ * @param {Client} client
+ * @returns {Promise<Record<string, any>[] | null>}
+ */
+async function warnings(client) {
+  try {
+    return (await client.json("GET", "/log/warnings")).warnings;
+  } catch (error) {
+    if (error instanceof ServerError && error.status === 403) return null;
+    throw error;
+  }
+}
+
+/** @param {Record<string, any>[] | null} log */
+function warningsCard(log) {
+  if (log === null) return card("Warnings", h("p", { class: "hint" }, "Shown to keys of the scope admin."));
+  const rows = log.map(({ level, subject, message, count, last_at }) =>
+    h(
+      "tr",
+      {},
+      h("td", {}, h("time", { dateTime: last_at }, new Date(last_at).toLocaleTimeString())),
+      h("td", {}, level.toLowerCase(), count > 1 && ` × ${count}`),
+      h("td", {}, h("code", {}, subject), " ", message),
+    ),
+  );
+  return card(
+    "Warnings of the last hour",
+    rows.length ? h("table", {}, h("tbody", {}, ...rows)) : h("p", { class: "hint" }, "None."),
+  );
 }
