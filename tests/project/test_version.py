@@ -1,0 +1,38 @@
+"""One version, wherever it is said."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+
+import pytest
+
+from cache_dit_serving import __version__
+from cache_dit_serving.cli.main import main
+from tests.support.server import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_the_package_the_command_and_the_api_say_the_version_of_the_project(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert __version__ == PROJECT
+    monkeypatch.setattr("sys.argv", ["cache-dit-serving", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.strip() == PROJECT
+    document = json.loads((ROOT / "tests" / "snapshots" / "openapi.json").read_text())
+    assert document["info"]["version"] == PROJECT
+
+
+def test_a_bento_where_the_package_is_not_installed_says_it_too() -> None:
+    source = (ROOT / "src" / "cache_dit_serving" / "__init__.py").read_text()
+    assert re.findall(r'__version__ = "([^"]+)"', source) == [PROJECT]
+
+
+def test_the_changelog_and_the_page_of_deployment_name_it() -> None:
+    assert f"\n## [{PROJECT}]" in (ROOT / "CHANGELOG.md").read_text()
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert {*re.findall(r"bentoml build --version ([\d.]+)", page)} == {PROJECT}
+    assert {*re.findall(r"cache_dit_serving:([\d.]+\d)", page)} == {PROJECT}
