@@ -80,7 +80,7 @@ def test_every_route_keeps_to_the_document(operation: Any, limited: Server) -> N
     """
 
     def answered(case: Case[Any]) -> None:
-        response = case.call(base_url=limited.url)
+        response = case.call(base_url=limited.url, session=limited.session)
         assert response.status_code != 500, response.text  # 503 and 504 are answers of the document
         case.validate_response(response, checks=CHECKS)
 
