@@ -19,14 +19,15 @@ from tests.support.in_process import EMBEDDED, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
 
 CPU = torch.device("cpu")
-MONO = {"loras": [{"name": "mono", "scale": 0.7}]}
+LOSSLESS: dict[str, Any] = {"speed": "lossless", "num_inference_steps": 4}
+MONO: dict[str, Any] = {"loras": [{"name": "mono", "scale": 0.7}]}
 REQUESTS: dict[str, dict[str, Any]] = {
     "cached": {},
-    "no cache": {"speed": "lossless"},
+    "no cache": LOSSLESS,
     "cached again": {"speed": "fast"},
     "dynamic pruning": {"cache": {"cache_type": "DBPrune", "residual_diff_threshold": 0.1}},
     "a lora": MONO,
-    "a lora, no cache": MONO | {"speed": "lossless"},
+    "a lora, no cache": MONO | LOSSLESS,
 }
 
 
