@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable, presence_of_element_located
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support.browser import browser, needs_browser
@@ -23,6 +24,13 @@ const look = () => {
 };
 look();
 """
+
+TYPED = """
+const [area, text] = arguments;
+Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(area, text);
+area.dispatchEvent(new Event("input", { bubbles: true }));
+"""
+"""Types a text at once: React renders the page anew at each key."""
 
 
 def click(driver: Chrome, selector: str) -> None:
@@ -55,3 +63,18 @@ def test_the_pictures_of_an_answer_are_shown(server: Server, driver: Chrome, ope
     complaints = [entry for entry in log if entry["level"] == "SEVERE"]
     assert pictures == [[place, 96] for place in shown]
     assert complaints == []
+
+
+@needs_browser
+def test_an_example_is_sent_as_it_was_changed(server: Server, driver: Chrome) -> None:
+    driver.get(f"{server.url}/docs")
+    operation = "#operations-Generation-post_generate"
+    click(driver, f"{operation} .opblock-summary-control")
+    there = presence_of_element_located((By.CSS_SELECTOR, f"{operation} textarea.body-param__text"))
+    body = WebDriverWait(driver, 30).until(there)
+    changed = {**json.loads(str(body.get_attribute("value"))), "scheduler": "unipc", "num_inference_steps": 4}
+    driver.execute_script(TYPED, body, json.dumps(changed))
+    click(driver, f"{operation} .execute")
+    driver.execute_async_script(PICTURES)
+    answer = driver.find_element(By.CSS_SELECTOR, f"{operation} .live-responses-table .highlight-code").text
+    assert '"scheduler": "unipc"' in answer

@@ -150,8 +150,8 @@ def test_a_greater_priority_goes_first(rich: Server, server: Server) -> None:
     running = submitted(rich, **LONG)
     rich.wait_for(lambda server: server.get(running).json()["step"] > 0, 30)
     later, sooner = submitted(rich, seed=1), submitted(rich, seed=2, priority=3)
-    assert rich.get(sooner).json()["position"] == 1
-    assert rich.get(later).json()["position"] == 2
+    assert [rich.get(sooner).json()[name] for name in ("position", "priority")] == [1, 3]
+    assert [rich.get(later).json()[name] for name in ("position", "priority")] == [2, 0]
     rich.session.delete(rich.url + running)
     began = [ended(rich, job)["history"][1]["at"] for job in (sooner, later)]
     assert began == sorted(began)

@@ -461,6 +461,18 @@ def test_the_operators_corner_tells_and_frees(page: Playground) -> None:
     page.wait_until(lambda: cached() != before)
 
 
+def test_priority_is_chosen_and_shown(driver: Chrome, rich: Server) -> None:
+    page = Playground(driver, rich.url).open()
+    page.type(prompt=PROMPT, num_inference_steps=4, priority=4)
+    page.draw()
+    assert "3" in page.seen('[data-field="priority"] .error').text
+    page.type(priority=3)
+    page.draw()
+    page.drawn()
+    page.click("#tab-server")
+    assert "priority 3" in page.seen('[aria-label="Jobs"]').text
+
+
 def test_the_operator_reads_warnings_without_their_values(driver: Chrome, rich: Server) -> None:
     assert rich.post("/loras/broken").status_code == 400
     page = Playground(driver, rich.url).open()

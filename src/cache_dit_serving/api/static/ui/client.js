@@ -24,7 +24,7 @@
  *   timings: Record<string, number>, request_id: string, cache: Evidence, warnings: Warning[],
  *   stats?: {cache_stats: OutputStats[]}}} Result
  * @typedef {{id: string, state: string, history: StateChange[], step?: number, steps?: number, cached_steps?: number,
- *   seconds_left?: number, position?: number, starts_in_s?: number, events: string, outputs: string[], result?: Result,
+ *   seconds_left?: number, priority: number, position?: number, starts_in_s?: number, events: string, outputs: string[], result?: Result,
  *   error?: ErrorBody}} Job
  * @typedef {{message: string, type: string, code: string | null, param: string | null}} ErrorBody
  * @typedef {Record<string, any>} Schema  JSON schema of a field, with its default

@@ -157,6 +157,7 @@ function jobsCard(jobs, cancel) {
       h("td", {}, h("code", {}, job.id.slice(0, 8))),
       h("td", {}, job.state),
       h("td", {}, where),
+      h("td", {}, job.priority ? `priority ${job.priority}` : ""),
       h("td", {}, open && h("button", { type: "button", class: "quiet", onclick: () => cancel(job.id) }, "cancel")),
     );
   });
