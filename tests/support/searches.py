@@ -7,15 +7,15 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from cache_dit_serving.measure.search.floors import Floors
+from cache_dit_serving.measure.search.floors import CANDIDATES, Floors
 from cache_dit_serving.measure.search.measures import PSNR
 from cache_dit_serving.measure.search.measuring import Measuring
-from cache_dit_serving.measure.search.outcome import Outcome, conclude, to_verify
+from cache_dit_serving.measure.search.outcome import Outcome, conclude
 from cache_dit_serving.measure.search.points import cases_of
 from cache_dit_serving.measure.search.samples import Samples
 from cache_dit_serving.measure.search.space import Space
 from cache_dit_serving.measure.search.study import Search
-from tests.support.synthetic import STEPS, Synthetic
+from tests.support.synthetic import Synthetic
 
 CASES = cases_of([f"prompt {number}" for number in range(5)], (0, 1), 5)
 UNSEEN = cases_of([f"unseen {number}" for number in range(4)], (0, 1), 4)
@@ -56,7 +56,6 @@ class Run:
                 reference_s=1.0,
             )
 
-        if verify:
-            points = to_verify(conclusion().choices, self.samples.complete(len(CASES)), STEPS)
-            Measuring(self.drawer, unseen, UNSEEN).measure(points, lambda: None)
+        for _ in CANDIDATES if verify else ():
+            Measuring(self.drawer, unseen, UNSEEN).measure(conclusion().wanted, lambda: None)
         return conclusion()

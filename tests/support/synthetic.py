@@ -50,6 +50,7 @@ class Synthetic:
             kind=MediaKind.IMAGE,
             steps=STEPS,
             least_steps=1,
+            usual_steps=STEPS,
             block_lists={"transformer.blocks": 8},
             cache_types=("DBCache",),
             conditions={"device": "none"},

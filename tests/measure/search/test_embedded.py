@@ -43,7 +43,7 @@ def drawer(loaded: Loaded) -> InProcess:
 @pytest.fixture(scope="module")
 def searched(drawer: InProcess, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     folder = tmp_path_factory.mktemp("tuned")
-    options = Options(folder, own_prompts()[:6], outputs=3, unseen=2, trials=6, floors=FLOORS, measure="ssim")
+    options = Options(folder, own_prompts()[:12], outputs=3, unseen=8, trials=6, floors=FLOORS, measure="ssim")
     return folder, Session(drawer, options, EMBEDDED).run()
 
 
@@ -56,7 +56,8 @@ def test_a_search_chooses_speeds_that_the_server_loads(searched: tuple[Path, Out
         assert each.named.point.settings is not None
         measured = getattr(settings.speeds, each.choice.speed).measured
         assert measured.settings_hash == each.named.point.settings.digest()
-        assert measured.num_inference_steps == STEPS
+        steps = getattr(settings.speeds, each.choice.speed).num_inference_steps
+        assert measured.num_inference_steps == each.named.point.steps == steps, "28 are usual, so 8 are written too"
         assert measured.speedup == pytest.approx(1 / each.named.median_ratio, rel=0.5)
     own = settings.speeds.fast.cache
     assert own is not None
@@ -74,7 +75,7 @@ def test_cache_dit_loads_each_speed(searched: tuple[Path, Outcome]) -> None:
         assert settings is not None
         config = cache_dit.load_configs(str(folder / f"cache-dit-{each.choice.speed}.yaml"))["cache_config"]
         assert config.Fn_compute_blocks == settings.Fn_compute_blocks
-        if (mask := settings.mask(STEPS)) is not None:
+        if (mask := settings.mask(each.named.point.steps)) is not None:
             assert config.steps_computation_mask == mask
         else:
             assert config.residual_diff_threshold == settings.residual_diff_threshold
@@ -102,13 +103,15 @@ def test_the_same_folder_goes_on_and_other_conditions_are_refused(
 ) -> None:
     folder, _ = searched
     before = (folder / "samples.jsonl").read_text()
-    options = Options(folder, own_prompts()[:6], outputs=3, unseen=2, trials=6, floors=FLOORS, measure="ssim")
+    options = Options(folder, own_prompts()[:12], outputs=3, unseen=8, trials=6, floors=FLOORS, measure="ssim")
     Session(drawer, options, EMBEDDED).run()
     assert (folder / "samples.jsonl").read_text() == before, "nothing was left to measure"
     page = (folder / "report.html").read_text()
     assert page.count("<img ") >= 4
-    assert "Residual difference by step" in page
-    other = Options(folder, own_prompts()[10:20], outputs=3, unseen=2, trials=6, measure="flip")
+    named = [each.named.point.settings for each in searched[1].checked if each.named is not None]
+    asks = any(settings is not None and not settings.reuses_without_asking for settings in named)
+    assert ("Residual difference by step" in page) == asks
+    other = Options(folder, own_prompts()[10:20], outputs=3, unseen=8, trials=6, measure="flip")
     with pytest.raises(ConfigError, match=r"other conditions \(distance, outputs, unseen outputs\)"):
         Session(drawer, other, EMBEDDED)
 

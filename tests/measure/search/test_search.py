@@ -7,23 +7,28 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.measure.search.drawer import Interrupted
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps, fewer_steps
-from cache_dit_serving.measure.search.floors import Floors, choose, floors_of, missed
+from cache_dit_serving.measure.search.floors import Choice, Floors, choose, floors_of, missed
 from cache_dit_serving.measure.search.front import front, hopeless
 from cache_dit_serving.measure.search.measures import FLIP, PSNR, SSIM, Measure, measured
 from cache_dit_serving.measure.search.measuring import Clock, TimeOver
 from cache_dit_serving.measure.search.points import Case, Point, cases_of, differing
-from cache_dit_serving.measure.search.samples import Result, Sample
+from cache_dit_serving.measure.search.report import Shown, markdown
+from cache_dit_serving.measure.search.samples import Result, Sample, tolerance_factor
 from cache_dit_serving.measure.search.space import pattern
 from cache_dit_serving.measure.search.study import AFTER, study_file
+from cache_dit_serving.measure.search.verification import Checked, check
 from cache_dit_serving.measure.search.written import write
 from cache_dit_serving.media.values import MediaKind
 from tests.support.searches import CASES, UNSEEN, Run
@@ -96,8 +101,9 @@ def test_a_search_finds_the_known_front(run: Run) -> None:
     on_front = [result.point for result in outcome.front if result.point.settings is not None]
     assert on_front, "a step saved by the cache costs less than one that is left out"
     assert max(point.steps for point in on_front) == STEPS
-    cached = [result for result in outcome.results if result.point.settings and result.point.steps == STEPS]
-    assert min(result.median_ratio for result in cached) < 0.6, "the greatest reuse was found"
+    cached = [result for result in outcome.front if result.point.settings is not None]
+    assert min(result.median_ratio for result in cached) < 0.4, "great reuse was found"
+    assert "beats" in {outcome.curve.verdict(result).outcome for result in cached}
 
 
 def test_defaults_of_cache_dit_are_points_of_every_search_and_compared(run: Run) -> None:
@@ -210,20 +216,91 @@ def test_fewer_steps_that_win_are_said(tmp_path: Path) -> None:
     outcome = run.outcome({"high": {"psnr_db": 60.0}, "balanced": {"psnr_db": 12.0}, "fast": {"psnr_db": 6.0}})
     said = outcome.headline()
     assert "No cached point holds `high` (PSNR, dB at least 60)" in said
-    assert "**Fewer steps win against `fast`**" in said
-    fast = outcome.choices[2]
-    assert fast.best is not None
-    assert fast.best.point.settings is None, "the fastest point that holds the floor runs no cache"
+    fast = outcome.checked[2]
+    assert fast.winner is not None
+    assert fast.winner.point.settings is None
+    assert f"**Fewer steps win for `fast`: {fast.winner.point.steps} plain steps** hold its floor" in said
+    assert f"fewer steps win: {fast.winner.point.steps} plain steps" in markdown(outcome)
 
 
-def test_a_named_point_that_does_not_lose_is_preferred_to_a_faster_one_that_does() -> None:
+def test_a_point_that_does_not_lose_is_preferred_to_a_faster_one_that_does_whatever_its_steps() -> None:
     uncached = [result_of(Point(10), *[(0.5, 0.2)] * 3), result_of(Point(5), *[(0.25, 0.4)] * 3)]
-    losing, even = result_of(point_of(0.3), *[(0.4, 0.36)] * 3), result_of(point_of(0.2), *[(0.45, 0.2)] * 3)
+    losing, even = result_of(point_of(0.3), *[(0.4, 0.36)] * 3), result_of(point_of(0.2, 12), *[(0.45, 0.2)] * 3)
     curve = FewerSteps(uncached, FLIP, steps=STEPS)
     floors: Floors = {speed: {"flip": 0.37} for speed in ("high", "balanced", "fast")}
-    named = [choice.named for choice in choose([losing, even], floors, curve, steps=STEPS)]
-    assert named == [even] * 3
-    assert [choice.named for choice in choose([losing], floors, curve, steps=STEPS)] == [losing] * 3
+    assert [choice.candidates for choice in choose([losing, even], floors, curve)] == [[even]] * 3
+    assert [choice.candidates for choice in choose([losing], floors, curve)] == [[losing]] * 3
+
+
+def spread(point: Point, ratio: float, loss: float, count: int = 8) -> Result:
+    """Return a result whose losses differ by a tenth and more."""
+    return result_of(point, *[(ratio, loss * (1 + 0.05 * (case % 5 - 2))) for case in range(count)])
+
+
+def test_each_further_candidate_held_its_floor_with_more_confidence() -> None:
+    curve = FewerSteps([spread(Point(10), 0.9, 0.9)], FLIP, steps=STEPS)
+    near, far = spread(point_of(0.3), 0.4, 0.08), spread(point_of(0.2), 0.5, 0.05)
+    floors: Floors = {speed: {"flip": 0.1} for speed in ("high", "balanced", "fast")}
+    assert missed(near, {"flip": 0.1}, sure=0.8) == []
+    assert missed(near, {"flip": 0.1}, sure=0.99) == ["flip"]
+    high = choose([near, far], floors, curve)[0]
+    assert high.candidates[0] == near
+    assert high.candidates[-1] == far
+    assert high.sure == pytest.approx(0.9), "two tries share the chance of an error"
+
+
+def checks(tried: Sequence[Result], unseen: Sequence[Result]) -> list[Checked]:
+    """Return three speeds with the same candidates, of which the first has the strictest floor."""
+    curve = FewerSteps([spread(Point(10), 0.9, 0.9, 16)], FLIP, steps=STEPS)
+    bounds: dict[Speed, float] = {"high": 0.1, "balanced": 0.2, "fast": 0.3}
+    choices = [Choice(speed, {"flip": bound}, list(tried), None) for speed, bound in bounds.items()]
+    return check(choices, {result.point.key: result for result in unseen}, curve)
+
+
+def test_a_candidate_that_misses_its_floor_on_unseen_prompts_makes_way_for_the_next() -> None:
+    first, second = point_of(0.3), point_of(0.2, 15)
+    tried = [spread(first, 0.4, 0.08), spread(second, 0.5, 0.05)]
+    unseen = [spread(first, 0.4, 0.15, 16), spread(second, 0.5, 0.05, 16)]
+    assert checks(tried, unseen[:1]) == [], "the second candidate of `high` is not drawn yet"
+    high, balanced, fast = checks(tried, unseen)
+    assert [len(each.tried) for each in (high, balanced, fast)] == [2, 1, 1]
+    assert [each.named for each in (high, balanced, fast)] == [unseen[1], unseen[0], unseen[0]]
+    assert all(each.holds for each in (high, balanced, fast))
+
+
+def test_speeds_come_in_order_of_time_on_unseen_prompts() -> None:
+    slow, quick = point_of(0.3), point_of(0.2)
+    unseen = [spread(slow, 0.6, 0.05, 16), spread(quick, 0.5, 0.05, 16)]
+    curve = FewerSteps([spread(Point(10), 0.9, 0.9, 16)], FLIP, steps=STEPS)
+    of_speed: dict[Speed, Result] = {"high": unseen[1], "balanced": unseen[0]}
+    choices = [Choice(speed, {"flip": 0.1}, [result], None) for speed, result in of_speed.items()]
+    high, balanced = check(choices, {result.point.key: result for result in unseen}, curve)
+    assert (high.same_as, balanced.same_as) == (None, "high")
+    assert balanced.named == high.named
+
+
+def test_a_search_draws_further_candidates_and_says_so(run: Run) -> None:
+    run.drawer.unlike = lambda case: (0.7, 1.0, 1.3)[int(case.prompt[-1]) % 3] * (1.6 if case in UNSEEN else 1.0)
+    run.search.run(40, lambda: None)
+    outcome = run.outcome()
+    later = [each for each in outcome.checked if len(each.tried) > 1]
+    assert later
+    assert f"{len(later[0].tried)} points were tried in turn" in markdown(outcome)
+    assert all(each.holds == (each.missed == []) for each in outcome.checked)
+
+
+def test_speeds_carry_the_steps_of_their_points(run: Run, tmp_path: Path) -> None:
+    run.search.run(40, lambda: None)
+    outcome = run.outcome()
+    write(outcome, None, tmp_path)
+    tree = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
+    named = {each.choice.speed: each.named.point for each in outcome.checked if each.named is not None}
+    assert {point.steps for point in named.values()} != {STEPS}
+    for speed, point in named.items():
+        assert tree["speeds"][speed].get("num_inference_steps", STEPS) == point.steps
+        assert ("num_inference_steps" in tree["speeds"][speed]) == (point.steps != STEPS)
+        assert f"num_inference_steps={point.steps}" in (tmp_path / f"cache-dit-{speed}.yaml").read_text()
+        assert f'"num_inference_steps": {point.steps}' in markdown(outcome)
 
 
 @pytest.mark.parametrize(
@@ -248,9 +325,17 @@ def test_a_floor_that_cannot_be_read_is_refused_with_the_form(text: str) -> None
 
 
 def test_a_floor_is_held_in_the_direction_of_its_measure() -> None:
-    result = Result(point_of(0.1), {0: Sample(0.5, 1.0, {"ssim": 0.96, "flip": 0.04})})
-    assert missed(result, {"ssim": 0.95, "flip": 0.05}, beyond_doubt=False) == []
-    assert missed(result, {"ssim": 0.97, "flip": 0.03}, beyond_doubt=False) == ["ssim", "flip"]
+    result = Result(point_of(0.1), {case: Sample(0.5, 1.0, {"ssim": 0.96, "flip": 0.04}) for case in range(3)})
+    assert missed(result, {"ssim": 0.95, "flip": 0.05}, sure=0.8) == []
+    assert missed(result, {"ssim": 0.97, "flip": 0.03}, sure=0.8) == ["ssim", "flip"]
+
+
+@pytest.mark.parametrize(
+    ("count", "sure", "published"), [(2, 0.9, 10.253), (8, 0.95, 2.582), (16, 0.9, 1.842), (30, 0.99, 2.030)]
+)
+def test_tolerance_factors_are_those_of_the_tables(count: int, sure: float, published: float) -> None:
+    """One-sided factors for normal values and nine in ten of them (Natrella 1963, table A-7; Owen 1963)."""
+    assert tolerance_factor(count, sure) == pytest.approx(published, rel=0.02)
 
 
 def test_measures_are_of_equal_outputs_what_they_say() -> None:
@@ -278,6 +363,18 @@ def test_what_differs_from_the_defaults_has_the_effect_of_all_settings() -> None
     ):
         settings = CacheSettings.model_validate({"Fn_compute_blocks": 2, **fields})
         assert CacheSettings.model_validate(differing(settings)).same_effect(settings)
+
+
+def test_pictures_and_differences_of_the_report_outlive_the_run(tmp_path: Path) -> None:
+    shown, drawer, point = Shown(UNSEEN, tmp_path / "shown.json"), Synthetic(), point_of(0.3)
+    for case in UNSEEN:
+        shown.take(case, point, drawer.draw(case, point))
+    shown.save()
+    again = Shown(UNSEEN, tmp_path / "shown.json")
+    assert len(again.pictures) == len(again.cases) > 0
+    assert again.pictures == shown.pictures
+    assert again.diffs == shown.diffs
+    assert again.diffs[point.key]["transformer.blocks"][1] == [0.01] * len(UNSEEN)
 
 
 def test_files_of_an_earlier_run_do_not_stay_where_no_speed_holds(run: Run, tmp_path: Path) -> None:

@@ -110,10 +110,16 @@ def _subject(capabilities: Mapping[str, Any], model: Mapping[str, Any], fields: 
     if "image_format" not in capabilities["fields"] or "prompt" not in capabilities["fields"]:
         raise ConfigError("--url: the server's model must make images from a prompt; for others leave --url out")
     cache = capabilities["cache"]
-    steps = fields.get("num_inference_steps") or model["defaults"].get("num_inference_steps")
+    lossless = next(each for each in capabilities["speeds"] if each["name"] == "lossless")
+    usual = lossless.get("num_inference_steps") or model["defaults"].get("num_inference_steps")
+    steps = fields.get("num_inference_steps") or usual
     if not steps:
         raise ConfigError("--url: say the reference's steps: --field num_inference_steps=28")
-    speeds = {each["name"]: each["settings"] for each in capabilities["speeds"] if each["settings"]}
+    speeds = {
+        each["name"]: Point(_own_steps(each, usual) or steps, CacheSettings.model_validate(each["settings"]))
+        for each in capabilities["speeds"]
+        if each["settings"]
+    }
     return Subject(
         name=model["model"],
         kind=MediaKind.IMAGE,
@@ -121,7 +127,8 @@ def _subject(capabilities: Mapping[str, Any], model: Mapping[str, Any], fields: 
         least_steps=capabilities["fields"].get("num_inference_steps", {}).get("minimum", 1),
         block_lists=cache["block_lists"],
         cache_types=tuple(each for each in CACHE_TYPES if cache["types"].get(each)),
-        configured={name: CacheSettings.model_validate(own) for name, own in speeds.items()},
+        usual_steps=usual,
+        configured=speeds,
         conditions={
             "device": model["device"],
             "dtype": model["dtype"],
@@ -131,3 +138,9 @@ def _subject(capabilities: Mapping[str, Any], model: Mapping[str, Any], fields: 
             "by": "the server's API, 8 bits a channel",
         },
     )
+
+
+def _own_steps(speed: Mapping[str, Any], usual: int | None) -> int | None:
+    """Return the steps of a speed that has its own; None if it has the model's usual ones."""
+    steps: int | None = speed.get("num_inference_steps")
+    return None if steps == usual else steps

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cache_dit_serving.caching.report import BlockListStats
-from cache_dit_serving.caching.settings import CacheSettings, CacheType
+from cache_dit_serving.caching.settings import CacheType
 from cache_dit_serving.measure.search.points import Case, Point
 from cache_dit_serving.media.values import Media, MediaKind
 
@@ -35,8 +35,10 @@ class Subject:
     """Number of blocks by `transformer.block_list`."""
     cache_types: tuple[CacheType, ...]
     """Types of cache that run on it."""
-    configured: Mapping[str, CacheSettings] = field(default_factory=dict)
-    """Cache settings by the speeds that the configuration has now."""
+    usual_steps: int | None = None
+    """Steps of a request that names none and runs no cache; None: not known."""
+    configured: Mapping[str, Point] = field(default_factory=dict)
+    """Cache settings and steps by the speeds that the configuration has now."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Circumstances of a measurement: device, versions, dtype, attention backend and the like."""
 

@@ -10,13 +10,15 @@ from cache_dit_serving.caching.speeds import SPEEDS
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps
 from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND, SNR, SSIM
-from cache_dit_serving.measure.search.samples import Result
+from cache_dit_serving.measure.search.samples import SURE, Result
 from cache_dit_serving.media.values import MediaKind
 
 CACHED: tuple[Speed, ...] = SPEEDS[1:]
 """Speeds that run a cache, least approximation first."""
 Floors = Mapping[Speed, Mapping[str, float]]
 """Values that the worst decile of a speed's outputs must reach, by measure."""
+CANDIDATES = (SURE, 0.95, 0.99)
+"""Confidence with which each candidate of a speed holds its floors on the search's prompts."""
 OF_PICTURES: Floors = {"high": {SSIM.name: 0.99}, "balanced": {SSIM.name: 0.98}, "fast": {SSIM.name: 0.97}}
 OF_SOUNDS: Floors = {"high": {SNR.name: 40.0}, "balanced": {SNR.name: 30.0}, "fast": {SNR.name: 20.0}}
 
@@ -70,46 +72,56 @@ def floors_text(floors: Mapping[str, float]) -> str:
     )
 
 
-def missed(result: Result, floors: Mapping[str, float], *, beyond_doubt: bool) -> list[str]:
-    """Return the measures whose floor the worst decile of a result misses.
+def missed(result: Result, floors: Mapping[str, float], *, sure: float) -> list[str]:
+    """Return the measures whose floor the worst decile of all outputs may miss.
 
     Args:
-        beyond_doubt: take the bound on the worst decile of all outputs, instead of that of the measured ones.
+        sure: confidence of the bound on the worst decile that is held against the floor.
     """
-    found = []
-    for name, floor in floors.items():
-        measure = MEASURES[name]
-        worst = result.worst_bound(measure) if beyond_doubt else result.worst(measure).value
-        if worst > measure.loss(floor):
-            found.append(name)
-    return found
+    return [
+        name for name, floor in floors.items() if result.worst_bound(MEASURES[name], sure) > MEASURES[name].loss(floor)
+    ]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Points chosen for one speed among those that hold its floors in the search."""
+    """Points that a search proposes for one speed, on its own prompts."""
 
     speed: Speed
     floors: Mapping[str, float]
-    named: Result | None
-    """Fastest cached point of the reference's steps, preferring those that do not lose to fewer steps; None: no such
-    point holds the floors. A server's speed can be no other, since it changes the cache alone."""
-    best: Result | None
-    """Fastest point of any steps, cached or not; None: none holds the floors."""
+    candidates: list[Result]
+    """Cached points in the order in which they are tried on unseen prompts; empty: none holds the floors."""
+    plain: Result | None
+    """Fastest uncached run that holds the floors; None: none does."""
+
+    @property
+    def sure(self) -> float:
+        """Confidence with which a candidate must hold on unseen prompts.
+
+        Bonferroni's correction: the chance that any of the candidates passes by luck alone is that of a single one.
+        """
+        return 1 - (1 - SURE) / max(1, len(self.candidates))
 
 
-def choose(results: Sequence[Result], floors: Floors, curve: FewerSteps, *, steps: int) -> list[Choice]:
-    """Return the choice of each speed. Floors count by the bound on the worst decile.
+def choose(results: Sequence[Result], floors: Floors, curve: FewerSteps) -> list[Choice]:
+    """Return the choice of each speed, among points of any steps. Floors count by the bound on the worst decile.
 
-    Points that reuse nothing are left out.
+    The first candidate is the fastest point; each further one is the fastest of those that hold the floors with more
+    confidence. Points that lose to fewer steps are candidates only if there are no others. Points that reuse nothing
+    are left out.
     """
     choices = []
     for speed in CACHED:
         useful = [result for result in results if result.point.settings is None or result.cached_steps]
-        holding = [result for result in useful if not missed(result, floors[speed], beyond_doubt=True)]
-        holding.sort(key=lambda result: result.median_ratio)
-        cached = [result for result in holding if result.point.settings and result.point.steps == steps]
-        not_losing = [result for result in cached if curve.verdict(result).outcome != "loses"]
-        named = next(iter(not_losing or cached), None)
-        choices.append(Choice(speed, floors[speed], named, next(iter(holding), None)))
+        useful.sort(key=lambda result: result.median_ratio)
+        holding = [result for result in useful if not missed(result, floors[speed], sure=SURE)]
+        cached = [result for result in holding if result.point.settings is not None]
+        pool = [result for result in cached if curve.verdict(result).outcome != "loses"] or cached
+        candidates: list[Result] = []
+        for sure in CANDIDATES:
+            found = next((result for result in pool if not missed(result, floors[speed], sure=sure)), None)
+            if found is not None and found not in candidates:
+                candidates.append(found)
+        plain = next((result for result in holding if result.point.settings is None), None)
+        choices.append(Choice(speed, floors[speed], candidates, plain))
     return choices

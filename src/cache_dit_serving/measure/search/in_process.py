@@ -20,6 +20,7 @@ from cache_dit_serving.measure.search.points import Case, Point
 from cache_dit_serving.media.values import AudioOutput
 from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Stopped, TakePreview
 from cache_dit_serving.planning.call import ImageCall
+from cache_dit_serving.planning.model import usual_steps
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -160,8 +161,11 @@ def for_measuring(settings: Settings) -> Settings:
 def _subject(loaded: Loaded, steps: int, call: ImageCall, fields: Mapping[str, Any]) -> Subject:
     model, facts = loaded.model, loaded.runner.facts
     support = model.speeds.support
-    rungs: dict[str, CacheSettings] = {
-        name: rung.settings for name, rung in model.speeds.rungs.items() if rung.settings is not None
+    usual = usual_steps(model.traits, model.defaults)
+    rungs: dict[str, Point] = {
+        name: Point(rung.steps or steps, rung.settings)
+        for name, rung in model.speeds.rungs.items()
+        if rung.settings is not None
     }
     facts_shown = {
         "device": device_name(facts.device),
@@ -178,6 +182,7 @@ def _subject(loaded: Loaded, steps: int, call: ImageCall, fields: Mapping[str, A
         least_steps=model.traits.steps.least,
         block_lists=support.block_lists,
         cache_types=tuple(each for each in CACHE_TYPES if each not in support.refusals),
+        usual_steps=usual,
         configured=rungs,
         conditions=facts_shown,
     )

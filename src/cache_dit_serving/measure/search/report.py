@@ -22,7 +22,7 @@ from cache_dit_serving.measure.search.floors import floors_text
 from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND
 from cache_dit_serving.measure.search.outcome import Outcome, value_of
 from cache_dit_serving.measure.search.points import Case, Point, differing
-from cache_dit_serving.measure.search.samples import Result
+from cache_dit_serving.measure.search.samples import SURE, Result
 from cache_dit_serving.media.values import AudioOutput, ImageOutput, Media
 
 WIDEST = 384
@@ -101,7 +101,7 @@ def html(outcome: Outcome, shown: Shown) -> str:
         made.append(parts.Table(head, [[_plain(cell) for cell in row] for row in rows], text=True))
     made += [*_side_by_side(outcome, shown), *_curves(outcome, shown)]
     for title, text in _commands(outcome):
-        made += [parts.Heading(title), *(parts.Paragraph(line) for line in text.splitlines())]
+        made += [parts.Heading(_plain(title)), *(parts.Paragraph(line) for line in text.splitlines())]
     title = f"Cache settings of {outcome.subject.name}"
     return page(title, made, lead=_plain(outcome.headline()), foot="Written by cache-dit-serving tune.")
 
@@ -124,19 +124,19 @@ def _tables(outcome: Outcome) -> list[tuple[str, str, list[str], Rows]]:
     titles = [MEASURES[name].title for name in names]
     if outcome.checked:
         note = (
-            "Measured on unseen prompts. A speed of the server changes the cache alone: its steps are the reference's. "
-            "The worst decile must hold the floor."
-        )
-        head = ["speed", "floor", "holds", "time", "steps reused", *titles, "against fewer steps", "settings"]
+            "Measured on unseen prompts, against the reference. Nine in ten outputs must reach the floor, with a "
+            f"confidence of {SURE:.0%} that covers all points tried for a speed. {_tries(outcome)}"
+        ).strip()
+        head = ["speed", "steps", "floor", "holds", "time", "steps reused", *titles, "against fewer steps", "settings"]
         tables.append(("Speeds", note, head, _speed_rows(outcome, names)))
-        note = "The fastest point of any steps that holds each floor, with or without a cache, on unseen prompts."
-        head = ["floor of", "time", *titles, "point"]
+        note = "The fastest uncached run that holds each floor, on unseen prompts."
+        head = ["floor of", "plain steps", "time", *titles]
         rows = [
-            [f"`{each.choice.speed}`", _time(each.best), *_values(each.best, names), outcome.label(each.best.point)]
+            [f"`{each.choice.speed}`", str(each.plain.point.steps), _time(each.plain), *_values(each.plain, names)]
             for each in outcome.checked
-            if each.best is not None
+            if each.plain is not None
         ]
-        tables.append(("Steps and cache together", note, head, rows))
+        tables.append(("Plain steps at each floor", note, head, rows))
     note = f"Points that no other one beats in both time and {outcome.measure.title}, on the search's prompts."
     head = ["point", "time", "steps reused", *titles, "against fewer steps"]
     tables.append(("The front", note, head, [_point_row(outcome, result, names) for result in outcome.front]))
@@ -151,15 +151,38 @@ def _tables(outcome: Outcome) -> list[tuple[str, str, list[str], Rows]]:
 def _speed_rows(outcome: Outcome, names: Sequence[str]) -> Rows:
     rows = []
     for each in outcome.checked:
-        row = [f"`{each.choice.speed}`", floors_text(each.choice.floors)]
+        floor = floors_text(each.choice.floors)
         if each.named is None or each.verdict is None:
-            rows.append([*row, "no such point", "", "", *[""] * len(names), "", ""])
+            told = "" if each.winner is None else _plain_steps(each.winner)
+            rows.append([f"`{each.choice.speed}`", "", floor, "no such point", "", "", *[""] * len(names), told, ""])
             continue
+        row = [f"`{each.choice.speed}`", str(each.named.point.steps), floor]
         holds = "yes" if each.holds else f"NO: {', '.join(each.missed)}"
         row += [holds, _time(each.named), f"{each.named.cached_steps:.1f}", *_values(each.named, names)]
         told = VERDICTS["loses" if each.fewer_steps_win else each.verdict.outcome]
+        if each.winner is not None:
+            told = _plain_steps(each.winner)
         rows.append([*row, told, each.named.point.described()])
     return rows
+
+
+def _plain_steps(result: Result) -> str:
+    return f"fewer steps win: {result.point.steps} plain steps"
+
+
+def _tries(outcome: Outcome) -> str:
+    """Return sentences on speeds whose first candidate missed, and on speeds that share a point."""
+    told = []
+    for each in outcome.checked:
+        speed, count = each.choice.speed, len(each.choice.candidates)
+        if len(each.tried) > 1:
+            told.append(
+                f"`{speed}`: {len(each.tried)} points were tried in turn; with {count} candidates each had to hold "
+                f"with a confidence of {each.choice.sure:.1%} (Bonferroni)."
+            )
+        if each.same_as is not None:
+            told.append(f"`{speed}`: no faster point holds its floor than that of `{each.same_as}`.")
+    return " ".join(told)
 
 
 def _point_row(outcome: Outcome, result: Result, names: Sequence[str]) -> list[str]:
@@ -209,21 +232,28 @@ def _commands(outcome: Outcome) -> list[tuple[str, str]]:
     if any(each.holds for each in outcome.checked):
         commands.append(("Serve the speeds", "cache-dit-serving serve --config tuned.yaml"))
     for each in outcome.checked:
-        if each.best is None or (each.named is not None and each.best.point == each.named.point):
-            continue
-        body: dict[str, Any] = {"prompt": "...", "num_inference_steps": each.best.point.steps}
-        settings = each.best.point.settings
-        body |= {"speed": "lossless"} if settings is None else {"cache": differing(settings)}
-        text = f"curl localhost:3000/generate -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-        commands.append((f"Faster at the floor of {each.choice.speed}, by its own steps", text))
+        if each.holds and each.named is not None:
+            title = f"`{each.choice.speed}` by a request, {each.named.point.steps} steps"
+            commands.append((title, _request(each.named.point)))
+        if each.winner is not None:
+            steps = each.winner.point.steps
+            commands.append(
+                (f"At the floor of `{each.choice.speed}`, {steps} plain steps", _request(each.winner.point))
+            )
     return commands
+
+
+def _request(point: Point) -> str:
+    body: dict[str, Any] = {"prompt": "...", "num_inference_steps": point.steps}
+    body |= {"speed": "lossless"} if point.settings is None else {"cache": differing(point.settings)}
+    return f"curl localhost:3000/generate -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
 
 
 def _front_plot(outcome: Outcome) -> Any:
     measure = outcome.measure
     sooner = [result for result in outcome.results if result.median_ratio <= SLOWEST]
     cached = [result for result in sooner if result.point.settings is not None]
-    chosen = {each.named.point.key for each in outcome.choices if each.named is not None}
+    chosen = {each.named.point.key for each in outcome.checked if each.named is not None}
     assert outcome.curve is not None
     corners = [(time, measure.value(loss)) for time, loss in outcome.curve.points()[:-1]]
     series = [
@@ -259,7 +289,8 @@ def _side_by_side(outcome: Outcome, shown: Shown) -> list[parts.Part]:
         wanted = [(reference, f"no cache, {reference.steps} steps")]
         for each in outcome.checked:
             if each.named is not None and each.verdict is not None:
-                wanted.append((each.named.point, f"{each.choice.speed}, {1 / each.named.median_ratio:.2f}x"))
+                told = f"{each.choice.speed}, {each.named.point.steps} steps, {1 / each.named.median_ratio:.2f}x"
+                wanted.append((each.named.point, told))
                 wanted.append((each.verdict.rival, f"no cache, {each.verdict.rival.steps} steps"))
         found = {
             point.key: (shown.pictures[case, point.key], text)

@@ -15,11 +15,11 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.measure.search import report, written
 from cache_dit_serving.measure.search.drawer import Drawer, Interrupted
-from cache_dit_serving.measure.search.floors import floors_of
+from cache_dit_serving.measure.search.floors import CANDIDATES, floors_of
 from cache_dit_serving.measure.search.front import front
 from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND
 from cache_dit_serving.measure.search.measuring import Clock, Measuring, TimeOver
-from cache_dit_serving.measure.search.outcome import Outcome, conclude, to_verify
+from cache_dit_serving.measure.search.outcome import Outcome, conclude
 from cache_dit_serving.measure.search.points import Point, cases_of
 from cache_dit_serving.measure.search.prompt_lists import split
 from cache_dit_serving.measure.search.samples import Samples
@@ -132,9 +132,8 @@ class Session:
         if not stopped:
             self._stage = "verification on unseen prompts"
             try:
-                outcome = self._outcome(stopped)
-                points = to_verify(outcome.choices, outcome.results, self._drawer.subject.steps)
-                self._checking.measure(points, self._only_interrupted)
+                for _ in CANDIDATES:
+                    self._checking.measure(self._outcome(stopped).wanted, self._only_interrupted)
             except Interrupted:
                 stopped = True
         outcome = self._outcome(stopped)

@@ -46,19 +46,13 @@ class Space:
         """Steps of the reference."""
         return self._subject.steps
 
-    def suggest(self, trial: BaseTrial, *, free_steps: bool) -> Point:
+    def suggest(self, trial: BaseTrial) -> Point:
         """Return the point that a trial suggests; that of a finished trial is the point it had.
-
-        Args:
-            free_steps: search the number of steps too; else it is the reference's.
 
         Raises:
             ValueError: the trial was killed before all its parameters were chosen.
         """
-        steps = self._subject.steps
-        if free_steps:
-            fewest = max(self._subject.least_steps, 2, round(steps * FEWEST))
-            steps = trial.suggest_int("steps", min(fewest, steps - 1), max(fewest, steps - 1))
+        steps = trial.suggest_int("steps", self._fewest, self._subject.steps)
         blocks = self._subject.shortest
         fields: dict[str, Any] = {
             "Fn_compute_blocks": trial.suggest_categorical("Fn", _up_to(blocks, 1)),
@@ -108,16 +102,22 @@ class Space:
         return min(trial.suggest_int(name, 1, self._longest_warm_up), max(1, steps - 1))
 
     @property
+    def _fewest(self) -> int:
+        steps = self._subject.steps
+        return min(steps, max(self._subject.least_steps, 2, round(steps * FEWEST)))
+
+    @property
     def _longest_warm_up(self) -> int:
         return max(2, self._subject.steps // 3)
 
     def parameters_of(self, point: Point) -> dict[str, Any] | None:
         """Return the parameters that suggest a point; None if the space has none for it, as for an uncached one."""
         settings = point.settings
-        if settings is None or point.steps != self._subject.steps or len(self._subject.block_lists) > 1:
+        if settings is None or len(self._subject.block_lists) > 1:
             return None
         calibrator = next((name for name, fields in CALIBRATORS.items() if fields == _switches(settings)), None)
         parameters = {
+            "steps": point.steps,
             "Fn": settings.Fn_compute_blocks,
             "Bn": settings.Bn_compute_blocks,
             "calibrator": calibrator,
@@ -130,12 +130,14 @@ class Space:
         if len(self._subject.cache_types) < 2:
             del parameters["cache_type"]
         within = THRESHOLDS[0] <= settings.residual_diff_threshold <= THRESHOLDS[1]
+        if not self._fewest <= point.steps <= self._subject.steps:
+            return None
         if not within or not 1 <= settings.max_warmup_steps <= self._longest_warm_up:
             return None
         from optuna.trial import FixedTrial
 
         try:
-            found = self.suggest(FixedTrial(parameters), free_steps=False)
+            found = self.suggest(FixedTrial(parameters))
         except ValueError:  # a choice that the space does not have
             return None
         return parameters if found.key == point.key else None
@@ -154,7 +156,7 @@ class Space:
         fits = min(library.Fn_compute_blocks, subject.shortest)
         shown = "" if fits == library.Fn_compute_blocks else f" (Fn {fits}, the shortest list's blocks)"
         points[f"cache-dit's library{shown}"] = Point(subject.steps, library.overridden({"Fn_compute_blocks": fits}))
-        points |= {f"configured {speed}": Point(subject.steps, own) for speed, own in subject.configured.items()}
+        points |= {f"configured {speed}": point for speed, point in subject.configured.items()}
         return points
 
 

@@ -67,7 +67,6 @@ class Search:
         self._space = space
         self._measuring = measuring
         self._measure = measure
-        self._steps = space.steps
         self._study = optuna.create_study(
             storage=storage, study_name=NAME, directions=["minimize", "minimize"], load_if_exists=True
         )
@@ -75,7 +74,6 @@ class Search:
         self._study.sampler = optuna.samplers.TPESampler(seed=seed + len(self._study.trials))
         self._fixed = list({point.key: point for point in space.fixed().values()}.values())
         known = list(filter(None, map(space.parameters_of, self._fixed)))
-        self._known = len(known)
         if not self._study.trials:
             for parameters in known:  # they cost nothing more, and teach the sampler
                 self._study.enqueue_trial(parameters)
@@ -122,9 +120,7 @@ class Search:
 
     def _asked(self) -> _Trial:
         trial = self._study.ask()
-        # Half of the points have the reference's steps: a server's named speeds change the cache alone.
-        free_steps = trial.number >= self._known and trial.number % 2 == 1
-        return _Trial(trial.number, self._space.suggest(trial, free_steps=free_steps))
+        return _Trial(trial.number, self._space.suggest(trial))
 
     def _unfinished(self) -> list[_Trial]:
         """Return the trials that an earlier process did not finish; those without all parameters are closed."""
@@ -138,7 +134,7 @@ class Search:
 
     def _point_of(self, trial: FrozenTrial) -> Point | None:
         try:
-            return self._space.suggest(trial, free_steps="steps" in trial.params)
+            return self._space.suggest(trial)
         except ValueError:
             return None
 
@@ -154,10 +150,8 @@ class Search:
     def _hopeless(self, result: Result) -> Result | None:
         """Return the rival that leaves a point without hope.
 
-        A point of the reference's steps competes with its like alone: fewer steps may beat them all, and a server's
-        named speeds are still to be chosen among them.
+        Only cached points are rivals: uncached runs may beat them all, and the report says by how much.
         """
-        rivals = self._measuring.samples.complete(len(self._measuring.cases))
-        if result.point.steps == self._steps:
-            rivals = [rival for rival in rivals if rival.point.steps == self._steps]
+        complete = self._measuring.samples.complete(len(self._measuring.cases))
+        rivals = [rival for rival in complete if rival.point.settings is not None]
         return hopeless(result, rivals, self._measure, after=AFTER)

@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from cache_dit_serving.caching.parts import PARTS
-from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.measure.search.floors import floors_text
 from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND, PSNR, SSIM
-from cache_dit_serving.measure.search.outcome import Checked, Outcome, value_of
-from cache_dit_serving.measure.search.points import differing
+from cache_dit_serving.measure.search.outcome import Outcome, value_of
+from cache_dit_serving.measure.search.points import Point, differing
 from cache_dit_serving.measure.search.samples import Result
+from cache_dit_serving.measure.search.verification import Checked
 from cache_dit_serving.measure.statistics import Estimate
 
 SECTIONS = ("about", "model", "attention_backend", "quantize", "compile", "parallelism", "defaults", "limits")
@@ -42,7 +42,7 @@ def write(outcome: Outcome, settings: Settings | None, folder: Path) -> None:
     for each in outcome.checked:
         if each.holds and each.named is not None and each.named.point.settings is not None:
             file = folder / f"cache-dit-{each.choice.speed}.yaml"
-            file.write_text(for_cache_dit(each.named.point.settings, outcome.subject.steps), encoding="utf-8")
+            file.write_text(for_cache_dit(each.named.point), encoding="utf-8")
 
 
 def configuration(outcome: Outcome, settings: Settings | None) -> str:
@@ -60,7 +60,13 @@ def configuration(outcome: Outcome, settings: Settings | None) -> str:
             continue
         if each.fewer_steps_win:
             lines.append(f"# {each.choice.speed}: fewer steps without a cache win, see the first line")
-        section = {"measured": figures(each.named)} if SSIM in OF_KIND[outcome.subject.kind] else {}
+        if each.same_as is not None:
+            lines.append(f"# {each.choice.speed}: no faster point holds its floor than that of {each.same_as}")
+        section: dict[str, Any] = (
+            {} if point.steps == outcome.subject.usual_steps else {"num_inference_steps": point.steps}
+        )
+        if SSIM in OF_KIND[outcome.subject.kind]:
+            section["measured"] = figures(each.named)
         if each.choice.speed == "balanced":
             fact = {} if family is None else {"enable_separate_cfg": family}
             tree["cache"] = differing(point.settings) | fact
@@ -95,12 +101,18 @@ def measured_on(outcome: Outcome) -> str:
     return f"{told}. {len(outcome.unseen)} outputs of {prompts} prompts not searched on. {date.today().isoformat()}"
 
 
-def for_cache_dit(settings: CacheSettings, steps: int) -> str:
-    """Return the settings as YAML for `cache_dit.load_configs`, which knows no bins and no settings of parts."""
+def for_cache_dit(point: Point) -> str:
+    """Return the settings as YAML for `cache_dit.load_configs`, which knows no bins and no settings of parts.
+
+    The number of steps is that of the pipeline's call, and stands in a comment.
+    """
+    settings, steps = point.settings, point.steps
+    assert settings is not None
     fields = {name: value for name, value in differing(settings).items() if name not in PARTS}
     if (mask := settings.mask(steps)) is not None:
         fields |= {"steps_computation_mask": mask, "num_inference_steps": steps}
-    return yaml.safe_dump({"cache_config": fields}, sort_keys=False, default_flow_style=None, width=118)
+    text: str = yaml.safe_dump({"cache_config": fields}, sort_keys=False, default_flow_style=None, width=118)
+    return f"# For outputs of {steps} steps: pipeline(..., num_inference_steps={steps}).\n{text}"
 
 
 def front_json(outcome: Outcome) -> dict[str, Any]:
@@ -157,6 +169,7 @@ def _checked_json(outcome: Outcome, each: Checked) -> dict[str, Any]:
         **{name: _values(each.named, name) for name in _names(outcome)},
         "against_fewer_steps": each.verdict and each.verdict.outcome,
         "fewer_steps_win": each.fewer_steps_win,
+        "same_as": each.same_as,
     }
     return {
         "speed": each.choice.speed,
@@ -164,7 +177,10 @@ def _checked_json(outcome: Outcome, each: Checked) -> dict[str, Any]:
         "holds": each.holds,
         "missed": each.missed,
         "named": named,
-        "fastest_of_any_steps": each.best and each.best.point.as_json(),
+        "candidates": [result.point.as_json() for result in each.choice.candidates],
+        "tried": len(each.tried),
+        "confidence": each.choice.sure,
+        "fewest_plain_steps": each.plain and each.plain.point.steps,
     }
 
 
