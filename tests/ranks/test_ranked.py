@@ -307,8 +307,8 @@ def test_a_rank_that_runs_out_of_memory_is_told_as_that(
     # To decode the picture is one step, and takes as long as a busy machine likes.
     monkeypatch.setattr(server.ready().runner, "_step_timeout_s", 60.0)
     rank = psutil.Process(server.pids()[1])
-    rank.rlimit(psutil.RLIMIT_AS, (rank.memory_info().vms + 100 * 2**20, -1))
-    message = server.lost(server.generate(width=1024, height=1024, num_inference_steps=2))
+    rank.rlimit(psutil.RLIMIT_AS, (rank.memory_info().vms + 16 * 2**20, -1))
+    message = server.lost(server.generate(width=512, height=512, num_inference_steps=2))
     assert "rank 1 ran out of memory" in message
 
 
