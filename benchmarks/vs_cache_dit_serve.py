@@ -138,6 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one thread and one round; write nothing")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="torch threads; two take minutes on a busy machine"
+    )
     arguments = parser.parse_args()
     quick: bool = arguments.quick
     conditions = {
@@ -146,7 +149,7 @@ def main() -> None:
         "cores": str(os.cpu_count()),
         "versions": old_server.versions(old_server.python()),
     }
-    measured = measure_all((1,), 1, 1) if quick else measure_all((1, 2), arguments.rounds, REPEATS)
+    measured = measure_all((1,), 1, 1) if quick else measure_all(arguments.threads, arguments.rounds, REPEATS)
     text = page_of(measured, conditions)
     if not quick:
         PAGE.write_text(text, encoding="utf-8")
