@@ -239,8 +239,9 @@ def parser() -> CommandLine:
         "--floor",
         action="append",
         metavar="[SPEED:]MEASURE=VALUE",
-        help="likeness that nine in ten outputs must reach, by ssim, flip or psnr_db; without a speed it replaces the "
-        "floor of fast and holds for all (default: high:ssim=.99 balanced:ssim=.98 fast:ssim=.97)",
+        help="likeness that nine in ten outputs must reach, by ssim, flip, psnr_db, or steps: that of an uncached "
+        "run with a share of the steps; without a speed it replaces the floor of fast and holds for all (default: "
+        "high:steps=.75 balanced:steps=.5 fast:steps=.333)",
     )
     search.add_argument("--distance", metavar="MEASURE", help="measure to search by: flip (default), ssim or psnr_db")
     search.add_argument("--outputs", type=count, default=8, metavar="N", help="outputs a point (default: 8)")

@@ -19,7 +19,7 @@ from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.measure.search.drawer import Interrupted
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps, fewer_steps
-from cache_dit_serving.measure.search.floors import Choice, Floors, choose, floors_of, missed
+from cache_dit_serving.measure.search.floors import Choice, Floors, choose, floors_of, in_values, missed
 from cache_dit_serving.measure.search.front import front, hopeless
 from cache_dit_serving.measure.search.measures import FLIP, PSNR, SSIM, Measure, measured
 from cache_dit_serving.measure.search.measuring import Clock, TimeOver
@@ -89,7 +89,7 @@ def test_fewer_steps_are_a_curve_that_a_point_beats_or_loses_to() -> None:
 
 
 def test_the_baseline_has_fewer_steps_than_the_reference_and_no_fewer_than_the_model_takes() -> None:
-    assert [point.steps for point in fewer_steps(28, 1)] == [24, 20, 16, 14, 12, 10, 8, 6, 4]
+    assert [point.steps for point in fewer_steps(28, 1)] == [24, 21, 17, 14, 11, 9, 7, 5, 4]
     assert [point.steps for point in fewer_steps(4, 2)] == [3, 2]
     assert fewer_steps(1, 1) == []
 
@@ -306,11 +306,15 @@ def test_speeds_carry_the_steps_of_their_points(run: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        ([], {"high": {"ssim": 0.99}, "balanced": {"ssim": 0.98}, "fast": {"ssim": 0.97}}),
-        (["ssim=.95"], {"high": {"ssim": 0.99}, "balanced": {"ssim": 0.98}, "fast": {"ssim": 0.95}}),
+        ([], {"high": {"steps": 0.75}, "balanced": {"steps": 0.5}, "fast": {"steps": 1 / 3}}),
+        (
+            ["ssim=.95"],
+            {"high": {"steps": 0.75, "ssim": 0.95}, "balanced": {"steps": 0.5, "ssim": 0.95}, "fast": {"ssim": 0.95}},
+        ),
+        (["steps=.6"], {"high": {"steps": 0.75}, "balanced": {"steps": 0.6}, "fast": {"steps": 0.6}}),
         (
             ["flip=.05", "high:flip=.02"],
-            {"high": {"flip": 0.02}, "balanced": {"ssim": 0.98, "flip": 0.05}, "fast": {"flip": 0.05}},
+            {"high": {"flip": 0.02}, "balanced": {"steps": 0.5, "flip": 0.05}, "fast": {"flip": 0.05}},
         ),
     ],
 )
@@ -318,10 +322,31 @@ def test_floors_hold_for_all_speeds_or_for_one(texts: list[str], expected: dict[
     assert floors_of(texts, MediaKind.IMAGE) == expected
 
 
-@pytest.mark.parametrize("text", ["ssim", "likeness=.9", "ssim=much", "quick:ssim=.9", "lossless:ssim=.9", "snr_db=30"])
+@pytest.mark.parametrize(
+    "text", ["ssim", "likeness=.9", "ssim=much", "quick:ssim=.9", "lossless:ssim=.9", "snr_db=30", "steps=2"]
+)
 def test_a_floor_that_cannot_be_read_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(ConfigError, match="--floor"):
         floors_of([text], MediaKind.IMAGE)
+
+
+def test_a_floor_by_steps_is_the_worst_decile_of_that_uncached_run() -> None:
+    runs = [spread(Point(15), 0.75, 0.02), spread(Point(10), 0.5, 0.05), spread(Point(7), 0.35, 0.1)]
+    found = in_values(floors_of([], MediaKind.IMAGE), runs, FLIP, steps=STEPS)
+    assert found == {
+        speed: {"flip": run.worst(FLIP).value} for speed, run in zip(("high", "balanced", "fast"), runs, strict=True)
+    }
+    stricter = in_values({"fast": {"steps": 0.5, "flip": 0.01}}, runs, FLIP, steps=STEPS)
+    assert stricter == {"fast": {"flip": 0.01}}
+
+
+def test_speeds_at_the_default_floors_are_faster_than_the_runs_they_are_as_close_as(run: Run) -> None:
+    run.search.run(40, lambda: None)
+    outcome = run.outcome(floors_of([], MediaKind.IMAGE))
+    assert all(each.holds for each in outcome.checked), outcome.headline()
+    ratios = [each.named.median_ratio for each in outcome.checked if each.named is not None]
+    assert all(ratio < share for ratio, share in zip(ratios, (0.75, 0.5, 1 / 3), strict=True))
+    assert "`high` 75%, `balanced` 50%, `fast` 33%" in markdown(outcome)
 
 
 def test_a_floor_is_held_in_the_direction_of_its_measure() -> None:

@@ -14,8 +14,8 @@ from cache_dit_serving.measure.search.points import Point
 from cache_dit_serving.measure.search.samples import Result
 from cache_dit_serving.measure.statistics import Estimate, mean
 
-SHARES = (0.86, 0.72, 0.57, 0.5, 0.43, 0.36, 0.29, 0.21, 0.14)
-"""Steps of the baseline, as shares of the reference's."""
+SHARES = (0.86, 0.75, 0.61, 0.5, 0.41, 1 / 3, 0.25, 0.18, 0.125)
+"""Steps of the baseline, as shares of the reference's. They include those of the default floors."""
 
 
 def fewer_steps(steps: int, least: int) -> list[Point]:

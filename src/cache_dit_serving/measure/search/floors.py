@@ -9,7 +9,7 @@ from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.speeds import SPEEDS
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps
-from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND, SNR, SSIM
+from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND, Measure
 from cache_dit_serving.measure.search.samples import SURE, Result
 from cache_dit_serving.media.values import MediaKind
 
@@ -19,8 +19,9 @@ Floors = Mapping[Speed, Mapping[str, float]]
 """Values that the worst decile of a speed's outputs must reach, by measure."""
 CANDIDATES = (SURE, 0.95, 0.99)
 """Confidence with which each candidate of a speed holds its floors on the search's prompts."""
-OF_PICTURES: Floors = {"high": {SSIM.name: 0.99}, "balanced": {SSIM.name: 0.98}, "fast": {SSIM.name: 0.97}}
-OF_SOUNDS: Floors = {"high": {SNR.name: 40.0}, "balanced": {SNR.name: 30.0}, "fast": {SNR.name: 20.0}}
+STEPS = "steps"
+"""Name of the floor that is the likeness of an uncached run with this share of the reference's steps."""
+USUAL: Floors = {"high": {STEPS: 0.75}, "balanced": {STEPS: 0.5}, "fast": {STEPS: 1 / 3}}
 
 
 def floors_of(texts: Sequence[str], kind: MediaKind) -> dict[Speed, dict[str, float]]:
@@ -34,7 +35,7 @@ def floors_of(texts: Sequence[str], kind: MediaKind) -> dict[Speed, dict[str, fl
     """
     floors: dict[Speed, dict[str, float]] = {}
     of_all: dict[str, float] = {}
-    known = [measure.name for measure in OF_KIND[kind]]
+    known = [*(measure.name for measure in OF_KIND[kind]), STEPS]
     for text in texts:
         left, equals, number = text.partition("=")
         speed, colon, name = left.rpartition(":")
@@ -47,11 +48,12 @@ def floors_of(texts: Sequence[str], kind: MediaKind) -> dict[Speed, dict[str, fl
             value = float(number)
         except ValueError:
             raise ConfigError(f"--floor {text}: {number!r} is not a number") from None
+        if name == STEPS and not 0 < value < 1:
+            raise ConfigError(f"--floor {text}: write a share of the reference's steps between 0 and 1, such as .5")
         found = next((each for each in CACHED if each == speed), None)
         (of_all if found is None else floors.setdefault(found, {}))[name] = value
-    usual = OF_SOUNDS if kind is MediaKind.AUDIO else OF_PICTURES
     replaced = {"fast"} if of_all else set()
-    own = {speed: floors.get(speed) or ({} if speed in replaced else dict(usual[speed])) for speed in CACHED}
+    own = {speed: floors.get(speed) or ({} if speed in replaced else dict(USUAL[speed])) for speed in CACHED}
     return {speed: _stricter(of_all, own[speed]) for speed in CACHED}
 
 
@@ -59,15 +61,39 @@ def _stricter(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float
     """Return both floors; of a measure in both, the one that asks for more."""
     both = {**a, **b}
     for name in a.keys() & b.keys():
-        measure = MEASURES[name]
-        both[name] = measure.value(min(measure.loss(a[name]), measure.loss(b[name])))
+        lower = name != STEPS and MEASURES[name].lower_is_closer
+        both[name] = min(a[name], b[name]) if lower else max(a[name], b[name])
     return both
+
+
+def in_values(floors: Floors, results: Sequence[Result], measure: Measure, *, steps: int) -> Floors:
+    """Return the floors with each share of steps replaced by the worst decile of the uncached run next to it.
+
+    Args:
+        results: points on the search's prompts, uncached runs among them.
+        measure: measure that is searched.
+        steps: the reference's.
+    """
+    uncached = [result for result in results if result.point.settings is None and result.point.steps < steps]
+    found = {}
+    for speed, values in floors.items():
+        given = {name: value for name, value in values.items() if name != STEPS}
+        if STEPS in values and uncached:
+            run = _nearest(uncached, values[STEPS] * steps)
+            given = _stricter(given, {measure.name: measure.value(run.worst(measure).value)})
+        found[speed] = given
+    return found
+
+
+def _nearest(results: Sequence[Result], steps: float) -> Result:
+    """Return the result whose number of steps is nearest."""
+    return min(results, key=lambda result: abs(result.point.steps - steps))
 
 
 def floors_text(floors: Mapping[str, float]) -> str:
     """Return floors in words, such as `SSIM at least 0.95`."""
     return " and ".join(
-        f"{MEASURES[name].title} at {'most' if MEASURES[name].lower_is_closer else 'least'} {value:g}"
+        f"{MEASURES[name].title} at {'most' if MEASURES[name].lower_is_closer else 'least'} {value:.4g}"
         for name, value in floors.items()
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cache_dit_serving.measure.search.drawer import Subject
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps, Verdict
-from cache_dit_serving.measure.search.floors import Choice, Floors, choose, floors_text
+from cache_dit_serving.measure.search.floors import Choice, Floors, choose, floors_text, in_values
 from cache_dit_serving.measure.search.front import front
 from cache_dit_serving.measure.search.measures import MEASURES, Measure
 from cache_dit_serving.measure.search.measuring import labels_of
@@ -35,6 +35,9 @@ class Outcome:
     subject: Subject
     measure: Measure
     floors: Floors
+    """Floors in values of the measures."""
+    asked: Floors
+    """Floors as they were given, of which some are shares of the reference's steps."""
     labels: Mapping[str, str]
     """Labels of the points that every search measures, by key."""
     results: list[Result]
@@ -115,6 +118,7 @@ def conclude(
     """Return the outcome of what is measured so far. Choices are verified as far as their unseen outputs are drawn."""
     results = samples.complete(len(cases))
     curve = curve_of(results, measure, subject.steps)
+    asked, floors = floors, in_values(floors, results, measure, steps=subject.steps)
     choices = choose(results, floors, curve) if curve is not None else []
     complete = {result.point.key: result for result in unseen_samples.complete(len(unseen))}
     unseen_curve = curve_of(list(complete.values()), measure, subject.steps)
@@ -122,6 +126,7 @@ def conclude(
         subject=subject,
         measure=measure,
         floors=floors,
+        asked=asked,
         labels=labels_of(fixed),
         results=results,
         curve=curve,

@@ -18,7 +18,7 @@ from cache_dit_serving.measure.page.document import page
 from cache_dit_serving.measure.page.plots import Point as Mark
 from cache_dit_serving.measure.page.plots import Series, plot
 from cache_dit_serving.measure.search.drawer import Drawn
-from cache_dit_serving.measure.search.floors import floors_text
+from cache_dit_serving.measure.search.floors import STEPS, floors_text
 from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND
 from cache_dit_serving.measure.search.outcome import Outcome, value_of
 from cache_dit_serving.measure.search.points import Case, Point, differing
@@ -125,7 +125,7 @@ def _tables(outcome: Outcome) -> list[tuple[str, str, list[str], Rows]]:
     if outcome.checked:
         note = (
             "Measured on unseen prompts, against the reference. Nine in ten outputs must reach the floor, with a "
-            f"confidence of {SURE:.0%} that covers all points tried for a speed. {_tries(outcome)}"
+            f"confidence of {SURE:.0%} that covers all points tried for a speed. {_shares(outcome)}{_tries(outcome)}"
         ).strip()
         head = ["speed", "steps", "floor", "holds", "time", "steps reused", *titles, "against fewer steps", "settings"]
         tables.append(("Speeds", note, head, _speed_rows(outcome, names)))
@@ -168,6 +168,13 @@ def _speed_rows(outcome: Outcome, names: Sequence[str]) -> Rows:
 
 def _plain_steps(result: Result) -> str:
     return f"fewer steps win: {result.point.steps} plain steps"
+
+
+def _shares(outcome: Outcome) -> str:
+    """Return a sentence on the floors that are shares of steps; empty if there are none."""
+    shares = [f"`{speed}` {values[STEPS]:.0%}" for speed, values in outcome.asked.items() if STEPS in values]
+    likeness = "Floors are the worst decile of uncached runs on the search's prompts with a share of the steps"
+    return f"{likeness}: {', '.join(shares)}. " if shares else ""
 
 
 def _tries(outcome: Outcome) -> str:
