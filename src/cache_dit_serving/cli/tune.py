@@ -95,20 +95,21 @@ def options_of(parsed: argparse.Namespace, settings: Settings | None) -> Any:
     Raises:
         ConfigError: a value is invalid, no prompts are given, or there is nothing to go on with.
     """
-    from cache_dit_serving.measure.search.prompt_lists import own_prompts, prompts_of
+    from cache_dit_serving.measure.search.prompt_lists import own_prompts, prompts_of, varied_prompts
     from cache_dit_serving.measure.search.session import CONDITIONS, Options
 
     if parsed.prompts is not None:
-        prompts = prompts_of(parsed.prompts)
+        prompts, origin = prompts_of(parsed.prompts), "the user's"
     elif settings is not None and settings.model.path == EMBEDDED_MODEL:
-        prompts = own_prompts()
+        prompts, origin = own_prompts(), "the embedded model's own"
     else:
-        raise ConfigError("say on which prompts: --prompts FILE, one a line, thirty or more of the kind that you serve")
+        prompts, origin = varied_prompts(), "the 200 of bench, none of the user's"
     if parsed.resume and not (parsed.output / CONDITIONS).exists():
         raise ConfigError(f"--resume: {parsed.output} holds no search; leave --resume out to begin one")
     return Options(
         folder=parsed.output,
         prompts=prompts,
+        prompts_are=origin,
         seeds=tuple(dict.fromkeys(parsed.seeds)),
         outputs=parsed.outputs,
         unseen=parsed.unseen,
@@ -224,7 +225,10 @@ def parser() -> CommandLine:
     parser = CommandLine("cache-dit-serving tune", "[--prompts FILE] [-o FOLDER] [flags]", DESCRIPTION)
     search = parser.add_argument_group("search")
     search.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="prompts, one a line; the embedded model has its own"
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="prompts, one a line (default: 200 varied ones, or the embedded model's own)",
     )
     search.add_argument(
         *("-o", "--output"),

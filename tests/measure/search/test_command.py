@@ -12,6 +12,7 @@ import pytest
 
 from cache_dit_serving.cli import tune
 from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.measure.load.source import read_prompts
 from cache_dit_serving.measure.search.prompt_lists import own_prompts, split
 
 COMMAND = [sys.executable, "-m", "cache_dit_serving.cli.main", "tune"]
@@ -28,7 +29,6 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--config", "flux"], "--prompts FILE, one a line"),
         (["--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["--budget", "20"], "write it as 90s, 20m or 1.5h"),
         (["--trials", "0"], "no number of at least 1"),
@@ -41,6 +41,14 @@ def test_a_mistake_is_refused_with_the_remedy_before_a_model_loads(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected in said(capsys, *words)
+
+
+def test_another_model_without_prompts_gets_those_of_bench() -> None:
+    flags = tune.parser().parse_args(["--url", "http://gpu-1:3000"])
+    options = tune.options_of(flags, None)
+    assert list(options.prompts) == read_prompts(None)
+    assert len(options.prompts) == 200
+    assert options.prompts_are.startswith("the 200 of bench")
 
 
 def test_a_file_of_one_prompt_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_the_report_stands_alone_and_says_the_outcome_first(searched: tuple[Path
     assert text.splitlines()[0] == outcome.headline()
     assert all(f"no cache, {steps} steps" in text for steps in (4, 7))
     assert "cache-dit's command line" in text
+    assert "prompts: the user's" in text
     page = (folder / "report.html").read_text()
     assert page.count("<img ") >= 4
     assert 'src="data:image/webp;base64,' in page

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import findings_of
+from cache_dit_serving.measure import prompts
 
 MAX_FILE_BYTES = 4 << 20
 """Length of a file of prompts, or of a mix."""
@@ -98,11 +98,11 @@ def read_prompts(path: Path | None) -> list[str]:
     Raises:
         ConfigError: the file cannot be read, or holds none.
     """
-    text = files(__package__).joinpath("prompts.txt").read_text("utf-8") if path is None else _read(path, "--prompts")
-    prompts = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if not prompts:
+    text = prompts.varied() if path is None else _read(path, "--prompts")
+    found = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not found:
         raise ConfigError("--prompts: the file holds no prompt; write one a line")
-    return prompts
+    return found
 
 
 def _read(path: Path, flag: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.measure import prompts
 
 UNSEEN = 1 / 3
 """Share of the prompts that the search never uses."""
@@ -15,24 +15,29 @@ UNSEEN = 1 / 3
 
 def own_prompts() -> tuple[str, ...]:
     """Return the prompts that the embedded model was trained for."""
-    return _lines((files(__package__) / "prompts" / "embedded.txt").read_text(encoding="utf-8"))
+    return _lines(prompts.embedded())
+
+
+def varied_prompts() -> tuple[str, ...]:
+    """Return the 200 prompts for any model, those that `bench` sends."""
+    return _lines(prompts.varied())
 
 
 def prompts_of(file: Path) -> tuple[str, ...]:
-    """Return the prompts of a text file, one a line; empty lines and repeated prompts are left out.
+    """Return the prompts of a text file, one a line; comments, empty lines and repeated prompts are left out.
 
     Raises:
         ConfigError: the file cannot be read, or has fewer than two prompts.
     """
     try:
-        prompts = _lines(file.expanduser().read_text(encoding="utf-8"))
+        found = _lines(file.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--prompts: {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ConfigError(f"--prompts: {file} is not a text file in UTF-8") from None
-    if len(prompts) < 2:
-        raise ConfigError(f"--prompts: {file} has {len(prompts)} prompts; write at least two lines, better thirty")
-    return prompts
+    if len(found) < 2:
+        raise ConfigError(f"--prompts: {file} has {len(found)} prompts; write at least two lines, better thirty")
+    return found
 
 
 def split(prompts: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -44,4 +49,4 @@ def split(prompts: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _lines(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    return tuple(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"))

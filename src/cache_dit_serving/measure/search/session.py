@@ -7,7 +7,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Options:
 
     folder: Path
     prompts: Sequence[str]
+    prompts_are: str = "the user's"
+    """Origin of the prompts, for the report."""
     seeds: Sequence[int] = (0, 1)
     outputs: int = 8
     """Outputs of each point in the search."""
@@ -141,7 +143,7 @@ class Session:
         return outcome
 
     def _outcome(self, stopped: bool) -> Outcome:
-        return conclude(
+        outcome = conclude(
             subject=self._drawer.subject,
             measure=self._measure,
             floors=self._floors,
@@ -155,6 +157,7 @@ class Session:
             interrupted=stopped,
             seconds=time.monotonic() - self._began,
         )
+        return replace(outcome, conditions={**outcome.conditions, "prompts": self._options.prompts_are})
 
     def _write(self, outcome: Outcome) -> None:
         folder = self._options.folder
