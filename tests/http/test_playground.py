@@ -478,7 +478,8 @@ def test_the_operator_reads_warnings_without_their_values(driver: Chrome, rich: 
     page = Playground(driver, rich.url).open()
     page.click("#tab-server")
     rows = page.seen('[aria-label="Warnings of the last hour"] table').text
-    assert "error jobs.pipeline_queue an action on the pipeline failed" in rows
+    # Other tests of this server may have failed in the same way before.
+    assert re.search(r"error( \S \d+)? jobs\.pipeline_queue an action on the pipeline failed", rows), rows
     assert "safetensors" not in rows
 
 
