@@ -163,6 +163,12 @@ def parser() -> CommandLine:
     for name, (flag, what) in FILE_FLAGS.items():
         several: dict[str, Any] = {"action": "append"} if name == "image_urls" else {"nargs": 1}
         request.add_argument(flag, dest=ASKED + name, metavar="FILE", help=what, **several)
+    add_model_flags(parser)
+    return parser
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a command that loads a model the launcher's flags of the model; those of the server have no value."""
     for group, flags in grouped():
         if group in MODEL_GROUPS:
             title, description = group.value
@@ -170,7 +176,6 @@ def parser() -> CommandLine:
             for each in flags:
                 each.add_to(section)
     parser.set_defaults(**{flag.dest: None for flag in FLAGS if flag.group not in MODEL_GROUPS})
-    return parser
 
 
 def _kind_of(field: FieldInfo) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.cli.command_line import CommandLine
-from cache_dit_serving.cli.flags import FLAGS, grouped
 from cache_dit_serving.cli.generate import settings_of
-from cache_dit_serving.cli.generate_flags import MODEL_GROUPS
+from cache_dit_serving.cli.generate_flags import add_model_flags
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.errors import ConfigError, LoadError, ServingError
 from cache_dit_serving.supervisor import fail
@@ -268,11 +267,5 @@ def parser() -> CommandLine:
         metavar="URL",
         help=f"a running server instead of a model here; its API key stands in {KEY_VARIABLE}",
     )
-    for group, flags in grouped():
-        if group in MODEL_GROUPS:
-            title, description = group.value
-            section = parser.add_argument_group(title.lower(), description or None)
-            for each in flags:
-                each.add_to(section)
-    parser.set_defaults(**{flag.dest: None for flag in FLAGS if flag.group not in MODEL_GROUPS})
+    add_model_flags(parser)
     return parser

@@ -111,7 +111,8 @@ class _Frame(NamedTuple):
 def _of_frames(ours: Array, reference: Array, shown: Media, flip: Flip) -> tuple[Distance, WorstFrame]:
     frames = [_of_frame(a, b) for a, b in zip(ours, reference, strict=True)]
     worst = min(range(len(frames)), key=lambda index: (frames[index].psnr_db, frames[index].ssim or 0))
-    flips = {index: flip(ours[index], reference[index]) for index in {*_spread(len(frames)), worst}}
+    seen = spread(len(frames), FLIP_FRAMES)
+    flips = {index: flip(ours[index], reference[index]) for index in {*seen, worst}}
     similar = [frame.ssim for frame in frames if frame.ssim is not None]
     distance = Distance(
         max_difference=max(frame.max_difference for frame in frames),
@@ -119,14 +120,14 @@ def _of_frames(ours: Array, reference: Array, shown: Media, flip: Flip) -> tuple
         shown=shown,
         psnr_db=statistics.median(frame.psnr_db for frame in frames),
         ssim=statistics.median(similar) if similar else None,
-        flip=statistics.median(flips[index] for index in _spread(len(frames))),
+        flip=statistics.median(flips[index] for index in seen),
     )
     return distance, WorstFrame(worst, frames[worst].psnr_db, frames[worst].ssim, flips[worst])
 
 
-def _spread(frames: int) -> list[int]:
-    """Return the indices of the frames that FLIP is measured of: all, or evenly spaced from the first to the last."""
-    return [round(float(index)) for index in np.linspace(0, frames - 1, min(frames, FLIP_FRAMES))]
+def spread(frames: int, most: int) -> list[int]:
+    """Return the indices of at most so many frames: all, or evenly spaced from the first to the last."""
+    return [round(float(index)) for index in np.linspace(0, frames - 1, min(frames, most))]
 
 
 def _of_frame(ours: Array, reference: Array) -> _Frame:

@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-
+from cache_dit_serving.measure.distances.flip import flip
+from cache_dit_serving.measure.distances.outputs import spread
 from cache_dit_serving.measure.distances.pictures import psnr, ssim
+from cache_dit_serving.measure.distances.pixels import floats
 from cache_dit_serving.measure.distances.sounds import snr
 from cache_dit_serving.media.values import Array, AudioOutput, ImageOutput, Media, MediaKind
 
@@ -67,23 +68,10 @@ def measured(output: Media, reference: Media) -> dict[str, float]:
     }
 
 
-def flip(image: Array, reference: Array) -> float:
-    """Return the mean FLIP error of a picture, 0 to 1, at 67 pixels a degree.
-
-    Andersson et al. 2020 (doi:10.1145/3406183).
-    """
-    import flip_evaluator
-
-    ours, theirs = (np.ascontiguousarray(np.clip(each, 0, 1), dtype=np.float32) for each in (image, reference))
-    _, error, _ = flip_evaluator.evaluate(theirs, ours, "LDR", applyMagma=False)
-    return float(error)
-
-
 def _frames(media: Media) -> list[Array]:
     """Return a picture, or the measured frames of a video, as floats in [0, 1]."""
     array = media.array[None] if isinstance(media, ImageOutput) else media.array
-    chosen = array[np.unique(np.linspace(0, len(array) - 1, min(FRAMES, len(array))).round().astype(int))]
-    return list(chosen.astype(np.float64) / 255 if chosen.dtype == np.uint8 else chosen)
+    return list(floats(array[spread(len(array), FRAMES)]))
 
 
 def _bounded(decibels: float) -> float:
