@@ -82,7 +82,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded model of an operator who allows little.
 
     At most the speed `high`, which is also the default; few steps, so that made-up requests which are accepted take
-    little time; no previews; a second for a body.
+    little time; no previews; a second for a body; files that do not state their origin.
     """
     environ = options(
         SPEEDS__CEILING="high",
@@ -91,6 +91,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         LIMITS__MAX_PIXEL_STEPS=96 * 96 * 8,
         LIMITS__MAX_BODY_S=1,
         PREVIEWS__ALLOW=False,
+        OUTPUTS__PROVENANCE=False,
     )
     with serving(tmp_path_factory.mktemp("limited"), environ=environ) as running:
         running.wait_for(ready)

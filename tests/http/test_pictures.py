@@ -167,6 +167,28 @@ def test_the_file_names_its_pictures_by_their_digest(server: Server) -> None:
     assert record["strength"] == 0.6
 
 
+def opened(file: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(file)))
+
+
+def test_a_file_states_whether_a_model_made_or_changed_it_unless_the_operator_has_it_off(
+    server: Server, limited: Server
+) -> None:
+    def stated(file: str) -> str:
+        packet = opened(file).info["xmp"].decode()
+        return packet.partition("digitalsourcetype/")[2].partition('"')[0]
+
+    made = {"seed": 5, "num_inference_steps": 2}
+    assert stated(server.generate(**made).json()["images"][0]) == "trainedAlgorithmicMedia"
+    for inputs in ({"image_urls": [IMAGE]}, {"image_urls": [IMAGE], "mask_url": MASK}):
+        for name in ("png", "jpeg", "webp"):
+            changed = server.generate(**made, **inputs, image_format=name).json()["images"][0]
+            assert stated(changed) == "compositeWithTrainedAlgorithmicMedia"
+    plain = limited.generate(seed=5, num_inference_steps=3).json()["images"][0]
+    assert "xmp" not in opened(plain).info
+    assert "parameters" in opened(plain).info
+
+
 def test_compare_and_deadline_take_pictures(server: Server) -> None:
     answer = server.post("/compare", json={"prompt": PROMPT, "seed": 3, "image_urls": [IMAGE], "strength": 0.9}).json()
     assert answer["cached"]["cache"]["engaged"]

@@ -55,6 +55,7 @@ def test_previews_show_what_is_drawn_and_change_nothing_of_it(rich: Server) -> N
         assert (event.data["steps"], event.data["format"]) == (40, "webp")
         image = image_of(event.data["image"])
         assert (image.format, image.size) == ("WEBP", (64, 64))
+        assert b"trainedAlgorithmicMedia" in image.info["xmp"]
     assert likeness(image_of(shown[-1].data["image"]), image_of(plain)) > 0.9
     assert told[-1].data["state"] == "succeeded"
 

@@ -15,13 +15,14 @@ from cache_dit_serving.caching.speeds import SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputImage, Inputs
+from cache_dit_serving.media.provenance import DigitalSource
 from cache_dit_serving.planning.call import VideoSpec
 from cache_dit_serving.planning.inputs import input_arguments
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.model import planned as planned_model
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.samplers import Sampler, SamplerChoice, SamplerTraits
-from cache_dit_serving.planning.tasks import Input
+from cache_dit_serving.planning.tasks import EDITING_TASKS, SERVED_TASKS, Input, Task
 from cache_dit_serving.planning.traits import PipelineTraits
 from cache_dit_serving.schemas.request import MAX_SEED
 from tests.support.planned import planned, request
@@ -67,6 +68,17 @@ def test_a_speed_with_steps_of_its_own_decides_where_the_request_names_none() ->
     )
     with pytest.raises(LoadError, match=r"speeds\.fast\.num_inference_steps: 51 steps .* 50"):
         planned_model(settings, FLUX, CacheSupport({"T.blocks": 12}, {}), ())
+
+
+def test_an_output_is_edited_where_its_task_changes_a_picture_or_video_of_the_request() -> None:
+    assert planned(request(), FLUX, Settings()).output.source is DigitalSource.GENERATED
+    traits = replace(FLUX, tasks=frozenset({Task.IMG2IMG}), brought={Input.IMAGE: "image"})
+    inputs = Inputs(images=(InputImage(Image.new("RGB", (64, 64)), "digest"),))
+    edited = planned(request(image_urls=["one"]), traits, Settings(), inputs=inputs)
+    assert edited.output.source is DigitalSource.EDITED
+    only_guided = {Task.CONTROL, Task.VIDEO_CONTROL}
+    from_words = {Task.TEXT_TO_IMAGE, Task.TEXT_TO_VIDEO, Task.TEXT_TO_AUDIO, Task.CLASS_CONDITIONAL}
+    assert only_guided | from_words == SERVED_TASKS - EDITING_TASKS
 
 
 def test_images_take_consecutive_seeds() -> None:

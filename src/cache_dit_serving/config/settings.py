@@ -381,6 +381,11 @@ class OutputSettings(Section):
         description="Seconds for which the URL of an output is valid, in object storage and where there are API keys.",
     )
 
+    provenance: bool = Field(
+        True,
+        description="State in every file that a model made it: IPTC's digital source type, in the file's XMP metadata.",
+    )
+
     @model_validator(mode="after")
     def _store_is_valid(self) -> Self:
         if self.store is not None:

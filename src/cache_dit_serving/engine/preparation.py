@@ -101,6 +101,8 @@ class Preparation:
     async def _prepared(self, intake: Intake, planned: Planned, deadline: DeadlineReport | None) -> Prepared:
         if planned.to_resize:
             planned = await intake.while_connected(with_fitting_images(planned, self._decoding))
+        if not self._settings.outputs.provenance:
+            planned = replace(planned, output=replace(planned.output, source=None))
         warnings = tuple(map(intake.sent_as.warning, planned.warnings))
         planned = replace(planned.for_caller(intake.caller.name), warnings=warnings)
         generation = Generation(intake.id, planned, self._priority(intake), intake.caller.name)

@@ -64,7 +64,7 @@ class PreviewMaker:
     def _show(self, step: int, make: Callable[[], Image.Image], waiting: list[WantedPreviews]) -> None:
         generation = self._generation
         try:
-            image = base64.b64encode(webp_of(make())).decode()
+            image = base64.b64encode(webp_of(make(), generation.planned.output.source)).decode()
         except Exception:
             logger.exception("a preview of %s failed", generation.id)
             _miss(waiting)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cache_dit_serving.errors import InternalError
+from cache_dit_serving.media.provenance import FLAC_FIELD, DigitalSource, in_wav
 from cache_dit_serving.media.values import Array, AudioOutput
 
 if TYPE_CHECKING:
@@ -26,17 +27,25 @@ AAC_RATES = frozenset({7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 441
 USUAL_RATE = 48_000
 
 
-def encode_audio(audio: AudioOutput, audio_format: AudioFormat, parameters: dict[str, Any]) -> bytes:
+def encode_audio(
+    audio: AudioOutput,
+    audio_format: AudioFormat,
+    parameters: dict[str, Any],
+    source: DigitalSource | None = None,
+) -> bytes:
     """Encode a sound at its own rate. Samples are clipped to [-1, 1] and rounded to 16 bits; nothing else is lost.
 
     Args:
         parameters: the request; written into the file's comment as JSON.
+        source: origin that the file states; None: it states none.
     """
     import av  # here: PyAV takes 18 MB, and a server of images has no use for it
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=audio_format) as container:
         container.metadata["comment"] = json.dumps(parameters, sort_keys=True)
+        if source is not None and audio_format == "flac":
+            container.metadata[FLAC_FIELD] = source.address
         stream: Any = container.add_stream(CODECS[audio_format], rate=audio.rate, layout=_layout(audio), format="s16")
         for samples in _seconds(audio):
             whole = (samples * UNIT).round().clip(-UNIT, UNIT - 1).astype(np.int16)
@@ -45,7 +54,8 @@ def encode_audio(audio: AudioOutput, audio_format: AudioFormat, parameters: dict
             frame.sample_rate = audio.rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    return in_wav(content, source) if source is not None and audio_format == "wav" else content
 
 
 class Track:

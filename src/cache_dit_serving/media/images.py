@@ -12,6 +12,7 @@ from PIL import Image
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.media.png import encode_png
+from cache_dit_serving.media.provenance import PNG_KEYWORD, DigitalSource, pillow_options, xmp_of
 from cache_dit_serving.media.values import Array, AudioOutput, ImageOutput, Media, VideoOutput
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -34,6 +35,8 @@ def encode_image(
     quality: int | None,
     parameters: dict[str, Any],
     warnings: Sequence[dict[str, Any]] = (),
+    *,
+    source: DigitalSource | None = None,
 ) -> bytes:
     """Encode an image.
 
@@ -41,23 +44,27 @@ def encode_image(
         image_format: PNG is lossless; the others take `quality` (1 to 100).
         parameters: the request; written into a PNG with sorted keys, so that equal requests give equal files.
         warnings: the request's warnings; written into a PNG.
+        source: origin that the file states; None: it states none.
     """
     pixels = pixels_of(image.array)
     if image_format == "png":
         texts = {TEXT_KEY: json.dumps(parameters, ensure_ascii=False, sort_keys=True)}
         if warnings:
             texts[WARNINGS_KEY] = json.dumps(list(warnings), ensure_ascii=False)
+        if source is not None:
+            texts[PNG_KEYWORD] = xmp_of(source)
         return encode_png(pixels, texts)
-    options = {"method": WEBP_METHOD} if image_format == "webp" else {}
+    options: dict[str, Any] = {"method": WEBP_METHOD} if image_format == "webp" else {}
+    options |= pillow_options(source)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, image_format.upper(), quality=quality or DEFAULT_QUALITY, **options)
     return buffer.getvalue()
 
 
-def webp_of(image: Image.Image) -> bytes:
+def webp_of(image: Image.Image, source: DigitalSource | None = None) -> bytes:
     """Encode a preview as WebP at `PREVIEW_QUALITY` with the fastest method."""
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=PREVIEW_QUALITY, method=0)
+    image.save(buffer, "WEBP", quality=PREVIEW_QUALITY, method=0, **pillow_options(source))
     return buffer.getvalue()
 
 

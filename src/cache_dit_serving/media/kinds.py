@@ -8,6 +8,7 @@ from typing import Any
 
 from cache_dit_serving.media.audio import encode_audio
 from cache_dit_serving.media.images import encode_image
+from cache_dit_serving.media.provenance import DigitalSource
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video import encode_video
 
@@ -20,6 +21,8 @@ class OutputSpec:
     """File format: a key of the kind's `formats`."""
     image_quality: int | None = None
     """Quality of the lossy image formats, 1 to 100; None: `images.DEFAULT_QUALITY`."""
+    source: DigitalSource | None = None
+    """Origin that each file states; None: it states none."""
     keep_media: bool = False
     """Keep the raw arrays beside the file. Off by default, because floats take many times the file's size."""
 
@@ -60,7 +63,7 @@ KINDS: dict[MediaKind, Kind] = {
         format_field="image_format",
         formats={"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"},
         encode=lambda image, output, parameters, warnings: encode_image(
-            image, output.format, output.image_quality, parameters, warnings
+            image, output.format, output.image_quality, parameters, warnings, source=output.source
         ),
         difference_format="png",
         usual_pixel_steps=1024 * 1024 * 100 * 4,
@@ -70,7 +73,9 @@ KINDS: dict[MediaKind, Kind] = {
         several=False,
         format_field="video_format",
         formats={"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"},
-        encode=lambda video, output, parameters, _: encode_video(video, output.format, parameters),
+        encode=lambda video, output, parameters, _: encode_video(
+            video, output.format, parameters, source=output.source
+        ),
         difference_format=None,
         usual_pixel_steps=1280 * 720 * 129 * 50,
     ),
@@ -79,7 +84,7 @@ KINDS: dict[MediaKind, Kind] = {
         several=False,
         format_field="audio_format",
         formats={"wav": "audio/wav", "flac": "audio/flac"},
-        encode=lambda audio, output, parameters, _: encode_audio(audio, output.format, parameters),
+        encode=lambda audio, output, parameters, _: encode_audio(audio, output.format, parameters, output.source),
         difference_format=None,
         usual_pixel_steps=None,
     ),

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cache_dit_serving.media.audio import Track
 from cache_dit_serving.media.images import pixels_of
+from cache_dit_serving.media.provenance import DigitalSource, in_gif, in_mp4, pillow_options
 from cache_dit_serving.media.values import VideoOutput
 
 VideoFormat = Literal["mp4", "webp", "gif"]
@@ -42,6 +43,7 @@ def encode_video(
     video_format: VideoFormat,
     parameters: dict[str, Any],
     *,
+    source: DigitalSource | None = None,
     preset: str = PRESET,
     threads: int = THREADS,
 ) -> bytes:
@@ -49,14 +51,17 @@ def encode_video(
 
     Args:
         parameters: the request; written into the file's comment as JSON.
+        source: origin that the file states; None: it states none.
         preset: effort of x264 for an MP4.
         threads: frames that x264 encodes at once.
     """
     # ASCII, because EXIF allows no other text.
     text = json.dumps(parameters, sort_keys=True)
     if video_format == "mp4":
-        return _mp4(video, text, H264 | {"preset": preset, "threads": str(threads)})
-    return _animation(video, video_format, text)
+        content = _mp4(video, text, H264 | {"preset": preset, "threads": str(threads)})
+        return content if source is None else in_mp4(content, source)
+    content = _animation(video, video_format, text, source)
+    return in_gif(content, source) if video_format == "gif" and source is not None else content
 
 
 def _mp4(video: VideoOutput, text: str, options: dict[str, str]) -> bytes:
@@ -93,13 +98,13 @@ def _mp4(video: VideoOutput, text: str, options: dict[str, str]) -> bytes:
         return path.read_bytes()
 
 
-def _animation(video: VideoOutput, video_format: VideoFormat, text: str) -> bytes:
+def _animation(video: VideoOutput, video_format: VideoFormat, text: str, source: DigitalSource | None) -> bytes:
     frames = (Image.fromarray(pixels) for pixels in _frames(video))
     options: dict[str, Any] = {"comment": text.encode()}
     if video_format == "webp":
         exif = Image.Exif()
         exif[IMAGE_DESCRIPTION] = text
-        options = {"exif": exif, "quality": 90, "method": 2}
+        options = {"exif": exif, "quality": 90, "method": 2, **pillow_options(source)}
     buffer = io.BytesIO()
     first = next(frames)
     durations = _durations_ms(len(video.array), video.fps, TICKS[video_format])

@@ -7,6 +7,7 @@ from typing import Any
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
+from cache_dit_serving.media.provenance import DigitalSource
 from cache_dit_serving.planning.draft import Draft
 from cache_dit_serving.planning.fields import FIELDS, accepted_fields
 from cache_dit_serving.planning.fitting import fittings_of
@@ -15,6 +16,7 @@ from cache_dit_serving.planning.inputs import input_arguments, with_size_of_inpu
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.resolve import Resolved
+from cache_dit_serving.planning.tasks import EDITING_TASKS
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.request import GenerateRequest
 
@@ -38,9 +40,10 @@ def plan(resolved: Resolved, inputs: Inputs = NO_INPUTS) -> Planned:
         field.fill_in(draft, request)
     draft.arguments |= input_arguments(request, inputs, model)
     draft.check_work()
+    source = DigitalSource.EDITED if task in EDITING_TASKS else DigitalSource.GENERATED
     planned = Planned(
         draft.calls(),
-        output=draft.output,
+        output=replace(draft.output, source=source),
         recorded=draft.recorded,
         inputs=inputs,
         fittings=fittings_of(task, draft.arguments, inputs, draft.fit, model.traits.pipeline_class),

@@ -118,6 +118,10 @@ SERVED_TASKS = frozenset(
     }
 )
 """Tasks that this version has requests for."""
+EDITING_TASKS = frozenset(
+    task for task in SERVED_TASKS - {Task.VIDEO_CONTROL} if TASKS[task].needs & {Input.IMAGE, Input.VIDEO}
+)
+"""Served tasks that make the output of an image or video of the request. A control image only guides it."""
 SIZED_TASKS = frozenset(
     task for task in SERVED_TASKS - {Task.IMAGE_EDIT} if TASKS[task].needs & {Input.IMAGE, Input.CONTROL, Input.VIDEO}
 )
