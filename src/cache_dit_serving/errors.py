@@ -112,6 +112,14 @@ class KeyReused(ServingError):
     code = "idempotency_key_reused"
 
 
+class JobNotQueued(ServingError):
+    """The job no longer waits in a queue."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "job_not_queued"
+
+
 class CacheNotEngaged(ServingError):
     """`cache.strict` was set and no step was reused. `details` hold the cache report."""
 

@@ -52,7 +52,7 @@ KEYS: dict[str, Any] = {
 
 def sent(operation: Operation, behind: Behind, key: str | None, **server: Any) -> httpx.Response:
     """The answer to a request of this row that is without fault but for its key, if any."""
-    body = operation.body.example if operation.body is not None and operation.method == "POST" else None
+    body = operation.body.example if operation.body is not None else None
     return ask(
         operation.method,
         re.sub(r"\{\w+\}", "0", operation.route),

@@ -57,7 +57,9 @@ def test_headers_that_contradict_each_other_are_refused(headers: list[tuple[str,
         {"Origin": "http://localhost:3000.elsewhere.example"},
     ],
 )
-@pytest.mark.parametrize("route", ["POST /flush_cache", "POST /jobs", "DELETE /jobs/x", "POST /loras/x"])
+@pytest.mark.parametrize(
+    "route", ["POST /flush_cache", "POST /jobs", "PATCH /jobs/x", "DELETE /jobs/x", "POST /loras/x"]
+)
 def test_a_page_of_another_site_changes_nothing(route: str, headers: dict[str, str]) -> None:
     behind = Behind()
     method, path = route.split()

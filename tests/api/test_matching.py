@@ -77,5 +77,5 @@ def test_another_method_is_not_allowed() -> None:
     assert isinstance(match("GET", "/generate"), MethodNotAllowed)
     assert isinstance(match("OPTIONS", "/jobs"), MethodNotAllowed)
     assert allowed_methods("/jobs") == ["GET", "HEAD", "POST"]
-    assert allowed_methods("/jobs/x") == ["DELETE", "GET", "HEAD"]
+    assert allowed_methods("/jobs/x") == ["DELETE", "GET", "HEAD", "PATCH"]
     assert allowed_methods("/nowhere") == []

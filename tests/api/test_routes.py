@@ -11,6 +11,7 @@ import pytest
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.matching import Match, match
 from cache_dit_serving.api.operation import OpenGroup, Operation
+from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.engine.inputs import IMAGES
@@ -66,6 +67,10 @@ def test_a_picture_for_a_route_without_pictures_learns_where_they_go() -> None:
     for name in ("image", "image[]", "mask"):
         answer = ask("POST", "/v1/images/generations", Behind(), data={"prompt": "a cat"}, files=[(name, PNG)])
         check(answer, 400, name.removesuffix("[]"), "POST /v1/images/edits takes pictures")
+
+
+def test_a_page_elsewhere_may_use_every_method() -> None:
+    assert {row.method for row in OPERATIONS} == set(cors_options(["https://studio.example"])["allow_methods"])
 
 
 def test_what_generates_counts_for_the_rate_limit() -> None:

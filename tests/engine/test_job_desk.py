@@ -3,103 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.engine import live_jobs
-from cache_dit_serving.engine.caller import SCOPES, Caller
-from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.idempotency import admit_once
-from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.job_answers import JobAnswers
 from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.engine.job_events import JobEvents
-from cache_dit_serving.errors import InvalidRequest, KeyReused, NotFound, StoreUnavailable
+from cache_dit_serving.errors import InvalidRequest, KeyReused, NotFound
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.schemas.jobs import EventKind, JobState
-from cache_dit_serving.schemas.request import JobRequest
-from tests.support.in_process import EMBEDDED, load
-from tests.support.jobs import LONG, PROMPT
-
-WITHIN_S = 60
-ANN, BOB = Caller("ann", ("generate",)), Caller("bob", ("generate",))
-ADMIN = Caller("root", SCOPES)
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Loaded:
-    return load(EMBEDDED)
-
-
-@pytest.fixture
-def worker(loaded: Loaded) -> Iterator[PipelineWorker]:
-    running = PipelineWorker(lambda progress: loaded, max_queue=8)
-    running.start()
-    yield running
-    running.drain()
-    running.join(30)
-
-
-def intake(caller: Caller = ANN, /, **fields: Any) -> Intake:
-    request = JobRequest.model_validate({"prompt": PROMPT, "seed": 1, "num_inference_steps": 8} | fields)
-    return Intake(request, "request", lenient=False, warnings=(), uploads=(), base_url="http://host", caller=caller)
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    end = time.monotonic() + WITHIN_S
-    while not await condition():
-        assert time.monotonic() < end, "waited too long"
-        await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def open_desk(worker: PipelineWorker, root: Path) -> AsyncIterator[JobDesk]:
-    settings = load_settings({"CACHE_DIT_SERVING__OUTPUTS__ROOT": str(root), "CACHE_DIT_SERVING__JOBS__LEASE_S": "5"})
-    engine = Engine(settings, worker)
-    desk = JobDesk(engine)
-
-    async def is_open() -> bool:
-        try:
-            await desk.page(Page(1), ADMIN)
-        except StoreUnavailable:
-            return False
-        return worker.state == "ready"
-
-    desk.start()
-    try:
-        await until(is_open)
-        yield desk
-    finally:
-        worker.drain()
-        worker.give_up()
-        await asyncio.to_thread(worker.join, WITHIN_S)
-        await desk.close()
-        engine.decoding.close()
-
-
-async def ended(desk: JobDesk, name: str) -> JobRecord:
-    async def has_ended() -> bool:
-        return (await desk.find(name, ADMIN)).state.final
-
-    await until(has_ended)
-    return await desk.find(name, ADMIN)
-
-
-def run(worker: PipelineWorker, root: Path, test: Callable[[JobDesk], Awaitable[None]]) -> None:
-    async def opened() -> None:
-        async with open_desk(worker, root) as desk:
-            await test(desk)
-
-    asyncio.run(opened())
+from tests.support.desk import ADMIN, ANN, BOB, WITHIN_S, ended, intake, open_desk, open_loading_desk, run, until
+from tests.support.jobs import LONG
 
 
 def test_a_job_is_its_callers_and_an_admins_until_it_is_forgotten_with_its_files(
@@ -155,7 +75,7 @@ def test_a_job_that_waits_and_one_that_runs_are_cancelled_and_kept_until_they_ar
 
 
 def test_a_job_without_a_live_owner_is_cancelled_with_its_files_by_whoever_finds_it(
-    loaded: Loaded, worker: PipelineWorker, tmp_path: Path
+    worker: PipelineWorker, tmp_path: Path
 ) -> None:
     async def leave_one() -> str:
         async with open_desk(worker, tmp_path) as desk:
@@ -163,22 +83,9 @@ def test_a_job_without_a_live_owner_is_cancelled_with_its_files_by_whoever_finds
             return (await desk.admit(intake(), None, "")).id
 
     async def cancel(name: str) -> JobRecord:
-        loading = PipelineWorker(lambda progress: loaded, max_queue=1)  # never started: it takes nothing over
-        settings = load_settings({"CACHE_DIT_SERVING__OUTPUTS__ROOT": str(tmp_path)})
-        desk = JobDesk(Engine(settings, loading))
-        desk.start()
-
-        async def is_cancelled() -> bool:
-            try:
-                return (await desk.cancel(name, ANN)).state is JobState.CANCELLED
-            except StoreUnavailable:
-                return False
-
-        try:
-            await until(is_cancelled)
+        async with open_loading_desk(tmp_path) as desk:
+            assert (await desk.cancel(name, ANN)).state is JobState.CANCELLED
             return await desk.find(name, ANN)
-        finally:
-            await desk.close()
 
     name = asyncio.run(leave_one())
     written = tmp_path / "jobs" / name / "1.png"

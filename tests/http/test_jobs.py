@@ -152,9 +152,19 @@ def test_a_greater_priority_goes_first(rich: Server, server: Server) -> None:
     later, sooner = submitted(rich, seed=1), submitted(rich, seed=2, priority=3)
     assert [rich.get(sooner).json()[name] for name in ("position", "priority")] == [1, 3]
     assert [rich.get(later).json()[name] for name in ("position", "priority")] == [2, 0]
+    for priority, places in ((0, [2, 1]), (3, [1, 2])):
+        changed = rich.session.patch(rich.url + sooner, json={"priority": priority})
+        assert changed.status_code == 200
+        assert [changed.json()[name] for name in ("priority", "position")] == [priority, places[0]]
+        assert [rich.get(job).json()["position"] for job in (sooner, later)] == places
+    assert rich.session.patch(rich.url + running, json={"priority": 1}).json()["error"]["code"] == "job_not_queued"
     rich.session.delete(rich.url + running)
     began = [ended(rich, job)["history"][1]["at"] for job in (sooner, later)]
     assert began == sorted(began)
+    for body, status in (({"priority": 1}, 409), ({"priority": 4}, 400), ({"priority": -1}, 400), ({}, 400)):
+        refused = rich.session.patch(rich.url + sooner, json=body)
+        assert refused.status_code == status, body
+        assert refused.json()["error"]["param"] == ("priority" if status == 400 else None)
     for refusing, priority, sentence in (
         (rich, 4, "priority 4 is more than this server's 3"),
         (server, 1, "all requests are equal on this server, by limits.max_priority"),

@@ -135,9 +135,16 @@ def test_no_spelling_of_a_path_allows_more_than_the_path(guarded: Guarded, opera
 def test_callers_do_not_see_each_others_jobs(guarded: Guarded) -> None:
     job = guarded.job(ALICE, seed=5)
     answer = guarded.ended(job, ALICE)
-    for method, path in (("GET", job), ("GET", f"{job}/events"), ("GET", f"{job}/outputs/0"), ("DELETE", job)):
-        unknown = guarded.ask(method, path.replace(job, "/jobs/000000000000000000000000"), BOB)
-        refused = guarded.ask(method, path, BOB)
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", job, {}),
+        ("GET", f"{job}/events", {}),
+        ("GET", f"{job}/outputs/0", {}),
+        ("PATCH", job, {"json": {"priority": 0}}),
+        ("DELETE", job, {}),
+    ]
+    for method, path, options in asked:
+        unknown = guarded.ask(method, path.replace(job, "/jobs/000000000000000000000000"), BOB, **options)
+        refused = guarded.ask(method, path, BOB, **options)
         assert refused.status_code == 404
         assert refused.json()["error"] == unknown.json()["error"]
     assert guarded.ask("GET", f"/jobs?after={answer['id']}", BOB).status_code == 400

@@ -38,11 +38,11 @@ def test_jobs_that_nobody_has_are_taken_over_once(store: JobStore) -> None:
 def test_who_says_that_it_lives_keeps_its_jobs(store: JobStore) -> None:
     store.add(record(), [], "me", BEFORE)
     summary = record(step=4, cached_steps=2, position=3, starts_in_s=1.5)
-    assert store.tell("me", LATER, [summary]) == {"one": False}
+    assert store.tell("me", LATER, [summary]) == {"one": (False, 0)}
     assert store.adopt("you", LATER, 9, WATCHED) == []
     assert store.get("one") == summary
     store.want_cancelled("one")
-    assert store.tell("me", LATER, []) == {"one": True}
+    assert store.tell("me", LATER, []) == {"one": (True, 0)}
     assert store.tell("you", LATER, [record(step=9)]) == {}
     assert store.get("one") == summary
     store.release(["one"], "you")
@@ -63,7 +63,7 @@ def test_an_idle_server_takes_what_waits_longest_and_its_owner_may_not_start_it(
     assert taken.id == "c"
     assert not store.put(record("c", QUEUED, RUNNING), "busy")
     assert store.take_waiting("idle", LATER) is None
-    assert store.tell("busy", LATER, []) == {"a": False, "b": True}
+    assert store.tell("busy", LATER, []) == {"a": (False, 0), "b": (True, 0)}
 
 
 def test_greater_priorities_are_taken_first(store: JobStore) -> None:
@@ -118,7 +118,10 @@ def test_rows_that_somebody_locks_hold_up_nobody(cluster: Postgres) -> None:
         other.execute("SELECT * FROM jobs WHERE id = 'a' FOR UPDATE")
         began = time.monotonic()
         assert store.beat("owner")["owner"] == 2
-        assert store.tell("owner", LATER, [record("a", step=3), record("b", step=4)]) == {"a": False, "b": False}
+        assert store.tell("owner", LATER, [record("a", step=3), record("b", step=4)]) == {
+            "a": (False, 0),
+            "b": (False, 0),
+        }
         assert [job.id for job in store.adopt("me", LATER, 9, Silent({"owner": 2}))] == ["b"]
         assert time.monotonic() - began < 0.5
         with pytest.raises(SQLAlchemyError, match="lock timeout"):
@@ -127,7 +130,7 @@ def test_rows_that_somebody_locks_hold_up_nobody(cluster: Postgres) -> None:
             store.want_cancelled("a")
         assert is_locked_row(locked.value)
         assert time.monotonic() - began < WAIT_S + 2
-    assert store.tell("owner", LATER, [record("a", step=5)]) == {"a": False}
+    assert store.tell("owner", LATER, [record("a", step=5)]) == {"a": (False, 0)}
     store.close()
 
 

@@ -51,6 +51,18 @@ def test_a_greater_priority_goes_first() -> None:
     assert drained(waiting) == "bdcae"
 
 
+def test_what_waits_moves_to_the_place_of_another_priority() -> None:
+    waiting = queue()
+    a, b, c, d = (generation(name, priority=priority) for name, priority in zip("abcd", (0, 0, 2, 0), strict=True))
+    for each in (a, b, c, d):
+        waiting.add(each)
+    assert "".join(each.id for each in waiting) == "cabd"
+    waiting.set_priority(d, 3)
+    assert "".join(each.id for each in waiting) == "dcab"
+    waiting.set_priority(c, 0)  # it goes by when it came again
+    assert drained(waiting) == "dabc"
+
+
 def test_each_caller_has_a_share() -> None:
     waiting = queue()
     for name in "abcdef":

@@ -68,9 +68,21 @@ def test_every_field_of_a_job_is_kept(store: JobStore) -> None:
 def test_progress_is_told_without_a_word_about_the_state(store: JobStore) -> None:
     store.add(record(), [], "me", LATER)
     summary = JobRecord(**EVERY_FIELD)
-    assert store.tell("me", LATER, [summary]) == {"one": False}
+    assert store.tell("me", LATER, [summary]) == {"one": (False, 0)}
     progress = {name: EVERY_FIELD[name] for name in ("step", "cached_steps", "position", "starts_in_s", "seconds_left")}
     assert store.get("one") == replace(record(), **progress)
+
+
+def test_the_priority_of_a_job_that_waits_is_changed_and_no_owner_writes_over_it(store: JobStore) -> None:
+    store.add(record(priority=1), [], "me", LATER)
+    assert store.set_priority("one", 3)
+    assert store.tell("me", LATER, [record(priority=1)]) == {"one": (False, 3)}
+    assert store.put(record(priority=1), "me")
+    assert store.get("one") == record(priority=3)
+    assert store.put(record("one", QUEUED, RUNNING, priority=1), "me")
+    assert not store.set_priority("one", 4)
+    assert not any(store.set_priority(name, 4) for name in ("two", "o\0ne"))
+    assert store.get("one") == record("one", QUEUED, RUNNING, priority=3)
 
 
 def test_opening_it_again_keeps_all(url: str) -> None:

@@ -13,4 +13,5 @@ BLUE = (
 IMAGE: Example = {"prompt": "a red apple on a blue background", "seed": 7, "speed": "balanced"}
 COMPARISON: Example = {"prompt": "a robot on a yellow background", "seed": 1, "speed": "fast"}
 EDIT: Example = {"prompt": "a strawberry on a blue background", "seed": 7, "image_urls": [BLUE]}
+PRIORITY: Example = {"priority": 0}
 NOTHING: Example = {}

@@ -17,7 +17,7 @@ from cache_dit_serving.errors import InvalidRequest, Unauthorized
 from cache_dit_serving.jobs.metrics import of_all_workers
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
-from cache_dit_serving.schemas.request import JobRequest
+from cache_dit_serving.schemas.request import JobChange, JobRequest
 
 
 class OutputResponse(FileResponse):
@@ -62,6 +62,11 @@ async def list_jobs(request: Request) -> Response:
 async def job(request: Request) -> Response:
     answer = await parts().jobs.now(request.path_params["id"], state_of(request.scope).caller)
     return answered(answer)
+
+
+async def change_job(request: Request) -> Response:
+    state = state_of(request.scope)
+    return answered(await parts().jobs.change(request.path_params["id"], state.asked(JobChange), state.caller))
 
 
 async def delete_job(request: Request) -> Response:

@@ -31,7 +31,7 @@ from cache_dit_serving.engine.job_events import JobEvents
 from cache_dit_serving.errors import Unauthorized
 from cache_dit_serving.jobs.events import Event, events_of
 from cache_dit_serving.schemas.jobs import JobAnswer, JobsResponse
-from cache_dit_serving.schemas.request import GenerateRequest
+from cache_dit_serving.schemas.request import GenerateRequest, JobChange
 
 UNSIGNED = "this address is not signed, or not any more; GET /jobs/{id} tells one that is"
 RECONNECT_MS = 2000
@@ -84,6 +84,18 @@ class JobsApi:
             StoreUnavailable: the database does not answer.
         """
         return await self._answers.answer(await self._desk.find(name, caller))
+
+    async def change(self, name: str, wanted: JobChange, caller: Caller) -> JobAnswer:
+        """Change the priority of a job that waits.
+
+        Raises:
+            InvalidRequest: the priority is above the server's greatest.
+            NotFound: the caller has no such job.
+            JobNotQueued: it runs, or has ended.
+            InternalError: the address of its events cannot be signed.
+            StoreUnavailable: the database does not answer.
+        """
+        return await self._answers.answer(await self._desk.set_priority(name, wanted.priority, caller))
 
     async def delete(self, name: str, caller: Caller) -> JobAnswer:
         """Cancel a job that has not ended; forget one that has, and its files.

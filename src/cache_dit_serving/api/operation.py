@@ -92,7 +92,7 @@ class OtherAnswer(NamedTuple):
 class Operation:
     """One method of one route."""
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     route: str
     """Its path as OpenAPI writes it."""
     summary: str = ""

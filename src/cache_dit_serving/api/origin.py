@@ -75,7 +75,7 @@ def cors_options(origins: Sequence[str]) -> dict[str, Any]:
     """
     return {
         "allow_origins": list(origins),
-        "allow_methods": ["GET", "POST", "DELETE"],
+        "allow_methods": ["GET", "POST", "PATCH", "DELETE"],
         "allow_headers": ["*"],
         "expose_headers": ["*"],
         "allow_private_network": True,

@@ -23,6 +23,7 @@ from cache_dit_serving.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
+    JobNotQueued,
     KeyReused,
     NotFound,
     NotReady,
@@ -55,7 +56,7 @@ from cache_dit_serving.schemas.openai import (
     OpenAiVideos,
     VideoCreation,
 )
-from cache_dit_serving.schemas.request import GenerateRequest, JobRequest, NoFields
+from cache_dit_serving.schemas.request import GenerateRequest, JobChange, JobRequest, NoFields
 
 GENERATION_ERRORS: Errors = (CacheNotEngaged, QueueFull, InternalError, RunnerLost, NotReady, DeadlineExceeded)
 JOB_ERRORS: Errors = (KeyReused, QueueFull, InternalError, NotReady, StoreUnavailable, DeadlineExceeded)
@@ -148,6 +149,16 @@ OPERATIONS = (
         (NotFound, InternalError, StoreUnavailable),
         tag=JOBS,
         handler=handlers.job,
+    ),
+    Operation(
+        "PATCH",
+        "/jobs/{id}",
+        "Change the priority of a job that waits.",
+        JobAnswer,
+        (NotFound, JobNotQueued, InternalError, StoreUnavailable),
+        JsonBody(JobChange, examples.PRIORITY),
+        JOBS,
+        handler=handlers.change_job,
     ),
     Operation(
         "DELETE",

@@ -23,13 +23,14 @@ from cache_dit_serving.engine.live_jobs import LiveJobs
 from cache_dit_serving.engine.owned_jobs import OwnedJobs
 from cache_dit_serving.engine.sweeping import Sweeping
 from cache_dit_serving.engine.webhooks import Webhooks
-from cache_dit_serving.errors import ClientGone, InvalidRequest, KeyReused, NotFound
+from cache_dit_serving.errors import ClientGone, InvalidRequest, JobNotQueued, KeyReused, NotFound
 from cache_dit_serving.jobs.job import Job, failed
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.shared import JobProgress, shared_folder
 from cache_dit_serving.jobs.store.access import StoreAccess
 from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.media.outputs import Stored
+from cache_dit_serving.planning.fields.priority import check_priority
 from cache_dit_serving.schemas.jobs import JobState
 from cache_dit_serving.schemas.request import JobRequest
 
@@ -192,6 +193,27 @@ class JobDesk:
             have = f"{len(files)} output(s), from 0" if files else f"no outputs: it is {record.state}"
             raise NotFound(f"there is no such output; this job has {have}")
         return await asyncio.to_thread(self._engine.outputs.find, files[int(number)])
+
+    async def set_priority(self, name: str, priority: int, caller: Caller) -> JobRecord:
+        """Have a job wait with another priority, wherever it waits; return it as it is then.
+
+        Another server that has it in its queue reads the priority within a second.
+
+        Raises:
+            InvalidRequest: the priority is above `limits.max_priority`.
+            NotFound: the caller has no such job.
+            JobNotQueued: it runs, or has ended.
+            StoreUnavailable: the database does not answer.
+        """
+        check_priority(priority, self._engine.settings.limits.max_priority)
+        await self.find(name, caller)
+        waits = await self._access.write(lambda store: store.set_priority(name, priority))
+        if waits and (job := self._live.get(name)) is not None:
+            # The database may not know yet that it has begun.
+            waits = self._engine.worker.set_priority(job.generation, priority)
+        if not waits:
+            raise JobNotQueued("this job waits no longer, so that no priority matters; GET /jobs/{id} tells its state")
+        return await self.find(name, caller)
 
     async def cancel(self, name: str, caller: Caller) -> JobRecord:
         """End a job that has not ended, wherever it is; return it once it has, or as it is after :data:`CANCEL_S`.

@@ -67,7 +67,7 @@ class JobLease:
             await background.pause(BEAT_S)
 
     async def _tell(self) -> None:
-        """Write the progress of the jobs here; cancel those that were taken over or are no longer wanted."""
+        """Write the progress of the jobs here, and carry out what callers want of them; cancel those taken over."""
         jobs = self._live.all()
         for job in jobs.values():
             if job.untold:
@@ -75,11 +75,16 @@ class JobLease:
                     job.untold = not await self._owned.put(job.record)
         mine = await self._owned.tell([self._live.now(job) for job in jobs.values()])
         for name, job in jobs.items():
-            if name not in mine and self._live.get(name) is job:
-                job.taken = True
+            wanted = mine.get(name)
+            if wanted is None:
+                if self._live.get(name) is job:
+                    job.taken = True
+                    job.cancelled.set()
+                continue
+            if wanted.cancelled:
                 job.cancelled.set()
-            elif mine.get(name):
-                job.cancelled.set()
+            if wanted.priority != job.generation.priority:
+                self._worker.set_priority(job.generation, wanted.priority)
         # Promised while the database did not answer: nobody here knows of them.
         if forgotten := [name for name in mine if name not in jobs and self._live.get(name) is None]:
             await self._owned.release(forgotten)

@@ -112,6 +112,7 @@ class LiveJobs:
             prepared = await self._engine.prepare(read(record.request, uploads))
             job = self._job(record, prepared)
             job.written.set()
+            prepared.generation.set_priority(record.priority)  # which may have changed since its request
             self._worker.submit(prepared.generation, may_start=partial(self._may_start, job))
         except (NotReady, QueueFull):
             await self._owned.put(record, keep=False)

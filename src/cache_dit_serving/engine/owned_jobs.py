@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cache_dit_serving.engine.job_answers import answer_of
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.store.access import StoreAccess
-from cache_dit_serving.jobs.store.exchanged import summary
+from cache_dit_serving.jobs.store.exchanged import Wanted, summary
 from cache_dit_serving.jobs.store.heart import Heart
 from cache_dit_serving.jobs.webhooks import Webhook, webhooks_of
 from cache_dit_serving.schemas.answers import timestamp
@@ -86,8 +86,8 @@ class OwnedJobs:
         stored = await self._access.read(lambda store: store.get(record.id))
         return stored is not None and (stored.history, stored.files) == (record.history, record.files)
 
-    async def tell(self, records: Sequence[JobRecord]) -> dict[str, bool]:
-        """Write the progress of jobs; return those that this server owns, each with whether it is to be cancelled."""
+    async def tell(self, records: Sequence[JobRecord]) -> dict[str, Wanted]:
+        """Write the progress of jobs; return those that this server owns, each with the wishes of callers."""
         return await self._access.write(lambda store: store.tell(self._owner, self._until(), records))
 
     async def release(self, jobs: Sequence[str]) -> None:

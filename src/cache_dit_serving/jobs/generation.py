@@ -56,7 +56,7 @@ class Generation:
         """
         self.id: Final = id
         self.planned: Final = planned
-        self.priority: Final = priority
+        self._priority = priority
         self.caller: Final = caller
         self.submitted: Final = time.time()
         self.trace: Final = current()
@@ -76,6 +76,11 @@ class Generation:
         assert not planned.to_resize, "pictures are resized before a request queues, not on the pipeline's thread"
         for warning in planned.warnings:
             self.warn(warning)
+
+    @property
+    def priority(self) -> int:
+        """Greater ones run before."""
+        return self._priority
 
     @property
     def started(self) -> float | None:
@@ -149,6 +154,10 @@ class Generation:
         """
         self.result.set_running_or_notify_cancel()
         self._may_start = may_start
+
+    def set_priority(self, priority: int) -> None:
+        """Change the priority; once it waits, by :class:`Queue` alone, whose order follows from it."""
+        self._priority = priority
 
     def begin(self) -> bool:
         """Start, and tell the listeners; return False if it is another server's by now."""

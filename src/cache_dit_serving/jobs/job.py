@@ -37,7 +37,8 @@ class Job:
     @property
     def record(self) -> JobRecord:
         """Record of the job as it is now."""
-        generation, admitted = self.generation, self.admitted
+        generation = self.generation
+        admitted = replace(self.admitted, priority=generation.priority)
         if generation.started is None:
             return admitted
         return replace(

@@ -111,6 +111,14 @@ class PipelineQueue:
                 metrics.QUEUE_WAITING.set(len(self._waiting))
                 generation.fail(generation.stop_error)
 
+    def set_priority(self, generation: Generation, priority: int) -> bool:
+        """Change the priority of a generation; as :meth:`PipelineWorker.set_priority`."""
+        with self._changed:
+            if generation not in self._waiting:
+                return False
+            self._waiting.set_priority(generation, priority)
+            return True
+
     def between_generations(self, action: Callable[[Runner], T]) -> Future[T]:
         """Admit an action; as :meth:`PipelineWorker.between_generations`."""
         future: Future[T] = Future()

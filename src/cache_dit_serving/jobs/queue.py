@@ -97,6 +97,12 @@ class Queue:
         del self._waiting[generation]
         self._forget_callers()
 
+    def set_priority(self, generation: Generation, priority: int) -> None:
+        """Change the priority of a generation that waits."""
+        assert generation in self._waiting, "only what waits has a place"
+        generation.set_priority(priority)
+        self._ordered = None
+
     def next(self) -> Generation:
         """Take the next one out, to be run."""
         generation = next(iter(self))

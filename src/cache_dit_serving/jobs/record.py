@@ -49,7 +49,7 @@ class JobRecord:
     caller: str = ""
     """Name of the key that submitted it; empty where there are no API keys."""
     priority: int = 0
-    """Greater ones run before."""
+    """Greater ones run before. Once a job is written, `JobStore.set_priority` alone changes it."""
     attempts: int = 0
     """Number of times that it was begun."""
     position: int | None = field(default=None, metadata=AS_PROGRESS)

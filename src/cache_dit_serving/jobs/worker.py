@@ -133,6 +133,10 @@ class PipelineWorker:
         """Take a generation from the queue, or stop it after the step it is at. Does nothing to one that is done."""
         self._queue.cancel(generation)
 
+    def set_priority(self, generation: Generation, priority: int) -> bool:
+        """Change the priority of a generation that waits; return False, and change nothing, if it does not wait."""
+        return self._queue.set_priority(generation, priority)
+
     def between_generations(self, action: Callable[[Runner], T]) -> Future[T]:
         """Run `action` on the pipeline's thread as soon as no generation runs.
 

@@ -64,6 +64,14 @@ class NoFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class JobChange(BaseModel):
+    """Change of a job that waits."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    priority: int = Field(ge=0, le=MOST_PRIORITY, description="Higher runs first; limits.max_priority is the maximum.")
+
+
 class LoraRequest(BaseModel):
     """A LoRA by name; `GET /capabilities` lists the names."""
 

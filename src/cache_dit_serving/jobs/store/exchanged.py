@@ -31,6 +31,15 @@ class Page:
     """True for the oldest first, in place of the latest."""
 
 
+class Wanted(NamedTuple):
+    """Wishes of callers for a live job, which any server writes and its owner carries out."""
+
+    cancelled: bool
+    """True if the owner is to cancel it."""
+    priority: int
+    """Priority with which it is to wait."""
+
+
 class Ended(NamedTuple):
     """A job that has ended."""
 

@@ -37,7 +37,7 @@ from cache_dit_serving.jobs.store.engine import (
     make_engine,
     sqlite_file,
 )
-from cache_dit_serving.jobs.store.exchanged import KeyTaken, Page, Uploads, summary
+from cache_dit_serving.jobs.store.exchanged import KeyTaken, Page, Uploads, Wanted, summary
 from cache_dit_serving.jobs.store.leases import Silent
 from cache_dit_serving.jobs.store.migration import migrate
 from cache_dit_serving.jobs.store.outbox import Outbox
@@ -182,6 +182,7 @@ class JobStore:
         writing = self._writing.execution_options(wait_s=BRIEF_WAIT_S) if brief else self._writing
         with writing.begin() as connection:
             values = columns_of(record) | ({} if keep and not record.state.final else {"owner": None})
+            del values["priority"]  # its owner may not know the latest yet
             if connection.execute(update(JobRow).where(*mine).values(values)).rowcount == 0:
                 return False
             self.outbox.add(connection, webhooks, time.time())
@@ -208,25 +209,33 @@ class JobStore:
             free = update(JobRow).where(*live_jobs_of(server)).values(owner=None)
             connection.execute(free)
 
-    def tell(self, owner: str, until: float, jobs: Iterable[JobRecord]) -> dict[str, bool]:
+    def tell(self, owner: str, until: float, jobs: Iterable[JobRecord]) -> dict[str, Wanted]:
         """Write the progress of an owner's jobs.
 
         Args:
             until: time at which servers of an older version take the owner for dead, seconds since the epoch.
 
         Returns:
-            The jobs that it owns now, each with whether it is to be cancelled.
+            The jobs that it owns now, each with the wishes of callers.
         """
-        mine = select(JobRow.id, JobRow.unwanted).where(*live_jobs_of(owner))
+        mine = select(JobRow.id, JobRow.unwanted, JobRow.priority).where(*live_jobs_of(owner))
         with self._writing.begin() as connection:
             # A row that somebody else holds is told of next time: the others do not wait for it.
-            held = {job for job, _ in connection.execute(mine.with_for_update(skip_locked=True))}
+            held = {job for job, *_ in connection.execute(mine.with_for_update(skip_locked=True))}
             connection.execute(update(JobRow).where(JobRow.id.in_(held)).values(owned_until=until))
             for job in jobs:
                 if job.id in held:
                     of_it = update(JobRow).where(JobRow.id == job.id)
                     connection.execute(of_it.values({name: getattr(job, name) for name in PROGRESS}))
-            return {job: unwanted for job, unwanted in connection.execute(mine)}
+            return {job: Wanted(unwanted, priority) for job, unwanted, priority in connection.execute(mine)}
+
+    def set_priority(self, job: str, priority: int) -> bool:
+        """Have a job wait with another priority, at whatever server it waits; return False if it does not wait."""
+        if not ID.fullmatch(job):
+            return False
+        waits = (JobRow.id == job, JobRow.state == JobState.QUEUED)
+        with self._writing.begin() as connection:
+            return connection.execute(update(JobRow).where(*waits).values(priority=priority)).rowcount > 0
 
     def want_cancelled(self, job: str) -> None:
         """Have the owner of a job cancel it."""

@@ -32,9 +32,18 @@ class Priority(RequestField):
         return min(int(value), model.limits.max_priority)
 
     def check(self, request: GenerateRequest, model: PlannedModel) -> None:
-        most = model.limits.max_priority
-        if (request.priority or 0) > most:
-            raise InvalidRequest(f"priority {request.priority} is more than this server's {most}", param="priority")
+        check_priority(request.priority or 0, model.limits.max_priority)
+
+
+def check_priority(priority: int, most: int) -> None:
+    """Refuse a priority above the server's greatest, `limits.max_priority`.
+
+    Raises:
+        InvalidRequest: it is greater.
+    """
+    if priority > most:
+        remedy = "" if most else ": all requests are equal here, by limits.max_priority"
+        raise InvalidRequest(f"priority {priority} is more than this server's {most}{remedy}", param="priority")
 
 
 FIELDS: tuple[RequestField, ...] = (Priority(),)
