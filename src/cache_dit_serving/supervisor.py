@@ -173,7 +173,7 @@ def _log_ended_workers() -> None:
             failed = message["exit_code"] == LOAD_FAILED
             # In a container BentoML does not restart workers: the container ends, and its orchestrator restarts it.
             after = "another one starts" if self.respawn and not failed else "the server ends"
-            logger.error("%s; %s", ended(message["process_pid"], message["exit_code"]), after)
+            logger.error("a worker is gone: %s; %s", ended(message["process_pid"], message["exit_code"]), after)
             if failed and not _failed:
                 _failed.append(LOAD_FAILED)
                 self.respawn = True  # false in a container, where kantoku 0.18 would end with a traceback

@@ -85,7 +85,8 @@ def test_what_is_not_open_yet_is_loading_and_what_cannot_be_opened_is_said_once(
 
     with caplog.at_level(logging.ERROR, "cache_dit_serving"):
         run(tmp_path / "jobs.sqlite3", test)
-    assert [each.getMessage() for each in caplog.records] == ["jobs.database cannot be opened: file is not a database"]
+    [line] = [each.getMessage() for each in caplog.records]
+    assert line == "the database of jobs is not open: jobs.database cannot be opened: file is not a database"
 
 
 def test_a_deleted_file_makes_it_unavailable_until_one_is_put_there(tmp_path: Path) -> None:

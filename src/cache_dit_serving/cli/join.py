@@ -16,7 +16,7 @@ from cache_dit_serving.cli.command_line import CommandLine
 from cache_dit_serving.logs import configure_logs, configured_format, say_last
 from cache_dit_serving.ranks import wire
 from cache_dit_serving.ranks.agent import ranks_of, run_ranks
-from cache_dit_serving.ranks.interface import exposure
+from cache_dit_serving.ranks.interface import warn_of_open_ports
 from cache_dit_serving.ranks.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _take_part(link: wire.Link, server: str, token: str) -> str | None:
         return answer.message
     assert isinstance(answer, wire.Place)
     logger.info("node %d of %d: starting %d ranks", answer.node, answer.nodes, answer.ranks)
-    logger.warning("%s", exposure())
+    warn_of_open_ports()
     over = threading.Event()
     threading.Thread(target=_end_with, args=(link, over), daemon=True).start()
     try:

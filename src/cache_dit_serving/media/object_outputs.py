@@ -100,5 +100,5 @@ class ObjectOutputs:
         try:
             yield
         except (BaseError, OSError, ValueError) as error:
-            logger.error("outputs in %s: %s", self._url, summary(error))
+            logger.error("the storage of outputs, %s, does not answer: %s", self._url, summary(error))
             raise InternalError("The outputs' storage does not answer; the server's log has the details.") from error

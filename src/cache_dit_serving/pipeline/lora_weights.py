@@ -60,7 +60,7 @@ def read(settings: LoraSettings, denoiser: str) -> LoraWeights:
             adapter = parsed(stored, f"{LORA_ADAPTER_METADATA_KEY} in its metadata")
     except (UnreadableFile, UnsupportedAdapter) as error:
         if error.__cause__ is not None:
-            logger.warning("%s: %s (%s)", path, error, error.__cause__)
+            logger.warning("the LoRA file %s is refused: %s (%s)", path, error, error.__cause__)
         raise LoadError(f"{label}: {error}") from error
     return LoraWeights(label, contents, tensors, adapter)
 

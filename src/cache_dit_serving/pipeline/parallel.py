@@ -81,7 +81,7 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCa
     try:
         cache_dit.enable_cache(pipe, parallelism_config=config)
     except (AssertionError, ValueError, NotImplementedError, RuntimeError, ImportError) as error:
-        logger.exception("parallelism")
+        logger.exception("cache-dit cannot spread this pipeline over the ranks")
         name = type(pipe).__name__
         raise LoadError(f"parallelism: cache-dit cannot spread a {name} so{DETAILS}") from error
     _keep_signatures(pipe)

@@ -55,7 +55,7 @@ def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, p
                 progress(f"moving {name} to {device}")
                 pipe.to(device)
     except (ValueError, ImportError) as error:
-        logger.exception("offload")
+        logger.exception("model.offload does not work on this pipeline")
         raise LoadError(f"model.offload: {model.offload} does not work on a {name}{DETAILS}") from error
     for key, wanted in (("slicing", model.vae_slicing), ("tiling", model.vae_tiling)):
         if wanted:

@@ -159,7 +159,7 @@ def as_loaded(settings: QuantizeSettings | None, components: Sequence[str]) -> P
     try:
         made = runpy.run_path(str(settings.pipeline_config_path.expanduser()))["get_pipeline_quant_config"]()
     except Exception as error:
-        logger.exception("quantize.pipeline_config_path")
+        logger.exception("the file of quantize.pipeline_config_path fails")
         why = "has no get_pipeline_quant_config()" if isinstance(error, KeyError) else f"fails ({type(error).__name__})"
         raise LoadError(f"quantize.pipeline_config_path: the file {why}{DETAILS}") from error
     if not isinstance(made, PipelineQuantizationConfig):

@@ -143,7 +143,7 @@ class PipelineRunner:
             # Outside the handler: the exception keeps the tensors of every frame that it passed.
             self.flush()
             if advice := memory_advice(self._footprint, self._device):
-                logger.error("%s", advice)
+                logger.error("settings with which this model fits into the memory: %s", advice)
             width, height = (call.arguments.get(side) for side in ("width", "height"))
             would_fit = self._memory_use.would_fit(width, height, call.pixels) if width and height else None
             raise OutOfMemory(would_fit)

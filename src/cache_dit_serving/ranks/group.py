@@ -25,7 +25,7 @@ from cache_dit_serving.held_folder import HeldFolder
 from cache_dit_serving.planning.loras import LoraContents
 from cache_dit_serving.ranks import wire
 from cache_dit_serving.ranks.agent import POLL_S, run_ranks
-from cache_dit_serving.ranks.interface import exposure
+from cache_dit_serving.ranks.interface import warn_of_open_ports
 from cache_dit_serving.ranks.versions import differing
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Group:
         nodes, ranks = self._spread.nodes, self._spread.ranks_per_node
         endpoint = self._endpoint()
         if nodes > 1:
-            logger.warning("%s", exposure(self._spread.rendezvous or "", endpoint))
+            warn_of_open_ports(self._spread.rendezvous or "", endpoint)
         self._await_nodes(nodes - 1, progress)
         progress(f"starting {self.size} ranks" + (f" on {nodes} nodes" if nodes > 1 else ""))
         place = wire.Place(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 from pathlib import Path
 
 import psutil
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
@@ -42,8 +45,8 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def exposure(*endpoints: str) -> str:
-    """Return the log line about open ports, for a machine whose ranks exchange tensors with other machines.
+def warn_of_open_ports(*endpoints: str) -> None:
+    """Log the ports that are to be closed to others, on a machine whose ranks exchange tensors with other machines.
 
     Args:
         endpoints: host:port of the listeners whose ports are known.
@@ -54,7 +57,8 @@ def exposure(*endpoints: str) -> str:
     except (OSError, ValueError):
         chosen = "one that the system chooses"
     ports = " and ".join((*endpoints, f"of each rank ({chosen})"))
-    return (
-        f"ranks on several machines: ports {ports} must be closed to all but these machines; "
-        "torch's exchange has no password: whoever reaches it can run code as the server"
+    logger.warning(
+        "ranks on several machines: ports %s must be closed to all but these machines; "
+        "torch's exchange has no password: whoever reaches it can run code as the server",
+        ports,
     )

@@ -71,7 +71,8 @@ class StoreAccess:
             self._store = await loop.run_in_executor(self._writing, _opened, self._url)
         except LoadError as error:
             if str(error) != self._unopened:
-                logger.error("%s", error)  # for the log: it may name hosts and folders
+                # For the log alone: it may name hosts and folders.
+                logger.error("the database of jobs is not open: %s", error)
             self._unopened = str(error)
             return False
         if before is not None:
