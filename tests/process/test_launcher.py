@@ -116,6 +116,15 @@ def test_the_flags_of_a_base_and_of_components(tmp_path: Path, monkeypatch: pyte
             settings_of("--model-path", "x/y", "--component", *wrong)
 
 
+def test_the_schedulers_that_requests_may_choose_come_from_a_flag() -> None:
+    words = ("--model-path", "x/y")
+    assert settings_of(*words).model.schedulers == {}
+    offered = settings_of(*words, "--schedulers", "euler", "dpmpp_2m").model.schedulers
+    assert list(offered) == ["euler", "dpmpp_2m"]
+    with pytest.raises(ConfigError, match=r"model\.schedulers.* eulr is no known scheduler.* did you mean euler\?"):
+        settings_of(*words, "--schedulers", "eulr")
+
+
 def test_the_flags_of_a_lora(tmp_path: Path) -> None:
     words = ["--model-path", "x/y", "--lora-path", "maker/Some-LoRA", "--lora-name", "a b.safetensors"]
     (fused,) = settings_of(*words).model.loras

@@ -83,10 +83,12 @@ class Flag:
         """Default value, as docs and help show it."""
         if self.is_switch:
             return "off"
-        value = _field(self.leaf).default if self.leaf and not self.required else self.default
+        value = self.default
+        if self.leaf and not self.required:
+            value = _field(self.leaf).get_default(call_default_factory=True)
         if isinstance(value, tuple):
             return " ".join(map(str, value))
-        return "none" if value is None else str(value)
+        return "none" if value is None or value == {} else str(value)
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         """Add the flag to a parser."""
@@ -165,6 +167,14 @@ FLAGS: tuple[Flag, ...] = (
         ("--component",),
         "a folder, hub id or file in place of a component's own, such as vae=./my-vae",
         metavar="NAME=PATH_OR_ID",
+        many=True,
+    ),
+    Flag(
+        Heading.MODEL,
+        ("--schedulers",),
+        "known names of schedulers that requests may choose beside the model's own, such as euler unipc dpmpp_2m",
+        leaf="model.schedulers",
+        metavar="NAME",
         many=True,
     ),
     Flag(
