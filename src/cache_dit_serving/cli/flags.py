@@ -83,7 +83,7 @@ class Flag:
         """Default value, as docs and help show it."""
         if self.is_switch:
             return "off"
-        value = self.default
+        value: object = self.default
         if self.leaf and not self.required:
             value = _field(self.leaf).get_default(call_default_factory=True)
         if isinstance(value, tuple):
