@@ -32,9 +32,9 @@ def check(settings: Settings) -> None:
     Raises:
         ConfigError: the model or a LoRA is missing, or the device lacks an ability; names the setting.
     """
-    check_path(settings.model)
+    sources = check_path(settings.model)
     check_loras(settings.model)
-    if _wants_something_of_the_device(settings):
+    if _wants_something_of_the_device(settings, sources):
         check_device()
 
 
@@ -59,15 +59,17 @@ def check_sources(model: ModelSettings) -> Sources | None:
     return sources
 
 
-def check_path(model: ModelSettings) -> None:
+def check_path(model: ModelSettings) -> Sources | None:
     """Refuse a missing model, and a folder or file that cannot be loaded. Of its weights only the headers are read.
+
+    Returns :func:`check_sources`.
 
     Raises:
         ConfigError: the path is neither the embedded model, nor a model's folder, nor an available hub id.
     """
     sources = check_sources(model)
     if sources is None or (path := sources.location) == EMBEDDED_MODEL:
-        return
+        return sources
     key = "model.path" if path == model.path else "model.base"
     if why := folder.refusal(path):
         raise ConfigError(f"{key} {path!r}: {why}")
@@ -80,6 +82,7 @@ def check_path(model: ModelSettings) -> None:
             variant_on_hub(path, model, sources)
     except BrokenFolder as error:
         raise ConfigError(f"{key} {path!r}: {error}") from error
+    return sources
 
 
 def check_loras(model: ModelSettings) -> None:
@@ -120,7 +123,9 @@ def _check_hub_lora(lora: LoraSettings) -> None:
         raise LoadError(f"LoRA {lora.name} ({named.file_name}): {error}") from error
 
 
-def _wants_something_of_the_device(settings: Settings) -> bool:
+def _wants_something_of_the_device(settings: Settings, sources: Sources | None) -> bool:
+    if sources is not None and any(each.file and each.file.svdquant for each in sources.components.values()):
+        return True
     model = settings.model
     named = {model.device or "cpu", model.generator_device} != {"cpu"}
     asked = (model.offload, model.device_map, settings.quantize, settings.attention_backend)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile, Kind
 from cache_dit_serving.checkpoints.schemes import Scheme
@@ -98,13 +98,6 @@ def test_quantisation_is_told_by_names_and_types(
     assert (file.refusal is None) is loaded
     if not loaded:
         assert str(scheme) in str(file.refusal)
-
-
-def test_cache_dits_own_svdquant_is_told_by_its_metadata(tmp_path: Path) -> None:
-    save_file(_layer(qweight=BYTES), tmp_path / "a.safetensors", {"cache_dit_svdq_ptq": "{}"})
-    file = CheckpointFile.read(tmp_path / "a.safetensors")
-    assert file.scheme is Scheme.CACHE_DIT
-    assert "quantise the full weights by `quantize`" in str(file.refusal)
 
 
 def test_scaled_fp8_of_a_whole_transformer_keeps_its_family(tmp_path: Path) -> None:

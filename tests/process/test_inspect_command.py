@@ -21,6 +21,7 @@ from cache_dit_serving.config.settings import ModelSettings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.loras.locate import EMBEDDED_LORAS
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from tests.support.checkpoints import save_svdquant
 from tests.support.folders import LFS, WEIGHTS, as_variant, edit, linked, replace, save, sharded
 from tests.support.server import COMMAND
 
@@ -103,6 +104,20 @@ def test_a_checkpoint_is_told_with_its_family(capsys: pytest.CaptureFixture[str]
     found = inspected(EMBEDDED_FOLDER / "transformer" / f"{WEIGHTS}.safetensors", capsys)
     assert (found["kind"], found["denoiser"]) == ("transformer alone", "FluxTransformer2DModel")
     assert found["configuration"] == "flux.1-schnell"
+
+
+@pytest.mark.parametrize("by_folder", [False, True], ids=["file", "folder"])
+def test_quantised_layers_are_told_with_the_model_that_they_lie_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], by_folder: bool
+) -> None:
+    file = save_svdquant(tmp_path / "my layers")
+    path = file.parent if by_folder else file
+    found = inspected(path, capsys)
+    assert (found["kind"], found["layers"]) == ("transformer alone", {"transformer": 88})
+    assert found["format"] == "cache-dit's SVDQuant svdq_int4_r16_dq"
+    assert "the model that it was quantised from, CUDA" in found["needs"]
+    flags = parser().parse_args(shlex.split(found["command"])[2:])
+    assert (flags.model_path, flags.component, flags.dtype) == ("MODEL", [f"transformer={path}"], "bfloat16")
 
 
 def test_a_hub_id_of_a_configuration_needs_no_network(capsys: pytest.CaptureFixture[str]) -> None:

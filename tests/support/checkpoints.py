@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import cache_dit
 import numpy as np
 import torch
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
@@ -282,3 +285,20 @@ def _vae_whole(tensors: Tensors) -> Tensors:
             original = original.replace(ours, theirs)
         found[f"first_stage_model.{original}"] = tensor
     return found
+
+
+def save_svdquant(folder: Path, quant_type: str = "svdq_int4_r16_dq") -> Path:
+    """Quantise the embedded model's transformer by cache-dit's SVDQuant, and save it as its converter does on a GPU.
+
+    Quantising and packing run on a CPU; only the layers' forward pass needs the CUDA kernels.
+    """
+    with (
+        mock.patch("cache_dit.kernels.svdq_extension_is_available", return_value=True),
+        mock.patch("cache_dit.quantization.svdquant.ptq._normalize_dtype", return_value=torch.bfloat16),
+    ):
+        transformer = FluxTransformer2DModel.from_pretrained(
+            EMBEDDED_FOLDER, subfolder="transformer", dtype=torch.bfloat16
+        )
+        config = cache_dit.QuantizeConfig(quant_type=quant_type, serialize_to=str(folder))
+        cache_dit.quantize(transformer, config)
+    return folder / f"{quant_type}.safetensors"

@@ -13,6 +13,7 @@ from pathlib import Path
 from cache_dit_serving.checkpoints import gguf_header
 from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES, UNET_CLASS, Family, family_of, without_prefix
 from cache_dit_serving.checkpoints.schemes import Scheme, scheme_of, scheme_refusal
+from cache_dit_serving.checkpoints.svdquant import SvdquantLayers, read_svdquant
 from cache_dit_serving.safetensors_header import (
     SafetensorsHeader,
     TensorEntry,
@@ -70,6 +71,8 @@ class CheckpointFile:
     """Bytes of the tensors by type, as safetensors or GGML call it; the type with the most bytes is first."""
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
+    svdquant: SvdquantLayers | None = None
+    """Layers that cache-dit's SVDQuant quantised, which lie over a whole transformer; None: it is no such file."""
 
     @classmethod
     def read(cls, path: Path) -> CheckpointFile:
@@ -90,7 +93,7 @@ class CheckpointFile:
         """Return the contents of a checkpoint file by its header, which may be on the hub alone.
 
         Raises:
-            UnreadableFile: the file has no tensors.
+            UnreadableFile: the file has no tensors, or contradicts its metadata.
         """
         tensors, gguf = header.tensors, path.suffix == gguf_header.SUFFIX
         if not tensors:
@@ -98,16 +101,19 @@ class CheckpointFile:
         sizes = Counter[str]()
         for entry in tensors.values():
             sizes[entry.dtype] += entry.size_bytes
-        kind = kind_of(tensors)
+        scheme = scheme_of(tensors, header.metadata, gguf=gguf)
+        svdquant = read_svdquant(tensors, header.metadata) if scheme is Scheme.CACHE_DIT else None
+        kind = kind_of(tensors) if svdquant is None else Kind.DENOISER
         family = family_of(tensors) if kind in (Kind.PIPELINE, Kind.DENOISER, Kind.UNET) else None
         return cls(
             path=path,
             kind=kind,
             family=family,
-            scheme=scheme_of(tensors, header.metadata, gguf=gguf),
+            scheme=scheme,
             dtypes=dict(sizes.most_common()),
             tensors=tensors,
             metadata=header.metadata,
+            svdquant=svdquant,
         )
 
     @property
@@ -145,6 +151,8 @@ class CheckpointFile:
         most = next(iter(self.dtypes))
         if self.is_gguf:
             return f"GGUF {most}"
+        if self.svdquant is not None:
+            return f"{self.scheme} {self.svdquant.quant_type}"
         return str(self.scheme) if self.scheme else f"safetensors {most}"
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
+from cache_dit_serving.checkpoints import svdquant
 from cache_dit_serving.safetensors_header import TensorEntry
 
 
@@ -48,15 +49,11 @@ MARKS = (
     (re.compile(r"\.weight_scale_2$"), Scheme.NVFP4),
 )
 """Names that show a scheme. An earlier one wins."""
-CACHE_DIT_METADATA = "cache_dit_svdq_ptq"
-"""Metadata key of the files that cache-dit's SVDQuant serialises."""
 WAY_OUT = "take the file in bfloat16, float16, FP8 or GGUF"
 REFUSED = {
     Scheme.COMFY: "diffusers does not load it, and without its scales the weights mean nothing",
-    Scheme.NUNCHAKU: "neither diffusers nor cache-dit loads such a file; diffusers loads a folder with quant_method "
-    "nunchaku_lite, on CUDA with the package kernels",
-    Scheme.CACHE_DIT: "cache-dit needs CUDA kernels for it that are not in its release; quantise the full weights by "
-    "`quantize`",
+    Scheme.NUNCHAKU: "neither diffusers nor cache-dit has a loader for such a file; diffusers loads a folder with "
+    "quant_method nunchaku_lite, on CUDA with the package kernels",
     Scheme.BITSANDBYTES: "diffusers loads it from folders alone, with their configuration",
     Scheme.NVFP4: "diffusers loads it from folders alone, with their configuration",
     Scheme.INT8: "diffusers loads it from folders alone, with their configuration",
@@ -68,7 +65,7 @@ def scheme_of(
     tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str] = MappingProxyType({}), *, gguf: bool
 ) -> Scheme | None:
     """Return the scheme of a file with these tensors and metadata; None: its weights are not quantised."""
-    if CACHE_DIT_METADATA in metadata:
+    if svdquant.METADATA in metadata:
         return Scheme.CACHE_DIT
     if gguf:
         return Scheme.GGUF if any(entry.dtype not in GGUF_PLAIN for entry in tensors.values()) else None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile, Kind
+from cache_dit_serving.checkpoints.svdquant import SvdquantLayers, svdquant_file_in
 from cache_dit_serving.config import folder, hub
 from cache_dit_serving.config.catalog import CatalogEntry, catalog, recognise
 from cache_dit_serving.config.folder import INDEX
@@ -74,6 +75,8 @@ def inspect(path: str) -> Inspected:
         if path == EMBEDDED_MODEL:
             return _model(path, EMBEDDED_FOLDER)
         if folder.is_folder(path):
+            if (layers := svdquant_file_in(at)) is not None:
+                return _checkpoint(path, CheckpointFile.read(layers))
             lora = _lora_in(at)
             return _lora(path, read_lora_file(lora)) if lora else _model(path, at)
         if at.is_file():
@@ -231,6 +234,8 @@ def _hub_file(path: str, named: HubFile) -> Inspected:
 def _checkpoint(path: str, found: CheckpointFile) -> Inspected:
     if found.kind is Kind.UNKNOWN:
         raise UnreadableFile(f"it is no model that is known: {found.described()}")
+    if found.svdquant is not None:
+        return _svdquant(path, found, found.svdquant)
     family = found.family
     facts = {
         "described": found.described(),
@@ -255,6 +260,18 @@ def _checkpoint(path: str, found: CheckpointFile) -> Inspected:
         command=None if problem or family is None else f"{base}{_serving(path, configured[2] if configured else None)}",
         problem=problem,
     )
+
+
+def _svdquant(path: str, found: CheckpointFile, layers: SvdquantLayers) -> Inspected:
+    facts = {
+        "format": found.format,
+        "layers": {"transformer": layers.count},
+        "needs": "the model that it was quantised from, CUDA, and a build of cache-dit with its SVDQuant kernels",
+        "bytes": found.size_bytes,
+        "dtypes": dict(found.dtypes),
+    }
+    command = f"{SERVE} --model-path MODEL --component {shlex.quote(f'transformer={path}')} --dtype {layers.dtype}"
+    return Inspected(path, str(found.kind), facts, command=command)
 
 
 def _hub_id(path: str) -> Inspected:

@@ -9,6 +9,7 @@ from pathlib import Path
 from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile, Kind
 from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES
 from cache_dit_serving.checkpoints.schemes import SCALE, Scheme
+from cache_dit_serving.checkpoints.svdquant import svdquant_file_in
 from cache_dit_serving.config import hub
 from cache_dit_serving.config.folder import HUB_ID, INDEX, in_folder, is_file, is_folder
 from cache_dit_serving.config.hub_file import hub_file
@@ -90,6 +91,16 @@ class Sources:
     """Sources of single components, by name."""
 
     @property
+    def replaced(self) -> frozenset[str]:
+        """Names of the components whose weights in `location` are not read.
+
+        Layers of cache-dit's SVDQuant replace some of a transformer's, whose other weights are read there.
+        """
+        return frozenset(
+            name for name, each in self.components.items() if each.file is None or each.file.svdquant is None
+        )
+
+    @property
     def mixed(self) -> bool:
         """True if anything comes from elsewhere than the folder or hub id."""
         return self.whole is not None or bool(self.components)
@@ -108,6 +119,7 @@ def sources_of(model: ModelSettings, *, download: bool = True) -> Sources:
     components = {name: _component(name, path, download) for name, path in model.components.items()}
     if (file := _file_at(model.path, PATH, download)) is not None:
         if file.kind is Kind.PIPELINE:
+            _refuse_layers_alone(components, file)
             return Sources(_base_of(file, model.base), file, components)
         if file.kind in ELSEWHERE:
             raise UnusableSource(PATH, f"{file.name} is {_a(file)} ({file.format}): {ELSEWHERE[file.kind]}")
@@ -130,6 +142,17 @@ def sources_of(model: ModelSettings, *, download: bool = True) -> Sources:
             "Leave it out, or replace parts by model.components",
         )
     return Sources(model.path, None, components)
+
+
+def _refuse_layers_alone(components: Mapping[str, ComponentSource], whole: CheckpointFile) -> None:
+    """Refuse quantised layers beside a file that holds the whole pipeline: those lie over a transformer in a folder."""
+    for each in components.values():
+        if each.file is not None and each.file.svdquant is not None:
+            raise UnusableSource(
+                each.key,
+                f"{each.name} has quantised layers alone, for a transformer that is a folder's; give that folder or "
+                f"its hub id in place of {whole.name}",
+            )
 
 
 def unreachable(sources: Sources, revision: str | None) -> str | None:
@@ -184,6 +207,8 @@ def _file_at(path: str, key: str, download: bool) -> CheckpointFile | None:
     if is_file(path):
         place = Path(path).expanduser()
         return _usable(key, place.name, lambda: CheckpointFile.read(place))
+    if is_folder(path) and (found := _svdquant_in(Path(path).expanduser(), key)) is not None:
+        return _usable(key, found.name, lambda: CheckpointFile.read(found))
     named = hub_file(path)
     if named is None or is_folder(path):
         return None
@@ -200,6 +225,13 @@ def _file_at(path: str, key: str, download: bool) -> CheckpointFile | None:
     if header is None:
         raise NotDownloaded(name)
     return _usable(key, name, lambda: CheckpointFile.of(Path(name), header))
+
+
+def _svdquant_in(folder: Path, key: str) -> Path | None:
+    try:
+        return svdquant_file_in(folder)
+    except UnreadableFile as error:
+        raise UnusableSource(key, f"{folder.name}: {error}") from error
 
 
 def _usable(key: str, name: str, read: Callable[[], CheckpointFile]) -> CheckpointFile:

@@ -149,7 +149,7 @@ def read_model(folder: Path, model: ModelSettings, sources: Sources) -> ModelFol
         dtype=model.dtype,
         pipeline_class=model.pipeline_class,
         weights=model.weights == "saved" and sources.whole is None,
-        replaced=sources.components,
+        replaced=sources.replaced,
     )
 
 

@@ -35,7 +35,7 @@ def variant_on_hub(hub_id: str, model: ModelSettings, sources: Sources) -> str |
     there = {
         name: variants_of([each.removeprefix(f"{name}/") for each in names if each.startswith(f"{name}/")], entry[0])
         for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) > 0 and isinstance(entry[0], str) and name not in sources.components
+        if isinstance(entry, list) and len(entry) > 0 and isinstance(entry[0], str) and name not in sources.replaced
     }
     return chosen_variant(there, model.variant, model.dtype)
 

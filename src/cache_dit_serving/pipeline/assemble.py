@@ -149,11 +149,13 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
         placing,
         preflight,
         quantize,
+        svdquant,
     )
     from cache_dit_serving.pipeline.loaded_components import loaded_components
 
     device, generator_device = preflight.devices(settings)
     located = load.locate(settings.model)
+    svdquant.check(located.sources, device, settings.model.dtype)
     pipe = load.load_pipeline(settings, progress, located)
     configured = settings.cache.enable_separate_cfg if settings.cache else None
     guided_passes = cache.guided_passes_of(pipe) if configured is None else 1 + configured

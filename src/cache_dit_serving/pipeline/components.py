@@ -27,6 +27,7 @@ from cache_dit_serving.config.hub import on_hub
 from cache_dit_serving.config.settings import ModelSettings
 from cache_dit_serving.config.sources import PATH, TRANSFORMER, ComponentSource, Sources
 from cache_dit_serving.errors import DETAILS, LoadError
+from cache_dit_serving.pipeline import svdquant
 from cache_dit_serving.pipeline.encoder_file import load_encoder
 from cache_dit_serving.pipeline.memory import is_out_of_memory
 from cache_dit_serving.pipeline.missing_tensors import MissingOf, noted_missing
@@ -40,12 +41,13 @@ AS_FOLDER = "name a folder that save_pretrained wrote"
 
 
 def load_parts(
-    sources: Sources, location: str, model: ModelSettings, progress: Callable[[str], None]
+    sources: Sources, location: str, model: ModelSettings, variant: str | None, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return the components that have a source of their own, by name.
 
     Args:
         location: argument of `from_pretrained` for the pipeline: a local folder or a hub id.
+        variant: variant of the weights there.
 
     Raises:
         LoadError: the pipeline has no such component, or its source does not fit; names the setting and the file.
@@ -54,7 +56,7 @@ def load_parts(
         return {}
     parts: dict[str, Any] = {}
     with noted_missing() as missing_of:
-        target = _Target(location, model, missing_of)
+        target = _Target(location, model, variant, missing_of)
         for name, source in sources.components.items():
             progress(f"loading {name} from {source.name}")
             cls = target.class_of(name, source.key)
@@ -127,6 +129,8 @@ class _Target:
     location: str
     """Local folder or hub id with the configurations."""
     model: ModelSettings
+    variant: str | None
+    """Variant of its weights."""
     missing_of: MissingOf
 
     @property
@@ -154,6 +158,8 @@ class _Target:
         """
         if cls is not None and issubclass(cls, PreTrainedModel):
             return self._encoder_from_file(cls, name, file, key)
+        if file.svdquant is not None and cls is not None:
+            return self._under_layers(cls, name, file, key)
         if cls is None or not issubclass(cls, _loadable()):
             called = cls.__name__ if cls else name
             raise LoadError(f"{key}: diffusers loads no {called} from one file such as {file.name}; {AS_FOLDER}")
@@ -169,6 +175,14 @@ class _Target:
             module: torch.nn.Module = cls.from_single_file(weights, config_revision=self.model.revision, **given)
         _refuse_incomplete(self.missing_of(module), key, file.name, name)
         return module
+
+    def _under_layers(self, cls: Any, name: str, file: CheckpointFile, key: str) -> torch.nn.Module:
+        """Return the pipeline's own component with the quantised layers of a file in place of its own."""
+        given = {"revision": self.model.revision, "variant": self.variant, "dtype": self.dtype}
+        with _fitting(key, file.name, f"the {name} of {Path(self.location).name}"):
+            whole = cls.from_pretrained(self.location, subfolder=name, **given)
+        _refuse_incomplete(self.missing_of(whole), key, Path(self.location).name, name)
+        return svdquant.loaded_over(whole, file, key)
 
     def _encoder_from_file(
         self, cls: type[PreTrainedModel], name: str, file: CheckpointFile, key: str

@@ -108,7 +108,7 @@ def load_pipeline(
                 device = torch.device("cpu") if model.offload else choose_device(model.device)
                 pipe = random_pipeline(cls, location, model, device, progress)
             else:
-                parts = components.load_parts(sources, location, model, progress)
+                parts = components.load_parts(sources, location, model, variant, progress)
                 if sources.whole is not None:
                     pipe = components.load_whole(cls, sources.whole, location, parts, model)
                 else:

@@ -22,6 +22,7 @@ from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.pipeline.lora_conversion import DENOISERS, Fit, Target, converting, listed
 from cache_dit_serving.pipeline.lora_weights import LoraWeights, read
 from cache_dit_serving.pipeline.quantize import is_quantized
+from cache_dit_serving.pipeline.svdquant import layers_of
 from cache_dit_serving.planning.loras import LoraChoice, LoraContents, LoraTraits
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class LoadedLoras:
             LoadError: the file is not there, not safetensors, damaged, or for other weights. The pipeline is as before.
         """
         pipe: Any = self._pipe
+        if any(layers_of(getattr(pipe, name)) for name in self._components()):
+            raise LoadError(
+                f"LoRA {settings.name}: no LoRA lies on layers of SVDQuant: fuse it into the full weights before they "
+                "are quantised (`fuse: true` with `quantize`)"
+            )
         if settings.fuse and any(is_quantized(getattr(pipe, name)) for name in self._components()):
             raise LoadError(f"LoRA {settings.name}: it cannot be fused into quantised weights; leave fuse out")
         weights = read(settings, self._denoiser())

@@ -7,9 +7,11 @@ the supervisor holds no torch and no GPU memory.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.sources import NotDownloaded, UnusableSource, sources_of
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.environment import quiet_libraries
 
@@ -36,11 +38,25 @@ def devices(settings: Settings) -> tuple[torch.device, torch.device]:
     return device, generator_device
 
 
+def check_checkpoints(settings: Settings, device: torch.device) -> None:
+    """Refuse checkpoints that do not run on the device, as far as their headers are here or on the hub.
+
+    Raises:
+        LoadError: names the setting, the file and the remedy.
+    """
+    from cache_dit_serving.pipeline import svdquant
+
+    with suppress(NotDownloaded, UnusableSource):  # the supervisor has refused the latter
+        svdquant.check(sources_of(settings.model, download=False), device, settings.model.dtype)
+
+
 def main() -> int:
     """Check the devices for the settings in this process's environment. Returns the exit status, 0 or 2."""
     quiet_libraries()
     try:
-        devices(load_settings())
+        settings = load_settings()
+        device, _ = devices(settings)
+        check_checkpoints(settings, device)
     except LoadError as error:
         print(error)
         return 2

@@ -27,6 +27,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING as OF_TRANSFORME
 
 from cache_dit_serving.config.acceleration import BITSANDBYTES, QUANT_TYPES, SVDQ, ComponentQuantization
 from cache_dit_serving.errors import DETAILS, LoadError
+from cache_dit_serving.pipeline import svdquant
 from cache_dit_serving.pipeline.freed_memory import free_without_sleeping
 from cache_dit_serving.pipeline.memory import needing_memory
 from cache_dit_serving.pipeline.protocol import QuantizedComponent
@@ -66,29 +67,27 @@ NEEDS = {
     "int4_weight_only": Need((8, 0), package="mslk"),
     "nvfp4": Need((10, 0)),
     "nvfp4_weight_only": Need((10, 0)),
-    "svdq_int4": Need((8, 0)),
-    "svdq_nvfp4": Need((10, 0)),
     BITSANDBYTES: Need(package="bitsandbytes"),
 }
-"""Requirements by type, from the checks of torchao 0.18 and cache-dit 1.5.3."""
+"""Requirements by type, from the checks of torchao 0.18 and cache-dit 1.5.3. `svdquant.py` has those of SVDQuant."""
 OFFERED = (*QUANT_TYPES, "svdq_int4_r32_dq", "svdq_nvfp4_r32_dq")
 """Types listed to operators; of SVDQuant's many ranks, only 32."""
 
 
 def refusal(quant_type: str, device: torch.device) -> str | None:
     """Return the reason that a type cannot run on a device, as a phrase that follows its name; None if it can."""
-    svdq = SVDQ.fullmatch(quant_type)
-    need = NEEDS["svdq_" + svdq[1] if svdq else quant_type]
+    if svdq := SVDQ.fullmatch(quant_type):
+        why = svdquant.refusal_on(svdq[1], device)
+        if why in (None, svdquant.NO_KERNELS) and not svdq[2]:
+            return f"needs a calibration, which this server does not run; {quant_type}_dq does without"
+        return why
+    need = NEEDS[quant_type]
     if device.type != "cuda":
         if not need.cpu:
             return f"does not run on {device.type}"
     elif (capability := torch.cuda.get_device_capability(device)) < need.capability:
         wanted, there = (".".join(map(str, each)) for each in (need.capability, capability))
         return f"needs a GPU of compute capability {wanted}; this one has {there}"
-    if svdq and not svdq[2]:
-        return f"needs a calibration, which this server does not run; {quant_type}_dq does without"
-    if svdq and not _has_svdq_kernels():
-        return "needs cache-dit's SVDQuant kernels, which this build of it has not"
     if importlib.util.find_spec(need.package) is None:
         return f"needs the package {need.package}, which is not installed: {REMEDY}"
     return None
@@ -224,8 +223,10 @@ def _quantize(name: str, component: torch.nn.Module, wanted: ComponentQuantizati
 def quantized_as_loaded(component: Any) -> str | None:
     """Return the library that quantised a component before or during loading, as diffusers and transformers record it.
 
-    None if none did.
+    Of a checkpoint of cache-dit's SVDQuant, its type. None if none did.
     """
+    if (quant_type := svdquant.quant_type_of(component)) is not None:
+        return quant_type
     method = getattr(component, "quantization_method", None)
     return str(getattr(method, "value", method)) if method else None
 
@@ -250,18 +251,12 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 def _layers(component: torch.nn.Module) -> int:
     """Return the number of a component's quantised linear layers."""
-    count = len(getattr(component, "_svdq_quantized_layers", ()))
+    count = svdquant.layers_of(component)
     for layer in component.modules():
         weight = getattr(layer, "weight", None)
         if isinstance(layer, torch.nn.Linear) and isinstance(weight, torch.Tensor):
             count += is_traceable_wrapper_subclass(weight) or not weight.is_floating_point()
     return count
-
-
-def _has_svdq_kernels() -> bool:
-    from cache_dit.kernels import svdq_extension_is_available
-
-    return bool(svdq_extension_is_available())
 
 
 @contextmanager
