@@ -1,4 +1,4 @@
-"""The servers that modules of this folder share, besides that of `make serve`."""
+"""The browser and the servers that modules of this folder share, besides that of `make serve`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,38 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from selenium.webdriver import Chrome
 
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from tests.support.browser import browser
 from tests.support.images import apple, file_of
 from tests.support.loras import save_lora
+from tests.support.playground import Playground
 from tests.support.server import Server, options, ready, serving
 from tests.support.video_server import serving_wan
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chrome]:
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture
+def driver(chromium: Chrome) -> Chrome:
+    """The browser with an empty page, and nothing in its console."""
+    chromium.get("about:blank")
+    chromium.get_log("browser")  # type: ignore[no-untyped-call]
+    return chromium
+
+
+@pytest.fixture
+def page(server: Server, driver: Chrome) -> Iterator[Playground]:
+    """The playground of the embedded model, as opened for the first time; it ends without an error in the console."""
+    driver.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": server.url, "storageTypes": "all"})
+    opened = Playground(driver, server.url)
+    yield opened.open()
+    assert opened.complaints() == []
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +72,7 @@ def rich(tmp_path_factory: pytest.TempPathFactory, open_folder: Path, file_port:
     """The embedded model with all that an operator may add.
 
     Names that OpenAI's clients send, LoRAs, a folder and a host for pictures, priorities, previews by the autoencoder
-    every other step; two requests may wait, and two jobs that have ended are kept.
+    every other step, a speed with steps of its own; two requests may wait, and two jobs that have ended are kept.
     """
     folder = tmp_path_factory.mktemp("rich")
     pipe = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
@@ -71,6 +97,7 @@ def rich(tmp_path_factory: pytest.TempPathFactory, open_folder: Path, file_port:
         PREVIEWS__BY="vae",
         PREVIEWS__SIDE=64,
         DEFAULTS__NUM_INFERENCE_STEPS=12,
+        SPEEDS__FAST__NUM_INFERENCE_STEPS=10,
     )
     with serving(folder / "server", environ=environ) as running:
         running.wait_for(ready)

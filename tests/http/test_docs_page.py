@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from selenium.webdriver import Chrome
@@ -11,7 +10,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import element_to_be_clickable, presence_of_element_located
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.support.browser import browser, needs_browser
+from tests.support.browser import needs_browser
 from tests.support.server import Server
 
 PICTURES = """
@@ -36,12 +35,6 @@ area.dispatchEvent(new Event("input", { bubbles: true }));
 def click(driver: Chrome, selector: str) -> None:
     element = WebDriverWait(driver, 30).until(element_to_be_clickable((By.CSS_SELECTOR, selector)))
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", element)
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Chrome]:
-    with browser() as started:
-        yield started
 
 
 @needs_browser

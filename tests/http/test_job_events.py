@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import requests
+from selenium.webdriver import Chrome
 
-from tests.support.browser import browser, needs_browser
+from tests.support.browser import needs_browser
 from tests.support.jobs import LONG, submitted
 from tests.support.jobs_events import Told, follow, read
 from tests.support.server import Server, ready, serving
@@ -108,11 +109,10 @@ source.onerror = () => { if (source.readyState === EventSource.CLOSED) done(told
 
 
 @needs_browser
-def test_a_browser_reads_them_and_stays_away_after_the_last(server: Server) -> None:
-    with browser() as driver:
-        driver.get(f"{server.url}/livez")
-        job = submitted(server, **LONG | {"num_images": 1})
-        told = driver.execute_async_script(FOLLOW, f"{job}/events")
+def test_a_browser_reads_them_and_stays_away_after_the_last(server: Server, driver: Chrome) -> None:
+    driver.get(f"{server.url}/livez")
+    job = submitted(server, **LONG | {"num_images": 1})
+    told = driver.execute_async_script(FOLLOW, f"{job}/events")
     assert told[:2] == ["queued", "running"]
     assert told[-2:] == ["result", "succeeded"]
     assert "progress" in told

@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
+
+from cache_dit_serving.measure.distances.pixels import Pixels
 
 PATIENCE_S = 60
 T = TypeVar("T")
@@ -55,6 +58,20 @@ class Playground:
                 field.clear()
                 field.send_keys(str(value))
 
+    def add_argument(self, name: str, value: str) -> None:
+        """Add a pair of a name and a value to the further arguments."""
+        self.script("document.querySelector('details.more').open = true")
+        self.click('[data-field="extra_args"] .label button')
+        pair = self.all(".pair")[-1]
+        Select(pair.find_element("css selector", "select")).select_by_value(name)
+        pair.find_element("css selector", "input").send_keys(value)
+
+    def unfold(self) -> None:
+        """Show all fields of the form, with an error and an argument."""
+        self.script("for (const part of document.querySelectorAll('details')) part.open = true")
+        self.add_argument("prompt_2", '"round"')
+        self.type(sigmas="none")
+
     def choose_speed(self, name: str) -> None:
         self.driver.execute_script("arguments[0].click()", self.find(f'.speed input[value="{name}"]'))
 
@@ -84,6 +101,23 @@ class Playground:
     def value(self, name: str) -> str:
         """What a field holds."""
         return str(self.field(name).get_attribute("value"))
+
+    def pixels(self, picture: WebElement) -> Pixels:
+        """Return the bytes of a picture on the page, (height, width, 3)."""
+        width, height, values = self.script(
+            """const picture = arguments[0], canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
+            const context = canvas.getContext("2d");
+            context.drawImage(picture, 0, 0);
+            const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+            return [canvas.width, canvas.height, [...data]];""",
+            picture,
+        )
+        return np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
+
+    def text(self, selector: str) -> str:
+        """The text of an element that may be replaced at any time; empty if there is none."""
+        return str(self.script("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
 
     def script(self, code: str, *arguments: object) -> Any:
         return self.driver.execute_script(code, *arguments)

@@ -29,7 +29,7 @@
  * @typedef {{message: string, type: string, code: string | null, param: string | null}} ErrorBody
  * @typedef {Record<string, any>} Schema  JSON schema of a field, with its default
  * @typedef {{name: string, allowed: boolean, default: boolean, settings: Record<string, any> | null,
- *   measured: Record<string, any> | null, seconds?: number | null}} Speed
+ *   num_inference_steps: number, measured: Record<string, any> | null, seconds?: number | null}} Speed
  * @typedef {{model: string, pipeline_class: string, tasks: string[], fields: Record<string, Schema>, speeds: Speed[],
  *   size_multiple?: number, limits: Record<string, any>, measured_on?: string | null,
  *   cache: {supported: boolean, reason: string | null, fields: Record<string, Schema>,
@@ -160,6 +160,16 @@ export class Client {
    */
   remove(id) {
     return this.json("DELETE", `/jobs/${encodeURIComponent(id)}`);
+  }
+
+  /**
+   * Have a job that waits run before those of a lower priority.
+   * @param {string} id
+   * @param {number} priority  0 to the server's `limits.max_priority`
+   * @returns {Promise<Job>}
+   */
+  setPriority(id, priority) {
+    return this.json("PATCH", `/jobs/${encodeURIComponent(id)}`, { body: { priority } });
   }
 
   /**

@@ -51,12 +51,25 @@ export class Form extends EventTarget {
     this.#general = h("p", { class: "error general", role: "alert", hidden: true });
     this.capabilities = capabilities;
     root.replaceChildren(this.#general, ...this.#made());
+    this.#showUsualSteps();
     root.addEventListener("input", () => this.#changed());
     root.addEventListener("change", () => this.#changed());
   }
 
+  /** Show how many steps a request has that leaves them out: as many as noise levels, or those of its speed. */
+  #showUsualSteps() {
+    const steps = this.#controls.get("num_inference_steps")?.focus;
+    if (!(steps instanceof HTMLInputElement)) return;
+    const levels = this.#controls.get("sigmas")?.read();
+    const chosen = this.#controls.get("speed")?.read();
+    const speed = this.capabilities.speeds.find(({ name }) => name === chosen);
+    const usual = speed?.num_inference_steps ?? this.capabilities.fields.num_inference_steps.default;
+    steps.placeholder = String(Array.isArray(levels) ? levels.length : usual);
+  }
+
   #changed() {
     this.clearErrors();
+    this.#showUsualSteps();
     for (const control of this.#controls.values()) {
       const fault = control.fault?.();
       if (fault) say(control, fault);

@@ -6,6 +6,7 @@ import { loraBounds } from "./lora_sliders.js";
 /** @import { Capabilities, Client, Job } from "./client.js" */
 
 const JOBS = 20;
+const EVERY_MS = 5000;
 
 /**
  * @param {HTMLElement} root
@@ -15,13 +16,16 @@ const JOBS = 20;
 export function serverTab(root, client, capabilities) {
   const said = h("p", { class: "error", role: "alert", hidden: true });
   const place = h("div", { class: "cards" });
-  const again = h("button", { type: "button", class: "quiet", onclick: () => load() }, "Refresh");
-  fill(
-    root,
-    h("div", { class: "label" }, h("h2", {}, "Server"), again, h("a", { href: "metrics" }, "Metrics")),
-    said,
-    place,
-  );
+  fill(root, h("div", { class: "label" }, h("h2", {}, "Server"), h("a", { href: "metrics" }, "Metrics")), said, place);
+  /** True if the latest look failed. */
+  let lost = false;
+
+  /** @param {unknown} error */
+  const say = (error) => {
+    if (!(error instanceof ServerError)) throw error;
+    said.textContent = error.message;
+    said.hidden = false;
+  };
 
   /**
    * Do something, and show what the server says of it.
@@ -31,12 +35,10 @@ export function serverTab(root, client, capabilities) {
     said.hidden = true;
     try {
       await action();
-      await load();
     } catch (error) {
-      if (!(error instanceof ServerError)) throw error;
-      said.textContent = error.message;
-      said.hidden = false;
+      say(error);
     }
+    await load();
   };
 
   async function load() {
@@ -47,29 +49,66 @@ export function serverTab(root, client, capabilities) {
         client.json("GET", "/loras"),
         warnings(client),
       ]);
-      fill(
+      if (lost) said.hidden = true;
+      lost = false;
+      refill(
         place,
         modelCard(model),
         memoryCard(model, () => attempt(flush)),
         speedsCard(capabilities),
-        jobsCard(jobs.jobs, cancel),
+        jobsCard(jobs.jobs, capabilities.fields.priority?.maximum ?? 0, { cancel, setPriority }),
         lorasCard(loras.loras, capabilities, change),
         warningsCard(log),
       );
     } catch (error) {
-      if (!(error instanceof ServerError)) throw error;
-      said.textContent = error.message;
-      said.hidden = false;
+      lost = true;
+      say(error);
     }
   }
 
   const flush = () => client.json("POST", "/flush_cache", { body: {} });
   const cancel = (/** @type {string} */ id) => attempt(() => client.remove(id));
+  const setPriority = (/** @type {string} */ id, /** @type {number} */ priority) =>
+    attempt(() => client.setPriority(id, priority));
   const change = (/** @type {"POST" | "DELETE"} */ method, /** @type {string} */ name) =>
     attempt(() => client.json(method, `/loras/${encodeURIComponent(name)}`));
+  let timer = 0;
   document.addEventListener("chosen", (event) => {
-    if (event.target instanceof HTMLElement && event.target.dataset.tab === "server") load();
+    clearInterval(timer);
+    if (!(event.target instanceof HTMLElement && event.target.dataset.tab === "server")) return;
+    load();
+    timer = setInterval(() => {
+      if (!document.hidden && !inUse(place)) load();
+    }, EVERY_MS);
   });
+}
+
+/**
+ * True while someone types into a place, or selects its text.
+ * @param {HTMLElement} place
+ */
+function inUse(place) {
+  const selection = getSelection();
+  const selects = selection && !selection.isCollapsed && place.contains(selection.anchorNode);
+  return selects || (document.activeElement instanceof HTMLInputElement && place.contains(document.activeElement));
+}
+
+/** @param {Element} control */
+const nameOf = (control) => control.getAttribute("aria-label") ?? control.textContent;
+
+/**
+ * Put new cards in place of the old ones; the focus stays on the control of the same name.
+ * @param {HTMLElement} place
+ * @param {...HTMLElement} cards
+ */
+function refill(place, ...cards) {
+  const focused = document.activeElement;
+  const name = focused && place.contains(focused) ? nameOf(focused) : null;
+  fill(place, ...cards);
+  if (name === null) return;
+  for (const control of place.querySelectorAll("button, input")) {
+    if (control instanceof HTMLElement && nameOf(control) === name) control.focus();
+  }
 }
 
 /**
@@ -144,27 +183,48 @@ function speedsCard({ speeds, measured_on }) {
 
 /**
  * @param {Job[]} jobs
- * @param {(id: string) => void} cancel
+ * @param {number} most  greatest priority; 0: all are equal
+ * @param {{cancel: (id: string) => void, setPriority: (id: string, priority: number) => void}} actions
  */
-function jobsCard(jobs, cancel) {
+function jobsCard(jobs, most, { cancel, setPriority }) {
   const rows = jobs.map((job) => {
+    const name = job.id.slice(0, 8);
     const open = job.state === "queued" || job.state === "running";
-    const where =
-      job.state === "running" ? `step ${job.step} of ${job.steps}` : job.position ? `place ${job.position}` : "";
+    const words = { type: "button", class: "quiet", "aria-label": `Cancel job ${name}`, onclick: () => cancel(job.id) };
     return h(
       "tr",
       {},
-      h("td", {}, h("code", {}, job.id.slice(0, 8))),
-      h("td", {}, job.state),
-      h("td", {}, where),
-      h("td", {}, job.priority ? `priority ${job.priority}` : ""),
-      h("td", {}, open && h("button", { type: "button", class: "quiet", onclick: () => cancel(job.id) }, "cancel")),
+      h("td", {}, h("code", { title: job.id }, name)),
+      h("td", {}, h("span", { class: `state ${job.state}` }, job.state)),
+      h("td", {}, whereOf(job)),
+      most > 0 && h("td", {}, job.state === "queued" ? priorityInput(job, name, most, setPriority) : job.priority),
+      h("td", { class: "action" }, open && h("button", words, "cancel")),
     );
   });
-  return card(
-    "Jobs",
-    jobs.length ? h("table", {}, h("tbody", {}, ...rows)) : h("p", { class: "hint" }, "None are kept."),
-  );
+  if (!rows.length) return card("Jobs", h("p", { class: "hint" }, "None are kept."));
+  const titles = ["job", "state", "progress", ...(most > 0 ? ["priority"] : []), ""];
+  const head = titles.map((title) => (title ? h("th", { scope: "col" }, title) : h("td", {})));
+  return card("Jobs", h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows)));
+}
+
+/** @param {Job} job */
+function whereOf(job) {
+  if (job.state === "running") return `step ${job.step} of ${job.steps}`;
+  if (job.state === "queued") return job.position ? `place ${job.position}` : "waits";
+  return job.cached_steps ? `${job.cached_steps} of ${job.steps} reused` : "";
+}
+
+/**
+ * @param {Job} job
+ * @param {string} name
+ * @param {number} most
+ * @param {(id: string, priority: number) => void} setPriority
+ */
+function priorityInput(job, name, most, setPriority) {
+  const input = h("input", { type: "number", class: "priority", min: 0, max: most, step: 1, value: job.priority });
+  input.setAttribute("aria-label", `Priority of job ${name}, 0 to ${most}`);
+  input.addEventListener("change", () => input.value !== "" && setPriority(job.id, Number(input.value)));
+  return input;
 }
 
 /**
@@ -177,17 +237,20 @@ function lorasCard(loras, capabilities, change) {
   const known = loraBounds(capabilities.fields.loras ?? {}).map(({ name }) => name);
   const rows = [...new Set([...loaded, ...known])].map((name) => {
     const method = loaded.has(name) ? "DELETE" : "POST";
-    const button = h(
-      "button",
-      { type: "button", class: "quiet", onclick: () => change(method, name) },
-      loaded.has(name) ? "unload" : "load",
-    );
+    const verb = loaded.has(name) ? "unload" : "load";
+    const words = {
+      type: "button",
+      class: "quiet",
+      "aria-label": `${verb} ${name}`,
+      onclick: () => change(method, name),
+    };
+    const button = h("button", words, verb);
     return h(
       "tr",
       {},
       h("th", { scope: "row" }, name),
       h("td", {}, loaded.has(name) ? "loaded" : "on disk"),
-      h("td", {}, button),
+      h("td", { class: "action" }, button),
     );
   });
   return card("LoRAs", rows.length ? h("table", {}, h("tbody", {}, ...rows)) : h("p", { class: "hint" }, "None."));

@@ -1,0 +1,87 @@
+"""The playground as a page: keyboard, screen readers, narrow screens, its size, and the operator's corner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import axe_core_python
+from selenium.webdriver import Keys
+
+from tests.support.browser import needs_browser
+from tests.support.playground import PROMPT, Playground
+
+pytestmark = needs_browser
+AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
+
+
+def test_keyboard_and_assistive_technology(page: Playground) -> None:
+    page.type(prompt=PROMPT, num_inference_steps=4)
+    page.field("prompt").send_keys(Keys.CONTROL, Keys.ENTER)
+    page.drawn()
+    page.unfold()
+    page.script(AXE)
+    found = []
+    for scheme in ("light", "dark"):
+        page.script("document.documentElement.style.colorScheme = arguments[0]", scheme)
+        for tab in ("draw", "compare", "server"):
+            page.click(f"#tab-{tab}")
+            found += page.driver.execute_async_script(
+                "axe.run().then(({violations}) => arguments[0](violations.map(({id, nodes}) => "
+                "`${id}: ${nodes.map(({target}) => target.join(' ')).join(', ')}`)))"
+            )
+    assert found == []
+    page.find("#tab-server").send_keys(Keys.ARROW_RIGHT)
+    assert page.find("#tab-draw").get_attribute("aria-selected") == "true"
+
+
+def test_a_narrow_screen_needs_no_scrolling_sideways(page: Playground) -> None:
+    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        page.type(prompt=PROMPT, num_inference_steps=4)
+        page.draw()
+        page.drawn()
+        page.unfold()
+        for tab in ("draw", "compare", "server"):
+            page.click(f"#tab-{tab}")
+            assert page.script("return document.documentElement.scrollWidth") == 360, tab
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_is_small_and_its_own(page: Playground) -> None:
+    loaded = page.script(
+        "return performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation'))"
+        ".map(({name, decodedBodySize}) => [name, decodedBodySize])"
+    )
+    assert all(name.startswith(page.url) for name, _ in loaded)
+    assert sum(size for _, size in loaded) < 300_000
+    assert len({name for name, _ in loaded}) <= 28
+
+
+def test_all_scripts_are_asked_for_at_once(page: Playground) -> None:
+    """Three round trips until the form is there: the page, its files, and what the server takes."""
+    named = page.script("return [...document.querySelectorAll('link, script')].map((one) => one.href || one.src)")
+    loaded = page.script(
+        "return performance.getEntriesByType('resource').map(({name, initiatorType}) => [name, initiatorType])"
+    )
+    asked = {name for name, initiator in loaded if initiator == "fetch"}
+    assert {name.removeprefix(f"{page.url}/") for name in asked} == {"health", "capabilities"}
+    assert {name for name, _ in loaded if name.endswith(".js")} == {name for name in named if name.endswith(".js")}
+
+
+def test_the_operators_corner_tells_and_frees(page: Playground) -> None:
+    page.type(prompt=PROMPT, num_inference_steps=4)
+    page.draw()
+    page.drawn()
+    page.click("#tab-server")
+    assert "FluxPipeline" in page.seen('[aria-label="Model"]').text
+    assert "succeeded" in page.seen('[aria-label="Jobs"]').text
+
+    def cached() -> str:
+        return page.script("return document.querySelector('[aria-label=\"Memory\"] dl').textContent")
+
+    assert page.find('[aria-label="Warnings of the last hour"]').text
+    before = cached()
+    page.click('[aria-label="Memory"] button')
+    page.wait_until(lambda: cached() != before)

@@ -1,0 +1,207 @@
+"""The playground in a real browser at servers of other models, settings and keys, and at one that restarts."""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from selenium.webdriver import Chrome, Keys
+
+from tests.support.browser import needs_browser
+from tests.support.families import save_family
+from tests.support.jobs import LONG, ended, submitted
+from tests.support.playground import PROMPT, Playground
+from tests.support.server import Server, options, ready, serving
+
+pytestmark = needs_browser
+KEY = f"sk-page-{'x' * 16}"
+EMBEDDING = Path(__file__).parents[2] / "docs" / "playground.md"
+
+
+def test_a_class_is_drawn_by_its_number(driver: Chrome, tmp_path: Path) -> None:
+    model = save_family("DiT", tmp_path / "model")
+    with serving(tmp_path, environ=options(MODEL__PATH=str(model), MODEL__DTYPE="float32")) as server:
+        server.wait_for(ready)
+        page = Playground(driver, server.url).open()
+        assert page.all('[data-field="prompt"]') == []
+        page.type(class_label=3, seed=1, num_inference_steps=4)
+        page.draw()
+        page.drawn()
+        page.type(class_label=100_000)
+        page.draw()
+        assert "100,000" in page.seen('[data-field="class_label"] .error').text
+
+
+def test_a_model_with_loras_and_previews_offers_both(driver: Chrome, rich: Server) -> None:
+    page = Playground(driver, rich.url).open()
+    assert {"red", "blue"} <= {label.text.split("\n")[0] for label in page.all(".lora")}
+    page.type(prompt=PROMPT, seed=5, num_inference_steps=60)
+    page.choose_speed("lossless")
+    page.script(
+        "const slider = document.querySelector('.lora input'); slider.value = 1;"
+        "slider.dispatchEvent(new Event('input', {bubbles: true}));"
+        "window.previews = 0; new MutationObserver((all) => { for (const {target} of all)"
+        " if (target.className === 'forming' && target.src.startsWith('data:image/webp')) previews += 1; })"
+        ".observe(document.getElementById('stage'), {subtree: true, attributes: true, attributeFilter: ['src']})"
+    )
+    assert '"loras":[' in page.find("#snippet").text
+    page.draw()
+    page.drawn()
+    assert page.script("return previews") > 0
+
+
+def test_a_server_without_previews_still_tells_the_steps(driver: Chrome, limited: Server) -> None:
+    """It refuses the events that ask for previews, and offers no speed above the operator's ceiling."""
+    page = Playground(driver, limited.url).open()
+    assert [bool(choice.get_attribute("disabled")) for choice in page.all(".speed input")] == [False, False, True, True]
+    page.type(prompt=PROMPT, num_inference_steps=8)
+    page.script(
+        "window.told = []; new MutationObserver(() => told.push(document.querySelector('.status')?.textContent))"
+        ".observe(document.getElementById('stage'), {subtree: true, childList: true, characterData: true})"
+    )
+    page.draw()
+    page.drawn()
+    assert any(text and text.startswith("Step ") for text in page.script("return told"))
+
+
+def test_a_video_is_drawn_and_compared(driver: Chrome, wan: Server) -> None:
+    page = Playground(driver, wan.url).open()
+    page.type(prompt="a cat", seed=1, num_frames=5)
+    page.draw()
+    page.drawn()
+    page.wait_until(lambda: page.script("return document.querySelector('.frame video').videoWidth") == 32)
+    page.click("#tab-compare")
+    page.click("#compare-draw")
+    page.wait_until(lambda: len(page.all(".side video")) >= 2)
+    page.script("[...document.querySelectorAll('.comparison > button')].at(-1).click()")
+    page.wait_until(lambda: page.script("return [...document.querySelectorAll('.side video')].every(v => !v.paused)"))
+
+
+def test_priority_is_chosen_and_shown(driver: Chrome, rich: Server) -> None:
+    page = Playground(driver, rich.url).open()
+    page.type(prompt=PROMPT, num_inference_steps=4, priority=4)
+    page.draw()
+    assert "3" in page.seen('[data-field="priority"] .error').text
+    page.type(priority=3)
+    page.draw()
+    page.drawn()
+    page.click("#tab-server")
+    assert [cell.text for cell in page.seen('[aria-label="Jobs"] tbody tr').find_elements("tag name", "td")][3] == "3"
+
+
+def test_the_operator_moves_a_job_that_waits(driver: Chrome, rich: Server) -> None:
+    running = submitted(rich, **LONG)
+    rich.wait_for(lambda rich: rich.get(running).json()["step"] > 0, 30)
+    first, second = (submitted(rich, seed=seed, num_inference_steps=4) for seed in (1, 2))
+    page = Playground(driver, rich.url).open()
+    page.click("#tab-server")
+    name = second.removeprefix("/jobs/")[:8]
+    priority = page.seen(f'[aria-label^="Priority of job {name}"]')
+    priority.clear()
+    priority.send_keys("2", Keys.ENTER)
+    page.wait_until(lambda: [rich.get(job).json()["position"] for job in (second, first)] == [1, 2])
+    page.wait_until(lambda: "place 1" in page.text('[aria-label="Jobs"] tbody tr'))
+    assert page.driver.switch_to.active_element == page.find(f'[aria-label^="Priority of job {name}"]')
+    page.click(f'[aria-label="Cancel job {running.removeprefix("/jobs/")[:8]}"]')
+    assert [ended(rich, job)["state"] for job in (running, second, first)] == ["cancelled", "succeeded", "succeeded"]
+    # It tells by itself what has become of them.
+    page.wait_until(lambda: page.all('[aria-label^="Cancel job"]') == [])
+
+
+def test_steps_that_are_left_out_are_shown_as_the_speed_has_them(driver: Chrome, rich: Server) -> None:
+    page = Playground(driver, rich.url).open()
+
+    def shown() -> str | None:
+        return page.field("num_inference_steps").get_attribute("placeholder")
+
+    usual = {}
+    for speed in ("balanced", "fast"):
+        page.choose_speed(speed)
+        usual[speed] = shown()
+    assert usual == {"balanced": "12", "fast": "10"}
+    page.type(prompt=PROMPT, seed=5)
+    page.draw()
+    assert page.drawn()[1].endswith("/ 10")
+    assert "of 10 steps" in page.script(
+        "const input = document.querySelector('.rethreshold input'); input.value = -500;"
+        "input.dispatchEvent(new Event('input', {bubbles: true}));"
+        "return document.querySelector('.rethreshold output').textContent"
+    )
+    page.type(sigmas="1, 0.6, 0.3")
+    assert shown() == "3"
+
+
+def test_the_operator_reads_warnings_without_their_values(driver: Chrome, rich: Server) -> None:
+    assert rich.post("/loras/broken").status_code == 400
+    page = Playground(driver, rich.url).open()
+    page.click("#tab-server")
+    rows = page.seen('[aria-label="Warnings of the last hour"] table').text
+    # Other tests of this server may have failed in the same way before.
+    assert re.search(r"error( \S \d+)? jobs\.pipeline_queue an action on the pipeline failed", rows), rows
+    assert "safetensors" not in rows
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Address of another origin, and the folder that it shows."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    shown = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=folder))
+    threading.Thread(target=shown.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{shown.server_port}", folder
+    shown.shutdown()
+    shown.server_close()
+
+
+def test_a_key_is_asked_for_and_another_page_uses_one(
+    driver: Chrome, tmp_path: Path, elsewhere: tuple[str, Path]
+) -> None:
+    origin, folder = elsewhere
+    keyed = options(SERVER__API_KEYS=[{"name": "page", "key": KEY}], SERVER__CORS_ORIGINS=[origin])
+    with serving(tmp_path, environ=keyed) as server:
+        server.wait_for(ready)
+        page = Playground(driver, server.url)
+        driver.get(f"{server.url}/ui")
+        for key, words in (("sk-wrong", "key"), (KEY, "")):
+            page.seen("#key[open]")
+            page.find("#key-input").send_keys(key)
+            page.click('#key button[value="use"]')
+            if words:
+                page.wait_until(lambda: page.find("#key-error").text)
+                page.find("#key-input").clear()
+        page.wait_until(lambda: page.script("return document.documentElement.dataset.ready"))
+        page.type(prompt=PROMPT, num_inference_steps=4)
+        page.draw()
+        page.drawn()
+        assert KEY not in page.find("#snippet").text
+        page.click("#tab-server")
+        page.click('[aria-label="Memory"] button')
+        assert "scope" in page.seen("#server > .error").text
+        assert "scope admin" in page.find('[aria-label="Warnings"]').text
+        [example] = re.findall(r"```html\n(.*?)```", EMBEDDING.read_text(encoding="utf-8"), re.DOTALL)
+        example = example.replace("https://pictures.example", server.url).replace("sk-...", KEY)
+        (folder / "index.html").write_text(example, encoding="utf-8")
+        driver.get(f"{origin}/index.html")
+        page.wait_until(lambda: page.script("return document.getElementById('apple').naturalWidth") == 96)
+
+
+def test_a_restarted_server_is_found_again(driver: Chrome, tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        server.wait_for(ready)
+        page = Playground(driver, server.url).open()
+        page.type(prompt=PROMPT, num_inference_steps=4)
+        port = urlsplit(server.url).port
+    page.draw()
+    assert "does not answer" in page.seen("#fields .error").text
+    assert "not answer" in page.seen("#banner").text
+    with serving(tmp_path, port=port) as server:
+        server.wait_for(ready)
+        page.wait_until(lambda: page.find("#state").text == "ready")
+        page.draw()
+        assert page.drawn()[1].endswith("/ 4")
