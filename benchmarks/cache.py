@@ -44,6 +44,7 @@ class Row:
 
     name: str
     settings: CacheSettings | None
+    steps: int
     seconds: float
     speedup: float
     cached_steps: float
@@ -61,7 +62,7 @@ class Quality:
 
 def contenders(loaded: Loaded) -> list[Contender]:
     speeds = [
-        Contender(f"`{speed}`", CacheChoice(rung.settings, speed))
+        Contender(f"`{speed}`", CacheChoice(rung.settings, speed), rung.steps or STEPS)
         for speed, rung in loaded.model.speeds.rungs.items()
         if rung.settings is not None
     ]
@@ -100,6 +101,7 @@ def measure(loaded: Loaded) -> Quality:
             Row(
                 name=contender.name,
                 settings=contender.choice.settings,
+                steps=contender.steps,
                 seconds=statistics.median(seconds),
                 speedup=statistics.median(ratios),
                 cached_steps=statistics.mean(cached),
@@ -180,7 +182,7 @@ def write_figures(config: Path, quality: Quality, measured_on: str) -> None:
         assert row.settings is not None
         figures = {
             "settings_hash": f'"{row.settings.digest()}"',
-            "num_inference_steps": STEPS,
+            "num_inference_steps": row.steps,
             "speedup": f"{row.speedup:.2f}",
             "psnr_db": f"{row.psnr:.1f}",
             "psnr_db_worst_decile": f"{row.psnr_worst_decile:.1f}",

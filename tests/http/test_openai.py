@@ -163,7 +163,7 @@ def test_other_errors_are_the_sdks_own_too(client: openai.OpenAI, rich: Server) 
         client.videos.create(prompt=PROMPT)
     with pytest.raises(openai.ConflictError):
         client.images.generate(
-            prompt=PROMPT, extra_body={"num_inference_steps": 1, "speed": "fast", "cache": {"strict": True}}
+            prompt=PROMPT, extra_body={"num_inference_steps": 1, "speed": "balanced", "cache": {"strict": True}}
         )
     with pytest.raises(openai.APIStatusError) as late:
         client.images.generate(prompt=PROMPT, extra_body={"num_inference_steps": 100, "deadline_s": 0.001})
