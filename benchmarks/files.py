@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.run import machine
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.measure.distances.pictures import psnr, ssim
-from cache_dit_serving.media import images, png, video
+from cache_dit_serving.media import images, png, video, video_encoders
 from cache_dit_serving.media.values import Array, VideoOutput
 
 PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "files.md"
@@ -118,10 +118,14 @@ def clips_table() -> str:
     for name, (width, height) in CLIPS.items():
         still = picture(width + FRAMES, height)
         frames = np.stack([still[:, index : index + width] for index in range(FRAMES)])
-        ways = [(preset, video.THREADS) for preset in PRESETS] + [(video.PRESET, threads) for threads in THREADS]
+        ways = [(preset, video_encoders.THREADS) for preset in PRESETS] + [
+            (video_encoders.PRESET, threads) for threads in THREADS
+        ]
         for preset, threads in dict.fromkeys(ways):
             cpu, began = time.process_time(), time.perf_counter()
-            content = video.encode_video(VideoOutput(frames, 16.0), "mp4", {}, preset=preset, threads=threads)
+            content = video.encode_video(
+                VideoOutput(frames, 16.0), "mp4", {}, encoder=video_encoders.x264(preset, threads)
+            )
             took, used = time.perf_counter() - began, time.process_time() - cpu
             container: Any = av.open(io.BytesIO(content))
             back = next(islice(container.decode(video=0), FRAMES // 2, None)).to_ndarray(format="rgb24")
@@ -144,8 +148,8 @@ def main() -> None:
         webp=images.WEBP_METHOD,
         frames=FRAMES,
         clips=clips_table(),
-        preset=video.PRESET,
-        threads=video.THREADS,
+        preset=video_encoders.PRESET,
+        threads=video_encoders.THREADS,
     )
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(text, encoding="utf-8")

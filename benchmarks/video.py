@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_dit_serving.media.values import VideoOutput
-from cache_dit_serving.media.video import H264, PRESET, THREADS, encode_video
+from cache_dit_serving.media.video import encode_video
+from cache_dit_serving.media.video_encoders import X264
 
 FRAMES, HEIGHT, WIDTH, FPS = 49, 480, 832, 16.0
-OPTIONS = H264 | {"preset": PRESET, "threads": str(THREADS)}
+OPTIONS = dict(X264.options)
 RUNS = 5
 TICK_S = 0.002
 

@@ -111,6 +111,7 @@ def test_what_a_video_model_cannot_do_is_refused_by_name(wan: Server, fields: di
 
 def test_what_the_model_makes_stands_in_its_description(wan: Server) -> None:
     info, capabilities = wan.get("/get_model_info").json(), wan.get("/capabilities").json()
+    assert info["encoders"]["mp4"].startswith("libx264, PyAV ")
     assert info["tasks"] == capabilities["tasks"] == ["text-to-video", "video-to-video"]
     assert info["defaults"]["num_frames"] == 17
     assert info["defaults"]["fps"] == 16

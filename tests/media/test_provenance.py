@@ -42,7 +42,7 @@ def by_ffmpeg(content: bytes) -> str | None:
 
 
 def by_vorbis_comment(content: bytes) -> str | None:
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), "r") as container:
         return container.metadata["DIGITALSOURCETYPE"]
 
 
@@ -80,7 +80,7 @@ READERS = {
 def shown(kind: MediaKind, name: str, content: bytes) -> np.ndarray[Any, Any]:
     """All that a player shows or plays of a file."""
     if name in ("mp4", "wav", "flac"):
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), "r") as container:
             return np.concatenate([frame.to_ndarray() for frame in container.decode(0)], axis=-1)
     opened = Image.open(io.BytesIO(content))
     return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(opened)])
@@ -122,7 +122,7 @@ def test_an_mp4_keeps_the_request_and_its_index_in_front() -> None:
     content, _ = encode(two_outputs(MediaKind.VIDEO)[0], spec, PARAMETERS)
     names = [box.name for box in boxes(content, 0, len(content))]
     assert names.index(b"moov") < names.index(b"mdat") < names.index(b"uuid") == len(names) - 1
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), "r") as container:
         assert "Katze" in container.metadata["comment"].encode().decode("unicode_escape")
 
 

@@ -341,6 +341,9 @@ class InputSettings(Section):
     )
 
 
+EncoderChoice = Literal["x264", "nvenc", "auto"]
+
+
 class OutputSettings(Section):
     """Storage of outputs that are returned as a file or a URL."""
 
@@ -384,6 +387,12 @@ class OutputSettings(Section):
     provenance: bool = Field(
         True,
         description="State in every file that a model made it: IPTC's digital source type, in the file's XMP metadata.",
+    )
+
+    video_encoder: EncoderChoice = Field(
+        "x264",
+        description="Encoder of MP4 files: x264 on the CPU (equal frames give equal files); nvenc on a GPU that has an "
+        "encoder (L4, L40S, RTX; not A100, H100, H200); auto: nvenc where it can be opened.",
     )
 
     @model_validator(mode="after")

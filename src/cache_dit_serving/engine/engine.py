@@ -171,7 +171,7 @@ class Engine:
         Raises:
             NotReady: there is no loaded model.
         """
-        return model_info(self.worker.loaded(), self._configuration)
+        return model_info(self.worker.loaded(), self._configuration, self.settings.outputs.video_encoder)
 
     def capabilities(self) -> Capabilities:
         """Return the requests that this server accepts; answers while a generation runs.

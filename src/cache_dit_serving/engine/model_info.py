@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from cache_dit_serving.caching.speeds import SpeedLadder
+from cache_dit_serving.config.settings import EncoderChoice
 from cache_dit_serving.media import png
+from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.media.video_encoders import encoder_name
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.fields.field import PipelineField
@@ -14,7 +17,7 @@ from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import ComponentInfo, LoraInfo, LorasResponse, ModelInfo, QuantizationInfo
 
 
-def model_info(loaded: Loaded, configuration: str = "") -> ModelInfo:
+def model_info(loaded: Loaded, configuration: str = "", video_encoder: EncoderChoice = "x264") -> ModelInfo:
     """The model, its versions and the memory it takes. Reads nothing that a running generation changes."""
     facts, model = loaded.runner.facts, loaded.model
     return ModelInfo(
@@ -33,7 +36,7 @@ def model_info(loaded: Loaded, configuration: str = "") -> ModelInfo:
         enable_cache=model.speeds.default is not None,
         is_loaded=True,
         versions=facts.versions,
-        encoders={"png": png.encoder()},
+        encoders=_encoders(model.traits.makes, video_encoder),
         accepted_fields=[field.name for field, _ in offered_fields(model)],
         defaults=_defaults(model),
         limits={
@@ -80,6 +83,11 @@ def _defaults(model: PlannedModel) -> dict[str, Any]:
         if isinstance(field, PipelineField)
     }
     return {name: value for name, value in values.items() if value is not None} | model.defaults.pipeline_arguments
+
+
+def _encoders(kind: MediaKind, video_encoder: EncoderChoice) -> dict[str, str]:
+    """Encoders by the file formats that depend on the machine; PNG files are also previews and differences."""
+    return {"png": png.encoder()} | ({"mp4": encoder_name(video_encoder)} if kind is MediaKind.VIDEO else {})
 
 
 def _cache(speeds: SpeedLadder) -> dict[str, Any] | None:

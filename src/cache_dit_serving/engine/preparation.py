@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.settings import OutputSettings, Settings
 from cache_dit_serving.engine.deadline import plan_within_deadline
 from cache_dit_serving.engine.inputs import inputs_of, with_fitting_images
 from cache_dit_serving.engine.intake import Intake
@@ -14,7 +14,9 @@ from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
+from cache_dit_serving.media.kinds import OutputSpec
 from cache_dit_serving.media.outputs import Outputs
+from cache_dit_serving.media.video_encoders import video_encoder
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.planned import Planned
@@ -101,8 +103,7 @@ class Preparation:
     async def _prepared(self, intake: Intake, planned: Planned, deadline: DeadlineReport | None) -> Prepared:
         if planned.to_resize:
             planned = await intake.while_connected(with_fitting_images(planned, self._decoding))
-        if not self._settings.outputs.provenance:
-            planned = replace(planned, output=replace(planned.output, source=None))
+        planned = replace(planned, output=_as_configured(planned.output, self._settings.outputs))
         warnings = tuple(map(intake.sent_as.warning, planned.warnings))
         planned = replace(planned.for_caller(intake.caller.name), warnings=warnings)
         generation = Generation(intake.id, planned, self._priority(intake), intake.caller.name)
@@ -119,3 +120,12 @@ class Preparation:
         delivery = Delivery(self._outputs, request.output_format or "base64", request.output_dir, base_url)
         delivery.check()
         return delivery
+
+
+def _as_configured(output: OutputSpec, settings: OutputSettings) -> OutputSpec:
+    """Return how files are written, with the operator's settings in it."""
+    return replace(
+        output,
+        source=output.source if settings.provenance else None,
+        video_encoder=video_encoder(settings.video_encoder),
+    )

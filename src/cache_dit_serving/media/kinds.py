@@ -11,6 +11,7 @@ from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.provenance import DigitalSource
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video import encode_video
+from cache_dit_serving.media.video_encoders import X264, VideoEncoder
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class OutputSpec:
     """Quality of the lossy image formats, 1 to 100; None: `images.DEFAULT_QUALITY`."""
     source: DigitalSource | None = None
     """Origin that each file states; None: it states none."""
+    video_encoder: VideoEncoder = X264
+    """Encoder of an MP4."""
     keep_media: bool = False
     """Keep the raw arrays beside the file. Off by default, because floats take many times the file's size."""
 
@@ -74,7 +77,7 @@ KINDS: dict[MediaKind, Kind] = {
         format_field="video_format",
         formats={"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"},
         encode=lambda video, output, parameters, _: encode_video(
-            video, output.format, parameters, source=output.source
+            video, output.format, parameters, source=output.source, encoder=output.video_encoder
         ),
         difference_format=None,
         usual_pixel_steps=1280 * 720 * 129 * 50,

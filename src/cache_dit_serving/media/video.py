@@ -18,20 +18,11 @@ from cache_dit_serving.media.audio import Track
 from cache_dit_serving.media.images import pixels_of
 from cache_dit_serving.media.provenance import DigitalSource, in_gif, in_mp4, pillow_options
 from cache_dit_serving.media.values import VideoOutput
+from cache_dit_serving.media.video_encoders import X264, VideoEncoder
 
 VideoFormat = Literal["mp4", "webp", "gif"]
 MOST_GIF_FPS = 50
 """Maximum frame rate of a GIF. It counts time in 1/100 s, and browsers show each frame for at least two of them."""
-PRESET = "fast"
-"""Effort of x264, by measure: `docs/benchmarks/files.md`."""
-THREADS = 4
-"""Frames that x264 encodes at once. They change the file: by x264's own choice it would differ between machines."""
-H264 = {"crf": "18", "x264-params": "cpu-independent=1"}
-"""Options of libx264. CRF 18 is visually lossless, according to ffmpeg's documentation.
-
-`cpu-independent` gives the same bytes for the same frames. Without it, x264's vectorised macroblock tree reads
-uninitialised memory, and files differ from run to run (at 64 x 64 nearly always, at 832 x 480 half of the time).
-"""
 TICKS = {"webp": 1000, "gif": 100}
 """Resolution of frame durations by format, ticks per second."""
 IMAGE_DESCRIPTION = 0x010E
@@ -44,27 +35,25 @@ def encode_video(
     parameters: dict[str, Any],
     *,
     source: DigitalSource | None = None,
-    preset: str = PRESET,
-    threads: int = THREADS,
+    encoder: VideoEncoder = X264,
 ) -> bytes:
     """Encode a video at its frame rate, every frame once. Only an MP4 holds its sound.
 
     Args:
         parameters: the request; written into the file's comment as JSON.
         source: origin that the file states; None: it states none.
-        preset: effort of x264 for an MP4.
-        threads: frames that x264 encodes at once.
+        encoder: encoder of an MP4; x264 encodes a video that is too small for it.
     """
     # ASCII, because EXIF allows no other text.
     text = json.dumps(parameters, sort_keys=True)
     if video_format == "mp4":
-        content = _mp4(video, text, H264 | {"preset": preset, "threads": str(threads)})
+        content = _mp4(video, text, encoder if min(video.array.shape[1:3]) >= encoder.least_side else X264)
         return content if source is None else in_mp4(content, source)
     content = _animation(video, video_format, text, source)
     return in_gif(content, source) if video_format == "gif" and source is not None else content
 
 
-def _mp4(video: VideoOutput, text: str, options: dict[str, str]) -> bytes:
+def _mp4(video: VideoOutput, text: str, encoder: VideoEncoder) -> bytes:
     """Encode H.264, yuv420p, BT.709. The index is in front of the frames, so that players can start before the end."""
     import av  # here: PyAV takes 18 MB, and a server of images has no use for it
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -75,7 +64,8 @@ def _mp4(video: VideoOutput, text: str, options: dict[str, str]) -> bytes:
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
             container.metadata["comment"] = text
             rate = Fraction(video.fps).limit_denominator(1001)
-            stream = container.add_stream("libx264", rate=rate, options=options)
+            stream = container.add_stream(encoder.codec, rate=rate, options=dict(encoder.options))
+            assert isinstance(stream, av.VideoStream)
             stream.height, stream.width = video.array.shape[1:3]
             stream.pix_fmt = "yuv420p"
             context = stream.codec_context

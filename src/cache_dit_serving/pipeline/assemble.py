@@ -13,6 +13,8 @@ from cache_dit_serving.config.footprints import footprint_of
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.logs import claim_loggers
+from cache_dit_serving.media.values import MediaKind
+from cache_dit_serving.media.video_encoders import video_encoder
 from cache_dit_serving.pipeline.environment import first_import, library_versions, quiet_libraries
 from cache_dit_serving.pipeline.introspect import traits_of
 from cache_dit_serving.pipeline.part import Part
@@ -161,6 +163,8 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     guided_passes = cache.guided_passes_of(pipe) if configured is None else 1 + configured
     traits = traits_of(pipe, guided_passes=guided_passes)
     load.check_servable(traits, settings.defaults)
+    if traits.makes is MediaKind.VIDEO:
+        video_encoder(settings.outputs.video_encoder)
     loras = lora.LoadedLoras.of(pipe, settings)
     loras.load_those(fused=True, progress=progress)
     quantized = quantize.quantize(pipe, settings.quantize, device, progress)
