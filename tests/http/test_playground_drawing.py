@@ -39,6 +39,16 @@ def test_a_picture_is_drawn_watched_and_accounted_for(page: Playground) -> None:
     assert f"{count} of 60 steps reused" in page.script("return document.getElementById('live').textContent")
 
 
+def test_a_stranger_draws_an_idea_at_once(page: Playground) -> None:
+    idea = page.find("#stage .actions button").text
+    assert idea in page.find("#snippet").text, "it is the prompt's example, with which the request can be sent"
+    page.choose_speed("lossless")
+    page.click("#stage .actions button")
+    assert page.drawn()[1:] == ["0 / 28", "lossless"]
+    assert page.find(".frame img").get_attribute("alt") == page.value("prompt") == idea
+    assert len(page.all(".timeline-place .cell.computed")) == 28
+
+
 def test_another_threshold_is_foreseen_and_drawn(page: Playground) -> None:
     page.type(prompt=PROMPT, seed=5)
     page.draw()
@@ -63,7 +73,7 @@ def test_a_running_generation_is_cancelled(page: Playground) -> None:
     page.draw()
     page.wait_until(lambda: page.all(".step-bar .cell.computed"))
     page.click("#cancel")
-    page.wait_until(lambda: [found.text for found in page.all(".empty .big")] == ["Cancelled"])
+    page.wait_until(lambda: [found.text for found in page.all("#stage .big")] == ["Cancelled"])
     assert page.find("#draw").is_enabled()
 
 

@@ -25,6 +25,8 @@ def test_keyboard_and_assistive_technology(page: Playground) -> None:
         page.script("document.documentElement.style.colorScheme = arguments[0]", scheme)
         for tab in ("draw", "compare", "server"):
             page.click(f"#tab-{tab}")
+            if tab == "server":
+                page.seen('[aria-label="Jobs"]')
             found += page.driver.execute_async_script(
                 "axe.run().then(({violations}) => arguments[0](violations.map(({id, nodes}) => "
                 "`${id}: ${nodes.map(({target}) => target.join(' ')).join(', ')}`)))"
@@ -35,18 +37,16 @@ def test_keyboard_and_assistive_technology(page: Playground) -> None:
 
 
 def test_a_narrow_screen_needs_no_scrolling_sideways(page: Playground) -> None:
-    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
+    with page.narrow(360):
         page.type(prompt=PROMPT, num_inference_steps=4)
         page.draw()
         page.drawn()
         page.unfold()
         for tab in ("draw", "compare", "server"):
             page.click(f"#tab-{tab}")
+            if tab == "server":
+                page.seen('[aria-label="Jobs"]')
             assert page.script("return document.documentElement.scrollWidth") == 360, tab
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_the_page_is_small_and_its_own(page: Playground) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -101,6 +102,16 @@ class Playground:
     def value(self, name: str) -> str:
         """What a field holds."""
         return str(self.field(name).get_attribute("value"))
+
+    @contextlib.contextmanager
+    def narrow(self, width: int) -> Iterator[None]:
+        """Context in which the page is on a phone of this width, pixels."""
+        metrics = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        try:
+            yield
+        finally:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def pixels(self, picture: WebElement) -> Pixels:
         """Return the bytes of a picture on the page, (height, width, 3)."""

@@ -133,7 +133,10 @@ class Playground {
     byId("model", HTMLElement).textContent = capabilities.model;
     document.title = `${capabilities.model} · Cache-DiT Serving`;
     this.#form = new Form(byId("fields", HTMLElement), capabilities);
-    this.#stage = new Stage(byId("stage", HTMLElement), live, capabilities);
+    this.#stage = new Stage(byId("stage", HTMLElement), live, capabilities, (prompt) => {
+      this.#form.setField("prompt", prompt);
+      this.draw();
+    });
     this.#form.addEventListener("change", () => this.#showSnippets());
     const form = byId("form", HTMLFormElement);
     form.addEventListener("submit", (event) => {
@@ -174,7 +177,7 @@ class Playground {
     button.disabled = true;
     this.#form.clearErrors();
     const fields = this.#fields();
-    const shownRun = this.#stage.begin(() => this.#cancel());
+    const shownRun = this.#stage.begin(fields, () => this.#cancel());
     try {
       this.#job = await client.submit(fields, { signal: running.signal });
       const ended = await client.follow(this.#job, {
@@ -191,11 +194,11 @@ class Playground {
         onlost: () => shownRun.tell("The server does not answer. The job is kept; asking again"),
         onfound: () => shownRun.tell("The server is back"),
       });
-      if (ended.state === "cancelled") this.#stage.end("Cancelled");
+      if (ended.state === "cancelled") this.#stage.end("Cancelled", "The form still has the request.");
       else await this.#finish(ended, fields);
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
-      this.#stage.end("Not drawn");
+      this.#stage.end("Not drawn", error.message);
       if (error.status === 401) {
         await askForKey(error.message);
         return;
@@ -314,8 +317,11 @@ class Playground {
   #snippet() {
     const kind = /** @type {HTMLInputElement | null} */ (document.querySelector("#snippet-kind input:checked"))?.value;
     const write = { curl: snippets.curl, python: snippets.python, openai: snippets.openai }[kind ?? "curl"];
+    // Without a prompt the request would be refused: the field's example stands in for it.
+    const { prompt } = this.#capabilities.fields;
+    const example = prompt?.examples ? { prompt: prompt.examples[0] } : {};
     return write?.({
-      fields: this.#form.read(),
+      fields: { ...example, ...this.#form.read() },
       names: this.#form.names(),
       url: client.url,
       keyed: client.key !== "",

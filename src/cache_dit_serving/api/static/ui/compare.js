@@ -36,21 +36,36 @@ export function compareTab(root, client, form, capabilities, live) {
       name,
     ),
   );
-  const place = h("div", { class: "comparison" });
-  const words = h("p", { class: "hint", role: "status" }, "The prompt and its settings are those of the tab Draw.");
+  const place = h(
+    "div",
+    { class: "comparison" },
+    h(
+      "div",
+      { class: "empty" },
+      h("p", { class: "big" }, "Nothing compared yet"),
+      h("p", {}, "The same seed is drawn with each setting: pictures, times and distances stand beside each other."),
+    ),
+  );
+  const words = h("p", { class: "hint", role: "status" }, "The prompt and all else are those of the tab Draw.");
   const error = h("p", { class: "error", role: "alert", hidden: true });
   const button = h("button", { type: "button", id: "compare-draw", class: "primary" }, "Draw them");
   fill(
     root,
-    h("fieldset", { class: "choices" }, h("legend", {}, `One seed, two to ${MOST} settings`), ...boxes, button),
-    words,
-    error,
+    h(
+      "fieldset",
+      { class: "choices" },
+      h("legend", {}, "One seed, two to four settings"),
+      ...boxes,
+      button,
+      words,
+      error,
+    ),
     place,
   );
   button.addEventListener("click", async () => {
     const chosen = boxes.map((box) => box.querySelector("input")).filter((box) => box?.checked);
     error.hidden = chosen.length >= 2 && chosen.length <= MOST;
-    error.textContent = `Choose two to ${MOST} settings.`;
+    error.textContent = "Choose two to four settings.";
     if (!error.hidden) return;
     button.disabled = true;
     try {
@@ -188,9 +203,12 @@ function closer(sides, prompt) {
       return;
     }
     const above = h("div", { class: "above" }, shown(a.file, a.name));
-    fill(view, shown(b.file, b.name), above);
+    const line = h("div", { class: "cut", hidden: mode.value !== "slider" });
+    const names = h("p", { class: "names", "aria-hidden": "true" }, h("span", {}, a.name), h("span", {}, b.name));
+    fill(view, shown(b.file, b.name), above, line, mode.value === "slider" && names);
     const place = () => {
       above.style.clipPath = mode.value === "slider" ? `inset(0 ${100 - Number(cut.value)}% 0 0)` : "";
+      line.style.left = `${cut.value}%`;
     };
     cut.oninput = place;
     place();

@@ -50,11 +50,11 @@ export const firstSentence = (text) => (text ?? "").split(/(?<=\.)\s/)[0].replac
  * Control of a scalar field, by its schema.
  * @param {string} name
  * @param {Schema} schema
- * @param {{title?: string, hint?: boolean}} [options]
+ * @param {{title?: string, hint?: string}} [options]  hint; left out: the first sentence of the description
  * @returns {Control}
  */
-export function scalar(name, schema, { title, hint = true } = {}) {
-  const words = hint ? firstSentence(schema.description) : "";
+export function scalar(name, schema, { title, hint } = {}) {
+  const words = hint ?? firstSentence(schema.description);
   const standing = schema.default ?? null;
   const kind = schema.type ?? (schema.anyOf ?? []).find((/** @type {Schema} */ one) => one.type !== "null")?.type;
   if (schema.enum || kind === "boolean") {

@@ -92,9 +92,10 @@ export function byId(id, kind) {
  * @param {number} value
  */
 export function seconds(value) {
-  if (value < 10) return `${value.toFixed(2)} s`;
-  if (value < 60) return `${value.toFixed(1)} s`;
-  return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  // No line breaks before the unit.
+  if (value < 10) return `${value.toFixed(2)}\u00a0s`;
+  if (value < 60) return `${value.toFixed(1)}\u00a0s`;
+  return `${Math.floor(value / 60)}\u00a0min ${Math.round(value % 60)}\u00a0s`;
 }
 
 /**
@@ -107,8 +108,18 @@ export function bytes(value) {
   return `${(value / 1024 ** power).toFixed(digits)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
 }
 
+/** Words that are written otherwise than a field's name has them. */
+const WRITTEN = /** @type {Record<string, string>} */ ({
+  cfg: "CFG",
+  fps: "FPS",
+  taylorseer: "TaylorSeer",
+  diff: "difference",
+  s: "(s)",
+});
+
 /** @param {string} name of a field */
 export function label(name) {
-  const text = name.replace(/_urls?$/, "").replaceAll("_", " ");
+  const words = name.replace(/_urls?$/, "").split("_");
+  const text = words.map((word) => WRITTEN[word] ?? word).join(" ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -1,10 +1,18 @@
 // A picture or video that a request brings: chosen, dropped, pasted, or painted (masks).
+import { firstSentence } from "./controls.js";
 import { h, label } from "./dom.js";
 import { MaskPainter } from "./mask.js";
 
 /** @import { Schema } from "./client.js" */
 
 let made = 0;
+const HINTS = /** @type {Record<string, string>} */ ({
+  image_urls: "The picture to begin from or to edit: chosen, or dropped here.",
+  mask_url: "White is drawn anew, black is kept. Paint it on the picture, or choose a file.",
+  control_url: "Edges, depth or poses that guide the layout, as the model was trained for.",
+  last_image_url: "The last picture of the video; the first is above.",
+  video_url: "The video to begin from or to be guided by: MP4 or WebM.",
+});
 
 export class FileInput extends EventTarget {
   /** The file as a data URI; undefined: none. @type {string | undefined} */
@@ -12,6 +20,7 @@ export class FileInput extends EventTarget {
   /** @type {File | undefined} */
   file;
   name = "";
+  #clear;
   #picture = h("div", { class: "picked" });
   #input;
   #painter;
@@ -29,9 +38,14 @@ export class FileInput extends EventTarget {
     const video = field === "video_url";
     this.#input = h("input", { type: "file", id, accept: video ? "video/*" : "image/*" });
     this.#input.addEventListener("change", () => this.take(this.#input.files?.[0]));
-    const clear = h("button", { type: "button", class: "quiet", onclick: () => this.take(undefined) }, "remove");
+    const clear = h(
+      "button",
+      { type: "button", class: "quiet", hidden: true, onclick: () => this.take(undefined) },
+      "Remove",
+    );
+    this.#clear = clear;
     const error = h("p", { class: "error", hidden: true });
-    const hint = h("p", { class: "hint" }, (schema.description ?? "").split(". ")[0].replaceAll("`", ""));
+    const hint = h("p", { class: "hint" }, HINTS[field] ?? firstSentence(schema.description));
     this.#painter = field === "mask_url" ? new MaskPainter() : null;
     this.#painter?.addEventListener("change", () => this.#painted());
     this.row = h(
@@ -63,6 +77,7 @@ export class FileInput extends EventTarget {
     this.name = file?.name ?? "";
     this.value = file && (await dataUri(file));
     if (!file) this.#input.value = "";
+    this.#clear.hidden = !file;
     this.#painter?.clear();
     this.#shown = file ? URL.createObjectURL(file) : "";
     const shown = { src: this.#shown, alt: `${label(this.field)} to send: ${this.name}`, muted: true, controls: true };

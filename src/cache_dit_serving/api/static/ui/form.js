@@ -20,6 +20,15 @@ const APART = new Set([
   ...["extra_args", "scheduler", "shift", "webhook_url", "webhook_events", "strength", "fit"],
 ]);
 const SAMPLING = ["scheduler", "shift"];
+/** Hints in place of those for programs. */
+const HINTS = /** @type {Record<string, string>} */ ({
+  scheduler: "",
+  fit: "A picture of another shape is cut, gets bars, or is stretched.",
+  priority: "A higher one runs first.",
+  image_format: "",
+  video_format: "",
+  audio_format: "",
+});
 const CACHE_FIELDS = [
   "residual_diff_threshold",
   "max_warmup_steps",
@@ -86,6 +95,11 @@ export class Form extends EventTarget {
     return control.row;
   }
 
+  /** @param {string} name */
+  #scalar(name) {
+    return this.#add(name, scalar(name, this.capabilities.fields[name], { hint: HINTS[name] }));
+  }
+
   /** @returns {HTMLElement[]} */
   #made() {
     const { fields } = this.capabilities;
@@ -106,7 +120,7 @@ export class Form extends EventTarget {
       h(
         "div",
         { class: "grid" },
-        ...numbers.map((name) => this.#add(name, scalar(name, fields[name], { title: titles[name], hint: false }))),
+        ...numbers.map((name) => this.#add(name, scalar(name, fields[name], { title: titles[name], hint: "" }))),
         fields.seed &&
           this.#add(
             "seed",
@@ -122,7 +136,7 @@ export class Form extends EventTarget {
   /** The steps' noise: scheduler, shift and noise levels. */
   #samplingPart() {
     const { fields } = this.capabilities;
-    const rows = SAMPLING.filter((name) => name in fields).map((name) => this.#add(name, scalar(name, fields[name])));
+    const rows = SAMPLING.filter((name) => name in fields).map((name) => this.#scalar(name));
     if (fields.sigmas) rows.push(this.#add("sigmas", noiseLevels("sigmas", fields.sigmas)));
     return rows.length && h("details", { class: "sampling" }, h("summary", {}, "Sampling"), ...rows);
   }
@@ -130,7 +144,7 @@ export class Form extends EventTarget {
   #morePart() {
     const { fields } = this.capabilities;
     const names = Object.keys(fields).filter((name) => !APART.has(name) && isScalar(fields[name]));
-    const rows = names.map((name) => this.#add(name, scalar(name, fields[name])));
+    const rows = names.map((name) => this.#scalar(name));
     const { negative_prompt: negative, extra_args: further } = fields;
     if (negative) rows.unshift(this.#add("negative_prompt", text("negative_prompt", negative, 2)));
     if (further) rows.push(this.#add("extra_args", furtherArguments("extra_args", further)));
@@ -149,7 +163,7 @@ export class Form extends EventTarget {
       return this.#add(name, { row: input.row, focus: input.focus, read: () => undefined, write: () => undefined });
     });
     const beside = ["strength", "fit"].filter((name) => name in this.capabilities.fields);
-    rows.push(...beside.map((name) => this.#add(name, scalar(name, this.capabilities.fields[name]))));
+    rows.push(...beside.map((name) => this.#scalar(name)));
     const title = names.includes("video_url") ? "From a picture or video" : "From a picture";
     return h("details", { class: "files" }, h("summary", {}, title), ...rows);
   }

@@ -1,5 +1,5 @@
 // Further arguments of the pipeline's call (`extra_args`), as pairs of a name and a JSON value.
-import { firstSentence, row } from "./controls.js";
+import { row } from "./controls.js";
 import { h } from "./dom.js";
 
 /** @import { Schema } from "./client.js" */
@@ -24,8 +24,8 @@ export function furtherArguments(name, schema) {
   /** @type {Pair[]} */
   let pairs = [];
   const list = h("div", { class: "pair-list" });
-  const add = h("button", { type: "button", class: "quiet", onclick: () => append().name.focus() }, "add an argument");
-  const control = row(name, list, { title: "Further arguments", hint: firstSentence(schema.description), beside: add });
+  const add = h("button", { type: "button", class: "quiet", onclick: () => append().name.focus() }, "Add");
+  const control = row(name, list, { title: "Further arguments", hint: "A name, and its value as JSON.", beside: add });
   list.setAttribute("role", "group");
   list.setAttribute("aria-label", "Further arguments");
 
@@ -55,7 +55,7 @@ export function furtherArguments(name, schema) {
       add.focus();
     };
     const words = { type: "button", class: "quiet", "aria-label": "Remove this argument", onclick: remove };
-    pair.row.append(pair.name, pair.value, h("button", words, "remove"));
+    pair.row.append(pair.name, pair.value, h("button", words, "Remove"));
     pairs.push(pair);
     list.append(pair.row);
     return pair;

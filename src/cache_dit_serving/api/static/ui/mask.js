@@ -25,11 +25,11 @@ export class MaskPainter extends EventTarget {
         "div",
         { class: "tools" },
         h("label", {}, "Brush", this.#size),
-        h("label", {}, this.#erase, "erase"),
-        button("all", () => this.#fill()),
-        button("save", () => this.#save()),
-        button("undo", () => this.#undo()),
-        button("clear", () => {
+        h("label", {}, this.#erase, "Erase"),
+        button("All", () => this.#fill()),
+        button("Save", () => this.#save()),
+        button("Undo", () => this.#undo()),
+        button("Clear", () => {
           this.clear();
           this.dispatchEvent(new Event("change"));
         }),

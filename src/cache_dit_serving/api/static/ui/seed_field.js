@@ -12,11 +12,11 @@ import { h } from "./dom.js";
  * @returns {Control}
  */
 export function seedField(schema, lastSeed) {
-  const control = scalar("seed", schema, { hint: false });
+  const control = scalar("seed", schema, { hint: "" });
   const input = /** @type {HTMLInputElement} */ (control.focus);
   input.placeholder = "random";
   const lock = h("input", { type: "checkbox" });
-  const beside = h("label", { class: "lock", title: "Keep the seed of the last output" }, lock, "keep");
+  const beside = h("label", { class: "lock", title: "Keep the seed of the last output" }, lock, "Keep");
   control.row.querySelector(".label")?.append(beside);
   lock.addEventListener("change", () => {
     if (!lock.checked) input.value = "";

@@ -16,7 +16,7 @@ const EVERY_MS = 5000;
 export function serverTab(root, client, capabilities) {
   const said = h("p", { class: "error", role: "alert", hidden: true });
   const place = h("div", { class: "cards" });
-  fill(root, h("div", { class: "label" }, h("h2", {}, "Server"), h("a", { href: "metrics" }, "Metrics")), said, place);
+  fill(root, said, place);
   /** True if the latest look failed. */
   let lost = false;
 
@@ -53,12 +53,20 @@ export function serverTab(root, client, capabilities) {
       lost = false;
       refill(
         place,
-        modelCard(model),
-        memoryCard(model, () => attempt(flush)),
-        speedsCard(capabilities),
-        jobsCard(jobs.jobs, capabilities.fields.priority?.maximum ?? 0, { cancel, setPriority }),
-        lorasCard(loras.loras, capabilities, change),
-        warningsCard(log),
+        h(
+          "div",
+          { class: "column" },
+          jobsCard(jobs.jobs, capabilities.fields.priority?.maximum ?? 0, { cancel, setPriority }),
+          warningsCard(log),
+        ),
+        h(
+          "div",
+          { class: "column" },
+          modelCard(model),
+          memoryCard(model, () => attempt(flush)),
+          speedsCard(capabilities),
+          lorasCard(loras.loras, capabilities, change),
+        ),
       );
     } catch (error) {
       lost = true;
@@ -84,13 +92,13 @@ export function serverTab(root, client, capabilities) {
 }
 
 /**
- * True while someone types into a place, or selects its text.
+ * True while a place holds text that someone has typed, or selected.
  * @param {HTMLElement} place
  */
 function inUse(place) {
   const selection = getSelection();
   const selects = selection && !selection.isCollapsed && place.contains(selection.anchorNode);
-  return selects || (document.activeElement instanceof HTMLInputElement && place.contains(document.activeElement));
+  return selects || [...place.querySelectorAll("input")].some(({ value, defaultValue }) => value !== defaultValue);
 }
 
 /** @param {Element} control */
@@ -116,7 +124,7 @@ function refill(place, ...cards) {
  * @param {...import("./dom.js").Child} children
  */
 function card(title, ...children) {
-  return h("section", { class: "card", "aria-label": title }, h("h3", {}, title), ...children);
+  return h("section", { class: "card", "aria-label": title }, h("h2", {}, title), ...children);
 }
 
 /** @param {[string, string][]} rows */
@@ -157,26 +165,29 @@ function memoryCard(model, flush) {
       ([name, value]) =>
         /** @type {[string, string]} */ ([name.replace(/_bytes$/, "").replaceAll("_", " "), bytes(value)]),
     );
-  return card("Memory", pairs(rows), h("button", { type: "button", class: "quiet", onclick: flush }, "Free the cache"));
+  const button = h("button", { type: "button", class: "quiet", onclick: flush }, "Free the cache");
+  const metrics = h("a", { href: "metrics" }, "Metrics");
+  return card("Memory", pairs(rows), h("div", { class: "actions" }, button, metrics));
 }
 
 /** @param {Capabilities} capabilities */
 function speedsCard({ speeds, measured_on }) {
-  const head = ["speed", "speed-up", "PSNR", "SSIM", "seconds"].map((text) => h("th", { scope: "col" }, text));
-  const rows = speeds.map(({ name, allowed, default: chosen, measured, seconds: time }) =>
-    h(
+  const head = ["speed", "speed-up", "PSNR", "SSIM", "time"].map((text) => h("th", { scope: "col" }, text));
+  const rows = speeds.map(({ name, allowed, default: chosen, measured, seconds: time }) => {
+    const note = allowed ? chosen && "default" : "above the ceiling";
+    return h(
       "tr",
       { class: allowed ? "" : "off" },
-      h("th", { scope: "row" }, name, chosen && " (default)", !allowed && " (above the ceiling)"),
+      h("th", { scope: "row" }, name, note && h("span", { class: "note" }, note)),
       h("td", {}, measured?.speedup ? `${measured.speedup}×` : "–"),
       h("td", {}, measured?.psnr_db ? `${measured.psnr_db} dB` : "–"),
       h("td", {}, measured?.ssim ?? "–"),
       h("td", {}, time ? seconds(time) : "–"),
-    ),
-  );
+    );
+  });
   return card(
     "Speeds",
-    h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows)),
+    h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows))),
     measured_on && h("p", { class: "hint" }, measured_on),
   );
 }
@@ -191,27 +202,29 @@ function jobsCard(jobs, most, { cancel, setPriority }) {
     const name = job.id.slice(0, 8);
     const open = job.state === "queued" || job.state === "running";
     const words = { type: "button", class: "quiet", "aria-label": `Cancel job ${name}`, onclick: () => cancel(job.id) };
+    const { at } = job.history[0];
     return h(
-      "tr",
+      "li",
       {},
-      h("td", {}, h("code", { title: job.id }, name)),
-      h("td", {}, h("span", { class: `state ${job.state}` }, job.state)),
-      h("td", {}, whereOf(job)),
-      most > 0 && h("td", {}, job.state === "queued" ? priorityInput(job, name, most, setPriority) : job.priority),
-      h("td", { class: "action" }, open && h("button", words, "cancel")),
+      h("span", { class: `state ${job.state}` }, job.state),
+      h("code", { title: job.id }, name),
+      h("time", { dateTime: at, class: "hint" }, new Date(at).toLocaleTimeString()),
+      h("span", { class: "what" }, whereOf(job)),
+      job.state === "queued" && most > 0 && priorityInput(job, name, most, setPriority),
+      job.state !== "queued" && job.priority > 0 && h("span", { class: "hint" }, `priority ${job.priority}`),
+      open && h("button", words, "Cancel"),
     );
   });
-  if (!rows.length) return card("Jobs", h("p", { class: "hint" }, "None are kept."));
-  const titles = ["job", "state", "progress", ...(most > 0 ? ["priority"] : []), ""];
-  const head = titles.map((title) => (title ? h("th", { scope: "col" }, title) : h("td", {})));
-  return card("Jobs", h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows)));
+  if (!rows.length) return card("Jobs", h("p", { class: "hint" }, "None wait, run or are kept."));
+  return card("Jobs", h("ul", { class: "rows" }, ...rows));
 }
 
 /** @param {Job} job */
-function whereOf(job) {
-  if (job.state === "running") return `step ${job.step} of ${job.steps}`;
-  if (job.state === "queued") return job.position ? `place ${job.position}` : "waits";
-  return job.cached_steps ? `${job.cached_steps} of ${job.steps} reused` : "";
+function whereOf({ state, position, step, steps, cached_steps, error }) {
+  if (state === "queued") return position ? `place ${position}` : "waits";
+  if (state === "running") return `step ${step} of ${steps}`;
+  if (state === "succeeded") return `${cached_steps} of ${steps} steps reused`;
+  return error?.message ?? (step ? `after ${step} of ${steps} steps` : "");
 }
 
 /**
@@ -221,10 +234,10 @@ function whereOf(job) {
  * @param {(id: string, priority: number) => void} setPriority
  */
 function priorityInput(job, name, most, setPriority) {
-  const input = h("input", { type: "number", class: "priority", min: 0, max: most, step: 1, value: job.priority });
+  const input = h("input", { type: "number", min: 0, max: most, step: 1, defaultValue: job.priority });
   input.setAttribute("aria-label", `Priority of job ${name}, 0 to ${most}`);
   input.addEventListener("change", () => input.value !== "" && setPriority(job.id, Number(input.value)));
-  return input;
+  return h("label", { class: "priority hint" }, "priority", input);
 }
 
 /**
@@ -237,23 +250,14 @@ function lorasCard(loras, capabilities, change) {
   const known = loraBounds(capabilities.fields.loras ?? {}).map(({ name }) => name);
   const rows = [...new Set([...loaded, ...known])].map((name) => {
     const method = loaded.has(name) ? "DELETE" : "POST";
-    const verb = loaded.has(name) ? "unload" : "load";
-    const words = {
-      type: "button",
-      class: "quiet",
-      "aria-label": `${verb} ${name}`,
-      onclick: () => change(method, name),
-    };
-    const button = h("button", words, verb);
-    return h(
-      "tr",
-      {},
-      h("th", { scope: "row" }, name),
-      h("td", {}, loaded.has(name) ? "loaded" : "on disk"),
-      h("td", { class: "action" }, button),
-    );
+    const verb = loaded.has(name) ? "Unload" : "Load";
+    const onclick = () => change(method, name);
+    const button = h("button", { type: "button", class: "quiet", "aria-label": `${verb} ${name}`, onclick }, verb);
+    const where = loaded.has(name) ? "loaded" : "on disk";
+    return h("li", {}, h("span", { class: "what" }, name), h("span", { class: "hint" }, where), button);
   });
-  return card("LoRAs", rows.length ? h("table", {}, h("tbody", {}, ...rows)) : h("p", { class: "hint" }, "None."));
+  if (!rows.length) return card("LoRAs", h("p", { class: "hint" }, "This server has none."));
+  return card("LoRAs", h("ul", { class: "rows" }, ...rows));
 }
 
 /**
@@ -275,15 +279,16 @@ function warningsCard(log) {
   if (log === null) return card("Warnings", h("p", { class: "hint" }, "Shown to keys of the scope admin."));
   const rows = log.map(({ level, subject, message, count, last_at }) =>
     h(
-      "tr",
+      "li",
       {},
-      h("td", {}, h("time", { dateTime: last_at }, new Date(last_at).toLocaleTimeString())),
-      h("td", {}, level.toLowerCase(), count > 1 && ` × ${count}`),
-      h("td", {}, h("code", {}, subject), " ", message),
+      h("span", { class: `state ${level.toLowerCase()}` }, level.toLowerCase(), count > 1 && ` × ${count}`),
+      h("time", { dateTime: last_at, class: "hint" }, new Date(last_at).toLocaleTimeString()),
+      h("code", { class: "what" }, subject),
+      h("p", {}, message),
     ),
   );
   return card(
     "Warnings of the last hour",
-    rows.length ? h("table", {}, h("tbody", {}, ...rows)) : h("p", { class: "hint" }, "None."),
+    rows.length ? h("ul", { class: "rows" }, ...rows) : h("p", { class: "hint" }, "None: all is well."),
   );
 }

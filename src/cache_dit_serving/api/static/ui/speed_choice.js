@@ -16,7 +16,7 @@ export function speedChoice(schema, speeds) {
   const group = newId("speed");
   for (const speed of speeds) {
     const { measured } = speed;
-    const gain = measured?.speedup ? `${measured.speedup}×` : speed.settings ? "–" : "1×";
+    const gain = measured?.speedup ? `${measured.speedup.toFixed(1)}×` : speed.settings ? "–" : "1×";
     const cost = measured?.ssim ? `SSIM ${measured.ssim}` : speed.settings ? "not measured" : "exact";
     const time = speed.seconds ? `≈ ${seconds(speed.seconds)}` : "";
     choices.append(

@@ -1,6 +1,6 @@
 // The place of the output: it forms here, and what the cache did stands below it.
-import { fill, h, seconds } from "./dom.js";
-import { stepBar, timeline } from "./timeline.js";
+import { fill, h, s, seconds } from "./dom.js";
+import { legend, stepBar, timeline } from "./timeline.js";
 
 /** @import { Capabilities, Evidence, Preview, Progress } from "./client.js" */
 /** @import { Drawn } from "./history.js" */
@@ -25,6 +25,12 @@ export function suffixOf(file) {
   return type === "jpeg" ? "jpg" : type.replace(/^x-/, "");
 }
 
+/** Stages that take less are left out, seconds. */
+const LEAST_TOLD_S = 0.005;
+/** Prompts to begin with; the embedded model knows them too. */
+const IDEAS = ["a red apple on a blue background", "a panda on a pink background", "a robot on a yellow background"];
+const TASKS = /** @type {Record<string, string>} */ ({ img2img: "image to image", inpaint: "inpainting" });
+
 export class Stage {
   #root;
   #live;
@@ -35,22 +41,33 @@ export class Stage {
    * @param {HTMLElement} root
    * @param {HTMLElement} live  region that screen readers read out
    * @param {Capabilities} capabilities
+   * @param {(prompt: string) => void} ontry  called when someone takes an idea up
    */
-  constructor(root, live, capabilities) {
+  constructor(root, live, capabilities, ontry) {
     this.#root = root;
     this.#live = live;
     this.#capabilities = capabilities;
-    this.#root.replaceChildren(this.#empty());
+    this.#root.replaceChildren(this.#empty(ontry));
   }
 
-  #empty() {
-    const { model, tasks } = this.#capabilities;
+  /** @param {(prompt: string) => void} ontry */
+  #empty(ontry) {
+    const { model, tasks, fields } = this.#capabilities;
+    const can = tasks.map((task) => TASKS[task] ?? task.replaceAll("-", " ")).join(", ");
+    const idea = (/** @type {string} */ prompt) =>
+      h("button", { type: "button", class: "quiet", onclick: () => ontry(prompt) }, prompt);
     return h(
       "div",
       { class: "empty" },
+      sketch(),
       h("p", { class: "big" }, "Nothing drawn yet"),
-      h("p", {}, `${model} makes ${tasks.map((task) => task.replaceAll("-", " ")).join(", ")}.`),
-      h("p", {}, "Describe something on the left, and watch which steps the cache spares."),
+      h(
+        "p",
+        {},
+        "Describe what to draw. Beside it you will see which steps were computed, and which the cache reused.",
+      ),
+      h("p", { class: "hint" }, h("code", {}, model), `: ${can}`),
+      fields.prompt && h("div", { class: "actions", role: "group", "aria-label": "Ideas" }, ...IDEAS.map(idea)),
     );
   }
 
@@ -61,18 +78,21 @@ export class Stage {
 
   /**
    * Show a generation as it runs.
+   * @param {Record<string, any>} fields
    * @param {() => void} cancel
    */
-  begin(cancel) {
+  begin(fields, cancel) {
     const image = h("img", { class: "forming", alt: "The output as it forms", hidden: true });
     const status = h("p", { class: "status" }, "Sending");
     const meter = h("progress", { max: 1, value: 0, "aria-label": "Steps" });
     const bar = h("div", { class: "bar-place" });
     const button = h("button", { type: "button", id: "cancel", onclick: cancel }, "Cancel");
     const frame = h("div", { class: "frame waiting" }, image, h("div", { class: "shimmer" }));
-    this.#root.replaceChildren(
-      h("div", { class: "running" }, frame, h("div", { class: "under" }, status, button), meter, bar),
-    );
+    const side = (/** @type {string} */ name) => Number(fields[name] ?? this.#capabilities.fields[name]?.default);
+    const ratio = side("width") / side("height");
+    if (ratio > 0) frame.style.aspectRatio = String(ratio);
+    const account = h("div", { class: "account" }, status, meter, bar, h("div", { class: "actions" }, button));
+    fill(this.#root, h("div", { class: "drawn running" }, h("div", { class: "picture" }, frame), account));
     let cells = /** @type {ReturnType<typeof stepBar> | null} */ (null);
     let last = { step: 0, cached_steps: 0 };
     this.say("The request is sent");
@@ -86,7 +106,7 @@ export class Stage {
         if (!steps) return;
         if (!cells) {
           cells = stepBar(steps);
-          bar.replaceChildren(cells.element);
+          bar.replaceChildren(cells.element, legend());
           this.say("Drawing");
         }
         const reused = cached_steps > last.cached_steps ? cached_steps - last.cached_steps : 0;
@@ -107,9 +127,13 @@ export class Stage {
     };
   }
 
-  /** @param {string} words */
-  end(words) {
-    this.#root.replaceChildren(h("div", { class: "empty" }, h("p", { class: "big" }, words)));
+  /**
+   * Show that there is no output.
+   * @param {string} words
+   * @param {string} [why]
+   */
+  end(words, why = "") {
+    fill(this.#root, h("div", { class: "empty" }, h("p", { class: "big" }, words), why && h("p", {}, why)));
     this.say(words);
   }
 
@@ -134,9 +158,9 @@ export class Stage {
       chosen = index;
       frame.replaceChildren(shown(files[index], words));
       for (const [place, thumb] of thumbs.entries()) thumb.setAttribute("aria-pressed", String(place === index));
-      details.replaceChildren(
-        timeline(result.cache, result.stats?.cache_stats[index], result.cache.steps / files.length, onthreshold),
-      );
+      const steps = result.cache.steps / files.length;
+      const width = details.clientWidth;
+      fill(details, timeline(result.cache, result.stats?.cache_stats[index], steps, width, onthreshold));
     };
     const save = () => {
       const seed = result.seeds[chosen];
@@ -157,7 +181,7 @@ export class Stage {
       h(
         "p",
         { class: "caption" },
-        h("span", { class: "prompt" }, words),
+        h("span", { class: "prompt", title: words }, words),
         h("span", { class: "seed" }, `seed ${result.seeds.join(", ")}`),
       ),
       h(
@@ -202,7 +226,7 @@ export class Stage {
 function evidence(cache, time, timings, saved) {
   const figure = (/** @type {string} */ value, /** @type {string} */ name) =>
     h("div", { class: "figure" }, h("dd", {}, value), h("dt", {}, name));
-  const parts = Object.entries(timings).filter(([name]) => name !== "prompt_hits");
+  const parts = Object.entries(timings).filter(([name, value]) => name !== "prompt_hits" && value >= LEAST_TOLD_S);
   const stages = parts.map(([name, value]) => `${name.replaceAll("_", " ")} ${seconds(value)}`).join(" · ");
   return h(
     "section",
@@ -221,4 +245,15 @@ function evidence(cache, time, timings, saved) {
       h("p", { class: "reason" }, `The cache did not engage: ${cache.reason}`),
     h("p", { class: "hint" }, stages),
   );
+}
+
+/** A few columns of a timeline, for a place that is empty. */
+function sketch() {
+  const heights = [34, 30, 9, 14, 20, 27, 33, 8, 12, 17, 24, 33, 11, 18, 26, 34];
+  const picture = s("svg", { viewBox: `0 0 ${heights.length * 12} 36`, class: "sketch", "aria-hidden": "true" });
+  for (const [index, height] of heights.entries()) {
+    const kind = height > 28 ? "computed" : "reused";
+    picture.append(s("rect", { class: kind, x: index * 12 + 1.5, y: 35.5 - height, width: 9, height, rx: 2 }));
+  }
+  return picture;
 }

@@ -4,19 +4,25 @@ import { forecast } from "./forecast.js";
 
 /** @import { BlockListStats, Evidence, OutputStats } from "./client.js" */
 
-const WIDTH = 560;
-const HEIGHT = 200;
-const LEFT = 38;
-const RIGHT = 8;
-const TOP = 10;
+/** Pixels of a chart: it is drawn in the size in which it is shown, so that its letters are as large as others. */
+const WIDEST = 720;
+const NARROWEST = 240;
+const HEIGHT = 190;
+const LEFT = 36;
+const RIGHT = 2;
+const TOP = 8;
 const FOOT = 40;
+/** Pixels of a step's number. */
+const NUMBER = 34;
+const MOST_CELLS = 100;
 
 /**
  * @param {number} step
  * @param {number} steps
+ * @param {number} wide  pixels of the chart
  */
-function column(step, steps) {
-  const width = (WIDTH - LEFT - RIGHT) / steps;
+function column(step, steps, wide) {
+  const width = (wide - LEFT - RIGHT) / steps;
   return { x: LEFT + step * width, width };
 }
 
@@ -26,7 +32,7 @@ class Axis {
   constructor(values) {
     const seen = values.filter((value) => value > 0 && Number.isFinite(value));
     this.low = Math.log10(Math.min(0.05, ...seen) * 0.7);
-    this.high = Math.log10(Math.max(0.5, ...seen) * 1.4);
+    this.high = Math.log10(Math.max(0.1, ...seen) * 1.6);
   }
 
   /** @param {number} value */
@@ -47,10 +53,14 @@ class Axis {
  * @returns {{element: HTMLElement, mark: (step: number, reused: boolean) => void}}
  */
 export function stepBar(steps) {
-  const cells = Array.from({ length: steps }, () => h("span", { class: "cell" }));
+  // Of very many steps, one cell stands for several: the last one of them shows.
+  const cells = Array.from({ length: Math.min(steps, MOST_CELLS) }, () => h("span", { class: "cell" }));
   return {
     element: h("div", { class: "step-bar", "aria-hidden": "true" }, ...cells),
-    mark: (step, reused) => cells[step]?.classList.add(reused ? "reused" : "computed"),
+    mark: (step, reused) => {
+      const cell = cells[Math.floor((step * cells.length) / steps)];
+      if (cell) cell.className = `cell ${reused ? "reused" : "computed"}`;
+    },
   };
 }
 
@@ -70,8 +80,9 @@ function byStep(diffs, steps) {
  * @param {number[]} cached
  * @param {Evidence} evidence
  * @param {number} steps  of one output
+ * @param {number} wide  pixels
  */
-function chart(title, recorded, cached, evidence, steps) {
+function chart(title, recorded, cached, evidence, steps, wide) {
   const settings = evidence.settings ?? {};
   const diffs = byStep(recorded, steps);
   const reused = new Set(cached);
@@ -80,15 +91,15 @@ function chart(title, recorded, cached, evidence, steps) {
   const axis = new Axis([...values, standing]);
   const foot = HEIGHT - FOOT;
   const words = `${title}: ${reused.size} of ${steps} steps reused`;
-  const picture = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "timeline", role: "img", "aria-label": words });
+  const picture = s("svg", { viewBox: `0 0 ${wide} ${HEIGHT}`, class: "timeline", role: "img", "aria-label": words });
   for (const mark of axis.ticks()) {
     picture.append(
-      s("line", { class: "grid-line", x1: LEFT, x2: WIDTH - RIGHT, y1: axis.y(mark), y2: axis.y(mark) }),
+      s("line", { class: "grid-line", x1: LEFT, x2: wide - RIGHT, y1: axis.y(mark), y2: axis.y(mark) }),
       s("text", { class: "tick", x: LEFT - 6, y: axis.y(mark) + 3, "text-anchor": "end" }, mark),
     );
   }
   diffs.forEach((diff, step) => {
-    const { x, width } = column(step, steps);
+    const { x, width } = column(step, steps, wide);
     const gap = Math.min(2, width * 0.15);
     const kind = reused.has(step) ? "reused" : "computed";
     const tip = `step ${step + 1}: ${kind}${diff === undefined ? "" : `, difference ${diff.toPrecision(3)}`}`;
@@ -104,12 +115,12 @@ function chart(title, recorded, cached, evidence, steps) {
         s("rect", { class: "state", ...box, y: foot + 4, height: 8 }),
       ),
     );
-    const every = Math.ceil(steps / 14);
+    const every = Math.ceil(steps / ((wide - LEFT) / NUMBER));
     if (step % every === 0) {
       picture.append(s("text", { class: "tick", x: x + width / 2, y: HEIGHT - 2, "text-anchor": "middle" }, step + 1));
     }
   });
-  const line = s("line", { class: "threshold", x1: LEFT, x2: WIDTH - RIGHT });
+  const line = s("line", { class: "threshold", x1: LEFT, x2: wide - RIGHT });
   const foreseen = s("g", { class: "foreseen" });
   picture.append(foreseen, line);
 
@@ -127,7 +138,7 @@ function chart(title, recorded, cached, evidence, steps) {
     const steady = changed ? forecast(diffs, reused, rule) : reused;
     foreseen.replaceChildren();
     for (const step of changed ? steady : []) {
-      const { x, width } = column(step, steps);
+      const { x, width } = column(step, steps, wide);
       const gap = Math.min(2, width * 0.15);
       foreseen.append(s("rect", { x: x + gap / 2, width: width - gap, y: foot + 15, height: 5, rx: 1.5 }));
     }
@@ -147,14 +158,24 @@ function chart(title, recorded, cached, evidence, steps) {
  * @param {Evidence} evidence
  * @param {OutputStats | undefined} stats
  * @param {number} steps  of one output
+ * @param {number} width  pixels of its place
  * @param {(threshold: number) => void} onchoose  called when the caller takes a threshold over
  * @returns {HTMLElement}
  */
-export function timeline(evidence, stats, steps, onchoose) {
+export function timeline(evidence, stats, steps, width, onchoose) {
   const root = h("div", { class: "timelines" });
-  const charts = (stats?.block_lists ?? []).flatMap((list) => passes(list, evidence, steps));
-  if (!charts.length) return root;
-  root.append(...charts.map(({ element }) => element), legend());
+  const wide = Math.min(WIDEST, Math.max(NARROWEST, width));
+  const charts = (stats?.block_lists ?? []).flatMap((list) => passes(list, evidence, steps, wide));
+  if (!charts.length) {
+    // Nothing was measured where nothing could be reused.
+    const bar = stepBar(steps);
+    for (let step = 0; step < steps; step++) bar.mark(step, false);
+    const words = h("p", { class: "hint" }, "Every step was computed: no difference was measured.");
+    if (evidence.cached_steps === 0) root.append(bar.element, legend(), words);
+    return root;
+  }
+  const words = h("p", { class: "hint" }, "Height: residual difference, on a logarithmic scale");
+  root.append(...charts.map(({ element }) => element), legend(true), words);
   if (evidence.settings?.cache_type === "DBCache") root.append(slider(charts, steps, onchoose));
   root.append(table(stats));
   return root;
@@ -164,28 +185,28 @@ export function timeline(evidence, stats, steps, onchoose) {
  * @param {BlockListStats} list
  * @param {Evidence} evidence
  * @param {number} steps
+ * @param {number} wide
  */
-function passes(list, evidence, steps) {
+function passes(list, evidence, steps, wide) {
   const title = `${list.transformer} · ${list.block_list}`;
   const found = [];
-  if (Object.keys(list.diffs).length) found.push(chart(title, list.diffs, list.cached_steps, evidence, steps));
+  if (Object.keys(list.diffs).length) found.push(chart(title, list.diffs, list.cached_steps, evidence, steps, wide));
   if (Object.keys(list.cfg_diffs).length) {
-    found.push(chart(`${title} · guidance`, list.cfg_diffs, list.cfg_cached_steps, evidence, steps));
+    found.push(chart(`${title} · guidance`, list.cfg_diffs, list.cfg_cached_steps, evidence, steps, wide));
   }
   return found;
 }
 
-function legend() {
+/** @param {boolean} [threshold]  true if the chart has its line */
+export function legend(threshold = false) {
   const key = (/** @type {string} */ kind, /** @type {string} */ text) =>
     h("span", { class: `key ${kind}` }, h("span", { class: "swatch", "aria-hidden": "true" }), text);
-  const words = h("span", { class: "hint" }, "height: residual difference, logarithmic");
   return h(
     "p",
     { class: "legend" },
     key("computed", "computed"),
     key("reused", "reused"),
-    key("line", "threshold"),
-    words,
+    threshold && key("line", "threshold"),
   );
 }
 
