@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times docs models full-size lint lint-ui types check bench clean
+.PHONY: help setup serve test test-all test-fast test-families test-times docs site models full-size lint lint-ui types check bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -74,6 +74,15 @@ docs: $(VENV)/.installed-test ## Write the generated parts of docs/ and the snap
 	PYTHONPATH=src:. $(BIN)/python -m tools.measures_page
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.snapshot
 
+# In an environment of its own: nothing else needs mkdocs.
+$(VENV)-docs/.installed: requirements-docs.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
+site: $(VENV)-docs/.installed ## The documentation as a site, in build/site; a dead link fails it
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --clean
+
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.models_table --write
 
@@ -107,4 +116,4 @@ bench: $(VENV)/.installed-test ## Measure the server's overhead, saturation and 
 	$(BIN)/python -m benchmarks.run
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info
+	rm -rf $(VENV) $(VENV)-docs .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info

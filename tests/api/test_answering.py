@@ -52,10 +52,11 @@ def test_the_document_requires_a_key_that_may_be_null_if_it_is_always_sent(model
 
 
 def test_an_answer_leaves_out_null_and_says_json() -> None:
-    health = HealthResponse(status="ready", queue=QueueReport(waiting=0, running=False, step=0, steps=0))
+    health = HealthResponse(status="ready", version="1.0", queue=QueueReport(waiting=0, running=False, step=0, steps=0))
     response = answered(health, 503, {"Retry-After": "1"})
     assert json.loads(bytes(response.body)) == {
         "status": "ready",
+        "version": "1.0",
         "queue": {"waiting": 0, "running": False, "step": 0, "steps": 0},
     }
     assert response.status_code == 503

@@ -64,6 +64,12 @@ def test_its_commands_find_every_configuration(commands: Path, tmp_path: Path) -
     assert recommended <= names
 
 
+def test_its_command_says_the_version_of_the_wheel(wheel: Path, commands: Path, tmp_path: Path) -> None:
+    words = [str(commands / "cache-dit-serving"), "--version"]
+    said = subprocess.run(words, env=ENVIRON, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == wheel.name.split("-")[1]
+
+
 def test_it_draws_without_a_server(commands: Path, tmp_path: Path) -> None:
     words = [str(commands / "cache-dit-serving"), "generate", "a red apple", "--steps", "4", "-o", "apple.png"]
     subprocess.run(words, env=ENVIRON, cwd=tmp_path, check=True)

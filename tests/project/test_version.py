@@ -7,12 +7,15 @@ import re
 import tomllib
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
 
 from cache_dit_serving import __version__
 from cache_dit_serving.cli.main import main
 from tests.support.server import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT, LICENCE, PYTHONS = DECLARED["version"], DECLARED["license"], DECLARED["requires-python"]
 
 
 def test_the_package_the_command_and_the_api_say_the_version_of_the_project(
@@ -36,3 +39,20 @@ def test_the_changelog_and_the_page_of_deployment_name_it() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
     assert {*re.findall(r"bentoml build --version ([\d.]+)", page)} == {PROJECT}
     assert {*re.findall(r"cache_dit_serving:([\d.]+\d)", page)} == {PROJECT}
+
+
+def test_the_bento_and_its_image_have_it_as_a_label() -> None:
+    labels = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["labels"]
+    assert labels == {"org.opencontainers.image.version": PROJECT, "org.opencontainers.image.licenses": LICENCE}
+    given = re.findall(r"--opt label=([\w.]+)=(\S+)", (ROOT / "docs" / "deploy.md").read_text())
+    assert dict(given) == labels
+
+
+def test_the_page_of_support_names_the_supported_pythons_and_the_pins() -> None:
+    page = (ROOT / "docs" / "support.md").read_text()
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    supported = [python for python in ("3.10", "3.11", "3.12", "3.13", "3.14") if python in SpecifierSet(PYTHONS)]
+    assert f"| Python | {', '.join(supported)} |" in page
+    assert f"| torch | {pins['torch']}, as pinned |" in page
+    libraries = ", ".join(pins[name] for name in ("diffusers", "cache-dit", "bentoml"))
+    assert f"| diffusers, cache-dit, BentoML | {libraries}, as pinned |" in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from cache_dit_serving import __version__
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.answers import answer_of
 from cache_dit_serving.engine.capabilities import capabilities_of
@@ -163,7 +164,8 @@ class Engine:
         """
         unfulfilled = self.worker.loaded().model.speeds.unfulfilled
         reason = f"serving without a cache: {unfulfilled}" if unfulfilled else self.worker.reason
-        return HealthResponse(status=self.worker.state, reason=reason, queue=self.worker.queue())
+        queue = self.worker.queue()
+        return HealthResponse(status=self.worker.state, reason=reason, version=__version__, queue=queue)
 
     def model_info(self) -> ModelInfo:
         """Return the description of the loaded model; answers while a generation runs.

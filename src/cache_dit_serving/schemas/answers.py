@@ -231,6 +231,7 @@ class QueueReport(BaseModel):
 class HealthResponse(Answer):
     status: Literal["loading", "ready", "failed", "draining"]
     reason: str | None = Field(None, description="Current stage while loading; cause of the failure if failed.")
+    version: str = Field(description="Version of the server.")
     queue: QueueReport
 
 
