@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from cache_dit_serving.logs import FORMAT_VARIABLE, JsonFormatter, TextFormatter, note, noted
+from cache_dit_serving.logs import FORMAT_VARIABLE, JsonFormatter, TextFormatter, note, noted, say_last
 
 HOSTILE = "a\nFAKE \r\x1b[2K\u2028\u202e\x85\ud800b"
 
@@ -61,6 +61,14 @@ def test_no_text_of_a_client_begins_a_line(failed: bool) -> None:
     assert line.isprintable()
     assert json.loads(line)["message"] == HOSTILE
     assert ("FAKE" in json.loads(line).get("exception", "")) is failed
+
+
+def test_the_last_line_of_a_process_moves_no_cursor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(FORMAT_VARIABLE, raising=False)
+    say_last("the class \x1b[2K\u202e\ndefaults: 3", "launcher")
+    assert capsys.readouterr().err == "the class \\x1b[2K\\u202e\ndefaults: 3\n"
 
 
 def test_fields_end_with_their_context() -> None:

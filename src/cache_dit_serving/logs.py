@@ -85,7 +85,7 @@ def say_last(reason: str, process: str) -> None:
             configure_logs("INFO", "json", process)
         logging.getLogger("cache_dit_serving").critical("%s", reason)
     else:
-        print(reason, file=sys.stderr)
+        print("\n".join(map(one_line, reason.split("\n"))), file=sys.stderr)
 
 
 def configured_format() -> LogFormat:

@@ -105,11 +105,16 @@ def read_header(file: Path) -> SafetensorsHeader:
         raise UnreadableFile("the file is damaged: its metadata is no JSON object of strings")
     if not all(name.isprintable() for name in header):
         raise UnreadableFile("the file is damaged: a tensor's name has control characters")
-    ends = {name: _entry(name, entry) for name, entry in header.items()}
-    expected = LENGTH_BYTES + length + max((end for _, end in ends.values()), default=0)
+    found = {name: _entry(name, entry) for name, entry in header.items()}
+    expected = LENGTH_BYTES + length + max((end for _, _, end in found.values()), default=0)
     if size != expected:
         raise UnreadableFile(f"the file is damaged: {size} of {expected} bytes are there; download it again")
-    return SafetensorsHeader({name: entry for name, (entry, _) in ends.items()}, metadata)
+    last = 0
+    for name, (_, begin, end) in sorted(found.items(), key=lambda item: item[1][1:]):
+        if begin != last:
+            raise UnreadableFile(f"the file is damaged: the values of {name[:100]} do not follow those before them")
+        last = end
+    return SafetensorsHeader({name: entry for name, (entry, _, _) in found.items()}, metadata)
 
 
 def _other_format(start: bytes) -> str | None:
@@ -130,14 +135,21 @@ def _parsed(header: bytes) -> dict[str, Any]:
     return found
 
 
-def _entry(name: str, entry: Any) -> tuple[TensorEntry, int]:
-    """Return a tensor's entry, and the end of its values in the file's data, bytes."""
+def renaming(suffix: str) -> str:
+    """Return the remedy for the name of a safetensors file that ends in another way; empty for another file's."""
+    return "; rename it to end in .safetensors" if suffix.lower() in (".safetensors", ".sft") else ""
+
+
+def _entry(name: str, entry: Any) -> tuple[TensorEntry, int, int]:
+    """Return a tensor's entry, and the begin and end of its values in the file's data, bytes."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError
-        if begin > end or (dtype in BITS and (end - begin) * 8 != prod(shape) * BITS[dtype]):
+        if dtype not in BITS:
+            raise UnreadableFile(f"it holds tensors of a type that is not known: {str(dtype)[:20]}")
+        if begin > end or (end - begin) * 8 != prod(shape) * BITS[dtype]:
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableFile(f"the file is damaged: its header has no valid entry for {name[:100]}") from error
-    return TensorEntry(str(dtype), shape, end - begin), end
+    return TensorEntry(str(dtype), shape, end - begin), begin, end

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from cache_dit_serving.checkpoints.checkpoint_file import CheckpointFile, Kind
 from cache_dit_serving.checkpoints.schemes import Scheme
+from cache_dit_serving.loras.lora_file import read_lora_file
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.safetensors_header import UnreadableFile
 from tests.support.checkpoints import TRANSFORMER, VAE, Tensors, save, save_gguf, scaled_fp8, transformer_tensors
@@ -134,6 +135,14 @@ def test_pickles_are_refused_with_the_way_to_convert_them(tmp_path: Path, suffix
     (tmp_path / f"a{suffix}").write_bytes(b"\x80\x04")
     with pytest.raises(UnreadableFile, match=r"is a pickle.*convert it with torch\.load\(\.\.\., weights_only=True\)"):
         CheckpointFile.read(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize("name", ["flux1-dev.sft", "a.SAFETENSORS"])
+def test_a_safetensors_file_of_another_name_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
+    save({"a": torch.ones(1)}, tmp_path / name)
+    for read in (CheckpointFile.read, read_lora_file):
+        with pytest.raises(UnreadableFile, match=r"files are loaded, not .*; rename it to end in .safetensors"):
+            read(tmp_path / name)
 
 
 def test_a_file_of_unknown_contents_is_reported_by_its_names(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 
 from cache_dit_serving import preflight
 from cache_dit_serving.cli.inspected import Unservable, inspect
 from cache_dit_serving.config.catalog import recognise
-from cache_dit_serving.config.hub_file import HubFile, hub_file
+from cache_dit_serving.config.hub_file import HUB_ID, HubFile, hub_file
 from cache_dit_serving.config.settings import LoraSettings, ModelSettings
 from cache_dit_serving.config.sources import sources_of
 from cache_dit_serving.errors import ConfigError, LoadError
@@ -57,6 +59,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 )
 def test_a_hubs_file_is_named_by_its_path_or_its_address(path: str, expected: HubFile | None) -> None:
     assert hub_file(path) == expected
+
+
+@pytest.mark.parametrize(
+    "name", [*"aé_-.", "a.b", "a-.b", "a--b", "a..b", "a.git", "a.gitb", "a-", "-a", "x" * 96, "x" * 97]
+)
+def test_a_hub_id_is_told_by_the_rules_of_the_hubs_client(name: str) -> None:
+    for hub_id in (f"owner/{name}", f"{name}/model"):
+        try:
+            validate_repo_id(hub_id)
+        except HFValidationError:
+            with pytest.raises(Unservable, match="neither a folder or file on the server nor a hub id"):
+                inspect(hub_id)
+        else:
+            assert HUB_ID.fullmatch(hub_id)
 
 
 def test_a_file_of_the_hub_is_checked_by_its_header_and_downloaded_as_it_is_loaded(hub: Hub) -> None:

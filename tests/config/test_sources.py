@@ -11,7 +11,7 @@ import torch
 from cache_dit_serving import preflight
 from cache_dit_serving.config.catalog import recognise
 from cache_dit_serving.config.reading import load_settings, resolve
-from cache_dit_serving.config.settings import ModelSettings
+from cache_dit_serving.config.settings import LoraSettings, ModelSettings, Settings
 from cache_dit_serving.config.sources import UnusableSource, sources_of
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
@@ -133,6 +133,16 @@ def test_a_file_that_is_not_loaded_is_refused_with_its_name_its_format_and_the_w
 def test_a_component_that_cannot_be_loaded_is_refused_by_its_setting(components: dict[str, str], words: str) -> None:
     with pytest.raises(UnusableSource, match=words):
         sources_of(ModelSettings(components=components))
+
+
+@pytest.mark.parametrize("target", ["gone.safetensors", "a.safetensors"], ids=["nothing", "itself"])
+def test_a_link_without_a_target_is_refused_as_one(tmp_path: Path, target: str) -> None:
+    link = tmp_path / "a.safetensors"
+    link.symlink_to(tmp_path / target)
+    lora = LoraSettings(name="red", path=str(link))
+    for given in ({"path": str(link)}, {"components": {"vae": str(link)}}, {"loras": (lora,)}):
+        with pytest.raises(ConfigError, match="is a link without a target on the server"):
+            preflight.check(Settings(model=ModelSettings(**given)))
 
 
 def test_a_base_beside_a_whole_model_is_refused() -> None:

@@ -83,6 +83,7 @@ def with_header(text: bytes, data: bytes = b"") -> bytes:
 
 
 ENTRY = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+TWICE = ENTRY[:-1] + b', "b": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,9 @@ ENTRY = b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
         (with_header(b'{"a": 1}'), "no valid entry for a"),
         (with_header(ENTRY.replace(b"[2]", b"[3]"), b"0" * 8), "no valid entry for a"),
         (with_header(ENTRY.replace(b"[2]", b"[-2]"), b"0" * 8), "no valid entry for a"),
+        (with_header(ENTRY.replace(b"F32", b"Q99"), b"0" * 8), "holds tensors of a type that is not known: Q99"),
+        (with_header(TWICE, b"0" * 8), "the values of b do not follow those before them"),
+        (with_header(ENTRY.replace(b"0, 8", b"4, 12"), b"0" * 12), "the values of a do not follow those before them"),
         (with_header(ENTRY, b"0" * 5), "74 of 77 bytes are there; download it again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is a Git LFS pointer"),
         (b"GGUF\x03\x00\x00\x00" + b"0" * 40, "it is a GGUF file"),

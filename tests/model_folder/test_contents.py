@@ -180,7 +180,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "weights of an unknown type": (
         lambda folder: of_unknown_type(folder / TRANSFORMER),
-        f"{TRANSFORMER} holds tensors of a type that is not known: BF17",
+        f"{TRANSFORMER}: it holds tensors of a type that is not known: BF17",
     ),
 }
 

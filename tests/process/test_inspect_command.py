@@ -12,6 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from cache_dit_serving import preflight
 from cache_dit_serving.cli import inspect
@@ -166,6 +167,27 @@ def test_a_broken_path_ends_with_the_launchers_line(
     assert (shown.out, shown.err) == ("", f"error: {refused.value}\n")
     assert inspect.main([path, "--json"]) == 2
     assert json.loads(capsys.readouterr().out) == {"path": path, "problem": str(refused.value)}
+
+
+def test_texts_of_a_file_move_no_cursor_and_add_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {"transformer.a.lora_A.weight": torch.ones(1, 1)}
+    file = tmp_path / "a.safetensors"
+    save_file(tensors, file, {"trigger_words": "\x1b[2Jred\nserve it  rm", "modelspec.architecture": "\x9bflux"})
+    assert inspect.main([str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert r"trigger words  \x1b[2Jred\nserve it  rm" in shown
+    assert r"base model     \x9bflux" in shown
+    folder = linked(tmp_path / "model")
+    edit(folder / "model_index.json", lambda index: index | {"_class_name": "\x1b[2J"})
+    assert inspect.main([str(folder)]) == 2
+    assert r"names the class \x1b[2J, which" in capsys.readouterr().err
+
+
+def test_an_index_that_is_nested_too_deep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = linked(tmp_path / "model")
+    replace(folder / "model_index.json", b"[" * 200_000)
+    assert inspect.main([str(folder)]) == 2
+    assert "model_index.json is not valid JSON" in capsys.readouterr().err
 
 
 def test_an_unknown_file_is_refused_with_what_it_seems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

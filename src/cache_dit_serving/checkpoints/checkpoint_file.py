@@ -20,6 +20,7 @@ from cache_dit_serving.safetensors_header import (
     UnreadableFile,
     read_header,
     refuse_pickle,
+    renaming,
 )
 
 SAFETENSORS = ".safetensors"
@@ -83,7 +84,9 @@ class CheckpointFile:
         """
         refuse_pickle(path.name)
         if path.suffix not in SUFFIXES:
-            raise UnreadableFile(f"only {' and '.join(SUFFIXES)} files are loaded, not {path.suffix or 'others'}")
+            raise UnreadableFile(
+                f"only {' and '.join(SUFFIXES)} files are loaded, not {path.suffix or 'others'}{renaming(path.suffix)}"
+            )
         if path.suffix == gguf_header.SUFFIX:
             return cls.of(path, SafetensorsHeader(gguf_header.read_gguf_header(path), {}))
         return cls.of(path, read_header(path))

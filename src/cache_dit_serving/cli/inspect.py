@@ -11,6 +11,7 @@ from typing import Any
 from cache_dit_serving.cli.command_line import CommandLine
 from cache_dit_serving.cli.inspected import Inspected, Unservable, inspect
 from cache_dit_serving.cli.models import GB, Machine, fits, in_billions, in_gb, machine_by_driver
+from cache_dit_serving.logs import one_line
 
 DESCRIPTION = """\
 Say what a path is, which configuration it is served with and why, whether its weights fit this machine, and the command
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     except Unservable as error:
         if parsed.json:
             print(json.dumps({"path": parsed.path, "problem": str(error)}))
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     machine = machine_by_driver() if found.memory_bytes else None
     print(json.dumps(as_json(found, machine), indent=2) if parsed.json else "\n".join(lines(found, machine)))
@@ -86,10 +87,10 @@ def lines(found: Inspected, machine: Machine | None) -> Iterator[str]:
         rows.append(("serve it", found.command))
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
-        yield f"{label.ljust(width)}  {value}"
+        yield f"{label.ljust(width)}  {one_line(value)}"
     if found.components:
         yield "\ncomponents"
-        names = [(each["name"], each["class"], _weights(each)) for each in found.components]
+        names = [(one_line(each["name"]), one_line(each["class"]), _weights(each)) for each in found.components]
         widths = [max(map(len, column)) for column in zip(*names, strict=True)]
         for cells in names:
             yield "  " + "  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cache_dit_serving.config.hub_file import hub_file
+from cache_dit_serving.config.hub_file import HUB_ID, hub_file
 
 INDEX = "model_index.json"
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 ReadJson = Callable[[str], "Mapping[str, Any] | None"]
 """Function that returns the JSON object in a file of a model, by its relative path; None if it cannot be read."""
 
@@ -24,7 +22,7 @@ def in_folder(folder: Path) -> ReadJson:
     def read(name: str) -> Mapping[str, Any] | None:
         try:
             found = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -39,6 +37,11 @@ def is_folder(path: str) -> bool:
 def is_file(path: str) -> bool:
     """Return whether a path is a file on this machine that this process may see."""
     return _seen(path, Path.is_file)
+
+
+def is_dangling(path: str) -> bool:
+    """Return whether a path is a link to nothing, or to itself."""
+    return _seen(path, Path.is_symlink) and not is_there(path)
 
 
 def is_there(path: str) -> bool:
@@ -66,6 +69,8 @@ def refusal(path: str) -> str | None:
         return f"the model's path cannot be read: {error.strerror}; give this user the right to read it"
     except RuntimeError:
         return "the model's path names the home of a user who is not known here"
+    if is_dangling(path):
+        return "the model's path is a link without a target on the server"
     if is_folder(path) or HUB_ID.fullmatch(path) or hub_file(path):
         return None
     return "the model's path is neither a folder or file on the server nor a hub id like owner/name"

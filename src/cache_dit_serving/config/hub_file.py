@@ -9,7 +9,10 @@ from typing import NamedTuple
 from cache_dit_serving.safetensors_header import PICKLES
 
 SUFFIXES = "|".join(sorted(suffix.removeprefix(".") for suffix in {".safetensors", ".gguf", *PICKLES}))
-ID = r"(?P<hub_id>\w[\w.-]*/\w[\w.-]*)"
+PART = r"(?=[\w.-]{1,96}(?![\w.-]))\w+(?:(?:[.-](?<!--)(?<!\.\.))+\w+)*"
+"""An owner's or a model's name, by the hub's rules. It begins and ends with a letter, a digit or `_`."""
+HUB_ID = re.compile(rf"(?a:{PART}/{PART})(?<!\.git)")
+ID = rf"(?P<hub_id>{HUB_ID.pattern})"
 NAME = rf"(?P<name>(?!.*\.\./)\w[^:?#]*\.(?:{SUFFIXES}))"
 FORMS = (
     re.compile(rf"(?:https?://)?(?:huggingface\.co|hf\.co)/{ID}/(?:blob|resolve)/(?P<revision>[^/]+)/{NAME}(?:\?.*)?"),

@@ -11,8 +11,8 @@ from cache_dit_serving.checkpoints.families import DENOISER_PREFIXES
 from cache_dit_serving.checkpoints.schemes import SCALE, Scheme
 from cache_dit_serving.checkpoints.svdquant import svdquant_file_in
 from cache_dit_serving.config import hub
-from cache_dit_serving.config.folder import HUB_ID, INDEX, in_folder, is_file, is_folder
-from cache_dit_serving.config.hub_file import hub_file
+from cache_dit_serving.config.folder import INDEX, in_folder, is_dangling, is_file, is_folder
+from cache_dit_serving.config.hub_file import HUB_ID, hub_file
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, ModelSettings
 from cache_dit_serving.safetensors_header import PICKLES, UnreadableFile
 
@@ -275,6 +275,8 @@ def _component(name: str, path: str, download: bool) -> ComponentSource:
         if place is None:
             raise UnusableSource(key, f"the folder {found.name} has no {name}: no {' or '.join(COMPONENT_CONFIGS)}")
         return ComponentSource(path, None, place, key)
+    if is_dangling(path):
+        raise UnusableSource(key, f"{found.name} is a link without a target on the server")
     if found.suffix in {".safetensors", ".gguf", *PICKLES} or not HUB_ID.fullmatch(path):
         raise UnusableSource(key, "it is neither a file or folder on the server nor a hub id like owner/name")
     return ComponentSource(path, None, None, key)

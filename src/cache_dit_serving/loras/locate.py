@@ -8,8 +8,8 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
 from cache_dit_serving.config import hub
-from cache_dit_serving.config.folder import HUB_ID, is_file, is_folder, is_there
-from cache_dit_serving.config.hub_file import HubFile, hub_file
+from cache_dit_serving.config.folder import is_dangling, is_file, is_folder, is_there
+from cache_dit_serving.config.hub_file import HUB_ID, HubFile, hub_file
 from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.safetensors_header import UnreadableFile, refuse_pickle
@@ -87,6 +87,8 @@ def on_hub(settings: LoraSettings) -> HubFile:
     if (named := hub_file(settings.path)) is not None:
         return named
     hub_id = settings.path
+    if is_dangling(hub_id):
+        raise LoadError(f"LoRA {settings.name}: its path is a link without a target on the server")
     if not HUB_ID.fullmatch(hub_id):
         raise LoadError(f"LoRA {settings.name}: its path is neither a file, a folder nor a hub id like owner/name")
     if settings.weight_name is not None:

@@ -17,6 +17,7 @@ from cache_dit_serving.safetensors_header import (
     UnreadableFile,
     read_header,
     refuse_pickle,
+    renaming,
 )
 
 SUFFIX = ".safetensors"
@@ -74,7 +75,8 @@ def read_lora_file(file: Path) -> LoraFile:
     """
     refuse_pickle(file.name)
     if file.suffix != SUFFIX:
-        raise UnreadableFile(f"only .safetensors files are loaded, not {file.suffix or 'others'}; convert it")
+        remedy = renaming(file.suffix) or "; convert it"
+        raise UnreadableFile(f"only .safetensors files are loaded, not {file.suffix or 'others'}{remedy}")
     return lora_file_of(file.stem, read_header(file))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from cache_dit_serving.checkpoints.schemes import SCALES
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.safetensors_header import (
-    BITS,
     PICKLES,
     SafetensorsHeader,
     UnreadableFile,
@@ -88,7 +87,7 @@ def read_weights(component: Path, names: Collection[str], library: str, variant:
                 f"{component.name}/{name} lacks {counted(absent, 'tensor')} that {chosen} places there; the file and "
                 f"the index are of two downloads: {AGAIN}, both"
             )
-        _check_types(f"{component.name}/{name}", header, quantized)
+        _check_quantized(f"{component.name}/{name}", header, quantized)
         for entry in header.tensors.values():
             sizes[entry.dtype] += entry.size_bytes
     return Weights(tuple(sorted(tensors_of)), sizes)
@@ -150,11 +149,8 @@ def _header(component: Path, name: str) -> SafetensorsHeader:
         raise BrokenFolder(f"{component.name}/{name}: {error}") from error
 
 
-def _check_types(at: str, header: SafetensorsHeader, quantized: bool) -> None:
-    """Refuse tensors of unknown types, and quantised ones without a configuration of their quantisation."""
-    types = {entry.dtype for entry in header.tensors.values()}
-    if unknown := sorted(types - BITS.keys()):
-        raise BrokenFolder(f"{at} holds tensors of a type that is not known: {unknown[0][:20]}")
+def _check_quantized(at: str, header: SafetensorsHeader, quantized: bool) -> None:
+    """Refuse quantised tensors without a configuration of their quantisation."""
     if quantized or header.metadata.keys() - {"format"}:
         return
     packed = [name for name, entry in header.tensors.items() if entry.dtype in PACKED and len(entry.shape) > 1]

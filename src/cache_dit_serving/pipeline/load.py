@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils.import_utils import DummyObject, requires_backends
 
 from cache_dit_serving.config import folder, hub
-from cache_dit_serving.config.hub_file import hub_file
+from cache_dit_serving.config.hub_file import HUB_ID, hub_file
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.config.sources import Sources, UnusableSource, sources_of, unreachable
 from cache_dit_serving.errors import DETAILS, LoadError
@@ -281,7 +281,7 @@ def public_name(path: str) -> str:
     """Return the model's name for callers: a hub id, or the folder's or file's name without its path on the server."""
     if not folder.is_there(path) and (named := hub_file(path)) is not None:
         return named.file_name
-    return Path(path).name if folder.is_there(path) or not folder.HUB_ID.fullmatch(path) else path
+    return Path(path).name if folder.is_there(path) or not HUB_ID.fullmatch(path) else path
 
 
 def pipeline_class(name: str | None) -> type[DiffusionPipeline]:

@@ -125,7 +125,7 @@ def check_saved(folder: Path) -> None:
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
             method = config.get("quantization_config", {}).get("quant_method")
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue  # loading reports the error
         library, known = ("diffusers", OF_DIFFUSERS) if "_class_name" in config else ("transformers", OF_TRANSFORMERS)
         if method is not None and method not in (*known, BITS_AND_BYTES):
