@@ -30,8 +30,7 @@ def chromium() -> Iterator[Chrome]:
 
 @pytest.fixture
 def driver(chromium: Chrome) -> Chrome:
-    """The browser with an empty page, and nothing in its console."""
-    chromium.get("about:blank")
+    """The browser, with nothing in its console."""
     chromium.get_log("browser")  # type: ignore[no-untyped-call]
     return chromium
 

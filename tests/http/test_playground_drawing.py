@@ -115,7 +115,8 @@ def test_a_picture_is_edited_where_it_was_painted(page: Playground, tmp_path: Pa
 def test_what_is_typed_is_text_everywhere(page: Playground) -> None:
     page.type(prompt=MARKUP, negative_prompt=MARKUP)
     page.draw()
-    page.wait_until(lambda: page.all(".evidence") or page.all(".error:not([hidden])"))
+    page.seen('[data-field="negative_prompt"] .error')
+    page.wait_until(lambda: page.find("#draw").is_enabled())
     page.type(negative_prompt="")
     page.draw()
     page.drawn()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from selenium.webdriver import Chrome, Keys
+from selenium.webdriver import ActionChains, Chrome, Keys
 
 from tests.support.browser import needs_browser
 from tests.support.families import save_family
 from tests.support.jobs import LONG, ended, submitted
 from tests.support.playground import PROMPT, Playground
-from tests.support.server import Server, options, ready, serving
+from tests.support.server import Server, free_port, options, ready, serving
 
 pytestmark = needs_browser
 KEY = f"sk-page-{'x' * 16}"
@@ -26,7 +26,9 @@ EMBEDDING = Path(__file__).parents[2] / "docs" / "playground.md"
 
 def test_a_class_is_drawn_by_its_number(driver: Chrome, tmp_path: Path) -> None:
     model = save_family("DiT", tmp_path / "model")
-    with serving(tmp_path, environ=options(MODEL__PATH=str(model), MODEL__DTYPE="float32")) as server:
+    with serving(
+        tmp_path, environ=options(MODEL__PATH=str(model), MODEL__DTYPE="float32", SERVER__WARM_UP=False)
+    ) as server:
         server.wait_for(ready)
         page = Playground(driver, server.url).open()
         assert page.all('[data-field="prompt"]') == []
@@ -102,9 +104,9 @@ def test_the_operator_moves_a_job_that_waits(driver: Chrome, rich: Server) -> No
     page = Playground(driver, rich.url).open()
     page.click("#tab-server")
     name = second.removeprefix("/jobs/")[:8]
-    priority = page.seen(f'[aria-label^="Priority of job {name}"]')
-    priority.clear()
-    priority.send_keys("2", Keys.ENTER)
+    page.seen(f'[aria-label^="Priority of job {name}"]')
+    page.script("document.querySelector(arguments[0]).select()", f'[aria-label^="Priority of job {name}"]')
+    ActionChains(driver).send_keys("2", Keys.ENTER).perform()
     page.wait_until(lambda: [rich.get(job).json()["position"] for job in (second, first)] == [1, 2])
     page.wait_until(lambda: "place 1" in page.text('[aria-label="Jobs"] li'))
     assert page.driver.switch_to.active_element == page.find(f'[aria-label^="Priority of job {name}"]')
@@ -149,11 +151,10 @@ def test_the_operator_reads_warnings_without_their_values(driver: Chrome, rich: 
     assert "safetensors" not in rows
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Address of another origin, and the folder that it shows."""
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("elsewhere")
     shown = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=folder))
     threading.Thread(target=shown.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{shown.server_port}", folder
@@ -161,49 +162,78 @@ def elsewhere(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     shown.server_close()
 
 
-def test_a_key_is_asked_for_and_another_page_uses_one(
-    driver: Chrome, tmp_path: Path, elsewhere: tuple[str, Path]
-) -> None:
+class Keyed:
+    """A server with a key, which can be ended, and started again at the same address."""
+
+    def __init__(self, folder: Path, origin: str) -> None:
+        """
+        Args:
+            origin: another one, whose pages may call the server.
+        """
+        self._folder = folder
+        keys = [{"name": "page", "key": KEY}]
+        self._environ = options(SERVER__API_KEYS=keys, SERVER__CORS_ORIGINS=[origin], SERVER__WARM_UP=False)
+        self._running = contextlib.ExitStack()
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        server = self._running.enter_context(serving(self._folder, environ=self._environ, port=self._port))
+        server.wait_for(ready)
+
+    def end(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory, elsewhere: tuple[str, Path]) -> Iterator[Keyed]:
+    server = Keyed(tmp_path_factory.mktemp("keyed"), elsewhere[0])
+    server.start()
+    yield server
+    server.end()
+
+
+def test_a_key_is_asked_for_until_it_is_taken_and_is_told_what_it_may_not_do(driver: Chrome, keyed: Keyed) -> None:
+    page = Playground(driver, keyed.url)
+    driver.get(f"{keyed.url}/ui")
+    for key, words in (("sk-wrong", "key"), (KEY, "")):
+        page.seen("#key[open]")
+        page.find("#key-input").send_keys(key)
+        page.click('#key button[value="use"]')
+        if words:
+            page.wait_until(lambda: page.find("#key-error").text)
+            page.find("#key-input").clear()
+    page.wait_until(lambda: page.script("return document.documentElement.dataset.ready"))
+    page.type(prompt=PROMPT, num_inference_steps=4)
+    page.draw()
+    page.drawn()
+    assert KEY not in page.find("#snippet").text
+    page.click("#tab-server")
+    page.click('[aria-label="Memory"] button')
+    assert "scope" in page.seen("#server > .error").text
+    assert "scope admin" in page.text('[aria-label="Warnings"]')
+
+
+def test_a_page_of_another_origin_draws_with_a_key(driver: Chrome, keyed: Keyed, elsewhere: tuple[str, Path]) -> None:
     origin, folder = elsewhere
-    keyed = options(SERVER__API_KEYS=[{"name": "page", "key": KEY}], SERVER__CORS_ORIGINS=[origin])
-    with serving(tmp_path, environ=keyed) as server:
-        server.wait_for(ready)
-        page = Playground(driver, server.url)
-        driver.get(f"{server.url}/ui")
-        for key, words in (("sk-wrong", "key"), (KEY, "")):
-            page.seen("#key[open]")
-            page.find("#key-input").send_keys(key)
-            page.click('#key button[value="use"]')
-            if words:
-                page.wait_until(lambda: page.find("#key-error").text)
-                page.find("#key-input").clear()
-        page.wait_until(lambda: page.script("return document.documentElement.dataset.ready"))
-        page.type(prompt=PROMPT, num_inference_steps=4)
-        page.draw()
-        page.drawn()
-        assert KEY not in page.find("#snippet").text
-        page.click("#tab-server")
-        page.click('[aria-label="Memory"] button')
-        assert "scope" in page.seen("#server > .error").text
-        assert "scope admin" in page.find('[aria-label="Warnings"]').text
-        [example] = re.findall(r"```html\n(.*?)```", EMBEDDING.read_text(encoding="utf-8"), re.DOTALL)
-        example = example.replace("https://pictures.example", server.url).replace("sk-...", KEY)
-        (folder / "index.html").write_text(example, encoding="utf-8")
-        driver.get(f"{origin}/index.html")
-        page.wait_until(lambda: page.script("return document.getElementById('apple').naturalWidth") == 96)
+    [example] = re.findall(r"```html\n(.*?)```", EMBEDDING.read_text(encoding="utf-8"), re.DOTALL)
+    example = example.replace("https://pictures.example", keyed.url).replace("sk-...", KEY)
+    (folder / "index.html").write_text(example, encoding="utf-8")
+    page = Playground(driver, origin)
+    driver.get(f"{origin}/index.html")
+    page.wait_until(lambda: page.script("return document.getElementById('apple').naturalWidth") == 96)
 
 
-def test_a_restarted_server_is_found_again(driver: Chrome, tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        server.wait_for(ready)
-        page = Playground(driver, server.url).open()
-        page.type(prompt=PROMPT, num_inference_steps=4)
-        port = urlsplit(server.url).port
+def test_a_restarted_server_is_found_again(driver: Chrome, keyed: Keyed) -> None:
+    driver.get(f"{keyed.url}/livez")
+    driver.execute_script("sessionStorage.setItem('cache-dit-serving-key', arguments[0])", KEY)
+    page = Playground(driver, keyed.url).open()
+    page.type(prompt=PROMPT, num_inference_steps=4)
+    keyed.end()
     page.draw()
     assert "does not answer" in page.seen("#fields .error").text
     assert "not answer" in page.seen("#banner").text
-    with serving(tmp_path, port=port) as server:
-        server.wait_for(ready)
-        page.wait_until(lambda: page.find("#state").text == "ready")
-        page.draw()
-        assert page.drawn()[1].endswith("/ 4")
+    keyed.start()
+    page.wait_until(lambda: page.text("#state") == "ready")
+    page.draw()
+    assert page.drawn()[1].endswith("/ 4")

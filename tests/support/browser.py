@@ -10,6 +10,12 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+ARGUMENTS = (
+    *("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"),
+    # Less work beside the tests: no services of the browser's own, and no animation to paint.
+    *("disable-background-networking", "disable-component-update", "disable-extensions", "disable-sync"),
+    "force-prefers-reduced-motion",
+)
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on PATH (Debian: chromium, chromium-driver)"
 )
@@ -19,7 +25,7 @@ needs_browser = pytest.mark.skipif(
 def browser() -> Iterator[Chrome]:
     options = ChromeOptions()
     options.binary_location = CHROMIUM or ""
-    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+    for argument in ARGUMENTS:
         options.add_argument(f"--{argument}")
     driver = Chrome(options, ChromeService(DRIVER))
     driver.set_script_timeout(60)
