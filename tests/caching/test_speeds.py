@@ -54,6 +54,51 @@ def test_a_speed_has_steps_of_its_own_for_requests_that_name_none() -> None:
     assert ladder(speeds={"default": "lossless", "fast": {"num_inference_steps": 8}}).steps(None, None) is None
 
 
+def twins(**speeds: Any) -> SpeedLadder:
+    """Speeds of which `balanced` and `fast` have the same settings and differ by their steps."""
+    return ladder(speeds={"balanced": {}, "fast": {"cache": BASE, "num_inference_steps": 14}} | speeds)
+
+
+def test_speeds_with_the_same_settings_are_told_apart_by_their_steps() -> None:
+    speeds = twins()
+    assert [choose(speeds, steps=steps, residual_diff_threshold=0.2).speed for steps in (28, 14, 20)] == [
+        "balanced",
+        "fast",
+        "balanced",
+    ]
+    assert [choose(speeds, name, steps=14).speed for name in ("balanced", "fast")] == ["balanced", "fast"]
+    both = twins(balanced={"num_inference_steps": 21})
+    assert [choose(both, steps=steps, residual_diff_threshold=0.2).speed for steps in (21, 14, 20)] == [
+        "balanced",
+        "fast",
+        "custom",
+    ]
+
+
+def test_a_default_speed_keeps_its_steps_where_another_has_the_same_settings() -> None:
+    for default in ("balanced", "fast"):
+        speeds = twins(default=default)
+        steps = speeds.steps(None, None)
+        assert (speeds.default_speed, steps) == (default, None if default == "balanced" else 14)
+        assert choose(speeds, steps=steps or 28).speed == default
+        assert choose(speeds, steps=9).speed == default, "steps of a request lie over the default speed as over others"
+    assert twins().default_speed == "balanced", "which the section `cache` is"
+    assert twins(ceiling="high", high={"cache": BASE}).default_speed == "high"
+    own = {"cache": BASE | {"residual_diff_threshold": 0.1}}
+    assert twins(balanced=own).default_speed == "fast"
+    assert ladder(speeds={"balanced": own}).default_speed == "custom"
+
+
+def test_steps_lead_to_no_settings_above_the_ceiling() -> None:
+    only = {"cache": BASE | {"residual_diff_threshold": 0.1}}
+    speeds = ladder(
+        cache=None, speeds={"ceiling": "high", "high": only, "fast": {"cache": BASE, "num_inference_steps": 14}}
+    )
+    for steps in (14, 28):
+        with pytest.raises(InvalidRequest, match="goes beyond this server's ceiling"):
+            choose(speeds, steps=steps, residual_diff_threshold=0.2)
+
+
 def test_the_mask_of_a_speed_fits_the_steps_of_the_speed() -> None:
     cache = {"Fn_compute_blocks": 1, "steps_computation_mask": [1, 1, 0, 1, 0, 1, 1, 0]}
     with pytest.raises(LoadError, match=r"speeds\.fast\.cache"):
@@ -96,10 +141,15 @@ def test_figures_hold_only_for_the_settings_that_were_measured() -> None:
     figures = {"num_inference_steps": 28, "speedup": 2.0, "psnr_db": 40.0, "psnr_db_worst_decile": 35.0, "ssim": 0.99}
     figures |= {"ssim_worst_decile": 0.98, "cached_steps": 18.0}
     digest = CacheSettings.model_validate(BASE).digest()
-    measured = {"balanced": {"measured": {**figures, "settings_hash": digest}}}
+    measured: dict[str, Any] = {"balanced": {"measured": {**figures, "settings_hash": digest}}}
     assert ladder(speeds=measured).rungs["balanced"].measured is not None
     changed = BASE | {"residual_diff_threshold": 0.21}
     assert ladder(cache=changed, speeds=measured).rungs["balanced"].measured is None
+    assert ladder(speeds=measured, steps=20).rungs["balanced"].measured is None, "the figures are of 28 steps"
+    measured["balanced"]["num_inference_steps"] = 28
+    assert ladder(speeds=measured, steps=20).rungs["balanced"].measured is not None
+    measured["balanced"]["num_inference_steps"] = 14
+    assert ladder(speeds=measured).rungs["balanced"].measured is None
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,22 @@ def test_the_least_approximation_that_fits_is_taken(speed: str) -> None:
     assert chosen(Stub(), just_enough).estimate_s == pytest.approx(SECONDS[speed] * MARGIN, abs=0.01)
 
 
+def test_of_speeds_with_the_same_settings_the_one_of_fewer_steps_is_faster() -> None:
+    settings = {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.2, "max_warmup_steps": 2}
+    runner = Stub(speeds={"fast": {"cache": settings, "num_inference_steps": 10}, "default": "fast"})
+    rates = Rates()
+    for speed, reused in {"lossless": 0, "high": 8, "balanced": 14, "fast": 6}.items():
+        call = runner.plan(GenerateRequest.model_validate({"prompt": "a cat", "speed": speed})).call
+        rates.learn(call, record_of(call, reused))
+    fast_s = 0.5 + 4 * 0.1 + 6 * 0.02
+    assert chosen(runner, SECONDS["balanced"] * MARGIN + 0.01, rates).speed == "balanced"
+    fitting = chosen(runner, fast_s * MARGIN + 0.01, rates)
+    assert fitting.speed == "fast"
+    assert fitting.estimate_s == pytest.approx(fast_s * MARGIN)
+    usual = runner.plan(GenerateRequest.model_validate({"prompt": "a cat"}))
+    assert (usual.cache.speed, usual.call.num_inference_steps) == ("fast", 10)
+
+
 def test_the_queue_counts() -> None:
     report = chosen(Stub(), SECONDS["lossless"] * MARGIN + 0.01, queue_s=1.0)
     assert report.speed == "balanced"

@@ -71,6 +71,14 @@ def test_other_step_counts_scale_and_reuse_no_more_than_the_settings_allow() -> 
     assert rates.estimate(call(FAST, steps=4)).seconds == pytest.approx(FIXED_S + 4 * COMPUTED_S)
 
 
+def test_the_same_settings_at_other_steps_are_rates_of_their_own() -> None:
+    rates = Rates()
+    learn(rates, call(FAST, steps=28), reused=20)
+    learn(rates, call(FAST, steps=14), reused=3)
+    assert seconds(rates, call(FAST, steps=28)) == pytest.approx(FIXED_S + 8 * COMPUTED_S + 20 * REUSED_S)
+    assert seconds(rates, call(FAST, steps=14)) == pytest.approx(FIXED_S + 11 * COMPUTED_S + 3 * REUSED_S)
+
+
 def test_other_sizes_and_passes_are_in_proportion_until_they_have_run() -> None:
     rates = Rates()
     learn(rates, call(WITHOUT_CACHE))

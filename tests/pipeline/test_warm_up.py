@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from diffusers import FluxInpaintPipeline
 
+from cache_dit_serving.caching.speed_settings import SpeedsSettings
 from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.engine.capabilities import capabilities_of
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.pipeline import warm_up
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Sampled, Watch
@@ -57,6 +60,24 @@ def test_a_whole_picture_at_each_speed_where_their_rates_are_wanted() -> None:
     pictures, reports = warmed_up()
     assert pictures == [("balanced", 28), ("lossless", 28), ("high", 28), ("fast", 10)]
     assert reports[1] == "warming up with one picture (speed lossless, 2 of 4)"
+
+
+def test_speeds_that_differ_by_their_steps_alone_are_each_drawn_and_described() -> None:
+    assert EMBEDDED.cache is not None
+    same = {"cache": EMBEDDED.cache.model_dump(exclude_unset=True), "num_inference_steps": 6}
+    speeds = SpeedsSettings.model_validate({"default": "fast", "warm_up": True, "fast": same})
+    loaded = load(EMBEDDED.model_copy(update={"speeds": speeds}))
+    pictures = [(record.cache.speed, call.num_inference_steps) for call, record in loaded.warm_up]
+    assert pictures == [("fast", 6), ("lossless", 28), ("high", 28), ("balanced", 28)]
+    rates = Rates()
+    for call, record in loaded.warm_up:
+        rates.learn(call, record)
+    described = {each.name: each for each in capabilities_of(loaded, rates).speeds}
+    assert described["balanced"].settings_hash == described["fast"].settings_hash
+    assert [name for name, each in described.items() if each.default] == ["fast"]
+    assert [each.num_inference_steps for each in described.values()] == [28, 28, 28, 6]
+    times = {name: each.seconds for name, each in described.items() if each.seconds is not None}
+    assert times["fast"] < times["balanced"]
 
 
 def test_no_picture_where_the_configuration_skips_it() -> None:

@@ -75,7 +75,7 @@ def announce(loaded: Loaded, url: str | None) -> None:
     base = url or "http://localhost:3000"
     body = json.dumps({"prompt": "a red apple on a blue background", "seed": 7})
     facts, speeds = loaded.runner.facts, loaded.model.speeds
-    cache = f"speed {speeds.name_of(speeds.default)} by default ({', '.join(speeds.allowed)})"
+    cache = f"speed {speeds.default_speed} by default ({', '.join(speeds.allowed)})"
     logger.info(
         "%s (%s) is ready on %s, %s; GET /docs describes it",
         facts.name,

@@ -17,7 +17,9 @@ Speed = Literal["lossless", "high", "balanced", "fast"]
 class MeasuredSpeed(Section):
     """Speed-up and image quality of one speed, against the same seeds without a cache; see `measured_on`."""
 
-    settings_hash: str = Field(description="Hash of the measured settings; with any others the figures are void.")
+    settings_hash: str = Field(
+        description="Hash of the measured settings; with others, or other steps, the figures are void."
+    )
     num_inference_steps: int = Field(ge=1, description="Steps of each measured generation.")
     speedup: float = Field(gt=0, description="Median of uncached seconds / seconds.")
     psnr_db: float = Field(description="Median, dB.")

@@ -18,12 +18,12 @@ from cache_dit_serving.caching.checks import (
 )
 from cache_dit_serving.caching.derived import derive, upstream_settings
 from cache_dit_serving.caching.settings import CacheOptions, CacheSettings, Reason
-from cache_dit_serving.caching.speed_settings import MeasuredSpeed, Speed, SpeedsSettings
+from cache_dit_serving.caching.speed_settings import MeasuredSpeed, Speed, SpeedSettings, SpeedsSettings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 
 SPEEDS: tuple[Speed, ...] = typing.get_args(Speed)
 CUSTOM = "custom"
-"""Name reported for settings that match no named speed."""
+"""Name reported for settings and steps that match no named speed."""
 
 
 OFF = Reason("off", "off")
@@ -36,7 +36,7 @@ class CacheChoice:
     settings: CacheSettings | None
     """None: no cache."""
     speed: str
-    """Named speed with these settings, or `custom`."""
+    """Speed that the request names or gets by default, else the one with these settings and steps, or `custom`."""
     strict: bool = False
     no_cache_reason: Reason = OFF
     """Reason for running without a cache; has no meaning unless `settings` is None."""
@@ -49,7 +49,10 @@ WITHOUT_CACHE = CacheChoice(None, "lossless")
 
 @dataclass(frozen=True)
 class NamedSpeed:
-    """One rung of the ladder: settings (None: no cache), and the figures measured with exactly these settings."""
+    """One rung of the ladder: settings (None: no cache) and steps, and the figures measured with exactly these.
+
+    Two rungs may have the same settings and differ by their steps alone.
+    """
 
     settings: CacheSettings | None
     steps: int | None = None
@@ -84,7 +87,7 @@ class SpeedLadder:
             if chosen is not None:
                 named[speed] = chosen
         self.rungs = {
-            speed: NamedSpeed(chosen, _steps(speed, speeds), _figures(speed, chosen, speeds))
+            speed: NamedSpeed(chosen, _steps(speed, speeds), _figures(speed, chosen, speeds, usual_steps))
             for speed, chosen in named.items()
             if chosen is None or chosen.cache_type not in support.refusals
         }
@@ -96,6 +99,8 @@ class SpeedLadder:
         """Reason that the configuration's default cache settings cannot run here; None if they can."""
         self.default = None if self.unfulfilled else wanted
         """Settings of a request with neither `speed` nor `cache`; None: no cache."""
+        self.default_speed = self._default_speed(speeds)
+        """Speed of such a request, or `custom`."""
         within = [self.rungs[speed].settings for speed in self.allowed if speed != "fast"]
         self.base = self.default or next(filter(None, reversed(within)), base)
         """Base settings for a request that sends `cache` but no `speed`."""
@@ -107,11 +112,29 @@ class SpeedLadder:
         names = SPEEDS if self.ceiling is None else SPEEDS[: SPEEDS.index(self.ceiling) + 1]
         return [name for name in names if name in self.rungs]
 
-    def name_of(self, settings: CacheSettings | None) -> str:
-        """Return the name of the speed with the same effect as `settings`; `custom` if there is none."""
+    def name_of(self, settings: CacheSettings | None, steps: int) -> str:
+        """Return the name of the speed with these settings and steps; `custom` if there is none.
+
+        A speed without steps of its own has any number of them; one with exactly these comes before it.
+        """
         if settings is None:
             return "lossless"
-        return next((name for name, rung in self.rungs.items() if settings.same_effect(rung.settings)), CUSTOM)
+        alike = self._alike(settings)
+        exact = [name for name in alike if self.rungs[name].steps == steps]
+        return next(iter((*exact, *(name for name in alike if self.rungs[name].steps is None))), CUSTOM)
+
+    def _alike(self, settings: CacheSettings) -> list[Speed]:
+        """Return the speeds with the effect of `settings`, whatever their steps."""
+        return [name for name, rung in self.rungs.items() if settings.same_effect(rung.settings)]
+
+    def _default_speed(self, speeds: SpeedsSettings) -> str:
+        """Return the name of the default settings. Those of the section `cache` are `balanced`, if that may be it."""
+        if self.default is None:
+            return "lossless"
+        if speeds.default is not None:
+            return speeds.default
+        alike = [name for name in self._alike(self.default) if name in self.allowed]
+        return "balanced" if "balanced" in alike else next(iter(alike), CUSTOM)
 
     def steps(self, speed: Speed | None, options: CacheOptions | None) -> int | None:
         """Return the number of steps for a request that names none, by its speed; None: the model's default.
@@ -120,7 +143,7 @@ class SpeedLadder:
         """
         if speed is None:
             asks = options is not None and bool(options.model_fields_set)
-            name = "" if asks or self.default is None else self.name_of(self.default)
+            name = "" if asks or self.default is None else self.default_speed
         else:
             name = speed
         return next((rung.steps for each, rung in self.rungs.items() if each == name), None)
@@ -156,14 +179,15 @@ class SpeedLadder:
             check_request(settings, num_inference_steps, passes, changed)
             if changed or (speed is None and self.default is None):  # other settings are the operator's own
                 self._check_ceiling(settings, num_inference_steps, passes=passes)
-            name = speed if speed is not None and not changed else self.name_of(settings)
+            named = None if changed else speed
+            name = named or self.name_of(settings, num_inference_steps)
             inherited = base.model_fields_set - options.given.keys()
             return CacheChoice(settings, name, options.strict, inherited=frozenset(inherited))
         if base is None:
             reason = Reason("unsupported", self.unfulfilled) if self.unfulfilled else OFF
             return CacheChoice(None, "lossless", no_cache_reason=reason)
         check_request(base, num_inference_steps, passes, changed=set())
-        return CacheChoice(base, speed or self.name_of(base))
+        return CacheChoice(base, speed or self.default_speed)
 
     def _named(self, speed: Speed) -> CacheSettings | None:
         listed = ", ".join(self.allowed)
@@ -194,14 +218,14 @@ class SpeedLadder:
             return
         rungs = [self.rungs[speed].settings for speed in self.allowed]
         within = [rung for rung in rungs if rung is not None]
-        name = self.name_of(settings)
+        alike = self._alike(settings)
         ceiling = within[-1] if within and self.allowed[-1] == self.ceiling else None
         if ceiling is None:
             too_far, limit = "enabled", "no cache at all"
-        elif any(settings.same_effect(rung) for rung in within):
+        elif any(name in self.allowed for name in alike):
             return
-        elif name != CUSTOM:
-            too_far, limit = "enabled", f"these are the settings of {name}"
+        elif alike:
+            too_far, limit = "enabled", f"these are the settings of {alike[0]}"
         elif field := exceeds(settings, ceiling, steps, passes=passes):
             too_far, limit = field, f"{field} {getattr(ceiling, field)!r}"
         elif settings.calibration() not in [rung.calibration() for rung in within]:
@@ -244,7 +268,14 @@ def _steps(speed: Speed, speeds: SpeedsSettings) -> int | None:
     return None if speed == "lossless" else getattr(speeds, speed).num_inference_steps
 
 
-def _figures(speed: Speed, chosen: CacheSettings | None, speeds: SpeedsSettings) -> MeasuredSpeed | None:
-    """Return the figures measured with exactly these settings; None if there are none."""
-    measured = None if chosen is None else getattr(speeds, speed).measured
-    return measured if chosen and measured and measured.settings_hash == chosen.digest() else None
+def _figures(
+    speed: Speed, chosen: CacheSettings | None, speeds: SpeedsSettings, usual_steps: int
+) -> MeasuredSpeed | None:
+    """Return the figures measured with exactly these settings and steps; None if there are none."""
+    if chosen is None:
+        return None
+    section: SpeedSettings = getattr(speeds, speed)
+    measured, steps = section.measured, section.num_inference_steps or usual_steps
+    if measured is None or (measured.settings_hash, measured.num_inference_steps) != (chosen.digest(), steps):
+        return None
+    return measured

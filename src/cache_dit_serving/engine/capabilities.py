@@ -72,7 +72,7 @@ def _speeds(model: PlannedModel, rates: Rates) -> list[SpeedCapability]:
             SpeedCapability(
                 name=name,
                 allowed=allowed,
-                default=speeds.name_of(speeds.default) == name,
+                default=speeds.default_speed == name,
                 settings=rung.settings.effective() if rung.settings else None,
                 settings_hash=rung.settings.digest() if rung.settings else None,
                 num_inference_steps=model.step_count_at(name, None),

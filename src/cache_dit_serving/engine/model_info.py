@@ -96,7 +96,7 @@ def _cache(speeds: SpeedLadder) -> dict[str, Any] | None:
         return None
     return {
         "settings": speeds.default.effective() if speeds.default else None,
-        "speed": speeds.name_of(speeds.default),
+        "speed": speeds.default_speed,
         "blocks": dict(speeds.support.block_lists),
         "running": speeds.unfulfilled is None,
         "reason": speeds.unfulfilled,

@@ -115,7 +115,7 @@ def warm_up(
         call = _planned(model, num_inference_steps=steps, speed="lossless")
         return (_draw(runner, call, _warming(f"{steps} steps"), progress),)
     speeds = model.speeds
-    default = speeds.name_of(speeds.default)
+    default = speeds.default_speed
     others = [speed for speed in speeds.allowed if speed != default]
     drawn = [_draw(runner, whole, _warming(f"the default speed, 1 of {len(others) + 1}"), progress)]
     for number, speed in enumerate(others, start=2):

@@ -16,7 +16,7 @@ class SpeedField(RequestField):
         return {"enum": list(model.speeds.allowed)}
 
     def default(self, model: PlannedModel) -> str | None:
-        speed = model.speeds.name_of(model.speeds.default)
+        speed = model.speeds.default_speed
         return None if speed == CUSTOM else speed
 
     def fill_in(self, draft: Draft, request: GenerateRequest) -> None:
