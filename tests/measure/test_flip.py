@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -99,3 +100,36 @@ def test_the_process_has_no_secret_of_the_server(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CACHE_DIT_SERVING_TEST_SECRET", "hidden")
     with FlipProcess() as process:
         assert b"hidden" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
+INTERRUPTED = """
+import signal
+import numpy as np
+from cache_dit_serving.measure.distances.flip import FlipProcess
+black, white = np.zeros((16, 16, 3)), np.ones((16, 16, 3))
+got = []
+signal.signal(signal.SIGINT, lambda number, frame: got.append(number))
+with FlipProcess() as process:
+    before = process(black, white)
+    print("ready", flush=True)
+    input()
+    assert got == [signal.SIGINT]
+    assert process(black, white) == before
+print("measured after Ctrl-C", flush=True)
+"""
+
+
+def test_ctrl_c_at_the_terminal_does_not_reach_the_process() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        os.killpg(parent.pid, signal.SIGINT)
+        told, errors = parent.communicate("go on\n", timeout=30)
+    assert (told, errors) == ("measured after Ctrl-C\n", "")

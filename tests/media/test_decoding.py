@@ -229,6 +229,41 @@ def test_the_process_holds_neither_the_servers_secrets_nor_torch(
         assert psutil.Process(pid).memory_info().rss < 150 * 2**20
 
 
+INTERRUPTED = """
+import asyncio, os, signal
+from cache_dit_serving.config.settings import InputSettings
+from cache_dit_serving.media.decode.pool import DecodingPool
+
+def work(decoder):
+    print("ready", flush=True)
+    input()
+    return decoder.image("picture", open(os.environ["PICTURE"], "rb").read(), "a").image.width
+
+signal.signal(signal.SIGINT, lambda number, frame: print("Ctrl-C", flush=True))
+print(asyncio.run(DecodingPool(InputSettings(), 1).run(work)), flush=True)
+os._exit(0)
+"""
+
+
+def test_ctrl_c_at_the_terminal_ends_no_decoding(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (20, 10)).save(picture)
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        env={**os.environ, "PICTURE": str(picture)},
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        os.killpg(server.pid, signal.SIGINT)
+        told, errors = server.communicate("go on\n", timeout=60)
+    assert (told, errors) == ("Ctrl-C\n20\n", "")
+
+
 LIVING = """
 import asyncio, os, signal
 from cache_dit_serving.config.settings import InputSettings

@@ -242,11 +242,13 @@ def parser() -> CommandLine:
         "--floor",
         action="append",
         metavar="[SPEED:]MEASURE=VALUE",
-        help="likeness that nine in ten outputs must reach, by ssim, flip, psnr_db, or steps: that of an uncached "
-        "run with a share of the steps; without a speed it replaces the floor of fast and holds for all (default: "
-        "high:steps=.75 balanced:steps=.5 fast:steps=.333)",
+        help="likeness that nine in ten outputs must reach, by a measure of the output's kind (flip, ssim, psnr_db "
+        "...), or by steps: that of an uncached run with a share of the steps; without a speed it replaces the floor "
+        "of fast and holds for all (default: high:steps=.75 balanced:steps=.5 fast:steps=.333)",
     )
-    search.add_argument("--distance", metavar="MEASURE", help="measure to search by: flip (default), ssim or psnr_db")
+    search.add_argument(
+        "--distance", metavar="MEASURE", help="measure to search by (default: flip, of sounds spectral_db)"
+    )
     search.add_argument("--outputs", type=count, default=8, metavar="N", help="outputs a point (default: 8)")
     search.add_argument(
         "--unseen", type=count, default=16, metavar="N", help="outputs a chosen point in the verification (default: 16)"

@@ -57,6 +57,7 @@ class FlipProcess:
             [sys.executable, "-I", str(PROCESS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C goes to the terminal's whole foreground group; this process ends with its input
             env=inherited | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 

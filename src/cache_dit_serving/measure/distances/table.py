@@ -1,4 +1,4 @@
-"""Table of the measures: a row each, which reports, pages and docs/measures.md read."""
+"""Table of the measures: a row each, which the search, reports, pages and docs/measures.md read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from cache_dit_serving.media.values import MediaKind
 
 IMAGE, VIDEO, AUDIO = MediaKind.IMAGE, MediaKind.VIDEO, MediaKind.AUDIO
+GREATEST_DB = 100.0
+"""Decibels that stand for an infinite ratio in means, intervals and JSON: equal outputs have one."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,39 @@ class Measure:
     def better(self, value: float, other: float) -> bool:
         """Return True if a value is better than another one."""
         return value > other if self.higher_is_better else value < other
+
+    @property
+    def label(self) -> str:
+        """Title with the unit, for the head of a column or an axis."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def is_ratio(self) -> bool:
+        """True if equal outputs have an infinite value, as a ratio to their difference has."""
+        return self.equal is not None and math.isinf(self.equal)
+
+    def finite(self, value: float) -> float:
+        """Return a value that means and JSON can hold: a ratio in decibels is cut to `GREATEST_DB` on both sides."""
+        return max(-GREATEST_DB, min(GREATEST_DB, value)) if self.is_ratio else value
+
+    @property
+    def least_loss(self) -> float:
+        """Loss of equal outputs.
+
+        Raises:
+            ValueError: the measure compares no two outputs.
+        """
+        if self.equal is None:
+            raise ValueError(f"{self.name} compares no two outputs")
+        return self.loss(self.finite(self.equal))
+
+    def loss(self, value: float) -> float:
+        """Return the value as a loss, which is lower for a closer output."""
+        return -value if self.higher_is_better else value
+
+    def value(self, loss: float) -> float:
+        """Return the value of a loss."""
+        return -loss if self.higher_is_better else loss
 
 
 ROWS = (

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from cache_dit_serving.measure.search.measures import Measure
+from cache_dit_serving.measure.distances.table import Measure
 from cache_dit_serving.measure.search.points import Point
 from cache_dit_serving.measure.search.samples import Result
 from cache_dit_serving.measure.statistics import Estimate, mean
@@ -55,7 +55,7 @@ class FewerSteps:
         self._measure = measure
         self._results = sorted(results, key=lambda result: result.median_ratio)
         self._times = [*(result.median_ratio for result in self._results), 1.0]
-        self._equal = measure.loss(measure.equal)
+        self._equal = measure.least_loss
         self._reference = Point(steps)
 
     def points(self) -> list[tuple[float, float]]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.speeds import SPEEDS
 from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.measure.distances.table import MEASURES, Measure
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps
-from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND, Measure
+from cache_dit_serving.measure.search.measures import OF_KIND
 from cache_dit_serving.measure.search.samples import SURE, Result
 from cache_dit_serving.media.values import MediaKind
 
@@ -61,7 +62,7 @@ def _stricter(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float
     """Return both floors; of a measure in both, the one that asks for more."""
     both = {**a, **b}
     for name in a.keys() & b.keys():
-        lower = name != STEPS and MEASURES[name].lower_is_closer
+        lower = name != STEPS and not MEASURES[name].higher_is_better
         both[name] = min(a[name], b[name]) if lower else max(a[name], b[name])
     return both
 
@@ -92,10 +93,12 @@ def _nearest(results: Sequence[Result], steps: float) -> Result:
 
 def floors_text(floors: Mapping[str, float]) -> str:
     """Return floors in words, such as `SSIM at least 0.95`."""
-    return " and ".join(
-        f"{MEASURES[name].title} at {'most' if MEASURES[name].lower_is_closer else 'least'} {value:.4g}"
-        for name, value in floors.items()
-    )
+    return " and ".join(_floor_text(MEASURES[name], value) for name, value in floors.items())
+
+
+def _floor_text(measure: Measure, value: float) -> str:
+    bound = f"{measure.title} at {'least' if measure.higher_is_better else 'most'} {value:.4g}"
+    return f"{bound} {measure.unit}" if measure.unit else bound
 
 
 def missed(result: Result, floors: Mapping[str, float], *, sure: float) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cache_dit_serving.measure.search.measures import Measure
+from cache_dit_serving.measure.distances.table import Measure
 from cache_dit_serving.measure.search.samples import Result
 from cache_dit_serving.measure.statistics import mean, median
 

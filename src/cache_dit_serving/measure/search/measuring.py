@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cache_dit_serving.errors import ServingError
 from cache_dit_serving.measure.search.drawer import CannotDraw, Drawer, Drawn, Interrupted
 from cache_dit_serving.measure.search.measures import measured
 from cache_dit_serving.measure.search.points import Case, Point
@@ -85,6 +86,7 @@ class Measuring:
 
         Raises:
             Interrupted, TimeOver: by `check`; what was measured is kept.
+            ServingError: the model or the server failed, or a reference cannot be drawn.
         """
         ended = Measured()
         for index, case in enumerate(self.cases):
@@ -103,7 +105,12 @@ class Measuring:
         self, index: int, case: Case, points: Sequence[Point], check: Callable[[], None], failed: dict[str, str]
     ) -> None:
         check()
-        reference = self._draw(case, Point(self._drawer.subject.steps))
+        try:
+            reference = self._draw(case, Point(self._drawer.subject.steps))
+        except CannotDraw as error:  # no point can be measured on this case
+            raise ServingError(
+                f"the reference of {case.prompt!r}, seed {case.seed}, cannot be drawn: {error}"
+            ) from error
         self.reference_s[index] = reference.seconds
         for point in points:
             check()

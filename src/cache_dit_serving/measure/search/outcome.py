@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cache_dit_serving.measure.distances.table import MEASURES, Measure
 from cache_dit_serving.measure.search.drawer import Subject
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps, Verdict
 from cache_dit_serving.measure.search.floors import Choice, Floors, choose, floors_text, in_values
 from cache_dit_serving.measure.search.front import front
-from cache_dit_serving.measure.search.measures import MEASURES, Measure
 from cache_dit_serving.measure.search.measuring import labels_of
 from cache_dit_serving.measure.search.points import Case, Point
 from cache_dit_serving.measure.search.samples import Result, Samples

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from cache_dit_serving.measure.distances.table import MEASURES
 from cache_dit_serving.measure.page import parts
 from cache_dit_serving.measure.page.document import page
 from cache_dit_serving.measure.page.plots import Point as Mark
 from cache_dit_serving.measure.page.plots import Series, plot
 from cache_dit_serving.measure.search.drawer import Drawn
 from cache_dit_serving.measure.search.floors import STEPS, floors_text
-from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND
+from cache_dit_serving.measure.search.measures import OF_KIND
 from cache_dit_serving.measure.search.outcome import Outcome, value_of
 from cache_dit_serving.measure.search.points import Case, Point, differing
 from cache_dit_serving.measure.search.samples import SURE, Result
@@ -121,7 +122,7 @@ def _circumstances(outcome: Outcome) -> str:
 def _tables(outcome: Outcome) -> list[tuple[str, str, list[str], Rows]]:
     tables = []
     names = [measure.name for measure in OF_KIND[outcome.subject.kind]]
-    titles = [MEASURES[name].title for name in names]
+    titles = [MEASURES[name].label for name in names]
     if outcome.checked:
         note = (
             "Measured on unseen prompts, against the reference. Nine in ten outputs must reach the floor, with a "
@@ -272,9 +273,9 @@ def _front_plot(outcome: Outcome) -> Any:
     return plot(
         [each for each in series if each.points],
         x="time, share of the reference's",
-        y=measure.title,
+        y=measure.label,
         title="Time against distance",
-        y_zero=measure.lower_is_closer,
+        y_zero=not measure.higher_is_better,
     )
 
 

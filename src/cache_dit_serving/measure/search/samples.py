@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_dit_serving.measure.search.measures import Measure
+from cache_dit_serving.measure.distances.table import Measure
 from cache_dit_serving.measure.search.points import Point
 from cache_dit_serving.measure.statistics import Estimate, mean, median, quantile
 
@@ -74,7 +74,7 @@ class Result:
         """Return a loss that a tenth of all outputs exceed at most, not only of those measured.
 
         It is the one-sided tolerance bound of normal losses (Natrella 1963, section 2-13), and not below the worst
-        decile's interval. Errors that are not in decibels are normal in their logarithms: few outputs have great ones.
+        decile's interval. Errors other than ratios in decibels are normal in their logarithms: few are great.
         Of many points, the fastest that hold a floor on few outputs are those with luck. One output has no bound.
 
         Args:
@@ -84,8 +84,8 @@ class Result:
         if len(losses) < 2:
             return math.inf
         factor = tolerance_factor(len(losses), sure)
-        none = measure.loss(measure.equal)
-        if measure.in_decibels or min(losses) <= none:
+        none = measure.least_loss
+        if measure.is_ratio or min(losses) <= none:
             return max(high, statistics.fmean(losses) + factor * statistics.stdev(losses))
         logs = [math.log(loss - none) for loss in losses]
         return max(high, none + math.exp(statistics.fmean(logs) + factor * statistics.stdev(logs)))

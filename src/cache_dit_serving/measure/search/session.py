@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.config.settings import Settings
-from cache_dit_serving.errors import ConfigError
+from cache_dit_serving.errors import ConfigError, ServingError
+from cache_dit_serving.measure.distances.table import MEASURES
 from cache_dit_serving.measure.search import report, written
 from cache_dit_serving.measure.search.drawer import Drawer, Interrupted
 from cache_dit_serving.measure.search.floors import CANDIDATES, floors_of
 from cache_dit_serving.measure.search.front import front
-from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND
+from cache_dit_serving.measure.search.measures import OF_KIND
 from cache_dit_serving.measure.search.measuring import Clock, Measuring, TimeOver
 from cache_dit_serving.measure.search.outcome import Outcome, conclude
 from cache_dit_serving.measure.search.points import Point, cases_of
@@ -115,11 +116,18 @@ class Session:
         self._clock = Clock(time.monotonic, ends_at, interrupted)
 
     def run(self) -> Outcome:
-        """Search, verify and write the report; return the outcome. An interruption still writes what there is.
+        """Search, verify and write the report; return the outcome. After an interruption it has what there is.
 
         Raises:
-            ServingError: the model or the server failed.
+            ServingError: the model or the server failed. The report has what was measured until then.
         """
+        try:
+            return self._run()
+        except ServingError:
+            self._write(self._outcome(stopped=True))
+            raise
+
+    def _run(self) -> Outcome:
         stopped = False
         try:
             trials = self._options.trials

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from cache_dit_serving.measure.distances.table import Measure
 from cache_dit_serving.measure.search.front import hopeless
-from cache_dit_serving.measure.search.measures import Measure
 from cache_dit_serving.measure.search.measuring import Measured, Measuring
 from cache_dit_serving.measure.search.points import Point
 from cache_dit_serving.measure.search.samples import Result

@@ -13,8 +13,9 @@ import yaml
 
 from cache_dit_serving.caching.parts import PARTS
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.measure.distances.table import MEASURES
 from cache_dit_serving.measure.search.floors import floors_text
-from cache_dit_serving.measure.search.measures import MEASURES, OF_KIND, PSNR, SSIM
+from cache_dit_serving.measure.search.measures import OF_KIND, PSNR, SSIM
 from cache_dit_serving.measure.search.outcome import Outcome, value_of
 from cache_dit_serving.measure.search.points import Point, differing
 from cache_dit_serving.measure.search.samples import Result

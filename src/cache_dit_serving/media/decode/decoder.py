@@ -55,6 +55,7 @@ class Decoder:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C goes to the terminal's whole foreground group, and the server drains first
             env=inherited | SINGLE_THREADED | {"PYTHONPATH": path},
         )
         assert self._process.stdin is not None

@@ -1,0 +1,50 @@
+"""Files of a search: the configuration of its speeds, and what a later run goes on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from cache_dit_serving.measure.search.floors import Floors
+from cache_dit_serving.measure.search.report import Shown, markdown
+from cache_dit_serving.measure.search.written import write
+from tests.support.searches import UNSEEN, Run, point_of
+from tests.support.synthetic import STEPS, Synthetic
+
+
+def test_speeds_carry_the_steps_of_their_points(run: Run, tmp_path: Path) -> None:
+    run.search.run(40, lambda: None)
+    outcome = run.outcome()
+    write(outcome, None, tmp_path)
+    tree = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
+    named = {each.choice.speed: each.named.point for each in outcome.checked if each.named is not None}
+    assert {point.steps for point in named.values()} != {STEPS}
+    for speed, point in named.items():
+        assert tree["speeds"][speed].get("num_inference_steps", STEPS) == point.steps
+        assert ("num_inference_steps" in tree["speeds"][speed]) == (point.steps != STEPS)
+        assert f"num_inference_steps={point.steps}" in (tmp_path / f"cache-dit-{speed}.yaml").read_text()
+        assert f'"num_inference_steps": {point.steps}' in markdown(outcome)
+
+
+def test_pictures_and_differences_of_the_report_outlive_the_run(tmp_path: Path) -> None:
+    shown, drawer, point = Shown(UNSEEN, tmp_path / "shown.json"), Synthetic(), point_of(0.3)
+    for case in UNSEEN:
+        shown.take(case, point, drawer.draw(case, point))
+    shown.save()
+    again = Shown(UNSEEN, tmp_path / "shown.json")
+    assert len(again.pictures) == len(again.cases) > 0
+    assert again.pictures == shown.pictures
+    assert again.diffs == shown.diffs
+    assert again.diffs[point.key]["transformer.blocks"][1] == [0.01] * len(UNSEEN)
+
+
+def test_files_of_an_earlier_run_do_not_stay_where_no_speed_holds(run: Run, tmp_path: Path) -> None:
+    run.search.run(24, lambda: None)
+    write(run.outcome(), None, tmp_path)
+    assert {file.name for file in tmp_path.glob("*.yaml")} >= {"tuned.yaml", "cache-dit-fast.yaml"}
+    impossible: Floors = {speed: {"psnr_db": 99.0} for speed in ("high", "balanced", "fast")}
+    write(run.outcome(impossible), None, tmp_path)
+    assert not list(tmp_path.glob("*.yaml"))
+    assert "No cached point holds" in json.loads((tmp_path / "front.json").read_text())["summary"]
