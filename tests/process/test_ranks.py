@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import socket
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +14,10 @@ import pytest
 from cache_dit_serving.ranks import wire
 from cache_dit_serving.ranks.agent import ranks_of
 from cache_dit_serving.ranks.wire import JOIN_TOKEN
-from tests.support.nodes import SECRET, free_meeting
+from tests.support.nodes import SECRET, free_meeting, node
 from tests.support.processes import gone
-from tests.support.ranks import open_to_others
-from tests.support.server import COMMAND, Server, bentoml_serving, ready, serving
+from tests.support.ranks import REUSING, open_to_others
+from tests.support.server import Server, bentoml_serving, ready, serving
 
 TWO = {
     "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",
@@ -42,12 +39,9 @@ def ranks(server: Server) -> list[psutil.Process]:
     return ranks_of(server.process.pid)
 
 
-@contextlib.contextmanager
-def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        process.terminate()
+def picture(server: Server) -> list[str]:
+    images: list[str] = server.generate(seed=3, **REUSING).json()["images"]
+    return images
 
 
 def worker_of(server: Server) -> psutil.Process:
@@ -65,11 +59,7 @@ def below(pid: int) -> list[psutil.Process]:
 
 
 def test_two_nodes_serve_and_end_with_a_server_that_is_killed(tmp_path: Path) -> None:
-    with (
-        subprocess.Popen([COMMAND, "join", RENDEZVOUS], env=os.environ | {"OMP_NUM_THREADS": "1"} | SECRETS) as joined,
-        ending(joined),
-        bentoml_serving(tmp_path, environ=NODES) as server,
-    ):
+    with node(RENDEZVOUS, tmp_path / "join.log") as joined, serving(tmp_path, environ=NODES) as server:
         server.wait_for(ready, 90)
         assert server.generate(seed=3).json()["cache"]["engaged"]
         assert server.get("/get_model_info").json()["parallelism"] == {
@@ -79,7 +69,7 @@ def test_two_nodes_serve_and_end_with_a_server_that_is_killed(tmp_path: Path) ->
         }
         ranks_there, processes_here = ranks_of(joined.pid), below(server.process.pid)
         assert len(ranks_there) == len(ranks(server)) == 1
-        server.process.kill()  # the supervisor
+        server.process.kill()
         assert gone([*ranks_there, *processes_here])
 
 
@@ -110,6 +100,12 @@ def test_two_ranks_serve(two: Server) -> None:
     assert len(ranks(two)) == 2
 
 
+def test_the_process_that_forks_the_ranks_runs_no_second_thread(two: Server) -> None:
+    forking = ranks(two)[0].parent()
+    assert forking is not None
+    assert forking.num_threads() == 1
+
+
 def group_folder(server: Server) -> Path:
     paths = {str(each.laddr) for each in worker_of(server).net_connections("unix")}
     (socket_file,) = {Path(path) for path in paths if path.endswith("/socket")}
@@ -130,13 +126,13 @@ def test_on_one_machine_nothing_listens_beyond_loopback(two: Server) -> None:
     ids=["no greeting", "wrong token"],
 )
 def test_a_stranger_at_the_ranks_ports_changes_nothing(said: bytes, two: Server) -> None:
-    before = two.generate(seed=3).json()["images"]
+    before = picture(two)
     for rank in ranks(two):
         for listening in rank.net_connections("inet"):
             if listening.status == "LISTEN":
                 with socket.create_connection(listening.laddr, 10) as stranger:
                     stranger.sendall(said)
-    assert two.generate(seed=3).json()["images"] == before
+    assert picture(two) == before
     assert two.get("/readyz").status_code == 200
 
 
@@ -152,15 +148,15 @@ def test_a_rank_that_is_killed_is_told_until_there_are_ranks_again(two: Server) 
     two.wait_for(ready_again, 90)
     assert set(seen[seen.index(503) : -1]) == {503}
     assert gone(left)
-    assert two.generate(seed=3).status_code == 200
+    assert picture(two)
 
 
 def test_a_worker_that_is_killed_takes_its_ranks_along_and_another_one_serves_the_same(two: Server) -> None:
-    before = two.generate(seed=3).json()["images"]
+    before = picture(two)
     worker, folder = worker_of(two), group_folder(two)
     left = below(worker.pid)
     worker.kill()
     assert gone(left)
-    two.wait_for(lambda server: len(ranks(server)) == 2 and ready(server), 90)
+    two.wait_for(lambda server: ready(server) and len(ranks(server)) == 2, 90)
     assert not folder.exists()
-    assert two.generate(seed=3).json()["images"] == before
+    assert picture(two) == before

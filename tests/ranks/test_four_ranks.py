@@ -9,7 +9,7 @@ import pytest
 
 from cache_dit_serving.ranks import wire
 from tests.support.in_process import EMBEDDED, load
-from tests.support.nodes import SECRET, free_meeting, node
+from tests.support.nodes import SECRET, free_meeting, meeting, node
 from tests.support.ranks import CLOSE, Server, draw, spread
 
 pytestmark = [
@@ -25,7 +25,7 @@ def test_ulysses_and_tensor_parallelism_together_draw_as_one_process(
     settings = spread(ulysses_size=2, tp_size=2, nodes=2, rendezvous=free_meeting())
     server, one = Server(settings), load(EMBEDDED)
     try:
-        with node(settings, tmp_path / "join.log"):
+        with node(meeting(settings), tmp_path / "join.log"):
             loaded = server.ready(within_s=150)
             assert len(server.pids()) == 2
             for speed, steps in (("lossless", 2), ("balanced", 6)):

@@ -43,7 +43,7 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
     server = Server(settings)
     try:
         assert meeting(settings) in server.wait_for_reason("waiting for 1 of 2 nodes")
-        with node(settings, log) as joined:
+        with node(meeting(settings), log) as joined:
             loaded = server.ready()
             drawn, expected = draw(loaded), draw(load(EMBEDDED))
             assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
@@ -78,7 +78,7 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
             joined.kill()
             assert gone(left)
             server.wait_for_reason("waiting for 1 of 2 nodes")
-        with node(settings, log) as joined:
+        with node(meeting(settings), log) as joined:
             assert server.picture() == before
             left = psutil.Process(joined.pid).children(recursive=True)
             joined.terminate()

@@ -28,7 +28,7 @@ from tests.support.families import save_family
 from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
-from tests.support.ranks import CLOSE, Server, draw, drawing, pids, ranks, running, spread
+from tests.support.ranks import CLOSE, REUSING, Server, draw, drawing, pids, ranks, running, spread
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
@@ -40,13 +40,6 @@ OFFERING = with_loras(
     LoraSettings(name="mono", path="embedded/monochrome", scale=0.0),
 )
 """A LoRA and a scheduler to choose, which each start tries on all ranks."""
-
-
-REUSING: dict[str, Any] = {
-    "cache": {"Fn_compute_blocks": 1, "max_warmup_steps": 1, "residual_diff_threshold": 1.0},
-    "num_inference_steps": 3,
-}
-"""Few steps, all but the first from the cache."""
 
 
 @pytest.fixture(scope="module")
@@ -319,9 +312,3 @@ def test_the_process_that_forks_the_ranks_outlives_a_signal_that_ends_the_server
     warm.terminate()
     assert server.picture()
     assert rank.parent() == warm
-
-
-def test_the_process_that_forks_the_ranks_runs_no_second_thread(server: Server) -> None:
-    warm = psutil.Process(server.pids()[0]).parent()
-    assert warm is not None
-    assert warm.num_threads() == 1

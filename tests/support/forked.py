@@ -1,4 +1,4 @@
-"""Servers that are forked from one warm process of this test process: ready in about a second."""
+"""Servers and commands that are forked from one warm process of this test process: ready in about a second."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,39 @@ class WarmProcess:
         threading.Thread(target=self._listen, daemon=True, name="forked-servers").start()
         atexit.register(self.close)
 
-    def fork(self, *, port: int, environ: dict[str, str], cwd: Path, log: Path, metrics: Path) -> ForkedProcess:
-        """Start a server that listens on a port of 127.0.0.1 when this returns."""
-        asked = {"port": port, "environ": environ, "cwd": str(cwd), "log": str(log), "metrics": str(metrics)}
+    def fork(
+        self,
+        *,
+        environ: dict[str, str],
+        cwd: Path,
+        log: Path,
+        port: int = 0,
+        metrics: Path | None = None,
+        command: list[str] | None = None,
+        ranks: bool = False,
+    ) -> ForkedProcess:
+        """Start a server that listens on a port of 127.0.0.1 when this returns, or a command of the project's.
+
+        Args:
+            command: the words after `cache-dit-serving`; left out: a server.
+            ranks: it starts ranks, whose forking process is forked too.
+        """
+        asked = {"environ": environ, "cwd": str(cwd), "log": str(log), "command": command, "ranks": ranks}
+        return self._servers[self._ask(asked | {"port": port, "metrics": str(metrics)})]
+
+    def fork_ranks(self, listener: int, ends: int) -> int:
+        """Fork the process that forks ranks; returns this process's number, as :func:`forked_ranks.start_by` asks."""
+        self._ask({}, [listener, ends])
+        return self._process.pid
+
+    def _ask(self, asked: dict[str, Any], fds: Sequence[int] = ()) -> int:
+        """Have a process forked; returns its number."""
         with self._asking:
-            self._control.send(json.dumps(asked).encode())
+            socket.send_fds(self._control, [json.dumps(asked).encode()], fds)
             pid = self._forked.get(timeout=IMPORTS_S)
         if pid is None:
             raise RuntimeError(f"the warm process ended with {self._process.wait()}")
-        return self._servers[pid]
+        return pid
 
     def close(self) -> None:
         """End it; servers that still run see that their parent is gone, and end too."""

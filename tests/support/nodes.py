@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.ranks import wire
-from tests.support.server import COMMAND, ROOT
+from tests.support.forked import ROOT, ForkedProcess, environment, warm_process
 
 SECRET = "between nodes"
 
@@ -29,18 +27,12 @@ def meeting(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def node(settings: Settings, log: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A machine that joins."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [COMMAND, "join", meeting(settings)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": "src", "OMP_NUM_THREADS": "1", wire.JOIN_TOKEN: SECRET} | environ,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(40)
+def node(at: str, log: Path) -> Iterator[ForkedProcess]:
+    """A machine that joins the group which meets there: `cache-dit-serving join`, forked from the warm process."""
+    environ = environment() | {"OMP_NUM_THREADS": "1", wire.JOIN_TOKEN: SECRET}
+    process = warm_process().fork(environ=environ, cwd=ROOT, log=log, command=["join", at], ranks=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(40)

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_S = 90
 COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
 SCHEDULERS = "CACHE_DIT_SERVING__MODEL__SCHEDULERS"
+PARALLELISM = "CACHE_DIT_SERVING__PARALLELISM__"
 AS_SERVED = {
     "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "true",
     SCHEDULERS: json.dumps([*load_settings({}).model.schedulers]),
@@ -107,7 +108,12 @@ def serving(
     metrics = folder / "shared" / "metrics"
     metrics.mkdir(parents=True, exist_ok=True)
     process = warm_process().fork(
-        port=started.port, environ=started.environ, cwd=cwd, log=started.log_file, metrics=metrics
+        port=started.port,
+        environ=started.environ,
+        cwd=cwd,
+        log=started.log_file,
+        metrics=metrics,
+        ranks=any(name.startswith(PARALLELISM) for name in started.environ),
     )
     try:
         yield from _ending(started.server(process))

@@ -1,7 +1,8 @@
-"""A process that has imported the libraries, and forks servers: `python -m tests.support.warm_process FD FOLDER`.
+"""A process that has imported the libraries, and forks others: `python -m tests.support.warm_process FD FOLDER`.
 
 Each server is the worker of `bentoml serve` without its supervisor: the same command of BentoML's runs the same ASGI
-app. The process itself runs no operation of torch, so that no thread is lost to a fork.
+app. A command of the project's and the process that forks a model's ranks spare the imports here, too. The process
+itself runs no operation of torch, so that no thread is lost to a fork.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import traceback
 from typing import Any
 
 from cache_dit_serving.pipeline.environment import quiet_libraries
+from tests.support import forked_ranks
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SUPERVISOR_PID = "CACHE_DIT_SUPERVISOR_PID"
@@ -44,7 +46,9 @@ MODULES = (
     "cache_dit_serving.api.openai_images",
     "cache_dit_serving.api.openai_videos",
     *(f"cache_dit_serving.pipeline.{name}" for name in ("cache", "load", "lora", "previews", "profiling", "runner")),
+    "cache_dit_serving.ranks.rank",
     "cache_dit_serving.ranks.ranked",
+    "torch.distributed.launcher.api",
 )
 """Imported by a server of the embedded model; service.py is not among them, since it reads the environment."""
 MESSAGE_BYTES = 1 << 20
@@ -70,11 +74,13 @@ def main() -> None:
             woken.recv(4096)
             report_ended(control)
         if control in ready:
-            asked = control.recv(MESSAGE_BYTES)
+            asked, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2)
             if not asked:
                 return
-            if (pid := fork_server(json.loads(asked), [control, woken, wakes])) is None:
+            if (pid := fork(json.loads(asked), fds, [control, woken, wakes])) is None:
                 return
+            for fd in fds:
+                os.close(fd)
             control.send(json.dumps({"forked": pid}).encode())
 
 
@@ -94,14 +100,16 @@ def import_libraries() -> None:
         raise RuntimeError(f"{threads} threads run: a fork would lose them")
 
 
-def fork_server(asked: dict[str, Any], ours: list[socket.socket]) -> int | None:
-    """Fork a server; return its number, and None in a server that has ended in order."""
+def fork(asked: dict[str, Any], fds: list[int], ours: list[socket.socket]) -> int | None:
+    """Fork what is asked for; return its number, and None in a process that has ended in order."""
     if pid := os.fork():
         return pid
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for each in ours:
         each.close()
+    if fds:
+        forked_ranks.serve(*fds)
     try:
         become(asked)
     except Exception:  # noqa: BLE001 - its log is all that is left of it
@@ -112,24 +120,34 @@ def fork_server(asked: dict[str, Any], ours: list[socket.socket]) -> int | None:
 
 
 def become(asked: dict[str, Any]) -> None:
-    """Serve in this process, with the environment that `bentoml serve` would give its worker."""
+    """Be a command, or a server, with an environment of its own."""
     os.setsid()
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    url = f"http://127.0.0.1:{asked['port']}"
     os.environ.clear()
     os.environ.update(asked["environ"])
-    os.environ |= {
-        FOLDER: asked["metrics"],
-        SUPERVISOR_PID: str(os.getppid()),
-        "BENTOML_RUNNER_MAP": json.dumps({"cache_dit_serving": url}),
-    }
     os.chdir(asked["cwd"])
+    if asked["ranks"]:
+        forked_ranks.start_by(forked_ranks.fork_here)
+    if words := asked["command"]:
+        sys.argv = ["cache-dit-serving", *words]
+        command: Any = importlib.import_module("cache_dit_serving.cli.main")
+        sys.exit(command.main())
+    serve(asked["port"], asked["metrics"])
+
+
+def serve(port: int, metrics: str) -> None:
+    """Serve as the worker of `bentoml serve` does, with the environment that its supervisor would give it."""
+    os.environ |= {
+        FOLDER: metrics,
+        SUPERVISOR_PID: str(os.getppid()),
+        "BENTOML_RUNNER_MAP": json.dumps({"cache_dit_serving": f"http://127.0.0.1:{port}"}),
+    }
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", asked["port"]))
+    listener.bind(("127.0.0.1", port))
     listener.listen(2048)  # a connection waits until the server accepts, as behind BentoML's supervisor
     worker: Any = importlib.import_module("_bentoml_impl.worker.service")
     worker.main.main([SERVICE, "--fd", str(listener.detach()), "--worker-id", "1"], standalone_mode=False)
