@@ -112,8 +112,8 @@ bytes, and the server from a data URI (base64, checks, decoding, SHA-256).
 ## The cache on the embedded model
 
 {prompts} prompts x {seeds} seeds, {steps} steps at 96 x 96 unless the speed has its own, against the uncached picture
-of the same prompt and seed ({lossless:.3f} s): medians, and the worst decile of the qualities. The named speeds are those
-of `configs/embedded.yaml`, whose figures this run wrote. Below them, what **fewer steps without a cache** give.
+of the same prompt and seed ({lossless:.3f} s): medians, and the worst decile of the qualities. The named speeds are
+those of `configs/embedded.yaml`, whose figures this run wrote. Below them, what **fewer steps without a cache** give.
 
 | setting | s | speed-up | steps reused | PSNR, dB | worst decile | SSIM | worst decile |
 |---|---|---|---|---|---|---|---|
