@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -43,7 +44,13 @@ class Playground:
 
     def seen(self, selector: str) -> WebElement:
         """The element once it is there and shown."""
-        return self.wait_until(lambda: [found for found in self.all(selector) if found.is_displayed()])[0]
+
+        def shown() -> list[WebElement]:
+            with contextlib.suppress(StaleElementReferenceException):  # another one stands in its place
+                return [found for found in self.all(selector) if found.is_displayed()]
+            return []
+
+        return self.wait_until(shown)[0]
 
     def field(self, name: str) -> WebElement:
         return self.find(f'[data-field="{name}"] > :is(input, textarea, select)')

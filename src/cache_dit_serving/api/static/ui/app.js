@@ -404,5 +404,6 @@ byId("key-button", HTMLButtonElement).addEventListener("click", async () => {
 theme();
 new Playground(await capabilitiesOnceReady());
 tabs();
-document.documentElement.dataset.ready = "true";
+// Milliseconds that the page took.
+document.documentElement.dataset.ready = String(Math.round(performance.now()));
 watchHealth();

@@ -207,6 +207,7 @@ export function legend(threshold = false) {
     key("computed", "computed"),
     key("reused", "reused"),
     threshold && key("line", "threshold"),
+    threshold && key("foreseen", "foreseen"),
   );
 }
 
@@ -228,7 +229,7 @@ function slider(charts, steps, onchoose) {
     const threshold = chosen();
     const counts = charts.map(({ show }) => show(threshold));
     const reused = Math.min(...counts);
-    words.textContent = `${threshold}: would reuse about ${reused} of ${steps} steps (now ${now}): the marks below`;
+    words.textContent = `${threshold}: would reuse about ${reused} of ${steps} steps (now\u00a0${now})`;
     draw.hidden = threshold === standing;
   });
   words.textContent = `${standing}: as drawn`;
