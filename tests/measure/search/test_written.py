@@ -7,9 +7,11 @@ from pathlib import Path
 
 import yaml
 
+from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.measure.search.floors import Floors
+from cache_dit_serving.measure.search.points import Point
 from cache_dit_serving.measure.search.report import Shown, markdown
-from cache_dit_serving.measure.search.written import write
+from cache_dit_serving.measure.search.written import for_cache_dit, write
 from tests.support.searches import UNSEEN, Run, point_of
 from tests.support.synthetic import STEPS, Synthetic
 
@@ -48,3 +50,10 @@ def test_files_of_an_earlier_run_do_not_stay_where_no_speed_holds(run: Run, tmp_
     write(run.outcome(impossible), None, tmp_path)
     assert not list(tmp_path.glob("*.yaml"))
     assert "No cached point holds" in json.loads((tmp_path / "front.json").read_text())["summary"]
+
+
+def test_a_file_for_cache_dit_names_the_parts_whose_settings_it_cannot_hold() -> None:
+    parts = {"per_transformer": {"transformer_2": {"residual_diff_threshold": 0.3}}}
+    text = for_cache_dit(Point(STEPS, CacheSettings.model_validate({"Fn_compute_blocks": 1, **parts})))
+    assert "Not the measured speed: such a file has no settings of a part, here of transformer_2" in text
+    assert "Not the measured" not in for_cache_dit(point_of(0.1))

@@ -51,6 +51,11 @@ class Subject:
         """Number of blocks in the shortest block list."""
         return min(self.block_lists.values())
 
+    @property
+    def longest(self) -> int:
+        """Number of blocks in the longest block list."""
+        return max(self.block_lists.values())
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -175,6 +175,8 @@ def _subject(loaded: Loaded, steps: int, call: ImageCall, fields: Mapping[str, A
         "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
         "request": ", ".join(f"{name} {value}" for name, value in sorted(_plain(call, fields).items())),
     }
+    if not facts_shown["request"]:
+        del facts_shown["request"]
     return Subject(
         name=facts.name,
         kind=model.traits.makes,

@@ -53,12 +53,13 @@ class Space:
             ValueError: the trial was killed before all its parameters were chosen.
         """
         steps = trial.suggest_int("steps", self._fewest, self._subject.steps)
-        blocks = self._subject.shortest
+        blocks, longest = self._subject.shortest, self._subject.longest
         fields: dict[str, Any] = {
-            "Fn_compute_blocks": trial.suggest_categorical("Fn", _up_to(blocks, 1)),
+            "Fn_compute_blocks": trial.suggest_categorical("Fn", _up_to(max(1, min(blocks, longest - 1)), 1)),
             **CALIBRATORS[trial.suggest_categorical("calibrator", tuple(CALIBRATORS))],
         }
-        left = blocks - fields["Fn_compute_blocks"]
+        # One block of the longest list is left to reuse.
+        left = max(0, min(blocks, longest - 1) - fields["Fn_compute_blocks"])
         last = trial.suggest_categorical("Bn", (0, *_up_to(blocks, 1)))
         fields["Bn_compute_blocks"] = min(last, left)
         if len(self._subject.cache_types) > 1:

@@ -105,7 +105,7 @@ def measured_on(outcome: Outcome) -> str:
 def for_cache_dit(point: Point) -> str:
     """Return the settings as YAML for `cache_dit.load_configs`, which knows no bins and no settings of parts.
 
-    The number of steps is that of the pipeline's call, and stands in a comment.
+    The number of steps is that of the pipeline's call, and stands in a comment; so do parts whose settings are lost.
     """
     settings, steps = point.settings, point.steps
     assert settings is not None
@@ -113,7 +113,11 @@ def for_cache_dit(point: Point) -> str:
     if (mask := settings.mask(steps)) is not None:
         fields |= {"steps_computation_mask": mask, "num_inference_steps": steps}
     text: str = yaml.safe_dump({"cache_config": fields}, sort_keys=False, default_flow_style=None, width=118)
-    return f"# For outputs of {steps} steps: pipeline(..., num_inference_steps={steps}).\n{text}"
+    lost = [part for kind in PARTS for part in getattr(settings, kind)]
+    told = (
+        f"# Not the measured speed: such a file has no settings of a part, here of {', '.join(lost)}.\n" if lost else ""
+    )
+    return f"# For outputs of {steps} steps: pipeline(..., num_inference_steps={steps}).\n{told}{text}"
 
 
 def front_json(outcome: Outcome) -> dict[str, Any]:
