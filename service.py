@@ -52,6 +52,7 @@ from cache_dit_serving.supervisor import (
     prepare_supervisor,
     process_name,
     resolved_or_exit,
+    safety_or_exit,
     trust_proxies,
 )
 
@@ -64,6 +65,7 @@ end_with_supervisor()
 FOLDER = shared_folder(SETTINGS.server.workers)
 COUNTS = None if FOLDER is None else CallerCounts(FOLDER)
 ACCESS = access_or_exit(SETTINGS.server, COUNTS)
+SAFETY = safety_or_exit(SETTINGS.safety)
 take_share(SETTINGS, server_context.worker_index)
 # By default BentoML and BentoCloud end requests after 60 s. This is later than our own timeout, whose answer says why.
 TIMEOUT_S = SETTINGS.limits.max_request_s + 60
@@ -87,7 +89,7 @@ class CacheDiTServing:
         start_http_series()
         start_spans(SETTINGS.server)
         load = RankedRunner.start if SETTINGS.parallelism else assemble
-        self.worker = worker_of(SETTINGS, partial(load, SETTINGS), COUNTS, lambda: CacheDiTServing.url)
+        self.worker = worker_of(SETTINGS, partial(load, SETTINGS), COUNTS, lambda: CacheDiTServing.url, SAFETY)
         self.parts = Parts.over(Engine(SETTINGS, self.worker, RESOLVED.name))
         self.parts.recent_warnings.listen()
         drain_on_signals(self.worker, SETTINGS.server.drain_s, self.parts.engine.decoding.close)

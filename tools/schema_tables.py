@@ -27,6 +27,7 @@ from cache_dit_serving.config.acceleration import (
     ProfilingSettings,
     QuantizeSettings,
 )
+from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.settings import (
     AboutSettings,
     InputSettings,
@@ -64,6 +65,7 @@ SETTINGS: tuple[type[BaseModel], ...] = (
     JobsSettings,
     WebhookSettings,
     PreviewSettings,
+    SafetySettings,
     ProfilingSettings,
     ServerSettings,
 )

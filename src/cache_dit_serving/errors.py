@@ -220,6 +220,32 @@ class StoreUnavailable(ServingError):
     code = "store_unavailable"
 
 
+class RefusedBySafetyCheck(ServingError):
+    """The operator's safety check refused a prompt or an output. The code is OpenAI's."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "content_policy_violation"
+
+    def __init__(self, what: str, reason: str, *, param: str | None = None) -> None:
+        """
+        Args:
+            what: the prompt, or an output.
+            reason: the operator's text; may be empty.
+        """
+        super().__init__(f"this server's safety check refused {what}{f': {reason}' if reason else ''}", param=param)
+
+
+class SafetyCheckFailed(ServingError):
+    """The operator's safety check failed, and nothing passes without it."""
+
+    status = 503
+    code = "safety_check_failed"
+
+    def __init__(self) -> None:
+        super().__init__("this server's safety check does not answer; try again later", retry_after_s=10)
+
+
 class DeadlineExceeded(ServingError):
     status = 504
     type = "server_error"

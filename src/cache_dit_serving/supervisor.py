@@ -23,9 +23,11 @@ from cache_dit_serving import preflight
 from cache_dit_serving.api.access import Access
 from cache_dit_serving.api.lifecycle import LOAD_FAILED, SUPERVISOR_PID
 from cache_dit_serving.config.reading import Resolved, resolve
+from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.held_folder import HeldFolder, hold
+from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.shared import CallerCounts, server_folder
 from cache_dit_serving.logs import say_last
 
@@ -55,6 +57,18 @@ def access_or_exit(settings: ServerSettings, counts: CallerCounts | None = None)
     """
     try:
         return Access(settings, counts)
+    except ConfigError as error:
+        fail(str(error))
+
+
+def safety_or_exit(settings: SafetySettings) -> Safety:
+    """Return the operator's check of prompts and outputs.
+
+    Raises:
+        SystemExit: 2, after one line that says why its function cannot be imported.
+    """
+    try:
+        return Safety(settings)
     except ConfigError as error:
         fail(str(error))
 

@@ -16,6 +16,7 @@ from typing import Any
 import bentoml
 
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.protocol import Loaded
@@ -44,6 +45,7 @@ def worker_of(
     load: Callable[[Callable[[str], None]], Loaded],
     counts: CallerCounts | None,
     url: Callable[[], str | None],
+    safety: Safety,
 ) -> PipelineWorker:
     """Make the worker of this process, which does not run yet.
 
@@ -51,6 +53,7 @@ def worker_of(
         load: loads the model; it is given a function that takes the current stage.
         counts: generations of each caller at all workers; None: this one counts its own.
         url: address that the server listens on, once it is ready.
+        safety: the operator's check of prompts and outputs.
     """
 
     def ready(loaded: Loaded) -> None:
@@ -64,6 +67,7 @@ def worker_of(
         preview_every=settings.previews.every,
         max_step_s=settings.limits.max_step_s,
         counts=counts,
+        safety=safety,
         on_ready=ready,
         on_failed=end_failed if settings.server.on_load_failure == "exit" else lambda: None,
         retries=settings.server.on_load_failure == "retry",

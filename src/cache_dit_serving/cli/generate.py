@@ -30,10 +30,11 @@ from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIA
 from cache_dit_serving.errors import ConfigError, InvalidRequest, NotReady, ServingError
 from cache_dit_serving.media.kinds import FORMATS_OF_FIELD
 from cache_dit_serving.schemas.request import GenerateRequest
-from cache_dit_serving.supervisor import fail
+from cache_dit_serving.supervisor import fail, safety_or_exit
 
 if typing.TYPE_CHECKING:
     from cache_dit_serving.jobs.generation import Generation, OutputFile
+    from cache_dit_serving.jobs.safety import Safety
     from cache_dit_serving.jobs.worker import PipelineWorker
     from cache_dit_serving.planning.model import PlannedModel
     from cache_dit_serving.schemas.answers import GenerateResponse
@@ -55,9 +56,10 @@ def main(arguments: Sequence[str]) -> int:
         request, uploads = request_of(parsed)
     except ConfigError as error:
         fail(str(error))
+    safety = safety_or_exit(settings.safety)
     try:
         check_beforehand(request, settings, suffix_of(parsed.output))
-        answer, images = asyncio.run(_drawn(settings, request, uploads, suffix_of(parsed.output)))
+        answer, images = asyncio.run(_drawn(settings, safety, request, uploads, suffix_of(parsed.output)))
     except InvalidRequest as error:
         fail(error.message)
     except NotReady:
@@ -96,7 +98,7 @@ def settings_of(parsed: argparse.Namespace) -> Settings:
 
 
 async def _drawn(
-    settings: Settings, request: GenerateRequest, uploads: list[str | bytes], suffix: str
+    settings: Settings, safety: Safety, request: GenerateRequest, uploads: list[str | bytes], suffix: str
 ) -> tuple[GenerateResponse, list[OutputFile]]:
     """Load the model, and draw.
 
@@ -115,6 +117,7 @@ async def _drawn(
         partial(RankedRunner.start if settings.parallelism else assemble, settings),
         max_queue=1,
         order=settings.server.queue_order,
+        safety=safety,
         on_ready=lambda loaded: None,
     )
     engine = Engine(settings, worker)

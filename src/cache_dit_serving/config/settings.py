@@ -20,6 +20,7 @@ from cache_dit_serving.config.acceleration import (
 )
 from cache_dit_serving.config.keys import ApiKeys
 from cache_dit_serving.config.object_store import object_store
+from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.schedulers import SCHEDULER_NAME, OfferedScheduler, by_name
 from cache_dit_serving.logs import LogFormat
 from cache_dit_serving.private import Readers
@@ -627,6 +628,7 @@ class Settings(Section):
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     previews: PreviewSettings = Field(default_factory=PreviewSettings)
+    safety: SafetySettings = Field(default_factory=SafetySettings)
     profiling: ProfilingSettings = Field(default_factory=ProfilingSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 
@@ -663,6 +665,12 @@ class Settings(Section):
         if self.parallelism.tp_size and (self.quantize or self.model.loras or self.model.lora_folder):
             what = "quantize" if self.quantize else "model.loras"
             raise ValueError(f"{what} does not work with parallelism.tp_size; ulysses_size or ring_size do")
+        return self
+
+    @model_validator(mode="after")
+    def _no_previews_of_outputs_that_are_checked(self) -> Self:
+        if self.safety.sees_outputs and self.previews.every:
+            raise ValueError("previews.every has no effect with safety.check, which sees outputs; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -154,6 +154,8 @@ class Engine:
         """
         if not self.settings.previews.allow:
             return "this server makes no previews (previews.allow is false)"
+        if self.worker.safety.sees_outputs:
+            return "this server makes no previews: its safety check sees finished outputs alone"
         return self.worker.no_previews(generation.planned.call.pipeline_class) if generation is not None else None
 
     def health(self) -> HealthResponse:

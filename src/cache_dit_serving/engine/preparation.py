@@ -107,6 +107,8 @@ class Preparation:
         warnings = tuple(map(intake.sent_as.warning, planned.warnings))
         planned = replace(planned.for_caller(intake.caller.name), warnings=warnings)
         generation = Generation(intake.id, planned, self._priority(intake), intake.caller.name)
+        checked = self._worker.safety.check_prompt(intake.id, intake.caller.name, planned)
+        await intake.while_connected(checked)
         for warning in intake.warnings:
             generation.warn(warning)
         return Prepared(intake, generation, self._delivery(intake), deadline)

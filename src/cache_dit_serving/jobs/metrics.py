@@ -135,6 +135,17 @@ WEBHOOKS = Counter(
     "Attempts to deliver a webhook: delivered, failed (to be tried again), given_up.",
     ["outcome"],
 )
+SAFETY_CHECKS = Counter(
+    "cache_dit_serving_safety_checks",
+    "Verdicts of the operator's safety check on prompts and outputs: allow, refuse, blank, error.",
+    ["subject", "verdict"],
+)
+SAFETY_SECONDS = Histogram(
+    "cache_dit_serving_safety_seconds",
+    "Seconds that the operator's safety check took, by subject: prompt or output.",
+    ["subject"],
+    buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
 
 
 def of_all_workers() -> CollectorRegistry:
@@ -175,6 +186,7 @@ def start_series(versions: Mapping[str, str]) -> None:
         STAGE_SECONDS: product(STAGES, SPEEDS),
         DEADLINES: [("met",), ("missed",), ("refused",)],
         OUTPUTS_DELETED: [("age",), ("bytes",)],
+        SAFETY_CHECKS: product(("prompt", "output"), ("allow", "refuse", "blank", "error")),
         WEBHOOKS: [("delivered",), ("failed",), ("given_up",)],
     }
     for metric, values in series.items():

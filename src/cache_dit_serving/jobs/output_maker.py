@@ -17,12 +17,16 @@ from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.output_warnings import output_warnings
 from cache_dit_serving.jobs.previews import PreviewMaker
 from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.spans import failed_span, output_spans, queue_span
 from cache_dit_serving.jobs.watchdog import Watchdog
+from cache_dit_serving.media.blank import blank_of
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.protocol import Runner, Sampled, Stopped
 from cache_dit_serving.planning.planned import not_engaged
+from cache_dit_serving.safety.check import CHECKS_AT_ONCE
+from cache_dit_serving.schemas.answers import RequestWarning
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +36,24 @@ ENCODER_THREADS = 2
 class OutputMaker:
     """Makes the outputs of one generation at a time."""
 
-    def __init__(self, model: ModelLoading, rates: Rates, watchdog: Watchdog, preview_every: int) -> None:
+    def __init__(
+        self, model: ModelLoading, rates: Rates, watchdog: Watchdog, preview_every: int, *, safety: Safety
+    ) -> None:
         """
         Args:
             model: corrected by each output.
             rates: learn from each output.
             watchdog: gets a sign of life at each step.
             preview_every: as of :class:`PipelineWorker`.
+            safety: sees each output before it is delivered.
         """
         self._model = model
         self._rates = rates
         self._watchdog = watchdog
         self._preview_every = preview_every
-        self._encoders = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+        self._safety = safety
+        threads = CHECKS_AT_ONCE if safety.sees_outputs else ENCODER_THREADS  # most of them wait for the check then
+        self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
         self._previews = ThreadPoolExecutor(1, thread_name_prefix="preview")
 
     def make(self, runner: Runner, generation: Generation) -> None:
@@ -130,6 +139,13 @@ class OutputMaker:
         metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed).observe(encode_s)
         self._rates.learn(call, drawn.record, encode_s)
         output_spans(generation, index, drawn.record, encode_s)
+        verdict = self._safety.check_output(generation, index, (content, extension))
+        if verdict.decision == "blank":
+            media = blank_of(media)
+            content, extension = encode(media, output, planned.parameters(call), warnings)
+            because = f": {verdict.reason}" if verdict.reason else ""
+            message = f"output {index} is blank; this server's safety check refused what was made{because}"
+            generation.warn(RequestWarning(param="prompt", code="blanked", message=message))
         return OutputFile(content, extension, encode_s, drawn.record, media if output.keep_media else None)
 
 

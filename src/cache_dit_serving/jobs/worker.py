@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Final, TypeVar
 
+from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.errors import DETAILS
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation, always
@@ -22,6 +23,7 @@ from cache_dit_serving.jobs.output_maker import OutputMaker
 from cache_dit_serving.jobs.pipeline_queue import PipelineQueue
 from cache_dit_serving.jobs.queue import Order
 from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.logs import noted
@@ -48,6 +50,7 @@ class PipelineWorker:
         preview_every: int = 0,
         max_step_s: float = math.inf,
         counts: CallerCounts | None = None,
+        safety: Safety | None = None,
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
         on_failed: Callable[[], None] = lambda: None,
         retries: bool = False,
@@ -57,6 +60,7 @@ class PipelineWorker:
             counts: generations of each caller at all workers; None: this one counts its own.
             preview_every: denoising steps from one preview to the next for followers who do not say how many they want;
                 0: none.
+            safety: the operator's check of prompts and outputs; None: there is none.
             on_failed: called when the model cannot be loaded, or not loaded again.
             retries: whether a load that fails is tried again, with a growing wait.
         """
@@ -76,7 +80,8 @@ class PipelineWorker:
         self._queue = PipelineQueue(
             self._changed, self._model, self.rates, max_queue=max_queue, order=order, counts=counts
         )
-        self._outputs = OutputMaker(self._model, self.rates, self._watchdog, preview_every)
+        self.safety: Final = safety or Safety(SafetySettings())
+        self._outputs = OutputMaker(self._model, self.rates, self._watchdog, preview_every, safety=self.safety)
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
 
     def start(self) -> None:

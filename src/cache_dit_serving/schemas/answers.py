@@ -112,7 +112,7 @@ class RequestWarning(BaseModel):
         description="unsupported_field: the loaded model cannot honour it. no_effect: another field of the request "
         "disables it. adjusted: another value was used. "
         "repeated_seed: the input picture was drawn with this seed. "
-        "truncated: a tokenizer cut the text off."
+        "truncated: a tokenizer cut the text off. blanked: the server's safety check refused an output."
     )
     message: str
 

@@ -1,0 +1,1 @@
+"""The operator's own check of prompts and outputs."""
