@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -131,7 +132,13 @@ def _error_answers(errors: Errors, schemas: Json) -> Json:
 
 def _schema(model: type[BaseModel], schemas: Json, mode: JsonSchemaMode) -> Json:
     """Put a model's schema and those that it refers to into `schemas`; return a reference to it."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+    schema = dict(_json_schema(model, mode))
     schemas.update(schema.pop("$defs", {}))
     schemas[model.__name__] = schema
     return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+@functools.cache
+def _json_schema(model: type[BaseModel], mode: JsonSchemaMode) -> Json:
+    """Return a model's schema, which many operations refer to and pydantic makes anew each time."""
+    return model.model_json_schema(ref_template="#/components/schemas/{model}", mode=mode)
