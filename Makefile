@@ -30,9 +30,10 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt pyproject.toml
 	@touch $@
 
 # torchvision goes into a folder of its own, from which the tests that need it load it (tests/support/vision.py).
-$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt requirements-quantization.txt requirements-vision.txt
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt requirements-quantization.txt \
+		requirements-c2pa.txt requirements-vision.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt \
-		-r requirements-quantization.txt
+		-r requirements-quantization.txt -r requirements-c2pa.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/vision \
 		-r requirements-vision.txt
 	@touch $@

@@ -27,6 +27,7 @@ from cache_dit_serving.config.acceleration import (
     ProfilingSettings,
     QuantizeSettings,
 )
+from cache_dit_serving.config.c2pa import C2paSettings
 from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.settings import (
     AboutSettings,
@@ -62,6 +63,7 @@ SETTINGS: tuple[type[BaseModel], ...] = (
     Limits,
     InputSettings,
     OutputSettings,
+    C2paSettings,
     JobsSettings,
     WebhookSettings,
     PreviewSettings,

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from cache_dit_serving.config import folder, hub
-from cache_dit_serving.config.settings import EMBEDDED_MODEL, LoraSettings, ModelSettings, Settings
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, LoraSettings, ModelSettings, OutputSettings, Settings
 from cache_dit_serving.config.sources import NotDownloaded, Sources, UnusableSource, sources_of, unreachable
 from cache_dit_serving.errors import ConfigError, LoadError
 from cache_dit_serving.loras.locate import SHIPPED, locate, on_hub
 from cache_dit_serving.loras.lora_file import lora_file_of, read_lora_file
+from cache_dit_serving.media.c2pa_signer import C2paSigner
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.contents import folder_of, read_model
 from cache_dit_serving.model_folder.variant import variant_on_hub
@@ -32,10 +33,21 @@ def check(settings: Settings) -> None:
     Raises:
         ConfigError: the model or a LoRA is missing, or the device lacks an ability; names the setting.
     """
+    check_signing(settings.outputs)
     sources = check_path(settings.model)
     check_loras(settings.model)
     if _wants_something_of_the_device(settings, sources):
         check_device()
+
+
+def check_signing(outputs: OutputSettings) -> None:
+    """Refuse a certificate that cannot sign.
+
+    Raises:
+        ConfigError: names the file, the missing package or the reason.
+    """
+    if outputs.c2pa is not None:
+        C2paSigner(outputs.c2pa)
 
 
 def check_sources(model: ModelSettings) -> Sources | None:

@@ -60,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         check_beforehand(request, settings, suffix_of(parsed.output))
         answer, images = asyncio.run(_drawn(settings, safety, request, uploads, suffix_of(parsed.output)))
+    except ConfigError as error:
+        fail(str(error))
     except InvalidRequest as error:
         fail(error.message)
     except NotReady:

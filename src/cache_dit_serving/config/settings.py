@@ -18,6 +18,7 @@ from cache_dit_serving.config.acceleration import (
     ProfilingSettings,
     QuantizeSettings,
 )
+from cache_dit_serving.config.c2pa import C2paSettings
 from cache_dit_serving.config.keys import ApiKeys
 from cache_dit_serving.config.object_store import object_store
 from cache_dit_serving.config.safety import SafetySettings
@@ -389,6 +390,15 @@ class OutputSettings(Section):
         True,
         description="State in every file that a model made it: IPTC's digital source type, in the file's XMP metadata.",
     )
+    c2pa: C2paSettings | None = Field(
+        None, description="Sign every output by C2PA with the operator's certificate; left out: no signature."
+    )
+
+    @model_validator(mode="after")
+    def _signs_what_it_states(self) -> Self:
+        if self.c2pa is not None and not self.provenance:
+            raise ValueError("c2pa signs what provenance states; leave provenance: false out")
+        return self
 
     video_encoder: EncoderChoice = Field(
         "x264",

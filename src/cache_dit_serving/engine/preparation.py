@@ -11,10 +11,11 @@ from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.errors import Forbidden, InvalidRequest
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.media.c2pa_signer import C2paSigner
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
-from cache_dit_serving.media.kinds import OutputSpec
+from cache_dit_serving.media.kinds import OutputSpec, Sign
 from cache_dit_serving.media.outputs import Outputs
 from cache_dit_serving.media.video_encoders import video_encoder
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
@@ -39,6 +40,11 @@ class Preparation:
     """Steps of a request before the queue, with the resources that they share."""
 
     def __init__(self, settings: Settings, worker: PipelineWorker, decoding: DecodingPool, outputs: Outputs) -> None:
+        """
+        Raises:
+            ConfigError: `outputs.c2pa` names a certificate that cannot sign.
+        """
+        self._sign = C2paSigner(settings.outputs.c2pa).sign if settings.outputs.c2pa is not None else None
         self._settings = settings
         self._worker = worker
         self._decoding = decoding
@@ -103,7 +109,7 @@ class Preparation:
     async def _prepared(self, intake: Intake, planned: Planned, deadline: DeadlineReport | None) -> Prepared:
         if planned.to_resize:
             planned = await intake.while_connected(with_fitting_images(planned, self._decoding))
-        planned = replace(planned, output=_as_configured(planned.output, self._settings.outputs))
+        planned = replace(planned, output=_as_configured(planned.output, self._settings.outputs, self._sign))
         warnings = tuple(map(intake.sent_as.warning, planned.warnings))
         planned = replace(planned.for_caller(intake.caller.name), warnings=warnings)
         generation = Generation(intake.id, planned, self._priority(intake), intake.caller.name)
@@ -124,10 +130,11 @@ class Preparation:
         return delivery
 
 
-def _as_configured(output: OutputSpec, settings: OutputSettings) -> OutputSpec:
+def _as_configured(output: OutputSpec, settings: OutputSettings, sign: Sign | None) -> OutputSpec:
     """Return how files are written, with the operator's settings in it."""
     return replace(
         output,
         source=output.source if settings.provenance else None,
+        sign=sign if settings.provenance else None,
         video_encoder=video_encoder(settings.video_encoder),
     )

@@ -13,6 +13,9 @@ from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video import encode_video
 from cache_dit_serving.media.video_encoders import X264, VideoEncoder
 
+Sign = Callable[[bytes, str, DigitalSource], bytes]
+"""Signer of a file. Its arguments: the file, its media type and its origin."""
+
 
 @dataclass(frozen=True)
 class OutputSpec:
@@ -26,6 +29,8 @@ class OutputSpec:
     """Origin that each file states; None: it states none."""
     video_encoder: VideoEncoder = X264
     """Encoder of an MP4."""
+    sign: Sign | None = None
+    """Signature of each finished file that states its origin; None: it has none."""
     keep_media: bool = False
     """Keep the raw arrays beside the file. Off by default, because floats take many times the file's size."""
 
