@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePath
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 LENGTH_BYTES = 8
@@ -86,7 +87,10 @@ def read_header(file: Path) -> SafetensorsHeader:
         UnreadableFile: the file cannot be read, is of another format, is truncated, or its header is invalid.
     """
     try:
-        size = file.stat().st_size
+        status = file.stat()
+        if not S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
+            raise UnreadableFile("it is a folder, a pipe or a device in place of a file")
+        size = status.st_size
         with file.open("rb") as opened:
             start = opened.read(len(LFS_POINTER))
             if reason := _other_format(start):

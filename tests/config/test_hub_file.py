@@ -62,6 +62,14 @@ def test_a_hubs_file_is_named_by_its_path_or_its_address(path: str, expected: Hu
 
 
 @pytest.mark.parametrize(
+    "address", ["https://huggingface.co/a/b", "hf.co/a/b/", "https://huggingface.co/a/b/tree/main", "hf://a/b"]
+)
+def test_the_address_of_a_models_page_is_refused_with_its_hub_id(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"is an address of the hub; name the model by its hub id, a/b$"):
+        preflight.check_path(ModelSettings(path=address))
+
+
+@pytest.mark.parametrize(
     "name", [*"aé_-.", "a.b", "a-.b", "a--b", "a..b", "a.git", "a.gitb", "a-", "-a", "x" * 96, "x" * 97]
 )
 def test_a_hub_id_is_told_by_the_rules_of_the_hubs_client(name: str) -> None:

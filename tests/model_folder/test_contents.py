@@ -80,6 +80,12 @@ def named(changes: dict[str, object]) -> Break:
     return lambda folder: edit(folder / "model_index.json", lambda index: index | changes)
 
 
+def piped(file: Path) -> None:
+    """A pipe that nobody writes to: to open it would wait for ever."""
+    file.unlink()
+    os.mkfifo(file)
+
+
 BROKEN: dict[str, tuple[Break, str]] = {
     "a missing shard": (
         lambda folder: remove(sharded(folder / "transformer")[1]),
@@ -119,6 +125,18 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "a link without a target": (
         lambda folder: dangling(folder / TRANSFORMER),
         f"{TRANSFORMER} is a link to a file that is not there",
+    ),
+    "a pipe in place of the index": (
+        lambda folder: piped(folder / "model_index.json"),
+        "model_index.json is no ordinary file",
+    ),
+    "a pipe in place of a configuration": (
+        lambda folder: piped(folder / "vae" / "config.json"),
+        "vae/config.json is no ordinary file",
+    ),
+    "a pipe in place of weights": (
+        lambda folder: piped(folder / TRANSFORMER),
+        f"{TRANSFORMER}: it is a folder, a pipe or a device in place of a file",
     ),
     "pickles alone": (
         lambda folder: (folder / TRANSFORMER).rename(folder / "transformer" / f"{WEIGHTS}.bin"),
@@ -195,10 +213,23 @@ def test_a_broken_folder_names_its_file_and_the_remedy(kind: str, folder: Path) 
     assert "secret-customer" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["../../etc", "/etc", "a\0b", "\x1b[2J"])
+def test_a_component_outside_of_the_folder_is_refused(folder: Path, name: str) -> None:
+    named({name: ["diffusers", "AutoencoderKL"]})(folder)
+    with pytest.raises(BrokenFolder, match=r"^model_index\.json names a component .*, which is no folder's name"):
+        read_folder(folder)
+
+
 def cached(folder: Path) -> Path:
     hub = folder.with_name("hub")
     (hub / "models--maker--Emoji" / "snapshots").mkdir(parents=True)
     return hub
+
+
+def of_comfyui(folder: Path) -> Path:
+    (folder.with_name("ComfyUI") / "unet").mkdir(parents=True)
+    save(folder.with_name("ComfyUI") / "unet" / "flux1-dev.safetensors", {"a": torch.zeros(1)})
+    return folder.with_name("ComfyUI")
 
 
 SEEMING: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -223,6 +254,11 @@ SEEMING: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a missing index": (
         lambda folder: remove(folder / "model_index.json"),
         "it has folders of components, but model_index.json is missing",
+    ),
+    "a folder of ComfyUI": (
+        of_comfyui,
+        "it holds a checkpoint in a single file, unet/flux1-dev.safetensors; name that file, and the model that "
+        "completes it as model.base (--model-base)",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -178,6 +179,9 @@ def test_texts_of_a_file_move_no_cursor_and_add_no_line(tmp_path: Path, capsys: 
     assert r"trigger words  \x1b[2Jred\nserve it  rm" in shown
     assert r"base model     \x9bflux" in shown
     folder = linked(tmp_path / "model")
+    os.mkfifo(folder / "quant_config.json")  # is not opened
+    edit(folder / "model_index.json", lambda index: index | {"_name_or_path": {"no": "text"}})
+    assert "saved_from" not in inspected(folder, capsys)
     edit(folder / "model_index.json", lambda index: index | {"_class_name": "\x1b[2J"})
     assert inspect.main([str(folder)]) == 2
     assert r"names the class \x1b[2J, which" in capsys.readouterr().err

@@ -77,6 +77,8 @@ def svdquant_file_in(folder: Path) -> Path | None:
     Raises:
         UnreadableFile: the folder's configuration names a file outside of it.
     """
+    if not (folder / FOLDER_CONFIG).is_file():
+        return None
     try:
         config: Any = json.loads((folder / FOLDER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

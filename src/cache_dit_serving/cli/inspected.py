@@ -120,7 +120,7 @@ def _of_folder(
     facts = {
         "pipeline_class": found.pipeline_class,
         "task": entry.about.task if entry else None,
-        "saved_from": index.get("_name_or_path"),
+        "saved_from": source if isinstance(source := index.get("_name_or_path"), str) else None,
         "variant": found.variant,
         "bytes": sum(each.get("bytes", 0) for each in components),
     }

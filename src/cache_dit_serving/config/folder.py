@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cache_dit_serving.config.hub_file import HUB_ID, hub_file
+from cache_dit_serving.config.hub_file import HUB_ID, hub_file, hub_page
 
 INDEX = "model_index.json"
 ReadJson = Callable[[str], "Mapping[str, Any] | None"]
@@ -21,6 +21,8 @@ def in_folder(folder: Path) -> ReadJson:
     @cache
     def read(name: str) -> Mapping[str, Any] | None:
         try:
+            if not (folder / name).is_file():
+                return None
             found = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
@@ -73,4 +75,6 @@ def refusal(path: str) -> str | None:
         return "the model's path is a link without a target on the server"
     if is_folder(path) or HUB_ID.fullmatch(path) or hub_file(path):
         return None
+    if page := hub_page(path):
+        return f"the model's path is an address of the hub; name the model by its hub id, {page}"
     return "the model's path is neither a folder or file on the server nor a hub id like owner/name"

@@ -21,6 +21,10 @@ FORMS = (
 """The address of a file's page or download, as diffusers' `from_single_file` takes it; and the hub id with a path."""
 
 
+PAGE = re.compile(rf"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/){ID}(?:/tree/[^/]+)?/?(?:\?.*)?")
+"""The address of a model's page."""
+
+
 class HubFile(NamedTuple):
     """Place of a file on the hub."""
 
@@ -43,3 +47,9 @@ def hub_file(path: str) -> HubFile | None:
             revision = match.groupdict().get("revision")
             return HubFile(match["hub_id"], match["name"], None if revision == "main" else revision)
     return None
+
+
+def hub_page(path: str) -> str | None:
+    """Return the hub id of the model whose page an address is; None if it is no such address."""
+    match = PAGE.fullmatch(path)
+    return match["hub_id"] if match else None

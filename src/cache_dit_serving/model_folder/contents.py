@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 from cache_dit_serving.config.folder import INDEX
@@ -195,6 +196,8 @@ def _listed(folder: Path, name: str, entry: list[str], saved_by: object) -> _Lis
         BrokenFolder: its class is unknown or a program of the folder, or its files cannot be listed.
     """
     library, class_name = entry
+    if not name.isidentifier():
+        raise BrokenFolder(f"{INDEX} names a component {name[:100]}, which is no folder's name; {AGAIN}")
     at = folder / name
     files = frozenset(_names(at, f"the folder {name}")) if at.is_dir() else frozenset()
     if f"{library}.py" in files or not has_module(library):
@@ -225,7 +228,10 @@ def _check_pointer(file: Path, at: str) -> None:
     if file.suffix not in SMALL_FILES:
         return
     try:
-        if file.stat().st_size < MOST_LFS_BYTES:
+        status = file.stat()
+        if not S_ISREG(status.st_mode):
+            raise BrokenFolder(f"{at} is no ordinary file")
+        if status.st_size < MOST_LFS_BYTES:
             with file.open("rb") as opened:
                 if opened.read(len(LFS_POINTER)) == LFS_POINTER:
                     raise BrokenFolder(f"{at}: {OTHER_FORMATS[LFS_POINTER]}")

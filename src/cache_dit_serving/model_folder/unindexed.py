@@ -40,11 +40,23 @@ def what_it_seems(folder: Path, names: list[str]) -> str:
         return "it is a modular pipeline, which is not supported; take the model as save_pretrained saves it"
     if inner := next((name for name in names[:MANY] if (folder / name / INDEX).is_file()), None):
         return f"its folder {inner} has one; name that (model.subfolder)"
-    if checkpoints := sorted(name for name in names if name.endswith((".safetensors", ".gguf", ".ckpt"))):
-        return f"it holds a checkpoint in a single file, {checkpoints[0]}; take the model in the layout of diffusers"
     if any((folder / name / "config.json").is_file() for name in names[:MANY]):
         return f"it has folders of components, but {INDEX} is missing; download that beside them"
+    if checkpoint := _checkpoint_in(folder, names):
+        return (
+            f"it holds a checkpoint in a single file, {checkpoint}; name that file, and the model that completes it as "
+            "model.base (--model-base)"
+        )
     return "it must be a folder saved by save_pretrained"
+
+
+def _checkpoint_in(folder: Path, names: list[str]) -> str | None:
+    """Return the path of a file of weights in a folder, or in a folder of it, as ComfyUI keeps them; None: none."""
+    suffixes = (".safetensors", ".gguf", ".ckpt")
+    if found := sorted(name for name in names if name.endswith(suffixes)):
+        return found[0]
+    below = (file for name in names[:MANY] for file in sorted((folder / name).glob("*")) if (folder / name).is_dir())
+    return next((f"{file.parent.name}/{file.name}" for file in below if file.name.endswith(suffixes)), None)
 
 
 def _of_class(folder: Path) -> str:
