@@ -67,6 +67,13 @@ def test_another_threshold_is_foreseen_and_drawn(page: Playground) -> None:
     assert page.field("seed").get_attribute("value") == "5"
 
 
+def test_the_reason_stands_where_the_cache_did_not_engage(page: Playground) -> None:
+    page.type(prompt=PROMPT, num_inference_steps=8, **{"cache.max_warmup_steps": 8})
+    page.draw()
+    assert page.drawn()[1] == "0 / 8"
+    assert "no more than the 8 of the warm-up" in page.find(".evidence .reason").text
+
+
 def test_a_running_generation_is_cancelled(page: Playground) -> None:
     page.type(prompt=PROMPT, num_inference_steps=100, num_images=7)
     page.choose_speed("lossless")
@@ -154,8 +161,13 @@ def test_settings_are_compared_side_by_side(page: Playground) -> None:
     cut = page.find("#cut")
     page.script("arguments[0].value = 20; arguments[0].dispatchEvent(new Event('input'))", cut)
     assert "80%" in page.script("return document.querySelector('.above').style.clipPath")
-    page.script("const mode = document.getElementById('mode'); mode.value = 'difference';")
-    page.script("document.getElementById('mode').dispatchEvent(new Event('change'))")
+    look_by = "const mode = document.getElementById('mode'); mode.value = arguments[0];" + (
+        "mode.dispatchEvent(new Event('change'))"
+    )
+    page.script(look_by, "flicker")
+    for hidden in (True, False):
+        page.wait_until(lambda wanted=hidden: page.script("return document.querySelector('.above').hidden") == wanted)
+    page.script(look_by, "difference")
     assert "of 255" in page.seen(".heat figcaption").text
 
 
