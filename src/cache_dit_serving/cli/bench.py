@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         if parsed.compare:
             return _compare(parsed)
         plan = plan_of(parsed)
-        for file in (parsed.output, parsed.markdown, parsed.html):
+        for file in (parsed.output, parsed.markdown, parsed.html, parsed.csv):
             _writable(file)
         result = asyncio.run(_measured(plan, Progress(sys.stderr, quiet=parsed.quiet)))
         _write_report(result, parsed)
@@ -61,10 +61,12 @@ async def _measured(plan: Plan, progress: Progress) -> BenchResult:
 
 def _write_report(result: BenchResult, parsed: argparse.Namespace) -> None:
     from cache_dit_serving.measure.load.report import as_html, as_markdown
+    from cache_dit_serving.measure.load.rows import as_csv
 
     # First the results: a report can be made again from them.
     _write(parsed.output, result.model_dump_json(indent=1) + "\n")
     _write(parsed.html, as_html(result) if parsed.html else "")
+    _write(parsed.csv, as_csv(result) if parsed.csv else "")
     _print_or_write(parsed.markdown, as_markdown(result))
 
 
@@ -78,6 +80,8 @@ def _compare(parsed: argparse.Namespace) -> int:
 
     if parsed.url:
         raise ConfigError("URL: --compare measures nothing; leave the URL out")
+    if parsed.csv:
+        raise ConfigError("--csv: is of a measurement, and --compare measures nothing; leave it out")
     a, b = (read_result(path) for path in parsed.compare)
     comparison = compare(a, b)
     _write(parsed.output, comparison.model_dump_json(indent=1) + "\n")

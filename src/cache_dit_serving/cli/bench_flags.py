@@ -77,6 +77,7 @@ def parser() -> CommandLine:
     results.add_argument("-o", "--output", type=Path, metavar="FILE", help="results as JSON, each request among them")
     results.add_argument("--markdown", type=Path, metavar="FILE", help="the report; left out: on standard output")
     results.add_argument("--html", type=Path, metavar="FILE", help="the report with plots, one file")
+    results.add_argument("--csv", type=Path, metavar="FILE", help="figures as CSV, a row for each load")
     results.add_argument("--note", help="remark for the results, such as the GPU")
     results.add_argument("--quiet", action="store_true", help="no progress")
     results.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="compare two results; no load")
@@ -112,7 +113,7 @@ def plan_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ)
     )
 
 
-_UNSHOWN = ("url", "api_key", "output", "markdown", "html", "quiet", "compare", "yes_remote")
+_UNSHOWN = ("url", "api_key", "output", "markdown", "html", "csv", "quiet", "compare", "yes_remote")
 """Flags that change no figure, and the key."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -210,6 +211,23 @@ def test_the_report_has_the_figures_and_says_how_to_read_them(
     assert "<i>" not in page
 
 
+def test_csv_has_a_row_for_each_load_and_the_figures_of_the_results(tmp_path: Path) -> None:
+    file = tmp_path / "figures.csv"
+    failures = dict.fromkeys(range(6, 12), Response("no", 500))
+    with paced(failures=failures) as server:
+        result = run(server, "--requests", "6", "--concurrency", "1,2", "--csv", str(file))
+    one, two = csv.DictReader(file.read_text().splitlines())
+    point = result.points[0]
+    assert (one["kind"], one["load"], one["requests"], one["succeeded"]) == ("closed", "1.0", "6", "6")
+    assert float(one["latency_p50_s"]) == point.latency["p50"].value
+    assert float(one["latency_p50_s_low"]) == point.latency["p50"].low
+    assert one["latency_p99_s_high"] == "", "six requests do not bound it"
+    assert point.throughput is not None
+    assert float(one["throughput"]) == point.throughput.value
+    assert float(one["stage_denoise_s"]) == 0.004
+    assert (two["succeeded"], two["throughput"], two["latency_mean_s"]) == ("0", "", "")
+
+
 def test_progress_is_plain_lines_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     with paced() as server:
         assert bench.main([server.url, "--requests", "3", "--warm-up", "1"]) == 0
@@ -256,6 +274,8 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
         (["--door", "old", "--speed", "fast"], "speed: cache_dit.serve has no such field"),
         (["--door", "openai", "--field", "width=9"], "width, height"),
         (["--door", "file", "--field", "num_images=2"], "num_images"),
+        (["--compare", "a", "b", "--csv", "c.csv"], "--csv"),
+        (["--csv", "missing/a.csv"], "missing/a.csv cannot be written"),
         (["-o", "missing/result.json"], "missing/result.json cannot be written"),
         (["http://localhost:3000", "--compare", "a", "b"], "URL"),
         (["--compare", "missing.json", "b"], "missing.json cannot be read"),
