@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cache_dit_serving.measure.load.outcome import Outcome
-from cache_dit_serving.measure.load.results import completion_gaps
 
 LATENCY_GOAL, THROUGHPUT_GOAL = 0.98, 1.05
 """Greatest ratio of latencies and least ratio of throughputs, this server's over the old one's."""
@@ -41,8 +40,12 @@ class Round:
         return statistics.median(outcome.latency for outcome in self.outcomes)
 
     def per_minute(self) -> float:
-        """Return the outputs per minute under full load."""
-        return 60 / statistics.mean(completion_gaps(self.outcomes))
+        """Return the outputs per minute, over all of them.
+
+        Both servers draw one picture at a time, so the load is full until the last answer. A round of 8 clients and
+        10 requests has two answers until the last start: too few, and the first waits for the arrival of all.
+        """
+        return 60 * len(self.outcomes) / max(outcome.ended for outcome in self.outcomes)
 
     def pipeline_s(self) -> float:
         """Return the median seconds of the pipeline's call, by the server's own clock."""
@@ -123,7 +126,7 @@ def latency_table(pairs: Sequence[Pair]) -> str:
 
 
 def throughput_table(pairs: Sequence[Pair]) -> str:
-    """Return the outputs per minute under full load."""
+    """Return the outputs per minute, from the first request of a round to its last answer."""
     rows = []
     for pair in pairs:
         found = pair.compare(Round.per_minute)
@@ -157,7 +160,7 @@ def verdict(pairs: Sequence[Pair]) -> str:
     """Return a line for each goal that is missed, and the throughput that the best server would have."""
     missed = []
     for pair in pairs:
-        load = f"{_count(pair.threads, 'thread')}, {_count(pair.users, 'client')}"
+        load = f"{counted(pair.threads, 'thread')}, {counted(pair.users, 'client')}"
         if pair.users == 1 and (ratio := pair.compare(Round.latency_s).ratio) > LATENCY_GOAL:
             missed.append(f"- {load}: latency is {ratio:.3f} of the old server's, the goal {LATENCY_GOAL}.")
         if (ratio := pair.compare(Round.per_minute).ratio) < THROUGHPUT_GOAL:
@@ -167,7 +170,7 @@ def verdict(pairs: Sequence[Pair]) -> str:
     shares = []
     for pair in _alone(pairs):
         call, latency = pair.compare(Round.pipeline_s), pair.compare(Round.latency_s)
-        shares.append(f"{latency.old / call.old:.3f} ({_count(pair.threads, 'thread')})")
+        shares.append(f"{latency.old / call.old:.3f} ({counted(pair.threads, 'thread')})")
     why = (
         "Both servers make one call of the same pipeline at a time, with the same kernels. A server that adds nothing\n"
         f"to the old server's call has this ratio of throughputs: {', '.join(shares)}.\n"
@@ -180,5 +183,6 @@ def _alone(pairs: Sequence[Pair]) -> list[Pair]:
     return [pair for pair in pairs if pair.users == 1]
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `2 threads`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

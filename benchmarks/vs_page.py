@@ -16,6 +16,7 @@ from benchmarks.side_by_side import (
     THROUGHPUT_GOAL,
     Pair,
     Round,
+    counted,
     cpu_table,
     latency_table,
     parts_table,
@@ -35,7 +36,7 @@ TEXT = """\
 # Side by side with cache_dit.serve
 
 Written by `python -m benchmarks.vs_cache_dit_serve` ({date}): the server of cache-dit {version}, and this one by
-`cache-dit-serve`. Both run; one is measured while the other is idle, in turn, {rounds} rounds. The client is
+`cache-dit-serve`. Both run; one is measured while the other is idle, in turn: {rounds}. The client is
 [bench](../bench.md), in a closed loop, on the same machine.
 
 {machine}
@@ -153,7 +154,7 @@ def page_of(measured: Measured, conditions: Mapping[str, str]) -> str:
     return TEXT.format(
         **conditions,
         version=old_server.VERSION,
-        rounds=len(measured.pairs[0].rounds[OLD]),
+        rounds=_rounds(measured.pairs),
         others=others,
         caution=caution,
         steps=BODY["num_inference_steps"],
@@ -172,6 +173,14 @@ def page_of(measured: Measured, conditions: Mapping[str, str]) -> str:
         repeats=max(len(each) for waits in measured.leaving.values() for each in waits.values()),
         leaving=_leaving_table(measured.leaving),
         memory=_memory_table(measured.memory),
+    )
+
+
+def _rounds(pairs: Sequence[Pair]) -> str:
+    """Return the rounds by the number of threads, which may end early."""
+    counts = {pair.threads: len(pair.rounds[OLD]) for pair in pairs}
+    return ", ".join(
+        f"{counted(count, 'round')} with {counted(threads, 'thread')}" for threads, count in counts.items()
     )
 
 

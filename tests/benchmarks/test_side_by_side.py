@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 
 from benchmarks import old_server, vs_page
 from benchmarks.side_by_side import NEW, OLD, Pair, Round, latency_table, parts_table, throughput_table, verdict
+from benchmarks.vs_cache_dit_serve import another_round
 from cache_dit_serving.measure.load.outcome import Outcome
 
 
@@ -82,6 +84,17 @@ def test_requests_that_failed_are_not_compared() -> None:
         Round([outcome(0, 1.0, 0.9, old=True), outcome(1, 0.01, 0.0, old=True, error="429 queue_full")])
 
 
+def test_throughput_counts_every_answer_of_a_round() -> None:
+    waves = [outcome(0, end, 0.9, old=False) for end in (1.3, 2.0, 3.0, 4.0)]
+    assert Round(waves).per_minute() == pytest.approx(60)
+
+
+def test_a_round_begins_while_the_longest_one_fits_into_the_time_and_two_always_do() -> None:
+    assert [another_round(turn, 6, longest_s=40, left_s=-5) for turn in (0, 1, 2)] == [True, True, False]
+    assert another_round(2, 6, longest_s=40, left_s=41)
+    assert not another_round(6, 6, longest_s=1, left_s=math.inf)
+
+
 def test_the_page_tells_its_load_and_every_figure() -> None:
     alone, four = pair([1.0], [0.9]), pair([1.0], [0.9], users=4)
     measured = vs_page.Measured(
@@ -94,6 +107,7 @@ def test_the_page_tells_its_load_and_every_figure() -> None:
     )
     conditions = {"date": "2026-11-28", "machine": "Hardware: one.", "cores": "2", "versions": "cache-dit 1.3.5"}
     page = vs_page.page_of(measured, conditions)
+    assert "in turn: 1 round with 1 thread." in page
     assert "Other programs used 0.50 of the 2 cores during the measurement. The machine is shared" in page
     for row in (
         "| 1 | 1.000 | 0.250 | 0.250 (0.250 to 0.250) |",
