@@ -125,6 +125,23 @@ def test_tables_of_another_version_are_named(store: JobStore, url: str) -> None:
         JobStore(url)
 
 
+def test_a_running_server_goes_on_beside_a_newer_one_that_added_a_column(store: JobStore) -> None:
+    store.add(record(), [], "me", LATER)
+    with store._engine.begin() as connection:
+        connection.execute(text("ALTER TABLE jobs ADD COLUMN added_later TEXT"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE jobs SET added_later = 'kept'"))
+    assert store.put(record("one", QUEUED, RUNNING), "me")
+    store.add(record("two"), [], "me", LATER)
+    assert store.tell("me", LATER, [record("two", position=1)]) == {"one": False, "two": False}
+    taken = store.take_waiting("you", LATER)
+    assert taken is not None
+    assert taken.id == "two"
+    with store._engine.connect() as connection:
+        rows = connection.execute(text("SELECT id, added_later FROM jobs ORDER BY number")).all()
+    assert [tuple(row) for row in rows] == [("one", "kept"), ("two", None)]
+
+
 def test_a_file_that_another_process_writes_to_is_waited_for(tmp_path: Path) -> None:
     store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite3")
     other = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
