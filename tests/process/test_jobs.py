@@ -22,7 +22,7 @@ def running(server: Server, job: str) -> None:
 
 def kill(server: Server) -> None:
     server.process.kill()
-    server.process.wait(10)
+    server.process.wait(30)
 
 
 def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn_and_a_drain_leaves_what_waits(

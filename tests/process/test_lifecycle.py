@@ -13,7 +13,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.variables import OVERRIDE_PREFIX
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from tests.support.answers import metric
 from tests.support.clients import leave, start
 from tests.support.folders import LFS, WEIGHTS, linked, replace, sharded
 from tests.support.server import COMMAND, ROOT, START_S, Server, bentoml_serving, options, ready, serving
@@ -105,6 +105,11 @@ def idle(server: Server) -> bool:
     return not queue["running"] and queue["waiting"] == 0
 
 
+def cancelled(server: Server) -> float:
+    """Generations that were stopped before their last step."""
+    return metric(server, "cache_dit_serving_generations_total", outcome="cancelled")
+
+
 def test_a_full_queue_answers_429_with_the_time_to_come_back(small_queue: Server) -> None:
     running = start(small_queue, **SECONDS)
     small_queue.wait_for(lambda server: queue_of(server)["step"] > 10)
@@ -131,12 +136,12 @@ def test_health_info_and_metrics_answer_while_the_pipeline_is_busy(small_queue: 
 
 def test_a_generation_stops_between_steps_when_its_client_has_gone(small_queue: Server) -> None:
     expected = small_queue.generate(seed=1, num_inference_steps=4).json()["images"]
+    stopped = cancelled(small_queue)
     connection = leave(small_queue, **LONG)
     small_queue.wait_for(lambda server: queue_of(server)["step"] > 5)
     connection.close()
-    began = time.monotonic()
-    small_queue.wait_for(idle, timeout_s=5)
-    assert time.monotonic() - began < 3, "the generation ran on"
+    small_queue.wait_for(idle)
+    assert cancelled(small_queue) == stopped + 1, "the generation ran to its end"
     assert small_queue.generate(seed=1, num_inference_steps=4).json()["images"] == expected
 
 
@@ -146,7 +151,7 @@ def test_a_waiting_generation_leaves_the_queue_when_its_client_has_gone(small_qu
     connection = leave(small_queue, **LONG)
     small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 1)
     connection.close()
-    small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 0, timeout_s=5)
+    small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 0)
     assert not running.done()
     assert running.result(60).status_code == 200
 
@@ -156,7 +161,7 @@ def test_a_request_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
         server.wait_for(ready)
         answer = server.generate(**LONG)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-        server.wait_for(idle, timeout_s=2)
+        server.wait_for(idle)
         assert server.generate(num_inference_steps=4).status_code == 200
 
 
@@ -179,7 +184,7 @@ def test_a_server_answers_while_it_loads_then_says_where_to_look(began: Began, t
     assert any("loading the weights of model" in text for text in began.told)
     server = began.server
     assert "secret-customer" not in "".join(began.told) + server.get("/get_model_info").text
-    server.wait_for(lambda server: "curl" in server.log(), timeout_s=5)
+    server.wait_for(lambda server: "curl" in server.log())
     log = server.log()
     command = log[log.index("curl") :].partition("\n\n")[0]
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
@@ -388,7 +393,7 @@ def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:
         server.wait_for(lambda server: server.get("/livez").status_code == 200)
         assert server.get("/health").json()["error"]["code"] == "loading"
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
         server.log().index("ending while the model loads")
 
 
@@ -398,9 +403,9 @@ def test_a_pipeline_that_stands_still_fails_its_liveness_probe(tmp_path: Path) -
         server.wait_for(ready)
         assert server.get("/livez").status_code == 200
         running = start(server, num_inference_steps=20)  # each of which writes the stack into the log
-        server.wait_for(lambda server: server.get("/livez").status_code == 503, timeout_s=20)
+        server.wait_for(lambda server: server.get("/livez").status_code == 503)
         # The probe fails at once; the log has the stack, which takes a moment.
         stands_still = "the pipeline stands still for 0.002 s: /livez fails"
-        server.wait_for(lambda server: stands_still in server.log(), timeout_s=5)
+        server.wait_for(lambda server: stands_still in server.log())
         assert running.result(60).status_code == 200
-        server.wait_for(lambda server: server.get("/livez").status_code == 200, timeout_s=5)
+        server.wait_for(lambda server: server.get("/livez").status_code == 200)

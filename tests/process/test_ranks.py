@@ -77,7 +77,7 @@ def test_a_server_that_waits_for_a_node_ends_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, environ=NODES) as server:
         server.wait_for(lambda server: "waiting for 1 of 2 nodes" in server.get("/health").text, 60)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def test_each_server_keeps_its_metrics_and_leaves_no_folder_worker_or_port(tmp_p
         assert first.exists()
         # It ends as soon as it sees that its supervisor is gone.
         worker.resume()
-        worker.wait(10)
+        worker.wait(30)
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{one.url}/livez", timeout=20)
         HeldFolder("server").remove()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ class Receiver:
     port: int
     refused: int = 0
     got: list[tuple[dict[str, str], str]] = field(default_factory=list)
+    arrived: threading.Condition = field(default_factory=threading.Condition)
 
     @property
     def url(self) -> str:
@@ -36,10 +36,8 @@ class Receiver:
 
     def wait(self, count: int) -> list[tuple[dict[str, str], dict[str, Any]]]:
         """So many messages, each of which was signed."""
-        end = time.monotonic() + 60
-        while len(self.got) < count:
-            assert time.monotonic() < end, self.got
-            time.sleep(0.05)
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.got) >= count, 60), self.got
         client = openai.OpenAI(api_key="none")
         for headers, body in self.got:
             client.webhooks.verify_signature(body, headers, secret=SECRET)
@@ -52,7 +50,9 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                receiver.got.append((dict(self.headers), body))
+                with receiver.arrived:
+                    receiver.got.append((dict(self.headers), body))
+                    receiver.arrived.notify_all()
                 self.send_response(500 if len(receiver.got) <= receiver.refused else 204)
                 self.end_headers()
 
