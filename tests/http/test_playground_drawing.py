@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -165,8 +166,8 @@ def test_settings_are_compared_side_by_side(page: Playground) -> None:
         "mode.dispatchEvent(new Event('change'))"
     )
     page.script(look_by, "flicker")
-    for hidden in (True, False):
-        page.wait_until(lambda wanted=hidden: page.script("return document.querySelector('.above').hidden") == wanted)
+    for hidden in ("true", "false"):
+        page.wait_until(partial(page.script, f"return document.querySelector('.above').hidden === {hidden}"))
     page.script(look_by, "difference")
     assert "of 255" in page.seen(".heat figcaption").text
 

@@ -69,7 +69,7 @@ def test_the_page_is_small_and_its_own(page: Playground) -> None:
 def test_it_is_there_within_a_second_beside_a_running_generation(page: Playground, server: Server) -> None:
     job = submitted(server, **LONG | {"num_images": 7})
     server.wait_for(lambda server: server.get(job).json()["step"] > 0, 30)
-    took_ms = []
+    took_ms: list[int] = []
     # Other tests may have the processor for a while.
     while not took_ms or (min(took_ms) >= 1000 and len(took_ms) < 10):
         page.open()

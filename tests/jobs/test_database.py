@@ -133,7 +133,7 @@ def test_a_running_server_goes_on_beside_a_newer_one_that_added_a_column(store: 
         connection.execute(text("UPDATE jobs SET added_later = 'kept'"))
     assert store.put(record("one", QUEUED, RUNNING), "me")
     store.add(record("two"), [], "me", LATER)
-    assert store.tell("me", LATER, [record("two", position=1)]) == {"one": False, "two": False}
+    assert store.tell("me", LATER, [record("two", position=1)]) == {"one": (False, 0), "two": (False, 0)}
     taken = store.take_waiting("you", LATER)
     assert taken is not None
     assert taken.id == "two"

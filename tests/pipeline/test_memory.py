@@ -109,7 +109,7 @@ def test_the_operator_reads_the_advice_in_the_log_and_the_client_a_size_alone(
     with pytest.raises(OutOfMemory) as caught:
         draw(loaded, fail)
     assert "model.offload" not in str(caught.value)
-    assert "It fits with model.offload: model." in caplog.messages
+    assert "settings with which this model fits into the memory: It fits with model.offload: model." in caplog.messages
 
 
 def test_no_tensor_of_the_failed_output_is_held(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
