@@ -44,6 +44,17 @@ def test_requests_a_minute_hold_over_all_workers_that_share_their_counts(shared:
             one.admit(headers, generate())
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_one_request_in_two_minutes_admits_the_first(shared: bool, tmp_path: Path) -> None:
+    rare = {"name": "rare", "key": KEY, "requests_per_minute": 0.5}
+    access = Access(ServerSettings.model_validate({"api_keys": [rare]}), CallerCounts(tmp_path) if shared else None)
+    headers = {"authorization": f"Bearer {KEY}"}
+    assert access.admit(headers, generate()).name == "rare"
+    with pytest.raises(RateLimited, match=r"0\.5 generations a minute") as refused:
+        access.admit(headers, generate())
+    assert refused.value.headers["Retry-After"] == "120"
+
+
 ROOT_KEY = "sk-root-0123456789abc"
 KEYS: dict[str, Any] = {
     "api_keys": [{"name": "shop", "key": KEY}, {"name": "root", "key": ROOT_KEY, "scopes": ["admin"]}]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cache_dit_serving.jobs.metrics import METRICS_FOLDER
-from cache_dit_serving.jobs.shared import CallerCounts, JobProgress, refill, shared_folder
+from cache_dit_serving.jobs.shared import FULL, CallerCounts, JobProgress, refill, shared_folder
 
 BEGIN = """
 import sys
@@ -28,6 +28,39 @@ def test_a_bucket_fills_evenly_and_holds_a_minutes_requests() -> None:
     assert (left, wait_s) == (0.5, 15.0)
     assert refill(0.0, 60.0, 0.5) == (0.5, 60.0)
     assert refill(0.0, 120.0, 0.5) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("per_minute", [0.01, 0.3, 0.5, 0.7, 1, 7, 11, 60, 1000])
+@pytest.mark.parametrize("now", [0.0, 0.1, 123456.7, 98765432.1])
+def test_a_new_caller_is_admitted_and_one_that_waits_as_told_is_again(per_minute: float, now: float) -> None:
+    left, wait_s = refill(FULL, 0.0, per_minute)
+    for _ in range(1500):
+        if wait_s:
+            break
+        left, wait_s = refill(left, 0.0, per_minute)
+    assert wait_s == pytest.approx(60 / per_minute)
+    for _ in range(20):
+        then = now + wait_s
+        left, waits_s = refill(left, then - now, per_minute)
+        assert waits_s == 0
+        left, wait_s = refill(left, 0.0, per_minute)
+        assert wait_s > 0.9 * 60 / per_minute
+        now = then
+
+
+@pytest.mark.parametrize(("per_minute", "size"), [(0.5, 1), (2, 2), (2.5, 2)])
+def test_a_bucket_holds_no_more_after_a_long_time(per_minute: float, size: int, tmp_path: Path) -> None:
+    counts = CallerCounts(tmp_path)
+    for now in (0.0, 1e9):
+        assert [counts.take("a", per_minute, now) for _ in range(size)] == [0] * size
+        assert counts.take("a", per_minute, now) > 0
+
+
+def test_a_clock_that_was_read_later_and_counted_first_costs_no_request(tmp_path: Path) -> None:
+    counts = CallerCounts(tmp_path)
+    assert counts.take("a", 2, 1000.0) == 0
+    assert counts.take("a", 2, 900.0) == 0
+    assert counts.take("a", 2, 900.0) == 30
 
 
 def test_requests_of_a_minute_are_those_at_all_workers(tmp_path: Path) -> None:

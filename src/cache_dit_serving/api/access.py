@@ -15,7 +15,7 @@ from cache_dit_serving.config.keys import ApiKey, read_keys
 from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.engine.caller import ANYONE, NOBODY, Caller
 from cache_dit_serving.errors import ConfigError, Forbidden, RateLimited, Unauthorized
-from cache_dit_serving.jobs.shared import CallerCounts, refill
+from cache_dit_serving.jobs.shared import FULL, CallerCounts, refill
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Access:
         if self._counts is not None:
             wait_s = self._counts.take(name, per_minute, now)
         else:
-            left, at = self._buckets.get(name, (per_minute, now))
+            left, at = self._buckets.get(name, (FULL, now))
             left, wait_s = refill(left, now - at, per_minute)
             self._buckets[name] = left, now
         if wait_s > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import struct
@@ -22,6 +23,10 @@ T = TypeVar("T")
 
 STEPS = struct.Struct("<QQ")
 """Denoising steps done, and those of them that reused blocks."""
+FULL = math.inf
+"""Requests left in a bucket that was never taken from; it holds no more than its size."""
+ROUNDING = 1e-6
+"""Part of a request that may be missing from a whole one."""
 WAIT_S = 0.2
 """Seconds that a worker waits for another one's write."""
 TABLES = """
@@ -42,16 +47,18 @@ def shared_folder(workers: int) -> Path | None:
 
 
 def refill(left: float, seconds: float, per_minute: float) -> tuple[float, float]:
-    """Take one request from a bucket that fills evenly and holds a minute's.
+    """Take one request from a bucket that fills evenly and holds a minute's, at least one.
 
     Args:
-        left: requests that it held `seconds` ago.
+        left: requests that it held `seconds` ago; FULL for a caller's first.
+        seconds: those below 0, of workers that write in another order than they read the clock, count as 0.
 
     Returns:
         Requests that it holds then, and the seconds until there is one where there is none.
     """
-    held = min(max(1.0, per_minute), left + seconds * per_minute / 60)
-    return (held - 1, 0.0) if held >= 1 else (held, (1 - held) * 60 / per_minute)
+    held = min(max(1.0, per_minute), left + max(0.0, seconds) * per_minute / 60)
+    # Sums of floats: a caller that waited as long as it was told to has one, be it 0.9999999999.
+    return (max(0.0, held - 1), 0.0) if held >= 1 - ROUNDING else (held, (1 - held) * 60 / per_minute)
 
 
 class CallerCounts:
@@ -77,7 +84,7 @@ class CallerCounts:
 
         def take(database: sqlite3.Connection) -> float:
             row = database.execute("SELECT left, at FROM buckets WHERE caller = ?", (caller,)).fetchone()
-            left, at = row or (per_minute, now)
+            left, at = row or (FULL, now)
             left, wait_s = refill(left, now - at, per_minute)
             database.execute("REPLACE INTO buckets VALUES (?, ?, ?)", (caller, left, now))
             return wait_s
