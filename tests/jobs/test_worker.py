@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from cache_dit_serving.errors import DETAILS, ClientGone, InternalError, InvalidRequest, LoadError, NotReady, QueueFull
+from cache_dit_serving.errors import (
+    DETAILS,
+    ClientGone,
+    InternalError,
+    InvalidRequest,
+    LoadError,
+    NotReady,
+    QueueFull,
+    RateLimited,
+)
 from cache_dit_serving.jobs import metrics, model_loading, output_maker
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -92,6 +101,32 @@ def test_a_full_queue_refuses_with_a_time_from_the_measured_rate(worker: Pipelin
     assert 0 < raised.value.retry_after_s <= whole
     assert worker.wait_s() > sum(worker.rates.estimate(each.planned).seconds or 0.0 for each in waiting)
     for each in (first, *waiting):
+        worker.cancel(each)
+
+
+def test_a_caller_with_enough_is_told_when_one_of_its_own_ends(worker: PipelineWorker) -> None:
+    def of(caller: str, name: str, **fields: object) -> Generation:
+        return Generation(name, generation(worker, name, **fields).planned, caller=caller)
+
+    def seconds(each: Generation) -> float:
+        estimated = worker.rates.estimate(each.planned).seconds
+        assert estimated is not None
+        return estimated
+
+    def told(caller: str) -> float:
+        with pytest.raises(RateLimited) as raised:
+            worker.submit(of(caller, "refused"), 1)
+        assert raised.value.retry_after_s is not None
+        return raised.value.retry_after_s
+
+    running = of("a", "running", num_images=8, num_inference_steps=100)
+    worker.submit(running)
+    wait_until(lambda: running.step > 0)
+    assert 0 < told("a") <= seconds(running)
+    own = of("b", "own", num_images=8, num_inference_steps=100)
+    worker.submit(own)
+    assert told("b") > seconds(own)
+    for each in (running, own):
         worker.cancel(each)
 
 
