@@ -23,6 +23,7 @@ from tests.support.jobs import LONG, PROMPT, states
 from tests.support.postgres import needs_postgres, postgres
 from tests.support.s3 import BUCKET, CREDENTIALS, s3_server
 from tests.support.server import Server, free_port, options, ready, serving
+from tests.support.waiting import wait_until
 
 pytestmark = [needs_haproxy, needs_postgres, pytest.mark.slow]
 WITHIN_S = 180
@@ -102,6 +103,12 @@ def test_a_job_is_submitted_followed_cancelled_and_fetched_at_different_servers(
     assert states(answer)[-1] == "succeeded"
     alone = one.generate(seed=5, num_inference_steps=STEPS, output_format="url").json()
     assert pixels(answer["result"]["images"][0]) == pixels(alone["images"][0])
+
+
+def test_a_caller_that_leaves_the_balancer_stops_its_generation(fleet: Fleet) -> None:
+    with pytest.raises(requests.Timeout):
+        requests.post(f"{fleet.balancer.url}/generate", headers=HEADERS, json={"prompt": PROMPT} | LONG, timeout=(5, 1))
+    wait_until(lambda: any("POST /generate answered 499" in each.log() for each in fleet.servers.values()), 60)
 
 
 class Load:

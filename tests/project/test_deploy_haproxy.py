@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from cache_dit_serving.api.routes import METRICS, OPERATIONS
 from cache_dit_serving.config.settings import Limits
-from tests.support.balancer import CONFIGURATION, needs_haproxy
+from tests.support.balancer import CONFIGURATION, balancing, needs_haproxy
 
 TEXT = CONFIGURATION.read_text()
 
@@ -29,6 +33,33 @@ def test_haproxy_takes_it_without_a_warning() -> None:
     )
     assert checked.returncode == 0, checked.stderr
     assert "WARNING" not in checked.stdout + checked.stderr
+
+
+@needs_haproxy
+def test_a_caller_that_leaves_is_seen_to_leave_by_the_server_it_waits_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        port = server.getsockname()[1]
+        with balancing(tmp_path, [port] * 3) as balancer:
+            with socket.create_connection(("127.0.0.1", urlsplit(balancer.url).port or 0)) as caller:
+                caller.sendall(b"POST /generate HTTP/1.1\r\nHost: host\r\nContent-Length: 2\r\n\r\n{}")
+                asked = generation_at(server)
+            with asked, suppress(ConnectionResetError):
+                assert asked.recv(1) == b""
+
+
+def generation_at(server: socket.socket) -> socket.socket:
+    """The connection on which a generation came, with all of its request read; probes are answered."""
+    while True:
+        connection, _ = server.accept()
+        connection.settimeout(20)
+        request = connection.recv(65536)
+        if request.startswith(b"POST /generate "):
+            while not request.endswith(b"{}"):
+                request += connection.recv(65536)
+            return connection
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
 def test_its_time_limits_are_longer_than_a_generation_and_shorter_for_headers() -> None:
