@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times docs site models full-size lint lint-ui types check bench clean
+.PHONY: help setup serve test test-all test-fast test-families test-times docs site models full-size lint lint-ui types check bench conformance audit nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -115,6 +115,19 @@ check: lint types test-fast ## Lint, types and the fast tests: before every comm
 
 bench: $(VENV)/.installed-test ## Measure the server's overhead, saturation and the cache (about eight minutes)
 	$(BIN)/python -m benchmarks.run
+
+conformance: $(VENV)/.installed-test ## Made-up requests to every route, with keys: ten times those of `make test`
+	CONFORMANCE_EXAMPLES=400 CONFORMANCE_KEYS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/http/test_openapi.py
+
+# In a throwaway environment: the audit's requirements are none of the project's.
+audit: ## Known vulnerabilities of the pinned requirements, by pip-audit; needs a network
+	@rm -rf build/audit && mkdir -p build && $(PYTHON) -m venv build/audit
+	@if timeout 300 build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit && \
+			build/audit/bin/python -c 'import urllib.request as r; r.urlopen("https://pypi.org/pypi/pip/json", timeout=20)' 2>/dev/null; then \
+		build/audit/bin/pip-audit --disable-pip --no-deps -r requirements.txt; else \
+		echo "pip-audit is skipped: PyPI cannot be reached" >&2; fi
+
+nightly: test-all conformance audit ## All tests, conformance and the audit
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) $(VENV)-docs .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,8 @@ from tests.support.loras import save_lora
 from tests.support.playground import Playground
 from tests.support.server import Server, options, ready, serving
 from tests.support.video_server import serving_wan
+
+CONFORMANCE_KEY = "key-of-conformance-0123"
 
 
 @pytest.fixture(scope="session")
@@ -108,8 +111,11 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded model of an operator who allows little.
 
     At most the speed `high`, which is also the default; few steps, so that made-up requests which are accepted take
-    little time; no previews; a second for a body; files that do not state their origin.
+    little time; no previews; a second for a body; files that do not state their origin. With CONFORMANCE_KEYS, the
+    server wants a key, and the session brings an administrator's.
     """
+    keyed = "CONFORMANCE_KEYS" in os.environ
+    keys = [{"name": "root", "key": CONFORMANCE_KEY, "scopes": ["admin"]}] if keyed else []
     environ = options(
         SPEEDS__CEILING="high",
         SPEEDS__DEFAULT="high",
@@ -118,8 +124,11 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         LIMITS__MAX_BODY_S=1,
         PREVIEWS__ALLOW=False,
         OUTPUTS__PROVENANCE=False,
+        **({"SERVER__API_KEYS": keys} if keys else {}),
     )
     with serving(tmp_path_factory.mktemp("limited"), environ=environ) as running:
+        if keyed:
+            running.session.headers["Authorization"] = f"Bearer {CONFORMANCE_KEY}"
         running.wait_for(ready)
         yield running
 
