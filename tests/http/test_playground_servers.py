@@ -131,13 +131,20 @@ def test_steps_that_are_left_out_are_shown_as_the_speed_has_them(driver: Chrome,
         usual[speed] = shown()
     assert usual == {"balanced": "12", "fast": "10"}
     page.type(prompt=PROMPT, seed=5)
+    page.choose_speed("balanced")
     page.draw()
-    assert page.drawn()[1].endswith("/ 10")
-    assert "of 10 steps" in page.script(
+    assert page.drawn()[1].endswith("/ 12")
+    assert "of 12 steps" in page.script(
         "const input = document.querySelector('.rethreshold input'); input.value = -500;"
         "input.dispatchEvent(new Event('input', {bubbles: true}));"
         "return document.querySelector('.rethreshold output').textContent"
     )
+    page.choose_speed("fast")
+    page.draw()
+    # Its mask says which steps are reused: nothing is measured, and each step is shown all the same.
+    reused, steps = (int(part) for part in page.drawn()[1].split(" / "))
+    assert len(page.all(".timeline-place .cell")) == steps == 10
+    assert len(page.all(".timeline-place .cell.reused")) == reused > 0
     page.type(sigmas="1, 0.6, 0.3")
     assert shown() == "3"
 

@@ -167,11 +167,13 @@ export function timeline(evidence, stats, steps, width, onchoose) {
   const wide = Math.min(WIDEST, Math.max(NARROWEST, width));
   const charts = (stats?.block_lists ?? []).flatMap((list) => passes(list, evidence, steps, wide));
   if (!charts.length) {
-    // Nothing was measured where nothing could be reused.
+    // Nothing is measured where nothing can be reused, or where a mask says which steps are.
+    const reused = new Set(stats?.block_lists.flatMap((list) => list.cached_steps));
+    if (evidence.cached_steps > 0 && !reused.size) return root;
     const bar = stepBar(steps);
-    for (let step = 0; step < steps; step++) bar.mark(step, false);
-    const words = h("p", { class: "hint" }, "Every step was computed: no difference was measured.");
-    if (evidence.cached_steps === 0) root.append(bar.element, legend(), words);
+    for (let step = 0; step < steps; step++) bar.mark(step, reused.has(step));
+    const why = reused.size ? "The settings say which steps are reused" : "Every step was computed";
+    root.append(bar.element, legend(), h("p", { class: "hint" }, `${why}: no difference was measured.`));
     return root;
   }
   const words = h("p", { class: "hint" }, "Height: residual difference, on a logarithmic scale");
