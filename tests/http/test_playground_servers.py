@@ -149,6 +149,17 @@ def test_steps_that_are_left_out_are_shown_as_the_speed_has_them(driver: Chrome,
     assert shown() == "3"
 
 
+def test_the_operator_loads_and_unloads_a_lora(driver: Chrome, rich: Server) -> None:
+    rich.session.delete(f"{rich.url}/loras/soft", timeout=30)  # another test may have loaded it
+    page = Playground(driver, rich.url).open()
+    page.click("#tab-server")
+    for verb, opposite in (("Load", "Unload"), ("Unload", "Load")):
+        page.click(f'[aria-label="{verb} soft"]')
+        page.seen(f'[aria-label="{opposite} soft"]')
+        loaded = [lora["name"] for lora in rich.get("/loras").json()["loras"] if lora["loaded"]]
+        assert ("soft" in loaded) == (verb == "Load")
+
+
 def test_the_operator_reads_warnings_without_their_values(driver: Chrome, rich: Server) -> None:
     assert rich.post("/loras/broken").status_code == 400
     page = Playground(driver, rich.url).open()

@@ -1,7 +1,6 @@
 // The operator's corner: model, memory, queue, speeds, LoRAs. What a key may not do, the server refuses in its words.
 import { ServerError } from "./client.js";
 import { bytes, fill, h, seconds } from "./dom.js";
-import { loraBounds } from "./lora_sliders.js";
 
 /** @import { Capabilities, Client, Job } from "./client.js" */
 
@@ -65,7 +64,7 @@ export function serverTab(root, client, capabilities) {
           modelCard(model),
           memoryCard(model, () => attempt(flush)),
           speedsCard(capabilities),
-          lorasCard(loras.loras, capabilities, change),
+          lorasCard(loras.loras, change),
         ),
       );
     } catch (error) {
@@ -242,18 +241,15 @@ function priorityInput(job, name, most, setPriority) {
 
 /**
  * @param {Record<string, any>[]} loras
- * @param {Capabilities} capabilities
  * @param {(method: "POST" | "DELETE", name: string) => void} change
  */
-function lorasCard(loras, capabilities, change) {
-  const loaded = new Set(loras.map(({ name }) => name));
-  const known = loraBounds(capabilities.fields.loras ?? {}).map(({ name }) => name);
-  const rows = [...new Set([...loaded, ...known])].map((name) => {
-    const method = loaded.has(name) ? "DELETE" : "POST";
-    const verb = loaded.has(name) ? "Unload" : "Load";
+function lorasCard(loras, change) {
+  const rows = loras.map(({ name, loaded }) => {
+    const method = loaded ? "DELETE" : "POST";
+    const verb = loaded ? "Unload" : "Load";
     const onclick = () => change(method, name);
     const button = h("button", { type: "button", class: "quiet", "aria-label": `${verb} ${name}`, onclick }, verb);
-    const where = loaded.has(name) ? "loaded" : "on disk";
+    const where = loaded ? "loaded" : "on disk";
     return h("li", {}, h("span", { class: "what" }, name), h("span", { class: "hint" }, where), button);
   });
   if (!rows.length) return card("LoRAs", h("p", { class: "hint" }, "This server has none."));
