@@ -48,7 +48,7 @@ export function loraSliders(schema) {
  * @param {Schema} schema
  * @returns {{name: string, low: number, high: number}[]}
  */
-export function loraBounds(schema) {
+function loraBounds(schema) {
   return (schema.items?.anyOf ?? []).map((/** @type {Schema} */ { properties: { name, scale } }) => {
     return { name: name.const, low: scale.minimum, high: scale.maximum };
   });
