@@ -16,6 +16,12 @@ from tests.support.playground import PROMPT, Playground
 pytestmark = needs_browser
 
 
+def run(text: str, language: str, folder: Path) -> str:
+    """Run a copied text in a folder, and return what it writes to its standard output."""
+    words = ["bash", "-c", text] if language == "curl" else [sys.executable, "-c", text]
+    return subprocess.run(words, cwd=folder, check=True, timeout=120, capture_output=True, text=True).stdout
+
+
 @pytest.mark.parametrize("language", ["curl", "python", "openai"])
 def test_what_is_copied_runs(page: Playground, language: str, tmp_path: Path) -> None:
     page.type(prompt='an apple\'s "twin" \\ $HOME', seed=5, num_inference_steps=4, image_format="png")
@@ -23,14 +29,32 @@ def test_what_is_copied_runs(page: Playground, language: str, tmp_path: Path) ->
     page.type(**{"cache.max_warmup_steps": 1})
     page.click(f'#snippet-kind input[value="{language}"]')
     text = page.find("#snippet").text
-    words = ["bash", "-c", text] if language == "curl" else [sys.executable, "-c", text]
-    subprocess.run(words, cwd=tmp_path, check=True, timeout=120, capture_output=True)
+    run(text, language, tmp_path)
     [file] = tmp_path.glob("output*.png")
     with Image.open(file) as drawn:
         written = json.loads(drawn.info["parameters"])
     assert written["prompt"] == 'an apple\'s "twin" \\ $HOME'
     assert (written["seed"], written["num_inference_steps"]) == (5, 4)
     assert written["cache"]["max_warmup_steps"] == 1
+
+
+@pytest.mark.parametrize("language", ["curl", "Python"])
+def test_what_is_copied_of_a_comparison_and_of_the_operators_actions_runs(
+    page: Playground, language: str, tmp_path: Path
+) -> None:
+    page.type(prompt=PROMPT, seed=5, num_inference_steps=4, image_format="png")
+    page.click("#tab-compare")
+    run(page.copied("Compare", language), language, tmp_path)
+    caches = {}
+    for path in tmp_path.glob("*.png"):
+        with Image.open(path) as drawn:
+            written = json.loads(drawn.info["parameters"])
+        assert (written["prompt"], written["seed"]) == (PROMPT, 5)
+        caches[path.stem.removesuffix("-0")] = json.dumps(written.get("cache"))
+    assert caches.keys() == {"lossless", "balanced", "fast"}
+    assert len({*caches.values()}) == 3
+    page.click("#tab-server")
+    assert json.loads(run(page.copied("Free the cache", language), language, tmp_path))["success"]
 
 
 def test_a_picture_dropped_on_the_page_gives_its_settings_back(page: Playground) -> None:

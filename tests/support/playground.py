@@ -86,6 +86,14 @@ class Playground:
     def click(self, selector: str) -> None:
         self.driver.execute_script("arguments[0].click()", self.seen(selector))
 
+    def copied(self, action: str, language: str) -> str:
+        """What *Copy as* offers of an action, in a language."""
+        self.click(f"""[aria-label='Copy "{action}" as']""")
+        self.click(f'#copied input[value="{language}"]')
+        text = self.text("#copied pre")
+        self.click("#copied .actions button:last-child")
+        return text
+
     def draw(self) -> None:
         self.click("#draw")
 

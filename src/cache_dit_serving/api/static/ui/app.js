@@ -1,6 +1,7 @@
 // The playground: connection, key, tabs, and what happens when someone draws.
 import { Client, ServerError } from "./client.js";
 import { compareTab } from "./compare.js";
+import { copy } from "./copy_as.js";
 import { byId, fill, h, seconds } from "./dom.js";
 import { Form } from "./form.js";
 import { forgetAll, keep, kept } from "./history.js";
@@ -158,7 +159,7 @@ class Playground {
     this.#takeFiles();
     this.#showSnippets();
     this.#showHistory();
-    compareTab(byId("compare", HTMLElement), client, this.#form, capabilities, live);
+    compareTab(byId("compare", HTMLElement), client, this.#form, capabilities, live, () => this.#wanted());
     serverTab(byId("server", HTMLElement), client, capabilities);
   }
 
@@ -314,20 +315,25 @@ class Playground {
     document.addEventListener("paste", (event) => take(event.clipboardData?.files[0]));
   }
 
-  #snippet() {
-    const kind = /** @type {HTMLInputElement | null} */ (document.querySelector("#snippet-kind input:checked"))?.value;
-    const write = { curl: snippets.curl, python: snippets.python, openai: snippets.openai }[kind ?? "curl"];
+  /** @returns {snippets.Wanted} */
+  #wanted() {
     // Without a prompt the request would be refused: the field's example stands in for it.
     const { prompt } = this.#capabilities.fields;
     const example = prompt?.examples ? { prompt: prompt.examples[0] } : {};
-    return write?.({
+    return {
       fields: { ...example, ...this.#form.read() },
       names: this.#form.names(),
       url: client.url,
       keyed: client.key !== "",
       model: this.#capabilities.model,
       kind: kindOf(this.#capabilities),
-    });
+    };
+  }
+
+  #snippet() {
+    const kind = /** @type {HTMLInputElement | null} */ (document.querySelector("#snippet-kind input:checked"))?.value;
+    const write = { curl: snippets.curl, python: snippets.python, openai: snippets.openai }[kind ?? "curl"];
+    return write?.(this.#wanted());
   }
 
   #showSnippets() {
@@ -336,19 +342,7 @@ class Playground {
 
   async #copy() {
     const text = this.#snippet();
-    if (!text) return;
-    const button = byId("copy", HTMLButtonElement);
-    try {
-      await navigator.clipboard.writeText(text);
-      button.textContent = "Copied";
-    } catch {
-      // A page over plain http of another host may not write: the text is selected instead.
-      getSelection()?.selectAllChildren(byId("snippet", HTMLElement));
-      button.textContent = "Selected";
-    }
-    setTimeout(() => {
-      button.textContent = "Copy";
-    }, 1500);
+    if (text) await copy(text, byId("snippet", HTMLElement), byId("copy", HTMLButtonElement));
   }
 }
 

@@ -1,12 +1,15 @@
 // One seed at several settings side by side: a slider, flicker, difference heat map, and distances.
 import { ServerError } from "./client.js";
+import { copyAs } from "./copy_as.js";
 import { distances, flipOf, heatMap, pixelsOf } from "./distances.js";
 import { fill, h, seconds } from "./dom.js";
 import { saveComparison } from "./saved_page.js";
+import { comparison } from "./snippets.js";
 import { shown } from "./stage.js";
 
 /** @import { Capabilities, Client, Result } from "./client.js" */
 /** @import { Form } from "./form.js" */
+/** @import { Wanted } from "./snippets.js" */
 
 const MOST = 4;
 const FLICKER_MS = 450;
@@ -25,8 +28,9 @@ const FLICKER_MS = 450;
  * @param {Form} form
  * @param {Capabilities} capabilities
  * @param {HTMLElement} live
+ * @param {() => Wanted} wanted  the form's request, for other clients
  */
-export function compareTab(root, client, form, capabilities, live) {
+export function compareTab(root, client, form, capabilities, live, wanted) {
   const speeds = capabilities.speeds.filter(({ allowed }) => allowed);
   const boxes = [...speeds.map(({ name }) => name), "as in the form"].map((name) =>
     h(
@@ -49,6 +53,12 @@ export function compareTab(root, client, form, capabilities, live) {
   const words = h("p", { class: "hint", role: "status" }, "The prompt and all else are those of the tab Draw.");
   const error = h("p", { class: "error", role: "alert", hidden: true });
   const button = h("button", { type: "button", id: "compare-draw", class: "primary" }, "Draw them");
+  const names = () => boxes.flatMap((box) => [...box.querySelectorAll("input:checked")].map(settingOf));
+  const written = () => {
+    const request = wanted();
+    const sides = requests(request.fields, names());
+    return comparison(sides.map(({ name, fields }) => ({ ...request, fields, output: name.replaceAll(" ", "-") })));
+  };
   fill(
     root,
     h(
@@ -57,20 +67,20 @@ export function compareTab(root, client, form, capabilities, live) {
       h("legend", {}, "One seed, two to four settings"),
       ...boxes,
       button,
+      copyAs("Compare", written),
       words,
       error,
     ),
     place,
   );
   button.addEventListener("click", async () => {
-    const chosen = boxes.map((box) => box.querySelector("input")).filter((box) => box?.checked);
+    const chosen = names();
     error.hidden = chosen.length >= 2 && chosen.length <= MOST;
     error.textContent = "Choose two to four settings.";
     if (!error.hidden) return;
     button.disabled = true;
     try {
-      const names = chosen.map((box) => box?.value ?? "");
-      const sides = await draw(client, form, names, (text) => fill(words, text));
+      const sides = await draw(client, form, chosen, (text) => fill(words, text));
       words.textContent = "";
       live.textContent = "The comparison is drawn";
       show(place, sides, String(form.read().prompt ?? ""));
@@ -85,6 +95,23 @@ export function compareTab(root, client, form, capabilities, live) {
   });
 }
 
+/** @param {Element} input */
+const settingOf = (input) => (input instanceof HTMLInputElement ? input.value : "");
+
+/**
+ * The requests of a comparison: one seed, with each of the settings.
+ * @param {Record<string, any>} form  its fields
+ * @param {string[]} names  of the settings
+ */
+function requests({ speed, cache, ...rest }, names) {
+  const seed = rest.seed ?? Math.floor(Math.random() * 2 ** 31);
+  const chosen = { ...(speed ? { speed } : {}), ...(cache ? { cache } : {}) };
+  return names.map((name) => {
+    const own = name === "as in the form" ? chosen : { speed: name };
+    return { name, fields: { ...rest, ...own, seed, num_images: 1, include_stats: true } };
+  });
+}
+
 /**
  * @param {Client} client
  * @param {Form} form
@@ -93,15 +120,9 @@ export function compareTab(root, client, form, capabilities, live) {
  * @returns {Promise<Side[]>}
  */
 async function draw(client, form, names, tell) {
-  const fields = form.read();
-  const seed = fields.seed ?? Math.floor(Math.random() * 2 ** 31);
   const sides = [];
-  for (const [index, name] of names.entries()) {
-    const { speed, cache, ...rest } = fields;
-    const own =
-      name === "as in the form" ? { ...(speed ? { speed } : {}), ...(cache ? { cache } : {}) } : { speed: name };
-    const wanted = { ...rest, ...own, seed, num_images: 1, include_stats: true };
-    const { result, files } = await client.draw(wanted, {
+  for (const [index, { name, fields }] of requests(form.read(), names).entries()) {
+    const { result, files } = await client.draw(fields, {
       onprogress: ({ step, steps }) => tell(`${name} (${index + 1} of ${names.length}): step ${step} of ${steps}`),
       onposition: ({ position }) => tell(`${name}: place ${position} in the queue`),
     });

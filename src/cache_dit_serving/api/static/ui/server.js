@@ -1,8 +1,15 @@
 // The operator's corner: model, memory, queue, speeds, LoRAs. What a key may not do, the server refuses in its words.
 import { ServerError } from "./client.js";
+import { copyAs } from "./copy_as.js";
 import { bytes, fill, h, seconds } from "./dom.js";
+import { action } from "./snippets.js";
 
 /** @import { Capabilities, Client, Job } from "./client.js" */
+
+/**
+ * A button that shows an action in the words of other clients.
+ * @typedef {(name: string, method: string, route: string, body?: unknown) => HTMLElement} Copied
+ */
 
 const JOBS = 20;
 const EVERY_MS = 5000;
@@ -55,16 +62,16 @@ export function serverTab(root, client, capabilities) {
         h(
           "div",
           { class: "column" },
-          jobsCard(jobs.jobs, capabilities.fields.priority?.maximum ?? 0, { cancel, setPriority }),
+          jobsCard(jobs.jobs, capabilities.fields.priority?.maximum ?? 0, { cancel, setPriority, copied }),
           warningsCard(log),
         ),
         h(
           "div",
           { class: "column" },
           modelCard(model),
-          memoryCard(model, () => attempt(flush)),
+          memoryCard(model, () => attempt(flush), copied),
           speedsCard(capabilities),
-          lorasCard(loras.loras, change),
+          lorasCard(loras.loras, change, copied),
         ),
       );
     } catch (error) {
@@ -73,6 +80,8 @@ export function serverTab(root, client, capabilities) {
     }
   }
 
+  /** @type {Copied} */
+  const copied = (name, method, route, body) => copyAs(name, () => action(client, method, route, body));
   const flush = () => client.json("POST", "/flush_cache", { body: {} });
   const cancel = (/** @type {string} */ id) => attempt(() => client.remove(id));
   const setPriority = (/** @type {string} */ id, /** @type {number} */ priority) =>
@@ -156,8 +165,9 @@ function modelCard(model) {
 /**
  * @param {Record<string, any>} model
  * @param {() => void} flush
+ * @param {Copied} copied
  */
-function memoryCard(model, flush) {
+function memoryCard(model, flush, copied) {
   const rows = Object.entries(model.memory ?? {})
     .filter(([, value]) => typeof value === "number")
     .map(
@@ -166,7 +176,11 @@ function memoryCard(model, flush) {
     );
   const button = h("button", { type: "button", class: "quiet", onclick: flush }, "Free the cache");
   const metrics = h("a", { href: "metrics" }, "Metrics");
-  return card("Memory", pairs(rows), h("div", { class: "actions" }, button, metrics));
+  return card(
+    "Memory",
+    pairs(rows),
+    h("div", { class: "actions" }, button, copied("Free the cache", "POST", "/flush_cache", {}), metrics),
+  );
 }
 
 /** @param {Capabilities} capabilities */
@@ -194,14 +208,16 @@ function speedsCard({ speeds, measured_on }) {
 /**
  * @param {Job[]} jobs
  * @param {number} most  greatest priority; 0: all are equal
- * @param {{cancel: (id: string) => void, setPriority: (id: string, priority: number) => void}} actions
+ * @param {{cancel: (id: string) => void, setPriority: (id: string, priority: number) => void, copied: Copied}} actions
  */
-function jobsCard(jobs, most, { cancel, setPriority }) {
+function jobsCard(jobs, most, { cancel, setPriority, copied }) {
   const rows = jobs.map((job) => {
     const name = job.id.slice(0, 8);
     const open = job.state === "queued" || job.state === "running";
     const words = { type: "button", class: "quiet", "aria-label": `Cancel job ${name}`, onclick: () => cancel(job.id) };
     const { at } = job.history[0];
+    const route = `/jobs/${encodeURIComponent(job.id)}`;
+    const waits = job.state === "queued" && most > 0;
     return h(
       "li",
       {},
@@ -209,9 +225,11 @@ function jobsCard(jobs, most, { cancel, setPriority }) {
       h("code", { title: job.id }, name),
       h("time", { dateTime: at, class: "hint" }, new Date(at).toLocaleTimeString()),
       h("span", { class: "what" }, whereOf(job)),
-      job.state === "queued" && most > 0 && priorityInput(job, name, most, setPriority),
+      waits && priorityInput(job, name, most, setPriority),
+      waits && copied(`Priority of job ${name}`, "PATCH", route, { priority: most }),
       job.state !== "queued" && job.priority > 0 && h("span", { class: "hint" }, `priority ${job.priority}`),
       open && h("button", words, "Cancel"),
+      open && copied(`Cancel job ${name}`, "DELETE", route),
     );
   });
   if (!rows.length) return card("Jobs", h("p", { class: "hint" }, "None wait, run or are kept."));
@@ -242,15 +260,17 @@ function priorityInput(job, name, most, setPriority) {
 /**
  * @param {Record<string, any>[]} loras
  * @param {(method: "POST" | "DELETE", name: string) => void} change
+ * @param {Copied} copied
  */
-function lorasCard(loras, change) {
+function lorasCard(loras, change, copied) {
   const rows = loras.map(({ name, loaded }) => {
     const method = loaded ? "DELETE" : "POST";
     const verb = loaded ? "Unload" : "Load";
     const onclick = () => change(method, name);
     const button = h("button", { type: "button", class: "quiet", "aria-label": `${verb} ${name}`, onclick }, verb);
     const where = loaded ? "loaded" : "on disk";
-    return h("li", {}, h("span", { class: "what" }, name), h("span", { class: "hint" }, where), button);
+    const copy = copied(`${verb} ${name}`, method, `/loras/${encodeURIComponent(name)}`);
+    return h("li", {}, h("span", { class: "what" }, name), h("span", { class: "hint" }, where), button, copy);
   });
   if (!rows.length) return card("LoRAs", h("p", { class: "hint" }, "This server has none."));
   return card("LoRAs", h("ul", { class: "rows" }, ...rows));

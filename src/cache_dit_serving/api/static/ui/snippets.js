@@ -1,4 +1,4 @@
-// The request of the form, in the words of other clients.
+// Requests of the page, in the words of other clients.
 
 /** Fields with a picture or video, and the names of their files in a form. */
 const FILES = /** @type {const} */ ({
@@ -19,6 +19,7 @@ const OWN = new Set(["include_stats", "output_format"]);
  * @property {boolean} keyed  true if the server needs a key
  * @property {string} model
  * @property {"image" | "video" | "audio"} kind
+ * @property {string} [output]  name of the files to write, without its ending
  */
 
 /** @param {Wanted} wanted */
@@ -65,8 +66,8 @@ export function curl(wanted) {
   } else {
     lines.push("-H 'Content-Type: application/json'", `--data-raw ${quoted(JSON.stringify(plain))}`);
   }
-  if (many) lines.push("-o answer.json");
-  else lines.push(`-H 'Accept: ${type}'`, `-o output.${name}`);
+  if (many) lines.push(`-o ${wanted.output ?? "answer"}.json`);
+  else lines.push(`-H 'Accept: ${type}'`, `-o ${wanted.output ?? "output"}.${name}`);
   return `${lines.join(" \\\n  ")}\n`;
 }
 
@@ -95,6 +96,7 @@ const inBase64 = (name) => `base64.b64encode(open(${literal(name)}, "rb").read()
 export function python(wanted) {
   const { files, plain } = split(wanted);
   const { name } = suffix(wanted.kind, plain);
+  const output = wanted.output ?? "output";
   const lines = Object.entries(plain).map(([field, value]) => `        ${field}=${literal(value)},`);
   for (const [field, file] of files) {
     const value = field === "image_urls" ? `[${inBase64(file)}]` : inBase64(file);
@@ -103,8 +105,8 @@ export function python(wanted) {
   const key = wanted.keyed ? ', token=os.environ["API_KEY"]' : "";
   const save =
     wanted.kind === "image"
-      ? `for number, image in enumerate(answer["images"]):\n    open(f"output-{number}.${name}", "wb").write(base64.b64decode(image))`
-      : `open("output.${name}", "wb").write(base64.b64decode(answer["${wanted.kind}"]))`;
+      ? `for number, image in enumerate(answer["images"]):\n    open(f"${output}-{number}.${name}", "wb").write(base64.b64decode(image))`
+      : `open("${output}.${name}", "wb").write(base64.b64decode(answer["${wanted.kind}"]))`;
   return `import base64
 ${wanted.keyed ? "import os\n" : ""}
 import bentoml
@@ -138,10 +140,11 @@ export function openai(wanted) {
   if (Object.keys(further).length) given.push(`extra_body=${literal(further)}`);
   const key = wanted.keyed ? 'os.environ["API_KEY"]' : '"none"';
   const { name } = suffix(wanted.kind, plain);
+  const output = wanted.output ?? "output";
   const call = images ? `client.images.${files.length ? "edit" : "generate"}` : "client.videos.create_and_poll";
   const save = images
-    ? `for number, image in enumerate(answer.data):\n    open(f"output-{number}.${name}", "wb").write(base64.b64decode(image.b64_json))`
-    : `client.videos.download_content(answer.id).write_to_file("output.${name}")`;
+    ? `for number, image in enumerate(answer.data):\n    open(f"${output}-{number}.${name}", "wb").write(base64.b64decode(image.b64_json))`
+    : `client.videos.download_content(answer.id).write_to_file("${output}.${name}")`;
   return `${images ? "import base64\n" : ""}${wanted.keyed ? "import os\n" : ""}
 from openai import OpenAI
 
@@ -151,4 +154,50 @@ answer = ${call}(
 )
 ${save}
 `.trimStart();
+}
+
+/**
+ * A comparison, by language: a request for each of its sides, one after the other.
+ * @param {Wanted[]} sides
+ * @returns {Record<string, string | null>}
+ */
+export function comparison(sides) {
+  const byOpenai = sides.map(openai);
+  return {
+    curl: sides.map(curl).join("\n"),
+    Python: sides.map(python).join("\n"),
+    "OpenAI SDK": byOpenai.includes(null) ? null : byOpenai.join("\n"),
+  };
+}
+
+/**
+ * An action of the operator, by language.
+ * @param {import("./client.js").Client} client
+ * @param {string} method
+ * @param {string} route
+ * @param {unknown} [body]
+ * @returns {Record<string, string>}
+ */
+export function action(client, method, route, body) {
+  const url = client.at(route);
+  const lines = [`curl -sS --fail-with-body -X ${method} ${quoted(url)}`];
+  const given = [literal(method), literal(url)];
+  if (client.key) {
+    lines.push('-H "Authorization: Bearer $API_KEY"');
+    given.push(`headers={"Authorization": "Bearer " + os.environ["API_KEY"]}`);
+  }
+  if (body !== undefined) {
+    lines.push("-H 'Content-Type: application/json'", `--data-raw ${quoted(JSON.stringify(body))}`);
+    given.push(`json=${literal(body)}`);
+  }
+  const python = `${client.key ? "import os\n\n" : ""}import httpx
+
+answer = httpx.request(
+    ${given.join(",\n    ")},
+    timeout=1800,
+)
+print(answer.text)
+answer.raise_for_status()
+`;
+  return { curl: `${lines.join(" \\\n  ")}\n`, Python: python };
 }
