@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times docs site models full-size lint lint-ui types check bench conformance audit nightly clean
+.PHONY: help setup serve test test-all test-fast test-families test-times docs site image-check models full-size lint lint-ui types check bench conformance audit nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -83,6 +83,10 @@ $(VENV)-docs/.installed: requirements-docs.txt
 
 site: $(VENV)-docs/.installed ## The documentation as a site, in build/site; a dead link fails it
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --clean
+
+# A folder with torch's CPU build: `make image-check WHEELS=/folder`. Without it the image takes PyPI's, with CUDA.
+image-check: $(VENV)/.installed-test ## The image built by buildah, run hardened by podman, measured: docs/image.md (minutes)
+	PYTHONPATH=src:. $(BIN)/python -m tools.image $(if $(WHEELS),--wheels $(WHEELS))
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.models_table --write

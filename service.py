@@ -71,8 +71,15 @@ take_share(SETTINGS, server_context.worker_index)
 TIMEOUT_S = SETTINGS.limits.max_request_s + 60
 
 
+# BentoML 1.4.39 puts build-essential and git into the image of every distribution that it knows, and
+# `docker.dockerfile_template` falls back to its older format. Every requirement is a wheel, so an unnamed distribution
+# with the base image of bentofile.yaml needs neither.
+IMAGE = bentoml.images.Image(base_image="python:3.11-slim", distro="", python_version="3.11")
+
+
 @bentoml.service(
     name="cache_dit_serving",
+    image=IMAGE,
     resources={"gpu": SETTINGS.server.workers * SETTINGS.gpus_per_worker},
     workers=SETTINGS.server.workers,
     traffic={"timeout": TIMEOUT_S},

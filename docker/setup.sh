@@ -11,6 +11,21 @@ install_command() {
 install_command cache-dit-serving cache_dit_serving.cli.main
 install_command cache-dit-serve cache_dit_serving.serve
 
+# For `compile`: Inductor calls g++ on a CPU, Triton's launcher gcc on a GPU. Without it the start refuses `compile`.
+if [ "${IMAGE_COMPILER:-none}" = c++ ]; then
+    apt-get update
+    apt-get install -y --no-install-recommends g++ libc6-dev
+    rm -rf /var/lib/apt/lists/*
+fi
+
 # What models with a vision processor (requirements-vision.txt) and `quantize` (requirements-quantization.txt) need,
 # beside the image's own torch, which they fit.
 uv pip install torchvision==0.28.0 torchao==0.18.0
+
+# PyPI's torchvision does not import beside a CPU build of torch, and transformers fails with it.
+if ! "$VIRTUAL_ENV/bin/python" -c 'import torchvision' 2> /dev/null; then
+    echo "torchvision does not fit this torch and is left out: models with a vision processor do not load" >&2
+    uv pip uninstall torchvision
+fi
+
+rm -rf /root/.cache # of pip and uv

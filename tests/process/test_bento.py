@@ -55,9 +55,17 @@ def test_its_image_gets_torchvision_and_torchao_after_torch(bento: Path) -> None
     files = [ROOT / f"requirements-{name}.txt" for name in ("vision", "quantization")]
     pins = [next(line for line in file.read_text().splitlines() if not line.startswith("#")) for file in files]
     (script,) = (bento / "env" / "docker").glob("script__*")
-    assert script.read_text().splitlines()[-1] == f"uv pip install {' '.join(pins)}"
+    assert f"uv pip install {' '.join(pins)}" in script.read_text().splitlines()
     described = yaml.safe_load((bento / "bento.yaml").read_text())["image"]
     assert script.name in described["post_commands"][-1]
+
+
+def test_its_image_gets_no_compiler_and_no_git(bento: Path) -> None:
+    dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text()
+    assert "FROM python:3.11-slim" in dockerfile
+    assert not [word for word in ("build-essential", "git", "apt-get") if word in dockerfile]
+    assert "ARG IMAGE_COMPILER=none" in dockerfile
+    assert "ARG UV_FIND_LINKS\n" in dockerfile
 
 
 def test_it_serves_from_the_store_in_an_environment_of_its_own_requirements(bento: Path, tmp_path: Path) -> None:

