@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -198,8 +199,12 @@ class Keyed:
         self.url = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        server = self._running.enter_context(serving(self._folder, environ=self._environ, port=self._port))
-        server.wait_for(ready)
+        self._server = self._running.enter_context(serving(self._folder, environ=self._environ, port=self._port))
+        self._server.wait_for(ready)
+
+    def drain(self) -> None:
+        """Have it end once what runs has ended."""
+        self._server.process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
         self._running.close()
@@ -257,3 +262,18 @@ def test_a_restarted_server_is_found_again(driver: Chrome, keyed: Keyed) -> None
     page.wait_until(lambda: page.text("#state") == "ready")
     page.draw()
     assert page.drawn()[1].endswith("/ 4")
+
+
+def test_a_draining_server_says_so_and_the_next_one_has_what_it_drew(driver: Chrome, keyed: Keyed) -> None:
+    driver.get(f"{keyed.url}/livez")
+    driver.execute_script("sessionStorage.setItem('cache-dit-serving-key', arguments[0])", KEY)
+    page = Playground(driver, keyed.url).open()
+    page.type(prompt=PROMPT, num_inference_steps=100, num_images=2)
+    page.choose_speed("lossless")
+    page.draw()
+    page.wait_until(lambda: page.all(".step-bar .cell.computed"))
+    keyed.drain()
+    page.wait_until(lambda: "shutting down" in page.text("#banner"))
+    keyed.end()
+    keyed.start()
+    assert page.drawn()[1] == "0 / 200"

@@ -43,6 +43,8 @@
 const ENDED = new Set(["succeeded", "failed", "cancelled", "expired"]);
 const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 5000;
+/** Tries at an output after the first: about a minute. */
+const MOST_TRIES = 18;
 
 /** A refusal by the server, in its own words. */
 export class ServerError extends Error {
@@ -238,8 +240,24 @@ export class Client {
       const error = job.error ?? { message: `the job is ${job.state}`, type: "", code: job.state, param: null };
       throw new ServerError(200, error);
     }
-    const responses = await Promise.all(job.outputs.map((route) => this.request("GET", route)));
+    const responses = await Promise.all(job.outputs.map((route) => this.#output(route)));
     return { result: job.result, files: await Promise.all(responses.map((response) => response.blob())) };
+  }
+
+  /**
+   * Fetch an output; a server that shuts down may end between a job's end and this, and the next one has it.
+   * @param {string} route
+   */
+  async #output(route) {
+    for (let tries = 0; ; tries++) {
+      try {
+        return await this.request("GET", route);
+      } catch (error) {
+        const lost = error instanceof ServerError && (error.status === 0 || error.status === 503);
+        if (!lost || tries === MOST_TRIES) throw error;
+        await pause(Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** tries));
+      }
+    }
   }
 
   /**
