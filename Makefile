@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times docs site image-check models full-size lint lint-ui types check bench conformance audit nightly clean
+.PHONY: help setup serve test test-all test-fast test-families test-times docs site image-check models full-size lint lint-ui types check bench soak conformance audit nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -120,6 +120,11 @@ check: lint types test-fast ## Lint, types and the fast tests: before every comm
 bench: $(VENV)/.installed-test ## Measure the server's overhead, saturation and the cache (about eight minutes)
 	$(BIN)/python -m benchmarks.run
 
+SOAK ?= 10m
+
+soak: $(VENV)/.installed-test ## Four times the traffic that fits, for ten minutes (SOAK=8h: longer); fails where anything grows
+	SOAK=$(SOAK) $(BIN)/python -m benchmarks.soak
+
 conformance: $(VENV)/.installed-test ## Made-up requests to every route, with keys: ten times those of `make test`
 	CONFORMANCE_EXAMPLES=400 CONFORMANCE_KEYS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/http/test_openapi.py
 
@@ -131,7 +136,7 @@ audit: ## Known vulnerabilities of the pinned requirements, by pip-audit; needs 
 		build/audit/bin/pip-audit --disable-pip --no-deps -r requirements.txt; else \
 		echo "pip-audit is skipped: PyPI cannot be reached" >&2; fi
 
-nightly: test-all conformance audit ## All tests, conformance and the audit
+nightly: test-all soak conformance audit ## All tests, the soak, conformance and the audit
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) $(VENV)-docs .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info

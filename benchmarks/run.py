@@ -149,6 +149,7 @@ longer after a change than after one with its own settings (noise included). Goa
 | [Queue order](queue-order.md) | waits under `server.queue_order` |
 | [Response times](responsive.md) | answers of other routes during a generation |
 | [cache_dit.serve](vs-cache-dit-serve.md) | the old server beside this one: times, CPU, memory, clients that leave |
+| [Soak](soak.md) | ten minutes of four times the traffic that fits: what grows, what is lost |
 | [Start](start.md) | seconds and CPU of each part of a start, and of each library's import |
 | [Test times](test-times.md) | duration of `make test` by module |
 """

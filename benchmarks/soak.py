@@ -1,0 +1,196 @@
+"""A long run under too much traffic: `make soak`, ten minutes, or as long as `SOAK=8h` says.
+
+A server of the embedded model gets four times what it can draw, through every door. In the middle it is killed and
+starts again on the same job store. Writes docs/benchmarks/soak.md, and ends with 1 where a line fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import diffusers
+import psutil
+import requests
+import torch
+
+from benchmarks.run import machine
+from benchmarks.serving import RunningServer, server
+from benchmarks.soak_lines import Line, Sample, drawn, flat_lines, percentile_99, table
+from benchmarks.soak_traffic import PICTURE, SEEDS, Traffic, pixels_of
+from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
+from tests.support.loras import save_lora
+
+PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "soak.md"
+TIMES_CAPACITY = 4
+KEPT_JOBS, QUEUE = 100, 12
+LIGHT_MS = 250.0
+"""Bound of the 99th percentile of a light route."""
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+TEXT = """\
+# Soak
+
+Written by `python -m benchmarks.soak` ({date}): {seconds:.0f} s of traffic through every door (generations as JSON and
+as files, jobs with events and cancels, OpenAI's images, comparisons, LoRA loads, flushes, the playground's files,
+hostile bodies, clients that leave), {times} times what the server can draw. In the middle all processes are killed
+with SIGKILL, and the server starts again on the same job store. Growth is the median of the last third less that of
+the middle third, the greater of the two lives. Pictures and jobs are compared with undisturbed twins, pixel by pixel.
+
+{machine} Busy share of the processors by others before the start: {busy:.0f} %.
+
+{table}
+
+![Memory, threads, descriptors, temporary files and rows over time](soak.svg)
+
+| doors and statuses | times |
+|---|---|
+{counts}
+"""
+
+
+def seconds_of(text: str) -> float:
+    """Return the seconds of a length such as 90s, 10m or 8h.
+
+    Raises:
+        ValueError: it is no length.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|min|h)", text)
+    if not found:
+        raise ValueError(f"SOAK={text}: write a number and s, m or h, such as 90s, 10m or 8h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def sample(running: RunningServer, folder: Path, at_s: float) -> Sample:
+    """Return the state of all processes of the server."""
+    memory = threads = descriptors = 0
+    supervisor = psutil.Process(running.process.pid)
+    for process in (supervisor, *supervisor.children(recursive=True)):
+        with suppress(psutil.Error):
+            memory += process.memory_info().rss
+            threads += process.num_threads()
+            descriptors += process.num_fds()
+    files = sum(len(names) for _, _, names in os.walk(folder / "tmp"))
+    with sqlite3.connect(f"file:{folder / 'outputs' / 'jobs.sqlite3'}?mode=ro", uri=True, timeout=30) as store:
+        (rows,) = store.execute("SELECT count(*) FROM jobs").fetchone()
+    store.close()
+    return Sample(at_s, memory / 2**20, threads, descriptors, files, rows)
+
+
+def soaked(seconds: float, folder: Path) -> tuple[Traffic, list[list[Sample]]]:
+    """Run the traffic over both lives of the server, and return it with the samples of each life."""
+    environ = environment(folder)
+    lives: list[list[Sample]] = []
+    traffic: Traffic | None = None
+    elapsed = 0.0
+    for life in range(2):
+        with server(environ, folder / f"server-{life}.log") as running:
+            if traffic is None:
+                twins, picture_s = undisturbed(running.url)
+                traffic = Traffic(running.url, picture_s / TIMES_CAPACITY, twins)
+                traffic.start()
+            traffic.url = running.url
+            traffic.up.set()
+            samples: list[Sample] = []
+            began = time.monotonic()
+            while (at := time.monotonic() - began) < seconds / 2:
+                samples.append(sample(running, folder, elapsed + at))
+                time.sleep(min(5.0, seconds / 40))
+            elapsed += at
+            lives.append(samples)
+            if life:
+                traffic.finish()
+            else:
+                traffic.up.clear()
+                kill(running)
+    assert traffic
+    return traffic, lives
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the variables of the server, whose files all lie in a folder."""
+    for name in ("tmp", "loras"):
+        (folder / name).mkdir()
+    pipe = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32)
+    save_lora(pipe, folder / "loras" / "soft.safetensors", seed=7)
+    settings = {
+        "OUTPUTS__ROOT": str(folder / "outputs"),
+        "MODEL__LORA_FOLDER": str(folder / "loras"),
+        "LIMITS__MAX_QUEUE": str(QUEUE),
+        "LIMITS__MAX_KEPT_JOBS": str(KEPT_JOBS),
+    }
+    return {f"CACHE_DIT_SERVING__{name}": value for name, value in settings.items()} | {"TMPDIR": str(folder / "tmp")}
+
+
+def undisturbed(url: str) -> tuple[dict[int, str], float]:
+    """Return the hash of the picture of each seed, drawn alone, and the seconds of a picture."""
+    twins = {}
+    began = time.perf_counter()
+    for seed in SEEDS:
+        answer = requests.post(
+            f"{url}/generate", json=PICTURE | {"seed": seed}, headers={"Accept": "image/png"}, timeout=60
+        )
+        answer.raise_for_status()
+        twins[seed] = pixels_of(answer.content)
+    return twins, (time.perf_counter() - began) / len(SEEDS)
+
+
+def kill(running: RunningServer) -> None:
+    """Kill all processes of the server."""
+    supervisor = psutil.Process(running.process.pid)
+    processes = [supervisor, *supervisor.children(recursive=True)]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, 10)
+
+
+def lines_of(traffic: Traffic, lives: list[list[Sample]]) -> list[Line]:
+    """Return every line of the soak."""
+    light = [
+        Line(f"`GET {path}`, 99th percentile", percentile_99(taken), LIGHT_MS, "ms")
+        for path, taken in traffic.light_ms.items()
+    ]
+    return [
+        *flat_lines(lives, KEPT_JOBS + QUEUE + 20),
+        Line("jobs lost", len(traffic.lost), 0),
+        Line(f"5xx other than 503 with Retry-After, and pictures of {traffic.compared} unlike their twins",
+             len(traffic.wrong) + (not traffic.compared), 0),
+        *light,
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Soak, print, write the page, and end with 1 where a line fails."""
+    seconds = seconds_of(os.environ.get("SOAK") or "10m")
+    busy = psutil.cpu_percent(1)
+    with tempfile.TemporaryDirectory() as folder:
+        traffic, lives = soaked(seconds, Path(folder))
+    lines = lines_of(traffic, lives)
+    counts = "\n".join(f"| {name.replace('_', ' ')} | {times} |" for name, times in sorted(traffic.counts.items()))
+    text = TEXT.format(
+        date=datetime.now(UTC).date(),
+        seconds=seconds,
+        times=TIMES_CAPACITY,
+        machine=machine(),
+        busy=busy,
+        table=table(lines),
+        counts=counts,
+    )
+    PAGE.write_text(text, encoding="utf-8")
+    PAGE.with_suffix(".svg").write_text(drawn([each for life in lives for each in life]), encoding="utf-8")
+    print(text)
+    print(json.dumps({"lost": traffic.lost[:20], "wrong": traffic.wrong[:20]}, indent=1), file=sys.stderr)
+    sys.exit(0 if all(line.holds for line in lines) else 1)
+
+
+if __name__ == "__main__":
+    main()
