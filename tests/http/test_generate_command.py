@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,9 +138,11 @@ def test_a_model_that_cannot_be_loaded(
 
 
 def test_it_can_be_stopped_and_shows_its_steps_on_a_terminal(tmp_path: Path) -> None:
-    words = ["--num-images", "8", "--steps", "100", "--speed", "lossless"]
+    words = [COMMAND, "generate", PROMPT, "--num-images", "8", "--steps", "100", "--speed", "lossless"]
     screen, terminal = pty.openpty()
-    with subprocess.Popen([COMMAND, "generate", PROMPT, *words], cwd=tmp_path, stderr=terminal) as running:
+    # A shell's background job ignores SIGINT, and its children with it.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(words, cwd=tmp_path, stderr=terminal, preexec_fn=heard) as running:  # noqa: PLW1509
         os.close(terminal)
         told = b""
         while b"step 2 of 800" not in told:

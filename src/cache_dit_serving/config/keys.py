@@ -35,7 +35,7 @@ class ApiKey(Section):
         "unloading LoRAs, `profile`, and everyone's jobs.",
     )
     requests_per_minute: float | None = Field(
-        None, gt=0, description="Generations a minute that the caller may request."
+        None, ge=0.001, description="Generations a minute that the caller may request."
     )
     max_live: int | None = Field(
         None, ge=1, description="Generations of the caller that wait or run at a time, at all workers."
