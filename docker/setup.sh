@@ -28,4 +28,4 @@ if ! "$VIRTUAL_ENV/bin/python" -c 'import torchvision' 2> /dev/null; then
     uv pip uninstall torchvision
 fi
 
-rm -rf /root/.cache # of pip and uv
+rm -rf ~/.cache # of pip and uv

@@ -13,7 +13,9 @@ import pytest
 from cache_dit_serving.config.settings import EncoderChoice
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.media import video_encoders
-from cache_dit_serving.media.values import VideoOutput
+from cache_dit_serving.media.encode import encode
+from cache_dit_serving.media.kinds import OutputSpec
+from cache_dit_serving.media.values import ImageOutput, VideoOutput
 from cache_dit_serving.media.video import encode_video
 from cache_dit_serving.media.video_encoders import NVENC, X264, VideoEncoder, encoder_name, video_encoder
 
@@ -64,3 +66,11 @@ def test_a_machine_with_nvenc_uses_it_for_videos_that_are_large_enough(
     assert encoder_name(choice).startswith("mpeg4, PyAV ")
     assert codec_of(encode_video(clip(160), "mp4", {}, encoder=encoder)) == "mpeg4"
     assert codec_of(encode_video(clip(64), "mp4", {}, encoder=encoder)) == "h264"
+
+
+def test_images_need_no_video_encoder() -> None:
+    image = ImageOutput(np.full((8, 8, 3), 0.5, np.float32))
+    content, _ = encode(image, OutputSpec("png", video_encoder="nvenc"), {})
+    assert content.startswith(b"\x89PNG")
+    with pytest.raises(LoadError):
+        encode(clip(8), OutputSpec("mp4", video_encoder="nvenc"), {})

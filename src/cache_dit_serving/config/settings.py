@@ -394,17 +394,17 @@ class OutputSettings(Section):
         None, description="Sign every output by C2PA with the operator's certificate; left out: no signature."
     )
 
-    @model_validator(mode="after")
-    def _signs_what_it_states(self) -> Self:
-        if self.c2pa is not None and not self.provenance:
-            raise ValueError("c2pa signs what provenance states; leave provenance: false out")
-        return self
-
     video_encoder: EncoderChoice = Field(
         "x264",
         description="Encoder of MP4 files: x264 on the CPU (equal frames give equal files); nvenc on a GPU that has an "
         "encoder (L4, L40S, RTX; not A100, H100, H200); auto: nvenc where it can be opened.",
     )
+
+    @model_validator(mode="after")
+    def _signs_what_it_states(self) -> Self:
+        if self.c2pa is not None and not self.provenance:
+            raise ValueError("c2pa signs what provenance states; leave provenance: false out")
+        return self
 
     @model_validator(mode="after")
     def _store_is_valid(self) -> Self:

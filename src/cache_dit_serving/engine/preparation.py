@@ -17,7 +17,6 @@ from cache_dit_serving.media.delivery import Delivery
 from cache_dit_serving.media.inputs import NO_INPUTS, Inputs
 from cache_dit_serving.media.kinds import OutputSpec, Sign
 from cache_dit_serving.media.outputs import Outputs
-from cache_dit_serving.media.video_encoders import video_encoder
 from cache_dit_serving.planning.fields.inputs import FIELDS_OF_INPUTS
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.planned import Planned
@@ -135,6 +134,6 @@ def _as_configured(output: OutputSpec, settings: OutputSettings, sign: Sign | No
     return replace(
         output,
         source=output.source if settings.provenance else None,
-        sign=sign if settings.provenance else None,
-        video_encoder=video_encoder(settings.video_encoder),
+        sign=sign,
+        video_encoder=settings.video_encoder,
     )

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cache_dit_serving.config.settings import EncoderChoice
 from cache_dit_serving.media.audio import encode_audio
 from cache_dit_serving.media.images import encode_image
 from cache_dit_serving.media.provenance import DigitalSource
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video import encode_video
-from cache_dit_serving.media.video_encoders import X264, VideoEncoder
+from cache_dit_serving.media.video_encoders import video_encoder
 
 Sign = Callable[[bytes, str, DigitalSource], bytes]
 """Signer of a file. Its arguments: the file, its media type and its origin."""
@@ -27,8 +28,8 @@ class OutputSpec:
     """Quality of the lossy image formats, 1 to 100; None: `images.DEFAULT_QUALITY`."""
     source: DigitalSource | None = None
     """Origin that each file states; None: it states none."""
-    video_encoder: VideoEncoder = X264
-    """Encoder of an MP4."""
+    video_encoder: EncoderChoice = "x264"
+    """Encoder of an MP4; found out when the first one is encoded."""
     sign: Sign | None = None
     """Signature of each finished file that states its origin; None: it has none."""
     keep_media: bool = False
@@ -82,7 +83,7 @@ KINDS: dict[MediaKind, Kind] = {
         format_field="video_format",
         formats={"mp4": "video/mp4", "webp": "image/webp", "gif": "image/gif"},
         encode=lambda video, output, parameters, _: encode_video(
-            video, output.format, parameters, source=output.source, encoder=output.video_encoder
+            video, output.format, parameters, source=output.source, encoder=video_encoder(output.video_encoder)
         ),
         difference_format=None,
         usual_pixel_steps=1280 * 720 * 129 * 50,
