@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from PIL import Image
 
 from cache_dit_serving.measure.distances.flip import FlipEnded, FlipProcess, flip
 from cache_dit_serving.measure.distances.pixels import Pixels
+from tests.support.ctrl_c import interrupted
 from tests.support.reference_pictures import PAIRS, smooth, with_noise
 
 TOOL = Path(sys.executable).with_name("flip")
@@ -120,16 +120,4 @@ print("measured after Ctrl-C", flush=True)
 
 
 def test_ctrl_c_at_the_terminal_does_not_reach_the_process() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    ) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "ready\n"
-        os.killpg(parent.pid, signal.SIGINT)
-        told, errors = parent.communicate("go on\n", timeout=30)
-    assert (told, errors) == ("measured after Ctrl-C\n", "")
+    assert interrupted(INTERRUPTED, within_s=30) == ("measured after Ctrl-C\n", "")

@@ -22,6 +22,7 @@ from cache_dit_serving.errors import InvalidRequest, NotReady, QueueFull
 from cache_dit_serving.media.decode.decoder import Decoder
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.inputs import ImageReader
+from tests.support.ctrl_c import interrupted
 from tests.support.images import apple, data_uri, file_of, mask, noise
 from tests.support.videos import mp4
 
@@ -248,20 +249,7 @@ os._exit(0)
 def test_ctrl_c_at_the_terminal_ends_no_decoding(tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     Image.new("RGB", (20, 10)).save(picture)
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-        env={**os.environ, "PICTURE": str(picture)},
-    ) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-        os.killpg(server.pid, signal.SIGINT)
-        told, errors = server.communicate("go on\n", timeout=60)
-    assert (told, errors) == ("Ctrl-C\n20\n", "")
+    assert interrupted(INTERRUPTED, PICTURE=str(picture)) == ("Ctrl-C\n20\n", "")
 
 
 LIVING = """
