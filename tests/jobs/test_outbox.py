@@ -10,6 +10,8 @@ from cache_dit_serving.jobs.store.outbox import LOOKED_AT
 from cache_dit_serving.jobs.store.store import JobStore
 from cache_dit_serving.jobs.store.tables import WebhookRow
 from cache_dit_serving.jobs.webhooks import MOST_AT_ONCE, MOST_OF_CALLER, MOST_OF_HOST, Sending, Webhook
+from cache_dit_serving.schemas.jobs import JobState
+from tests.support.jobs import QUEUED, RUNNING, record
 
 NOW, UNTIL = 1000.0, 1030.0
 
@@ -71,3 +73,12 @@ def test_a_message_is_in_the_hands_of_one_server_for_each_attempt(store: JobStor
     assert store.outbox.take(UNTIL + 59, UNTIL + 90, Sending()) == []
     store.outbox.done(taken.id)
     assert store.outbox.take(UNTIL + 61, UNTIL + 90, Sending()) == []
+
+
+def test_a_state_that_is_written_twice_is_told_once(store: JobStore) -> None:
+    store.add(record(), [], "me", 1e12)
+    for name, *states in (("first", RUNNING), ("again", RUNNING), ("end", RUNNING, JobState.CANCELLED)):
+        message = Webhook(name, "one", "http://honest.example/", "{}", host="honest.example")
+        assert store.put(record("one", QUEUED, *states), "me", webhooks=[message])
+    taken = store.outbox.take(1e12, 2e12, Sending())
+    assert sorted(webhook.id for webhook in taken) == ["end", "first"]

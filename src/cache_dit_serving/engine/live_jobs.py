@@ -148,12 +148,9 @@ class LiveJobs:
     def _may_start(self, job: Job) -> bool:
         """Write that a job runs, on the pipeline's thread; return False where another server owns it by now."""
         job.written.wait()
-        job.untold = True  # until it is written here or by the lease; whether it is still ours is found out then
         ours = self._owned.put_at_once(job.record)
-        if ours is None:
-            return True
-        job.untold = False
-        return ours
+        job.untold = ours is None  # the lease writes it then, and finds out whether it is still ours
+        return ours is not False
 
     async def _follow(self, job: Job, prepared: Prepared) -> None:
         """Bring a job that was admitted to its end."""

@@ -172,7 +172,7 @@ class JobStore:
 
         Args:
             keep: whether it stays the owner's.
-            webhooks: messages to send about it.
+            webhooks: messages to send about it, unless the state is there already.
             brief: fail rather than wait for the database for long.
 
         Returns:
@@ -183,9 +183,11 @@ class JobStore:
         with writing.begin() as connection:
             values = columns_of(record) | ({} if keep and not record.state.final else {"owner": None})
             del values["priority"]  # its owner may not know the latest yet
-            if connection.execute(update(JobRow).where(*mine).values(values)).rowcount == 0:
+            writes = update(JobRow).where(*mine).values(values)
+            if connection.execute(writes.where(JobRow.history != values["history"])).rowcount:
+                self.outbox.add(connection, webhooks, time.time())
+            elif connection.execute(writes).rowcount == 0:  # else the state is written again: the caller was told
                 return False
-            self.outbox.add(connection, webhooks, time.time())
             if record.state.final:
                 connection.execute(delete(UploadRow).where(UploadRow.job == record.id))
         return True
