@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from cache_dit_serving.caching.settings import CacheOptions, CacheSettings
-from cache_dit_serving.caching.speed_settings import MeasuredSpeed, SpeedSettings, SpeedsSettings
+from cache_dit_serving.caching.speed_settings import FloorSettings, MeasuredSpeed, SpeedSettings, SpeedsSettings
 from cache_dit_serving.config.acceleration import (
     CompileSettings,
     ParallelismSettings,
@@ -55,6 +55,7 @@ SETTINGS: tuple[type[BaseModel], ...] = (
     CacheSettings,
     SpeedsSettings,
     SpeedSettings,
+    FloorSettings,
     MeasuredSpeed,
     QuantizeSettings,
     ParallelismSettings,

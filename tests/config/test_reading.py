@@ -89,6 +89,10 @@ def test_a_cache_dit_file_pastes_in(tmp_path: Path) -> None:
         ("[1, 2]", "must hold a mapping"),
         ("limits: {max_queue: 3, max_side: 64, max_queue: 4}", "the key 'max_queue' stands twice"),
         ("server: {warm_up: false}\nspeeds: {warm_up: true}", "speeds.warm_up has no effect"),
+        ("speeds: {floors: {sim: 0.9}}", "unknown key 'speeds.floors.sim'; did you mean 'ssim'?"),
+        ("speeds: {fast: {floors: {psnr: 30}}}", "unknown key 'speeds.fast.floors.psnr'; did you mean 'psnr_db'?"),
+        ("speeds: {floors: {ssim: 95}}", "'speeds.floors.ssim'"),
+        ("speeds: {lossless: {floors: {ssim: 1}}}", "unknown key 'speeds.lossless'"),
         ("model: {path: ", "cannot be read as YAML"),
         (
             "defaults: {pipeline_arguments: {max_sequence_length: 64}}",
@@ -100,6 +104,17 @@ def test_a_mistake_is_named_with_its_remedy(tmp_path: Path, text: str, message: 
     with pytest.raises(ConfigError) as raised:
         load_settings(write(tmp_path / "c.yaml", text))
     assert message in str(raised.value)
+
+
+def test_a_speeds_own_floor_takes_the_place_of_that_of_every_speed(tmp_path: Path) -> None:
+    environ = write(tmp_path / "c.yaml", "speeds: {floors: {ssim: 0.95, psnr_db: 30}, fast: {floors: {ssim: 0.9}}}")
+    speeds = load_settings(environ).speeds
+    assert speeds.floors_of("high") == {"ssim": 0.95, "psnr_db": 30}
+    assert speeds.floors_of("fast") == {"ssim": 0.9, "psnr_db": 30}
+    assert speeds.floors_of("lossless") == {}
+    looser = load_settings(environ | {"CACHE_DIT_SERVING__SPEEDS__FLOORS__SSIM": "0.8"}).speeds
+    assert looser.floors_of("balanced") == {"ssim": 0.8, "psnr_db": 30}
+    assert load_settings({}).speeds.floors_of("fast") == {}
 
 
 def test_a_cache_dit_file_can_be_overridden(tmp_path: Path) -> None:

@@ -70,6 +70,17 @@ def test_a_speed_with_steps_of_its_own_decides_where_the_request_names_none() ->
         planned_model(settings, FLUX, CacheSupport({"T.blocks": 12}, {}), ())
 
 
+@pytest.mark.parametrize("where", ["floors", "fast.floors"])
+def test_a_floor_by_a_measure_of_another_kind_fails_the_load(where: str) -> None:
+    speeds: dict[str, Any] = {"ssim": 0.9, "snr_db": 30}
+    for key in reversed(where.split(".")):
+        speeds = {key: speeds}
+    settings = Settings.model_validate({"cache": {}, "speeds": speeds})
+    words = rf"speeds\.{where}\.snr_db: FluxPipeline makes .* image, .* flip, ssim, psnr_db"
+    with pytest.raises(LoadError, match=words):
+        planned_model(settings, FLUX, CacheSupport({"T.blocks": 12}, {}), ())
+
+
 def test_an_output_is_edited_where_its_task_changes_a_picture_or_video_of_the_request() -> None:
     assert planned(request(), FLUX, Settings()).output.source is DigitalSource.GENERATED
     traits = replace(FLUX, tasks=frozenset({Task.IMG2IMG}), brought={Input.IMAGE: "image"})

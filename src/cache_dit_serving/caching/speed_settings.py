@@ -14,6 +14,26 @@ Speed = Literal["lossless", "high", "balanced", "fast"]
 """Names of the speeds, least approximation first; `lossless` runs no cache."""
 
 
+class FloorSettings(Section):
+    """Likeness that nine in ten outputs of a speed reach against the same seeds without a cache, by measure."""
+
+    flip: float | None = Field(None, ge=0, le=1, description="FLIP, at most; of pictures and videos.")
+    ssim: float | None = Field(None, ge=-1, le=1, description="SSIM, at least; of pictures and videos.")
+    psnr_db: float | None = Field(
+        None, ge=0, le=100, description="PSNR in dB, at least; of pictures and videos. Equal outputs have 100."
+    )
+    flicker: float | None = Field(None, ge=0, le=2, description="Flicker, at most; of videos.")
+    snr_db: float | None = Field(
+        None, ge=-100, le=100, description="SNR in dB, at least; of sounds. Equal outputs have 100."
+    )
+    spectral_db: float | None = Field(None, ge=0, description="Log-spectral distance in dB, at most; of sounds.")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """Floors by measure, those that are set."""
+        return self.model_dump(exclude_none=True)
+
+
 class MeasuredSpeed(Section):
     """Speed-up and image quality of one speed, against the same seeds without a cache; see `measured_on`."""
 
@@ -37,6 +57,9 @@ class SpeedSettings(Section):
         None,
         ge=1,
         description="Denoising steps of a request at this speed that names none; left out: the model's default.",
+    )
+    floors: FloorSettings = Field(
+        FloorSettings(), description="Floors of this speed, in place of `speeds.floors` of the same measure."
     )
     measured: MeasuredSpeed | None = Field(None, description="Figures measured with these settings.")
 
@@ -65,6 +88,9 @@ class SpeedsSettings(Section):
         "the first request.",
     )
     measured_on: str | None = Field(None, description="Hardware, prompts, versions and date of the figures.")
+    floors: FloorSettings = Field(
+        FloorSettings(), description="Likeness that nine in ten outputs of every speed reach, by measure."
+    )
     high: SpeedSettings = Field(SpeedSettings(), description="The speed `high`: its settings and figures.")
     balanced: SpeedSettings = Field(SpeedSettings(), description="The speed `balanced`.")
     fast: SpeedSettings = Field(SpeedSettings(), description="The speed `fast`.")
@@ -75,3 +101,10 @@ class SpeedsSettings(Section):
         if self.default and self.ceiling and names.index(self.default) > names.index(self.ceiling):
             raise ValueError(f"default {self.default} is above the ceiling {self.ceiling}")
         return self
+
+    def floors_of(self, speed: Speed) -> dict[str, float]:
+        """Return the floors of a speed by measure: those of every speed, changed by its own; empty for `lossless`."""
+        if speed == "lossless":
+            return {}
+        own: SpeedSettings = getattr(self, speed)
+        return self.floors.given | own.floors.given

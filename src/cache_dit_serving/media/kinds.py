@@ -58,6 +58,8 @@ class Kind:
     """Format of an image of differences, which no loss may change; None: the requested format."""
     usual_pixel_steps: int | None
     """Default maximum of pixels x frames x steps x outputs of one request; None: the length of a sound bounds it."""
+    measures: tuple[str, ...]
+    """Measures of a cached output against the uncached one, by which it may have a floor; rows of `MEASURES`."""
 
     @property
     def default_format(self) -> str:
@@ -76,6 +78,7 @@ KINDS: dict[MediaKind, Kind] = {
         ),
         difference_format="png",
         usual_pixel_steps=1024 * 1024 * 100 * 4,
+        measures=("flip", "ssim", "psnr_db"),
     ),
     MediaKind.VIDEO: Kind(
         answer_key="video",
@@ -87,6 +90,7 @@ KINDS: dict[MediaKind, Kind] = {
         ),
         difference_format=None,
         usual_pixel_steps=1280 * 720 * 129 * 50,
+        measures=("flip", "ssim", "psnr_db", "flicker"),
     ),
     MediaKind.AUDIO: Kind(
         answer_key="audio",
@@ -96,6 +100,7 @@ KINDS: dict[MediaKind, Kind] = {
         encode=lambda audio, output, parameters, _: encode_audio(audio, output.format, parameters, output.source),
         difference_format=None,
         usual_pixel_steps=None,
+        measures=("spectral_db", "snr_db"),
     ),
 }
 MEDIA_TYPES = {extension: media_type for kind in KINDS.values() for extension, media_type in kind.formats.items()}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cache_dit_serving.caching.checks import CacheSupport
 from cache_dit_serving.caching.settings import CacheOptions
-from cache_dit_serving.caching.speed_settings import Speed
+from cache_dit_serving.caching.speed_settings import FloorSettings, Speed, SpeedsSettings
 from cache_dit_serving.caching.speeds import SPEEDS, SpeedLadder
 from cache_dit_serving.config.settings import Limits, RequestDefaults, Settings
 from cache_dit_serving.errors import LoadError
@@ -91,9 +91,10 @@ def planned(
     """Combine a loaded pipeline's traits with the configuration.
 
     Raises:
-        LoadError: the cache settings or the steps of a speed do not fit the model.
+        LoadError: the cache settings, the steps or the floors of a speed do not fit the model.
     """
     _check_steps_of_speeds(settings, traits)
+    _check_floors(settings.speeds, traits)
     speeds = SpeedLadder(settings.cache, settings.speeds, support, usual_steps(traits, settings.defaults))
     tolerant = settings.server.unsupported_fields == "warn"
     profiles = settings.profiling.requests
@@ -112,3 +113,20 @@ def _check_steps_of_speeds(settings: Settings, traits: PipelineTraits) -> None:
             raise LoadError(f"{key}: this model's scheduler needs at least {least} steps")
         if steps > most:
             raise LoadError(f"{key}: {steps} steps are more than limits.max_num_inference_steps, {most}")
+
+
+def _check_floors(speeds: SpeedsSettings, traits: PipelineTraits) -> None:
+    """Refuse floors by measures that the model's outputs do not have.
+
+    Raises:
+        LoadError: names the first one, and the measures that there are.
+    """
+    measures = KINDS[traits.makes].measures
+    sections: dict[str, FloorSettings] = {"speeds.floors": speeds.floors}
+    sections |= {f"speeds.{name}.floors": getattr(speeds, name).floors for name in SPEEDS[1:]}
+    for section, floors in sections.items():
+        if unfit := next((name for name in floors.given if name not in measures), None):
+            raise LoadError(
+                f"{section}.{unfit}: {traits.pipeline_class} makes outputs of the kind {traits.makes}, "
+                f"which are measured by {', '.join(measures)}"
+            )

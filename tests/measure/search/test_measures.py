@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cache_dit_serving.caching.speed_settings import FloorSettings
 from cache_dit_serving.errors import ServingError
 from cache_dit_serving.measure.distances.table import GREATEST_DB, ROWS
 from cache_dit_serving.measure.distances.videos import flicker
@@ -30,6 +31,16 @@ def test_the_search_measures_every_row_that_compares_whole_outputs() -> None:
     for kind, measures in OF_KIND.items():
         left_out = {row.name for row in ROWS if kind in row.kinds and not row.needs} - {each.name for each in measures}
         assert left_out == {"max_difference", "mean_difference"}
+
+
+def test_a_configuration_may_have_a_floor_by_each_of_them_within_its_range() -> None:
+    measures = {measure.name: measure for each in OF_KIND.values() for measure in each}
+    assert FloorSettings.model_fields.keys() == measures.keys()
+    for name, schema in FloorSettings.model_json_schema()["properties"].items():
+        measure, bounds = measures[name], schema["anyOf"][0]
+        assert bounds["minimum"] == measure.finite(measure.low)
+        assert bounds.get("maximum", np.inf) == measure.finite(measure.high)
+        assert ("at least" if measure.higher_is_better else "at most") in schema["description"]
 
 
 def test_a_ratio_in_decibels_is_cut_on_both_sides_and_nothing_else_is() -> None:

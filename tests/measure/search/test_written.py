@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.measure.search.floors import Floors
 from cache_dit_serving.measure.search.points import Point
 from cache_dit_serving.measure.search.report import Shown, markdown
@@ -28,6 +29,19 @@ def test_speeds_carry_the_steps_of_their_points(run: Run, tmp_path: Path) -> Non
         assert ("num_inference_steps" in tree["speeds"][speed]) == (point.steps != STEPS)
         assert f"num_inference_steps={point.steps}" in (tmp_path / f"cache-dit-{speed}.yaml").read_text()
         assert f'"num_inference_steps": {point.steps}' in markdown(outcome)
+
+
+def test_floors_of_the_configuration_are_kept(run: Run, tmp_path: Path) -> None:
+    run.search.run(24, lambda: None)
+    speeds = {"floors": {"ssim": 0.9}, "fast": {"floors": {"psnr_db": 20}}, "measured_on": "elsewhere"}
+    settings = Settings.model_validate({"speeds": speeds})
+    possible: Floors = {"high": {"psnr_db": 30.0}, "balanced": {"psnr_db": 26.0}, "fast": {"psnr_db": 20.0}}
+    for fast in (possible["fast"], {"psnr_db": 99.0}):
+        write(run.outcome({**possible, "fast": fast}), settings, tmp_path)
+        tree = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
+        kept = Settings.model_validate(tree).speeds
+        assert kept.floors_of("fast") == {"ssim": 0.9, "psnr_db": 20}
+        assert kept.floors_of("high") == {"ssim": 0.9}
 
 
 def test_pictures_and_differences_of_the_report_outlive_the_run(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from cache_dit_serving.measure.distances.pixels import floats
 from cache_dit_serving.measure.distances.sounds import snr, spectral
 from cache_dit_serving.measure.distances.table import MEASURES, Measure
 from cache_dit_serving.measure.distances.videos import flicker
+from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.media.values import Array, AudioOutput, Media, MediaKind, VideoOutput
 
 FRAMES = 8
@@ -21,9 +22,7 @@ FLIP, SSIM, PSNR, FLICKER, SNR, SPECTRAL = (
     MEASURES[name] for name in ("flip", "ssim", "psnr_db", "flicker", "snr_db", "spectral_db")
 )
 OF_KIND: Mapping[MediaKind, tuple[Measure, ...]] = {
-    MediaKind.IMAGE: (FLIP, SSIM, PSNR),
-    MediaKind.VIDEO: (FLIP, SSIM, PSNR, FLICKER),
-    MediaKind.AUDIO: (SPECTRAL, SNR),
+    kind: tuple(MEASURES[name] for name in row.measures) for kind, row in KINDS.items()
 }
 """Measures of each kind of output; the first one is searched by default."""
 

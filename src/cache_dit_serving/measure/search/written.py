@@ -50,22 +50,25 @@ def configuration(outcome: Outcome, settings: Settings | None) -> str:
     """Return a configuration with the speeds that hold, as YAML that `serve --config` takes."""
     whole = settings.model_dump(mode="json", exclude_unset=True) if settings is not None else {}
     tree: dict[str, Any] = {name: whole[name] for name in SECTIONS if whole.get(name)}
-    speeds = {name: value for name, value in whole.get("speeds", {}).items() if name == "default"}
+    before = whole.get("speeds", {})
+    speeds = {name: value for name, value in before.items() if name in ("default", "floors")}
     speeds["measured_on"] = measured_on(outcome)
     lines = [f"# {outcome.headline()}".replace("**", ""), "# Written by `cache-dit-serving tune`."]
     family = settings.cache.enable_separate_cfg if settings is not None and settings.cache is not None else None
     for each in outcome.checked:
         point = each.named.point if each.named is not None and each.holds else None
+        floors = before.get(each.choice.speed, {}).get("floors")
+        section: dict[str, Any] = {"floors": floors} if floors else {}
         if point is None or point.settings is None or each.named is None:
             lines.append(f"# {each.choice.speed}: no point holds {floors_text(each.choice.floors)}")
+            speeds[each.choice.speed] = section
             continue
         if each.fewer_steps_win:
             lines.append(f"# {each.choice.speed}: fewer steps without a cache win, see the first line")
         if each.same_as is not None:
             lines.append(f"# {each.choice.speed}: no faster point holds its floor than that of {each.same_as}")
-        section: dict[str, Any] = (
-            {} if point.steps == outcome.subject.usual_steps else {"num_inference_steps": point.steps}
-        )
+        if point.steps != outcome.subject.usual_steps:
+            section["num_inference_steps"] = point.steps
         if SSIM in OF_KIND[outcome.subject.kind]:
             section["measured"] = figures(each.named)
         if each.choice.speed == "balanced":
