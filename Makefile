@@ -73,6 +73,7 @@ docs: $(VENV)/.installed-test ## Write the generated parts of docs/ and the snap
 	PYTHONPATH=src:. $(BIN)/python -m tools.flags_page
 	PYTHONPATH=src:. $(BIN)/python -m tools.schema_tables
 	PYTHONPATH=src:. $(BIN)/python -m tools.measures_page
+	PYTHONPATH=src:. $(BIN)/python -m tools.licences
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.snapshot
 
 # In an environment of its own: nothing else needs mkdocs.

@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from cache_dit_serving import __version__
 from cache_dit_serving.cli.main import main
 from tests.support.server import ROOT
+from tools.image.labels import SOURCE, image_labels
 
 DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PROJECT, LICENCE, PYTHONS = DECLARED["version"], DECLARED["license"], DECLARED["requires-python"]
@@ -44,8 +45,11 @@ def test_the_changelog_and_the_page_of_deployment_name_it() -> None:
 def test_the_bento_and_its_image_have_it_as_a_label() -> None:
     labels = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["labels"]
     assert labels == {"org.opencontainers.image.version": PROJECT, "org.opencontainers.image.licenses": LICENCE}
-    given = re.findall(r"--opt label=([\w.]+)=(\S+)", (ROOT / "docs" / "deploy.md").read_text())
-    assert dict(given) == labels
+    page = (ROOT / "docs" / "deploy.md").read_text().replace('"$(git rev-parse HEAD)"', "HEAD")
+    given = dict(re.findall(r"--opt label=([\w.]+)=(\S+)", page))
+    checked = image_labels(ROOT, SOURCE)
+    assert given == checked | {"org.opencontainers.image.revision": "HEAD"}
+    assert given.items() > labels.items()
 
 
 def test_the_page_of_support_names_the_supported_pythons_and_the_pins() -> None:

@@ -16,8 +16,10 @@ import sys
 import time
 from pathlib import Path
 
+from tools.image.bill import bill_problems
 from tools.image.container import run_once
 from tools.image.contents import biggest_packages, names_below, unwanted
+from tools.image.labels import SOURCE, image_labels, missing_labels
 from tools.image.stand_in import ensure_base
 from tools.image.storage import Storage
 
@@ -27,7 +29,7 @@ OPENSHIFT = "1000680000:0"
 STOP_WITHIN_S = 15
 
 
-def build(storage: Storage, wheels: Path | None, compiler: bool) -> Path:
+def build(storage: Storage, wheels: Path | None, compiler: bool, labels: dict[str, str]) -> Path:
     """Pack the Bento and containerize it; return its Dockerfile."""
     home = storage.folder / "bentos"
     shutil.rmtree(home, ignore_errors=True)
@@ -37,6 +39,7 @@ def build(storage: Storage, wheels: Path | None, compiler: bool) -> Path:
     bentoml = [sys.executable, "-m", "bentoml"]
     subprocess.run([*bentoml, "build"], cwd=ROOT, env=environ, check=True, capture_output=True, timeout=120)
     options = ["pull-never", f"build-arg=IMAGE_COMPILER={'c++' if compiler else 'none'}"]
+    options += [f"label={name}={value}" for name, value in labels.items()]
     if wheels is not None:
         options += [f"build-arg=UV_FIND_LINKS={wheels}", f"volume={wheels}:{wheels}:ro"]
     words = [word for option in options for word in ("--opt", option)]
@@ -72,13 +75,14 @@ def free_port() -> int:
 
 
 def report_contents(storage: Storage, compiler: bool) -> list[str]:
-    """Print the sizes, and return the names that should not be inside."""
+    """Print the sizes, and return what is wrong inside."""
     made = storage.run("buildah", "from", "--pull-never", IMAGE)
     try:
         root = Path(storage.run("buildah", "mount", made))
         for name, size in biggest_packages(next(root.glob("app/.venv/lib/python3*/site-packages"))):
             print(f"| `{name}` | {size / 1e6:.0f} MB |")
-        return unwanted(names_below(root), compiler=compiler)
+        names = unwanted(names_below(root), compiler=compiler)
+        return [f"inside the image: {name}" for name in names] + bill_problems(root)
     finally:
         storage.run("buildah", "rm", made)
 
@@ -95,13 +99,15 @@ def main() -> None:
     storage = Storage(args.folder)
     ensure_base(storage)
     began = time.monotonic()
-    dockerfile = build(storage, args.wheels, args.compiler)
+    labels = image_labels(ROOT, SOURCE)
+    dockerfile = build(storage, args.wheels, args.compiler, labels)
     print(f"built in {time.monotonic() - began:.0f} s; {lint(storage, dockerfile)}")
     inspected = json.loads(storage.run("podman", "image", "inspect", IMAGE))[0]
     print(f"{inspected['Size'] / 1e9:.2f} GB")
     for layer in json.loads(storage.run("podman", "history", "--format", "json", IMAGE)):
         print(f"{layer['size'] / 1e6:9.1f} MB  {layer['CreatedBy'][:90]}")
-    problems = [f"inside the image: {name}" for name in report_contents(storage, args.compiler)]
+    problems = missing_labels(labels, inspected)
+    problems += report_contents(storage, args.compiler)
     version = re.search(r'image\.version: "(.+)"', (ROOT / "bentofile.yaml").read_text())
     assert version is not None
     for user, expected in ((None, 1034), (OPENSHIFT, int(OPENSHIFT.split(":", maxsplit=1)[0]))):

@@ -1,0 +1,95 @@
+"""What the image holds and under which licences: its bill of materials, and docs/licences.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from tests.support.server import ROOT
+from tools.licences.__main__ import PAGE, SITE, licences_page, normalized, pinned
+from tools.licences.bundled import LICENCES, bundled_libraries
+from tools.licences.declared import UNDECLARED, declared_licence, is_copyleft
+
+SETUP = ROOT / "docker" / "setup.sh"
+SMALL = ("av", "cache_dit", "numpy", "psycopg", "torch")
+"""Packages of each way to declare a licence. A whole environment takes CycloneDX's validator 13 s."""
+UV = """\
+#!/bin/sh
+[ "$1 $2 $3" = "tool run --from" ] || exit 0 # the image's installs torchvision and torchao
+shift 5
+exec {python} -m cyclonedx_py "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def bill(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The bill of materials that docker/setup.sh writes of an environment with few packages."""
+    folder = tmp_path_factory.mktemp("image")
+    environment = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
+    [site] = environment.glob("lib/python3*/site-packages")
+    for name in SMALL:
+        [metadata] = SITE.glob(f"{name}-*.dist-info")
+        shutil.copytree(metadata, site / metadata.name)
+    uv = environment / "bin" / "uv"
+    uv.write_text(UV.format(python=sys.executable))
+    uv.chmod(0o755)
+    variables = {"VIRTUAL_ENV": str(environment), "BENTO_PATH": str(folder), "HOME": str(folder)}
+    variables["PATH"] = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run([SETUP], env=variables, cwd=folder, check=True, timeout=60)
+    return (environment / "share" / "sbom.cdx.json").read_text(encoding="utf-8")
+
+
+def test_the_bill_of_materials_is_of_cyclonedx(bill: str) -> None:
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+
+
+def test_the_bill_of_materials_names_each_package_with_its_licence(bill: str) -> None:
+    components: dict[str, dict[str, Any]] = {each["name"]: each for each in json.loads(bill)["components"]}
+    assert {*components} == {*SMALL}
+    assert components["psycopg"]["licenses"][0]["license"]["id"] == "LGPL-3.0-only"
+    assert components["numpy"]["purl"] == f"pkg:pypi/numpy@{components['numpy']['version']}"
+
+
+def test_the_image_takes_the_tool_of_the_tests() -> None:
+    pin = re.search(r"^cyclonedx-bom==\S+$", (ROOT / "requirements-test.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert pin is not None
+    assert f"--from {pin[0]} " in SETUP.read_text(encoding="utf-8")
+
+
+def test_the_page_is_of_the_pins() -> None:
+    assert PAGE.read_text(encoding="utf-8") == licences_page(), "python -m tools.licences"
+
+
+def test_each_package_declares_a_licence() -> None:
+    assert [name for name, package in pinned().items() if declared_licence(package) == UNDECLARED] == []
+
+
+def test_each_library_in_a_wheel_has_a_licence() -> None:
+    held = {folder: names for folder, names in bundled_libraries(SITE).items() if normalized(folder) in pinned()}
+    assert "x264" in held["av"]
+    assert {folder: names - {*LICENCES} for folder, names in held.items() if names - {*LICENCES}} == {}
+
+
+@pytest.mark.parametrize(
+    ("licence", "copyleft"),
+    [
+        ("GPL-2.0-or-later", True),
+        ("LGPL-3.0-or-later OR GPL-2.0-or-later", True),
+        ("Mozilla Public License 2.0 (MPL 2.0)", True),
+        ("MPL-2.0 AND MIT", True),
+        ("BSD-3-Clause OR GPL-2.0-only", False),
+        ("Apache-2.0", False),
+    ],
+)
+def test_a_licence_is_copyleft_where_no_alternative_is_free_of_it(licence: str, copyleft: bool) -> None:
+    assert is_copyleft(licence) == copyleft

@@ -1,0 +1,32 @@
+"""The image's bill of materials, which docker/setup.sh wrote while the image was built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from tools.licences.__main__ import PAGE, normalized
+
+INSIDE = "app/.venv/share/sbom.cdx.json"
+ELSEWHERE = {"torchvision", "pip", "setuptools"}
+"""Packages that docs/licences.md names beside its table, or that stand in some images alone."""
+
+
+def bill_problems(root: Path) -> list[str]:
+    """Return what is wrong with the bill of an image, as lines.
+
+    Args:
+        root: The image's file system.
+    """
+    text = (root / INSIDE).read_text(encoding="utf-8")
+    invalid = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    if invalid is not None:
+        return [f"{INSIDE} is not CycloneDX: {invalid}"]
+    page = PAGE.read_text(encoding="utf-8")
+    names = {normalized(component["name"]) for component in json.loads(text)["components"]}
+    print(f"{len(names)} packages in {INSIDE}, which is valid CycloneDX")
+    unknown = sorted(name for name in names - ELSEWHERE if f"| `{name}` |" not in page)
+    return [f"{name} is not in {PAGE.name}" for name in unknown if not name.startswith("nvidia-")]

@@ -1,0 +1,1 @@
+"""Licences of what the image's Python environment holds: docs/licences.md."""
