@@ -22,13 +22,15 @@ from cache_dit_serving.errors import ConfigError, InternalError
 from cache_dit_serving.media.c2pa_signer import C2paSigner
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.kinds import KINDS, OutputSpec
-from cache_dit_serving.media.provenance import DigitalSource
+from cache_dit_serving.media.provenance import DigitalSource, Ingredient
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.preflight import check_signing
-from tests.support.c2pa_chain import Chain, chain_in, pem_of, read, stated
+from tests.support.c2pa_chain import Chain, actions_of, chain_in, pem_of, read
 from tests.support.random_outputs import two_outputs
 
 FORMATS = [(kind, name) for kind in KINDS for name in KINDS[kind].formats]
+IMAGE, MASK = (Ingredient(field, f"sha256:{digit * 64}") for field, digit in (("image_urls.0", "a"), ("mask_url", "b")))
+EDITED = "compositeWithTrainedAlgorithmicMedia"
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,15 @@ def signer(chain: Chain) -> C2paSigner:
 @pytest.mark.parametrize(("kind", "name"), FORMATS)
 def test_a_file_is_signed_and_states_its_origin(kind: MediaKind, name: str, chain: Chain, signer: C2paSigner) -> None:
     media_type = KINDS[kind].formats[name]
-    spec = OutputSpec(name, source=DigitalSource.EDITED, sign=signer.sign)
+    spec = OutputSpec(name, source=DigitalSource.EDITED, ingredients=(IMAGE, MASK), sign=signer.sign)
     content, _ = encode(two_outputs(kind)[0], spec, {"prompt": "a cat"})
     state, manifest = read(content, media_type, chain.root)
     assert state == "Trusted"
-    assert stated(manifest) == DigitalSource.EDITED.address
+    assert actions_of(manifest) == [("c2pa.opened", None, ["image_urls.0"]), ("c2pa.edited", EDITED, ["mask_url"])]
+    assert [(each["relationship"], each["instance_id"]) for each in manifest["ingredients"]] == [
+        ("parentOf", IMAGE.digest),
+        ("inputTo", MASK.digest),
+    ]
     assert (manifest["signature_info"]["common_name"], manifest["signature_info"]["issuer"]) == ("An operator", "Tests")
     (generator,) = manifest["claim_generator_info"]
     assert (generator["name"], generator["version"]) == ("cache-dit-serving", __version__)
@@ -58,6 +64,26 @@ def test_a_file_is_signed_and_states_its_origin(kind: MediaKind, name: str, chai
     place = content.index(b"digitalsourcetype/composite")
     changed[place] ^= 1
     assert read(bytes(changed), media_type, chain.root)[0] == "Invalid"
+
+
+@pytest.mark.parametrize(
+    ("source", "ingredients", "actions"),
+    [
+        (DigitalSource.GENERATED, (), [("c2pa.created", "trainedAlgorithmicMedia", [])]),
+        (DigitalSource.GENERATED, (MASK,), [("c2pa.created", "trainedAlgorithmicMedia", ["mask_url"])]),
+        (DigitalSource.EDITED, (IMAGE,), [("c2pa.opened", None, ["image_urls.0"]), ("c2pa.edited", EDITED, [])]),
+        (DigitalSource.BLANK, (), [("c2pa.created", "algorithmicMedia", [])]),
+    ],
+)
+def test_a_manifest_says_whether_a_file_was_created_or_edited(
+    source: DigitalSource, ingredients: tuple[Ingredient, ...], actions: list[Any], chain: Chain, signer: C2paSigner
+) -> None:
+    spec = OutputSpec("webp", source=source, ingredients=ingredients, sign=signer.sign)
+    content, _ = encode(two_outputs(MediaKind.IMAGE)[0], spec, {})
+    state, manifest = read(content, "image/webp", chain.root)
+    assert state == "Trusted"
+    assert actions_of(manifest) == actions
+    assert [each["title"] for each in manifest.get("ingredients", ())] == [each.field for each in ingredients]
 
 
 def test_signing_keeps_the_pixels_and_the_other_metadata(signer: C2paSigner) -> None:

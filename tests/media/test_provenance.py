@@ -100,7 +100,11 @@ def test_a_file_states_its_origin_and_shows_the_same(kind: MediaKind, name: str,
 
 
 def test_the_terms_are_those_of_iptc() -> None:
-    assert set(DigitalSource) == {"trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"}
+    assert set(DigitalSource) == {
+        "trainedAlgorithmicMedia",
+        "compositeWithTrainedAlgorithmicMedia",
+        "algorithmicMedia",
+    }
 
 
 def test_a_png_keeps_the_request_beside_it() -> None:

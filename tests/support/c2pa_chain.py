@@ -58,11 +58,21 @@ def read(content: bytes, media_type: str, root: str) -> tuple[str, dict[str, Any
         return reader.get_validation_state(), found["manifests"][found["active_manifest"]]
 
 
-def stated(manifest: dict[str, Any]) -> str:
-    """The digital source type of a manifest."""
+def actions_of(manifest: dict[str, Any]) -> list[tuple[str, str | None, list[str]]]:
+    """The actions of a manifest: name, term of its digital source type, and titles of its ingredients."""
+    titles = {each["label"]: each["title"] for each in manifest.get("ingredients", ())}
     (actions,) = (each for each in manifest["assertions"] if each["label"].startswith("c2pa.actions"))
-    source: str = actions["data"]["actions"][0]["digitalSourceType"]
-    return source
+    return [
+        (
+            action["action"],
+            action.get("digitalSourceType", "/").rpartition("/")[2] or None,
+            [
+                titles[ingredient["url"].rpartition("/")[2]]
+                for ingredient in action.get("parameters", {}).get("ingredients", ())
+            ],
+        )
+        for action in actions["data"]["actions"]
+    ]
 
 
 def _certificate(

@@ -141,11 +141,13 @@ class OutputMaker:
         output_spans(generation, index, drawn.record, encode_s)
         verdict = self._safety.check_output(generation, index, (content, extension))
         if verdict.decision == "blank":
-            media = blank_of(media)
-            content, extension = encode(media, output, planned.parameters(call), warnings)
             because = f": {verdict.reason}" if verdict.reason else ""
             message = f"output {index} is blank; this server's safety check refused what was made{because}"
-            generation.warn(RequestWarning(param="prompt", code="blanked", message=message))
+            warning = RequestWarning(param="prompt", code="blanked", message=message)
+            generation.warn(warning)
+            media, output = blank_of(media), output.of_blank()
+            warnings.append(warning.model_dump())
+            content, extension = encode(media, output, planned.parameters(call), warnings)
         return OutputFile(content, extension, encode_s, drawn.record, media if output.keep_media else None)
 
 

@@ -25,5 +25,5 @@ def encode(
     kind = KINDS[media.kind]
     content = kind.encode(media, output, parameters, warnings)
     if output.sign is not None and output.source is not None:
-        content = output.sign(content, kind.formats[output.format], output.source)
+        content = output.sign(content, kind.formats[output.format], output.source, output.ingredients)
     return content, output.format

@@ -16,6 +16,7 @@ from cache_dit_serving.media.bounds import Bounds, check_shape
 from cache_dit_serving.media.colour import as_mask, holes, in_colour
 from cache_dit_serving.media.image_formats import CHECKS, READ, format_of, openable
 from cache_dit_serving.media.origin import Origin, origin_of
+from cache_dit_serving.media.provenance import Ingredient
 from cache_dit_serving.media.structure.excessive import Excessive
 from cache_dit_serving.media.video_input import InputVideo, read_video
 
@@ -83,6 +84,12 @@ class Inputs:
             if (brought := getattr(self, name)) is not None:
                 found[f"{name}_url"] = f"sha256:{brought.digest}"
         return found
+
+    @property
+    def ingredients(self) -> tuple[Ingredient, ...]:
+        """Each file with its field: the video first, then the images, so that the first is the one that is edited."""
+        files = {"video_url": self.video, **self.images_by_field}
+        return tuple(Ingredient(field, f"sha256:{file.digest}") for field, file in files.items() if file is not None)
 
     def images_of(self, field: str) -> tuple[Image.Image, ...]:
         """Return the image of a field, or the frames of `video_url`."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cache_dit_serving.config.settings import EncoderChoice
 from cache_dit_serving.media.audio import encode_audio
 from cache_dit_serving.media.images import encode_image
-from cache_dit_serving.media.provenance import DigitalSource
+from cache_dit_serving.media.provenance import DigitalSource, Ingredient
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video import encode_video
 from cache_dit_serving.media.video_encoders import video_encoder
 
-Sign = Callable[[bytes, str, DigitalSource], bytes]
-"""Signer of a file. Its arguments: the file, its media type and its origin."""
+Sign = Callable[[bytes, str, DigitalSource, Sequence[Ingredient]], bytes]
+"""Signer of a file. Its arguments: the file, its media type, its origin, and the files that it was made with."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,18 @@ class OutputSpec:
     """Quality of the lossy image formats, 1 to 100; None: `images.DEFAULT_QUALITY`."""
     source: DigitalSource | None = None
     """Origin that each file states; None: it states none."""
+    ingredients: tuple[Ingredient, ...] = ()
+    """Files of the request that a signature names; that which was edited first."""
     video_encoder: EncoderChoice = "x264"
     """Encoder of an MP4; found out when the first one is encoded."""
     sign: Sign | None = None
     """Signature of each finished file that states its origin; None: it has none."""
     keep_media: bool = False
     """Keep the raw arrays beside the file. Off by default, because floats take many times the file's size."""
+
+    def of_blank(self) -> OutputSpec:
+        """Return how the file of a blank output is written: it states that no model made it."""
+        return replace(self, source=self.source and DigitalSource.BLANK, ingredients=())
 
 
 Encode = Callable[[Any, Any, dict[str, Any], Sequence[dict[str, Any]]], bytes]

@@ -7,6 +7,7 @@ The vocabulary: https://cv.iptc.org/newscodes/digitalsourcetype. The places of X
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
@@ -32,11 +33,23 @@ class DigitalSource(StrEnum):
     """Made by a model, from words or a control image."""
     EDITED = "compositeWithTrainedAlgorithmicMedia"
     """Made by a model of an image or video that the request brought."""
+    BLANK = "algorithmicMedia"
+    """Black or silence in the place of an output that the operator's safety check refused: no model made it."""
 
     @property
     def address(self) -> str:
         """Address of the term."""
         return VOCABULARY + self.value
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """A file of the request that an output was made with."""
+
+    field: str
+    """Field that brought it, such as `image_urls.0`."""
+    digest: str
+    """`sha256:` and 64 hexadecimal digits."""
 
 
 @functools.cache

@@ -43,7 +43,7 @@ def plan(resolved: Resolved, inputs: Inputs = NO_INPUTS) -> Planned:
     source = DigitalSource.EDITED if task in EDITING_TASKS else DigitalSource.GENERATED
     planned = Planned(
         draft.calls(),
-        output=replace(draft.output, source=source),
+        output=replace(draft.output, source=source, ingredients=inputs.ingredients),
         recorded=draft.recorded,
         inputs=inputs,
         fittings=fittings_of(task, draft.arguments, inputs, draft.fit, model.traits.pipeline_class),
