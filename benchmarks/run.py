@@ -147,6 +147,7 @@ longer after a change than after one with its own settings (noise included). Goa
 | [Followers](job-events.md) | event streams of a job |
 | [Previews](previews.md) | previews of a job |
 | [Queue order](queue-order.md) | waits under `server.queue_order` |
+| [Watched floors](floors.md) | false alarms, and outputs until a missed floor is found and a repaired one comes back |
 | [Response times](responsive.md) | answers of other routes during a generation |
 | [cache_dit.serve](vs-cache-dit-serve.md) | the old server beside this one: times, CPU, memory, clients that leave |
 | [Soak](soak.md) | ten minutes of four times the traffic that fits: what grows, what is lost |

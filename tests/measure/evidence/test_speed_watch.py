@@ -8,7 +8,7 @@ import pytest
 
 from cache_dit_serving.measure.evidence.floor_watch import RUNS_TO_FALSE_ALARM
 from cache_dit_serving.measure.evidence.speed_watch import SpeedState, SpeedWatch
-from tests.measure.evidence.test_floor_watch import sample
+from tests.support.evidence import sample
 
 WATCH = SpeedWatch({"ssim": 0.95, "flip": 0.05})
 GOOD = {"ssim": 0.97, "flip": 0.01}
