@@ -104,7 +104,7 @@ def test_a_restored_floor_starts_afresh() -> None:
     assert WATCH.restore() == FloorState()
 
 
-def test_a_sample_holds_finite_values_of_known_measures() -> None:
+def test_samples_and_floors_hold_finite_values_of_known_measures() -> None:
     with pytest.raises(ValueError, match="psnr_db is not a finite number"):
         sample(values={"psnr_db": float("inf")})
     with pytest.raises(ValueError, match="'likeness' is no measure"):
@@ -113,3 +113,5 @@ def test_a_sample_holds_finite_values_of_known_measures() -> None:
         sample(speedup=0.0)
     with pytest.raises(ValueError, match="'likeness' is no measure"):
         FloorWatch("likeness", 1.0)
+    with pytest.raises(ValueError, match="floor of ssim"):
+        FloorWatch("ssim", float("nan"))

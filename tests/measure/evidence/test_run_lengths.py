@@ -18,6 +18,7 @@ from benchmarks.floors_simulation import (
 from cache_dit_serving.measure.evidence.betting import HOLD_BETS, LIMIT, MISS_BETS, budget
 from cache_dit_serving.measure.evidence.floor_watch import RUNS_TO_FALSE_ALARM, WRONG_PROOF, FloorState, FloorWatch
 from cache_dit_serving.measure.evidence.outlook import outputs_to_alarm, outputs_to_proof
+from cache_dit_serving.measure.evidence.speed_watch import SpeedWatch
 
 WATCH = FloorWatch("ssim", 0.95)
 SURE = 2.6
@@ -55,6 +56,13 @@ def test_false_alarms_at_the_very_edge_are_as_rare_as_promised() -> None:
     times = times_to_alarm(LIMIT, runs=400, limit=10_000, watch=WATCH)
     assert times.mean - SURE * times.error >= RUNS_TO_FALSE_ALARM
     assert times.came.mean() > 0.9
+
+
+def test_false_alarms_of_a_speed_with_two_floors_are_as_rare() -> None:
+    speed = SpeedWatch({"ssim": 0.95, "flip": 0.05})
+    times = times_to_alarm(LIMIT, runs=800, limit=8000, watch=speed.floors["ssim"])
+    first = times.outputs.reshape(2, -1).min(axis=0)
+    assert first.mean() - SURE * first.std() / len(first) ** 0.5 >= RUNS_TO_FALSE_ALARM
 
 
 @pytest.mark.parametrize("share", [0.2, 0.3, 0.5, 1.0])

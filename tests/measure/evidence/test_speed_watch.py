@@ -54,6 +54,9 @@ def test_a_stored_state_of_other_floors_is_refused() -> None:
     for other in ({"ssim": 0.95}, {"ssim": 0.96, "flip": 0.05}, {"ssim": 0.95, "psnr_db": 30.0}):
         with pytest.raises(ValueError, match="the state"):
             SpeedWatch(other).from_json(stored)
+    for broken in ({}, {**stored, "floors": {"ssim": 1, "flip": 2}}, {**stored, "changed_at": "now"}):
+        with pytest.raises(ValueError, match="the state"):
+            WATCH.from_json(broken)
 
 
 def test_a_speed_without_floors_is_not_watched() -> None:

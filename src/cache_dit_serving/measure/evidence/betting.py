@@ -92,7 +92,7 @@ def prove(stakes: Stakes, outputs: int, factors: Iterable[float]) -> Stakes:
 
     A product of bets from a single start falls without end while the floor is missed, and would need as many good
     outputs to come back up. Here half of the capital is staked at once and the rest bit by bit, so a recovery is found
-    in about log(n) / KL outputs more after n bad ones. Both recursions are the same but for the parts that are staked:
+    in at most about 2 log(n) / KL outputs more after n bad ones. Both recursions are the same but for the parts staked:
     the detector's have no bounded sum, which is why its error is a rate and that of the proof a probability.
 
     Args:

@@ -8,12 +8,13 @@ hypotheses run, see `betting.py`:
     unknown, holds --alarm--> missed  the detector that the share is above a tenth reaches RUNS_TO_FALSE_ALARM
     missed --proof--> holds           likewise a proof, begun afresh at the alarm
 
-Each change of state needs evidence against the state before it, so a share near a tenth makes none: hysteresis without
-a margin to choose. The states depend on nothing but the outputs, in their order.
+Each change needs evidence against the state before it, so a share near a tenth seldom makes any: hysteresis without a
+margin to choose. The states depend on nothing but the outputs, in their order.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -79,13 +80,15 @@ class FloorWatch:
     wrong_proof: float = WRONG_PROOF
 
     def __post_init__(self) -> None:
-        """Check the measure.
+        """Check the measure and the floor.
 
         Raises:
-            ValueError: there is no such measure.
+            ValueError: there is no such measure, or the floor is not a finite number.
         """
         if self.measure not in MEASURES:
             raise ValueError(f"{self.measure!r} is no measure")
+        if not math.isfinite(self.floor):
+            raise ValueError(f"the floor of {self.measure} is not a finite number")
 
     @property
     def _measure(self) -> Measure:
@@ -132,13 +135,13 @@ class FloorWatch:
         """Return a state of this watch as JSON values, with all that it depends on."""
         return {"watch": self._identity(), **STATES.dump_python(state, mode="json")}
 
-    def from_json(self, value: Mapping[str, Any]) -> FloorState:
+    def from_json(self, value: object) -> FloorState:
         """Return the state that `as_json` gave.
 
         Raises:
             ValueError: it is of another watch or of another version of this code. Fold over the samples again.
         """
-        fields = dict(value)
+        fields = dict(value) if isinstance(value, Mapping) else {}
         if fields.pop("watch", None) != self._identity():
             raise ValueError("the state is of another watch")
         try:

@@ -38,7 +38,8 @@ class SpeedWatch:
         The threshold of each of m detectors is m times that of the speed (Bonferroni): the mean of the detectors is
         one itself, and reaches the speed's threshold no later than any of them reaches its own. Proofs need no
         correction: a missed speed comes back only if every floor that was missed is proved to hold, and so with a
-        chance of at most `wrong_proof` while one is missed still (an intersection-union test, Berger 1982).
+        chance of at most `wrong_proof` while one is missed still (an intersection-union test: Berger 1982,
+        "Multiparameter hypothesis testing and acceptance sampling", Technometrics 24(4), 295-300).
 
         Args:
             floors: least or greatest value by measure; at least one.
@@ -85,5 +86,7 @@ class SpeedWatch:
         floors = value.get("floors")
         if not isinstance(floors, Mapping) or floors.keys() != self.floors.keys():
             raise ValueError("the state is of other floors")
-        states = {name: watch.from_json(floors[name]) for name, watch in self.floors.items()}
-        return SpeedState(states, value.get("changed_at"))
+        changed_at = value.get("changed_at")
+        if not isinstance(changed_at, float | int | None):
+            raise ValueError("the state has a time that is not a number")
+        return SpeedState({name: watch.from_json(floors[name]) for name, watch in self.floors.items()}, changed_at)
