@@ -82,7 +82,16 @@ $(VENV)-docs/.installed: requirements-docs.txt
 	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	@touch $@
 
-site: $(VENV)-docs/.installed ## The documentation as a site, in build/site; a dead link fails it
+# The diagrams' script, which the theme would load from another host.
+MERMAID := 11.17.2
+
+build/mermaid/$(MERMAID): Makefile
+	@mkdir -p build/mermaid
+	cd build/mermaid && timeout 300 npm pack --silent mermaid@$(MERMAID) && \
+		tar -xzf mermaid-$(MERMAID).tgz --strip-components=1 package/dist/mermaid.min.js package/LICENSE
+	@touch $@
+
+site: $(VENV)-docs/.installed build/mermaid/$(MERMAID) ## The documentation as a site without other hosts, in build/site; a dead link fails it
 	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --clean
 
 # A folder with torch's CPU build: `make image-check WHEELS=/folder`. Without it the image takes PyPI's, with CUDA.
