@@ -1,6 +1,6 @@
 """Hook of mkdocs: the site loads nothing from other hosts, so that it works without a network.
 
-Mermaid, which draws the diagrams, comes from npm into the folder of the build (`make site`). Pages with a diagram load it.
+Mermaid, which draws the diagrams, comes from npm into the build (`make site`). Pages with a diagram load it.
 """
 
 from __future__ import annotations
