@@ -28,6 +28,15 @@ from tests.support.waiting import wait_until
 NEVER = threading.Event()
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+async def coroutine(subject: Mapping[str, Any]) -> Any:
+    """A check that no thread can call."""
+
+
 def by_word(subject: Mapping[str, Any]) -> Any:
     """A check of an operator."""
     match subject["texts"]["prompt"]:
@@ -35,6 +44,12 @@ def by_word(subject: Mapping[str, Any]) -> Any:
             NEVER.wait()
         case "raise":
             raise KeyError("a bug of the operator's")
+        case "exit":
+            raise SystemExit
+        case "unprintable":
+            raise Unprintable
+        case "file":
+            raise ValueError(str(subject["texts"]) + "file" * 1_000_000)
         case "nothing":
             return None
         case "number":
@@ -68,10 +83,13 @@ def test_a_reason_is_one_short_line() -> None:
     assert len(verdict.reason) == 200
 
 
-@pytest.mark.parametrize("prompt", ["raise", "nothing", "number"])
+@pytest.mark.parametrize("prompt", ["raise", "exit", "unprintable", "file", "nothing", "number"])
 def test_a_function_without_a_verdict_has_failed(prompt: str) -> None:
-    with pytest.raises(CheckFailed):
-        function().ask(subject(prompt))
+    check = function(timeout_s=60)
+    for _ in range(CHECKS_AT_ONCE + 1):  # none of the threads ends by it
+        with pytest.raises(CheckFailed) as failed:
+            check.ask(subject(prompt))
+        assert len(str(failed.value)) < 400
 
 
 def test_functions_that_hang_are_given_up_and_do_not_grow_in_number() -> None:
@@ -94,7 +112,7 @@ def test_an_address_gets_the_key_and_no_file_unless_asked(served: SafetyServer) 
     assert None in served.keys
 
 
-@pytest.mark.parametrize("word", ["broken", "redirect", "no-json", "no-verdict", "long", "slow"])
+@pytest.mark.parametrize("word", ["broken", "redirect", "no-json", "no-verdict", "long", "bomb", "slow"])
 def test_an_address_without_a_verdict_has_failed(served: SafetyServer, word: str) -> None:
     with pytest.raises(CheckFailed):
         SafetyCheck(SafetySettings(check=served.address, timeout_s=0.5)).ask(subject(word))
@@ -143,6 +161,7 @@ def test_the_function_of_the_documentation_is_a_check(tmp_path: Path, monkeypatc
     [
         ("no_such_module:check", "no_such_module cannot be imported"),
         ("json:no_such_function", "json has no function no_such_function"),
+        (f"{__name__}:coroutine", "coroutine is a coroutine function"),
     ],
 )
 def test_a_function_that_is_not_there_stops_the_start(

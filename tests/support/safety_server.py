@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -46,6 +47,8 @@ class SafetyServer:
                 return 200, b'{"verdict": "perhaps"}'
             case "long":
                 return 200, b" " * 70_000 + _said("allow")
+            case "bomb":  # 64 MB of blanks and a verdict
+                return 200, gzip.compress(b" " * 2**26 + _said("allow"))
             case "slow":
                 time.sleep(1.5)
         return 200, _said("allow")
@@ -69,6 +72,8 @@ def safety_server() -> Iterator[SafetyServer]:
             self.send_response(status)
             if status == 307:
                 self.send_header("Location", "/elsewhere")
+            if answer.startswith(b"\x1f\x8b"):
+                self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)

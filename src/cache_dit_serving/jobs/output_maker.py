@@ -31,6 +31,10 @@ from cache_dit_serving.schemas.answers import RequestWarning
 logger = logging.getLogger(__name__)
 
 ENCODER_THREADS = 2
+OUTPUTS_BEHIND = 2 * CHECKS_AT_ONCE
+"""Outputs that are drawn, and not encoded and checked yet; the pipeline waits before it draws more."""
+SIGN_OF_LIFE_S = 1.0
+"""Seconds between two signs of life of a pipeline that waits for such outputs."""
 
 
 class OutputMaker:
@@ -55,6 +59,7 @@ class OutputMaker:
         threads = CHECKS_AT_ONCE if safety.sees_outputs else ENCODER_THREADS  # most of them wait for the check then
         self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
         self._previews = ThreadPoolExecutor(1, thread_name_prefix="preview")
+        self._room = threading.Semaphore(OUTPUTS_BEHIND)
 
     def make(self, runner: Runner, generation: Generation) -> None:
         """Draw the outputs of a generation, which ends once they are encoded; on the pipeline's thread."""
@@ -69,9 +74,7 @@ class OutputMaker:
         previews = PreviewMaker(generation, self._previews, self._preview_every)
         try:
             encoding = [
-                self._encoders.submit(
-                    copy_context().run, self._encode, generation, index, self._draw(runner, generation, index, previews)
-                )
+                self._begin_output(runner, generation, index, previews)
                 for index in range(len(generation.planned.calls))
             ]
         except ServingError as error:
@@ -100,6 +103,24 @@ class OutputMaker:
         """Wait until all that was drawn is encoded."""
         self._encoders.shutdown(wait=True)
         self._previews.shutdown(wait=True)
+
+    def _begin_output(
+        self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker
+    ) -> Future[OutputFile]:
+        """Draw an output, and return it as it will be once it is encoded and checked."""
+        # A slow safety check would let the outputs behind the pipeline fill the memory.
+        while not self._room.acquire(timeout=SIGN_OF_LIFE_S):
+            self._watchdog.sign()
+            if generation.cancelled:
+                raise generation.stop_error
+        try:
+            drawn = self._draw(runner, generation, index, previews)
+            encoding = self._encoders.submit(copy_context().run, self._encode, generation, index, drawn)
+        except BaseException:
+            self._room.release()
+            raise
+        encoding.add_done_callback(lambda _: self._room.release())
+        return encoding
 
     def _draw(self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker) -> Sampled:
         if generation.cancelled:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from cache_dit_serving.config.safety import SafetySettings
+from opentelemetry.context import Context
+
+from cache_dit_serving.config.safety import SafetySettings, Subject
 from cache_dit_serving.errors import RefusedBySafetyCheck, SafetyCheckFailed
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation
@@ -17,7 +21,7 @@ from cache_dit_serving.media.outputs import File
 from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.safety.check import SafetyCheck
 from cache_dit_serving.safety.verdict import ALLOWED, CheckFailed, Verdict
-from cache_dit_serving.tracing import finished_span, span
+from cache_dit_serving.tracing import Value, current, finished_span
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +52,15 @@ class Safety:
         texts = texts_of(planned)
         if self._check is None or not self._settings.sees_prompts or not texts:
             return
-        began = time.perf_counter()
-        with span("safety_check", subject="prompt"):
+        with _measured("prompt", current()) as measured:
             try:
                 verdict = await self._check.asked(_subject("prompt", id, caller, texts))
+                measured.verdict = verdict.decision
             except CheckFailed as failure:
+                measured.verdict = "error"
                 verdict = self._failed("prompt", id, failure)
-            else:
-                metrics.SAFETY_CHECKS.labels("prompt", verdict.decision).inc()
-            finally:
-                metrics.SAFETY_SECONDS.labels("prompt").observe(time.perf_counter() - began)
-            if verdict.decision != "allow":
-                raise RefusedBySafetyCheck("the prompt", verdict.reason, param="prompt")
+        if verdict.decision != "allow":
+            raise RefusedBySafetyCheck("the prompt", verdict.reason, param="prompt")
 
     def check_output(self, generation: Generation, index: int, file: File) -> Verdict:
         """Check one output; blocks for as long as `safety.timeout_s`. Return the verdict allow or blank.
@@ -67,9 +68,12 @@ class Safety:
         Raises:
             RefusedBySafetyCheck: the verdict is refuse.
             SafetyCheckFailed: as :meth:`check_prompt`.
+            ServingError: the generation was cancelled.
         """
         if self._check is None or not self._settings.sees_outputs:
             return ALLOWED
+        if generation.cancelled:
+            raise generation.stop_error
         content, extension = file
         planned = generation.planned
         subject = _subject("output", generation.id, generation.caller, texts_of(planned)) | {
@@ -80,30 +84,51 @@ class Safety:
             "sha256": hashlib.sha256(content).hexdigest(),
             "file": content,
         }
-        began, wall = time.perf_counter(), time.time()
-        said = "error"
-        try:
-            verdict = self._check.ask(subject)
-            said = verdict.decision
-            metrics.SAFETY_CHECKS.labels("output", said).inc()
-        except CheckFailed as failure:
-            verdict = self._failed("output", generation.id, failure)
-        finally:
-            seconds = time.perf_counter() - began
-            metrics.SAFETY_SECONDS.labels("output").observe(seconds)
-            if generation.trace is not None:
-                attributes: dict[str, str | int] = {"subject": "output", "output": index, "verdict": said}
-                finished_span("safety_check", generation.trace, wall, seconds, attributes=attributes)
+        with _measured("output", generation.trace, output=index) as measured:
+            try:
+                verdict = self._check.ask(subject)
+                measured.verdict = verdict.decision
+            except CheckFailed as failure:
+                measured.verdict = "error"
+                verdict = self._failed("output", generation.id, failure)
         if verdict.decision == "refuse":
             raise RefusedBySafetyCheck("an output", verdict.reason)
         return verdict
 
     def _failed(self, subject: str, id: str, failure: CheckFailed) -> Verdict:
-        metrics.SAFETY_CHECKS.labels(subject, "error").inc()
         logger.error("%s: the safety check of its %s failed: %s", id, subject, failure)
         if self._settings.on_error == "refuse":
             raise SafetyCheckFailed
         return ALLOWED
+
+
+@dataclass
+class _Measured:
+    """A check that is being made."""
+
+    verdict: str | None = None
+    """Its decision, or error; None where it was given up, as its client has left."""
+
+
+@contextmanager
+def _measured(subject: Subject, within: Context | None, **attributes: int) -> Iterator[_Measured]:
+    """Context manager that counts the check in its body, and makes a span of it.
+
+    Args:
+        within: context of the request's spans; None: it has none.
+    """
+    measured, began, wall = _Measured(), time.perf_counter(), time.time()
+    try:
+        yield measured
+    finally:
+        seconds = time.perf_counter() - began
+        metrics.SAFETY_SECONDS.labels(subject).observe(seconds)
+        described: dict[str, Value] = {"subject": subject, **attributes}
+        if measured.verdict is not None:
+            metrics.SAFETY_CHECKS.labels(subject, measured.verdict).inc()
+            described["verdict"] = measured.verdict
+        if within is not None:
+            finished_span("safety_check", within, wall, seconds, attributes=described)
 
 
 def texts_of(planned: Planned) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ def function_named(name: str) -> Check:
     """Import the function `package.module:function`.
 
     Raises:
-        ConfigError: it cannot be imported, or is no function.
+        ConfigError: it cannot be imported, is no function, or is a coroutine function.
     """
     module_name, _, function_name = name.partition(":")
     try:
@@ -27,5 +28,7 @@ def function_named(name: str) -> Check:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ConfigError(f"safety.check {name}: {module_name} has no function {function_name}")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"safety.check {name}: {function_name} is a coroutine function; make it a plain one")
     found: Check = function
     return found

@@ -18,6 +18,9 @@ from cache_dit_serving.safety.verdict import CheckFailed, Verdict, verdict_of
 CHECKS_AT_ONCE = 8
 """Checks that run at a time. Further ones wait within their own time limit."""
 
+MOST_CAUSE_CHARACTERS = 300
+"""Maximum length of an exception's text in the log; it may hold the prompt or the file."""
+
 
 class SafetyCheck:
     """Asks the operator's function or address for a verdict, within a time limit."""
@@ -73,14 +76,24 @@ class SafetyCheck:
 
     def _run(self) -> None:
         while True:
-            verdict, subject, end = self._waiting.get()
-            if time.monotonic() > end or not verdict.set_running_or_notify_cancel():
-                continue  # nobody waits for it any more
-            try:
-                verdict.set_result(verdict_of(self._check(subject)))
-            except CheckFailed as failure:
-                verdict.set_exception(failure)
-            except Exception as error:  # noqa: BLE001 - the operator's function may raise anything
-                verdict.set_exception(CheckFailed(f"{type(error).__name__}: {' '.join(str(error).split())}"))
-            # Or the last subject, with its file, would stay in memory until the next one comes.
-            del verdict, subject
+            # Nothing of a subject, which has a file, stays in this frame while the thread waits for the next one.
+            self._answer(*self._waiting.get())
+
+    def _answer(self, verdict: Future[Verdict], subject: Mapping[str, Any], end: float) -> None:
+        if time.monotonic() > end or not verdict.set_running_or_notify_cancel():
+            return  # nobody waits for it any more
+        try:
+            verdict.set_result(verdict_of(self._check(subject)))
+        except CheckFailed as failure:
+            verdict.set_exception(failure)
+        except BaseException as error:  # noqa: BLE001 - SystemExit and CancelledError too, which would end the thread
+            verdict.set_exception(CheckFailed(_cause(error)))
+
+
+def _cause(error: BaseException) -> str:
+    """Return an exception of the operator's function as one line for the log."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - its __str__ is the operator's too
+        text = ""
+    return f"{type(error).__name__}: {' '.join(text[:MOST_CAUSE_CHARACTERS].split())}"
