@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.support.jobs_events import follow
 from tests.support.openai_sdk import sdk
 from tests.support.safety_server import KEY, SafetyServer, safety_server
 from tests.support.server import Server, options, ready, serving
+from tests.support.video_server import serving_wan
 
 STEPS = {"num_inference_steps": 3, "seed": 3}
 COMPARED = {"num_inference_steps": 10, "seed": 3, "speed": "fast"}
@@ -35,7 +37,15 @@ def check() -> Iterator[SafetyServer]:
 
 @pytest.fixture(scope="module")
 def checked(check: SafetyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    environ = options(SAFETY__CHECK=check.address, SAFETY__KEY=KEY, SAFETY__TIMEOUT_S=1, SERVER__MODEL_NAMES=["flux"])
+    environ = options(
+        SAFETY__CHECK=check.address,
+        SAFETY__KEY=KEY,
+        SAFETY__TIMEOUT_S=1,
+        SERVER__MODEL_NAMES=["flux"],
+        WEBHOOKS__HOSTS=[check.webhook_url.removeprefix("http://").removesuffix("/told")],
+        WEBHOOKS__NETWORKS=["127.0.0.0/8"],
+        WEBHOOKS__SECRET=f"whsec_{base64.b64encode(bytes(32)).decode()}",
+    )
     with serving(tmp_path_factory.mktemp("checked"), environ=environ) as running:
         running.wait_for(ready)
         yield running
@@ -100,6 +110,53 @@ def test_a_refused_output_is_delivered_by_no_route(checked: Server) -> None:
     job = ended(checked, submitted(checked, **body))
     assert (job["state"], job["error"]["code"]) == ("failed", "content_policy_violation")
     assert not job.get("outputs")
+
+
+def test_nothing_of_outputs_is_left_behind_where_one_of_them_is_refused(checked: Server, check: SafetyServer) -> None:
+    def files() -> set[Path]:
+        return {path for path in checked.outputs.rglob("*") if path.suffix == ".png"}
+
+    before = files()
+    body = asked("refuse-second please", num_images=2)
+    job = submitted(checked, **body, webhook_url=check.webhook_url)
+    events = list(follow(checked, job))
+    assert events[-1].data["state"] == "failed"
+    assert {event.kind for event in events} <= {"state", "progress"}
+    assert not any(event.data.get("outputs") for event in events)
+    for index in (0, 1):
+        assert checked.get(f"{job}/outputs/{index}").status_code == 404
+    told = check.told.get(timeout=20)
+    assert (told["type"], told["data"]["error"]["code"]) == ("job.failed", "content_policy_violation")
+    assert not told["data"].get("outputs")
+    assert error(checked.post("/generate", json=body | {"output_format": "url"}), 400)
+    assert files() == before
+
+
+def test_a_stream_and_a_form_deliver_nothing_refused(checked: Server) -> None:
+    client, picture = sdk(checked), file_of(apple())
+    with pytest.raises(openai.APIError, match="refused an output"):
+        list(client.images.generate(model="flux", prompt="refuse-output please", stream=True))
+    for word, what in (("refuse-prompt", "prompt"), ("refuse-output", "output")):
+        with pytest.raises(openai.BadRequestError, match=what):
+            client.images.edit(model="flux", image=("apple.png", picture), prompt=f"{word} please")
+        form = checked.post("/generate", data={"prompt": f"{word} please", **STEPS}, files={"image_urls": picture})
+        assert error(form, 400)["code"] == "content_policy_violation"
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API is scheduled:DeprecationWarning")
+def test_a_refused_video_is_not_delivered(check: SafetyServer, tmp_path: Path) -> None:
+    with serving_wan(tmp_path, SAFETY__CHECK=check.address) as checked_wan:
+        client = sdk(checked_wan)
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.videos.create(prompt="refuse-prompt please", size="32x32")  # type: ignore[arg-type]
+        assert refused.value.code == "content_policy_violation"
+        made = client.videos.create_and_poll(prompt="refuse-output please", size="32x32")  # type: ignore[arg-type]
+        assert made.error is not None
+        assert (made.status, made.error.code) == ("failed", "content_policy_violation")
+        with pytest.raises(openai.APIStatusError):
+            client.videos.download_content(made.id)
+        assert not [path for path in checked_wan.outputs.rglob("*") if path.suffix == ".mp4"]
+        assert client.videos.create_and_poll(prompt="a cat", size="32x32").status == "completed"  # type: ignore[arg-type]
 
 
 def test_a_blank_output_takes_the_place_of_what_was_made_and_that_is_told(checked: Server) -> None:

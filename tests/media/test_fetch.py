@@ -271,6 +271,7 @@ def test_a_host_is_listed_by_its_name_and_port(host: str, port: int, listed: tup
         ),
         *("255.255.255.255", "::", "::1", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"),
         *("2002:7f00:1::", "2001:0:0:0:0:0:80ff:fffe", "192.0.2.1", "2001:db8::1"),
+        *("::127.0.0.1", "::10.1.2.3", "::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1", "fec0::1", "5f00::1", "4000::1"),
     ],
 )
 def test_no_address_inside_is_open(address: str) -> None:

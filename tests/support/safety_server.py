@@ -1,9 +1,13 @@
-"""An operator's safety check: an HTTP server that decides by words of the prompt, and notes what it was sent."""
+"""An operator's safety check: an HTTP server that decides by words of the prompt, and notes what it was sent.
+
+It takes the webhooks of jobs too.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +24,9 @@ class SafetyServer:
 
     def __init__(self, port: int) -> None:
         self.address = f"http://127.0.0.1:{port}/check"
+        self.webhook_url = f"http://127.0.0.1:{port}/told"
+        self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        """Messages that came to the webhook."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
         self.redirected = 0
@@ -34,6 +41,8 @@ class SafetyServer:
             case "refuse-prompt" if prompt:
                 return 200, _said("refuse")
             case "refuse-output" if not prompt:
+                return 200, _said("refuse")
+            case "refuse-second" if not prompt and body["index"] == 1:
                 return 200, _said("refuse")
             case "blank" if not prompt:
                 return 200, _said("blank")
@@ -63,6 +72,11 @@ def safety_server() -> Iterator[SafetyServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == "/told":
+                state.told.put(json.loads(content))
+                self.send_response(204)
+                self.end_headers()
+                return
             if self.path != "/check":
                 state.redirected += 1
                 return

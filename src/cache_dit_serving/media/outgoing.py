@@ -19,6 +19,9 @@ import httpx
 MOST_CHARACTERS = 2048
 """Maximum length of a URL, characters."""
 PORTS = {"http": 80, "https": 443}
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""The part of IPv6 that IANA gives to public hosts. `ipaddress` of Python 3.11 calls more public: IPv4-compatible,
+SIIT's and NAT64's local prefixes, which embed addresses of the machine, and site-local ones."""
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 prefix that embeds IPv4 addresses (RFC 6052). `ipaddress` calls all of it public; the inner one is checked."""
 
@@ -117,4 +120,6 @@ def is_open(address: Address, networks: Iterable[str]) -> bool:
             return is_open(inner, networks)
     if any(address in ipaddress.ip_network(network) for network in networks):
         return True
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
     return address.is_global and not address.is_multicast
