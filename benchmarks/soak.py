@@ -1,11 +1,14 @@
 """A long run under too much traffic: `make soak`, ten minutes, or as long as `SOAK=8h` says.
 
-A server of the embedded model gets four times what it can draw, through every door. In the middle it is killed and
-starts again on the same job store. Writes docs/benchmarks/soak.md, and ends with 1 where a line fails.
+A server of the embedded model gets four times what it can draw, through every door. It is killed after a third of the
+time and ended by SIGTERM after another, and starts again on the same job store.
+
+Writes docs/benchmarks/soak.md, and ends with 1 where a line fails.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -24,8 +27,9 @@ import torch
 
 from benchmarks.run import machine
 from benchmarks.serving import RunningServer, server
+from benchmarks.soak_doors import DOORS, KINDS, SEEDS, request_of
 from benchmarks.soak_lines import Line, Sample, drawn, flat_lines, percentile_99, table
-from benchmarks.soak_traffic import PICTURE, SEEDS, Traffic, pixels_of
+from benchmarks.soak_traffic import Traffic, Twin, pixels_of
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.loras import save_lora
@@ -33,17 +37,21 @@ from tests.support.loras import save_lora
 PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "soak.md"
 TIMES_CAPACITY = 4
 KEPT_JOBS, QUEUE = 100, 12
+LIVES = 3
+"""Starts of the server: the first life is ended by SIGKILL, the others by SIGTERM."""
 LIGHT_MS = 250.0
 """Bound of the 99th percentile of a light route."""
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 TEXT = """\
 # Soak
 
-Written by `python -m benchmarks.soak` ({date}): {seconds:.0f} s of traffic through every door (generations as JSON and
-as files, jobs with events and cancels, OpenAI's images, comparisons, LoRA loads, flushes, the playground's files,
-hostile bodies, clients that leave), {times} times what the server can draw. In the middle all processes are killed
-with SIGKILL, and the server starts again on the same job store. Growth is the median of the last third less that of
-the middle third, the greater of the two lives. Pictures and jobs are compared with undisturbed twins, pixel by pixel.
+Written by `python -m benchmarks.soak` ({date}): {seconds:.0f} s of traffic through every door (generations from words,
+from a picture and with a LoRA, as JSON, forms and files; jobs with events, previews and cancels; OpenAI's images,
+edits, streams and videos, which this model refuses; comparisons, LoRA loads, flushes, the playground's files;
+hostile bodies and pictures; clients that leave before the answer, within a stream or a body), {times} times what the server can draw.
+After a third of the time all processes are killed with SIGKILL, after another the server is ended by SIGTERM; it starts
+again on the same job store. Growth is the median of the last third of a life less that of its middle third, the
+greatest of the three lives. Pictures and jobs are compared with undisturbed twins, pixel by pixel.
 
 {machine} Busy share of the processors by others before the start: {busy:.0f} %.
 
@@ -78,38 +86,39 @@ def sample(running: RunningServer, folder: Path, at_s: float) -> Sample:
             memory += process.memory_info().rss
             threads += process.num_threads()
             descriptors += process.num_fds()
-    files = sum(len(names) for _, _, names in os.walk(folder / "tmp"))
+    files, outputs = (sum(len(names) for _, _, names in os.walk(folder / name)) for name in ("tmp", "outputs"))
     with sqlite3.connect(f"file:{folder / 'outputs' / 'jobs.sqlite3'}?mode=ro", uri=True, timeout=30) as store:
         (rows,) = store.execute("SELECT count(*) FROM jobs").fetchone()
     store.close()
-    return Sample(at_s, memory / 2**20, threads, descriptors, files, rows)
+    return Sample(at_s, memory / 2**20, threads, descriptors, files, rows, outputs)
 
 
 def soaked(seconds: float, folder: Path) -> tuple[Traffic, list[list[Sample]]]:
-    """Run the traffic over both lives of the server, and return it with the samples of each life."""
+    """Run the traffic over all lives of the server, and return it with the samples of each life."""
     environ = environment(folder)
     lives: list[list[Sample]] = []
     traffic: Traffic | None = None
     elapsed = 0.0
-    for life in range(2):
+    for life in range(LIVES):
         with server(environ, folder / f"server-{life}.log") as running:
             if traffic is None:
                 twins, picture_s = undisturbed(running.url)
-                traffic = Traffic(running.url, picture_s / TIMES_CAPACITY, twins)
+                traffic = Traffic(running.url, picture_s / TIMES_CAPACITY, twins, DOORS)
                 traffic.start()
             traffic.url = running.url
             traffic.up.set()
             samples: list[Sample] = []
             began = time.monotonic()
-            while (at := time.monotonic() - began) < seconds / 2:
+            while (at := time.monotonic() - began) < seconds / LIVES:
                 samples.append(sample(running, folder, elapsed + at))
                 time.sleep(min(5.0, seconds / 40))
             elapsed += at
             lives.append(samples)
-            if life:
+            if life == LIVES - 1:
                 traffic.finish()
             else:
                 traffic.up.clear()
+            if not life:
                 kill(running)
     assert traffic
     return traffic, lives
@@ -130,17 +139,16 @@ def environment(folder: Path) -> dict[str, str]:
     return {f"CACHE_DIT_SERVING__{name}": value for name, value in settings.items()} | {"TMPDIR": str(folder / "tmp")}
 
 
-def undisturbed(url: str) -> tuple[dict[int, str], float]:
-    """Return the hash of the picture of each seed, drawn alone, and the seconds of a picture."""
+def undisturbed(url: str) -> tuple[dict[Twin, str], float]:
+    """Return the hash of the picture of each kind and seed, drawn alone, and the seconds of a picture."""
+    requests.post(f"{url}/loras/soft", timeout=60).raise_for_status()
     twins = {}
     began = time.perf_counter()
-    for seed in SEEDS:
-        answer = requests.post(
-            f"{url}/generate", json=PICTURE | {"seed": seed}, headers={"Accept": "image/png"}, timeout=60
-        )
+    for twin in itertools.product(KINDS, SEEDS):
+        answer = requests.post(f"{url}/generate", json=request_of(twin), headers={"Accept": "image/png"}, timeout=60)
         answer.raise_for_status()
-        twins[seed] = pixels_of(answer.content)
-    return twins, (time.perf_counter() - began) / len(SEEDS)
+        twins[twin] = pixels_of(answer.content)
+    return twins, (time.perf_counter() - began) / len(twins)
 
 
 def kill(running: RunningServer) -> None:

@@ -22,6 +22,8 @@ class Sample:
     descriptors: float
     temporary_files: float
     rows: float
+    output_files: float
+    """Files in the folder of outputs, the store among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ GROWTH = {
 """Name, bound and unit of each figure of a sample that has to stay flat."""
 
 
+OTHER_FILES = 20
+"""Files beside those of outputs in their folder: the store, its journal, the signing key, half-written ones."""
+
+
 def growth(values: Sequence[float]) -> float:
     """Return the median of the last third less that of the middle third; the first third warms up."""
     third = len(values) // 3
@@ -60,14 +66,18 @@ def flat_lines(lives: Sequence[Sequence[Sample]], kept_rows: int) -> list[Line]:
 
     Args:
         lives: samples from each start of the server on.
-        kept_rows: rows that the store may hold.
+        kept_rows: rows that the store may hold; each has one output.
     """
     lines = [
         Line(name, max(growth([getattr(sample, figure) for sample in life]) for life in lives), bound, unit)
         for figure, (name, bound, unit) in GROWTH.items()
     ]
-    most = max(sample.rows for life in lives for sample in life)
-    return [*lines, Line("rows of the store, the most", most, kept_rows)]
+    samples = [sample for life in lives for sample in life]
+    return [
+        *lines,
+        Line("rows of the store, the most", max(sample.rows for sample in samples), kept_rows),
+        Line("files of outputs, the most", max(sample.output_files for sample in samples), kept_rows + OTHER_FILES),
+    ]
 
 
 def percentile_99(values: Sequence[float]) -> float:
@@ -87,7 +97,7 @@ def table(lines: Sequence[Line]) -> str:
 
 def drawn(samples: Sequence[Sample]) -> str:
     """Return an SVG file: each figure over time, as a share of its greatest value."""
-    names = {figure: figure.removesuffix("_mb").replace("_", " ") for figure in (*GROWTH, "rows")}
+    names = {figure: figure.removesuffix("_mb").replace("_", " ") for figure in (*GROWTH, "rows", "output_files")}
     series = []
     for figure, name in names.items():
         values = [getattr(sample, figure) for sample in samples]

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.soak import seconds_of
 from benchmarks.soak_lines import GROWTH, Line, Sample, drawn, flat_lines, growth, percentile_99, table
 
-STEADY = [Sample(float(at), 900.0, 80, 60, 3, 40) for at in range(12)]
+STEADY = [Sample(float(at), 900.0, 80, 60, 3, 40, 50) for at in range(12)]
 
 
 def test_growth_leaves_the_warm_up_out() -> None:
@@ -26,6 +26,11 @@ def test_a_figure_that_grows_in_one_life_fails_its_line_alone(figure: str) -> No
     assert all(line.holds for line in flat_lines([STEADY, STEADY], 132))
     leaking = [replace(each, **{figure: 1 + each.at_s * bound}) for each in STEADY]
     assert [line.name for line in flat_lines([STEADY, leaking], 132) if not line.holds] == [name]
+
+
+def test_files_of_outputs_above_those_of_the_rows_fail() -> None:
+    full = [replace(each, output_files=153) for each in STEADY]
+    assert [line.name for line in flat_lines([STEADY, full], 132) if not line.holds] == ["files of outputs, the most"]
 
 
 def test_rows_above_what_is_kept_fail() -> None:

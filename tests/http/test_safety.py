@@ -121,7 +121,7 @@ def test_nothing_of_outputs_is_left_behind_where_one_of_them_is_refused(checked:
     job = submitted(checked, **body, webhook_url=check.webhook_url)
     events = list(follow(checked, job))
     assert events[-1].data["state"] == "failed"
-    assert {event.kind for event in events} <= {"state", "progress"}
+    assert {event.kind for event in events} <= {"state", "progress", "failure"}
     assert not any(event.data.get("outputs") for event in events)
     for index in (0, 1):
         assert checked.get(f"{job}/outputs/{index}").status_code == 404
