@@ -14,6 +14,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
+from cache_dit_serving.api import matching
 from cache_dit_serving.api.access import Access
 from cache_dit_serving.api.envelope import Envelope
 from cache_dit_serving.api.matching import mounted_routes
@@ -86,6 +87,17 @@ def test_a_handler_answers_as_its_row_says(loading: Envelope, row: Operation) ->
     else:
         assert issubclass(row.answer, BaseModel)
         row.answer.model_validate_json(answer.content)
+
+
+def test_the_document_is_made_when_it_is_first_asked_for(loading: Envelope) -> None:
+    matching.document.cache_clear()
+    mounted_routes()
+    assert matching.document.cache_info().currsize == 0
+    (row,) = (row for row in OPERATIONS if row.route == "/openapi.json")
+    document = answer_to(loading, row)
+    assert document.json()["paths"].keys() >= {"/generate", "/jobs"}
+    assert answer_to(loading, row).content == document.content
+    assert matching.document.cache_info().misses == 1
 
 
 @pytest.mark.parametrize("row", [row for row in WITHOUT_JOBS if NotReady in row.errors], ids=by_row)

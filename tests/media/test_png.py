@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,14 @@ from cache_dit_serving.media import png
 
 SIZES = [(1, 1), (1, 300), (300, 1), (7, 5), (257, 129), (512, 768)]
 TEXTS = {"parameters": '{"prompt": "eine Katze, läuft 🐈"}', "warnings": "[]"}
+
+LOOKS_AT_THE_STACK = """
+import importlib, inspect, sys
+looks = []
+inspect.stack, stack = lambda: looks.append(1) or stack(), inspect.stack
+importlib.import_module(sys.argv[1])
+print(len(looks), "cv2" in sys.modules)
+"""
 
 
 def opened(content: bytes) -> Any:
@@ -69,3 +80,15 @@ def test_pillow_takes_over_where_there_is_no_fpng(monkeypatch: pytest.MonkeyPatc
     content = png.encode_png(pixels, TEXTS)
     assert b"fdEC" not in chunks(content)
     assert content == png.encode_by_pillow(pixels, TEXTS)
+
+
+def looks_at_the_stack(module: str) -> list[str]:
+    """The number of times that an import in a fresh process looks at its stack, and True where it leaves a cv2."""
+    command = [sys.executable, "-c", LOOKS_AT_THE_STACK, module]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+
+
+@pytest.mark.skipif(find_spec("cv2") is not None, reason="lazy_loader finds cv2")
+def test_the_import_of_fpng_does_not_describe_the_stack() -> None:
+    assert looks_at_the_stack("cache_dit_serving.media.png") == ["0", "False"]
+    assert looks_at_the_stack("fpng") == ["1", "False"], "fpng no longer needs the stand-in of media/png.py"

@@ -150,7 +150,7 @@ async def recent_warnings(request: Request) -> Response:
 
 
 async def openapi(request: Request) -> Response:
-    return Response(request.app.state.openapi, media_type=JSON)
+    return Response(await asyncio.to_thread(request.app.state.openapi), media_type=JSON)
 
 
 def _sent(output: Stored) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -150,6 +151,12 @@ class _TableRoute(BaseRoute):
         await request_response(operation.handler)(scope, receive, send)
 
 
+@functools.cache
+def document() -> bytes:
+    """Return the OpenAPI document. The first call takes a tenth of a second, which no start waits for."""
+    return bytes(JSONResponse(openapi_document(OPERATIONS)).body)
+
+
 def mounted_routes() -> Starlette:
     """Return the app to mount at "/", for the rows that have a handler."""
 
@@ -158,6 +165,5 @@ def mounted_routes() -> Starlette:
         return error_response(error, state_of(request.scope).id)
 
     app = Starlette(routes=[_TableRoute()], exception_handlers={ServingError: serving_error})
-    # Made once: making it takes 90 ms, and the event loop would wait.
-    app.state.openapi = bytes(JSONResponse(openapi_document(OPERATIONS)).body)
+    app.state.openapi = document
     return app
