@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support.postgres import INSTALLED, needs_postgres, postgres
+from tests.support.server import Server, bentoml_serving, serving
 from tests.support.storm import SEEDS, STEPS, Storm, small_disk
 
 CLIENTS = 8
@@ -21,15 +22,25 @@ REASONS = {"internal_error", "interrupted"}
 
 
 @pytest.mark.parametrize(
-    ("database", "jobs"),
+    ("database", "jobs", "begin"),
     [
-        (DATABASE, 80),
-        pytest.param("sqlite", 200, marks=pytest.mark.apart),
-        pytest.param("postgresql", 200, marks=[pytest.mark.apart, needs_postgres]),
+        pytest.param(DATABASE, 80, serving, id=DATABASE),
+        pytest.param("sqlite", 200, bentoml_serving, marks=pytest.mark.apart, id="sqlite, bentoml serve"),
+        pytest.param(
+            "postgresql",
+            200,
+            bentoml_serving,
+            marks=[pytest.mark.apart, needs_postgres],
+            id="postgresql, bentoml serve",
+        ),
     ],
 )
 def test_every_job_ends_once_and_as_if_nothing_had_happened(
-    database: str, jobs: int, tmp_path: Path, record_property: Callable[[str, object], None]
+    database: str,
+    jobs: int,
+    begin: Callable[..., AbstractContextManager[Server]],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     with ExitStack() as stack:
         outputs = stack.enter_context(small_disk(tmp_path / "disk", "64m"))
@@ -38,7 +49,7 @@ def test_every_job_ends_once_and_as_if_nothing_had_happened(
             "CACHE_DIT_SERVING__SERVER__WORKERS": "2",
             "CACHE_DIT_SERVING__JOBS__LEASE_S": str(LEASE_S),
         }
-        storm = Storm(tmp_path, outputs, environ, jobs, CLIENTS, random.Random(0))
+        storm = Storm(tmp_path, outputs, environ, jobs, CLIENTS, random.Random(0), begin)
         if database == "postgresql":
             cluster = stack.enter_context(postgres())
             url = environ["CACHE_DIT_SERVING__JOBS__DATABASE"] = cluster.new_database()

@@ -1,30 +1,47 @@
-"""A forked server, which most tests use, and one of `bentoml serve` answer the same."""
+"""A forked server, which most tests use, and one of `bentoml serve` answer the same, with two workers each."""
 
 from __future__ import annotations
 
 import re
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.draining import drains
 from tests.support.jobs import ended, submitted
-from tests.support.server import Server, bentoml_serving, ready, serving
+from tests.support.server import Server, bentoml_serving, options, ready_workers, serving
 
 PATHS = ("/openapi.json", "/capabilities", "/get_model_info", "/v1/models", "/loras", "/docs", "/favicon.ico")
 METHODS = ("GET", "POST", "DELETE", "PUT", "OPTIONS")
 
 
+WORKERS = 2
+
+
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    forked, started = (tmp_path_factory.mktemp(name) for name in ("forked", "started"))
-    with serving(forked) as one, bentoml_serving(started) as other:
-        for server in (one, other):
-            server.wait_for(ready)
-        yield one, other
-    assert one.process.returncode == -signal.SIGTERM  # by uvicorn, which raises it again in the end
-    assert other.process.returncode == 0
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], tuple[Server, Server]]]:
+    """The two servers, all of their workers ready; others after a test that has ended them."""
+    at_hand: list[tuple[Server, Server]] = []
+    environ = options(SERVER__WORKERS=WORKERS)
+    with ExitStack() as stack:
+
+        def pair() -> tuple[Server, Server]:
+            if not at_hand or at_hand[-1][0].process.poll() is not None:
+                one = stack.enter_context(serving(tmp_path_factory.mktemp("forked"), environ=environ))
+                other = stack.enter_context(bentoml_serving(tmp_path_factory.mktemp("started"), environ=environ))
+                at_hand.append((one, other))
+            for server in at_hand[-1]:
+                server.wait_for(lambda server: ready_workers(server) == WORKERS)
+            return at_hand[-1]
+
+        yield pair
+
+
+@pytest.fixture
+def both(pairs: Callable[[], tuple[Server, Server]]) -> tuple[Server, Server]:
+    return pairs()
 
 
 def test_pictures_are_the_same_to_the_bit(both: tuple[Server, Server]) -> None:
@@ -65,3 +82,7 @@ def test_a_job_is_done_and_its_output_served(both: tuple[Server, Server]) -> Non
         assert ended(server, job)["state"] == "succeeded"
         pictures.append(server.get(f"{job}/outputs/0").content)
     assert pictures[0] == pictures[1]
+
+
+def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(both: tuple[Server, Server]) -> None:
+    assert [drains(server, WORKERS) for server in both] == [0, 0]

@@ -37,7 +37,7 @@ from tests.support.server import COMMAND, ROOT, START_S, Server, bentoml_serving
 
 LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""
-SECONDS: dict[str, Any] = LONG | {"num_images": 2}
+SECOND: dict[str, Any] = LONG | {"num_images": 1}
 """One that is drawn to its end."""
 
 
@@ -111,7 +111,7 @@ def cancelled(server: Server) -> float:
 
 
 def test_a_full_queue_answers_429_with_the_time_to_come_back(small_queue: Server) -> None:
-    running = start(small_queue, **SECONDS)
+    running = start(small_queue, **SECOND)
     small_queue.wait_for(lambda server: queue_of(server)["step"] > 10)
     waiting = [start(small_queue, num_inference_steps=2, seed=seed) for seed in (1, 2)]
     small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 2)
@@ -124,7 +124,7 @@ def test_a_full_queue_answers_429_with_the_time_to_come_back(small_queue: Server
 
 
 def test_health_info_and_metrics_answer_while_the_pipeline_is_busy(small_queue: Server) -> None:
-    running = start(small_queue, **SECONDS)
+    running = start(small_queue, **SECOND)
     small_queue.wait_for(lambda server: queue_of(server)["running"] == 1)
     for path in ("/livez", "/readyz", "/health", "/get_model_info", "/metrics", "/docs"):
         assert small_queue.get(path, timeout=20).status_code == 200
@@ -146,7 +146,7 @@ def test_a_generation_stops_between_steps_when_its_client_has_gone(small_queue: 
 
 
 def test_a_waiting_generation_leaves_the_queue_when_its_client_has_gone(small_queue: Server) -> None:
-    running = start(small_queue, **SECONDS)
+    running = start(small_queue, **SECOND)
     small_queue.wait_for(lambda server: queue_of(server)["running"] == 1)
     connection = leave(small_queue, **LONG)
     small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 1)

@@ -1,4 +1,8 @@
-"""Workers of one server: they share its jobs, and SIGTERM drains each of them."""
+"""Workers of one server: they share its jobs, and SIGTERM drains each of them.
+
+Servers are forked; `tests/process/test_forked.py` drains one of `bentoml serve`, and `tests/process/test_lifecycle.py`
+kills a worker of one.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,18 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
 
 import psutil
 import pytest
 import requests
 
-from tests.support.clients import start
+from tests.support.draining import drains
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
-from tests.support.server import Server, bentoml_serving, options, serving
+from tests.support.server import Server, options, ready_workers, serving
 
 WITHIN_S = 180
-SECONDS: dict[str, Any] = LONG | {"num_images": 2}
-"""Fields of a request that is drawn to its end, and takes two seconds or more."""
+SECOND = LONG | {"num_images": 1}
+"""Fields of a request that is drawn to its end, and takes more than a second."""
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +34,18 @@ def of_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[i
         def of(workers: int) -> Server:
             server = at_hand.get(workers)
             if server is None or server.process.poll() is not None:
-                begin = serving if workers == 1 else bentoml_serving
                 environ = options(SERVER__WORKERS=workers, JOBS__LEASE_S=10)
-                server = at_hand[workers] = stack.enter_context(begin(tmp_path_factory.mktemp("of"), environ=environ))
+                server = at_hand[workers] = stack.enter_context(serving(tmp_path_factory.mktemp("of"), environ=environ))
             server.wait_for(lambda server: ready_workers(server) == workers, WITHIN_S)
             return server
 
         yield of
 
 
-def ready_workers(server: Server) -> int:
-    """The number of them, by the log: those that were killed do not count."""
-    return server.log().count("is ready on") - server.log().count("was ended by SIGKILL")
-
-
 def test_jobs_are_shared(of_workers: Callable[[int], Server]) -> None:
     server = of_workers(2)
     expected = server.generate(prompt=PROMPT, seed=5).json()["images"]
-    jobs = [submitted(server, seed=5, speed="lossless", num_inference_steps=50) for _ in range(4)]
+    jobs = [submitted(server, seed=5, speed="lossless", num_inference_steps=25) for _ in range(4)]
     jobs += [submitted(server, seed=5) for _ in range(2)]
     cancelled = submitted(server, **LONG)
     assert requests.delete(server.url + cancelled, timeout=WITHIN_S).json()["state"] == "cancelled"
@@ -65,7 +62,7 @@ def test_jobs_are_shared(of_workers: Callable[[int], Server]) -> None:
 
 def test_steps_are_told_by_each_worker_as_they_are_done(of_workers: Callable[[int], Server]) -> None:
     server = of_workers(2)
-    job = submitted(server, **SECONDS)
+    job = submitted(server, **SECOND)
 
     def steps_told(_: int) -> int:
         with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
@@ -78,7 +75,7 @@ def test_steps_are_told_by_each_worker_as_they_are_done(of_workers: Callable[[in
 
 def test_a_worker_that_is_killed_leaves_its_jobs_to_the_other(of_workers: Callable[[int], Server]) -> None:
     server = of_workers(2)
-    first = [submitted(server, **SECONDS) for _ in range(2)]
+    first = [submitted(server, **SECOND) for _ in range(2)]
     for job in first:
         server.wait_for(lambda server, job=job: server.get(job).json()["step"] > 10, WITHIN_S)  # type: ignore[misc]
     psutil.Process(server.process.pid).children()[0].kill()
@@ -93,32 +90,4 @@ def test_a_worker_that_is_killed_leaves_its_jobs_to_the_other(of_workers: Callab
 def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(
     of_workers: Callable[[int], Server], workers: int
 ) -> None:
-    server = of_workers(workers)
-    running = start(server, **LONG)
-    server.wait_for(worker_runs)
-    waiting = []
-    if workers == 1:
-        waiting.append(start(server, num_inference_steps=4))
-        server.wait_for(lambda server: server.get("/health").json()["queue"]["waiting"] == 1)
-    server.process.send_signal(signal.SIGTERM)
-    server.wait_for(lambda server: server.log().count("draining:") == workers)
-    for _ in range(8):  # on new connections, each to a worker of its own choice
-        for path in ("/readyz", "/health"):
-            answer = requests.get(server.url + path, timeout=20)
-            assert answer.status_code == 503
-        assert answer.json()["error"]["code"] == "draining"
-        assert "Retry-After" in answer.headers
-        assert answer.headers["Connection"] == "close"
-        assert requests.get(f"{server.url}/livez", timeout=20).status_code == 200
-    for late in (*waiting, start(server, num_inference_steps=4)):
-        refused = late.result(60)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
-    assert not running.done()
-    assert running.result(60).status_code == 200
-    assert len(running.result().json()["images"]) == LONG["num_images"]
-    assert server.process.wait(30) == (-signal.SIGTERM if workers == 1 else 0)
-
-
-def worker_runs(server: Server) -> bool:
-    """Whether any worker runs a generation: each answers for itself."""
-    return any(requests.get(f"{server.url}/health", timeout=20).json()["queue"]["step"] > 5 for _ in range(4))
+    assert drains(of_workers(workers), workers) == (-signal.SIGTERM if workers == 1 else 0)

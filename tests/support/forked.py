@@ -93,17 +93,19 @@ class WarmProcess:
         log: Path,
         port: int = 0,
         metrics: Path | None = None,
+        workers: int = 1,
         command: list[str] | None = None,
         ranks: bool = False,
     ) -> ForkedProcess:
         """Start a server that listens on a port of 127.0.0.1 when this returns, or a command of the project's.
 
         Args:
+            workers: more than one of a server have a supervisor, which is the process that this returns.
             command: the words after `cache-dit-serving`; left out: a server.
             ranks: it starts ranks, whose forking process is forked too.
         """
         asked = {"environ": environ, "cwd": str(cwd), "log": str(log), "command": command, "ranks": ranks}
-        return self._servers[self._ask(asked | {"port": port, "metrics": str(metrics)})]
+        return self._servers[self._ask(asked | {"port": port, "metrics": str(metrics), "workers": workers})]
 
     def fork_ranks(self, listener: int, ends: int) -> int:
         """Fork the process that forks ranks; returns this process's number, as :func:`forked_ranks.start_by` asks."""

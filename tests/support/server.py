@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_S = 90
 COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
 SCHEDULERS = "CACHE_DIT_SERVING__MODEL__SCHEDULERS"
+WORKERS = "CACHE_DIT_SERVING__SERVER__WORKERS"
 PARALLELISM = "CACHE_DIT_SERVING__PARALLELISM__"
 AS_SERVED = {
     "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "true",
@@ -101,8 +102,8 @@ def serving(
 ) -> Iterator[Server]:
     """A server with these variables, ended by SIGTERM; ready or not when it is yielded.
 
-    It is forked from a warm process: the worker of `bentoml serve` without its supervisor. `port` is that of a server
-    before it; left out: a free one.
+    It is forked from a warm process: the worker of `bentoml serve` without its supervisor, or several with one of the
+    tests' own. `port` is that of a server before it; left out: a free one.
     """
     started = _starting(folder, environ, variables, port)
     metrics = folder / "shared" / "metrics"
@@ -113,6 +114,7 @@ def serving(
         cwd=cwd,
         log=started.log_file,
         metrics=metrics,
+        workers=int(started.environ.get(WORKERS, "1")),
         ranks=any(name.startswith(PARALLELISM) for name in started.environ),
     )
     try:
@@ -195,6 +197,11 @@ def _ending(running: Server) -> Iterator[Server]:
 
 def ready(server: Server) -> bool:
     return server.get("/readyz").status_code == 200
+
+
+def ready_workers(server: Server) -> int:
+    """The number of them, by the log: those that were killed do not count."""
+    return server.log().count("is ready on") - server.log().count("was ended by SIGKILL")
 
 
 def free_port() -> int:

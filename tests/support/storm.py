@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from sqlalchemy import create_engine, text
 
 from tests.support.jobs import PROMPT, ended, states
 from tests.support.postgres import Postgres
-from tests.support.server import Server, bentoml_serving, ready
+from tests.support.server import Server, ready
 from tests.support.waiting import wait_until
 
 SEEDS, STEPS = range(6), (4, 12, 40)
@@ -76,6 +76,8 @@ class Storm:
     jobs: int
     clients: int
     dice: random.Random
+    begin: Callable[..., AbstractContextManager[Server]]
+    """`serving` or `bentoml_serving`."""
     server: Server = field(init=False)
     promised: dict[str, Asked] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -92,9 +94,8 @@ class Storm:
     def start(self) -> None:
         """A server, in place of one before it."""
         self._starts += 1
-        self.server = self._servers.enter_context(
-            bentoml_serving(self.folder / f"server-{self._starts}", environ=self.environ)
-        )
+        folder = self.folder / f"server-{self._starts}"
+        self.server = self._servers.enter_context(self.begin(folder, environ=self.environ))
         self.server.wait_for(ready, PATIENCE_S)
 
     def close(self) -> None:

@@ -1,8 +1,9 @@
 """A process that has imported the libraries, and forks others: `python -m tests.support.warm_process FD FOLDER`.
 
 Each server is the worker of `bentoml serve` without its supervisor: the same command of BentoML's runs the same ASGI
-app. A command of the project's and the process that forks a model's ranks spare the imports here, too. The process
-itself runs no operation of torch, so that no thread is lost to a fork.
+app. Several workers have a supervisor of the tests (`tests/support/forked_workers.py`). A command of the project's and
+the process that forks a model's ranks spare the imports here, too. The process itself runs no operation of torch, so
+that no thread is lost to a fork.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import traceback
 from typing import Any
 
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from tests.support import forked_ranks
+from tests.support import forked_ranks, forked_workers
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SUPERVISOR_PID = "CACHE_DIT_SUPERVISOR_PID"
@@ -144,22 +145,23 @@ def become(asked: dict[str, Any]) -> None:
         sys.argv = ["cache-dit-serving", *words]
         command: Any = importlib.import_module("cache_dit_serving.cli.main")
         sys.exit(command.main())
-    serve(asked["port"], asked["metrics"])
+    serve(asked["port"], asked["metrics"], asked["workers"])
 
 
-def serve(port: int, metrics: str) -> None:
-    """Serve as the worker of `bentoml serve` does, with the environment that its supervisor would give it."""
+def serve(port: int, metrics: str, workers: int) -> None:
+    """Serve as the workers of `bentoml serve` do, with the environment that their supervisor would give them."""
     os.environ |= {
         FOLDER: metrics,
-        SUPERVISOR_PID: str(os.getppid()),
+        SUPERVISOR_PID: str(os.getppid() if workers == 1 else os.getpid()),
         "BENTOML_RUNNER_MAP": json.dumps({"cache_dit_serving": f"http://127.0.0.1:{port}"}),
     }
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(2048)  # a connection waits until the server accepts, as behind BentoML's supervisor
+    number = 1 if workers == 1 else forked_workers.supervise(workers)
     worker: Any = importlib.import_module("_bentoml_impl.worker.service")
-    worker.main.main([SERVICE, "--fd", str(listener.detach()), "--worker-id", "1"], standalone_mode=False)
+    worker.main.main([SERVICE, "--fd", str(listener.detach()), "--worker-id", str(number)], standalone_mode=False)
 
 
 def report_ended(control: socket.socket) -> None:
