@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times docs site image-check models full-size lint lint-ui types check bench soak conformance audit nightly clean
+.PHONY: help setup serve test test-all test-fast test-families test-times docs site image-check models full-size lint lint-ui types check bench soak conformance verify audit nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -138,6 +138,9 @@ soak: $(VENV)/.installed-test ## Four times the traffic that fits, for ten minut
 conformance: $(VENV)/.installed-test ## Made-up requests to every route, with keys: ten times those of `make test`
 	CONFORMANCE_EXAMPLES=400 CONFORMANCE_KEYS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/http/test_openapi.py
 
+verify: setup ## The speeds of the embedded model against uncached outputs: 24 prompts, every floor (a minute)
+	OMP_NUM_THREADS=1 $(BIN)/cache-dit-serving verify embedded
+
 # In a throwaway environment: the audit's requirements are none of the project's. Strict, since pip-audit 2 passes over
 # packages that it finds no data of. A mirror of PyPI may have the packages and not that data, which is asked for first.
 audit: ## Known vulnerabilities of the pinned requirements, by pip-audit; needs a network
@@ -147,7 +150,7 @@ audit: ## Known vulnerabilities of the pinned requirements, by pip-audit; needs 
 		build/audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.txt; else \
 		echo "pip-audit is skipped: the vulnerability data of PyPI cannot be reached" >&2; fi
 
-nightly: test-all soak conformance audit ## All tests, the soak, conformance and the audit
+nightly: test-all soak conformance verify audit ## All tests, the soak, conformance, the speeds' floors and the audit
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) $(VENV)-docs .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info

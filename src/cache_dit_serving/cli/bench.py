@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache_dit_serving.cli.bench_flags import parser, plan_of
+from cache_dit_serving.cli.written_files import check_writable, write_file
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.measure.load.bench import Plan, measure
 from cache_dit_serving.measure.load.outcome import Failed
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
             return _compare(parsed)
         plan = plan_of(parsed)
         for file in (parsed.output, parsed.markdown, parsed.html, parsed.csv):
-            _writable(file)
+            check_writable(file)
         result = asyncio.run(_measured(plan, Progress(sys.stderr, quiet=parsed.quiet)))
         _write_report(result, parsed)
     except ConfigError as error:
@@ -64,9 +65,9 @@ def _write_report(result: BenchResult, parsed: argparse.Namespace) -> None:
     from cache_dit_serving.measure.load.rows import as_csv
 
     # First the results: a report can be made again from them.
-    _write(parsed.output, result.model_dump_json(indent=1) + "\n")
-    _write(parsed.html, as_html(result) if parsed.html else "")
-    _write(parsed.csv, as_csv(result) if parsed.csv else "")
+    write_file(parsed.output, result.model_dump_json(indent=1) + "\n")
+    write_file(parsed.html, as_html(result) if parsed.html else "")
+    write_file(parsed.csv, as_csv(result) if parsed.csv else "")
     _print_or_write(parsed.markdown, as_markdown(result))
 
 
@@ -84,29 +85,14 @@ def _compare(parsed: argparse.Namespace) -> int:
         raise ConfigError("--csv: is of a measurement, and --compare measures nothing; leave it out")
     a, b = (read_result(path) for path in parsed.compare)
     comparison = compare(a, b)
-    _write(parsed.output, comparison.model_dump_json(indent=1) + "\n")
-    _write(parsed.html, comparison_html(comparison) if parsed.html else "")
+    write_file(parsed.output, comparison.model_dump_json(indent=1) + "\n")
+    write_file(parsed.html, comparison_html(comparison) if parsed.html else "")
     _print_or_write(parsed.markdown, comparison_markdown(comparison))
     return 0
-
-
-def _writable(file: Path | None) -> None:
-    """Refuse a file whose folder is missing before the load, not after it."""
-    if file is not None and (file.is_dir() or not file.parent.is_dir()):
-        raise ConfigError(f"{file} cannot be written: {'it is a folder' if file.is_dir() else 'its folder is missing'}")
 
 
 def _print_or_write(file: Path | None, text: str) -> None:
     if file is None:
         print(text, end="")
     else:
-        _write(file, text)
-
-
-def _write(file: Path | None, text: str) -> None:
-    if file is None:
-        return
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+        write_file(file, text)

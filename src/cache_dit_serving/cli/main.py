@@ -17,6 +17,7 @@ COMMANDS = {
     "bench": "bench",
     "config": "show_config",
     "tune": "tune",
+    "verify": "verify",
 }
 """Module of each command, which is imported for that command alone: most of them take seconds."""
 USAGE = """\
@@ -29,6 +30,7 @@ usage: cache-dit-serving COMMAND [flags]
   inspect  say what a folder, a file of weights, a LoRA or a hub id is, and how to serve it
   bench    measure a running server under load, and compare two measurements
   tune     search the cache settings of a model, with fewer steps as the baseline to beat
+  verify   hold the speeds of a configuration to their floors, for CI
   config   print the settings that serve would have with the same flags, and where each value comes from
 
   --version, --help

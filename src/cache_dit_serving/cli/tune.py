@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.cli.command_line import CommandLine
+from cache_dit_serving.cli.drawing import Interruption, Progress, count, fields_of
 from cache_dit_serving.cli.generate import settings_of
 from cache_dit_serving.cli.generate_flags import add_model_flags
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
@@ -50,16 +48,16 @@ Ctrl-C ends the search and writes the report of what there is. The same command 
 Exit status: 0 if all three speeds hold on unseen prompts, 1 if not, 2 for a mistake, 130 after Ctrl-C.
 """
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-QUIET_S = 10.0
-"""Seconds between two lines of progress where standard error is not a terminal."""
 KEY_VARIABLE = "CACHE_DIT_SERVING_API_KEY"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Search, verify, and write the report into the folder. Return the exit status."""
     parsed = parser().parse_args(arguments)
-    stop = Interruption()
+    stop = Interruption("the report follows")
     drawer: Drawer | None = None
+    from cache_dit_serving.measure.search.drawer import Interrupted
+
     try:
         settings = None if parsed.url else settings_of(parsed)
         options = options_of(parsed, settings)
@@ -75,6 +73,9 @@ def main(arguments: Sequence[str]) -> int:
     except (LoadError, ServingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except Interrupted:
+        print("stopped before anything was measured", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # the interpreter cannot shut down while a thread still loads weights
@@ -94,15 +95,11 @@ def options_of(parsed: argparse.Namespace, settings: Settings | None) -> Any:
     Raises:
         ConfigError: a value is invalid, no prompts are given, or there is nothing to go on with.
     """
-    from cache_dit_serving.measure.search.prompt_lists import own_prompts, prompts_of, varied_prompts
+    from cache_dit_serving.measure.search.prompt_lists import usual_prompts
     from cache_dit_serving.measure.search.session import CONDITIONS, Options
 
-    if parsed.prompts is not None:
-        prompts, origin = prompts_of(parsed.prompts), "the user's"
-    elif settings is not None and settings.model.path == EMBEDDED_MODEL:
-        prompts, origin = own_prompts(), "the embedded model's own"
-    else:
-        prompts, origin = varied_prompts(), "the 200 of bench, none of the user's"
+    embedded = settings is not None and settings.model.path == EMBEDDED_MODEL
+    prompts, origin = usual_prompts(parsed.prompts, embedded=embedded)
     if parsed.resume and not (parsed.output / CONDITIONS).exists():
         raise ConfigError(f"--resume: {parsed.output} holds no search; leave --resume out to begin one")
     return Options(
@@ -134,69 +131,6 @@ def _drawer(
     return InProcess.load(settings, fields, stop, progress)
 
 
-def fields_of(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of every request by texts such as `width=512`. A value that is no JSON is a text.
-
-    Raises:
-        ConfigError: a text is not NAME=VALUE, or names a field that the search sets itself.
-    """
-    fields: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--field {text}: write NAME=VALUE, such as width=512")
-        if name in ("prompt", "seed", "speed", "cache", "deadline_s", "num_images", "num_images_per_prompt"):
-            raise ConfigError(f"--field {name}: the search sets it itself; leave it out")
-        try:
-            fields[name] = json.loads(value)
-        except ValueError:
-            fields[name] = value
-    return fields
-
-
-class Interruption:
-    """First Ctrl-C: end after the current step. Second: end at once."""
-
-    def __init__(self) -> None:
-        self._interrupted = False
-        self._before: Any = None
-
-    def __call__(self) -> bool:
-        return self._interrupted
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGINT, self._take)
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted = True
-        print("\nending; the report follows (Ctrl-C again: at once, without it)", file=sys.stderr, flush=True)
-
-
-class Progress:
-    """Progress on standard error: one line that is rewritten on a terminal, else a line now and then."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._last = -QUIET_S
-
-    def __call__(self, text: str) -> None:
-        if self._terminal:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
-            print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - self._last >= QUIET_S:
-            self._last = time.monotonic()
-            print(text, file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        if self._terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
 def seconds(text: str) -> float:
     """Return the seconds of a duration such as `90s`, `20m` or `1.5h`.
 
@@ -207,17 +141,6 @@ def seconds(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration: write it as 90s, 20m or 1.5h")
     return float(match[1]) * UNITS[match[2]]
-
-
-def count(text: str) -> int:
-    """Return a number of at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is no such number.
-    """
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
-    return int(text)
 
 
 def parser() -> CommandLine:

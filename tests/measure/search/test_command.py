@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cache_dit_serving.cli import tune
+from cache_dit_serving.cli.drawing import fields_of
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.measure.load.source import read_prompts
 from cache_dit_serving.measure.search.prompt_lists import own_prompts, split
@@ -57,14 +58,14 @@ def test_a_file_of_one_prompt_is_refused(capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_fields_are_read_as_json_or_text() -> None:
-    assert tune.fields_of(["width=512", "scheduler=unipc", "tiling=true"]) == {
+    assert fields_of(["width=512", "scheduler=unipc", "tiling=true"]) == {
         "width": 512,
         "scheduler": "unipc",
         "tiling": True,
     }
     for text in ("width", "seed=3", "cache={}", "prompt=a"):
         with pytest.raises(ConfigError, match="--field"):
-            tune.fields_of([text])
+            fields_of([text])
 
 
 def test_durations_have_units() -> None:

@@ -51,6 +51,14 @@ def test_each_further_candidate_held_its_floor_with_more_confidence() -> None:
             ["flip=.05", "high:flip=.02"],
             {"high": {"flip": 0.02}, "balanced": {"steps": 0.5, "flip": 0.05}, "fast": {"flip": 0.05}},
         ),
+        (
+            ["ssim=.95", "psnr_db=30", "fast:ssim=.9"],
+            {
+                "high": {"steps": 0.75, "ssim": 0.95, "psnr_db": 30},
+                "balanced": {"steps": 0.5, "ssim": 0.95, "psnr_db": 30},
+                "fast": {"ssim": 0.9, "psnr_db": 30},
+            },
+        ),
     ],
 )
 def test_floors_hold_for_all_speeds_or_for_one(texts: list[str], expected: dict[str, dict[str, float]]) -> None:
@@ -58,7 +66,8 @@ def test_floors_hold_for_all_speeds_or_for_one(texts: list[str], expected: dict[
 
 
 @pytest.mark.parametrize(
-    "text", ["ssim", "likeness=.9", "ssim=much", "quick:ssim=.9", "lossless:ssim=.9", "snr_db=30", "steps=2"]
+    "text",
+    ["ssim", "likeness=.9", "ssim=much", "quick:ssim=.9", "lossless:ssim=.9", "snr_db=30", "steps=2", "ssim=inf"],
 )
 def test_a_floor_that_cannot_be_read_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(ConfigError, match="--floor"):

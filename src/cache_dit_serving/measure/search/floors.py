@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,13 +30,26 @@ def floors_of(texts: Sequence[str], kind: MediaKind) -> dict[Speed, dict[str, fl
     """Return the floors of each speed: the default ones, changed by texts such as `ssim=.95` and `high:flip=.02`.
 
     A floor without a speed holds for every speed and replaces the default of `fast`. A floor of one speed replaces the
-    default of that speed.
+    default of that speed, and the floor of every speed by the same measure.
 
     Raises:
         ConfigError: a text is not [SPEED:]MEASURE=VALUE, or names a measure that outputs of this kind do not have.
     """
-    floors: dict[Speed, dict[str, float]] = {}
+    of_all, of_one = parsed_floors(texts, kind)
+    usual = {speed: {} if speed == "fast" and of_all else dict(USUAL[speed]) for speed in CACHED}
+    return {
+        speed: {**of_all, **of_one[speed]} if speed in of_one else _stricter(of_all, usual[speed]) for speed in CACHED
+    }
+
+
+def parsed_floors(texts: Sequence[str], kind: MediaKind) -> tuple[dict[str, float], dict[Speed, dict[str, float]]]:
+    """Return the floors of every speed and those of one speed, by texts such as `ssim=.95` and `high:flip=.02`.
+
+    Raises:
+        ConfigError: as :func:`floors_of`.
+    """
     of_all: dict[str, float] = {}
+    of_one: dict[Speed, dict[str, float]] = {}
     known = [*(measure.name for measure in OF_KIND[kind]), STEPS]
     for text in texts:
         left, equals, number = text.partition("=")
@@ -49,13 +63,13 @@ def floors_of(texts: Sequence[str], kind: MediaKind) -> dict[Speed, dict[str, fl
             value = float(number)
         except ValueError:
             raise ConfigError(f"--floor {text}: {number!r} is not a number") from None
+        if not math.isfinite(value):
+            raise ConfigError(f"--floor {text}: {number!r} is not a finite number")
         if name == STEPS and not 0 < value < 1:
             raise ConfigError(f"--floor {text}: write a share of the reference's steps between 0 and 1, such as .5")
         found = next((each for each in CACHED if each == speed), None)
-        (of_all if found is None else floors.setdefault(found, {}))[name] = value
-    replaced = {"fast"} if of_all else set()
-    own = {speed: floors.get(speed) or ({} if speed in replaced else dict(USUAL[speed])) for speed in CACHED}
-    return {speed: _stricter(of_all, own[speed]) for speed in CACHED}
+        (of_all if found is None else of_one.setdefault(found, {}))[name] = value
+    return of_all, of_one
 
 
 def _stricter(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:

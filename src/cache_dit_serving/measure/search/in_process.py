@@ -13,7 +13,7 @@ from cache_dit_serving.caching.checks import check_model, check_request
 from cache_dit_serving.caching.settings import CACHE_TYPES, CacheSettings
 from cache_dit_serving.caching.speeds import WITHOUT_CACHE, CacheChoice
 from cache_dit_serving.config.settings import Settings
-from cache_dit_serving.errors import ConfigError, InvalidRequest, OutOfMemory
+from cache_dit_serving.errors import ConfigError, InvalidRequest, LoadError, OutOfMemory
 from cache_dit_serving.findings import findings_of
 from cache_dit_serving.measure.search.drawer import CannotDraw, Drawn, Interrupted, Subject, diffs_of
 from cache_dit_serving.measure.search.points import Case, Point
@@ -72,8 +72,9 @@ class InProcess:
         """Load the model of a configuration, and draw one output that is not measured.
 
         Raises:
-            LoadError: the model cannot be loaded.
+            LoadError: the model cannot be loaded, or draws nothing.
             ConfigError: a request with these fields cannot be planned.
+            Interrupted: the user has interrupted.
         """
         from cache_dit_serving.pipeline.assemble import assemble
         from cache_dit_serving.ranks.ranked import RankedRunner
@@ -81,7 +82,14 @@ class InProcess:
         start = RankedRunner.start if settings.parallelism else assemble
         drawer = cls(start(for_measuring(settings), progress), fields, interrupted)
         progress("drawing one output that is not measured")
-        drawer.draw(Case("a test", 0), Point(drawer.subject.steps))
+        try:
+            drawer.draw(Case("a test", 0), Point(drawer.subject.steps))
+        except Interrupted:
+            drawer.close()
+            raise
+        except CannotDraw as error:
+            drawer.close()
+            raise LoadError(f"an output without a cache cannot be drawn: {error}") from error
         return drawer
 
     @property

@@ -46,7 +46,7 @@ def _of_sounds(output: Media, reference: Media) -> dict[Measure, float]:
 def _of_frames(output: Media, reference: Media) -> dict[Measure, float]:
     pairs = list(zip(_frames(output), _frames(reference), strict=True))
     if not has_ssim(pairs[0][0]):
-        raise ServingError("outputs with a side below 11 px have no SSIM; search at a larger size, by --field")
+        raise ServingError("outputs with a side below 11 px have no SSIM; draw them at a larger size, by --field")
     found = {measure: statistics.fmean(by(*pair) for pair in pairs) for measure, by in _OF_FRAMES.items()}
     return found | ({FLICKER: flicker(output.array, reference.array)} if isinstance(output, VideoOutput) else {})
 

@@ -136,3 +136,10 @@ def labels_of(fixed: Mapping[str, Point]) -> dict[str, str]:
     for label, point in fixed.items():
         labels[point.key] = f"{labels[point.key]}, {label}" if point.key in labels else label
     return labels
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in words, such as `4 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -40,6 +40,19 @@ def prompts_of(file: Path) -> tuple[str, ...]:
     return found
 
 
+def usual_prompts(file: Path | None, *, embedded: bool) -> tuple[tuple[str, ...], str]:
+    """Return the prompts of a file, or without one those of the model, with their origin in words.
+
+    Raises:
+        ConfigError: as :func:`prompts_of`.
+    """
+    if file is not None:
+        return prompts_of(file), "the user's"
+    if embedded:
+        return own_prompts(), "the embedded model's own"
+    return varied_prompts(), "the 200 of bench, none of the user's"
+
+
 def split(prompts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the prompts of the search and the unseen ones, a third, by a draw that is the same each time."""
     shuffled = list(prompts)

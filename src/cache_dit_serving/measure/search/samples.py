@@ -116,8 +116,11 @@ def tolerance_factor(count: int, sure: float) -> float:
 class Samples:
     """Samples of one set of cases, appended to a file of JSON lines as they are measured."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None = None) -> None:
         """Read the file, if it is there. A last line that a kill cut short is dropped.
+
+        Args:
+            file: None: the samples live as long as this object.
 
         Raises:
             OSError: the file cannot be read or written.
@@ -125,16 +128,17 @@ class Samples:
         self._file = file
         self._points: dict[str, Point] = {}
         self._samples: dict[str, dict[int, Sample]] = {}
-        if file.exists():
+        if file is not None and file.exists():
             whole = file.read_bytes().rpartition(b"\n")
             file.write_bytes(whole[0] + whole[1])
             for line in whole[0].splitlines():
                 self._take(json.loads(line))
 
     def add(self, point: Point, case: int, sample: Sample) -> None:
-        line = {**point.as_json(), "case": case, **asdict(sample)}
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if self._file is not None:
+            line = {**point.as_json(), "case": case, **asdict(sample)}
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         self._put(point, case, sample)
 
     def has(self, point: Point, case: int) -> bool:

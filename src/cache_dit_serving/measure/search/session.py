@@ -19,7 +19,7 @@ from cache_dit_serving.measure.search.drawer import Drawer, Interrupted
 from cache_dit_serving.measure.search.floors import CANDIDATES, floors_of
 from cache_dit_serving.measure.search.front import front
 from cache_dit_serving.measure.search.measures import OF_KIND
-from cache_dit_serving.measure.search.measuring import Clock, Measuring, TimeOver
+from cache_dit_serving.measure.search.measuring import Clock, Measuring, TimeOver, in_words
 from cache_dit_serving.measure.search.outcome import Outcome, conclude
 from cache_dit_serving.measure.search.points import Point, cases_of
 from cache_dit_serving.measure.search.prompt_lists import split
@@ -255,10 +255,3 @@ class Session:
             share = len(drawn) / max(1, len(self._unseen) * VERIFIED_POINTS)
             return max(0.0, (1 - share) * self._verification_s())
         return left + self._verification_s()
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in words, such as `4 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
