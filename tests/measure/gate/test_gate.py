@@ -63,10 +63,18 @@ def test_a_floor_is_a_bound_in_the_direction_of_its_measure() -> None:
     assert "must be at most 0;" in sentences(verdict)[0]
 
 
+def test_a_miss_by_a_hair_shows_the_hair() -> None:
+    [decile] = [each for each in gate({"fast": point_of(0.9)}).run().judged[0].held if each.measure == "psnr_db"]
+    floor = decile.worst_decile + 1e-7
+    [text] = sentences(gate({"fast": point_of(0.9)}, {"psnr_db": floor}).run())
+    value, least = (float(part.split()[0].rstrip(",;")) for part in text.split(" is ")[1].split("at least "))
+    assert value < least
+
+
 def test_a_speed_that_reuses_nothing_fails_whatever_its_floor() -> None:
     verdict = gate({"fast": point_of(0.0)}).run()
     assert not verdict.holds
-    assert sentences(verdict) == ["fast reuses no step in any of 24 outputs."]
+    assert sentences(verdict) == ["fast reuses no step in 24 outputs."]
     assert "FAILS" in as_markdown(verdict)
     assert "holds" not in as_markdown(verdict)
 
@@ -148,7 +156,12 @@ def test_the_junit_file_has_a_case_for_each_speed(verdict: Verdict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cases", "words"), [(24, "about the 3rd worst"), (3, "Of 3 outputs it is hardly more than the worst one")]
+    ("cases", "words"),
+    [
+        (24, "about the 3rd worst"),
+        (3, "Of 3 outputs it is hardly more than the worst one"),
+        (1, "1 output of each speed, of 1 prompt ("),
+    ],
 )
 def test_the_text_says_which_statistic_it_is(cases: int, words: str) -> None:
     text = as_markdown(gate({"high": point_of(0.1)}, cases=cases).run())

@@ -92,8 +92,8 @@ def test_a_share_of_the_steps_is_drawn_too() -> None:
         (["likeness=.9"], None, "measures: flip, ssim, psnr_db"),
         (["ssim=nan"], None, "is not a finite number"),
         (["quick:ssim=.9"], None, "speeds: high, balanced, fast"),
-        ([], ["fats"], "there is no cached speed fats, only high, balanced, fast; did you mean fast?"),
-        ([], ["lossless"], "there is no cached speed lossless"),
+        ([], ["fats"], "there is no cached speed 'fats', only high, balanced, fast; did you mean fast?"),
+        ([], ["lossless"], "there is no cached speed 'lossless'"),
     ],
 )
 def test_a_name_that_no_model_has_is_refused_before_one_is_loaded(

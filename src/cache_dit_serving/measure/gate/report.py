@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cache_dit_serving.measure.distances.table import MEASURES
-from cache_dit_serving.measure.gate.verdict import Held, Judged, Verdict
+from cache_dit_serving.measure.gate.verdict import Held, Judged, Verdict, counted
 from cache_dit_serving.measure.page.markdown import markdown
 from cache_dit_serving.measure.page.parts import Paragraph, Part, Table
 from cache_dit_serving.measure.search.samples import WORST
@@ -25,7 +25,7 @@ def sentences(verdict: Verdict) -> list[str]:
     """Return a sentence for each miss, or one if all speeds hold."""
     if verdict.holds:
         names = ", ".join(each.speed for each in verdict.judged)
-        return [f"{names}: every floor holds on {len(verdict.cases)} outputs."]
+        return [f"{names}: every floor holds on {counted(len(verdict.cases), 'output')}."]
     return [text for each in verdict.judged for text in faults(each)]
 
 
@@ -39,9 +39,10 @@ def _miss(judged: Judged, held: Held) -> str:
     measure = MEASURES[held.measure]
     assert held.floor is not None
     bound = "at least" if measure.higher_is_better else "at most"
+    value, floor = _apart(held.worst_decile, held.floor)
     return (
-        f"{judged.speed} misses its floor: the worst decile of {held.measure} is {_number(held.worst_decile)}, and "
-        f"must be {bound} {_number(held.floor)}; the farthest output has {_number(held.worst)}: "
+        f"{judged.speed} misses its floor: the worst decile of {held.measure} is {value}, and "
+        f"must be {bound} {floor}; the farthest output has {_number(held.worst)}: "
         f"prompt {held.case.prompt!r}, seed {held.case.seed}."
     )
 
@@ -69,8 +70,8 @@ def _conditions(verdict: Verdict) -> Iterator[str]:
     subject, count = verdict.subject, len(verdict.cases)
     prompts = len({case.prompt for case in verdict.cases})
     yield (
-        f"Reference: no cache, {subject.steps} steps, median {verdict.reference_s:.3g} s. {count} outputs of each "
-        f"speed, of {prompts} prompts ({verdict.prompts_are}). "
+        f"Reference: no cache, {subject.steps} steps, median {verdict.reference_s:.3g} s. "
+        f"{counted(count, 'output')} of each speed, of {counted(prompts, 'prompt')} ({verdict.prompts_are}). "
         + ". ".join(f"{name.capitalize()}: {value}" for name, value in subject.conditions.items())
     )
     yield (
@@ -86,7 +87,7 @@ def _rank(count: int) -> str:
     """Return the rank of the worst decile among so many outputs, in a sentence."""
     rank = 1 + WORST * (count - 1)
     if count < FEW:
-        return f"Of {count} outputs it is hardly more than the worst one: draw {FEW} or more."
+        return f"Of {counted(count, 'output')} it is hardly more than the worst one: draw {FEW} or more."
     return f"Of {count} outputs it is about the {_ordinal(round(rank))} worst."
 
 
@@ -98,3 +99,9 @@ def _ordinal(number: int) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.4g}"
+
+
+def _apart(value: float, floor: float) -> tuple[str, str]:
+    """Return two different numbers with as many digits as show the difference, at least four."""
+    texts = ((f"{value:.{digits}g}", f"{floor:.{digits}g}") for digits in range(4, 18))
+    return next(pair for pair in texts if pair[0] != pair[1])

@@ -96,7 +96,7 @@ def judge(
     names = list(next(iter(result.samples.values())).distances)
     held = [_held(result, name, floors.get(name), cases) for name in names]
     reused = any(sample.cached_steps for sample in result.samples.values())
-    fault = None if reused else f"reuses no step in any of {len(result.samples)} outputs"
+    fault = None if reused else f"reuses no step in {counted(len(result.samples), 'output')}"
     return Judged(speed, result, held, origin, fault)
 
 
@@ -105,3 +105,8 @@ def _held(result: Result, name: str, floor: float | None, cases: Sequence[Case])
     index = max(result.samples, key=lambda each: measure.loss(result.samples[each].distances[name]))
     worst_decile = measure.value(result.worst(measure).value)
     return Held(name, worst_decile, floor, result.samples[index].distances[name], cases[index])
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words, such as `24 outputs`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

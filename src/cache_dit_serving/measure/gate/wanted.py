@@ -51,7 +51,7 @@ def check_names(floors: Sequence[str], names: Sequence[str] | None, speeds: Spee
         if name not in CACHED:
             nearest = nearest_key(name, CACHED)
             hint = f"; did you mean {nearest}?" if nearest else ""
-            raise ConfigError(f"--speeds: there is no cached speed {cut(name)}, only {', '.join(CACHED)}{hint}")
+            raise ConfigError(f"--speeds: there is no cached speed {cut(name)!r}, only {', '.join(CACHED)}{hint}")
         if name not in offered(speeds):
             raise ConfigError(f"--speeds: {name} is above speeds.ceiling, {speeds.ceiling}, so no request has it")
 
