@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-families test-times docs site image-check models full-size lint lint-ui types check bench soak conformance verify audit nightly clean
+.PHONY: help setup serve test test-all test-fast test-verified test-families test-times docs site image-check models full-size lint lint-ui types check bench soak conformance verify audit nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -48,10 +48,12 @@ serve: setup ## Serve the configured model (the embedded one by default) on port
 # xdist would begin with the modules of most tests, and end with the longest; tests/conftest.py has the order.
 PROCESSES ?= 3
 # Compiled modules are kept: pytest's own take three seconds of each process to make, and each server imports the project.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
-MAIN := not families and not apart
+ENVIRONMENT := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
+SPREAD := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := $(ENVIRONMENT) $(BIN)/python -m pytest $(SPREAD)
+MAIN := not verified and not apart
 
-test: $(VENV)/.installed-test ## Run the test suite, with a sample of the pipeline classes
+test: $(VENV)/.installed-test ## Run the test suite, without the tests of test-verified
 	$(PYTEST) -m "$(MAIN)"
 
 test-all: $(VENV)/.installed-test ## Everything, four ranks and all storms too: before a release
@@ -60,10 +62,12 @@ test-all: $(VENV)/.installed-test ## Everything, four ranks and all storms too: 
 test-fast: $(VENV)/.installed-test ## The same without whole servers, ranks, compilers and benchmarks
 	$(PYTEST) -m "$(MAIN) and not slow" --ignore=tests/process --ignore=tests/ranks --ignore=tests/benchmarks
 
-# The digest is of the tree that the tests begin on: another one is not recorded.
-test-families: $(VENV)/.installed-test ## Every pipeline class, and record the tree: tests/families/verified.json (minutes)
-	tested=$$($(BIN)/python -m tools.verified --digest) && $(PYTEST) tests/families && \
-		$(BIN)/python -m tools.verified --write $$tested
+# PARTS="pipeline measure" names those to run, changed or not.
+test-verified: $(VENV)/.installed-test ## Dear tests of the parts that changed since, and record them: tests/verified.json (minutes)
+	$(ENVIRONMENT) $(BIN)/python -m tools.verified --run="$(SPREAD)" $(PARTS)
+
+test-families: PARTS := families
+test-families: test-verified ## The pipeline classes and shipped configurations that `make test` leaves out (minutes)
 
 test-times: $(VENV)/.installed-test ## The same as `make test`, and where its time went: build/test-times.md
 	@mkdir -p build

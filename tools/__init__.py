@@ -1,1 +1,1 @@
-"""Generators of documentation, snapshots and records: `make docs`, `make models`, `make test-families`."""
+"""Generators of documentation, snapshots and records: `make docs`, `make models`, `make test-verified`."""

@@ -1,137 +1,150 @@
-"""`tests/families/verified.json`: the tree that the families' tests last passed on, by the Python that ran them.
+"""`tests/verified.json`: the trees that the marked tests of each part last passed on, by the Python that ran them.
 
-`make test-families` writes it when all of them pass. `python -m tools.verified` exits 1 where this tree is
-another one for the Python that runs it.
+`make test` leaves out the tests with the marker `verified`, which cost the most. `make test-verified` runs those of
+each part whose files have changed since, and writes the record. `python -m tools.verified` exits 1 where there is one.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import functools
 import hashlib
 import json
+import os
+import re
+import shlex
+import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
+from tools.imported import Modules
 from tools.models_table import BEGIN, END
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE = Path("tests/families/verified.json")
-PACKAGE = Path("src/cache_dit_serving")
-ROOMS = ("caching", "config", "media", "pipeline", "planning", "schemas")
-"""Folders of the package that decide how a pipeline class is served."""
-PINS, CONFIGURATIONS, TESTS = "requirements*.txt", "configs/*.yaml", "tests/families/*.py"
-PAGE, ENTRIES = Path("docs/models.md"), Path("tests/support/families.json")
+FILE = Path("tests/verified.json")
+PARTS: dict[str, tuple[str, ...]] = {
+    "families": ("configs/*.yaml",),
+    "pipeline": (),
+    "measure": (),
+    "benchmarks": ("benchmarks/models/*.json", "service.py", "src/cache_dit_serving/**/*.py"),
+}
+"""Parts by their folder of `tests/`, and the files of each that no import shows. `benchmarks` starts a server."""
+READ = ("requirements*.txt", "src/cache_dit_serving/embedded/**/*")
+"""Files that each part reads: the pins and the embedded model."""
+MARK = re.compile(r"\bmark\.verified\b")
+SHARED = Path("tests/conftest.py")
+"""Its text counts and its imports do not: they are those of the `server` fixture, which no marked test uses."""
+TABLE, PAGE = Path("tools/models_table.py"), Path("docs/models.md")
+"""The table's rows count where the module that reads them does; the page around them does not."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def depended_on(root: Path = ROOT) -> list[Path]:
-    """Files of a tree that the families' tests depend on, from its root, sorted.
+def marked(part: str, root: Path = ROOT) -> list[Path]:
+    """Test modules of a part that have the marker, or import it from another module of `tests/`, sorted."""
+    return _marked(part, root, Modules(root))
 
-    They are the rooms and the modules beside them that they import, the pins, the shipped configurations, the entries,
-    and the tests with the modules of `tests/` that they import. The table of docs/models.md is no file of its own.
+
+def depended_on(part: str, root: Path = ROOT) -> list[Path]:
+    """Files of a tree that decide the verdict of a part's marked tests, from its root, sorted.
+
+    They are the test modules, what they import from the tree, the files beside these modules, and those that it reads.
     """
-    rooms = [file for room in ROOMS for file in _files(root / PACKAGE / room)]
-    tests = sorted(root.glob(TESTS))
-    found = {
-        *rooms,
-        *_beside(root, rooms),
-        *root.glob(PINS),
-        *root.glob(CONFIGURATIONS),
-        root / ENTRIES,
-        *_imported(root, tests),
-    }
-    return sorted(file.relative_to(root) for file in found)
+    return _depended_on(part, root, Modules(root))
 
 
-def digest(root: Path = ROOT) -> str:
-    """SHA-256 over those files, their names and what they hold, and the table's rows."""
-    whole = hashlib.sha256((root / PAGE).read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].encode())
-    for file in depended_on(root):
-        whole.update(f"{file.as_posix()} {hashlib.sha256((root / file).read_bytes()).hexdigest()}\n".encode())
-    return whole.hexdigest()
+def digests(parts: Iterable[str] = PARTS, root: Path = ROOT) -> dict[str, str]:
+    """SHA-256 by part over those files, their names and what they hold, pytest's settings, and the table's rows."""
+    modules = Modules(root)
+    settings = json.dumps(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"])
+    held = functools.cache(lambda file: hashlib.sha256((root / file).read_bytes()).hexdigest())
+    found = {}
+    for part in parts:
+        files = _depended_on(part, root, modules)
+        lines = [settings, *(f"{file.as_posix()} {held(file)}" for file in files)]
+        if TABLE in files:
+            lines.append((root / PAGE).read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0])
+        found[part] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return found
 
 
-def is_verified(root: Path = ROOT) -> bool:
-    """Whether the families' tests passed on this tree, on this version of Python."""
-    return _known(root).get(PYTHON) == digest(root)
+def unverified(parts: Iterable[str] = PARTS, root: Path = ROOT) -> list[str]:
+    """Those of the parts whose marked tests did not pass on this tree, on this version of Python."""
+    known = _known(root)
+    return [part for part, now in digests(parts, root).items() if known.get(part, {}).get(PYTHON) != now]
 
 
-def write(tested: str, root: Path = ROOT) -> None:
+def write(tested: dict[str, str], root: Path = ROOT) -> None:
     """Record that they passed.
 
     Args:
-        tested: the tree's digest when they began.
+        tested: digest by part when they began.
 
     Raises:
         SystemExit: the tree has changed since.
     """
-    if tested != digest(root):
-        raise SystemExit("the tree has changed while the families' tests ran: run make test-families again")
-    known = _known(root) | {PYTHON: tested}
+    now = digests(tested, root)
+    if changed := [part for part, before in tested.items() if before != now[part]]:
+        raise SystemExit(f"the tree has changed while the tests of {', '.join(changed)} ran: run them again")
+    known = _known(root)
+    for part, passed in tested.items():
+        known.setdefault(part, {})[PYTHON] = passed
     (root / FILE).write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _known(root: Path) -> dict[str, str]:
-    """Digest by version of Python."""
+def run(parts: Iterable[str], options: list[str], root: Path = ROOT) -> int:
+    """Run the marked tests of parts, all in one run, and record those parts if they pass; returns pytest's status."""
+    tested = digests(parts, root)
+    tests = [str(file.relative_to(root)) for part in tested for file in marked(part, root)]
+    command = [sys.executable, "-m", "pytest", "-p", "tools.files_read", *options, "-m", "verified", *tests]
+    path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    environ = os.environ | {"PYTHONPATH": path}
+    status = subprocess.run(command, cwd=root, env=environ, check=False).returncode if tests else 0
+    if status == 0:
+        write(tested, root)
+    return status
+
+
+def _marked(part: str, root: Path, modules: Modules) -> list[Path]:
+    def has_it(test: Path) -> bool:
+        own = modules.imported([test], lambda file: file.is_relative_to(root / "tests"))
+        return any(MARK.search(file.read_text(encoding="utf-8")) for file in own)
+
+    return sorted(file for file in (root / "tests" / part).rglob("test_*.py") if has_it(file))
+
+
+def _depended_on(part: str, root: Path, modules: Modules) -> list[Path]:
+    tests = _marked(part, root, modules)
+    folders = {folder for file in tests for folder in file.parents if folder.is_relative_to(root / "tests")}
+    around = {folder / name for folder in folders for name in ("__init__.py", "conftest.py")}
+    python = modules.imported({*tests, *(file for file in around if file.is_file())} - {root / SHARED})
+    beside = (file for folder in {module.parent for module in python} for file in folder.iterdir())
+    data = (file for pattern in (*PARTS.get(part, ()), *READ) for file in root.glob(pattern))
+    found = {*python, root / SHARED, *(file for file in beside if file.suffix not in {".py", ".pyc"}), *data}
+    return sorted(file.relative_to(root) for file in found if file.is_file() and file != root / FILE)
+
+
+def _known(root: Path) -> dict[str, dict[str, str]]:
+    """Digest by part and version of Python."""
     file = root / FILE
-    known: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    known: dict[str, dict[str, str]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return known
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-
-
-def _beside(root: Path, rooms: list[Path]) -> set[Path]:
-    """Modules right in the package that the rooms import."""
-    package = root / PACKAGE
-    names = {name for file in rooms if file.suffix == ".py" for name in _imports(file.read_text(encoding="utf-8"))}
-    parts = [name.split(".") for name in names if name.startswith(f"{package.name}.")]
-    return {file for _, module, *_ in parts if (file := package / f"{module}.py").is_file()}
-
-
-def _imported(root: Path, tests: list[Path]) -> set[Path]:
-    """Test modules, and those of `tests/` that they import, at once or by others."""
-    found: set[Path] = set()
-    left = list(tests)
-    while left:
-        file = left.pop()
-        if file in found:
-            continue
-        found.add(file)
-        for name in _imports(file.read_text(encoding="utf-8")):
-            module = root / Path(*name.split(".")).with_suffix(".py")
-            if name.startswith("tests.") and module.is_file():
-                left.append(module)
-    return found
-
-
-@functools.cache
-def _imports(text: str) -> tuple[str, ...]:
-    """Dotted names that a module imports, wherever in it."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    return tuple(names)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.verified", description=__doc__)
-    parser.add_argument("--digest", action="store_true", help="print this tree's digest")
-    parser.add_argument("--write", metavar="DIGEST", help="record that the families' tests passed on this tree")
+    parser.add_argument(
+        "parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"all if none: {', '.join(PARTS)}"
+    )
+    parser.add_argument(
+        "--run", metavar="OPTIONS", help="run the parts named, else those not verified; pytest's options"
+    )
     asked = parser.parse_args()
-    if asked.digest:
-        print(digest())
-    elif asked.write:
-        write(asked.write)
-    elif not is_verified():
-        raise SystemExit(f"{FILE} is not of this tree on Python {PYTHON}: make test-families")
+    if asked.run is not None:
+        raise SystemExit(run(asked.parts or unverified(), shlex.split(asked.run)))
+    if stale := unverified(asked.parts or PARTS):
+        raise SystemExit(f"not verified on this tree and Python {PYTHON}: {', '.join(stale)}: make test-verified")
 
 
 if __name__ == "__main__":

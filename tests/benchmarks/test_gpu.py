@@ -79,6 +79,7 @@ def test_a_model_has_the_published_number_of_parameters(model: str) -> None:
     assert billions == BILLIONS[model]
 
 
+@pytest.mark.verified
 def test_the_table_of_accelerations_from_end_to_end(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = ("cache", "all together, served")
     processes = here_unless_served(monkeypatch)
@@ -137,6 +138,7 @@ def test_without_a_gpu_no_large_model_is_made(benchmark: ModuleType, run: Callab
         run(benchmark)
 
 
+@pytest.mark.verified
 def test_the_table_of_ranks(run: Callable[..., str]) -> None:
     table = run(gpu_ranks, "--tiny", "--steps", "8", "--side", "128", "--rounds", "1")
     ranks, seconds, step_ms, _, cached_steps, times, _ = table.splitlines()[-1].strip("| ").split(" | ")

@@ -88,7 +88,7 @@ def run() -> set[str]:
     return set()
 
 
-@pytest.mark.families
+@pytest.mark.verified
 @pytest.mark.parametrize("entry", [entry for entry in OF_A_MODEL if runs_here(entry)], ids=lambda entry: entry.name)
 def test_a_configuration_runs_on_its_class(entry: CatalogEntry, folders: dict[str, Path], run: set[str]) -> None:
     settings = small(entry, folders[tiny_of(entry)])

@@ -15,7 +15,7 @@ from cache_dit_serving.planning.tasks import Task
 from tests.support.family_runs import by_diffusers, draw, load_family, saved, sibling, side_of
 from tests.support.images import apple, mask
 
-pytestmark = pytest.mark.families
+pytestmark = pytest.mark.verified
 
 
 def edges(side: int) -> Image.Image:

@@ -25,6 +25,7 @@ from tests.support.in_process import (
 from tests.support.pipelines import save_flux_of_nan, save_flux_with_guidance
 
 
+@pytest.mark.verified
 def test_guidance_scale_is_taken_only_by_weights_that_have_it(tmp_path: Path) -> None:
     assert "guidance_scale" not in model_info(load(EMBEDDED)).accepted_fields
     guided = Settings(
@@ -120,6 +121,7 @@ def test_weights_that_draw_no_numbers_fail_the_load(tmp_path: Path) -> None:
         load(settings)
 
 
+@pytest.mark.verified
 def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     import cache_dit
 
@@ -142,6 +144,7 @@ def test_an_enable_that_fails_leaves_the_model_uncached_and_says_so(monkeypatch:
         load(EMBEDDED.model_copy(update={"server": required}))
 
 
+@pytest.mark.verified
 def test_a_type_that_fails_in_its_forward_pass_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from cache_dit.caching.cache_contexts.prune_manager import PrunedContextManager
 

@@ -38,13 +38,25 @@ def whole(uncached: Loaded) -> np.ndarray[Any, Any]:
     "settings",
     [
         {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4},
-        {"Fn_compute_blocks": 2, "Bn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4},
+        pytest.param(
+            {"Fn_compute_blocks": 2, "Bn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4},
+            marks=pytest.mark.verified,
+        ),
         {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4, "enable_taylorseer": True},
-        {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4, "enable_foca": True},
-        {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 6, "enable_dmd": True},
+        pytest.param(
+            {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4, "enable_foca": True},
+            marks=pytest.mark.verified,
+        ),
+        pytest.param(
+            {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 6, "enable_dmd": True},
+            marks=pytest.mark.verified,
+        ),
         {"Fn_compute_blocks": 1, "residual_diff_threshold": 0.4, "max_warmup_steps": 4, "cache_type": "DBPrune"},
         {"Fn_compute_blocks": 1, "steps_computation_mask": "fast", "steps_computation_policy": "static"},
-        {"Fn_compute_blocks": 1, "steps_computation_mask": [1, 1, 1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1]},
+        pytest.param(
+            {"Fn_compute_blocks": 1, "steps_computation_mask": [1, 1, 1, 1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1]},
+            marks=pytest.mark.verified,
+        ),
     ],
     ids=["dbcache", "fnbn", "taylorseer", "foca", "dmd", "dbprune", "mask-name", "mask-list"],
 )
@@ -93,6 +105,7 @@ def test_flush_frees_what_the_cache_holds_and_changes_no_picture(embedded: Loade
     assert np.array_equal(draw(loaded).media.array, expected)
 
 
+@pytest.mark.verified
 def test_two_pipelines_of_one_class_do_not_disturb_each_other(whole: np.ndarray[Any, Any]) -> None:
     mild, strong = (
         with_cache(Fn_compute_blocks=1, residual_diff_threshold=threshold, max_warmup_steps=2)
@@ -113,6 +126,7 @@ def test_two_pipelines_of_one_class_do_not_disturb_each_other(whole: np.ndarray[
     assert np.array_equal(draw(outer, draw_another).media.array, alone[0])
 
 
+@pytest.mark.verified
 def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
     from diffusers import ChromaPipeline
 
@@ -140,6 +154,7 @@ def test_without_a_cache_a_family_is_as_it_was_loaded(tmp_path: Path) -> None:
         assert type(inside(loaded)._part.pipe.transformer).forward is forward
 
 
+@pytest.mark.verified
 def test_a_difference_that_is_not_a_number_is_said() -> None:
     loaded = load(unwarmed(EMBEDDED))
     weight = inside(loaded)._part.pipe.transformer.transformer_blocks[0].ff.net[2].weight
@@ -161,6 +176,7 @@ def test_what_changes_between_calls_is_no_more_than_needed(uncached: Loaded) -> 
     assert transitions == expected.split()
 
 
+@pytest.mark.verified
 def test_a_forced_refresh_keeps_no_activations_beyond_what_flush_frees(embedded: Loaded) -> None:
     cache = {"force_refresh_step_hint": 5, "force_refresh_step_policy": "repeat", "taylorseer_order": 2}
     shape = (1, 36, 128)  # of the image's hidden states: 36 tokens, 128 wide

@@ -59,6 +59,8 @@ FORMATS = {
     "F16.gguf": ("GGUF F16", "float32"),
 }
 """Format and type in memory, by file."""
+SAMPLE = {"fp8.safetensors", "scaled.safetensors", "Q8_0.gguf"}
+"""Files of every run; the marker `verified` is on the others."""
 
 
 def _with(**model: Any) -> Settings:
@@ -99,7 +101,9 @@ def _components(loaded: Loaded) -> dict[str, tuple[str, str, str]]:
     return {each.name: (each.file, each.format, each.dtype) for each in model_info(loaded).components}
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SAMPLE else pytest.mark.verified) for name in FORMATS]
+)
 def test_a_transformer_alone_draws_as_diffusers_does_and_the_cache_engages(tmp_path: Path, name: str) -> None:
     file = _write(name, tmp_path)
     loaded = load(_with(path=str(file), base=BASE))
@@ -183,7 +187,9 @@ def test_a_transformer_in_its_original_naming_draws_as_the_folder_it_is_from(tmp
         assert np.array_equal(drawn, drawn_by_diffusers("Wan", loaded_by_diffusers("Wan", folder)))
 
 
-@pytest.mark.parametrize("scaled", [False, True], ids=["float32", "scaled FP8"])
+@pytest.mark.parametrize(
+    "scaled", [pytest.param(False, marks=pytest.mark.verified), True], ids=["float32", "scaled FP8"]
+)
 def test_a_whole_pipeline_in_one_file_draws_as_diffusers_does(tmp_path: Path, scaled: bool) -> None:
     folder = save_family("StableDiffusion3", tmp_path / "sd3")
     tensors = sd3_whole(folder)
@@ -264,6 +270,7 @@ def test_a_transformers_folder_alone_is_completed_by_its_base(tmp_path: Path) ->
     assert type(pipe) is FluxPipeline
 
 
+@pytest.mark.verified
 def test_a_lora_lies_on_gguf_weights_as_diffusers_has_it_and_is_not_fused_into_them(tmp_path: Path) -> None:
     file = _write("Q8_0.gguf", tmp_path)
     lora = LoraSettings(name="mono", path=MONOCHROME, scale=0.0)
@@ -356,6 +363,7 @@ def test_a_folder_quantised_by_what_does_not_run_here_is_refused_by_its_name(
         load_pipeline(_with(path=str(folder)), print)
 
 
+@pytest.mark.verified
 def test_a_folder_saved_in_torchaos_int8_draws_as_diffusers_loads_it(tmp_path: Path) -> None:
     from diffusers import TorchAoConfig
     from torchao.quantization import Int8WeightOnlyConfig

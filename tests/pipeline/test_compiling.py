@@ -84,6 +84,7 @@ FEW = {"num_inference_steps": 8}
 """Steps of all others, of which the cache takes some."""
 
 
+@pytest.mark.verified
 def test_no_request_compiles_anything_anew_and_pictures_are_nearly_the_eager_ones(
     eager: Loaded, compiled: Loaded
 ) -> None:
@@ -102,6 +103,7 @@ def test_no_request_compiles_anything_anew_and_pictures_are_nearly_the_eager_one
         assert np.array_equal(again.media.array, drawn[name].media.array), f"{name}: not as before"
 
 
+@pytest.mark.verified
 def test_loras_of_the_folder_that_take_each_others_place_compile_once(compiled: Loaded) -> None:
     graphs: dict[str, list[int]] = {}
     for name in ("red", "blue", "red"):
@@ -113,6 +115,7 @@ def test_loras_of_the_folder_that_take_each_others_place_compile_once(compiled: 
     assert graphs["red"][1] == 0
 
 
+@pytest.mark.verified
 def test_what_is_compiled_is_kept_in_the_folder(compiled: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 

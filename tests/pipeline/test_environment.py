@@ -23,6 +23,7 @@ print(len(runs), gc.isenabled(), gc.get_freeze_count())
 """
 
 
+@pytest.mark.verified
 def test_the_garbage_collector_is_spared_the_libraries() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOOK], capture_output=True, text=True, check=True)
     runs, enabled, frozen = done.stdout.split()

@@ -53,6 +53,7 @@ def test_a_component_whose_file_lacks_tensors_is_refused(component: str, tmp_pat
         load_pipeline(Settings(model=ModelSettings(path=str(folder))), print)
 
 
+@pytest.mark.verified
 def test_the_only_variant_of_a_folder_is_loaded_and_said(tmp_path: Path) -> None:
     folder = linked(tmp_path / "model")
     as_variant(folder, "fp16", "text_encoder", "transformer", "vae")
@@ -118,6 +119,7 @@ def test_the_only_variant_of_a_hub_id_is_loaded_from_the_hub_and_from_its_cache(
     assert said == ["loading the weights of maker/Half, variant fp16, as bfloat16"] * 2
 
 
+@pytest.mark.verified
 def test_a_start_reads_the_headers_of_a_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 

@@ -76,6 +76,7 @@ def by_diffusers(files: dict[str, Path], scales: dict[str, float], loaded: Loade
     return embedded_by_diffusers(pipe, loaded, STEPS)
 
 
+@pytest.mark.verified
 def test_alpha_in_the_metadata_counts(files: dict[str, Path], tmp_path: Path) -> None:
     config = LoraConfig(r=2, lora_alpha=8, target_modules=["to_q", "to_k", "to_v"])
     fields: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]
@@ -90,6 +91,7 @@ def test_alpha_in_the_metadata_counts(files: dict[str, Path], tmp_path: Path) ->
     assert not np.array_equal(picture(loaded, [{"name": "red", "scale": 1.0}]), picture(loaded))
 
 
+@pytest.mark.verified
 def test_each_combination_is_the_picture_of_a_server_with_just_that(files: dict[str, Path], all_three: Loaded) -> None:
     combinations: list[list[dict[str, Any]]] = [
         [],
@@ -114,6 +116,7 @@ def test_each_combination_is_the_picture_of_a_server_with_just_that(files: dict[
     assert len(distinct) >= len(combinations) - 1  # the order of two may not show
 
 
+@pytest.mark.verified
 def test_siblings_draw_with_the_same_loras(files: dict[str, Path], all_three: Loaded) -> None:
     beginning = Inputs(images=(InputImage(apple(96, 96), ""),))
 
@@ -144,6 +147,7 @@ def test_a_failure_leaves_no_lora_behind(all_three: Loaded) -> None:
     assert np.array_equal(picture(all_three, []), before)
 
 
+@pytest.mark.verified
 def test_a_fused_lora_is_in_every_picture(files: dict[str, Path]) -> None:
     settings = with_loras(UNCACHED, lora("red", files["red"], fuse=True), lora("blue", files["blue"], scale=0.0))
     loaded = load(unwarmed(settings))
@@ -335,6 +339,7 @@ def test_a_bad_file_stops_the_start_and_says_why(
     assert str(tmp_path) not in str(refused.value)
 
 
+@pytest.mark.verified
 def test_a_folder_is_enough_where_it_holds_one_file(files: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(files["red"], tmp_path / "one.safetensors")
     loaded = load(unwarmed(with_loras(UNCACHED, lora("red", tmp_path))))
@@ -364,6 +369,7 @@ def test_the_lora_that_ships_takes_the_colours_out() -> None:
     assert whole < 0.2 * without
 
 
+@pytest.mark.verified
 def test_those_of_a_folder_are_loaded_when_chosen_and_the_one_used_longest_ago_leaves(
     files: dict[str, Path], all_three: Loaded
 ) -> None:

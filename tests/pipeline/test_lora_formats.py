@@ -36,6 +36,7 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> tuple[Loaded, Path]:
     return load(unwarmed(with_loras(UNCACHED, *settings_for([*FLUX, *PEFT], folder)))), folder
 
 
+@pytest.mark.verified
 @pytest.mark.filterwarnings("default")
 def test_a_flux_lora_of_each_format_draws_as_diffusers_has_it(flux: tuple[Loaded, Path]) -> None:
     loaded, folder = flux
@@ -73,6 +74,7 @@ def test_what_each_file_holds_is_told(flux: tuple[Loaded, Path]) -> None:
     assert contents["kohya-8steps"].suggested_shift == 3.0
 
 
+@pytest.mark.verified
 @pytest.mark.filterwarnings("default")
 def test_a_wan_lora_of_each_format_draws_as_diffusers_has_it(tmp_path: Path) -> None:
     model = save_family("Wan", tmp_path / "model")
@@ -93,8 +95,12 @@ def test_a_wan_lora_of_each_format_draws_as_diffusers_has_it(tmp_path: Path) -> 
     assert "norm3.diff" in str(contents["lightx2v"].left_out)
 
 
+@pytest.mark.verified
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(("family", "prefix"), [("ZImage", "diffusion_model."), ("Flux2Klein", "transformer.")])
+@pytest.mark.parametrize(
+    ("family", "prefix"),
+    [("ZImage", "diffusion_model."), ("Flux2Klein", "transformer.")],
+)
 def test_a_lokr_draws_as_diffusers_has_it(family: str, prefix: str, tmp_path: Path) -> None:
     model = save_family(family, tmp_path / "model")
     pipe = loaded_by_diffusers(family, model)

@@ -60,6 +60,7 @@ def as_diffusers_has_it(family: str, folder: Path, files: dict[str, Save]) -> Lo
     return loaded
 
 
+@pytest.mark.verified
 @pytest.mark.filterwarnings("default")
 def test_a_lora_of_fals_kontext_trainer_draws_as_diffusers_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,6 +86,7 @@ def test_a_lora_of_fals_kontext_trainer_draws_as_diffusers_has_it(
     assert loaded.runner.loras()["fal"].format == "fal Kontext"
 
 
+@pytest.mark.verified
 @pytest.mark.filterwarnings("default")
 def test_a_lora_of_fast_wan_draws_as_diffusers_has_it_and_what_it_skips_is_named(tmp_path: Path) -> None:
     loaded = as_diffusers_has_it("Wan", tmp_path, {"fast": save_fast_wan, "other": write_lora})
@@ -95,6 +97,7 @@ def test_a_lora_of_fast_wan_draws_as_diffusers_has_it_and_what_it_skips_is_named
     )
 
 
+@pytest.mark.verified
 @pytest.mark.filterwarnings("default")
 def test_a_qwen_image_lora_of_each_naming_draws_as_diffusers_has_it(tmp_path: Path) -> None:
     contents = as_diffusers_has_it("QwenImage", tmp_path, dict.fromkeys(QWEN, save_qwen)).runner.loras()
@@ -103,6 +106,7 @@ def test_a_qwen_image_lora_of_each_naming_draws_as_diffusers_has_it(tmp_path: Pa
     assert not any(each.left_out for each in contents.values())
 
 
+@pytest.mark.verified
 @pytest.mark.filterwarnings("default")
 def test_a_hunyuan_video_lora_in_its_original_naming_draws_as_diffusers_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

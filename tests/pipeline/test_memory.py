@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from cache_dit_serving.pipeline import memory, runner
 from cache_dit_serving.pipeline.memory import MemoryUse, is_out_of_memory, memory_advice
 from cache_dit_serving.pipeline.protocol import Loaded
 from tests.support.in_process import EMBEDDED, draw, held_tensors, load, unwarmed
-from tests.support.server import ROOT
 
 CPU = torch.device("cpu")
 FAILS_FOR_REAL = """
@@ -54,10 +54,11 @@ def loaded() -> Loaded:
     return load(unwarmed(EMBEDDED))
 
 
+@pytest.mark.verified
 def test_an_allocation_that_fails_names_a_size_that_would_fit_and_the_next_request_works() -> None:
     run = subprocess.run(
         [sys.executable, "-c", FAILS_FOR_REAL],
-        cwd=ROOT,
+        cwd=Path(__file__).parents[2],
         env=os.environ
         | {
             "PYTHONPATH": f"src{os.pathsep}.",

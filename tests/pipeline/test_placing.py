@@ -51,6 +51,7 @@ def expected() -> dict[str, np.ndarray[Any, Any]]:
     return pictures(load(unwarmed(with_loras(EMBEDDED, mono))))
 
 
+@pytest.mark.verified
 @pytest.mark.parametrize("offload", ["model", "group"])
 @pytest.mark.usefixtures("anywhere")
 def test_pictures_are_those_without_offload(offload: str, expected: dict[str, np.ndarray[Any, Any]]) -> None:
@@ -69,6 +70,7 @@ def by_layers(pipe: Any, kind: str, device: torch.device) -> None:
             accelerate.cpu_offload(component, CPU, offload_buffers=len(component._parameters) > 0)
 
 
+@pytest.mark.verified
 @pytest.mark.usefixtures("anywhere")
 def test_weights_that_are_fetched_layer_by_layer_draw_the_same(
     monkeypatch: pytest.MonkeyPatch, expected: dict[str, np.ndarray[Any, Any]]

@@ -27,6 +27,7 @@ def ranges(file: Path) -> dict[str, tuple[float, float]]:
     return {event["name"]: (event["ts"], event["ts"] + event["dur"]) for event in mine}
 
 
+@pytest.mark.verified
 def test_a_trace_has_each_step_by_number_and_kind_in_order(tmp_path: Path, embedded: Loaded) -> None:
     loaded = load(profiling(tmp_path / "traces", requests="asked", name="flux"))
     expected = draw(embedded).media.array
@@ -51,6 +52,7 @@ def test_a_trace_has_each_step_by_number_and_kind_in_order(tmp_path: Path, embed
     assert "aten::addmm" in operations or "aten::linear" in operations
 
 
+@pytest.mark.verified
 def test_without_the_cache_every_step_is_computed_and_a_request_that_does_not_ask_has_no_trace(tmp_path: Path) -> None:
     loaded = load(profiling(tmp_path, requests="asked", record_shapes=True, with_stack=True))
     assert draw(loaded, num_inference_steps=2).record.profile is None
@@ -60,6 +62,7 @@ def test_without_the_cache_every_step_is_computed_and_a_request_that_does_not_as
     assert "Input Dims" in (tmp_path / name).read_text()
 
 
+@pytest.mark.verified
 def test_all_outputs_have_one_up_to_a_number(tmp_path: Path) -> None:
     loaded = load(profiling(tmp_path, requests="all", max_traces=2))
     asked: list[dict[str, Any]] = [{}, {"profile": False}, {}, {}]
@@ -79,6 +82,7 @@ def test_traces_are_bounded_in_bytes(tmp_path: Path, caplog: pytest.LogCaptureFi
         draw(loaded, profile=True)
 
 
+@pytest.mark.verified
 def test_a_request_that_fails_leaves_no_trace_and_no_profiler_behind(tmp_path: Path) -> None:
     loaded = load(profiling(tmp_path, requests="asked"))
 

@@ -26,6 +26,7 @@ def keeping(most_bytes: int, settings: Settings = EMBEDDED) -> Settings:
     return settings.model_copy(update={"limits": settings.limits.model_copy(update={"prompt_cache_bytes": most_bytes})})
 
 
+@pytest.mark.verified
 def test_pictures_are_the_same_with_it_and_without() -> None:
     loaded, encoding = load(EMBEDDED), load(unwarmed(keeping(0)))
     prompts = ["a red apple", "a blue robot", "a red apple", "a red  apple", "a blue robot"]
@@ -64,6 +65,7 @@ def test_a_caller_does_not_hit_the_prompts_of_another() -> None:
     assert hits == [0, 0, 1, 1, 0]
 
 
+@pytest.mark.verified
 def test_it_is_bounded_in_bytes_and_the_one_used_longest_ago_goes_first() -> None:
     loaded = load(EMBEDDED)
     assert loaded.runner.flush().prompts > 0  # the warm-up's
@@ -79,6 +81,7 @@ def test_it_is_bounded_in_bytes_and_the_one_used_longest_ago_goes_first() -> Non
     assert draw(loaded, prompt="two", num_inference_steps=2).record.prompt_hits == 0
 
 
+@pytest.mark.verified
 def test_a_lora_of_a_text_encoder_makes_the_prompt_another_one(tmp_path: Path, uncached: Loaded) -> None:
     plain: Any = inside(uncached)._part.pipe
     name, layer = next(each for each in plain.text_encoder.named_modules() if each[0].endswith("q_proj"))

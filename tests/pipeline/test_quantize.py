@@ -56,7 +56,12 @@ def in_int8() -> Loaded:
 
 @pytest.mark.parametrize(
     ("quant_type", "least_db"),
-    [("int8_weight_only", 40), ("int8_per_row", 40), ("int8_per_tensor", 35), ("float8_weight_only", 30)],
+    [
+        ("int8_weight_only", 40),
+        pytest.param("int8_per_row", 40, marks=pytest.mark.verified),
+        pytest.param("int8_per_tensor", 35, marks=pytest.mark.verified),
+        pytest.param("float8_weight_only", 30, marks=pytest.mark.verified),
+    ],
 )
 def test_what_torchao_runs_on_a_cpu_draws_nearly_the_same_picture(
     quant_type: str, least_db: float, whole: np.ndarray[Any, Any]
@@ -80,6 +85,7 @@ def test_the_cache_engages_on_quantised_weights_and_what_it_reuses_nothing_of_is
     assert np.array_equal(through, picture(in_int8, speed="lossless"))
 
 
+@pytest.mark.verified
 def test_loras_lie_beside_quantised_weights_or_are_fused_before(whole: np.ndarray[Any, Any], in_int8: Loaded) -> None:
     beside = load(with_loras(quantised(quant_type="int8_wo"), LoraSettings(name="mono", path=MONOCHROME, scale=0.0)))
     fused = load(with_loras(quantised(quant_type="int8_wo"), LoraSettings(name="mono", path=MONOCHROME, fuse=True)))
@@ -89,6 +95,7 @@ def test_loras_lie_beside_quantised_weights_or_are_fused_before(whole: np.ndarra
     assert np.array_equal(picture(beside), picture(in_int8, speed="lossless"))
 
 
+@pytest.mark.verified
 def test_each_component_has_a_type_of_its_own() -> None:
     settings = quantised(
         components_to_quantize={"transformer": "float8_wo", "text_encoder_2": {"quant_type": "int8_wo"}},
@@ -188,6 +195,7 @@ def test_weights_of_another_library_are_refused_by_name(tmp_path: Path) -> None:
         load(at(tmp_path / "model", UNCACHED))
 
 
+@pytest.mark.verified
 def test_a_model_that_was_saved_quantised_is_served_and_is_not_quantised_again(tmp_path: Path) -> None:
     config = PipelineQuantizationConfig(quant_mapping={"transformer": TorchAoConfig(Int8WeightOnlyConfig())})
     pipe = diffusers.DiffusionPipeline.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32, quantization_config=config)

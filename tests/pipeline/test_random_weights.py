@@ -54,6 +54,7 @@ def test_they_have_the_models_dtype_but_where_the_class_keeps_float32(tmp_path: 
     assert set(dtypes.values()) == {torch.float32, torch.bfloat16}
 
 
+@pytest.mark.verified
 def test_the_server_says_so(tmp_path: Path) -> None:
     small = settings_of(without_weights("Flux", tmp_path), weights="random")
     loaded = load(small.model_copy(update={"defaults": RequestDefaults(width=64, height=64)}))

@@ -111,6 +111,7 @@ def test_steps_are_counted_and_stopped_without_a_step_callback(tmp_path: Path) -
     assert np.array_equal(draw(loaded, num_inference_steps=6).media.array, image.media.array)
 
 
+@pytest.mark.verified
 def test_a_wrong_pairing_is_noticed_and_drawn_again(often_cached: Loaded) -> None:
     loaded = often_cached
     cases: list[dict[str, Any]] = [{}, {"true_cfg_scale": 3.0, "negative_prompt": "a cat"}]
@@ -127,6 +128,7 @@ def test_a_wrong_pairing_is_noticed_and_drawn_again(often_cached: Loaded) -> Non
         assert np.array_equal(image.media.array, expected.media.array)
 
 
+@pytest.mark.verified
 def test_a_scheduler_that_evaluates_twice_is_not_taken_for_two_passes(tmp_path: Path) -> None:
     from diffusers import HeunDiscreteScheduler
 
@@ -150,6 +152,7 @@ def test_a_pairing_that_the_configuration_says_wrong_is_put_right_at_load(tmp_pa
     assert (image.record.cache.executed_steps, image.record.cache.redrawn) == (6, 0)
 
 
+@pytest.mark.verified
 def test_a_family_that_guides_in_a_second_pass_is_paired_by_its_scale(tmp_path: Path) -> None:
     loaded = load(
         Settings(

@@ -68,6 +68,7 @@ def refused(loaded: Loaded, **fields: Any) -> InvalidRequest:
     return refusal.value
 
 
+@pytest.mark.verified
 def test_a_choice_changes_no_later_picture(offering: Loaded) -> None:
     chosen: list[dict[str, Any]] = [
         {"scheduler": "unipc"},

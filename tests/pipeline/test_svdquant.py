@@ -96,7 +96,7 @@ def test_the_kernels_of_this_build_are_looked_for(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("by", ["path", "component"])
+@pytest.mark.parametrize("by", ["path", pytest.param("component", marks=pytest.mark.verified)])
 def test_a_checkpoint_draws_as_cache_dits_loader_has_it_and_the_cache_engages(file: Path, by: str) -> None:
     given: Any = {"path": str(file), "base": BASE}
     if by == "component":
@@ -142,6 +142,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(file: Path, tmp_path: 
         load(_with(path=str(tmp_path / "other.safetensors"), base=BASE))
 
 
+@pytest.mark.verified
 def test_a_machine_without_cuda_refuses_it_before_the_load(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = _with(path=str(file), base=BASE, device="cpu")
     line = (

@@ -27,6 +27,7 @@ def warmed_up(**variables: str) -> tuple[list[tuple[str, int]], list[str]]:
     return pictures, [report for report in reports if report.startswith("warming up")]
 
 
+@pytest.mark.verified
 def test_one_picture_of_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm_up, "REPORT_PROGRESS_S", 0.0)
     pictures, reports = warmed_up(SPEEDS__WARM_UP="false")
@@ -56,12 +57,14 @@ def test_a_task_that_fails_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> No
         draw(loaded, image_urls=["a picture"], mask_url="a mask")
 
 
+@pytest.mark.verified
 def test_a_whole_picture_at_each_speed_where_their_rates_are_wanted() -> None:
     pictures, reports = warmed_up()
     assert pictures == [("balanced", 28), ("lossless", 28), ("high", 28), ("fast", 10)]
     assert reports[1] == "warming up with one picture (speed lossless, 2 of 4)"
 
 
+@pytest.mark.verified
 def test_speeds_that_differ_by_their_steps_alone_are_each_drawn_and_described() -> None:
     assert EMBEDDED.cache is not None
     same = {"cache": EMBEDDED.cache.model_dump(exclude_unset=True), "num_inference_steps": 6}

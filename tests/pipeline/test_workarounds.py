@@ -63,6 +63,7 @@ def unguided(ltx2_perturbed: Loaded) -> np.ndarray[Any, Any]:
     return draw("LTX2", ltx2_perturbed, speed="lossless", **SEVERAL_TOKENS).media.array
 
 
+@pytest.mark.verified
 @pytest.mark.parametrize(
     "guidance",
     [
@@ -135,6 +136,7 @@ def test_a_later_class_is_still_refused(name: str, monkeypatch: pytest.MonkeyPat
         BlockAdapterRegister.get_adapter(pipe)
 
 
+@pytest.mark.verified
 def test_the_blocks_that_guidance_skips_are_skipped_through_the_cache(tmp_path: Path) -> None:
     loaded = load(settings_of("StableDiffusion3", save_family("StableDiffusion3", tmp_path)))
     guidance = {

@@ -1,4 +1,4 @@
-"""The pipeline classes that every run of the suite draws; the marker `families` is on the others.
+"""The pipeline classes that every run of the suite draws; the marker `verified` is on the others.
 
 Between them they reach what the code treats apart, as `tests/project/test_sample.py` checks.
 """
@@ -61,5 +61,5 @@ def parameters(group: Literal["pictures", "guided", "video", "apart"]) -> list[A
 
 def _marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
     if name not in SAMPLE:
-        return (pytest.mark.families,)
+        return (pytest.mark.verified,)
     return (pytest.mark.slow,) if name in SLOW else ()

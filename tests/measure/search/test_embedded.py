@@ -47,6 +47,7 @@ def searched(drawer: InProcess, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder, Session(drawer, options, EMBEDDED).run()
 
 
+@pytest.mark.verified
 def test_a_search_chooses_speeds_that_the_server_loads(searched: tuple[Path, Outcome]) -> None:
     folder, outcome = searched
     assert all(each.holds for each in outcome.checked), outcome.headline()
@@ -67,6 +68,7 @@ def test_a_search_chooses_speeds_that_the_server_loads(searched: tuple[Path, Out
     assert "torch 2" in settings.speeds.measured_on
 
 
+@pytest.mark.verified
 def test_cache_dit_loads_each_speed(searched: tuple[Path, Outcome]) -> None:
     folder, outcome = searched
     for each in outcome.checked:
@@ -84,6 +86,7 @@ def test_cache_dit_loads_each_speed(searched: tuple[Path, Outcome]) -> None:
         assert cache_dit.load_configs({"cache_config": tree["cache"]})["cache_config"] is not None
 
 
+@pytest.mark.verified
 def test_the_report_stands_alone_and_says_the_outcome_first(searched: tuple[Path, Outcome]) -> None:
     folder, outcome = searched
     text = (folder / "report.md").read_text()
@@ -99,6 +102,7 @@ def test_the_report_stands_alone_and_says_the_outcome_first(searched: tuple[Path
     assert {point["on_front"] for point in points} == {True, False}
 
 
+@pytest.mark.verified
 def test_the_same_folder_goes_on_and_other_conditions_are_refused(
     drawer: InProcess, searched: tuple[Path, Outcome]
 ) -> None:
@@ -117,6 +121,7 @@ def test_the_same_folder_goes_on_and_other_conditions_are_refused(
         Session(drawer, other, EMBEDDED)
 
 
+@pytest.mark.verified
 def test_an_interruption_writes_the_report_of_what_there_is(loaded: Loaded, tmp_path: Path) -> None:
     asked = iter([False] * 60)
     stopping = lambda: next(asked, None) is not False  # noqa: E731

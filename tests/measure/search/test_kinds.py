@@ -23,6 +23,8 @@ from tests.support.conformance import settings_of
 from tests.support.families import save_audio, save_family
 from tests.support.in_process import load
 
+pytestmark = pytest.mark.verified
+
 STEPS = 8
 PROMPTS = [f"a ship, number {number}" for number in range(6)]
 

@@ -24,6 +24,7 @@ from tests.support.searches import CASES, Run, point_of
 from tests.support.synthetic import STEPS, Synthetic
 
 
+@pytest.mark.verified
 def test_a_search_finds_the_known_front(run: Run) -> None:
     run.search.run(40, lambda: None)
     outcome = run.outcome()
@@ -36,6 +37,7 @@ def test_a_search_finds_the_known_front(run: Run) -> None:
     assert "beats" in {outcome.curve.verdict(result).outcome for result in cached}
 
 
+@pytest.mark.verified
 def test_defaults_of_cache_dit_are_points_of_every_search_and_compared(run: Run) -> None:
     run.search.run(12, lambda: None)
     compared = {each.label: each for each in run.outcome().compared()}
@@ -73,6 +75,7 @@ def test_settings_that_do_not_run_fail_alone(run: Run) -> None:
     assert sum(outcomes.values()) == 12
 
 
+@pytest.mark.verified
 def test_a_killed_search_goes_on_with_what_it_had(run: Run, tmp_path: Path) -> None:
     code = """
 import os, signal, sys

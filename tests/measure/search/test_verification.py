@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.measure.search.fewer_steps import FewerSteps
 from cache_dit_serving.measure.search.floors import Choice, floors_of
@@ -26,6 +28,7 @@ def checks(tried: Sequence[Result], unseen: Sequence[Result]) -> list[Checked]:
     return check(choices, {result.point.key: result for result in unseen}, curve)
 
 
+@pytest.mark.verified
 def test_chosen_points_hold_on_unseen_prompts(run: Run) -> None:
     run.search.run(40, lambda: None)
     outcome = run.outcome()
@@ -36,6 +39,7 @@ def test_chosen_points_hold_on_unseen_prompts(run: Run) -> None:
     assert ratios == sorted(ratios, reverse=True)
 
 
+@pytest.mark.verified
 def test_points_that_do_not_hold_on_unseen_prompts_are_said_first(run: Run) -> None:
     run.drawer.unlike = lambda case: 20.0 if case in UNSEEN else 1.0
     run.search.run(24, lambda: None)
@@ -79,6 +83,7 @@ def test_speeds_come_in_order_of_time_on_unseen_prompts() -> None:
     assert balanced.named == high.named
 
 
+@pytest.mark.verified
 def test_a_search_draws_further_candidates_and_says_so(run: Run) -> None:
     run.drawer.unlike = lambda case: (0.7, 1.0, 1.3)[int(case.prompt[-1]) % 3] * (1.6 if case in UNSEEN else 1.0)
     run.search.run(40, lambda: None)
@@ -89,6 +94,7 @@ def test_a_search_draws_further_candidates_and_says_so(run: Run) -> None:
     assert all(each.holds == (each.missed == []) for each in outcome.checked)
 
 
+@pytest.mark.verified
 def test_speeds_at_the_default_floors_are_faster_than_the_runs_they_are_as_close_as(run: Run) -> None:
     run.search.run(40, lambda: None)
     outcome = run.outcome(floors_of([], MediaKind.IMAGE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
 from cache_dit_serving.caching.settings import CacheSettings
@@ -17,6 +18,7 @@ from tests.support.searches import UNSEEN, Run, point_of
 from tests.support.synthetic import STEPS, Synthetic
 
 
+@pytest.mark.verified
 def test_speeds_carry_the_steps_of_their_points(run: Run, tmp_path: Path) -> None:
     run.search.run(40, lambda: None)
     outcome = run.outcome()
@@ -56,6 +58,7 @@ def test_pictures_and_differences_of_the_report_outlive_the_run(tmp_path: Path) 
     assert again.diffs[point.key]["transformer.blocks"][1] == [0.01] * len(UNSEEN)
 
 
+@pytest.mark.verified
 def test_files_of_an_earlier_run_do_not_stay_where_no_speed_holds(run: Run, tmp_path: Path) -> None:
     run.search.run(24, lambda: None)
     write(run.outcome(), None, tmp_path)
