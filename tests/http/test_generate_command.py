@@ -7,9 +7,7 @@ import logging
 import os
 import pty
 import signal
-import subprocess
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +21,9 @@ from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.answers import pixels
+from tests.support.forked import environment, warm_process
 from tests.support.images import base64_of
-from tests.support.server import COMMAND, Server
+from tests.support.server import Server
 
 PROMPT = "a red apple on a blue background"
 
@@ -39,16 +38,12 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     logger.setLevel(level)  # which the command raises
 
 
-def test_the_file_is_the_servers_picture(server: Server, tmp_path: Path) -> None:
-    words = [PROMPT, "--seed", "7", "--steps", "8", "--speed", "fast", "-o", "made"]
-    drawn = subprocess.run(
-        [COMMAND, "generate", *words], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert drawn.returncode == 0, drawn.stderr
-    (file,) = drawn.stdout.split()
+def test_the_file_is_the_servers_picture(server: Server, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate.main([PROMPT, "--seed", "7", "--steps", "8", "--speed", "fast", "-o", "made"]) == 0
+    (file,) = capsys.readouterr().out.split()
     assert file == "made/a-red-apple-on-a-blue-background-7.png"
     answer = server.generate(prompt=PROMPT, seed=7, num_inference_steps=8, speed="fast").json()
-    assert np.array_equal(np.asarray(Image.open(tmp_path / file)), pixels(answer["images"][0]))
+    assert np.array_equal(np.asarray(Image.open(here / file)), pixels(answer["images"][0]))
 
 
 def test_pictures_in_several_out_and_their_answer(
@@ -138,18 +133,17 @@ def test_a_model_that_cannot_be_loaded(
 
 
 def test_it_can_be_stopped_and_shows_its_steps_on_a_terminal(tmp_path: Path) -> None:
-    words = [COMMAND, "generate", PROMPT, "--num-images", "8", "--steps", "100", "--speed", "lossless"]
+    words = ["generate", PROMPT, "--num-images", "8", "--steps", "100", "--speed", "lossless"]
     screen, terminal = pty.openpty()
-    # A shell's background job ignores SIGINT, and its children with it.
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(words, cwd=tmp_path, stderr=terminal, preexec_fn=heard) as running:  # noqa: PLW1509
-        os.close(terminal)
-        told = b""
-        while b"step 2 of 800" not in told:
-            told += os.read(screen, 1024)
-        running.send_signal(signal.SIGINT)
-        while not told.endswith(b"stopped\r\n"):
-            told += os.read(screen, 1024)
-        assert running.wait(60) == 130
+    log = Path(os.ttyname(terminal))
+    running = warm_process().fork(command=words, environ=environment(), cwd=tmp_path, log=log)
+    told = os.read(screen, 1024)
+    os.close(terminal)  # the command has it open
+    while b"step 2 of 800" not in told:
+        told += os.read(screen, 1024)
+    running.send_signal(signal.SIGINT)
+    while not told.endswith(b"stopped\r\n"):
+        told += os.read(screen, 1024)
+    assert running.wait(60) == 130
     os.close(screen)
     assert not list(tmp_path.iterdir())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import subprocess
-import sys
+import warnings
 from pathlib import Path
 
 from tests.support.server import ROOT, Server
@@ -21,12 +23,24 @@ def typed(server: Server, folder: Path, *sections: str) -> list[str]:
             continue
         for language, block in BLOCK.findall(section):
             text = block.replace("http://localhost:3000", server.url)
-            command = [sys.executable, "-W", "ignore", "-c", text] if language == "python" else ["bash", "-ec", text]
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-            assert done.returncode == 0, f"{text}\n{done.stderr}"
-            assert '"error"' not in done.stdout.replace('"error": null', ""), done.stdout
-            said.append(done.stdout)
+            printed = (by_python if language == "python" else by_bash)(text, folder)
+            assert '"error"' not in printed.replace('"error": null', ""), printed
+            said.append(printed)
     return said
+
+
+def by_python(text: str, folder: Path) -> str:
+    """What a block prints in this process, which has imported the client."""
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(text, {"__name__": "__main__"})
+    return printed.getvalue()
+
+
+def by_bash(text: str, folder: Path) -> str:
+    done = subprocess.run(["bash", "-ec", text], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{text}\n{done.stderr}"
+    return done.stdout
 
 
 def test_images(server: Server, tmp_path: Path) -> None:

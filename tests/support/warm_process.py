@@ -136,12 +136,14 @@ def become(asked: dict[str, Any]) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    folder = os.environ[FOLDER]
     os.environ.clear()
-    os.environ.update(asked["environ"])
+    os.environ.update({FOLDER: folder, **asked["environ"]})
     os.chdir(asked["cwd"])
     if asked["ranks"]:
         forked_ranks.start_by(forked_ranks.fork_here)
     if words := asked["command"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job and its children ignore it
         sys.argv = ["cache-dit-serving", *words]
         command: Any = importlib.import_module("cache_dit_serving.cli.main")
         sys.exit(command.main())
