@@ -98,6 +98,7 @@ class CacheDiTServing:
         load = RankedRunner.start if SETTINGS.parallelism else assemble
         self.worker = worker_of(SETTINGS, partial(load, SETTINGS), COUNTS, lambda: CacheDiTServing.url, SAFETY)
         self.parts = Parts.over(Engine(SETTINGS, self.worker, RESOLVED.name))
+        ACCESS.share(self.parts.engine.limits)
         self.parts.recent_warnings.listen()
         drain_on_signals(self.worker, SETTINGS.server.drain_s, self.parts.engine.decoding.close)
         # The model loads on the worker's thread, so that /livez and /health answer during the load.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.errors import RateLimited
 from cache_dit_serving.jobs.shared import CallerCounts
 from tests.support.envelope import Behind, ask
+from tests.support.limits import server
 
 KEY = "sk-0123456789abcdef"
 SETTINGS = ServerSettings.model_validate({"api_keys": [{"name": "shop", "key": KEY, "requests_per_minute": 2}]})
@@ -28,31 +30,55 @@ def generate() -> Operation:
     return found.operation
 
 
+def admit(access: Access) -> str:
+    """The name of the caller that sends a request to generate."""
+    return asyncio.run(access.admit({"authorization": f"Bearer {KEY}"}, generate())).name
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_requests_a_minute_hold_over_all_workers_that_share_their_counts(shared: bool, tmp_path: Path) -> None:
     counts = [CallerCounts(tmp_path), CallerCounts(tmp_path)] if shared else [None, None]
     one, other = (Access(SETTINGS, each) for each in counts)
-    headers = {"authorization": f"Bearer {KEY}"}
     for worker in (one, other):
-        assert worker.admit(headers, generate()).name == "shop"
+        assert admit(worker) == "shop"
     if shared:
         with pytest.raises(RateLimited, match="2 generations a minute"):
-            one.admit(headers, generate())
+            admit(one)
     else:
-        one.admit(headers, generate())
+        admit(one)
         with pytest.raises(RateLimited, match="2 generations a minute"):
-            one.admit(headers, generate())
+            admit(one)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_one_request_in_two_minutes_admits_the_first(shared: bool, tmp_path: Path) -> None:
     rare = {"name": "rare", "key": KEY, "requests_per_minute": 0.5}
     access = Access(ServerSettings.model_validate({"api_keys": [rare]}), CallerCounts(tmp_path) if shared else None)
-    headers = {"authorization": f"Bearer {KEY}"}
-    assert access.admit(headers, generate()).name == "rare"
+    assert admit(access) == "rare"
     with pytest.raises(RateLimited, match=r"0\.5 generations a minute") as refused:
-        access.admit(headers, generate())
+        admit(access)
     assert refused.value.headers["Retry-After"] == "120"
+
+
+def test_requests_a_minute_hold_over_servers_and_at_each_while_their_database_is_away(tmp_path: Path) -> None:
+    async def admitted(access: Access) -> bool:
+        try:
+            await access.admit({"authorization": f"Bearer {KEY}"}, generate())
+        except RateLimited:
+            return False
+        return True
+
+    async def sent() -> None:
+        url = f"sqlite:///{tmp_path}/jobs.sqlite3"
+        one, other = Access(SETTINGS), Access(SETTINGS)
+        async with server(url) as limits, server(url) as other_limits:
+            one.share(limits)
+            other.share(other_limits)
+            assert [await admitted(each) for each in (one, other, other)] == [True, True, False]
+        # The database is closed: one of this server's two was sent.
+        assert [await admitted(each) for each in (one, one)] == [True, False]
+
+    asyncio.run(sent())
 
 
 ROOT_KEY = "sk-root-0123456789abc"

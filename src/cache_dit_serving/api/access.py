@@ -16,6 +16,7 @@ from cache_dit_serving.config.settings import ServerSettings
 from cache_dit_serving.engine.caller import ANYONE, NOBODY, Caller
 from cache_dit_serving.errors import ConfigError, Forbidden, RateLimited, Unauthorized
 from cache_dit_serving.jobs.shared import FULL, CallerCounts, refill
+from cache_dit_serving.jobs.shared_limits import SharedLimits
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Access:
         self._file = settings.api_keys_file
         self._open = settings.open_routes
         self._counts = counts
+        self._shared: SharedLimits | None = None
         self._buckets: dict[str, tuple[float, float]] = {}
         """Requests left to each caller, and the time of that count, monotonic seconds."""
         self._read: tuple[ApiKey, ...] = ()
@@ -49,7 +51,11 @@ class Access:
             self._version = _version(self._file)
             self._read = read_keys(self._file)
 
-    def admit(self, headers: Mapping[str, str], operation: Operation | None) -> Caller:
+    def share(self, limits: SharedLimits | None) -> None:
+        """Count requests at all servers that share a database from now on; None: no other server does."""
+        self._shared = limits
+
+    async def admit(self, headers: Mapping[str, str], operation: Operation | None) -> Caller:
         """Return the sender of a request, which is allowed to send it.
 
         Args:
@@ -70,7 +76,7 @@ class Access:
         if operation.scope not in key.scopes and "admin" not in key.scopes:
             raise Forbidden(f"this key may not do that: it lacks the scope {operation.scope}")
         if operation.generates and key.requests_per_minute is not None:
-            self._take(key.name, key.requests_per_minute)
+            await self._take(key.name, key.requests_per_minute)
         return Caller(key.name, key.scopes, key.max_live)
 
     def _key(self, headers: Mapping[str, str]) -> ApiKey:
@@ -101,16 +107,24 @@ class Access:
                     logger.error("the API keys of before hold: %s", error)
         return self._read
 
-    def _take(self, name: str, per_minute: float) -> None:
-        now = time.monotonic()
-        if self._counts is not None:
-            wait_s = self._counts.take(name, per_minute, now)
-        else:
-            left, at = self._buckets.get(name, (FULL, now))
-            left, wait_s = refill(left, now - at, per_minute)
-            self._buckets[name] = left, now
+    async def _take(self, name: str, per_minute: float) -> None:
+        wait_s = None if self._shared is None else await self._shared.take(name, per_minute)
+        if not wait_s:
+            # This server's own count goes on beside the shared one, for the time that the database does not answer.
+            own_wait_s = self._take_here(name, per_minute)
+            wait_s = own_wait_s if wait_s is None else 0.0
         if wait_s > 0:
             raise RateLimited(f"more than {per_minute:g} generations a minute of this key", retry_after_s=wait_s)
+
+    def _take_here(self, name: str, per_minute: float) -> float:
+        """Count a request at this server; return the seconds until the caller may send one, 0 where it may now."""
+        now = time.monotonic()
+        if self._counts is not None:
+            return self._counts.take(name, per_minute, now)
+        left, at = self._buckets.get(name, (FULL, now))
+        left, wait_s = refill(left, now - at, per_minute)
+        self._buckets[name] = left, now
+        return wait_s
 
 
 def _version(file: Path) -> object:

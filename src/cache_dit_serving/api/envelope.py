@@ -89,7 +89,7 @@ class Envelope:
         operation = found.operation if isinstance(found, Match) else None
         state = replace(state_of(scope), operation=operation)
         state.put_into(scope)  # for the log, whether it is refused or not
-        caller = self._admitted(scope, incoming.headers, operation)
+        caller = await self._admitted(scope, incoming.headers, operation)
         if not isinstance(found, Match):
             raise found
         reads_mode = found.operation.body is not None or UNSUPPORTED_FIELDS_HEADER in found.operation.headers
@@ -103,7 +103,7 @@ class Envelope:
         replace(state, body=body).put_into(scope)
         return {**scope, "headers": headers.raw}, replayed(body.respelt, incoming)
 
-    def _admitted(self, scope: Scope, headers: Headers, operation: Operation | None) -> Caller:
+    async def _admitted(self, scope: Scope, headers: Headers, operation: Operation | None) -> Caller:
         """Return the sender of a request, which may send it.
 
         Raises:
@@ -112,7 +112,7 @@ class Envelope:
         check_framing(headers)
         if operation is None or not operation.any_host:
             check_host(headers, self.server.allowed_hosts)
-        caller = self.access.admit(headers, operation)
+        caller = await self.access.admit(headers, operation)
         note(caller=caller.name)
         if not self.access.guarded:
             # A key is sent by a page of this server alone: browsers add none by themselves.

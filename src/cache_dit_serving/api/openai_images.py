@@ -74,7 +74,7 @@ class OpenAiImages:
             warnings += wanted.warnings
             previews = prepared.generation.want_previews(wanted.count) if wanted.count else None
         notes = _Notes(warnings, intake.sent_as)
-        self._engine.submit(prepared)
+        await self._engine.submit(prepared)
         if body.stream:
             return sse.EventStream(self._streamed(prepared, _Stream(body, prepared, previews, notes)))
         images = await self._engine.wait(prepared, intake.left())

@@ -131,7 +131,7 @@ async def _drawn(
         intake = Intake(request, "generate", False, (), tuple(uploads), "", Caller("", SCOPES))
         prepared = await engine.prepare(intake)
         prepared.generation.listen(partial(_show, prepared.generation))
-        engine.submit(prepared)
+        await engine.submit(prepared)
         images = await engine.wait(prepared, intake.left())
         _clear_line()
         answer, _ = await engine.deliver(prepared, images)

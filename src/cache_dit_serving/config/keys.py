@@ -35,10 +35,14 @@ class ApiKey(Section):
         "unloading LoRAs, `profile`, and everyone's jobs.",
     )
     requests_per_minute: float | None = Field(
-        None, ge=0.001, description="Generations a minute that the caller may request."
+        None,
+        ge=0.001,
+        description="Generations a minute that the caller may request, at all servers that share jobs.database.",
     )
     max_live: int | None = Field(
-        None, ge=1, description="Generations of the caller that wait or run at a time, at all workers."
+        None,
+        ge=1,
+        description="Generations of the caller that wait or run at a time, at all servers that share jobs.database.",
     )
 
     @model_validator(mode="before")

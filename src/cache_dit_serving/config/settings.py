@@ -425,7 +425,8 @@ class JobsSettings(Section):
         None,
         repr=False,
         description="URL as SQLAlchemy takes it, such as `postgresql://user:password@host/name` for servers on "
-        "several machines; left out: the SQLite file jobs.sqlite3 below outputs.root.",
+        "several machines; left out: the SQLite file jobs.sqlite3 below outputs.root. Servers that name the same one "
+        "share the limits of their keys.",
     )
     interrupted: Literal["requeue", "fail"] = Field(
         "requeue",

@@ -13,8 +13,10 @@ from cache_dit_serving.engine.compare import compared_response
 from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.model_info import loras_of_model, model_info
 from cache_dit_serving.engine.preparation import Preparation, Prepared
-from cache_dit_serving.errors import InvalidRequest, NotFound
+from cache_dit_serving.errors import InvalidRequest, NotFound, ServingError
 from cache_dit_serving.jobs.generation import Generation, OutputFile, always
+from cache_dit_serving.jobs.shared_limits import SharedLimits
+from cache_dit_serving.jobs.store.database import JobDatabase
 from cache_dit_serving.jobs.submission import wait_for_outputs
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.decode.pool import DecodingPool
@@ -54,6 +56,10 @@ class Engine:
             if place.store is None
             else ObjectOutputs(place)
         )
+        self.database = JobDatabase.of(settings)
+        """Database of jobs, which the desk of jobs opens."""
+        self.limits = SharedLimits(self.database) if settings.jobs.database else None
+        """Limits of callers over all servers of the database; None where no other server has it."""
         self._preparation = Preparation(settings, worker, self.decoding, self.outputs)
 
     def resolve(self, intake: Intake) -> Resolved:
@@ -75,16 +81,34 @@ class Engine:
         """
         return await self._preparation.generation(intake, resolved or self.resolve(intake))
 
-    def submit(self, prepared: Prepared, may_start: Callable[[], bool] = always) -> None:
+    async def submit(
+        self,
+        prepared: Prepared,
+        may_start: Callable[[], bool] = always,
+        *,
+        job: str | None = None,
+        resumed: bool = False,
+    ) -> None:
         """Let a prepared request queue.
 
         Args:
             may_start: as of :meth:`PipelineWorker.submit`.
+            job: name of its job; None: it is of none.
+            resumed: whether its job was admitted by another server, which held it to its caller's limits.
 
         Raises:
             ServingError: QueueFull, RateLimited or NotReady.
         """
-        self.worker.submit(prepared.generation, prepared.intake.caller.max_live, may_start)
+        generation, caller = prepared.generation, prepared.intake.caller
+        limits = self.limits if caller.max_live is not None or (resumed and caller.name) else None
+        if limits is not None and (live := await limits.begin(generation, caller.max_live, job)) is not None:
+            raise self.worker.too_many_live(live, generation)
+        try:
+            self.worker.submit(generation, caller.max_live, may_start)
+        except ServingError:
+            if limits is not None:
+                await limits.end(generation)
+            raise
 
     async def wait(
         self, prepared: Prepared, caller_gone: Awaitable[object], *, waited_s: float = 0.0
@@ -99,13 +123,18 @@ class Engine:
             ServingError: as :func:`jobs.submission.wait_for_outputs`.
         """
         deadline_s = prepared.intake.request.deadline_s
-        return await wait_for_outputs(
-            prepared.generation,
-            self.worker,
-            caller_gone=caller_gone,
-            max_request_s=self.settings.limits.max_request_s,
-            deadline_s=None if deadline_s is None else max(LEAST_S, deadline_s - waited_s),
-        )
+        try:
+            return await wait_for_outputs(
+                prepared.generation,
+                self.worker,
+                caller_gone=caller_gone,
+                max_request_s=self.settings.limits.max_request_s,
+                deadline_s=None if deadline_s is None else max(LEAST_S, deadline_s - waited_s),
+            )
+        finally:
+            # Before the answer: the caller's next request may go to another server.
+            if self.limits is not None and prepared.generation.result.done():
+                await self.limits.end(prepared.generation)
 
     async def draw(self, prepared: Prepared) -> list[OutputFile]:
         """Let a prepared request queue, and wait for its outputs as long as its client does.
@@ -113,7 +142,7 @@ class Engine:
         Raises:
             ServingError: as :meth:`submit` and :meth:`wait`.
         """
-        self.submit(prepared)
+        await self.submit(prepared)
         return await self.wait(prepared, prepared.intake.left())
 
     async def deliver(self, prepared: Prepared, outputs: list[OutputFile]) -> tuple[GenerateResponse, tuple[str, ...]]:

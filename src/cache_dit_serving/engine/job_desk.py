@@ -11,7 +11,6 @@ import secrets
 import time
 from dataclasses import replace
 
-from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.background import Background
 from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.engine import Engine
@@ -27,15 +26,12 @@ from cache_dit_serving.errors import ClientGone, InvalidRequest, JobNotQueued, K
 from cache_dit_serving.jobs.job import Job, failed
 from cache_dit_serving.jobs.record import JobRecord
 from cache_dit_serving.jobs.shared import JobProgress, shared_folder
-from cache_dit_serving.jobs.store.access import StoreAccess
 from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.planning.fields.priority import check_priority
 from cache_dit_serving.schemas.jobs import JobState
 from cache_dit_serving.schemas.request import JobRequest
 
-DATABASE = "jobs.sqlite3"
-"""Name of the database's file in the local folder, wherever the outputs lie."""
 CANCEL_S = 60.0
 """Maximum seconds that :meth:`JobDesk.cancel` waits for a job to end."""
 ELSEWHERE_S = 0.05
@@ -53,12 +49,12 @@ class JobDesk:
         settings = engine.settings
         self._engine = engine
         self._background = Background()
-        self._access = StoreAccess(_database(settings))
+        self._access = engine.database.access
         files = self._files = JobFiles(engine.outputs)
         folder = shared_folder(settings.server.workers)
         self._progress = None if folder is None else JobProgress(folder)
         """Progress of the jobs at all workers of this server; None where it has one."""
-        self._owned = OwnedJobs(self._access, settings.jobs.lease_s)
+        self._owned = OwnedJobs(engine.database)
         self._live = LiveJobs(engine, self._owned, files, self._progress, self._background)
         self._lease = JobLease(engine, self._access, self._owned, self._live, files)
         self._retention = JobRetention(settings.limits, self._access, files)
@@ -76,6 +72,8 @@ class JobDesk:
     async def close(self) -> None:
         """Write the ends of the jobs; those that wait are for the next server. After the worker has ended."""
         await self._background.close(CLOSING_S)
+        if self._engine.limits is not None:
+            await self._engine.limits.close()
         await self._owned.close()
         await asyncio.to_thread(self._access.close)
 
@@ -249,8 +247,3 @@ class JobDesk:
         """
         assert record.state.final, "a live job is cancelled first"
         await self._retention.forget(record)
-
-
-def _database(settings: Settings) -> str:
-    root = settings.outputs.root.expanduser().absolute()
-    return settings.jobs.database or f"sqlite:///{root / DATABASE}"

@@ -85,7 +85,7 @@ class LiveJobs:
             ServingError: QueueFull, RateLimited, NotReady or StoreUnavailable.
         """
         job = self._job(record, prepared)
-        self._engine.submit(prepared, partial(self._may_start, job))
+        await self._engine.submit(prepared, partial(self._may_start, job), job=record.id)
         self._live[record.id] = job
         try:
             await self._owned.add(record, prepared.intake.uploads)
@@ -113,7 +113,7 @@ class LiveJobs:
             job = self._job(record, prepared)
             job.written.set()
             prepared.generation.set_priority(record.priority)  # which may have changed since its request
-            self._worker.submit(prepared.generation, may_start=partial(self._may_start, job))
+            await self._engine.submit(prepared, partial(self._may_start, job), job=record.id, resumed=True)
         except (NotReady, QueueFull):
             await self._owned.put(record, keep=False)
             return

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Sequence
 
 from cache_dit_serving.engine.job_answers import answer_of
 from cache_dit_serving.jobs.record import JobRecord
-from cache_dit_serving.jobs.store.access import StoreAccess
+from cache_dit_serving.jobs.store.database import JobDatabase
 from cache_dit_serving.jobs.store.exchanged import Wanted, summary
-from cache_dit_serving.jobs.store.heart import Heart
 from cache_dit_serving.jobs.webhooks import Webhook, webhooks_of
 from cache_dit_serving.schemas.answers import timestamp
 
@@ -25,16 +23,11 @@ ON_TIME_S = 3.0
 class OwnedJobs:
     """Jobs that this server owns, in the database. Each method raises StoreUnavailable where it does not answer."""
 
-    def __init__(self, access: StoreAccess, lease_s: float) -> None:
-        """
-        Args:
-            lease_s: seconds of silence after which a server counts as dead.
-        """
-        self._access = access
-        self._lease_s = lease_s
-        self._owner = secrets.token_hex(8)
-        """Name of this server in the database."""
-        self._heart = Heart(self._owner, lease_s, lambda: access.store)
+    def __init__(self, database: JobDatabase) -> None:
+        self._access = database.access
+        self._lease_s = database.lease_s
+        self._owner = database.server
+        self._heart = database.heart
 
     def start(self) -> None:
         """Begin the beats by which other servers know that this one lives."""

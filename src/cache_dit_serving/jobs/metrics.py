@@ -135,6 +135,11 @@ WEBHOOKS = Counter(
     "Attempts to deliver a webhook: delivered, failed (to be tried again), given_up.",
     ["outcome"],
 )
+UNSHARED_LIMITS = Counter(
+    "cache_dit_serving_unshared_limits",
+    "Requests that were held to a limit of one server alone, since jobs.database did not answer.",
+    ["limit"],
+)
 SAFETY_CHECKS = Counter(
     "cache_dit_serving_safety_checks",
     "Verdicts of the operator's safety check on prompts and outputs: allow, refuse, blank, error.",
@@ -187,6 +192,7 @@ def start_series(versions: Mapping[str, str]) -> None:
         DEADLINES: [("met",), ("missed",), ("refused",)],
         OUTPUTS_DELETED: [("age",), ("bytes",)],
         SAFETY_CHECKS: product(("prompt", "output"), ("allow", "refuse", "blank", "error")),
+        UNSHARED_LIMITS: [("requests_per_minute",), ("max_live",)],
         WEBHOOKS: [("delivered",), ("failed",), ("given_up",)],
     }
     for metric, values in series.items():

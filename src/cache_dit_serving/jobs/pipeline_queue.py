@@ -66,7 +66,7 @@ class PipelineQueue:
             running = [self._running] if self._running is not None else []
             live = sum(each.caller == generation.caller for each in (*self._waiting, *running))
             if max_live is not None and live >= max_live:
-                raise self._too_many_live(live, generation)
+                raise self.too_many_live(live, generation)
             if not self._waiting.room_for(generation.caller, self.max_queue):
                 full = len(self._waiting) >= self.max_queue
                 raise QueueFull(
@@ -94,13 +94,15 @@ class PipelineQueue:
         if number is not None:
             generation.result.add_done_callback(lambda _: counts.end(number))
         elif max_live is not None and live >= max_live:
-            raise self._too_many_live(live, generation)
+            raise self.too_many_live(live, generation)
 
-    def _too_many_live(self, live: int, refused: Generation) -> RateLimited:
-        return RateLimited(
-            f"{live} generations of this key wait or run, as many as it may have; come back later",
-            retry_after_s=self._seconds_until_one_ends(refused),
-        )
+    def too_many_live(self, live: int, refused: Generation) -> RateLimited:
+        """Return the error of a generation; as :meth:`PipelineWorker.too_many_live`."""
+        with self._changed:
+            return RateLimited(
+                f"{live} generations of this key wait or run, as many as it may have; come back later",
+                retry_after_s=self._seconds_until_one_ends(refused),
+            )
 
     def cancel(self, generation: Generation) -> None:
         """Take a generation out, or stop it after the step it is at. Does nothing to one that is done."""
@@ -236,7 +238,7 @@ class PipelineQueue:
     def _seconds_until_one_ends(self, refused: Generation) -> float:
         """Return the seconds until one of the caller's generations ends.
 
-        Where all of them are at other workers, one of them is taken to last as long as the refused one.
+        Where all of them are at other workers or servers, one of them is taken to last as long as the refused one.
         """
         if self._running is not None and self._running.caller == refused.caller:
             return self._seconds_until_room()

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import Final, TypeVar
 
 from cache_dit_serving.config.safety import SafetySettings
-from cache_dit_serving.errors import DETAILS
+from cache_dit_serving.errors import DETAILS, RateLimited
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation, always
 from cache_dit_serving.jobs.model_loading import ModelLoading, State
@@ -133,6 +133,10 @@ class PipelineWorker:
             NotReady: it is loading, failed to load, or the server is shutting down.
         """
         self._queue.submit(generation, max_live, may_start)
+
+    def too_many_live(self, live: int, refused: Generation) -> RateLimited:
+        """Return the error of a generation whose caller has `live` others, as many as it may have."""
+        return self._queue.too_many_live(live, refused)
 
     def cancel(self, generation: Generation) -> None:
         """Take a generation from the queue, or stop it after the step it is at. Does nothing to one that is done."""

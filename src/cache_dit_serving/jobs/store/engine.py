@@ -19,8 +19,8 @@ MIGRATION_WAIT_S = 60.0
 """Seconds for another server to make the tables."""
 STATEMENT_S = 10.0
 """Greatest seconds of one PostgreSQL statement that is no migration."""
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-"""Settings of SQLite: readers go on while one writes; a commit, by which a job is promised, is on the disk."""
+PRAGMAS = ("journal_mode=WAL", "foreign_keys=ON")
+"""Settings of SQLite: readers go on while one writes."""
 PATIENCE = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
 """Settings of PostgreSQL, unless the URL has others: a host that is gone is given up after so many s and ms, rather
 than after minutes."""
@@ -40,7 +40,8 @@ class DatabaseGone(SQLAlchemyError):
 def make_engine(url: URL, pool_size: int = 5) -> Engine:
     """An engine whose transactions wait for locks as their execution options say; a SQLite file is there before.
 
-    `writes` takes SQLite's write lock at the beginning; `wait_s` is the time limit of a lock, seconds.
+    `writes` takes SQLite's write lock at the beginning; `wait_s` is the time limit of a lock, seconds. `durable` (by
+    default true) has a commit, by which a job is promised, on the disk before it returns.
     """
     if url.get_backend_name() == "postgresql":
         url = url.set(query={**PATIENCE, **url.query})
@@ -113,11 +114,15 @@ def _prepare_sqlite(engine: Engine, file: Path | None) -> None:
         options = connection.get_execution_options()
         # One that would write after it has read waits for its turn now: later it could only fail.
         connection.exec_driver_sql(f"PRAGMA busy_timeout={options.get('wait_s', WAIT_S) * 1000:.0f}")
+        connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable', True) else 'NORMAL'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", False) else "BEGIN")
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    wait_s = connection.get_execution_options().get("wait_s", WAIT_S)
+    options = connection.get_execution_options()
+    wait_s = options.get("wait_s", WAIT_S)
     statement_s = max(wait_s, STATEMENT_S)
-    for name, seconds in (("lock_timeout", wait_s), ("statement_timeout", statement_s)):
-        connection.exec_driver_sql(f"SET LOCAL {name} = {seconds * 1000:.0f}")
+    settings = [f"lock_timeout = {wait_s * 1000:.0f}", f"statement_timeout = {statement_s * 1000:.0f}"]
+    if not options.get("durable", True):
+        settings.append("synchronous_commit = off")
+    connection.exec_driver_sql("; ".join(f"SET LOCAL {setting}" for setting in settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 """Seconds between two beats of a server in the database."""
+OVERDUE_S = 5.0
+"""Seconds without a beat after which the database counts as away."""
 
 
 class Heart:
@@ -35,6 +38,8 @@ class Heart:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._failed = ""
+        self._last = -math.inf
+        """Monotonic time of the latest beat."""
         self._thread = threading.Thread(target=self._run, name="jobs-heart", daemon=True)
 
     def start(self) -> None:
@@ -53,6 +58,11 @@ class Heart:
             store.leave(self._owner)
         except SQLAlchemyError as error:
             logger.warning("the database of jobs is not told that this server ends: %s", summary(error))
+
+    @property
+    def beating(self) -> bool:
+        """True while the database takes this server's beats."""
+        return not self._failed and time.monotonic() - self._last < OVERDUE_S
 
     def silent(self) -> Silent:
         """Servers that count as dead."""
@@ -85,6 +95,6 @@ class Heart:
         except Exception:
             logger.exception("this server's beat failed")
             return
-        self._failed = ""
+        self._failed, self._last = "", time.monotonic()
         with self._lock:
             self._leases.hear(beats, time.monotonic())

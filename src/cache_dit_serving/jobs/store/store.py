@@ -39,6 +39,7 @@ from cache_dit_serving.jobs.store.engine import (
 )
 from cache_dit_serving.jobs.store.exchanged import KeyTaken, Page, Uploads, Wanted, summary
 from cache_dit_serving.jobs.store.leases import Silent
+from cache_dit_serving.jobs.store.limits import CallerLimits, free_places
 from cache_dit_serving.jobs.store.migration import migrate
 from cache_dit_serving.jobs.store.outbox import Outbox
 from cache_dit_serving.jobs.store.ownership import beats, dead_servers, free_jobs, live_jobs_of, take
@@ -75,6 +76,7 @@ class JobStore:
             self._beating = make_engine(parsed, pool_size=1).execution_options(writes=True, wait_s=BRIEF_WAIT_S)
             self.outbox = Outbox(self._writing)
             self.aged = Aged(self._engine, self._writing)
+            self.limits = CallerLimits(self._engine)
             try:
                 migrate(self._engine)
             except BaseException:
@@ -205,9 +207,10 @@ class JobStore:
             return beats(connection)
 
     def leave(self, server: str) -> None:
-        """Forget a server that ends, and free its jobs."""
+        """Forget a server that ends, and free its jobs and places."""
         with self._beating.begin() as connection:
             connection.execute(delete(ServerRow).where(ServerRow.id == server))
+            free_places(connection, [server])
             free = update(JobRow).where(*live_jobs_of(server)).values(owner=None)
             connection.execute(free)
 
@@ -275,7 +278,8 @@ class JobStore:
                     taken.append(job)
             if not taken and silent.beats:
                 has_jobs = select(JobRow.id).where(JobRow.owner == ServerRow.id, JobRow.state.in_(LIVE)).exists()
-                connection.execute(delete(ServerRow).where(dead_servers(silent), ~has_jobs))
+                over = delete(ServerRow).where(dead_servers(silent), ~has_jobs).returning(ServerRow.id)
+                free_places(connection, connection.scalars(over).all())
         return self._many(select(JobRow).where(JobRow.id.in_(taken)).order_by(*FIRST)) if taken else []
 
     def claim(self, job: str, owner: str, until: float, silent: Silent) -> JobRecord | None:

@@ -80,6 +80,27 @@ class WebhookRow(Base):
     caller: Mapped[str] = mapped_column(Text, server_default="")
 
 
+class RateRow(Base):
+    """The rate of a caller whose requests are limited."""
+
+    __tablename__ = "caller_rates"
+
+    caller: Mapped[str] = mapped_column(Text, primary_key=True)
+    due: Mapped[float] = mapped_column(Double)
+    """Time at which all that it has sent would be due at an even pace, seconds since the epoch."""
+
+
+class LivePlaceRow(Base):
+    """A generation that waits or runs, of a caller whose generations are limited."""
+
+    __tablename__ = "live_places"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    caller: Mapped[str] = mapped_column(Text, index=True)
+    server: Mapped[str] = mapped_column(Text, index=True)
+    """The server that has it in its queue, or runs it."""
+
+
 class UploadRow(Base):
     """A file that came with a job's request."""
 
