@@ -154,7 +154,9 @@ audit: ## Known vulnerabilities of the pinned requirements, by pip-audit; needs 
 		build/audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.txt; else \
 		echo "pip-audit is skipped: the vulnerability data of PyPI cannot be reached" >&2; fi
 
-nightly: test-all soak conformance verify audit ## All tests, the soak, conformance, the speeds' floors and the audit
+# A part that fails keeps none of the others from running.
+nightly: ## All tests, the soak, conformance, the speeds' floors and the audit
+	$(MAKE) --no-print-directory --keep-going test-all soak conformance verify audit
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) $(VENV)-docs .mypy_cache .ruff_cache .pytest_cache .hypothesis build src/*.egg-info

@@ -48,10 +48,10 @@ TEXT = """\
 Written by `python -m benchmarks.soak` ({date}): {seconds:.0f} s of traffic through every door (generations from words,
 from a picture and with a LoRA, as JSON, forms and files; jobs with events, previews and cancels; OpenAI's images,
 edits, streams and videos, which this model refuses; comparisons, LoRA loads, flushes, the playground's files;
-hostile bodies and pictures; clients that leave before the answer, within a stream or a body), {times} times what the server can draw.
-After a third of the time all processes are killed with SIGKILL, after another the server is ended by SIGTERM; it starts
-again on the same job store. Growth is the median of the last third of a life less that of its middle third, the
-greatest of the three lives. Pictures and jobs are compared with undisturbed twins, pixel by pixel.
+hostile bodies and pictures; clients that leave before the answer, within a stream or a body), {times} times what the
+server can draw. After a third of the time all processes are killed with SIGKILL, after another the server is ended by
+SIGTERM; it starts again on the same job store. Growth is the median of the last third of a life less that of its
+middle third, the greatest of the three lives. Pictures and jobs are compared with undisturbed twins, pixel by pixel.
 
 {machine} Busy share of the processors by others before the start: {busy:.0f} %.
 

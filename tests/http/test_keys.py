@@ -252,6 +252,30 @@ def test_keys_stay_out_of_sight(guarded: Guarded) -> None:
         assert key.encode() not in kept
 
 
+def test_neither_a_key_in_the_wrong_place_nor_a_prompt_is_logged(guarded: Guarded) -> None:
+    wrong: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", f"/jobs?api_key={ALICE}", {}),
+        ("GET", f"/outputs/x.png?expires=1&signature={ALICE}", {}),
+        ("GET", f"/nowhere/{ALICE}", {}),
+        ("POST", f"/loras/{ALICE}", {}),
+        ("GET", "/jobs", {"headers": {"X-Api-Key": ALICE}}),
+        ("GET", "/jobs", {"headers": {"Authorization": f"Basic {ALICE}"}}),
+        ("GET", "/jobs", {"headers": {"Authorization": ALICE}}),
+        ("POST", "/jobs", {"headers": {"Idempotency-Key": f"{ALICE} "}, "json": {"prompt": PROMPT}}),
+        ("POST", "/generate", {"json": {"prompt": PROMPT, ALICE: 1}}),
+    ]
+    for method, path, options in wrong:
+        key = None if "Authorization" in options.get("headers", {}) else ROOT_KEY
+        guarded.ask(method, path, key, **options)
+    prompt = "a zebra that nobody may read of"
+    for extra in ({"prompt_2": [prompt]}, {"sigmas": prompt}, {"latents": prompt}, {"prompt_2": prompt, "x": prompt}):
+        refused = guarded.ask("POST", "/generate", ALICE, json={"prompt": prompt, "extra_args": extra})
+        assert refused.status_code == 400
+    told = [guarded.server.log(), guarded.ask("GET", "/metrics", None).text]
+    told.append(guarded.ask("GET", "/log/warnings", ROOT_KEY).text)
+    assert not any(ALICE in text or prompt in text for text in told)
+
+
 def test_many_at_once_are_each_their_own(guarded: Guarded) -> None:
     statuses: dict[str, set[int]] = {ALICE: set(), "sk-nobody-at-all-here": set(), BOB: set()}
 
