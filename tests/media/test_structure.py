@@ -7,6 +7,7 @@ import io
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cache_dit_serving.config.settings import InputSettings
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.inputs import ImageReader
 from cache_dit_serving.media.structure.excessive import Excessive
+from cache_dit_serving.media.structure.heif import check_heif
 from cache_dit_serving.media.structure.jpeg import check_jpeg
 from cache_dit_serving.media.structure.mp4 import check_mp4
 from cache_dit_serving.media.structure.png import check_png
@@ -98,6 +100,26 @@ def test_a_panorama_is_read() -> None:
 def test_uncompressed_sound_of_a_camera_is_no_claim() -> None:
     sound = hostile_files.mp4(1_000_000).replace(b"vide", b"soun") + bytes(1_000_000)
     check_mp4(sound)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"speed": 10, "quality": 1}, {"subsampling": "4:4:4", "quality": 100}, {"tile_rows": 1}], ids=repr
+)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_size_of_an_avifs_data_is_found(options: dict[str, Any], mode: str) -> None:
+    picture = noise(350, 129).convert(mode)
+    content = file_of(picture, "AVIF", exif=Image.Exif(), xmp=b"<x:xmpmeta/>", **options)
+    assert check_heif(content) == (350, 129)
+    content = content.replace(struct.pack(">II", 350, 129), struct.pack(">II", 64, 64))
+    assert check_heif(content) == (350, 129)
+    for end in range(0, len(content), 7):
+        check_heif(content[:end])
+
+
+def test_an_avif_with_an_empty_table_at_its_end_has_no_size() -> None:
+    picture = hostile_files.box(b"iprp", hostile_files.box(b"ipco", hostile_files.box(b"av1C", bytes(4))))
+    empty = hostile_files.box(b"iloc")
+    assert check_heif(hostile_files.box(b"meta", bytes(4), picture, empty)) is None
 
 
 def test_a_file_that_is_cut_anywhere_passes_or_is_refused() -> None:

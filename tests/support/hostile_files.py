@@ -128,6 +128,22 @@ TINY_SEGMENT = b"\xff\xe5\x00\x02"
 PHOTOSHOP = (
     b"\xff\xed" + struct.pack(">H", 2 + 14 + 12 * 5_000) + b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0\0" * 5_000
 )
+
+
+def avif_in_boxes_of(side: int, claimed: int) -> bytes:
+    """A square AVIF whose boxes claim another side than its data."""
+    content = bytearray(file_of(Image.new("RGB", (side, side)), "AVIF", speed=10))
+    struct.pack_into(">II", content, content.index(b"ispe") + 8, claimed, claimed)
+    return bytes(content)
+
+
+def avif_of_pieces(items: int, pieces: int) -> bytes:
+    """An AVIF whose items claim so many pieces each, none of which takes a byte of their table."""
+    places = b"\1\0\0\0" + bytes(2) + struct.pack(">H", items) + struct.pack(">HHHH", 1, 0, 0, pieces) * items
+    picture = box(b"iprp", box(b"ipco", box(b"av1C", bytes(4)), full_box(b"ispe", 64, 64)))
+    return box(b"ftyp", b"avif", bytes(4), b"avifmif1") + box(b"meta", bytes(4), box(b"iloc", places), picture)
+
+
 PICTURES: dict[str, Callable[[], bytes]] = {
     "a PNG of 1 x 33,554,432": lambda: png(1, 2**25),
     "a PNG of 16,000 x 400": lambda: png(16_000, 400),
@@ -142,6 +158,8 @@ PICTURES: dict[str, Callable[[], bytes]] = {
     "a JPEG of a million segments": lambda: jpeg_segments(TINY_SEGMENT, 1_000_000),
     "a JPEG of a million Photoshop blocks": lambda: jpeg_segments(PHOTOSHOP, 200),
     "a JPEG of 60,000 EXIF tags": lambda: jpeg_exif(60_000),
+    "an AVIF of 6,000 x 6,000 in boxes of 64 x 64": lambda: avif_in_boxes_of(6_000, 64),
+    "an AVIF of 60 million pieces": lambda: avif_of_pieces(900, 65_535),
     "a WebP of a million chunks": lambda: webp_chunks(1_000_000),
     "a WebP with a canvas of 16,383 x 16,383": lambda: webp_canvas(16_383, 16_383),
 }

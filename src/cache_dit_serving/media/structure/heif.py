@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 
+from cache_dit_serving.media.structure.av1 import sequence_sizes
 from cache_dit_serving.media.structure.boxes import boxes
 from cache_dit_serving.media.structure.excessive import Excessive, at_most
+from cache_dit_serving.media.structure.item_places import item_beginnings
 from cache_dit_serving.media.structure.mp4 import check_mp4
 
 MOST_BOXES = 4_000
@@ -20,7 +22,7 @@ def check_heif(content: bytes) -> tuple[int, int] | None:
     """Count the boxes and items of an image.
 
     Returns:
-        (width, height) of the largest item, pixels; None if no item has a size.
+        (width, height) of the largest item, pixels, as the boxes or its AV1 data claim it; None if no item has a size.
 
     Raises:
         Excessive: too many boxes, items or samples.
@@ -28,6 +30,9 @@ def check_heif(content: bytes) -> tuple[int, int] | None:
     check_mp4(content)
     walk = _Boxes(content)
     walk.walk(0, len(content), 0)
+    if walk.is_av1 and walk.items is not None:
+        # A decoder draws at the size of the data, and scales the result to that of the boxes.
+        walk.sizes += sequence_sizes(item_beginnings(content, *walk.items, walk.item_data))
     return max(walk.sizes, key=lambda size: size[0] * size[1], default=None)
 
 
@@ -38,6 +43,11 @@ class _Boxes:
         self._content = content
         self._boxes = 0
         self.sizes: list[tuple[int, int]] = []
+        self.is_av1 = False
+        self.items: tuple[int, int] | None = None
+        """Begin and end of the table of the items' places."""
+        self.item_data = 0
+        """Begin of the data that lies beside that table."""
 
     def walk(self, begin: int, end: int, depth: int) -> None:
         """Check the boxes between two positions, and the boxes inside them."""
@@ -51,6 +61,11 @@ class _Boxes:
                 self.sizes.append(struct.unpack_from(">II", self._content, data + 4))
             elif name in (b"iinf", b"iloc"):
                 self._check_items(name, data, box_end)
+                self.items = (data, box_end) if name == b"iloc" else self.items
+            elif name == b"idat":
+                self.item_data = data
+            elif name == b"av1C":
+                self.is_av1 = True
 
     def _check_items(self, name: bytes, begin: int, end: int) -> None:
         """Compare the number of items that a table claims with the bytes it has."""
