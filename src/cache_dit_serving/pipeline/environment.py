@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 
 from cache_dit_serving.logs import claim_loggers
+from cache_dit_serving.pipeline import model_scan
 
 
 def quiet_libraries() -> None:
@@ -23,8 +24,10 @@ def quiet_libraries() -> None:
     for name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
         logging.getLogger(name).setLevel(logging.ERROR)  # torchao lists at each start what it lacks for other machines
     with first_import("diffusers"):
-        import diffusers
         import transformers
+
+        model_scan.import_models()
+        import diffusers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
