@@ -42,6 +42,7 @@ from cache_dit_serving.config.settings import (
     ServerSettings,
     WebhookSettings,
 )
+from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.schemas.request import MAX_SEED, GenerateRequest, JobRequest
 from tests.support.server import ROOT
 
@@ -69,6 +70,7 @@ SETTINGS: tuple[type[BaseModel], ...] = (
     WebhookSettings,
     PreviewSettings,
     SafetySettings,
+    ShadowSettings,
     ProfilingSettings,
     ServerSettings,
 )

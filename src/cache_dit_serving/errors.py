@@ -128,6 +128,14 @@ class CacheNotEngaged(ServingError):
     code = "cache_not_engaged"
 
 
+class SpeedLowered(ServingError):
+    """`cache.strict` was set and live traffic misses a floor of the speed, so the request would get another one."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "speed_lowered"
+
+
 class BodyTooLarge(ServingError):
     status = 413
     type = "invalid_request_error"

@@ -28,7 +28,7 @@ def test_each_rule_has_a_runbook_and_metrics_that_there_are() -> None:
     [group] = yaml.safe_load(RULES.read_text())["groups"]
     page = (ROOT / "docs" / "alerts.md").read_text()
     metrics = (ROOT / "docs" / "metrics.md").read_text()
-    assert len(group["rules"]) == 8
+    assert len(group["rules"]) == 9
     for rule in group["rules"]:
         assert f"\n## {rule['alert']}\n" in page
         assert rule["annotations"]["runbook_url"] == f"alerts.md#{rule['alert'].lower()}"

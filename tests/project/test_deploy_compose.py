@@ -179,7 +179,7 @@ def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 rules found" in done.stdout
+    assert "9 rules found" in done.stdout
 
 
 def test_grafana_has_the_dashboard_and_its_source() -> None:

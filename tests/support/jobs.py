@@ -11,7 +11,7 @@ from tests.support.server import Server
 
 QUEUED, RUNNING = JobState.QUEUED, JobState.RUNNING
 PROMPT = "a red apple on a blue background"
-LONG = {"num_inference_steps": 100, "num_images": 4, "speed": "lossless"}
+LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 4, "speed": "lossless"}
 """Fields of a request that takes seconds."""
 
 

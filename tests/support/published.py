@@ -12,7 +12,7 @@ from tests.support.server import Server
 
 Json = dict[str, Any]
 
-READ = ("/health", "/get_model_info", "/capabilities", "/loras")
+READ = ("/health", "/get_model_info", "/capabilities", "/loras", "/quality")
 """Routes of GET whose answers have schemas."""
 CLIENT_S = 120.0
 

@@ -39,6 +39,16 @@ async def capabilities(request: Request) -> Response:
     return answered(parts().engine.capabilities())
 
 
+async def quality(request: Request) -> Response:
+    caller, base_url = state_of(request.scope).caller, str(request.base_url)
+    return answered(await parts().engine.quality_report(caller, base_url))
+
+
+async def offer_speed_again(request: Request) -> Response:
+    await parts().engine.quality.restore(request.path_params["speed"])
+    return await quality(request)
+
+
 async def loras(request: Request) -> Response:
     return answered(parts().engine.loras())
 

@@ -68,6 +68,7 @@ def worker_of(
         max_step_s=settings.limits.max_step_s,
         counts=counts,
         safety=safety,
+        shadow=settings.shadow,
         on_ready=ready,
         on_failed=end_failed if settings.server.on_load_failure == "exit" else lambda: None,
         retries=settings.server.on_load_failure == "retry",

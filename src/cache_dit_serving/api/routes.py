@@ -31,6 +31,7 @@ from cache_dit_serving.errors import (
     RangeNotSatisfiable,
     RateLimited,
     RunnerLost,
+    SpeedLowered,
     StoreUnavailable,
 )
 from cache_dit_serving.media.kinds import MEDIA_TYPES
@@ -56,10 +57,19 @@ from cache_dit_serving.schemas.openai import (
     OpenAiVideos,
     VideoCreation,
 )
+from cache_dit_serving.schemas.quality import QualityResponse
 from cache_dit_serving.schemas.request import GenerateRequest, JobChange, JobRequest, NoFields
 
-GENERATION_ERRORS: Errors = (CacheNotEngaged, QueueFull, InternalError, RunnerLost, NotReady, DeadlineExceeded)
-JOB_ERRORS: Errors = (KeyReused, QueueFull, InternalError, NotReady, StoreUnavailable, DeadlineExceeded)
+GENERATION_ERRORS: Errors = (
+    CacheNotEngaged,
+    SpeedLowered,
+    QueueFull,
+    InternalError,
+    RunnerLost,
+    NotReady,
+    DeadlineExceeded,
+)
+JOB_ERRORS: Errors = (KeyReused, SpeedLowered, QueueFull, InternalError, NotReady, StoreUnavailable, DeadlineExceeded)
 
 HEALTH = "Whether the server can generate, and why not."
 MODEL = "The loaded model and what it takes."
@@ -217,6 +227,23 @@ OPERATIONS = (
         Capabilities,
         (NotReady,),
         handler=handlers.capabilities,
+    ),
+    Operation(
+        "GET",
+        "/quality",
+        "What live traffic says of each speed: cached outputs against the same ones without the cache.",
+        QualityResponse,
+        (InternalError, NotReady),
+        handler=handlers.quality,
+    ),
+    Operation(
+        "POST",
+        "/quality/{speed}",
+        "Offer a speed again that live traffic has lowered.",
+        QualityResponse,
+        (InvalidRequest, InternalError, NotReady, StoreUnavailable),
+        handler=handlers.offer_speed_again,
+        scope="admin",
     ),
     Operation("GET", "/loras", "The LoRAs of this server.", LorasResponse, (NotReady,), handler=handlers.loras),
     Operation(

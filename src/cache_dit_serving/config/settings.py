@@ -23,6 +23,7 @@ from cache_dit_serving.config.keys import ApiKeys
 from cache_dit_serving.config.object_store import object_store
 from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.schedulers import SCHEDULER_NAME, OfferedScheduler, by_name
+from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.logs import LogFormat
 from cache_dit_serving.private import Readers
 from cache_dit_serving.section import Section
@@ -640,6 +641,7 @@ class Settings(Section):
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     previews: PreviewSettings = Field(default_factory=PreviewSettings)
     safety: SafetySettings = Field(default_factory=SafetySettings)
+    shadow: ShadowSettings = Field(default_factory=ShadowSettings)
     profiling: ProfilingSettings = Field(default_factory=ProfilingSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from cache_dit_serving.caching.parts import PARTS
-from cache_dit_serving.caching.settings import CACHE_TYPES, CacheOptions
+from cache_dit_serving.caching.settings import CACHE_TYPES, CacheOptions, CacheSettings
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.speeds import SpeedLadder
+from cache_dit_serving.engine.quality import Quality
+from cache_dit_serving.engine.quality_report import live_figures
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.jobs.rates import Estimate, Rates
 from cache_dit_serving.pipeline.protocol import Loaded
@@ -25,8 +27,12 @@ from cache_dit_serving.schemas.request import GenerateRequest
 Schema = dict[str, Any]
 
 
-def capabilities_of(loaded: Loaded, rates: Rates) -> Capabilities:
-    """The answer for a loaded model."""
+def capabilities_of(loaded: Loaded, rates: Rates, quality: Quality | None = None) -> Capabilities:
+    """Return the answer for a loaded model.
+
+    Args:
+        quality: evidence of live traffic; None: there is none.
+    """
     model = loaded.model
     return Capabilities(
         model=loaded.runner.facts.name,
@@ -35,7 +41,7 @@ def capabilities_of(loaded: Loaded, rates: Rates) -> Capabilities:
         fields=_fields(model),
         size_multiple=None if model.traits.audio else model.traits.sizes.multiple,
         limits=model.limits.model_dump(mode="json") | {"max_pixel_steps": model.max_pixel_steps},
-        speeds=_speeds(model, rates),
+        speeds=_speeds(model, rates, quality),
         measured_on=model.speeds.measured_on,
         cache=_cache(model.speeds),
         attention_backends=list(loaded.runner.facts.usable.attention_backends),
@@ -62,12 +68,13 @@ def _fields(model: PlannedModel) -> dict[str, Schema]:
     return schemas
 
 
-def _speeds(model: PlannedModel, rates: Rates) -> list[SpeedCapability]:
+def _speeds(model: PlannedModel, rates: Rates, quality: Quality | None) -> list[SpeedCapability]:
     speeds = model.speeds
     answers = []
     for name, rung in speeds.rungs.items():
         allowed = name in speeds.allowed
         estimate = _estimate(name, model, rates) if allowed else None
+        seconds = round(estimate.seconds, 4) if estimate and estimate.known and estimate.seconds else None
         answers.append(
             SpeedCapability(
                 name=name,
@@ -77,10 +84,17 @@ def _speeds(model: PlannedModel, rates: Rates) -> list[SpeedCapability]:
                 settings_hash=rung.settings.digest() if rung.settings else None,
                 num_inference_steps=model.step_count_at(name, None),
                 measured=rung.measured,
-                seconds=round(estimate.seconds, 4) if estimate and estimate.known and estimate.seconds else None,
+                live=live_figures(quality, name) if quality else None,
+                lowered_to=quality.lowered.get(name) if quality else None,
+                seconds=seconds,
+                seconds_from=None if seconds is None else _source(rates, rung.settings),
             )
         )
     return answers
+
+
+def _source(rates: Rates, settings: CacheSettings | None) -> Literal["warm_up", "traffic"]:
+    return "traffic" if rates.knows_requests(settings) else "warm_up"
 
 
 def _estimate(speed: Speed, model: PlannedModel, rates: Rates) -> Estimate | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cache_dit_serving.errors import DeadlineExceeded, InvalidRequest
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.rates import Rates
@@ -16,7 +18,12 @@ MARGIN = 1.05
 
 
 def plan_within_deadline(
-    resolved: Resolved, rates: Rates, queue_s: float, inputs: Inputs = NO_INPUTS
+    resolved: Resolved,
+    rates: Rates,
+    queue_s: float,
+    inputs: Inputs = NO_INPUTS,
+    *,
+    without: Collection[str] = (),
 ) -> tuple[Planned, DeadlineReport | None]:
     """Plan a request; with a deadline, return what was promised too.
 
@@ -26,6 +33,7 @@ def plan_within_deadline(
     Args:
         queue_s: seconds until a call submitted now begins.
         inputs: the images that the request names.
+        without: speeds that are not tried.
 
     Raises:
         InvalidRequest: as :func:`planning.plan.plan`; with a choice of speeds, only where none of them can be planned.
@@ -36,7 +44,7 @@ def plan_within_deadline(
         return plan(resolved, inputs), None
     promises: list[DeadlineReport] = []
     not_run: list[str] = []
-    for planned in _candidates(resolved, inputs):
+    for planned in _candidates(resolved, inputs, without):
         estimate = rates.estimate(planned)
         if not estimate.known:
             not_run.append(planned.cache.speed)
@@ -55,13 +63,15 @@ def plan_within_deadline(
     raise _unattainable(request.deadline_s, promises, not_run)
 
 
-def _candidates(resolved: Resolved, inputs: Inputs) -> list[Planned]:
+def _candidates(resolved: Resolved, inputs: Inputs, without: Collection[str]) -> list[Planned]:
     """The plans to choose from, least approximation first."""
     request = resolved.request
     if request.speed is not None or request.cache is not None:
         return [plan(resolved, inputs)]
     plans, refusals = [], []
     for speed in resolved.model.speeds.allowed:
+        if speed in without:
+            continue
         try:
             plans.append(plan(resolved.at_speed(speed), inputs))
         except InvalidRequest as error:  # a speed whose settings do not go with this request's steps or passes

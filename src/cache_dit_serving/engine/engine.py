@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from cache_dit_serving import __version__
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.answers import answer_of
+from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.capabilities import capabilities_of
 from cache_dit_serving.engine.compare import compared_response
 from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.model_info import loras_of_model, model_info
 from cache_dit_serving.engine.preparation import Preparation, Prepared
+from cache_dit_serving.engine.quality import Quality
+from cache_dit_serving.engine.quality_report import quality_of
 from cache_dit_serving.errors import InvalidRequest, NotFound, ServingError
 from cache_dit_serving.jobs.generation import Generation, OutputFile, always
 from cache_dit_serving.jobs.shared_limits import SharedLimits
@@ -33,6 +36,7 @@ from cache_dit_serving.schemas.answers import (
     LorasResponse,
     ModelInfo,
 )
+from cache_dit_serving.schemas.quality import QualityResponse
 
 LEAST_S = 0.001
 """Least time that is left of a deadline, seconds."""
@@ -60,7 +64,8 @@ class Engine:
         """Database of jobs, which the desk of jobs opens."""
         self.limits = SharedLimits(self.database) if settings.jobs.database else None
         """Limits of callers over all servers of the database; None where no other server has it."""
-        self._preparation = Preparation(settings, worker, self.decoding, self.outputs)
+        self.quality = Quality(settings, worker, self.outputs)
+        self._preparation = Preparation(settings, worker, self.decoding, self.outputs, lambda: self.quality.lowered)
 
     def resolve(self, intake: Intake) -> Resolved:
         """Find the task of a request.
@@ -212,7 +217,22 @@ class Engine:
         Raises:
             NotReady: there is no loaded model.
         """
-        return capabilities_of(self.worker.loaded(), self.worker.rates)
+        return capabilities_of(self.worker.loaded(), self.worker.rates, self.quality)
+
+    async def quality_report(self, caller: Caller, base_url: str) -> QualityResponse:
+        """Return what live traffic says of each speed; single outputs to an operator alone.
+
+        Args:
+            base_url: of this server, as its caller has it.
+
+        Raises:
+            NotReady: there is no loaded model.
+            InternalError: the store of outputs failed.
+        """
+        self.quality.begin()
+        base = (self.settings.outputs.public_url or base_url).rstrip("/")
+        address = (lambda name: self.outputs.address(name, "url", base)) if caller.admin else None
+        return await asyncio.to_thread(quality_of, self.quality, address)
 
     def loras(self) -> LorasResponse:
         """Return the LoRAs that there are, and the ways in which requests may use them.

@@ -67,6 +67,7 @@ class JobDesk:
         self._background.begin(self._lease.keep_until_closing(self._background))
         self._background.begin(self._retention.prune_until_closing(self._background))
         self._background.begin(self._webhooks.send_until(self._background.closing))
+        self._background.begin(self._engine.quality.exchange_until_closing(self._access, self._background))
         self._background.begin(self._sweeping.sweep_until(self._background.closing))
 
     async def close(self) -> None:
@@ -74,6 +75,7 @@ class JobDesk:
         await self._background.close(CLOSING_S)
         if self._engine.limits is not None:
             await self._engine.limits.close()
+        await asyncio.to_thread(self._engine.quality.close)
         await self._owned.close()
         await asyncio.to_thread(self._access.close)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.config.settings import OutputSettings, Settings
 from cache_dit_serving.engine.deadline import plan_within_deadline
 from cache_dit_serving.engine.inputs import inputs_of, with_fitting_images
 from cache_dit_serving.engine.intake import Intake
+from cache_dit_serving.engine.lowering import lowering_of
+from cache_dit_serving.engine.shadowing import Shadowed, Shadowing
 from cache_dit_serving.errors import Forbidden, InvalidRequest
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -38,16 +42,28 @@ class Prepared:
 class Preparation:
     """Steps of a request before the queue, with the resources that they share."""
 
-    def __init__(self, settings: Settings, worker: PipelineWorker, decoding: DecodingPool, outputs: Outputs) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        worker: PipelineWorker,
+        decoding: DecodingPool,
+        outputs: Outputs,
+        lowered: Callable[[], Mapping[str, Speed]],
+    ) -> None:
         """
+        Args:
+            lowered: returns the speed that requests get, by the speed that live traffic has lowered.
+
         Raises:
             ConfigError: `outputs.c2pa` names a certificate that cannot sign.
         """
         self._sign = C2paSigner(settings.outputs.c2pa).sign if settings.outputs.c2pa is not None else None
         self._settings = settings
+        self._shadowing = Shadowing(settings.shadow.share)
         self._worker = worker
         self._decoding = decoding
         self._outputs = outputs
+        self._lowered = lowered
 
     def resolve(self, intake: Intake) -> Resolved:
         """Find the task of a request.
@@ -71,8 +87,14 @@ class Preparation:
         inputs = await self._inputs(intake, resolved)
         waits = resolved.request.deadline_s is not None
         queue_s = self._worker.wait_s(self._priority(intake)) if waits else 0.0
-        planned, deadline = plan_within_deadline(resolved, self._worker.rates, queue_s, inputs)
-        return await self._prepared(intake, planned, deadline)
+        rates, missed = self._worker.rates, self._lowered()
+        lowering = lowering_of(resolved, missed)
+        served = lowering.resolved if lowering else resolved
+        planned, deadline = plan_within_deadline(served, rates, queue_s, inputs, without=missed)
+        if lowering is not None:
+            planned = lowering.warned(planned)
+        shadow = self._shadowing.chosen(resolved, inputs, planned, lowered=lowering is not None)
+        return await self._prepared(intake, planned, deadline, shadow)
 
     async def comparison(self, intake: Intake, resolved: Resolved) -> Prepared:
         """Prepare the same output with the cache and without, as one generation.
@@ -86,7 +108,7 @@ class Preparation:
         planned = plan(resolved, await self._inputs(intake, resolved))
         if planned.cache.settings is None and request.cache is not None and not request.cache.enabled:
             raise InvalidRequest("a comparison needs the cache; leave cache.enabled out", param="cache.enabled")
-        return await self._prepared(intake, planned.compared(), None)
+        return await self._prepared(intake, planned.compared())
 
     async def _inputs(self, intake: Intake, resolved: Resolved) -> Inputs:
         """Fetch and decode the images and videos of a request."""
@@ -105,18 +127,32 @@ class Preparation:
             )
         )
 
-    async def _prepared(self, intake: Intake, planned: Planned, deadline: DeadlineReport | None) -> Prepared:
-        if planned.to_resize:
-            planned = await intake.while_connected(with_fitting_images(planned, self._decoding))
+    async def _prepared(
+        self,
+        intake: Intake,
+        planned: Planned,
+        deadline: DeadlineReport | None = None,
+        shadow: Shadowed | None = None,
+    ) -> Prepared:
+        planned = await self._fitted(intake, planned)
         planned = replace(planned, output=_as_configured(planned.output, self._settings.outputs, self._sign))
         warnings = tuple(map(intake.sent_as.warning, planned.warnings))
-        planned = replace(planned.for_caller(intake.caller.name), warnings=warnings)
+        planned = replace(planned, warnings=warnings)
+        if shadow is not None:
+            shadow = await shadow.each(lambda each: self._fitted(intake, each))
+            planned = shadow.with_calls(planned)
         generation = Generation(intake.id, planned, self._priority(intake), intake.caller.name)
         checked = self._worker.safety.check_prompt(intake.id, intake.caller.name, planned)
         await intake.while_connected(checked)
         for warning in intake.warnings:
             generation.warn(warning)
         return Prepared(intake, generation, self._delivery(intake), deadline)
+
+    async def _fitted(self, intake: Intake, planned: Planned) -> Planned:
+        """Return a request with its pictures resized, and its caller's name in its calls."""
+        if planned.to_resize:
+            planned = await intake.while_connected(with_fitting_images(planned, self._decoding))
+        return planned.for_caller(intake.caller.name)
 
     def _priority(self, intake: Intake) -> int:
         return min(intake.request.priority or 0, self._settings.limits.max_priority)

@@ -151,6 +151,57 @@ SAFETY_SECONDS = Histogram(
     ["subject"],
     buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
+SHADOW_RUNS = Counter(
+    "cache_dit_serving_shadow_runs",
+    "Shadow runs: drawn, stopped for a request, failed; and those given up before: overtaken by newer ones, too_large.",
+    ["outcome"],
+)
+SHADOW_SECONDS = Counter(
+    "cache_dit_serving_shadow_seconds",
+    "Seconds that the pipeline's thread spent on shadow runs, stopped ones included.",
+)
+SHADOW_SPEEDUP = Histogram(
+    "cache_dit_serving_shadow_speedup",
+    "Seconds without the cache over seconds with it, of the outputs that shadow runs compared.",
+    ["speed"],
+    buckets=(0.9, 1, 1.1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7),
+)
+SHADOW_DISTANCES = {
+    "psnr_db": Histogram(
+        "cache_dit_serving_shadow_psnr_db",
+        "PSNR of cached outputs against the same without the cache, dB; 100: equal.",
+        ["speed"],
+        buckets=(15, 18, 20, 22, 24, 26, 28, 30, 32, 35, 38, 42, 46, 50, 60, 99),
+    ),
+    "ssim": Histogram(
+        "cache_dit_serving_shadow_ssim",
+        "SSIM of cached outputs against the same without the cache.",
+        ["speed"],
+        buckets=(0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999),
+    ),
+    "flip": Histogram(
+        "cache_dit_serving_shadow_flip",
+        "FLIP of cached outputs against the same without the cache; 0: equal.",
+        ["speed"],
+        buckets=(0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5),
+    ),
+    "snr_db": Histogram(
+        "cache_dit_serving_shadow_snr_db",
+        "Signal-to-noise ratio of cached sounds against the same without the cache, dB; 100: equal.",
+        ["speed"],
+        buckets=(0, 3, 6, 10, 15, 20, 25, 30, 40, 50, 60, 99),
+    ),
+}
+"""Distances that shadow runs measure, by measure."""
+SPEED_LOWERED = Gauge(
+    "cache_dit_serving_speed_lowered",
+    "1 while live traffic misses a floor of the speed, and requests for it get a less approximate one. An alarm.",
+    ["speed"],
+    multiprocess_mode="livemax",
+)
+SHADOW_WAITING = Gauge(
+    "cache_dit_serving_shadow_waiting", "Outputs that wait for their shadow run.", multiprocess_mode="livesum"
+)
 
 
 def of_all_workers() -> CollectorRegistry:
@@ -193,6 +244,7 @@ def start_series(versions: Mapping[str, str]) -> None:
         OUTPUTS_DELETED: [("age",), ("bytes",)],
         SAFETY_CHECKS: product(("prompt", "output"), ("allow", "refuse", "blank", "error")),
         UNSHARED_LIMITS: [("requests_per_minute",), ("max_live",)],
+        SHADOW_RUNS: [(outcome,) for outcome in ("drawn", "stopped", "failed", "overtaken", "too_large")],
         WEBHOOKS: [("delivered",), ("failed",), ("given_up",)],
     }
     for metric, values in series.items():

@@ -189,7 +189,7 @@ class ModelLoading:
             self.fail(f"the model could not be loaded{DETAILS}", error)
             return False
         for call, record in self._loaded.warm_up:
-            self._rates.learn(call, record)
+            self._rates.learn(call, record, of_request=False)
         with self._changed:
             if self._state != "loading":
                 return False

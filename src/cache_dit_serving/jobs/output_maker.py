@@ -18,6 +18,7 @@ from cache_dit_serving.jobs.output_warnings import output_warnings
 from cache_dit_serving.jobs.previews import PreviewMaker
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.jobs.safety import Safety
+from cache_dit_serving.jobs.shadow_runs import ShadowRuns
 from cache_dit_serving.jobs.spans import failed_span, output_spans, queue_span
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.media.blank import blank_of
@@ -41,7 +42,14 @@ class OutputMaker:
     """Makes the outputs of one generation at a time."""
 
     def __init__(
-        self, model: ModelLoading, rates: Rates, watchdog: Watchdog, preview_every: int, *, safety: Safety
+        self,
+        model: ModelLoading,
+        rates: Rates,
+        watchdog: Watchdog,
+        preview_every: int,
+        *,
+        safety: Safety,
+        shadows: ShadowRuns,
     ) -> None:
         """
         Args:
@@ -50,12 +58,14 @@ class OutputMaker:
             watchdog: gets a sign of life at each step.
             preview_every: as of :class:`PipelineWorker`.
             safety: sees each output before it is delivered.
+            shadows: get the outputs that are to be drawn again.
         """
         self._model = model
         self._rates = rates
         self._watchdog = watchdog
         self._preview_every = preview_every
         self._safety = safety
+        self._shadows = shadows
         threads = CHECKS_AT_ONCE if safety.sees_outputs else ENCODER_THREADS  # most of them wait for the check then
         self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
         self._previews = ThreadPoolExecutor(1, thread_name_prefix="preview")
@@ -169,6 +179,8 @@ class OutputMaker:
             media, output = blank_of(media), output.of_blank()
             warnings.append(warning.model_dump())
             content, extension = encode(media, output, planned.parameters(call), warnings)
+        else:
+            self._shadows.offer(generation, index, media, drawn.record)
         return OutputFile(content, extension, encode_s, drawn.record, media if output.keep_media else None)
 
 

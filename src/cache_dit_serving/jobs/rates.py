@@ -98,11 +98,19 @@ class Rates:
         """Seconds of a reused step by settings, whose calibrators take their own time, and shape."""
         self._reused_steps: Observations[tuple[Kind, int, int]] = Observations()
         """Reused steps by settings and scheduler, forward passes and num_inference_steps."""
+        self._of_requests: Observations[str] = Observations()
+        """Seconds of the outputs that requests wanted, by settings; empty: without a cache."""
 
-    def learn(self, call: ImageCall, record: SampleRecord, encode_s: float = 0.0) -> None:
-        """Record the times of one output, and the seconds that its encoding took."""
+    def learn(self, call: ImageCall, record: SampleRecord, encode_s: float = 0.0, *, of_request: bool = True) -> None:
+        """Record the times of one output, and the seconds that its encoding took.
+
+        Args:
+            of_request: whether a request wanted it; otherwise the start drew it.
+        """
         shape, report, settings = Shape(call.pixels, record.passes), record.cache, call.cache.settings
         with self._lock:
+            if of_request:
+                self._of_requests.note(_digest(settings), record.seconds)
             if not record.prompt_hits:  # the next prompt may be another one
                 self._fixed_s.note(shape, record.encode_prompt_s + record.decode_s + encode_s)
             if settings is not None:
@@ -119,6 +127,11 @@ class Rates:
         """Record the step time of an uncached generation that was cancelled."""
         with self._lock:
             self._computed_step_s.note(Shape(call.pixels, call.passes), seconds_per_step)
+
+    def knows_requests(self, settings: CacheSettings | None) -> bool:
+        """Return whether a request has had an output with these settings."""
+        with self._lock:
+            return self._of_requests.of(_digest(settings)) is not None
 
     def estimate(self, planned: Planned) -> Estimate:
         """Estimate the time of a request, all its outputs together."""
@@ -178,6 +191,10 @@ class Rates:
             return None
         (_, known), seconds = found
         return statistic(seconds) * _factor(known, shape)
+
+
+def _digest(settings: CacheSettings | None) -> str:
+    return "" if settings is None else settings.digest()
 
 
 def _kind(call: ImageCall, settings: CacheSettings) -> Kind:

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Final, TypeVar
 
 from cache_dit_serving.config.safety import SafetySettings
+from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.errors import DETAILS, RateLimited
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation, always
@@ -24,6 +25,7 @@ from cache_dit_serving.jobs.pipeline_queue import PipelineQueue
 from cache_dit_serving.jobs.queue import Order
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.jobs.safety import Safety
+from cache_dit_serving.jobs.shadow_runs import ShadowRuns
 from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.logs import noted
@@ -51,6 +53,7 @@ class PipelineWorker:
         max_step_s: float = math.inf,
         counts: CallerCounts | None = None,
         safety: Safety | None = None,
+        shadow: ShadowSettings | None = None,
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
         on_failed: Callable[[], None] = lambda: None,
         retries: bool = False,
@@ -61,6 +64,7 @@ class PipelineWorker:
             preview_every: denoising steps from one preview to the next for followers who do not say how many they want;
                 0: none.
             safety: the operator's check of prompts and outputs; None: there is none.
+            shadow: bounds of shadow runs; None: the usual ones.
             on_failed: called when the model cannot be loaded, or not loaded again.
             retries: whether a load that fails is tried again, with a growing wait.
         """
@@ -81,7 +85,10 @@ class PipelineWorker:
             self._changed, self._model, self.rates, max_queue=max_queue, order=order, counts=counts
         )
         self.safety: Final = safety or Safety(SafetySettings())
-        self._outputs = OutputMaker(self._model, self.rates, self._watchdog, preview_every, safety=self.safety)
+        self.shadows: Final = ShadowRuns(shadow or ShadowSettings(), self._changed, self._watchdog)
+        self._outputs = OutputMaker(
+            self._model, self.rates, self._watchdog, preview_every, safety=self.safety, shadows=self.shadows
+        )
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
 
     def start(self) -> None:
@@ -239,24 +246,42 @@ class PipelineWorker:
 
     def _serve(self, runner: Runner) -> bool:
         """Run the work that comes; return True once the runner was lost, False at the end of a drain."""
+        self.shadows.begin()
         while True:
             with self._changed:
-                # A runner of several processes may be lost while it is idle.
-                while not self._changed.wait_for(lambda: self._model.draining or self._queue.has_work, LOST_S):
-                    if runner.lost is not None:
-                        return True
+                is_idle = self._wait_for_work(runner)
                 if runner.lost is not None:
                     return True
-                work = self._queue.take()
-                if work is None:
+                work = None if is_idle else self._queue.take()
+                if work is None and not is_idle:
                     runner.close()
                     return False
             if isinstance(work, Generation):
                 with noted(request_id=work.id, caller=work.caller), self._watchdog.watching(work.id):
                     self._outputs.make(runner, work)
-            else:
+            elif work is not None:
                 with self._watchdog.watching():
                     work(runner)
+            else:
+                with self._watchdog.watching():
+                    self.shadows.run(runner, self._is_wanted)
+                continue
             self._queue.done()
             # Or the last request's images would stay in memory until the next one comes.
             del work
+
+    def _wait_for_work(self, runner: Runner) -> bool:
+        """Wait for work, the end of a drain or the loss of the runner; return True if a shadow run may begin first."""
+        while not self._is_wanted():
+            wait_s = self.shadows.wait_s()
+            if wait_s == 0:
+                return runner.lost is None
+            # A runner of several processes may be lost while it is idle.
+            self._changed.wait(LOST_S if wait_s is None else min(LOST_S, wait_s))
+            if runner.lost is not None:
+                break
+        return False
+
+    def _is_wanted(self) -> bool:
+        """Return whether the pipeline's thread is wanted for work, or for the end of a drain."""
+        return self._model.draining or self._queue.has_work

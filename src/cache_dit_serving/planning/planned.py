@@ -17,6 +17,7 @@ from cache_dit_serving.media.kinds import OutputSpec
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.fields import PIPELINE_FIELDS
 from cache_dit_serving.planning.fitting import Fitting, Resize
+from cache_dit_serving.planning.shadow import ShadowCalls
 from cache_dit_serving.schemas.answers import RequestWarning
 
 PNG = OutputSpec("png")
@@ -36,6 +37,8 @@ class Planned:
     fittings: tuple[Fitting, ...] = ()
     """Resizing of the inputs whose size differs from the output's; empty once it is done."""
     warnings: tuple[RequestWarning, ...] = ()
+    shadow: ShadowCalls | None = None
+    """Calls to compare once nothing waits; None: the request is not drawn again."""
 
     @property
     def call(self) -> ImageCall:

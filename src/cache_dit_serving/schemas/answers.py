@@ -310,6 +310,16 @@ class ModelInfo(Answer):
     )
 
 
+class LiveFigures(BaseModel):
+    """Figures of live traffic: outputs of requests against the same ones drawn again without the cache."""
+
+    outputs: int = Field(description="Number of outputs that were compared.")
+    speedup: float = Field(description="Median of seconds without the cache / seconds with it.")
+    cached_steps: float = Field(description="Mean.")
+    medians: dict[str, float] = Field(description="Median of each measure.")
+    worst_deciles: dict[str, float] = Field(description="A tenth of the outputs are farther away, by each measure.")
+
+
 class SpeedCapability(BaseModel):
     """One named speed on this server."""
 
@@ -320,11 +330,20 @@ class SpeedCapability(BaseModel):
     settings_hash: str | None
     num_inference_steps: int = Field(description="Denoising steps of a request at this speed that names none.")
     measured: MeasuredSpeed | None = Field(
-        description="Figures measured with exactly these settings on this model; null: not measured, such as derived "
-        "settings."
+        description="Figures that `tune` measured with exactly these settings on this model; null: not measured, such "
+        "as derived settings."
+    )
+    live: LiveFigures | None = Field(
+        description="Figures of live traffic with these settings; null: none is compared. GET /quality has more."
+    )
+    lowered_to: Speed | None = Field(
+        description="Speed that requests for this one get, since live traffic misses a floor of it; null: itself."
     )
     seconds: float | None = Field(
         description="Estimated seconds of a request with the defaults, from runs since the start; null: none has run."
+    )
+    seconds_from: Literal["warm_up", "traffic"] | None = Field(
+        description="Runs that `seconds` are from: the start alone, or requests too; null without `seconds`."
     )
 
 

@@ -48,6 +48,22 @@ class Ended(NamedTuple):
     """Its outputs, named from the root of all."""
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One piece of evidence."""
+
+    kind: str
+    """Kind of its content."""
+    environment: str
+    """Hash of the versions and settings under which it was found."""
+    body: str
+    """Content, JSON."""
+    server: str
+    """Server that wrote it."""
+    number: int = 0
+    """Place among all rows; 0 before it is written."""
+
+
 def summary(error: BaseException) -> str:
     """Return a database's message of an error, in one line and without the statement."""
     return str(getattr(error, "orig", None) or error).splitlines()[0]

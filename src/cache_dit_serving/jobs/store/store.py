@@ -37,6 +37,7 @@ from cache_dit_serving.jobs.store.engine import (
     make_engine,
     sqlite_file,
 )
+from cache_dit_serving.jobs.store.evidence import EvidenceStore
 from cache_dit_serving.jobs.store.exchanged import KeyTaken, Page, Uploads, Wanted, summary
 from cache_dit_serving.jobs.store.leases import Silent
 from cache_dit_serving.jobs.store.limits import CallerLimits, free_places
@@ -77,6 +78,7 @@ class JobStore:
             self.outbox = Outbox(self._writing)
             self.aged = Aged(self._engine, self._writing)
             self.limits = CallerLimits(self._engine)
+            self.evidence = EvidenceStore(self._engine, self._writing)
             try:
                 migrate(self._engine)
             except BaseException:

@@ -110,3 +110,16 @@ class UploadRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     is_text: Mapped[bool]
     content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class EvidenceRow(Base):
+    """A piece of evidence of live traffic."""
+
+    __tablename__ = "evidence"
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
+    """Place among all; every server reads them in this order."""
+    kind: Mapped[str] = mapped_column(Text)
+    environment: Mapped[str] = mapped_column(Text)
+    server: Mapped[str] = mapped_column(Text)
+    body: Mapped[str] = mapped_column(Text)

@@ -12,7 +12,7 @@ LOSSLESS: Speed = SPEEDS[0]
 """Speed without a cache, which has no floor to miss and is always allowed."""
 
 
-def lowered(allowed: Collection[Speed], statuses: Mapping[Speed, Status]) -> dict[Speed, Speed]:
+def lowered(allowed: Collection[Speed], statuses: Mapping[Speed, Status] | Mapping[str, Status]) -> dict[Speed, Speed]:
     """Return the speed that serves each allowed one: itself, or the next less approximate one that is not missed.
 
     Args:

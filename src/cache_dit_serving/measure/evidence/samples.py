@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.measure.distances.table import MEASURES, Measure
 
 
 class Series(NamedTuple):
     """Identity of what is measured: samples of two series say nothing about each other."""
 
-    speed: Speed
+    speed: str
+    """Name of a speed, or `custom`."""
     settings_hash: str
     """Hash of the cache settings, as a generation reports it."""
     steps: int
@@ -32,7 +32,8 @@ class Sample:
 
     at: float
     """End of the shadow run, seconds since the epoch."""
-    speed: Speed
+    speed: str
+    """Name of a speed, or `custom`."""
     settings_hash: str
     steps: int
     """Denoising steps of both runs."""

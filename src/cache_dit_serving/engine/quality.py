@@ -1,0 +1,238 @@
+"""Live evidence: the results of shadow runs, shared by the servers of one database, and the speeds that they lower."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from cache_dit_serving import __version__
+from cache_dit_serving.caching.speed_settings import Speed
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.shadow import ShadowSettings
+from cache_dit_serving.engine.background import Background
+from cache_dit_serving.engine.shadow_measuring import Measured, ShadowMeasuring
+from cache_dit_serving.errors import InvalidRequest, StoreUnavailable
+from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.shadow_runs import Shadow
+from cache_dit_serving.jobs.store.access import StoreAccess
+from cache_dit_serving.jobs.store.exchanged import Entry
+from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.measure.evidence.ledger import Ledger, WatchedSpeed
+from cache_dit_serving.measure.evidence.lowering import lowered
+from cache_dit_serving.measure.evidence.samples import Sample
+from cache_dit_serving.media.outputs import Outputs
+from cache_dit_serving.pipeline.protocol import Facts
+
+logger = logging.getLogger(__name__)
+
+EXCHANGE_S = 2.0
+"""Seconds between two looks at the evidence of all servers."""
+PAGE = 1_000
+"""Rows that are read at once."""
+MOST_UNWRITTEN = 1_000
+"""Results that are kept while the database does not answer; the oldest give way."""
+SAMPLE, ENVIRONMENT, RESTORED = "sample", "environment", "restored"
+"""Kinds of entries: a shadow run, the description of an environment, and the operator's word that a speed is offered
+again."""
+
+
+class Quality:
+    """Evidence of this server, and of all servers that share its database. For the event loop, but where it says so."""
+
+    def __init__(self, settings: Settings, worker: PipelineWorker, outputs: Outputs) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._server = secrets.token_hex(8)
+        self._measuring = ShadowMeasuring(outputs if settings.shadow.keep else None, self._found)
+        self._unwritten: deque[Entry] = deque(maxlen=MOST_UNWRITTEN)
+        self._access: StoreAccess | None = None
+        self._read_to = 0
+        self._ledger: Ledger | None = None
+        self._lowered: dict[str, Speed] = {}
+        self.environments: dict[str, dict[str, Any]] = {}
+        """Descriptions of environments, by their hash."""
+        self.files: dict[str, tuple[str, ...]] = {}
+        """Names of the kept files, by request."""
+        worker.shadows.compare_with(self._compared)
+
+    @property
+    def settings(self) -> ShadowSettings:
+        """Bounds of the runs."""
+        return self._settings.shadow
+
+    @property
+    def took(self) -> float:
+        """Share of the time since the model was ready that the runs took."""
+        return self._worker.shadows.took
+
+    @property
+    def waiting(self) -> int:
+        """Outputs that wait for their run."""
+        return self._worker.shadows.waiting
+
+    @property
+    def on(self) -> bool:
+        """True if outputs are compared."""
+        return self._settings.shadow.share > 0
+
+    @property
+    def lowered(self) -> Mapping[str, Speed]:
+        """Speed that requests get in place of each that misses a floor."""
+        return self._lowered
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """Evidence so far; None before the model is loaded."""
+        return self._ledger
+
+    async def exchange_until_closing(self, access: StoreAccess, background: Background) -> None:
+        """Write what was found here and read what all servers found, until the server ends."""
+        self._access = access
+        while self.on and not background.closing.is_set():
+            try:
+                await self.exchange()
+            except StoreUnavailable:
+                pass  # the log has it
+            except Exception:
+                logger.exception("the evidence of shadow runs is not exchanged")
+            await background.pause(EXCHANGE_S)
+
+    async def exchange(self) -> None:
+        """Write what was found here, and take all that is new.
+
+        Raises:
+            StoreUnavailable: the database does not answer; what was found is written later.
+        """
+        if self._access is None or self._worker.state != "ready":
+            return
+        self.begin()
+        while self._unwritten:
+            entries = list(self._unwritten)
+            await self._access.write(lambda store, entries=entries: store.evidence.add(entries))  # type: ignore[misc]
+            for each in entries:
+                with contextlib.suppress(ValueError):  # it gave way to newer ones
+                    self._unwritten.remove(each)
+        while True:
+            after = self._read_to
+            found = await self._access.read(lambda store, after=after: store.evidence.after(after, PAGE))  # type: ignore[misc]
+            for entry in found:
+                self._take(entry)
+                self._read_to = entry.number
+            if len(found) < PAGE:
+                break
+
+    async def restore(self, name: str) -> None:
+        """Offer a speed again that live traffic lowered, at every server of the database.
+
+        Raises:
+            InvalidRequest: it is not lowered.
+            StoreUnavailable: the database does not answer.
+        """
+        if name not in self._lowered:
+            listed = ", ".join(self._lowered) or "none"
+            raise InvalidRequest(f"this speed is not lowered; those that are: {listed}", param="speed")
+        assert self._ledger is not None
+        self._unwritten.append(self._entry(RESTORED, {"speed": name}))
+        await self.exchange()
+
+    def close(self) -> None:
+        """End the measuring thread."""
+        self._measuring.close()
+
+    def begin(self) -> None:
+        """Begin the ledger, once the model is loaded.
+
+        Raises:
+            NotReady: there is no loaded model.
+        """
+        if self._ledger is not None:
+            return
+        loaded = self._worker.loaded()
+        speeds, floors = loaded.model.speeds, self._settings.speeds
+        watched: dict[str, WatchedSpeed] = {
+            name: WatchedSpeed(rung.settings.digest(), floors.floors_of(name))
+            for name, rung in speeds.rungs.items()
+            if rung.settings is not None
+        }
+        described = _environment(loaded.runner.facts)
+        self._ledger = Ledger(_hash(described), watched)
+        self.environments[self._ledger.environment] = described
+        self._unwritten.append(self._entry(ENVIRONMENT, described))
+
+    def _entry(self, kind: str, body: Mapping[str, Any]) -> Entry:
+        assert self._ledger is not None
+        return Entry(kind, self._ledger.environment, json.dumps(body), self._server)
+
+    def _take(self, entry: Entry) -> None:
+        """Take an entry of any server, in the order in which all take it."""
+        assert self._ledger is not None
+        body = json.loads(entry.body)
+        if entry.kind == ENVIRONMENT:
+            self.environments[entry.environment] = body
+        elif entry.kind == RESTORED and entry.environment == self._ledger.environment:
+            self._ledger.restore(body["speed"])
+        elif entry.kind == SAMPLE:
+            files = tuple(body.pop("files", ()))
+            sample = Sample(**body)
+            if files:
+                self.files[sample.request] = files
+            self._ledger.take(sample)
+        self._tell_changes()
+
+    def _tell_changes(self) -> None:
+        assert self._ledger is not None
+        before = self._lowered
+        serving = lowered(self._worker.loaded().model.speeds.allowed, self._ledger.statuses())
+        self._lowered = {speed: instead for speed, instead in serving.items() if speed != instead}
+        for speed in self._lowered.keys() - before.keys():
+            floors = [name for name, each in self._ledger.states[speed].floors.items() if each.status == "missed"]
+            logger.error(
+                "live traffic misses the floor of speed %s (%s): requests for it get %s; GET /quality shows why, "
+                "POST /quality/%s offers it again",
+                speed,
+                ", ".join(floors),
+                self._lowered[speed],
+                speed,
+            )
+        for speed in before.keys() - self._lowered.keys():
+            logger.warning("speed %s is offered again", speed)
+        for speed in self._ledger.watches:
+            metrics.SPEED_LOWERED.labels(speed).set(speed in self._lowered)
+
+    def _compared(self, shadow: Shadow) -> None:
+        """Have a run measured; on the pipeline's thread."""
+        if self._ledger is not None:
+            self._measuring.begin(shadow, self._ledger.environment)
+
+    def _found(self, measured: Measured) -> None:
+        """Keep a result until it is written; on the measuring thread."""
+        body = asdict(measured.sample) | ({"files": measured.files} if measured.files else {})
+        self._unwritten.append(self._entry(SAMPLE, body))
+
+
+def _environment(facts: Facts) -> dict[str, Any]:
+    """Return what decides the outputs beside the request and its cache settings."""
+    return {
+        "model": facts.name,
+        "weights": facts.weights,
+        "device": facts.device,
+        "dtype": facts.dtype,
+        "attention_backend": facts.attention_backend,
+        "offload": facts.offload,
+        "parallelism": facts.parallelism,
+        "quantized": {each.name: each.type for each in facts.quantized},
+        "components": {each.name: f"{each.file} {each.format}" for each in facts.components},
+        "versions": {"cache-dit-serving": __version__} | facts.versions,
+    }
+
+
+def _hash(described: Mapping[str, Any]) -> str:
+    """Return ten hexadecimal digits that name an environment."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]

@@ -1,0 +1,111 @@
+"""Shadow runs and floors over real HTTP: the embedded model, and cached outputs that lie beyond a floor on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.answers import pixels
+from tests.support.jobs import ended, submitted
+from tests.support.server import Server, options, ready, serving
+from tests.support.waiting import wait_until
+
+FIELDS = {"num_inference_steps": 12, "image_format": "png"}
+
+
+@pytest.fixture(scope="module")
+def environ() -> dict[str, str]:
+    """A server that draws every cached output again, with a floor that no cached output of `fast` can hold."""
+    return options(
+        SHADOW__SHARE=1,
+        SHADOW__AT_MOST=1,
+        SHADOW__KEEP=True,
+        SPEEDS__FAST__FLOORS={"ssim": 1.0},
+        SPEEDS__HIGH__FLOORS={"ssim": 0.1},
+    )
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str]) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("judged"), environ=environ) as server:
+        server.wait_for(ready)
+        yield server
+
+
+def quality(server: Server) -> dict[str, Any]:
+    answer = server.get("/quality")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def compared(server: Server, speed: str) -> int:
+    return sum(each["outputs"] for each in quality(server)["evidence"] if each["speed"] == speed)
+
+
+def draw(server: Server, **fields: Any) -> dict[str, Any]:
+    answer = server.generate(**FIELDS, **fields)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def codes(answer: dict[str, Any]) -> list[str]:
+    return [warning["code"] for warning in answer["warnings"]]
+
+
+def test_a_speed_that_misses_its_floor_is_lowered_told_of_and_offered_again(judged: Server) -> None:
+    assert quality(judged)["speeds"]["fast"]["status"] == "unknown"
+    pictures: list[str] = []
+    while quality(judged)["speeds"]["fast"]["lowered_to"] is None:
+        answer = draw(judged, seed=len(pictures), speed="fast")
+        assert answer["cache"]["speed"] == "fast"
+        pictures.append(answer["images"][0])
+        wait_until(lambda: compared(judged, "fast") == len(pictures), 60)
+        assert len(pictures) < 12, quality(judged)
+    answer = quality(judged)
+    assert answer["speeds"]["fast"]["status"] == "missed"
+    assert answer["speeds"]["fast"]["lowered_to"] == "balanced"
+    assert answer["speeds"]["balanced"]["status"] == "unwatched"
+    (evidence,) = [each for each in answer["evidence"] if each["speed"] == "fast"]
+    assert evidence["outputs"] == len(pictures)
+    assert evidence["current"]
+    assert 0 < evidence["distances"]["ssim"]["median"] < 1
+    assert evidence["cached_steps"] > 0
+    assert list(answer["environments"]) == [evidence["environment"]]
+
+    # Who asks for it gets the next one, and is told; who is strict is refused.
+    lowered = draw(judged, seed=0, speed="fast")
+    assert codes(lowered) == ["speed_lowered"]
+    assert lowered["cache"]["speed"] == "balanced"
+    assert np.array_equal(pixels(lowered["images"][0]), pixels(draw(judged, seed=0, speed="balanced")["images"][0]))
+    refused = judged.generate(**FIELDS, speed="fast", cache={"strict": True})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "speed_lowered")
+    assert refused.json()["error"]["param"] == "speed"
+    job = ended(judged, submitted(judged, **FIELDS, speed="fast"))
+    assert codes(job["result"]) == ["speed_lowered"]
+    own = draw(judged, seed=0, cache={"residual_diff_threshold": 0.3})
+    assert codes(own) == []
+    assert 'cache_dit_serving_speed_lowered{speed="fast"} 1.0' in judged.get("/metrics").text
+    assert "live traffic misses the floor of speed fast (ssim)" in judged.log()
+
+    # It comes back by the operator's word, with the pictures of before.
+    for name in ("balanced", "nonsense"):
+        assert judged.post(f"/quality/{name}").status_code == 400
+    assert judged.post("/quality/fast").json()["speeds"]["fast"]["lowered_to"] is None
+    again = draw(judged, seed=0, speed="fast")
+    assert codes(again) == []
+    assert again["images"] == pictures[:1]
+
+
+def test_what_is_kept_is_shown_and_repeats_the_pair(judged: Server) -> None:
+    draw(judged, seed=77, speed="high")
+    wait_until(lambda: compared(judged, "high") > 0, 60)
+    (evidence,) = [each for each in quality(judged)["evidence"] if each["speed"] == "high"]
+    (newest, *_) = evidence["newest"]
+    contents = [judged.session.get(url) for url in newest["files"]]
+    assert [each.status_code for each in contents] == [200, 200, 200]
+    assert len({each.content for each in contents}) == 3
+    assert newest["distances"]["ssim"] < 1
+    assert evidence["worst"][0]["request_id"] == newest["request_id"]
