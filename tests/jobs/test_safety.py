@@ -88,8 +88,10 @@ def asked(worker: PipelineWorker, name: str, prompt: str, **fields: Any) -> Gene
 def test_a_slow_check_holds_the_pipeline_before_its_outputs_fill_the_memory(worker: PipelineWorker) -> None:
     generations = [asked(worker, str(index), "slow") for index in range(OUTPUTS_BEHIND + 3)]
     held, cancelled, last = generations[-3:]
+    drawn = threading.Event()
+    held.listen(lambda: drawn.set() if held.step else None)
     wait_until(lambda: held.started is not None and generations[-4].finished is not None)
-    assert held.step == 0, "drawn although no check has answered"
+    assert not drawn.wait(1), "drawn although no check has answered"
     assert len(BEGUN) <= CHECKS_AT_ONCE
     worker.cancel(held)
     with pytest.raises(ClientGone):
