@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE = Path("tests/verified.json")
 PARTS: dict[str, tuple[str, ...]] = {
     "families": ("configs/*.yaml",),
-    "pipeline": (),
+    "pipeline": ("configs/*.yaml",),
     "measure": (),
-    "benchmarks": ("benchmarks/models/*.json", "service.py", "src/cache_dit_serving/**/*.py"),
+    "benchmarks": ("benchmarks/models/*.json", "configs/*.yaml", "service.py", "src/cache_dit_serving/**/*.py"),
 }
 """Parts by their folder of `tests/`, and the files of each that no import shows. `benchmarks` starts a server."""
 READ = ("requirements*.txt", "src/cache_dit_serving/embedded/**/*")
@@ -97,10 +97,14 @@ def run(parts: Iterable[str], options: list[str], root: Path = ROOT) -> int:
     """Run the marked tests of parts, all in one run, and record those parts if they pass; returns pytest's status."""
     tested = digests(parts, root)
     tests = [str(file.relative_to(root)) for part in tested for file in marked(part, root)]
+    if not tests:
+        print(f"all parts are verified on this tree and Python {PYTHON}")
+        return 0
     command = [sys.executable, "-m", "pytest", "-p", "tools.files_read", *options, "-m", "verified", *tests]
-    path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    environ = os.environ | {"PYTHONPATH": path}
-    status = subprocess.run(command, cwd=root, env=environ, check=False).returncode if tests else 0
+    path = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )  # the plugin's, wherever the tree is
+    status = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": path}, check=False).returncode
     if status == 0:
         write(tested, root)
     return status
