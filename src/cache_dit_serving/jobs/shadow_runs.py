@@ -198,7 +198,7 @@ class ShadowRuns:
         """
         known = shadow.cached or shadow.reference
         if known is None:
-            return 0.0
+            return self._last_s
         record, steps = known.record, shadow.missing[0].num_inference_steps
         computed = max(1, record.cache.computed_steps)
         expected_s = record.encode_prompt_s + record.denoise_s / computed * steps + record.decode_s
