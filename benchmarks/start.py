@@ -69,8 +69,8 @@ CPU seconds of an import in a fresh process, medians of {imports}.
 A start is one chain: the supervisor imports `service.py` before BentoML starts a worker, and a worker's imports take
 turns at one interpreter lock, whatever threads they run on.
 
-What remains and cannot go without a change in a library: torch 1.2 s and torch._dynamo 1.1 s, which diffusers and
-transformers read at import time for their decorators, and torchao, where it is installed, through torch._inductor.
+What remains: torch, and torch._dynamo, which diffusers and transformers import for their decorators, and torchao, where
+it is installed, through torch._inductor. Only a stand-in for torch._dynamo would spare it; none is in use.
 `speeds.warm_up` promises measured rates before the server is ready, so its four pictures stay in the chain.
 """
 
