@@ -139,7 +139,7 @@ SOAK ?= 10m
 soak: $(VENV)/.installed-test ## Four times the traffic that fits, for ten minutes (SOAK=8h: longer); fails where anything grows
 	SOAK=$(SOAK) $(BIN)/python -m benchmarks.soak
 
-conformance: $(VENV)/.installed-test ## Made-up requests to every route, with keys: ten times those of `make test`
+conformance: $(VENV)/.installed-test ## Made-up requests to every route, with keys: forty times those of `make test`
 	CONFORMANCE_EXAMPLES=400 CONFORMANCE_KEYS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/http/test_openapi.py
 
 verify: setup ## The speeds of the embedded model against uncached outputs: 24 prompts, every floor (a minute)

@@ -28,7 +28,7 @@ from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.server import ROOT, Server
 from tools.snapshot import OPENAPI, rendered
 
-EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "10"))
 """Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
 SETTINGS = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 CHECKS = [
