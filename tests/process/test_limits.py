@@ -66,7 +66,7 @@ def test_a_generation_counts_at_both_servers_until_its_answer(servers: list[Serv
         for server in (one, other):
             assert sent(server, SINGLE).status_code == 200
     with ThreadPoolExecutor(1) as threads:
-        runs = threads.submit(lambda: sent(one, SINGLE, **LONG))
+        runs = threads.submit(lambda: sent(one, SINGLE, "/generate", **LONG))
         one.wait_for(generates)
         for path in ("/generate", "/jobs"):
             refused = sent(other, SINGLE, path)
@@ -82,7 +82,7 @@ def test_a_generation_counts_at_both_servers_until_its_answer(servers: list[Serv
 def test_a_server_that_is_killed_frees_its_places_after_its_lease(servers: list[Server]) -> None:
     one, other = servers
     with ThreadPoolExecutor(1) as threads:
-        lost = threads.submit(lambda: sent(one, SINGLE, **LONG))
+        lost = threads.submit(lambda: sent(one, SINGLE, "/generate", **LONG))
         one.wait_for(generates)
         one.process.kill()
         one.process.wait(30)
