@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +61,19 @@ class Reader:
         if not path.is_relative_to(self._root):
             return
         if path.suffix == ".pyc":
-            path = Path(source_from_cache(path))
+            path = source_of(path)
         file = path.relative_to(self._root)
         if not file.parts[0].startswith(".") and file.parts[0] not in MADE and path.is_file():
             self._opened.add(file)
+
+
+def source_of(compiled: Path) -> Path:
+    """Return the source of a compiled module, pytest's own too, whose name `importlib` takes for none.
+
+    The audit hook must not raise: the code that opens the file would take that for its own fault.
+    """
+    name = f"{compiled.name.partition('.')[0]}.py"
+    return (compiled.parent.parent if compiled.parent.name == "__pycache__" else compiled.parent) / name
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.files_read import source_of
 from tools.verified import FILE, MARK, PAGE, PARTS, ROOT, depended_on, digests, marked, run, unverified, write
 
 
@@ -219,3 +220,10 @@ def test_the_command_says_what_to_run(tree: Path) -> None:
         stale = subprocess.run(command, cwd=tree, check=False, capture_output=True, text=True)
     assert stale.returncode == 1
     assert stale.stderr.endswith(": families, pipeline, benchmarks: make test-verified\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["one.cpython-311.pyc", "one.cpython-311-pytest-9.2.0.pyc", "one.cpython-311.opt-1.pyc"]
+)
+def test_the_source_of_a_compiled_module_is_known_whoever_compiled_it(name: str) -> None:
+    assert source_of(Path("tests/__pycache__") / name) == Path("tests/one.py")
