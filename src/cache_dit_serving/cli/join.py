@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -22,6 +24,8 @@ from cache_dit_serving.ranks.versions import versions
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that torch's agent ends at."""
 DESCRIPTION = f"""\
 Run ranks on this machine for a server on another one, whose configuration has parallelism.nodes and
 parallelism.rendezvous. The server says how many ranks and with what model; the model must be at the same path here.
@@ -46,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if not (token := os.environ.get(wire.JOIN_TOKEN)):
         say_last(f"set {wire.JOIN_TOKEN} to the secret that the server has there", "join")
         return 2
+    came = _signals_that_come()
     try:
         while True:
             with _reached(server) as link:
@@ -53,10 +58,33 @@ def main(arguments: Sequence[str]) -> int:
             if refused:
                 say_last(refused, "join")
                 return 1
+            if (number := _latest(came)) is not None:
+                return 128 + number
     except KeyboardInterrupt:
         return 130
     except SignalException as ended:
         return 128 + int(ended.sigval)
+
+
+def _signals_that_come() -> socket.socket:
+    """Return a socket that gets a byte for each signal with a handler: its number.
+
+    torch 2.13 raises in its handler of SIGTERM, and swallows that where it stops a group that has just failed
+    (`tail_log.py`). The process would then wait for the next server.
+    """
+    reading, writing = socket.socketpair()
+    for each in (reading, writing):
+        each.setblocking(False)
+    signal.set_wakeup_fd(writing.detach(), warn_on_full_buffer=False)
+    return reading
+
+
+def _latest(came: socket.socket) -> int | None:
+    """Return the number of the latest signal to end; None if there was none."""
+    with contextlib.suppress(BlockingIOError):
+        ending = [number for number in came.recv(4096) if number in ENDING]
+        return ending[-1] if ending else None
+    return None
 
 
 def _parser() -> CommandLine:
