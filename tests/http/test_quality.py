@@ -10,16 +10,23 @@ import pytest
 
 from tests.support.answers import pixels
 from tests.support.jobs import ended, submitted
-from tests.support.server import Server, options, ready, serving
+from tests.support.server import Server, free_port, options, ready, serving
 from tests.support.waiting import wait_until
+from tests.support.webhook_receiver import Receiver
 
 FIELDS = {"num_inference_steps": 12, "image_format": "png"}
 
 
 @pytest.fixture(scope="module")
-def environ() -> dict[str, str]:
+def receiver() -> Receiver:
+    return Receiver(free_port())
+
+
+@pytest.fixture(scope="module")
+def environ(receiver: Receiver) -> dict[str, str]:
     """A server that draws every cached output again, with a floor that no cached output of `fast` can hold."""
-    return options(
+    return receiver.environ | options(
+        SHADOW__WEBHOOK_URL=receiver.url,
         SHADOW__SHARE=1,
         SHADOW__AT_MOST=1,
         SHADOW__KEEP=True,
@@ -55,7 +62,16 @@ def codes(answer: dict[str, Any]) -> list[str]:
     return [warning["code"] for warning in answer["warnings"]]
 
 
-def test_a_speed_that_misses_its_floor_is_lowered_told_of_and_offered_again(judged: Server) -> None:
+def test_a_speed_that_misses_its_floor_is_lowered_told_of_and_offered_again(judged: Server, receiver: Receiver) -> None:
+    with receiver.listening():
+        lowered_and_offered_again(judged)
+        messages = [message for _, message in receiver.wait(2)]
+    assert [message["type"] for message in messages] == ["speed.lowered", "speed.restored"]
+    told = messages[0]["data"]
+    assert (told["speed"], told["instead"], told["missed"]) == ("fast", "balanced", ["ssim"])
+
+
+def lowered_and_offered_again(judged: Server) -> None:
     assert quality(judged)["speeds"]["fast"]["status"] == "unknown"
     pictures: list[str] = []
     while quality(judged)["speeds"]["fast"]["lowered_to"] is None:

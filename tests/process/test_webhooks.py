@@ -2,68 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-import openai
 import pytest
 
 from tests.support.jobs import LONG, PROMPT, ended, submitted
 from tests.support.server import Server, free_port, ready, serving
-
-SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
-
-
-@dataclass
-class Receiver:
-    """A server that refuses the first so many messages, and keeps all."""
-
-    port: int
-    refused: int = 0
-    got: list[tuple[dict[str, str], str]] = field(default_factory=list)
-    arrived: threading.Condition = field(default_factory=threading.Condition)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/told"
-
-    def wait(self, count: int) -> list[tuple[dict[str, str], dict[str, Any]]]:
-        """So many messages, each of which was signed."""
-        with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.got) >= count, 60), self.got
-        client = openai.OpenAI(api_key="none")
-        for headers, body in self.got:
-            client.webhooks.verify_signature(body, headers, secret=SECRET)
-        return [(headers, json.loads(body)) for headers, body in self.got]
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                with receiver.arrived:
-                    receiver.got.append((dict(self.headers), body))
-                    receiver.arrived.notify_all()
-                self.send_response(500 if len(receiver.got) <= receiver.refused else 204)
-                self.end_headers()
-
-            def log_message(self, *words: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield
-        server.shutdown()
-        server.server_close()
+from tests.support.webhook_receiver import SECRET, Receiver
 
 
 @pytest.fixture
@@ -73,11 +18,7 @@ def receiver() -> Receiver:
 
 @pytest.fixture
 def environ(receiver: Receiver) -> dict[str, str]:
-    return {
-        "CACHE_DIT_SERVING__WEBHOOKS__HOSTS": f'["127.0.0.1:{receiver.port}"]',
-        "CACHE_DIT_SERVING__WEBHOOKS__NETWORKS": '["127.0.0.0/8"]',
-        "CACHE_DIT_SERVING__WEBHOOKS__SECRET": SECRET,
-    }
+    return receiver.environ
 
 
 def test_a_job_is_told_of_until_it_is_taken(receiver: Receiver, environ: dict[str, str], tmp_path: Path) -> None:

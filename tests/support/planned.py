@@ -20,6 +20,13 @@ def request(**fields: Any) -> GenerateRequest:
     return GenerateRequest(**{"prompt": "a cat", **fields})
 
 
+def model_of(traits: PipelineTraits, settings: Settings, *, tolerant: bool = False) -> PlannedModel:
+    support = CacheSupport({"Transformer.blocks": 12}, {})
+    steps = 4 if settings.cache else traits.steps.default
+    speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
+    return PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant)
+
+
 def planned(
     asked: GenerateRequest,
     traits: PipelineTraits,
@@ -28,7 +35,4 @@ def planned(
     tolerant: bool = False,
     inputs: Inputs = NO_INPUTS,
 ) -> Planned:
-    support = CacheSupport({"Transformer.blocks": 12}, {})
-    steps = 4 if settings.cache else traits.steps.default
-    speeds = SpeedLadder(settings.cache, settings.speeds, support, steps)
-    return plan(resolve(asked, PlannedModel(traits, settings.defaults, settings.limits, speeds, tolerant)), inputs)
+    return plan(resolve(asked, model_of(traits, settings, tolerant=tolerant)), inputs)

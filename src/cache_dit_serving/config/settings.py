@@ -7,6 +7,7 @@ import binascii
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -684,6 +685,15 @@ class Settings(Section):
     def _no_previews_of_outputs_that_are_checked(self) -> Self:
         if self.safety.sees_outputs and self.previews.every:
             raise ValueError("previews.every has no effect with safety.check, which sees outputs; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _webhook_of_speeds_is_on_an_open_host(self) -> Self:
+        if self.shadow.webhook_url is None:
+            return self
+        address = urlsplit(self.shadow.webhook_url)
+        if not {address.netloc, address.hostname} & set(self.webhooks.hosts):
+            raise ValueError(f"shadow.webhook_url is on {address.netloc}, which is not in webhooks.hosts; add it there")
         return self
 
     @model_validator(mode="after")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
+from cache_dit_serving.config.safety import ADDRESS
 from cache_dit_serving.section import Section
 
 
@@ -20,4 +23,9 @@ class ShadowSettings(Section):
         False,
         description="Keep both outputs, their difference, and the request with its prompt beside the other outputs, "
         "for as long as those are kept. false: the figures alone.",
+    )
+    webhook_url: Annotated[str, Field(pattern=ADDRESS)] | None = Field(
+        None,
+        description="Address that is told when a speed is lowered or offered again; its host must be in "
+        "`webhooks.hosts`, whose secret signs the message. Left out: nobody is told.",
     )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,12 +24,14 @@ from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.shadow_runs import Shadow
 from cache_dit_serving.jobs.store.access import StoreAccess
 from cache_dit_serving.jobs.store.exchanged import Entry
+from cache_dit_serving.jobs.webhooks import Webhook, webhook_about
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.measure.evidence.ledger import Ledger, WatchedSpeed
 from cache_dit_serving.measure.evidence.lowering import lowered
 from cache_dit_serving.measure.evidence.samples import Sample
 from cache_dit_serving.media.outputs import Outputs
 from cache_dit_serving.pipeline.protocol import Facts
+from cache_dit_serving.schemas.answers import timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,8 @@ class Quality:
         self._measuring = ShadowMeasuring(outputs if settings.shadow.keep else None, self._found)
         self._unwritten: deque[Entry] = deque(maxlen=MOST_UNWRITTEN)
         self._access: StoreAccess | None = None
+        self._messages: list[Webhook] = []
+        """Messages to the operator that are not in the outbox yet."""
         self._read_to = 0
         self._ledger: Ledger | None = None
         self._lowered: dict[str, Speed] = {}
@@ -127,6 +132,10 @@ class Quality:
                 self._read_to = entry.number
             if len(found) < PAGE:
                 break
+        if self._messages:
+            messages = list(self._messages)
+            await self._access.write(lambda store: store.outbox.put(messages, time.time()))
+            del self._messages[: len(messages)]
 
     async def restore(self, name: str) -> None:
         """Offer a speed again that live traffic lowered, at every server of the database.
@@ -184,9 +193,14 @@ class Quality:
             if files:
                 self.files[sample.request] = files
             self._ledger.take(sample)
-        self._tell_changes()
+        self._tell_changes(is_own=entry.server == self._server)
 
-    def _tell_changes(self) -> None:
+    def _tell_changes(self, *, is_own: bool) -> None:
+        """Log, count and send what the entry has changed.
+
+        Args:
+            is_own: whether it is this server's. Of all that see it, that one alone sends it to the operator.
+        """
         assert self._ledger is not None
         before = self._lowered
         serving = lowered(self._worker.loaded().model.speeds.allowed, self._ledger.statuses())
@@ -201,10 +215,21 @@ class Quality:
                 self._lowered[speed],
                 speed,
             )
+            if is_own:
+                self._send("speed.lowered", {"speed": speed, "instead": self._lowered[speed], "missed": floors})
         for speed in before.keys() - self._lowered.keys():
             logger.warning("speed %s is offered again", speed)
+            if is_own:
+                self._send("speed.restored", {"speed": speed})
         for speed in self._ledger.watches:
             metrics.SPEED_LOWERED.labels(speed).set(speed in self._lowered)
+
+    def _send(self, kind: str, data: Mapping[str, Any]) -> None:
+        if (url := self._settings.shadow.webhook_url) is not None:
+            about = {"model": self._worker.loaded().runner.facts.name} | dict(data)
+            self._messages.append(
+                webhook_about(f"speed {data['speed']}", url, kind, timestamp(time.time()), json.dumps(about))
+            )
 
     def _compared(self, shadow: Shadow) -> None:
         """Have a run measured; on the pipeline's thread."""

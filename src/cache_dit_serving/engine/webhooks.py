@@ -89,7 +89,7 @@ class Webhooks:
         except StoreUnavailable:
             pass  # the log has it; the message is sent again
         except Exception:
-            logger.exception("a webhook of job %s is not sent", webhook.job)
+            logger.exception("a webhook of %s is not sent", webhook.job)
         finally:
             self._sending.end(webhook)
             self._ended.set()
@@ -110,11 +110,11 @@ class Webhooks:
             return
         again_s = webhook.again_s()
         if again_s is None:
-            logger.error("job %s: its webhook is given up after %d attempts: %s", webhook.job, webhook.attempts, said)
+            logger.error("webhook of %s is given up after %d attempts: %s", webhook.job, webhook.attempts, said)
             metrics.WEBHOOKS.labels("given_up").inc()
             await self._ask(lambda store: store.outbox.done(webhook.id))
             return
-        logger.warning("job %s: its webhook is sent again in %.0f s: %s", webhook.job, again_s, said)
+        logger.warning("webhook of %s is sent again in %.0f s: %s", webhook.job, again_s, said)
         metrics.WEBHOOKS.labels("failed").inc()
         await self._ask(lambda store: store.outbox.again(webhook.id, time.time() + again_s))
 

@@ -31,6 +31,7 @@ class Webhook:
     id: str
     """Id, the same with each attempt: its receiver may get it twice."""
     job: str
+    """Name in the log: the id of its job, or the speed that it tells of."""
     url: str
     body: str
     """Body of the message, JSON."""
@@ -105,6 +106,19 @@ class Sending:
     def _has_room(self, webhook: Webhook) -> bool:
         of_caller = self._callers[webhook.caller] if webhook.caller else 0
         return not self.is_full() and self._hosts[webhook.host] < MOST_OF_HOST and of_caller < MOST_OF_CALLER
+
+
+def webhook_about(name: str, url: str, kind: str, at: str, data: str) -> Webhook:
+    """Return a message to the operator's own receiver.
+
+    Args:
+        name: of what it tells, for the log.
+        kind: its type, such as `speed.lowered`.
+        at: when, ISO 8601.
+        data: JSON.
+    """
+    body = f'{{"type":"{kind}","timestamp":"{at}","data":{data}}}'
+    return Webhook(f"msg_{secrets.token_hex(12)}", name, url, body, host=(urlsplit(url).hostname or "").lower())
 
 
 def webhooks_of(record: JobRecord, answer: str, at: str) -> list[Webhook]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import Connection, Engine, delete, func, insert, or_, select, update
@@ -29,6 +29,11 @@ class Outbox:
         """Put messages in, within the transaction of what they tell."""
         for webhook in webhooks:
             connection.execute(insert(WebhookRow).values(asdict(webhook) | {"due": due}))
+
+    def put(self, webhooks: Sequence[Webhook], due: float) -> None:
+        """Put messages in that tell of no job."""
+        with self._engine.begin() as connection:
+            self.add(connection, webhooks, due)
 
     def take(self, now: float, until: float, sending: Sending) -> list[Webhook]:
         """Take the messages that are due and have room among those on their way, for one attempt each.

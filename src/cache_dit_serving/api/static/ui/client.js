@@ -29,7 +29,10 @@
  * @typedef {{message: string, type: string, code: string | null, param: string | null}} ErrorBody
  * @typedef {Record<string, any>} Schema  JSON schema of a field, with its default
  * @typedef {{name: string, allowed: boolean, default: boolean, settings: Record<string, any> | null,
- *   num_inference_steps: number, measured: Record<string, any> | null, seconds?: number | null}} Speed
+ *   num_inference_steps: number, measured: Record<string, any> | null, live: LiveFigures | null,
+ *   lowered_to: string | null, seconds?: number | null}} Speed
+ * @typedef {{outputs: number, speedup: number, cached_steps: number, medians: Record<string, number>,
+ *   worst_deciles: Record<string, number>}} LiveFigures
  * @typedef {{model: string, pipeline_class: string, tasks: string[], fields: Record<string, Schema>, speeds: Speed[],
  *   size_multiple?: number, limits: Record<string, any>, measured_on?: string | null,
  *   cache: {supported: boolean, reason: string | null, fields: Record<string, Schema>,

@@ -4,7 +4,7 @@ import { copyAs } from "./copy_as.js";
 import { bytes, fill, h, seconds } from "./dom.js";
 import { action } from "./snippets.js";
 
-/** @import { Capabilities, Client, Job } from "./client.js" */
+/** @import { Capabilities, Client, Job, LiveFigures } from "./client.js" */
 
 /**
  * A button that shows an action in the words of other clients.
@@ -49,11 +49,12 @@ export function serverTab(root, client, capabilities) {
 
   async function load() {
     try {
-      const [model, jobs, loras, log] = await Promise.all([
+      const [model, jobs, loras, log, now] = await Promise.all([
         client.modelInfo(),
         client.jobs({ limit: JOBS }),
         client.json("GET", "/loras"),
         warnings(client),
+        client.capabilities(),
       ]);
       if (lost) said.hidden = true;
       lost = false;
@@ -70,7 +71,7 @@ export function serverTab(root, client, capabilities) {
           { class: "column" },
           modelCard(model),
           memoryCard(model, () => attempt(flush), copied),
-          speedsCard(capabilities),
+          speedsCard(now, { offer, copied }),
           lorasCard(loras.loras, change, copied),
         ),
       );
@@ -83,6 +84,7 @@ export function serverTab(root, client, capabilities) {
   /** @type {Copied} */
   const copied = (name, method, route, body) => copyAs(name, () => action(client, method, route, body));
   const flush = () => client.json("POST", "/flush_cache", { body: {} });
+  const offer = (/** @type {string} */ speed) => attempt(() => client.json("POST", `/quality/${speed}`));
   const cancel = (/** @type {string} */ id) => attempt(() => client.remove(id));
   const setPriority = (/** @type {string} */ id, /** @type {number} */ priority) =>
     attempt(() => client.setPriority(id, priority));
@@ -183,25 +185,59 @@ function memoryCard(model, flush, copied) {
   );
 }
 
-/** @param {Capabilities} capabilities */
-function speedsCard({ speeds, measured_on }) {
+/**
+ * @param {Capabilities} capabilities
+ * @param {{offer: (speed: string) => void, copied: Copied}} actions
+ */
+function speedsCard({ speeds, measured_on }, { offer, copied }) {
   const head = ["speed", "speed-up", "PSNR", "SSIM", "time"].map((text) => h("th", { scope: "col" }, text));
-  const rows = speeds.map(({ name, allowed, default: chosen, measured, seconds: time }) => {
-    const note = allowed ? chosen && "default" : "above the ceiling";
-    return h(
-      "tr",
-      { class: allowed ? "" : "off" },
-      h("th", { scope: "row" }, name, note && h("span", { class: "note" }, note)),
-      h("td", {}, measured?.speedup ? `${measured.speedup}×` : "–"),
-      h("td", {}, measured?.psnr_db ? `${measured.psnr_db} dB` : "–"),
-      h("td", {}, measured?.ssim ?? "–"),
-      h("td", {}, time ? seconds(time) : "–"),
-    );
-  });
+  const rows = speeds.flatMap(
+    ({ name, allowed, default: chosen, measured, live, lowered_to: instead, seconds: time }) => {
+      const note = allowed ? chosen && "default" : "above the ceiling";
+      const row = h(
+        "tr",
+        { class: allowed ? "" : "off" },
+        h("th", { scope: "row" }, name, note && h("span", { class: "note" }, note)),
+        h("td", {}, measured?.speedup ? `${measured.speedup}×` : "–"),
+        h("td", {}, measured?.psnr_db ? `${measured.psnr_db} dB` : "–"),
+        h("td", {}, measured?.ssim ?? "–"),
+        h("td", {}, time ? seconds(time) : "–"),
+      );
+      return live ? [row, liveRow(name, live, instead, { offer, copied })] : [row];
+    },
+  );
   return card(
     "Speeds",
     h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ...head)), h("tbody", {}, ...rows))),
     measured_on && h("p", { class: "hint" }, measured_on),
+  );
+}
+
+/**
+ * What live traffic says of a speed, and the way back where that has lowered it.
+ * @param {string} name
+ * @param {LiveFigures} live
+ * @param {string | null} instead
+ * @param {{offer: (speed: string) => void, copied: Copied}} actions
+ */
+function liveRow(name, { outputs, speedup, medians, worst_deciles: worst }, instead, { offer, copied }) {
+  const title = `Of ${outputs} outputs drawn again without the cache: the median, and what a tenth of them are worse than`;
+  /** @param {string} measure @param {number} digits */
+  const figures = (measure, digits) =>
+    measure in medians ? `${medians[measure]?.toFixed(digits)} (${worst[measure]?.toFixed(digits) ?? "broken"})` : "–";
+  const again = h("button", { type: "button", class: "quiet", onclick: () => offer(name) }, `Offer ${name} again`);
+  const back = instead && [
+    h("span", { class: "note" }, `gets ${instead}`),
+    h("div", { class: "actions" }, again, copied(`Offer ${name} again`, "POST", `/quality/${name}`)),
+  ];
+  return h(
+    "tr",
+    { class: "live", title },
+    h("th", { scope: "row" }, `live, ${outputs}`, ...(back || [])),
+    h("td", {}, `${speedup}×`),
+    h("td", {}, figures("psnr_db", 1)),
+    h("td", {}, figures("ssim", 3)),
+    h("td", {}, ""),
   );
 }
 

@@ -17,7 +17,8 @@ export function speedChoice(schema, speeds) {
   for (const speed of speeds) {
     const { measured } = speed;
     const gain = measured?.speedup ? `${measured.speedup.toFixed(1)}×` : speed.settings ? "–" : "1×";
-    const cost = measured?.ssim ? `SSIM ${measured.ssim}` : speed.settings ? "not measured" : "exact";
+    const lowered = speed.lowered_to && `now ${speed.lowered_to}`;
+    const cost = lowered ?? (measured?.ssim ? `SSIM ${measured.ssim}` : speed.settings ? "not measured" : "exact");
     const time = speed.seconds ? `≈ ${seconds(speed.seconds)}` : "";
     choices.append(
       h(
