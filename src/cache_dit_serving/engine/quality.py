@@ -41,6 +41,8 @@ PAGE = 1_000
 """Rows that are read at once."""
 MOST_UNWRITTEN = 1_000
 """Results that are kept while the database does not answer; the oldest give way."""
+MOST_FILES = 2_000
+"""Requests whose kept files are known; the oldest give way."""
 SAMPLE, ENVIRONMENT, RESTORED = "sample", "environment", "restored"
 """Kinds of entries: a shadow run, the description of an environment, and the operator's word that a speed is offered
 again."""
@@ -128,7 +130,11 @@ class Quality:
             after = self._read_to
             found = await self._access.read(lambda store, after=after: store.evidence.after(after, PAGE))  # type: ignore[misc]
             for entry in found:
-                self._take(entry)
+                try:
+                    self._take(entry)
+                except (TypeError, ValueError, KeyError):
+                    # A newer server beside this one may write what this one does not know.
+                    logger.warning("a piece of evidence of another version is left out: number %d", entry.number)
                 self._read_to = entry.number
             if len(found) < PAGE:
                 break
@@ -192,6 +198,8 @@ class Quality:
             sample = Sample(**body)
             if files:
                 self.files[sample.request] = files
+                if len(self.files) > MOST_FILES:
+                    del self.files[next(iter(self.files))]
             self._ledger.take(sample)
         self._tell_changes(is_own=entry.server == self._server)
 

@@ -1,0 +1,177 @@
+"""Live evidence of several servers on one database, without a pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cache_dit_serving.caching.settings import CacheSettings
+from cache_dit_serving.caching.speed_settings import FloorSettings, SpeedsSettings
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.shadow import ShadowSettings
+from cache_dit_serving.engine.quality import Quality
+from cache_dit_serving.engine.quality_report import live_figures, quality_of
+from cache_dit_serving.engine.shadow_measuring import Measured
+from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.jobs.store.access import StoreAccess
+from cache_dit_serving.jobs.store.exchanged import Entry
+from cache_dit_serving.pipeline.protocol import Facts, Usable
+from tests.support.evidence import IN_A_ROW, sample
+from tests.support.planned import model_of
+from tests.support.traits import FLUX
+
+SETTINGS = Settings(
+    cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.2),
+    shadow=ShadowSettings(share=0.1),
+    speeds=SpeedsSettings(floors=FloorSettings(ssim=0.95)),
+)
+MODEL = model_of(FLUX, SETTINGS)
+FACTS = Facts(
+    name="model",
+    weights="saved",
+    variant=None,
+    dtype="bfloat16",
+    device="cuda",
+    generator_device="cuda",
+    attention_backend="native",
+    versions={"diffusers": "1"},
+    parallelism=None,
+    offload=None,
+    quantized=(),
+    components=(),
+    usable=Usable((), ()),
+)
+Scene = Callable[[StoreAccess], Awaitable[None]]
+
+
+def server(access: StoreAccess, facts: Facts = FACTS) -> Quality:
+    """A server's evidence, over a worker that has loaded a model and draws nothing."""
+    loaded = SimpleNamespace(runner=SimpleNamespace(facts=facts), model=MODEL)
+    shadows = SimpleNamespace(compare_with=lambda take: None, took=0.0, waiting=0)
+    worker: Any = SimpleNamespace(state="ready", loaded=lambda: loaded, shadows=shadows)
+    outputs: Any = None
+    made = Quality(SETTINGS, worker, outputs)
+    made._access = access
+    made.begin()
+    return made
+
+
+def find(quality: Quality, count: int, ssim: float) -> None:
+    """Have shadow runs at `fast` found."""
+    assert quality.ledger is not None
+    rung = MODEL.speeds.rungs["fast"].settings
+    assert rung is not None
+    for number in range(count):
+        found = sample(number, values={"ssim": ssim}, settings_hash=rung.digest())
+        quality._found(Measured(replace(found, environment=quality.ledger.environment), ("20260101-000000-x.png",)))
+
+
+def play(tmp_path: Path, scene: Scene) -> None:
+    async def whole() -> None:
+        access = StoreAccess(f"sqlite:///{tmp_path}/jobs.sqlite3")
+        assert await access.open()
+        try:
+            await scene(access)
+        finally:
+            access.close()
+
+    asyncio.run(whole())
+
+
+def test_all_servers_lower_a_speed_and_offer_it_again_and_so_does_one_that_starts(tmp_path: Path) -> None:
+    async def scene(access: StoreAccess) -> None:
+        one, other = server(access), server(access)
+        find(one, 5, 0.5)
+        await one.exchange()
+        await other.exchange()
+        assert dict(one.lowered) == dict(other.lowered) == {"fast": "balanced"}
+        started = server(access)
+        await started.exchange()
+        assert dict(started.lowered) == {"fast": "balanced"}
+        with pytest.raises(InvalidRequest, match="those that are: fast"):
+            await other.restore("high")
+        await other.restore("fast")
+        await one.exchange()
+        assert dict(one.lowered) == dict(other.lowered) == {}
+        find(other, 5, 0.5)
+        find(one, IN_A_ROW, 0.99)
+        await other.exchange()
+        await one.exchange()
+        await other.exchange()
+        assert dict(one.lowered) == dict(other.lowered) == {}
+        assert quality_of(one, None).speeds["fast"].status == "holds"
+
+    play(tmp_path, scene)
+
+
+def test_after_an_upgrade_the_evidence_of_before_is_shown_and_decides_nothing(tmp_path: Path) -> None:
+    async def scene(access: StoreAccess) -> None:
+        before = server(access)
+        find(before, 6, 0.5)
+        await before.exchange()
+        after = server(access, replace(FACTS, versions={"diffusers": "2"}))
+        await after.exchange()
+        assert dict(after.lowered) == {}
+        assert live_figures(after, "fast") is None
+        find(after, 2, 0.99)
+        await after.exchange()
+        answer = quality_of(after, lambda name: f"http://server/{name}")
+        assert [(each.outputs, each.current) for each in answer.evidence] == [(2, True), (6, False)]
+        versions = {each["versions"]["diffusers"] for each in answer.environments.values()}
+        assert versions == {"1", "2"}
+        assert answer.evidence[0].newest[0].files == ["http://server/20260101-000000-x.png"]
+        figures = live_figures(after, "fast")
+        assert figures is not None
+        assert (figures.outputs, figures.medians) == (2, {"ssim": 0.99})
+
+    play(tmp_path, scene)
+
+
+def test_single_outputs_are_for_an_operator_alone(tmp_path: Path) -> None:
+    async def scene(access: StoreAccess) -> None:
+        quality = server(access)
+        find(quality, 3, 0.99)
+        await quality.exchange()
+        (evidence,) = quality_of(quality, None).evidence
+        assert (evidence.outputs, evidence.newest, evidence.worst) == (3, [], [])
+
+    play(tmp_path, scene)
+
+
+def test_what_another_version_wrote_is_left_out(tmp_path: Path) -> None:
+    async def scene(access: StoreAccess) -> None:
+        quality = server(access)
+        assert quality.ledger is not None
+        now = quality.ledger.environment
+        foreign = [
+            Entry("sample", now, '{"at": 1.0, "from a newer version": 2}', "newer"),
+            Entry("sample", now, "no JSON", "newer"),
+            Entry("restored", now, "{}", "newer"),
+            Entry("a kind of its own", now, "{}", "newer"),
+        ]
+        await access.write(lambda store: store.evidence.add(foreign))
+        find(quality, 5, 0.5)
+        await quality.exchange()
+        assert dict(quality.lowered) == {"fast": "balanced"}
+
+    play(tmp_path, scene)
+
+
+def test_what_was_found_while_the_database_was_away_is_written_later(tmp_path: Path) -> None:
+    async def scene(access: StoreAccess) -> None:
+        quality = server(access)
+        quality._access = None
+        find(quality, 5, 0.5)
+        await quality.exchange()
+        assert dict(quality.lowered) == {}
+        quality._access = access
+        await quality.exchange()
+        assert dict(quality.lowered) == {"fast": "balanced"}
+
+    play(tmp_path, scene)
