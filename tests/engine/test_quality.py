@@ -18,8 +18,8 @@ from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.engine.quality import Quality
 from cache_dit_serving.engine.quality_report import live_figures, quality_of
 from cache_dit_serving.engine.shadow_measuring import Measured
-from cache_dit_serving.errors import InvalidRequest
-from cache_dit_serving.jobs.store.access import StoreAccess
+from cache_dit_serving.errors import InvalidRequest, StoreUnavailable
+from cache_dit_serving.jobs.store.database import JobDatabase
 from cache_dit_serving.jobs.store.exchanged import Entry
 from cache_dit_serving.pipeline.protocol import Facts, Usable
 from tests.support.evidence import IN_A_ROW, sample
@@ -47,17 +47,16 @@ FACTS = Facts(
     components=(),
     usable=Usable((), ()),
 )
-Scene = Callable[[StoreAccess], Awaitable[None]]
+Scene = Callable[[JobDatabase], Awaitable[None]]
 
 
-def server(access: StoreAccess, facts: Facts = FACTS) -> Quality:
+def server(database: JobDatabase, facts: Facts = FACTS) -> Quality:
     """A server's evidence, over a worker that has loaded a model and draws nothing."""
     loaded = SimpleNamespace(runner=SimpleNamespace(facts=facts), model=MODEL)
     shadows = SimpleNamespace(compare_with=lambda take: None, took=0.0, waiting=0)
     worker: Any = SimpleNamespace(state="ready", loaded=lambda: loaded, shadows=shadows)
     outputs: Any = None
-    made = Quality(SETTINGS, worker, outputs)
-    made._access = access
+    made = Quality(SETTINGS, worker, outputs, database)
     made.begin()
     return made
 
@@ -74,24 +73,24 @@ def find(quality: Quality, count: int, ssim: float) -> None:
 
 def play(tmp_path: Path, scene: Scene) -> None:
     async def whole() -> None:
-        access = StoreAccess(f"sqlite:///{tmp_path}/jobs.sqlite3")
-        assert await access.open()
+        database = JobDatabase(f"sqlite:///{tmp_path}/jobs.sqlite3", 5.0)
         try:
-            await scene(access)
+            await scene(database)
         finally:
-            access.close()
+            database.access.close()
 
     asyncio.run(whole())
 
 
 def test_all_servers_lower_a_speed_and_offer_it_again_and_so_does_one_that_starts(tmp_path: Path) -> None:
-    async def scene(access: StoreAccess) -> None:
-        one, other = server(access), server(access)
+    async def scene(database: JobDatabase) -> None:
+        assert await database.access.open()
+        one, other = server(database), server(database)
         find(one, 5, 0.5)
         await one.exchange()
         await other.exchange()
         assert dict(one.lowered) == dict(other.lowered) == {"fast": "balanced"}
-        started = server(access)
+        started = server(database)
         await started.exchange()
         assert dict(started.lowered) == {"fast": "balanced"}
         with pytest.raises(InvalidRequest, match="those that are: fast"):
@@ -111,11 +110,12 @@ def test_all_servers_lower_a_speed_and_offer_it_again_and_so_does_one_that_start
 
 
 def test_after_an_upgrade_the_evidence_of_before_is_shown_and_decides_nothing(tmp_path: Path) -> None:
-    async def scene(access: StoreAccess) -> None:
-        before = server(access)
+    async def scene(database: JobDatabase) -> None:
+        assert await database.access.open()
+        before = server(database)
         find(before, 6, 0.5)
         await before.exchange()
-        after = server(access, replace(FACTS, versions={"diffusers": "2"}))
+        after = server(database, replace(FACTS, versions={"diffusers": "2"}))
         await after.exchange()
         assert dict(after.lowered) == {}
         assert live_figures(after, "fast") is None
@@ -134,8 +134,9 @@ def test_after_an_upgrade_the_evidence_of_before_is_shown_and_decides_nothing(tm
 
 
 def test_single_outputs_are_for_an_operator_alone(tmp_path: Path) -> None:
-    async def scene(access: StoreAccess) -> None:
-        quality = server(access)
+    async def scene(database: JobDatabase) -> None:
+        assert await database.access.open()
+        quality = server(database)
         find(quality, 3, 0.99)
         await quality.exchange()
         (evidence,) = quality_of(quality, None).evidence
@@ -145,8 +146,9 @@ def test_single_outputs_are_for_an_operator_alone(tmp_path: Path) -> None:
 
 
 def test_what_another_version_wrote_is_left_out(tmp_path: Path) -> None:
-    async def scene(access: StoreAccess) -> None:
-        quality = server(access)
+    async def scene(database: JobDatabase) -> None:
+        assert await database.access.open()
+        quality = server(database)
         assert quality.ledger is not None
         now = quality.ledger.environment
         foreign = [
@@ -155,7 +157,7 @@ def test_what_another_version_wrote_is_left_out(tmp_path: Path) -> None:
             Entry("restored", now, "{}", "newer"),
             Entry("a kind of its own", now, "{}", "newer"),
         ]
-        await access.write(lambda store: store.evidence.add(foreign))
+        await database.access.write(lambda store: store.evidence.add(foreign))
         find(quality, 5, 0.5)
         await quality.exchange()
         assert dict(quality.lowered) == {"fast": "balanced"}
@@ -164,13 +166,13 @@ def test_what_another_version_wrote_is_left_out(tmp_path: Path) -> None:
 
 
 def test_what_was_found_while_the_database_was_away_is_written_later(tmp_path: Path) -> None:
-    async def scene(access: StoreAccess) -> None:
-        quality = server(access)
-        quality._access = None
+    async def scene(database: JobDatabase) -> None:
+        quality = server(database)
         find(quality, 5, 0.5)
-        await quality.exchange()
+        with pytest.raises(StoreUnavailable):
+            await quality.exchange()
         assert dict(quality.lowered) == {}
-        quality._access = access
+        assert await database.access.open()
         await quality.exchange()
         assert dict(quality.lowered) == {"fast": "balanced"}
 

@@ -64,7 +64,7 @@ class Engine:
         """Database of jobs, which the desk of jobs opens."""
         self.limits = SharedLimits(self.database) if settings.jobs.database else None
         """Limits of callers over all servers of the database; None where no other server has it."""
-        self.quality = Quality(settings, worker, self.outputs)
+        self.quality = Quality(settings, worker, self.outputs, self.database)
         self._preparation = Preparation(settings, worker, self.decoding, self.outputs, lambda: self.quality.lowered)
 
     def resolve(self, intake: Intake) -> Resolved:

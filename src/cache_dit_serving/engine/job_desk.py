@@ -67,7 +67,7 @@ class JobDesk:
         self._background.begin(self._lease.keep_until_closing(self._background))
         self._background.begin(self._retention.prune_until_closing(self._background))
         self._background.begin(self._webhooks.send_until(self._background.closing))
-        self._background.begin(self._engine.quality.exchange_until_closing(self._access, self._background))
+        self._background.begin(self._engine.quality.exchange_until_closing(self._background))
         self._background.begin(self._sweeping.sweep_until(self._background.closing))
 
     async def close(self) -> None:

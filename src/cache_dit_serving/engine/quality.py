@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from cache_dit_serving.engine.shadow_measuring import Measured, ShadowMeasuring
 from cache_dit_serving.errors import InvalidRequest, StoreUnavailable
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.shadow_runs import Shadow
-from cache_dit_serving.jobs.store.access import StoreAccess
+from cache_dit_serving.jobs.store.database import JobDatabase
 from cache_dit_serving.jobs.store.exchanged import Entry
 from cache_dit_serving.jobs.webhooks import Webhook, webhook_about
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -51,13 +50,12 @@ again."""
 class Quality:
     """Evidence of this server, and of all servers that share its database. For the event loop, but where it says so."""
 
-    def __init__(self, settings: Settings, worker: PipelineWorker, outputs: Outputs) -> None:
+    def __init__(self, settings: Settings, worker: PipelineWorker, outputs: Outputs, database: JobDatabase) -> None:
         self._settings = settings
         self._worker = worker
-        self._server = secrets.token_hex(8)
+        self._database = database
         self._measuring = ShadowMeasuring(outputs if settings.shadow.keep else None, self._found)
         self._unwritten: deque[Entry] = deque(maxlen=MOST_UNWRITTEN)
-        self._access: StoreAccess | None = None
         self._messages: list[Webhook] = []
         """Messages to the operator that are not in the outbox yet."""
         self._read_to = 0
@@ -99,9 +97,8 @@ class Quality:
         """Evidence so far; None before the model is loaded."""
         return self._ledger
 
-    async def exchange_until_closing(self, access: StoreAccess, background: Background) -> None:
+    async def exchange_until_closing(self, background: Background) -> None:
         """Write what was found here and read what all servers found, until the server ends."""
-        self._access = access
         while self.on and not background.closing.is_set():
             try:
                 await self.exchange()
@@ -117,18 +114,19 @@ class Quality:
         Raises:
             StoreUnavailable: the database does not answer; what was found is written later.
         """
-        if self._access is None or self._worker.state != "ready":
+        if self._worker.state != "ready":
             return
         self.begin()
+        access = self._database.access
         while self._unwritten:
             entries = list(self._unwritten)
-            await self._access.write(lambda store, entries=entries: store.evidence.add(entries))  # type: ignore[misc]
+            await access.write(lambda store, entries=entries: store.evidence.add(entries))  # type: ignore[misc]
             for each in entries:
                 with contextlib.suppress(ValueError):  # it gave way to newer ones
                     self._unwritten.remove(each)
         while True:
             after = self._read_to
-            found = await self._access.read(lambda store, after=after: store.evidence.after(after, PAGE))  # type: ignore[misc]
+            found = await access.read(lambda store, after=after: store.evidence.after(after, PAGE))  # type: ignore[misc]
             for entry in found:
                 try:
                     self._take(entry)
@@ -140,7 +138,7 @@ class Quality:
                 break
         if self._messages:
             messages = list(self._messages)
-            await self._access.write(lambda store: store.outbox.put(messages, time.time()))
+            await access.write(lambda store: store.outbox.put(messages, time.time()))
             del self._messages[: len(messages)]
 
     async def restore(self, name: str) -> None:
@@ -183,7 +181,7 @@ class Quality:
 
     def _entry(self, kind: str, body: Mapping[str, Any]) -> Entry:
         assert self._ledger is not None
-        return Entry(kind, self._ledger.environment, json.dumps(body), self._server)
+        return Entry(kind, self._ledger.environment, json.dumps(body), self._database.server)
 
     def _take(self, entry: Entry) -> None:
         """Take an entry of any server, in the order in which all take it."""
@@ -201,7 +199,7 @@ class Quality:
                 if len(self.files) > MOST_FILES:
                     del self.files[next(iter(self.files))]
             self._ledger.take(sample)
-        self._tell_changes(is_own=entry.server == self._server)
+        self._tell_changes(is_own=entry.server == self._database.server)
 
     def _tell_changes(self, *, is_own: bool) -> None:
         """Log, count and send what the entry has changed.

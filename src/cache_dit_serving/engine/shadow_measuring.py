@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from cache_dit_serving.errors import InternalError
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.shadow_runs import Drawn, Shadow
+from cache_dit_serving.jobs.shadow_runs import Shadow
 from cache_dit_serving.measure.distances.broken import Fault, fault_of
 from cache_dit_serving.measure.distances.outputs import Distance, distance
 from cache_dit_serving.measure.distances.table import MEASURES
@@ -18,6 +18,7 @@ from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.kinds import KINDS
 from cache_dit_serving.media.outputs import Outputs
 from cache_dit_serving.media.values import Media
+from cache_dit_serving.pipeline.protocol import Sampled
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class ShadowMeasuring:
         assert shadow.cached is not None
         assert shadow.reference is not None
         try:
-            cached, reference = shadow.cached.arrived(), shadow.reference.arrived()
+            cached, reference = shadow.cached.media, shadow.reference.media
             if fault_of(reference) is Fault.NOT_FINITE:
                 return
             broken = fault_of(cached) is Fault.NOT_FINITE
@@ -96,7 +97,7 @@ class ShadowMeasuring:
             return ()
 
 
-def _sample(shadow: Shadow, cached: Drawn, reference: Drawn, environment: str, apart: Distance | None) -> Sample:
+def _sample(shadow: Shadow, cached: Sampled, reference: Sampled, environment: str, apart: Distance | None) -> Sample:
     call, report = shadow.calls.cached, cached.record.cache
     assert call.cache.settings is not None
     values = {}

@@ -24,7 +24,7 @@ from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.media.kinds import OutputSpec
 from cache_dit_serving.media.values import Media
-from cache_dit_serving.pipeline.protocol import Runner, SampleRecord, Stopped, TakePreview
+from cache_dit_serving.pipeline.protocol import Runner, Sampled, SampleRecord, Stopped, TakePreview
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.shadow import ShadowCalls
 
@@ -41,15 +41,6 @@ SAVED_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One output of a shadow run or of its request."""
-
-    arrived: Callable[[], Media]
-    """Function that waits until the output has arrived from the device, on any thread, and returns it."""
-    record: SampleRecord
-
-
-@dataclass(frozen=True)
 class Shadow:
     """A generation that is drawn again, with the outputs of it that there are."""
 
@@ -62,9 +53,9 @@ class Shadow:
     """Format of its files."""
     bytes: int
     """Bytes that it holds while it waits: the output that its caller got, and pictures of its arguments."""
-    cached: Drawn | None = None
+    cached: Sampled | None = None
     """Output at the speed asked for; None: it is still to be drawn."""
-    reference: Drawn | None = None
+    reference: Sampled | None = None
     """Output without the cache; None: it is still to be drawn."""
     attempts: int = 0
 
@@ -74,7 +65,7 @@ class Shadow:
         pairs = ((self.calls.reference, self.reference), (self.calls.cached, self.cached))
         return [call for call, drawn in pairs if drawn is None]
 
-    def with_output(self, call: ImageCall, drawn: Drawn) -> Shadow:
+    def with_output(self, call: ImageCall, drawn: Sampled) -> Shadow:
         """Return it with the output of one of its two calls; unchanged if the call is another one."""
         if call is self.calls.cached:
             return replace(self, cached=drawn)
@@ -136,7 +127,7 @@ class ShadowRuns:
             metrics.SHADOW_RUNS.labels("too_large").inc()
             return
         shadow = Shadow(generation.id, generation.submitted, calls, generation.planned.output, held)
-        shadow = shadow.with_output(generation.planned.calls[index], Drawn(lambda: media, record))
+        shadow = shadow.with_output(generation.planned.calls[index], Sampled(lambda: media, record))
         with self._changed:
             self._waiting.append(shadow)
             while len(self._waiting) > MOST_WAITING or sum(each.bytes for each in self._waiting) > MOST_BYTES:
@@ -170,7 +161,7 @@ class ShadowRuns:
         try:
             call = shadow.missing[0]
             sampled = runner.sample(call, _ShadowWatch(is_wanted, self._watchdog))
-            shadow, outcome = shadow.with_output(call, Drawn(sampled.arrived, sampled.record)), "drawn"
+            shadow, outcome = shadow.with_output(call, sampled), "drawn"
         except Stopped:
             shadow, outcome = replace(shadow, attempts=shadow.attempts + 1), "stopped"
         except ServingError as error:
