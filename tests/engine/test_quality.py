@@ -109,6 +109,31 @@ def test_all_servers_lower_a_speed_and_offer_it_again_and_so_does_one_that_start
     play(tmp_path, scene)
 
 
+def test_a_server_that_starts_tells_what_is_and_not_what_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def told() -> list[str]:
+        return [record.levelname for record in caplog.records if "speed" in record.message]
+
+    async def scene(database: JobDatabase) -> None:
+        assert await database.access.open()
+        one = server(database)
+        await one.exchange()
+        for _ in range(2):
+            find(one, 5, 0.5)
+            await one.exchange()
+            await one.restore("fast")
+        assert told() == ["ERROR", "WARNING"] * 2
+        caplog.clear()
+        await server(database).exchange()
+        assert told() == []
+        find(one, 5, 0.5)
+        await one.exchange()
+        caplog.clear()
+        await server(database).exchange()
+        assert told() == ["ERROR"]
+
+    play(tmp_path, scene)
+
+
 def test_after_an_upgrade_the_evidence_of_before_is_shown_and_decides_nothing(tmp_path: Path) -> None:
     async def scene(database: JobDatabase) -> None:
         assert await database.access.open()

@@ -124,18 +124,23 @@ class Quality:
             for each in entries:
                 with contextlib.suppress(ValueError):  # it gave way to newer ones
                     self._unwritten.remove(each)
+        is_first = self._read_to == 0  # what came and went before this server is not told again
         while True:
             after = self._read_to
             found = await access.read(lambda store, after=after: store.evidence.after(after, PAGE))  # type: ignore[misc]
             for entry in found:
                 try:
                     self._take(entry)
+                    if not is_first:
+                        self._tell_changes(is_own=entry.server == self._database.server)
                 except (TypeError, ValueError, KeyError):
                     # A newer server beside this one may write what this one does not know.
                     logger.warning("a piece of evidence of another version is left out: number %d", entry.number)
                 self._read_to = entry.number
             if len(found) < PAGE:
                 break
+        if is_first:
+            self._tell_changes(is_own=False)
         if self._messages:
             messages = list(self._messages)
             await access.write(lambda store: store.outbox.put(messages, time.time()))
@@ -199,7 +204,6 @@ class Quality:
                 if len(self.files) > MOST_FILES:
                     del self.files[next(iter(self.files))]
             self._ledger.take(sample)
-        self._tell_changes(is_own=entry.server == self._database.server)
 
     def _tell_changes(self, *, is_own: bool) -> None:
         """Log, count and send what the entry has changed.
