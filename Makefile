@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-verified test-families test-times docs site image-check models full-size lint lint-ui types check bench soak conformance verify audit nightly clean
+.PHONY: help setup serve test test-all test-fast test-verified test-families test-times test-failed docs site image-check models full-size lint lint-ui types check bench soak conformance verify audit nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ MAIN := not verified and not apart
 
 test: $(VENV)/.installed-test ## Run the test suite, without the tests of test-verified
 	$(PYTEST) -m "$(MAIN)"
+
+# None on record (a crash, an error of collection) is a failure too.
+test-failed: $(VENV)/.installed-test ## The tests that failed last, one at a time
+	$(ENVIRONMENT) $(BIN)/python -m pytest -x --last-failed --last-failed-no-failures none
 
 test-all: $(VENV)/.installed-test ## Everything, four ranks and all storms too: before a release
 	$(PYTEST)

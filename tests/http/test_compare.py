@@ -81,11 +81,12 @@ def test_a_comparison_without_two_pictures_is_refused(server: Server, fields: di
 
 
 def test_a_comparison_whose_client_leaves_is_stopped(server: Server) -> None:
+    server.wait_until_idle()
     before = metric(server, "cache_dit_serving_generations_total", outcome="cancelled")
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     body = json.dumps({"prompt": "a cat", "num_inference_steps": 100})
     connection.request("POST", "/compare", body, {"Content-Type": "application/json"})
     server.wait_for(lambda running: running.get("/health").json()["queue"]["step"] > 0)
     connection.close()
-    server.wait_for(lambda running: not running.get("/health").json()["queue"]["running"])
+    server.wait_until_idle()
     assert metric(server, "cache_dit_serving_generations_total", outcome="cancelled") == before + 1

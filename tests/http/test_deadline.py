@@ -152,6 +152,7 @@ def test_a_deadline_that_nothing_meets_is_refused_at_once_with_the_best_there_is
 
 
 def test_a_deadline_counts_the_queue(server: Server) -> None:
+    server.wait_until_idle()
     with contextlib.closing(leave(server, **LONGER)):
         server.wait_for(lambda running: running.get("/health").json()["queue"]["step"] > 0)
         response = server.generate(deadline_s=1.0)
@@ -161,11 +162,14 @@ def test_a_deadline_counts_the_queue(server: Server) -> None:
 
 
 def test_a_client_that_left_is_not_waited_for(server: Server) -> None:
+    server.wait_until_idle()
+    stopped = metric(server, "cache_dit_serving_generations_total", outcome="cancelled")
     with contextlib.closing(leave(server, **LONGER)):
         server.wait_for(lambda running: running.get("/health").json()["queue"]["step"] > 0)
         full = server.generate(deadline_s=0.001).json()["deadline"]["queue_s"]
-    # Long before its 800 steps are over.
-    server.wait_for(lambda running: running.generate(deadline_s=0.001).json()["deadline"]["queue_s"] < full / 4, 2)
+    server.wait_for(lambda running: running.generate(deadline_s=0.001).json()["deadline"]["queue_s"] < full / 4)
+    server.wait_until_idle()
+    assert metric(server, "cache_dit_serving_generations_total", outcome="cancelled") == stopped + 1
 
 
 def test_a_deadline_with_a_speed_only_checks_it(server: Server) -> None:

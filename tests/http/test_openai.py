@@ -18,6 +18,7 @@ from openai.types import Image as SdkImage
 from openai.types import ImagesResponse, Model
 from PIL import Image
 
+from tests.support.answers import metric
 from tests.support.images import apple, file_of, mask
 from tests.support.jobs import submitted
 from tests.support.jobs_events import follow
@@ -320,9 +321,11 @@ def test_an_error_in_a_stream_is_raised_and_a_client_that_goes_stops_it(client: 
     never = {"cache": {"strict": True, "residual_diff_threshold": 1e-6}}
     with pytest.raises(openai.APIError, match="reused no step"):  # which is known once it is drawn
         list(client.images.generate(prompt=PROMPT, stream=True, extra_body=EXTRAS | never))
+    drawn = metric(server, "cache_dit_serving_images_total")
     stream = client.images.generate(prompt=PROMPT, n=8, stream=True, extra_body=slow)
     stream.response.close()
-    server.wait_for(lambda server: not server.get("/health").json()["queue"]["running"], 10)
+    server.wait_until_idle()
+    assert metric(server, "cache_dit_serving_images_total") < drawn + 8
 
 
 def test_many_at_once_by_the_async_client(server: Server) -> None:

@@ -33,7 +33,7 @@ from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.answers import metric
 from tests.support.clients import leave, start
 from tests.support.folders import LFS, WEIGHTS, linked, replace, sharded
-from tests.support.server import COMMAND, ROOT, START_S, Server, bentoml_serving, options, ready, serving
+from tests.support.server import COMMAND, ROOT, START_S, Server, bentoml_serving, idle, options, ready, serving
 
 LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
 """A generation of several seconds."""
@@ -98,11 +98,6 @@ def whole(began: Began) -> Server:
 def queue_of(server: Server) -> dict[str, int]:
     queue: dict[str, int] = server.get("/health").json()["queue"]
     return queue
-
-
-def idle(server: Server) -> bool:
-    queue = queue_of(server)
-    return not queue["running"] and queue["waiting"] == 0
 
 
 def cancelled(server: Server) -> float:

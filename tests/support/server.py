@@ -90,6 +90,16 @@ class Server:
             time.sleep(0.05)
         raise AssertionError(f"not met within {timeout_s} s:\n{self.log()}")
 
+    def wait_until_idle(self) -> None:
+        """Wait until nothing runs or waits: what another test left is over."""
+        self.wait_for(idle)
+
+
+def idle(server: Server) -> bool:
+    """Whether no generation runs or waits."""
+    queue = server.get("/health").json()["queue"]
+    return not queue["running"] and queue["waiting"] == 0
+
 
 @contextmanager
 def serving(
