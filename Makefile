@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: help setup serve test test-all test-fast test-verified test-families test-times test-failed docs site image-check models full-size lint lint-ui types check bench soak conformance verify audit nightly clean
+.PHONY: help setup serve test test-all test-fast test-verified test-families test-times test-failed docs site image-check compose-check models full-size lint lint-ui types check bench soak conformance verify audit nightly clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ site: $(VENV)-docs/.installed build/mermaid/$(MERMAID) ## The documentation as a
 # A folder with torch's CPU build: `make image-check WHEELS=/folder`. Without it the image takes PyPI's, with CUDA.
 image-check: $(VENV)/.installed-test ## The image built by buildah, run hardened by podman, measured: docs/image.md (minutes)
 	PYTHONPATH=src:. $(BIN)/python -m tools.image $(if $(WHEELS),--wheels $(WHEELS))
+
+compose-check: $(VENV)/.installed-test ## deploy/compose.yaml started by podman, after `make image-check`: docs/deploy.md (minutes)
+	PYTHONPATH=src:. $(BIN)/python -m tools.compose
 
 models: $(VENV)/.installed-test ## Run every model family and write its row into docs/models.md (minutes)
 	OMP_NUM_THREADS=1 PYTHONPATH=src:. $(BIN)/python -m tools.models_table --write
