@@ -105,7 +105,7 @@ class CacheDiTServing:
         self.worker.start()
 
     async def __is_ready__(self) -> bool:
-        return self.worker.state == "ready"
+        return self.parts.engine.ready
 
     async def __is_alive__(self) -> bool:
         return not self.worker.stalled

@@ -1,4 +1,4 @@
-"""Checks of a model before it loads: its path, the hub, and the device's abilities."""
+"""Checks before anything loads: the model's path, the hub, the database of jobs, and the device's abilities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import sys
 from pathlib import Path
 
 from cache_dit_serving.config import folder, hub
-from cache_dit_serving.config.settings import EMBEDDED_MODEL, LoraSettings, ModelSettings, OutputSettings, Settings
+from cache_dit_serving.config.settings import (
+    EMBEDDED_MODEL,
+    JobsSettings,
+    LoraSettings,
+    ModelSettings,
+    OutputSettings,
+    Settings,
+)
 from cache_dit_serving.config.sources import NotDownloaded, Sources, UnusableSource, sources_of, unreachable
 from cache_dit_serving.errors import ConfigError, LoadError
 from cache_dit_serving.loras.locate import SHIPPED, locate, on_hub
@@ -31,11 +38,13 @@ def check(settings: Settings) -> None:
     """Refuse a start that cannot succeed.
 
     Raises:
-        ConfigError: the model or a LoRA is missing, or the device lacks an ability; names the setting.
+        ConfigError: the model or a LoRA is missing, the database of jobs cannot be used, or the device lacks an
+            ability; names the setting.
     """
     check_signing(settings.outputs)
     sources = check_path(settings.model)
     check_loras(settings.model)
+    check_database(settings.jobs)  # after what changes nothing: it may make tables
     if _wants_something_of_the_device(settings, sources):
         check_device()
 
@@ -48,6 +57,28 @@ def check_signing(outputs: OutputSettings) -> None:
     """
     if outputs.c2pa is not None:
         C2paSigner(outputs.c2pa)
+
+
+def check_database(jobs: JobsSettings) -> None:
+    """Refuse a database that cannot be used as it is configured; one that does not answer is for the workers to await.
+
+    Its tables are made or brought up to date. SQLAlchemy and alembic, which take half a second, are imported only where
+    the settings name one.
+
+    Raises:
+        ConfigError: names the reason and the remedy.
+    """
+    if jobs.database is None:
+        return
+    from cache_dit_serving.jobs.store.faults import UnusableDatabase
+    from cache_dit_serving.jobs.store.store import JobStore
+
+    try:
+        JobStore(jobs.database).close()
+    except UnusableDatabase as error:
+        raise ConfigError(str(error)) from error
+    except LoadError:
+        pass  # the workers say so
 
 
 def check_sources(model: ModelSettings) -> Sources | None:

@@ -14,6 +14,7 @@ import pytest
 
 from cache_dit_serving.errors import StoreUnavailable
 from cache_dit_serving.jobs.store import heart as heart_module
+from cache_dit_serving.jobs.store import store as store_module
 from cache_dit_serving.jobs.store.access import ANSWER_S, StoreAccess
 from cache_dit_serving.jobs.store.exchanged import Page
 from cache_dit_serving.jobs.store.heart import Heart
@@ -73,6 +74,7 @@ def test_what_is_not_open_yet_is_loading_and_what_cannot_be_opened_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(access: StoreAccess) -> None:
+        faults = [access.fault]
         with pytest.raises(StoreUnavailable, match="the server is loading") as loading:
             await access.read(lambda store: store.get("one"))
         assert loading.value.code == "loading"
@@ -82,11 +84,41 @@ def test_what_is_not_open_yet_is_loading_and_what_cannot_be_opened_is_said_once(
         with pytest.raises(StoreUnavailable, match="log says why") as failed:
             await access.read(lambda store: store.get("one"))
         assert failed.value.code == "store_unavailable"
+        faults.append(access.fault)
+        (tmp_path / "jobs.sqlite3").unlink()
+        assert await access.open()
+        assert [*faults, access.fault] == [None, failed.value.message, None]
 
-    with caplog.at_level(logging.ERROR, "cache_dit_serving"):
+    with caplog.at_level(logging.INFO, "cache_dit_serving.jobs"):
         run(tmp_path / "jobs.sqlite3", test)
-    [line] = [each.getMessage() for each in caplog.records]
-    assert line == "the database of jobs is not open: jobs.database cannot be opened: file is not a database"
+    refused, opened = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert refused == (
+        "WARNING",
+        "the database of jobs is not open, and is tried again each second: jobs.database cannot be opened: "
+        "file is not a database; name a file in a folder that this server's user may write to",
+    )
+    assert opened == ("INFO", "the database of jobs is open")
+
+
+def test_a_fault_that_nobody_expected_is_no_endless_loading(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(url: str) -> JobStore:
+        raise TypeError(url)
+
+    async def test(access: StoreAccess) -> None:
+        for _ in range(3):
+            assert not await access.open()
+        assert access.fault is not None
+        with pytest.raises(StoreUnavailable, match="log says why") as failed:
+            await access.read(lambda store: store.get("one"))
+        assert failed.value.code == "store_unavailable"
+
+    monkeypatch.setattr(store_module, "JobStore", fails)
+    run(tmp_path / "jobs.sqlite3", test)
+    [line] = caplog.records
+    assert line.exc_info is not None
+    assert line.levelname == "ERROR"
 
 
 def test_a_deleted_file_makes_it_unavailable_until_one_is_put_there(tmp_path: Path) -> None:

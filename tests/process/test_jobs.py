@@ -101,17 +101,25 @@ def test_what_runs_fails_after_a_kill_where_the_operator_says_so_and_is_put_back
         assert states(ended(server, job, WITHIN_S)) == [*again, "succeeded"]
 
 
-def test_a_database_that_cannot_be_opened_is_named_and_the_rest_is_served(tmp_path: Path) -> None:
+def test_a_database_that_is_not_open_yet_is_named_and_awaited_and_the_rest_is_served(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no database " * 500)
     environ = SHORT_LEASE | {"CACHE_DIT_SERVING__JOBS__DATABASE": f"sqlite:///{tmp_path}/file"}
     with serving(tmp_path, environ=environ) as server:
-        server.wait_for(ready)
+        server.wait_for(lambda server: server.get("/capabilities").status_code == 200)
         answer = server.post("/jobs", json={"prompt": "a red apple"})
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "store_unavailable"
+        assert server.get("/readyz").status_code == 503
+        health = server.get("/health")
+        assert health.status_code == 503
+        assert health.json()["error"]["code"] == "loading"
+        assert health.json()["error"]["message"] == answer.json()["error"]["message"]
         assert "the server's log says why" in answer.json()["error"]["message"]
         assert str(tmp_path) not in answer.text
         assert "jobs.database cannot be opened: file is not a database" in server.log()
         assert "Retry-After" in answer.headers
         assert server.generate().status_code == 200
         assert server.log().count("jobs.database cannot be opened") == 1
+        (tmp_path / "file").unlink()
+        server.wait_for(ready)
+        assert server.post("/jobs", json={"prompt": "a red apple"}).status_code == 202

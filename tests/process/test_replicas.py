@@ -65,7 +65,13 @@ def test_nothing_is_lost_while_the_database_is_away(replicas: list[Server], clus
             assert refused.status_code == 503
             assert refused.json()["error"]["code"] == "store_unavailable"
             assert refused.headers["Retry-After"]
-            assert requests.get(f"{server.url}/livez", timeout=10).status_code == 200
+            for path in ("/livez", "/readyz"):  # a balancer that took all servers away would take pictures away too
+                assert requests.get(server.url + path, timeout=10).status_code == 200
+            health = server.get("/health").json()
+            assert (health["status"], health["reason"]) == (
+                "ready",
+                "jobs are refused: the database of jobs does not answer",
+            )
     finally:
         cluster.start()
     for job in (runs, waits):

@@ -22,6 +22,8 @@ INSTALLED = BIN is not None
 needs_postgres = pytest.mark.skipif(not INSTALLED, reason="PostgreSQL is not installed (Debian: postgresql)")
 USER = "postgres" if os.geteuid() == 0 else None
 """It does not run as root."""
+WITH_PASSWORD = "with_password"
+"""The one name of a user that is asked for a password."""
 
 
 @dataclass
@@ -34,9 +36,13 @@ class Postgres:
     def new_database(self) -> str:
         """The URL of an empty one."""
         name = f"test_{uuid.uuid4().hex}"
-        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return self._url(name)
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def execute(self, statement: str) -> None:
+        """Run a statement of an administrator."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     def start(self) -> None:
         options = f"-h 127.0.0.1 -p {self.port} -k {self.folder} -c fsync=off -c shared_buffers=16MB"
@@ -46,8 +52,9 @@ class Postgres:
         """At once: whoever is connected is cut off."""
         self._run("pg_ctl", "stop", "-m", "immediate")
 
-    def _url(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str, user: str = "postgres") -> str:
+        """The URL of a database for a user, who needs a password if it is :data:`WITH_PASSWORD`."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str((BIN or Path()) / program), "-D", str(self.folder / "data"), *arguments]
@@ -67,6 +74,8 @@ def postgres() -> Iterator[Postgres]:
     cluster = Postgres(folder, free_port())
     try:
         cluster._run("initdb", "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C")
+        admitted = folder / "data" / "pg_hba.conf"
+        admitted.write_text(f"host all {WITH_PASSWORD} 127.0.0.1/32 scram-sha-256\n{admitted.read_text()}")
         cluster.start()
         yield cluster
         cluster.stop()

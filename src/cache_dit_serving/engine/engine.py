@@ -16,9 +16,10 @@ from cache_dit_serving.engine.model_info import loras_of_model, model_info
 from cache_dit_serving.engine.preparation import Preparation, Prepared
 from cache_dit_serving.engine.quality import Quality
 from cache_dit_serving.engine.quality_report import quality_of
-from cache_dit_serving.errors import InvalidRequest, NotFound, ServingError
+from cache_dit_serving.errors import InvalidRequest, NotFound, NotReady, ServingError
 from cache_dit_serving.jobs.generation import Generation, OutputFile, always
 from cache_dit_serving.jobs.shared_limits import SharedLimits
+from cache_dit_serving.jobs.store.access import AGAIN_S, OPENING
 from cache_dit_serving.jobs.store.database import JobDatabase
 from cache_dit_serving.jobs.submission import wait_for_outputs
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -192,14 +193,27 @@ class Engine:
             return "this server makes no previews: its safety check sees finished outputs alone"
         return self.worker.no_previews(generation.planned.call.pipeline_class) if generation is not None else None
 
+    @property
+    def ready(self) -> bool:
+        """True if the server can generate, and the database that the settings name has been opened."""
+        return self.worker.state == "ready" and not self._waits_for_database
+
+    @property
+    def _waits_for_database(self) -> bool:
+        return self.settings.jobs.database is not None and self.database.access.store is None
+
     def health(self) -> HealthResponse:
         """Return the health of a server that is ready, with its queue.
 
         Raises:
             NotReady: loading (with the stage), failed (with the reason) or draining.
         """
-        unfulfilled = self.worker.loaded().model.speeds.unfulfilled
-        reason = f"serving without a cache: {unfulfilled}" if unfulfilled else self.worker.reason
+        unfulfilled, fault = self.worker.loaded().model.speeds.unfulfilled, self.database.access.fault
+        if self._waits_for_database:
+            raise NotReady(fault or OPENING, code="loading", retry_after_s=AGAIN_S)
+        cache = f"serving without a cache: {unfulfilled}" if unfulfilled else None
+        jobs = f"jobs are refused: {fault}" if fault else None
+        reason = "; ".join(filter(None, (cache, jobs))) or self.worker.reason
         queue = self.worker.queue()
         return HealthResponse(status=self.worker.state, reason=reason, version=__version__, queue=queue)
 

@@ -23,6 +23,9 @@ ANSWER_S = 4.0
 AGAIN_S = 2.0
 """Seconds for a client to wait before it asks again."""
 READERS = 2
+OPENING = "the server is loading: the database of jobs is being opened"
+NOT_OPEN = "the database of jobs is not open; the server's log says why"
+SILENT = "the database of jobs does not answer"
 
 
 class Ask(Protocol):
@@ -54,6 +57,13 @@ class StoreAccess:
         return self._store
 
     @property
+    def fault(self) -> str | None:
+        """Reason for which jobs are refused now, for callers; None: there is none, or it is being opened."""
+        if self._store is None:
+            return NOT_OPEN if self._unopened else None
+        return SILENT if self._silent else None
+
+    @property
     def silent(self) -> bool:
         """True if the latest query had no answer."""
         return self._silent
@@ -70,14 +80,18 @@ class StoreAccess:
         try:
             self._store = await loop.run_in_executor(self._writing, _opened, self._url)
         except LoadError as error:
-            if str(error) != self._unopened:
-                # For the log alone: it may name hosts and folders.
-                logger.error("the database of jobs is not open: %s", error)
-            self._unopened = str(error)
+            if self._is_news(error):  # for the log alone: it may name hosts and folders
+                logger.warning("the database of jobs is not open, and is tried again each second: %s", error)
+            return False
+        except Exception as error:
+            if self._is_news(error):
+                logger.exception("the database of jobs is not open, and is tried again each second")
             return False
         if before is not None:
             logger.warning("the file of the database of jobs was exchanged; the new one is open")
             before.close()
+        elif self._unopened:
+            logger.info("the database of jobs is open")
         self._unopened = ""
         return True
 
@@ -121,17 +135,22 @@ class StoreAccess:
                 reason = summary(error) if isinstance(error, SQLAlchemyError) else f"not within {ANSWER_S:g} s"
                 logger.error("the database of jobs does not answer: %s", reason)
             self._silent = True
-            raise StoreUnavailable("the database of jobs does not answer", retry_after_s=AGAIN_S) from error
+            raise StoreUnavailable(SILENT, retry_after_s=AGAIN_S) from error
         if self._silent and threads is self._writing:
             logger.info("the database of jobs answers again")
             self._silent = False
         return answer
 
+    def _is_news(self, error: Exception) -> bool:
+        """Keep the reason for which the database is not open; return whether it is another than before."""
+        before, self._unopened = self._unopened, repr(error)
+        return self._unopened != before
+
     def _not_open(self) -> StoreUnavailable:
         if self._unopened:
-            message, code = "the database of jobs is not open; the server's log says why", None
+            message, code = NOT_OPEN, None
         else:
-            message, code = "the server is loading: the database of jobs is being opened", "loading"
+            message, code = OPENING, "loading"
         return StoreUnavailable(message, code=code, retry_after_s=AGAIN_S)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
+from cache_dit_serving.jobs.store.faults import check_encoding
 from cache_dit_serving.private import FILE_MODE, make_folder
 
 WAIT_S = 2.0
@@ -50,6 +51,8 @@ def make_engine(url: URL, pool_size: int = 5) -> Engine:
         _prepare_sqlite(engine, sqlite_file(url))
     elif engine.dialect.name == "postgresql":
         event.listen(engine, "begin", _begin_postgresql)
+        if engine.driver == "psycopg":  # before SQLAlchemy's own first queries, which fail where texts come as bytes
+            event.listen(engine, "connect", _check_postgresql, insert=True)
     return engine
 
 
@@ -116,6 +119,10 @@ def _prepare_sqlite(engine: Engine, file: Path | None) -> None:
         connection.exec_driver_sql(f"PRAGMA busy_timeout={options.get('wait_s', WAIT_S) * 1000:.0f}")
         connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable', True) else 'NORMAL'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes", False) else "BEGIN")
+
+
+def _check_postgresql(connection: Any, _: object) -> None:
+    check_encoding(connection.info.parameter_status("server_encoding"))
 
 
 def _begin_postgresql(connection: Connection) -> None:

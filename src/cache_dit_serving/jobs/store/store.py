@@ -22,11 +22,9 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from cache_dit_serving.errors import LoadError
 from cache_dit_serving.jobs.record import PROGRESS, JobRecord
 from cache_dit_serving.jobs.store.aged import Aged
 from cache_dit_serving.jobs.store.engine import (
@@ -38,7 +36,8 @@ from cache_dit_serving.jobs.store.engine import (
     sqlite_file,
 )
 from cache_dit_serving.jobs.store.evidence import EvidenceStore
-from cache_dit_serving.jobs.store.exchanged import KeyTaken, Page, Uploads, Wanted, summary
+from cache_dit_serving.jobs.store.exchanged import KeyTaken, Page, Uploads, Wanted
+from cache_dit_serving.jobs.store.faults import fault_of, parsed
 from cache_dit_serving.jobs.store.leases import Silent
 from cache_dit_serving.jobs.store.limits import CallerLimits, free_places
 from cache_dit_serving.jobs.store.migration import migrate
@@ -63,18 +62,19 @@ class JobStore:
             url: as SQLAlchemy takes it; of a SQLite file the folder need not be there.
 
         Raises:
-            LoadError: the database cannot be opened, or its tables cannot be made.
+            UnusableDatabase: the database cannot be used as it is configured.
+            LoadError: it cannot be opened now, or its tables cannot be made.
         """
         try:
-            parsed = make_url(url)
-            self._file = sqlite_file(parsed)
+            parts = parsed(url)
+            self._file = sqlite_file(parts)
             if self._file is not None:
                 keep_private(self._file)
                 self._opened = identity(self._file)
-            self._engine = make_engine(parsed)
+            self._engine = make_engine(parts)
             self._writing = self._engine.execution_options(writes=True)
             # The beat waits for no connection that something else holds.
-            self._beating = make_engine(parsed, pool_size=1).execution_options(writes=True, wait_s=BRIEF_WAIT_S)
+            self._beating = make_engine(parts, pool_size=1).execution_options(writes=True, wait_s=BRIEF_WAIT_S)
             self.outbox = Outbox(self._writing)
             self.aged = Aged(self._engine, self._writing)
             self.limits = CallerLimits(self._engine)
@@ -84,11 +84,8 @@ class JobStore:
             except BaseException:
                 self.close()
                 raise
-        except CommandError as error:
-            reason = "its tables are of another version of this server; start that one, or name another database"
-            raise LoadError(f"jobs.database cannot be opened: {reason} ({summary(error)})") from error
-        except (SQLAlchemyError, OSError, ImportError) as error:
-            raise LoadError(f"jobs.database cannot be opened: {summary(error)}") from error
+        except (SQLAlchemyError, CommandError, OSError, ImportError) as error:
+            raise fault_of(error) from error
 
     def exchanged(self) -> bool:
         """Return whether another SQLite file lies in the place of the one that was opened."""
