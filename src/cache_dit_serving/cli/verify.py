@@ -39,8 +39,8 @@ Without --floor, a speed is held to `speeds.floors` of the configuration, or els
 Exit status: 0 if all speeds hold; 1 if one misses a floor, reuses no step or cannot be drawn; 2 for a mistake or a
 model that fails, with nothing judged; 130 after Ctrl-C.
 """
-USUAL_OUTPUTS = 24
-"""Outputs of each speed if no file of prompts is given."""
+USUAL_PROMPTS = 12
+"""Prompts, each with all seeds, if neither a file of them nor a number of outputs is given."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,8 +73,9 @@ def cases_of_flags(parsed: argparse.Namespace, settings: Settings) -> tuple[list
     from cache_dit_serving.measure.search.prompt_lists import usual_prompts
 
     prompts, origin = usual_prompts(parsed.prompts, embedded=settings.model.path == EMBEDDED_MODEL)
-    most = parsed.outputs or (USUAL_OUTPUTS if parsed.prompts is None else len(prompts) * parsed.seeds)
-    return cases_of(prompts, range(parsed.seeds), most), origin
+    if parsed.prompts is None and parsed.outputs is None:
+        prompts = prompts[:USUAL_PROMPTS]
+    return cases_of(prompts, range(parsed.seeds), parsed.outputs or len(prompts) * parsed.seeds), origin
 
 
 def _take_configuration(parsed: argparse.Namespace) -> None:
@@ -157,7 +158,7 @@ def parser() -> CommandLine:
         type=count,
         metavar="N",
         help="outputs of each speed at most: every prompt once before one has a second seed (default: all of a file, "
-        f"else {USUAL_OUTPUTS})",
+        f"else every seed of {USUAL_PROMPTS} prompts)",
     )
     gate.add_argument(
         "--speeds",

@@ -18,6 +18,7 @@ import pytest
 
 from cache_dit_serving.cli import tune, verify
 from cache_dit_serving.cli.drawing import Interruption
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, ModelSettings, Settings
 
 COMMAND = [sys.executable, "-m", "cache_dit_serving.cli.main", "verify"]
 
@@ -64,6 +65,30 @@ def test_a_mistake_is_refused_in_one_line_before_a_model_loads(
     told = capsys.readouterr().err
     assert expected in told
     assert told.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "prompts", "seeds"),
+    [
+        ([], 12, [0, 1]),
+        (["--seeds", "3"], 12, [0, 1, 2]),
+        (["flux"], 12, [0, 1]),
+        (["--outputs", "30"], 30, [0, 1]),
+    ],
+)
+def test_without_a_file_twelve_prompts_are_drawn_with_every_seed(
+    words: list[str], prompts: int, seeds: list[int]
+) -> None:
+    parsed = verify.parser().parse_args(words)
+    model = parsed.configuration or EMBEDDED_MODEL
+    cases, _ = verify.cases_of_flags(parsed, Settings(model=ModelSettings(path=model)))
+    by_prompt: dict[str, list[int]] = {}
+    for case in cases:
+        by_prompt.setdefault(case.prompt, []).append(case.seed)
+    assert len(by_prompt) == prompts
+    assert sorted({case.seed for case in cases}) == seeds
+    if parsed.outputs is None:
+        assert all(sorted(drawn) == seeds for drawn in by_prompt.values())
 
 
 def test_every_speed_of_the_embedded_model_holds_its_measured_figures(
