@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.memory import MemoryUse
-from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -24,6 +25,8 @@ from tests.support.in_process import (
     draw,
     inside,
     load,
+    tiny_wan,
+    unwarmed,
     with_cache,
 )
 from tests.support.pipelines import save_chroma, save_pixart
@@ -58,6 +61,44 @@ def test_a_stopped_generation_leaves_nothing_behind(embedded: Loaded) -> None:
     with pytest.raises(Stop):
         draw(embedded, stop_at_ten)
     assert np.array_equal(draw(embedded).media.array, expected)
+
+
+class CancelledAt:
+    """Watch that is cancelled once it is asked for the n-th time."""
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self.asked = self.steps = 0
+
+    @property
+    def cancelled(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.most
+
+    def progress(self, done: int, cached: int) -> None:
+        self.steps = done
+
+    def preview(self, done: int, take: TakePreview) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["embedded", "Wan"])
+def test_a_cancelled_generation_stops_within_the_decoding_and_leaves_nothing_behind(
+    name: str, embedded: Loaded, tmp_path: Path
+) -> None:
+    loaded = embedded if name == "embedded" else load(unwarmed(tiny_wan(tmp_path)))
+    request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 3, "num_inference_steps": 6})
+    call = plan(resolve(request, loaded.model)).call
+    whole = CancelledAt(math.inf)
+    expected = loaded.runner.sample(call, whole).media.array
+    assert whole.asked > 6 + 20, "it is asked at each layer"
+    half = CancelledAt((6 + whole.asked) // 2)
+    with pytest.raises(Stopped):
+        loaded.runner.sample(call, half)
+    assert (half.steps, half.asked) == (6, half.most)
+    vae = inside(loaded)._part.pipe.vae
+    assert not any(each is not None for each in getattr(vae, "_feat_map", ()))
+    assert np.array_equal(loaded.runner.sample(call, Unwatched()).media.array, expected)
 
 
 def test_without_a_cache_the_pictures_are_the_bare_pipelines(embedded: Loaded, uncached: Loaded) -> None:

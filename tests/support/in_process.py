@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.config.settings import RequestDefaults, Settings
+from cache_dit_serving.config.settings import Limits, ModelSettings, RequestDefaults, Settings
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded, Sampled, TakePreview
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support.families import save_family
 
 SERVED = load_settings({"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false"})
 """The embedded model without the pictures that it draws at each speed when it starts."""
@@ -31,6 +33,16 @@ PIXART = Settings(
         width=64, height=64, num_inference_steps=6, pipeline_arguments={"use_resolution_binning": False}
     ),
 )
+
+
+def tiny_wan(folder: Path) -> Settings:
+    """Settings of a tiny Wan with random weights, which this saves into a folder."""
+    return Settings(
+        model=ModelSettings(path=str(save_family("Wan", folder)), dtype="float32"),
+        cache=CacheSettings(Fn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=0.9),
+        defaults=RequestDefaults(width=32, height=32, num_frames=9, num_inference_steps=6),
+        limits=Limits(min_side=32),
+    )
 
 
 UNCACHED = EMBEDDED.model_copy(update={"cache": None})

@@ -18,6 +18,7 @@ from cache_dit_serving.planning.call import ImageCall
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.hooks import RemovableHandle
 
     from cache_dit_serving.pipeline.profiling import Trace
     from cache_dit_serving.pipeline.prompt_cache import Use
@@ -30,7 +31,15 @@ class Drawing:
     """One run of a pipeline for one call. It is used once, and holds all that the run counts and times."""
 
     def __init__(
-        self, call: ImageCall, part: Part, watch: Watch, *, device: torch.device, trace: Trace, transition: str
+        self,
+        call: ImageCall,
+        part: Part,
+        watch: Watch,
+        *,
+        device: torch.device,
+        trace: Trace,
+        transition: str,
+        decoding_stops: bool,
     ) -> None:
         """
         Args:
@@ -39,6 +48,7 @@ class Drawing:
             device: device of the pipeline.
             trace: trace of the output.
             transition: change of the cache for the call.
+            decoding_stops: whether a cancellation also stops the decoding, between two layers of the decoder.
         """
         from cache_dit_serving.pipeline.clock import StepClock
         from cache_dit_serving.pipeline.prompt_cache import Use
@@ -50,6 +60,8 @@ class Drawing:
         self._trace = trace
         self._device = device
         self._transition = transition
+        self._decoding_stops = decoding_stops
+        self._hooks: list[RemovableHandle] = []
         self._clock = StepClock(device)
         self._started = self._finished = self._denoised = time.perf_counter()
         self._began = time.time()
@@ -66,13 +78,13 @@ class Drawing:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Time and trace the body, and count the forward passes of the denoisers in it."""
-        hooks = [denoiser.register_forward_pre_hook(self._before_forward) for denoiser in self.part.denoisers]
+        self._hooks = [each.register_forward_pre_hook(self._before_forward) for each in self.part.denoisers]
         self._began, self._started = time.time(), time.perf_counter()
         try:
             with self._trace:
                 yield
         finally:
-            for hook in hooks:
+            for hook in self._hooks:
                 hook.remove()
         self._finished = self._device_time()
 
@@ -83,7 +95,7 @@ class Drawing:
         Yields the further arguments of the pipeline's call.
 
         Raises:
-            Stopped: the watch was cancelled; raised inside the pipeline's call, after a step.
+            Stopped: the watch was cancelled; raised inside the pipeline's call, after a step or in the decoding.
         """
         if self.part.has_callback:
 
@@ -167,10 +179,16 @@ class Drawing:
         before, self._reused_blocks = self._reused_blocks, self.part.cache.reused_blocks()
         self._cached += self._reused_blocks > before
         self.watch.progress(done, self._cached)
-        if self.watch.cancelled:
-            raise Stopped
+        self._stop_if_cancelled()
         if show is not None:
             show(done, latents)
+        if done == steps and self._decoding_stops:
+            layers = (layer for decoder in self.part.decoders for layer in decoder.modules())
+            self._hooks += [layer.register_forward_pre_hook(self._stop_if_cancelled) for layer in layers]
+
+    def _stop_if_cancelled(self, module: object = None, args: object = None) -> None:
+        if self.watch.cancelled:
+            raise Stopped
 
     def _device_time(self) -> float:
         """Wait for the device, whose kernels run behind Python, and return the time, seconds of `perf_counter`.

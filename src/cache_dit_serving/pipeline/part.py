@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.samplers import Samplers
 
+DECODERS = ("vae", "vqvae", "audio_vae", "vocoder")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -62,6 +64,12 @@ class Part:
             for name, module in self.pipe.components.items()
             if module is not None and name.startswith(("transformer", "unet", "prior"))
         ]
+
+    @property
+    def decoders(self) -> list[Any]:
+        """Networks that make the output of the last step's latents."""
+        components = (getattr(self.pipe, name, None) for name in DECODERS)
+        return [each for each in components if hasattr(each, "register_forward_pre_hook")]
 
     def output_type(self, call: ImageCall) -> str:
         """Return the output type of the pipeline's call."""

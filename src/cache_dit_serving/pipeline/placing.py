@@ -89,9 +89,12 @@ def share(pipe: Any, sibling: Any) -> None:
 
 
 def release(pipe: Any) -> None:
-    """Move components back to host memory after a call that raised."""
+    """Move components back to host memory after a call that raised, and free what a decoder keeps between frames."""
     if hasattr(pipe, "_all_hooks"):
         pipe.maybe_free_model_hooks()
+    vae: Any = getattr(pipe, "vae", None)
+    if hasattr(vae, "clear_cache"):  # Wan, Qwen-Image; without a call that raised they do so themselves
+        vae.clear_cache()
 
 
 def _send_back(pipe: Any) -> None:

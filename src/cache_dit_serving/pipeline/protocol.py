@@ -24,7 +24,8 @@ class Watch(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """True to stop the generation; read after each step."""
+        """True to stop the generation; read after each step, and by a runner in this process at each layer of the
+        decoder."""
         ...
 
     def progress(self, done: int, cached: int) -> None:
@@ -49,7 +50,7 @@ class Unwatched:
 
 
 class Stopped(Exception):
-    """Exception by which an image ends between two steps after its watch was cancelled."""
+    """Exception by which an image ends after its watch was cancelled: between two steps, or in its decoding."""
 
 
 class QuantizedComponent(NamedTuple):

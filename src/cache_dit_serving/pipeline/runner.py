@@ -90,7 +90,7 @@ class PipelineRunner:
         wrong passes and the image is wrong. It is drawn again with the counted passes, which the record then has.
 
         Raises:
-            Stopped: the watch was cancelled; raised between two steps.
+            Stopped: the watch was cancelled; raised between two steps, or in the decoding.
             OutOfMemory: the device's memory ran out. The cache's activations are freed.
             InternalError: the cache cannot be paired with the pipeline's forward passes.
             Exception: any error of the pipeline; the next image is not affected.
@@ -116,7 +116,16 @@ class PipelineRunner:
             self._part = part
         self._loras.use(call.loras)
         transition = part.cache.prepare(call.cache.settings, call.num_inference_steps, passes=call.passes)
-        return Drawing(call, part, watch, device=self._device, trace=trace, transition=transition)
+        return Drawing(
+            call,
+            part,
+            watch,
+            device=self._device,
+            trace=trace,
+            transition=transition,
+            # Ranks ask each other whether to stop, which all of them must do equally often.
+            decoding_stops=self.facts.parallelism is None,
+        )
 
     def _drawn(self, drawing: Drawing) -> Sampled:
         """Run a drawing; return its output.
