@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from cache_dit_serving.measure.distances.outputs import distance
+from cache_dit_serving.media.values import ImageOutput
 from tests.support.answers import pixels
+from tests.support.images import apple, data_uri, file_of
 from tests.support.jobs import ended, submitted
 from tests.support.server import Server, free_port, options, ready, serving
 from tests.support.waiting import wait_until
 from tests.support.webhook_receiver import Receiver
 
+PROMPT = "a red apple on a blue background"
 FIELDS = {"num_inference_steps": 12, "image_format": "png"}
 
 
@@ -32,6 +38,7 @@ def environ(receiver: Receiver) -> dict[str, str]:
         SHADOW__KEEP=True,
         SPEEDS__FAST__FLOORS={"ssim": 1.0},
         SPEEDS__HIGH__FLOORS={"ssim": 0.1},
+        MODEL__LORAS=[{"name": "monochrome", "path": "embedded/monochrome", "scale": 0}],
     )
 
 
@@ -125,3 +132,32 @@ def test_what_is_kept_is_shown_and_repeats_the_pair(judged: Server) -> None:
     assert len({each.content for each in contents}) == 3
     assert newest["distances"]["ssim"] < 1
     assert evidence["worst"][0]["request_id"] == newest["request_id"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"image_urls": [data_uri(file_of(apple()))], "strength": 0.8}, {"loras": [{"name": "monochrome", "scale": 0.7}]}],
+    ids=["a picture", "a LoRA"],
+)
+def test_inputs_and_loras_are_drawn_again_and_measured_as_a_comparison_does(
+    judged: Server, fields: dict[str, Any]
+) -> None:
+    fields = fields | {"seed": 41, "cache": {"residual_diff_threshold": 0.4}}
+    drawn = draw(judged, **fields)
+
+    def newest() -> list[dict[str, Any]]:
+        shown = [each for evidence in quality(judged)["evidence"] for each in evidence["newest"]]
+        return [each for each in shown if each["request_id"] == drawn["request_id"]]
+
+    wait_until(newest, 60)
+    (found,) = newest()
+    answer = judged.post("/compare", json={"prompt": PROMPT, **FIELDS, **fields}).json()
+    cached, uncached = (pixels(answer[side]["image"]) for side in ("cached", "uncached"))
+    assert np.array_equal(pixels(drawn["images"][0]), cached)
+    assert found["cached_steps"] == answer["cached"]["cache"]["cached_steps"] > 0
+    exact = distance(ImageOutput(cached), ImageOutput(uncached))
+    for name in ("ssim", "psnr_db", "flip"):
+        assert found["distances"][name] == pytest.approx(getattr(exact, name), abs=2e-6)
+    assert found["distances"]["ssim"] == pytest.approx(answer["ssim"], abs=5e-3)
+    again = np.asarray(Image.open(io.BytesIO(judged.session.get(found["files"][1]).content)).convert("RGB"))
+    assert np.array_equal(again, uncached)

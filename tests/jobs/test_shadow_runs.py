@@ -5,31 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cache_dit_serving.config.shadow import ShadowSettings
-from cache_dit_serving.engine.shadowing import Shadowing
 from cache_dit_serving.errors import InternalError
-from cache_dit_serving.jobs.generation import Generation, OutputFile
+from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.shadow_runs import MOST_ATTEMPTS, MOST_WAITING, Shadow, ShadowRuns
 from cache_dit_serving.jobs.watchdog import Watchdog
-from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.media.inputs import NO_INPUTS
 from cache_dit_serving.media.values import ImageOutput
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded, Sampled, Stopped, Watch
 from cache_dit_serving.planning.call import ImageCall
-from cache_dit_serving.planning.plan import plan
-from cache_dit_serving.planning.resolve import resolve
-from cache_dit_serving.schemas.request import GenerateRequest
-from tests.support.in_process import EMBEDDED, unwarmed
+from cache_dit_serving.planning.loras import LoraChoice
+from tests.support.in_process import EMBEDDED, inside, load, tiny_wan, unwarmed
+from tests.support.shadows import Compared, check_measured_as_compared, comparing
 from tests.support.waiting import wait_until
 
 SETTINGS = unwarmed(EMBEDDED)
-ALWAYS = ShadowSettings(share=1, at_most=1)
 
 
 @pytest.fixture(scope="module")
@@ -37,34 +33,10 @@ def loaded() -> Loaded:
     return assemble(SETTINGS, lambda what: None)
 
 
-class Compared:
-    """Runs that are done, and the worker that made them."""
-
-    def __init__(self, worker: PipelineWorker) -> None:
-        self.worker = worker
-        self.found: list[Shadow] = []
-        worker.shadows.compare_with(self.found.append)
-
-    def generation(self, name: str, *, shadowed: bool = True, **fields: object) -> Generation:
-        request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 12} | fields)
-        resolved = resolve(request, self.worker.loaded().model)
-        planned = plan(resolved, NO_INPUTS)
-        chosen = Shadowing(1.0 if shadowed else 0.0, lambda: 0.0).chosen(resolved, NO_INPUTS, planned)
-        return Generation(name, chosen.with_calls(planned) if chosen else planned)
-
-    def drawn(self, generation: Generation) -> list[OutputFile]:
-        self.worker.submit(generation)
-        return generation.result.result(60)
-
-
 @pytest.fixture
 def compared(loaded: Loaded) -> Iterator[Compared]:
-    worker = PipelineWorker(lambda progress: loaded, max_queue=8, shadow=ALWAYS)
-    worker.start()
-    wait_until(lambda: worker.state == "ready")
-    yield Compared(worker)
-    worker.drain()
-    worker.join(30)
+    with comparing(loaded) as worker:
+        yield worker
 
 
 def array(drawn: Any) -> np.ndarray[Any, Any]:
@@ -136,6 +108,49 @@ def test_a_run_gives_way_to_a_request_after_the_step_it_is_at(compared: Compared
         runner.sample = sample  # type: ignore[method-assign]
 
 
+def test_a_run_gives_way_to_a_request_within_the_decoding(compared: Compared) -> None:
+    runner = inside(compared.worker.loaded())
+    decoder = runner._part.pipe.vae.decoder
+    request = compared.generation("request", shadowed=False)
+    generation = compared.generation("cached", speed="fast")
+    assert generation.planned.shadow is not None
+    reference = generation.planned.shadow.reference
+    sample, runs = runner.sample, []
+
+    def watched(call: ImageCall, watch: Watch) -> Sampled:
+        if call is not reference:
+            return sample(call, watch)
+        runs.append("begins")
+
+        def request_comes(*_: object) -> None:
+            if len(runs) == 1:
+                compared.worker.submit(request)
+
+        comes = decoder.mid_block.register_forward_pre_hook(request_comes)
+        ends = decoder.conv_out.register_forward_hook(lambda *_: runs.append("decoding ends"))
+        try:
+            return sample(call, watch)
+        finally:
+            comes.remove()
+            ends.remove()
+
+    runner.sample = watched  # type: ignore[method-assign]
+    try:
+        compared.drawn(generation)
+        wait_until(lambda: compared.found, 60)
+    finally:
+        runner.sample = sample  # type: ignore[method-assign]
+    assert runs == ["begins", "begins", "decoding ends"], "it stops at the request, and is begun anew"
+    again = compared.generation("again", shadowed=False)
+    assert compared.drawn(again)[0].content == request.result.result(60)[0].content
+
+
+def test_a_video_is_drawn_again_and_measured(tmp_path: Path) -> None:
+    with comparing(load(unwarmed(tiny_wan(tmp_path)))) as compared:
+        sample = check_measured_as_compared(compared, num_inference_steps=6)
+    assert "flicker" in sample.values
+
+
 class Clock:
     seconds = 0.0
 
@@ -149,6 +164,10 @@ class Taking:
     def __init__(self, clock: Clock, sampled: Sampled, seconds: float) -> None:
         self.clock, self.sampled, self.seconds = clock, sampled, seconds
         self.error: Exception | None = None
+        self.loaded: dict[str, None] = {}
+
+    def loras(self) -> dict[str, None]:
+        return self.loaded
 
     def sample(self, call: ImageCall, watch: Watch) -> Sampled:
         self.clock.seconds += self.seconds
@@ -211,6 +230,26 @@ def test_a_run_that_is_stopped_too_often_is_given_up_and_one_that_fails_at_once(
             assert runs.waiting == 1
             runs.run(runner, lambda: False)  # type: ignore[arg-type]
         assert runs.waiting == 0
+
+
+def test_a_run_loads_no_lora_that_has_left_the_memory(sampled: tuple[Generation, Sampled]) -> None:
+    generation, output = sampled
+    calls = generation.planned.shadow
+    assert calls is not None
+    with_lora = replace(calls, reference=replace(calls.reference, loras=(LoraChoice("mono", 1.0),)))
+    generation = Generation("with a LoRA", replace(generation.planned, shadow=with_lora))
+    clock = Clock()
+    runner = Taking(clock, output, 0.1)
+    found: list[Shadow] = []
+    states: list[dict[str, None]] = [{}, {"mono": None}]
+    for loaded in states:
+        runs = runs_of(clock, 1)
+        runs.compare_with(found.append)
+        runs.offer(generation, 0, output.media, output.record)
+        runner.loaded = loaded
+        runs.run(runner, lambda: False)  # type: ignore[arg-type]
+        assert runs.waiting == 0
+        assert len(found) == len(loaded)
 
 
 def test_a_request_that_got_another_speed_has_both_outputs_drawn(compared: Compared) -> None:

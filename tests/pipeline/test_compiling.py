@@ -19,7 +19,7 @@ from cache_dit_serving.pipeline import compiling
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded, Sampled
 from tests.support.families import save_family
-from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
+from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, tiny_wan, unwarmed
 from tests.support.loras import save_lora, with_loras
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # torch warns about itself
@@ -101,6 +101,37 @@ def test_no_request_compiles_anything_anew_and_pictures_are_nearly_the_eager_one
         again = draw(compiled, **FEW | fields)
         assert again.record.compiled_graphs == 0
         assert np.array_equal(again.media.array, drawn[name].media.array), f"{name}: not as before"
+
+
+@pytest.mark.verified
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("name", ["embedded", "Wan"])
+def test_a_shadow_run_compiles_nothing_since_the_cached_output_of_its_shape_has(
+    name: str, dynamic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs are counted as they are traced; code for them would take most of the time, and change no count."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda module, dynamic, mode: compile_module(module, dynamic=dynamic, backend="eager"),
+    )
+    settings = with_loras(EMBEDDED, LoraSettings(name="mono", path="embedded/monochrome", scale=0.0))
+    sizes: list[dict[str, Any]] = [{"width": 80}, {"height": 112}, {"width": 80, "loras": [MONOCHROME]}]
+    if name == "Wan":
+        settings = tiny_wan(tmp_path)
+        sizes = [{"num_frames": 5}, {"num_frames": 9, "width": 48}]
+    loaded = load(unwarmed(with_compile(settings, dynamic=dynamic)))
+    graphs = 0
+    for size in sizes:
+        fields = size | {"num_inference_steps": 6, "cache": {"max_warmup_steps": 1, "residual_diff_threshold": 0.9}}
+        cached = draw(loaded, **fields).record
+        assert cached.cache.cached_steps > 0
+        graphs += cached.compiled_graphs
+        lossless = fields | {"speed": "lossless", "cache": None}
+        assert draw(loaded, **lossless).record.compiled_graphs == 0, fields
+    assert graphs > 0
+    torch._dynamo.reset()
 
 
 @pytest.mark.verified

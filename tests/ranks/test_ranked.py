@@ -29,6 +29,7 @@ from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
 from tests.support.ranks import CLOSE, REUSING, Server, draw, drawing, pids, ranks, running, spread
+from tests.support.shadows import Compared, check_measured_as_compared
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
@@ -89,6 +90,10 @@ def test_a_sibling_draws_from_a_picture(one: Loaded, two: Loaded) -> None:
     fields: dict[str, Any] = {"image_urls": ["a file"], "strength": 0.5, "num_inference_steps": 20}
     drawn, expected = (draw(loaded, inputs=begin, **fields) for loaded in (two, one))
     assert np.allclose(drawn.media.array, expected.media.array, rtol=0, atol=CLOSE)
+
+
+def test_two_ranks_draw_an_output_again_without_the_cache_and_it_is_measured(server: Server, two: Loaded) -> None:
+    check_measured_as_compared(Compared(server.worker), **REUSING)
 
 
 def test_a_size_that_the_ranks_cannot_share_is_refused_and_the_next_picture_is_as_before(two: Loaded) -> None:

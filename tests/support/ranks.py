@@ -23,6 +23,7 @@ from cache_dit_serving.ranks.ranked import RankedRunner
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED
 from tests.support.processes import gone
+from tests.support.shadows import ALWAYS
 from tests.support.waiting import wait_until
 
 STEPS = 14
@@ -69,7 +70,9 @@ class Server:
     """The pipeline's worker on two ranks, and how it gets on."""
 
     def __init__(self, settings: Settings) -> None:
-        self.worker = PipelineWorker(lambda progress: RankedRunner.start(settings, progress), max_queue=4)
+        self.worker = PipelineWorker(
+            lambda progress: RankedRunner.start(settings, progress), max_queue=4, shadow=ALWAYS
+        )
         self.worker.start()
 
     def ready(self, within_s: float = 90) -> Loaded:

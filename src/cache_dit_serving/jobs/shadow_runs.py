@@ -1,8 +1,8 @@
 """Shadow runs: cached outputs that the pipeline draws again without the cache while nothing waits.
 
-A run never delays a caller by more than the step it is at (or the decoding of its output): it begins while the queue is
-empty, and stops between two steps once anything waits. It is begun anew later. The time of all runs stays under a share
-of the time since the model was ready.
+A run never delays a caller by more than the step it is at, or the layer of the decoder (on several ranks, the decoding
+of its output): it begins while the queue is empty, and stops once anything waits. It is begun anew later. The time of
+all runs stays under a share of the time since the model was ready.
 """
 
 from __future__ import annotations
@@ -157,19 +157,9 @@ class ShadowRuns:
         """
         with self._changed:
             shadow = self._waiting.pop()
-        began, outcome = self._now(), "failed"
-        try:
-            call = shadow.missing[0]
-            sampled = runner.sample(call, _ShadowWatch(is_wanted, self._watchdog))
-            shadow, outcome = shadow.with_output(call, sampled), "drawn"
-        except Stopped:
-            shadow, outcome = replace(shadow, attempts=shadow.attempts + 1), "stopped"
-        except ServingError as error:
-            logger.warning("request %s is not drawn again without the cache: %s", shadow.id, error.message)
-        except Exception:
-            logger.exception("request %s is not drawn again without the cache", shadow.id)
-        finally:
-            self._pay(self._now() - began)
+        began = self._now()
+        shadow, outcome = self._drawn(shadow, runner, is_wanted)
+        self._pay(self._now() - began)
         if outcome == "drawn":
             self._last_s = self._now() - began
         metrics.SHADOW_RUNS.labels(outcome).inc()
@@ -181,6 +171,22 @@ class ShadowRuns:
             metrics.SHADOW_WAITING.set(len(self._waiting))
         if outcome == "drawn" and not shadow.missing:
             self._take(shadow)
+
+    def _drawn(self, shadow: Shadow, runner: Runner, is_wanted: Callable[[], bool]) -> tuple[Shadow, str]:
+        """Draw an output that a run lacks; return the run as it is then, and its outcome."""
+        call = shadow.missing[0]
+        try:
+            if any(lora.name not in runner.loras() for lora in call.loras):
+                return shadow, "overtaken"  # by requests for other LoRAs, whose place in memory it would take
+            drawn = runner.sample(call, _ShadowWatch(is_wanted, self._watchdog))
+            return shadow.with_output(call, drawn), "drawn"
+        except Stopped:
+            return replace(shadow, attempts=shadow.attempts + 1), "stopped"
+        except ServingError as error:
+            logger.warning("request %s is not drawn again without the cache: %s", shadow.id, error.message)
+        except Exception:
+            logger.exception("request %s is not drawn again without the cache", shadow.id)
+        return shadow, "failed"
 
     def _cost_s(self, shadow: Shadow) -> float:
         """Return the seconds that the next run is expected to take: as the output that there is, all steps computed.
