@@ -68,6 +68,6 @@ def test_a_stream_counts_until_it_ends_or_its_follower_leaves(leaves: bool) -> N
 
         await EventStream(events(), followers.one_more("a"))({"type": "http"}, receive, send)
 
-    asyncio.run(asyncio.wait_for(follow(), 5))
+    asyncio.run(asyncio.wait_for(follow(), 60))
     with followers.one_more("a"):
         pass

@@ -22,4 +22,4 @@ def worker(loaded: Loaded) -> Iterator[PipelineWorker]:
     running.start()
     yield running
     running.drain()
-    running.join(30)
+    running.join(60)

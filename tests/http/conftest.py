@@ -111,7 +111,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The embedded model of an operator who allows little.
 
     At most the speed `high`, which is also the default; few steps, so that made-up requests which are accepted take
-    little time; no previews; a second for a body; files that do not state their origin. With CONFORMANCE_KEYS, the
+    little time; no previews; three seconds for a body; files that do not state their origin. With CONFORMANCE_KEYS, the
     server wants a key, and the session brings an administrator's.
     """
     keyed = "CONFORMANCE_KEYS" in os.environ
@@ -121,7 +121,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         SPEEDS__DEFAULT="high",
         DEFAULTS__NUM_INFERENCE_STEPS=3,
         LIMITS__MAX_PIXEL_STEPS=96 * 96 * 8,
-        LIMITS__MAX_BODY_S=1,
+        LIMITS__MAX_BODY_S=3,
         PREVIEWS__ALLOW=False,
         OUTPUTS__PROVENANCE=False,
         **({"SERVER__API_KEYS": keys} if keys else {}),

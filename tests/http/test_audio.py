@@ -71,7 +71,7 @@ def test_previews_of_a_sound_are_refused_by_name_or_ignored_with_a_warning(audio
 
 def test_a_sound_is_a_file_behind_an_address(audio: Server) -> None:
     address = audio.generate(seed=3, audio_format="flac", output_format="url").json()["audio"]
-    served = requests.get(address, timeout=10)
+    served = requests.get(address, timeout=60)
     assert served.headers["Content-Type"] == "audio/flac"
     assert opened(served.content)[:3] == ("flac", 1_000, WHOLE_S)
 

@@ -81,7 +81,6 @@ def test_a_comparison_without_two_pictures_is_refused(server: Server, fields: di
 
 
 def test_a_comparison_whose_client_leaves_is_stopped(server: Server) -> None:
-    server.wait_until_idle()
     before = metric(server, "cache_dit_serving_generations_total", outcome="cancelled")
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     body = json.dumps({"prompt": "a cat", "num_inference_steps": 100})

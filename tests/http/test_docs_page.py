@@ -33,7 +33,7 @@ area.dispatchEvent(new Event("input", { bubbles: true }));
 
 
 def click(driver: Chrome, selector: str) -> None:
-    element = WebDriverWait(driver, 30).until(element_to_be_clickable((By.CSS_SELECTOR, selector)))
+    element = WebDriverWait(driver, 120).until(element_to_be_clickable((By.CSS_SELECTOR, selector)))
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", element)
 
 
@@ -75,7 +75,7 @@ def test_an_example_is_sent_as_it_was_changed(server: Server, driver: Chrome) ->
     operation = "#operations-Generation-post_generate"
     open_operation(driver, operation)
     there = presence_of_element_located((By.CSS_SELECTOR, f"{operation} textarea.body-param__text"))
-    body = WebDriverWait(driver, 30).until(there)
+    body = WebDriverWait(driver, 120).until(there)
     changed = {**json.loads(str(body.get_attribute("value"))), "scheduler": "unipc", "num_inference_steps": 4}
     driver.execute_script(TYPED, body, json.dumps(changed))
     click(driver, f"{operation} .execute")

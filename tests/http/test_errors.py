@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
-from tests.support.answers import check
+from tests.support.answers import check, metric
 from tests.support.server import Server
 
 JSON = {"Content-Type": "application/json"}
@@ -128,11 +129,11 @@ def test_a_callers_fault_is_one_line_of_log_without_its_words(server: Server) ->
     logged = len(server.log())
     response = server.generate(prompt="a secret plan", widht=96)
     request_id = response.json()["request_id"]
-    server.wait_for(lambda server: request_id in server.log(), timeout_s=5)
+    server.wait_for(lambda server: request_id in server.log())
     lines = [line for line in server.log()[logged:].splitlines() if request_id in line]
     [line] = lines
     assert " INFO worker-1 " in line
-    assert f" [{request_id}]: POST /generate answered 400 invalid_value in 0." in line
+    assert re.search(rf" \[{request_id}\]: POST /generate answered 400 invalid_value in \d+\.\d", line)
     assert "secret" not in server.log()[logged:]
 
 
@@ -150,7 +151,7 @@ def test_pickles_are_refused(server: Server) -> None:
 
 
 def test_a_body_of_50_mb_is_refused_by_its_stated_length(server: Server) -> None:
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
     connection.putrequest("POST", "/generate")
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", str(50 * 2**20))
@@ -168,7 +169,7 @@ def test_a_body_over_the_limit_gets_its_answer_although_it_is_still_being_sent(
     server: Server, path: str, status: int, code: str
 ) -> None:
     # http.client sends the whole body before it reads a line of the answer.
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
     body = b'{"prompt": "' + b"x" * (3 * 2**20) + b'"}'
     for _ in range(2):
         connection.request("POST", path, body=body, headers=JSON)
@@ -190,20 +191,20 @@ def test_a_body_of_200_mb_in_chunks_is_refused_before_it_is_read_whole(server: S
 
     # The server may close while the client is still sending.
     with contextlib.suppress(requests.ConnectionError):
-        check(requests.post(f"{server.url}/generate", data=chunks(), headers=JSON, timeout=20), 413, None, "bytes")
+        check(requests.post(f"{server.url}/generate", data=chunks(), headers=JSON, timeout=60), 413, None, "bytes")
     assert sent < 800, "the server reads far more than its limit"
 
 
 def test_an_output_folder_that_is_a_file_is_refused_before_the_work(server: Server) -> None:
     server.outputs.mkdir(parents=True, exist_ok=True)
     (server.outputs / "taken").touch()
-    response = server.generate(output_format="path", output_dir="taken/below", num_inference_steps=100, num_images=8)
-    check(response, 400, "output_dir", "a file")
-    assert response.elapsed.total_seconds() < 1
+    begun = metric(server, "cache_dit_serving_generations_total")
+    check(server.generate(output_format="path", output_dir="taken/below"), 400, "output_dir", "a file")
+    assert metric(server, "cache_dit_serving_generations_total") == begun
 
 
 def test_a_body_that_does_not_come_is_given_up(limited: Server) -> None:
-    connection = http.client.HTTPConnection(limited.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(limited.url.removeprefix("http://"), timeout=60)
     connection.putrequest("POST", "/generate")
     connection.putheader("Content-Type", "application/json")
     connection.putheader("Content-Length", "100")

@@ -29,7 +29,7 @@ def test_a_job_draws_what_generate_draws(server: Server) -> None:
         output = server.get(route)
         assert output.headers["content-type"] == "image/png"
         assert output.content == base64.b64decode(picture)
-        assert requests.get(url, timeout=10).content == output.content
+        assert requests.get(url, timeout=60).content == output.content
     assert server.get(f"{job}/outputs/2").json()["error"]["message"] == (
         "there is no such output; this job has 2 output(s), from 0"
     )
@@ -52,10 +52,10 @@ def test_a_form_makes_a_job_too(server: Server) -> None:
 def test_where_a_job_stands_while_it_waits_and_runs(server: Server) -> None:
     server.generate(num_inference_steps=8, speed="lossless")  # what such ones take is known then
     first, second = submitted(server, **LONG), submitted(server, **LONG)
-    server.wait_for(lambda server: server.get(first).json()["step"] > 2, 30)
+    server.wait_for(lambda server: server.get(first).json()["step"] > 2)
     running, waiting = server.get(first).json(), server.get(second).json()
     assert running["state"] == "running"
-    assert 2 < running["step"] < running["steps"] == 400
+    assert 2 < running["step"] < running["steps"] == 800
     assert running["seconds_left"] > 0
     assert "position" not in running
     assert waiting["state"] == "queued"
@@ -82,7 +82,7 @@ def test_a_job_that_has_ended_is_forgotten_with_its_files(server: Server) -> Non
     assert not folder.exists()
     for method in ("get", "delete"):
         assert getattr(server.session, method)(server.url + job).status_code == 404
-    assert requests.get(answer["result"]["images"][0], timeout=10).status_code == 404
+    assert requests.get(answer["result"]["images"][0], timeout=60).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,9 @@ def test_a_failure_says_why(server: Server) -> None:
 
 
 def test_pages_and_states(rich: Server) -> None:
-    for job in rich.get("/jobs").json()["jobs"]:  # of other modules
-        rich.session.delete(f"{rich.url}/jobs/{job['id']}")
-    assert rich.get("/jobs").json() == {"jobs": []}
+    rich.wait_for(forgets_all)  # of other modules
     jobs = [submitted(rich, **LONG) for _ in range(3)]
-    rich.wait_for(lambda rich: rich.get(jobs[0]).json()["state"] == "running", 30)
+    rich.wait_for(lambda rich: rich.get(jobs[0]).json()["state"] == "running")
     full = rich.post("/jobs", json={"prompt": PROMPT})
     assert full.status_code == 429
     assert int(full.headers["Retry-After"]) >= 1
@@ -142,13 +140,20 @@ def test_pages_and_states(rich: Server) -> None:
     for job in jobs:
         rich.session.delete(rich.url + job)
     # Two that have ended are kept, the latest.
-    rich.wait_for(lambda rich: len(listed()[0]) == 2, 10)
+    rich.wait_for(lambda rich: len(listed()[0]) == 2)
     assert sum(rich.get(job).status_code == 404 for job in jobs) == 1
+
+
+def forgets_all(server: Server) -> bool:
+    """Forget the jobs that have ended, and cancel the others; whether there are none any more."""
+    for job in server.get("/jobs").json()["jobs"]:
+        server.session.delete(f"{server.url}/jobs/{job['id']}")
+    return bool(server.get("/jobs").json() == {"jobs": []})
 
 
 def test_a_greater_priority_goes_first(rich: Server, server: Server) -> None:
     running = submitted(rich, **LONG)
-    rich.wait_for(lambda server: server.get(running).json()["step"] > 0, 30)
+    rich.wait_for(lambda server: server.get(running).json()["step"] > 0)
     later, sooner = submitted(rich, seed=1), submitted(rich, seed=2, priority=3)
     assert [rich.get(sooner).json()[name] for name in ("position", "priority")] == [1, 3]
     assert [rich.get(later).json()[name] for name in ("position", "priority")] == [2, 0]
@@ -182,7 +187,7 @@ def test_a_greater_priority_goes_first(rich: Server, server: Server) -> None:
 def test_the_same_request_with_the_same_key_is_the_same_job(server: Server) -> None:
     def post(key: str, **fields: Any) -> requests.Response:
         return requests.post(
-            f"{server.url}/jobs", json={"prompt": PROMPT} | fields, headers={"Idempotency-Key": key}, timeout=30
+            f"{server.url}/jobs", json={"prompt": PROMPT} | fields, headers={"Idempotency-Key": key}, timeout=60
         )
 
     first = post("a-1", seed=5)
@@ -218,14 +223,13 @@ def test_the_same_request_with_the_same_key_is_the_same_job(server: Server) -> N
 def test_generate_is_a_job_where_the_client_prefers_that(server: Server, prefer: str) -> None:
     headers = {"Prefer": prefer, "Idempotency-Key": prefer.replace(" ", "")}
     for _ in range(2):
-        answer = requests.post(f"{server.url}/generate", json={"prompt": PROMPT}, headers=headers, timeout=30)
+        answer = requests.post(f"{server.url}/generate", json={"prompt": PROMPT}, headers=headers, timeout=60)
         assert answer.status_code == 202, answer.text
         assert answer.headers["Preference-Applied"] == "respond-async"
         assert answer.headers["content-type"] == "application/json"
-        assert answer.json()["state"] in ("queued", "running")
-    same = requests.post(f"{server.url}/jobs", json={"prompt": PROMPT}, headers=headers, timeout=30)
+    same = requests.post(f"{server.url}/jobs", json={"prompt": PROMPT}, headers=headers, timeout=60)
     assert same.headers["Location"] == answer.headers["Location"]  # whichever route it comes by
     assert ended(server, answer.headers["Location"])["state"] == "succeeded"
     assert "Preference-Applied" not in server.generate().headers
-    refused = requests.post(f"{server.url}/generate", json={"prompt": PROMPT, "width": 97}, headers=headers, timeout=30)
+    refused = requests.post(f"{server.url}/generate", json={"prompt": PROMPT, "width": 97}, headers=headers, timeout=60)
     assert refused.status_code == 409  # another request under the key

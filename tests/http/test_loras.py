@@ -87,7 +87,7 @@ def test_a_lora_of_the_folder_is_loaded_and_freed(rich: Server) -> None:
     assert loaded(rich.get("/loras")) == ["red", "blue"]
     assert loaded(rich.post("/loras/soft")) == ["red", "blue", "soft"]
     soft, _ = drawn(rich, loras=[{"name": "soft"}])
-    freed = rich.session.delete(f"{rich.url}/loras/soft", timeout=30)
+    freed = rich.session.delete(f"{rich.url}/loras/soft", timeout=120)
     assert loaded(freed) == ["red", "blue"]
     assert drawn(rich, loras=[{"name": "soft"}])[0] == soft
     assert loaded(rich.get("/loras")) == ["red", "blue", "soft"]
@@ -105,7 +105,7 @@ def test_a_lora_of_the_folder_is_loaded_and_freed(rich: Server) -> None:
     ],
 )
 def test_what_cannot_be_loaded_or_freed_says_so(method: str, path: str, status: int, words: str, rich: Server) -> None:
-    answer = rich.session.request(method, rich.url + path, timeout=30)
+    answer = rich.session.request(method, rich.url + path, timeout=120)
     assert answer.status_code == status
     assert words in answer.text
 

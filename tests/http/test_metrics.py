@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from cache_dit_serving.api.matching import UNKNOWN_ROUTE
 from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.answers import metric
+from tests.support.jobs import ended, submitted
 from tests.support.server import ROOT, Server
 
 OPENMETRICS = "application/openmetrics-text"
@@ -24,7 +25,7 @@ ENDPOINT = re.compile(r'endpoint="([^"]*)"')
 
 def ask(server: Server, target: str, method: str = "GET") -> int:
     """The status for a request target sent as it stands."""
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
     connection.putrequest(method, target, skip_accept_encoding=True)
     connection.endheaders()
     status = connection.getresponse().status
@@ -89,16 +90,20 @@ def test_answers_are_counted_by_route_and_status(server: Server) -> None:
     before = counted()
     server.generate(num_inference_steps=2)
     server.generate(widht=96)
-    assert [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [1, 1, 2]
+    # An answer is counted once its last byte is sent.
+    server.wait_for(lambda _: [after - earlier for after, earlier in zip(counted(), before, strict=True)] == [1, 1, 2])
 
 
 def test_jobs_are_counted_by_state(server: Server) -> None:
-    def succeeded() -> float:
+    def counted() -> float:
         return metric(server, "cache_dit_serving_jobs", state="succeeded")
 
-    before = succeeded()
-    assert server.post("/jobs", json={"prompt": "a red apple", "num_inference_steps": 2}).status_code == 202
-    server.wait_for(lambda server: succeeded() == before + 1, timeout_s=20)
+    def listed(after: str | None = None) -> int:
+        page = server.get("/jobs", params={"state": "succeeded", "limit": "100", "after": after}).json()
+        return len(page["jobs"]) + (listed(page["next"]) if "next" in page else 0)
+
+    assert ended(server, submitted(server, num_inference_steps=2))["state"] == "succeeded"
+    server.wait_for(lambda _: counted() == listed() > 0)
 
 
 def test_metrics_count_what_answers_say(server: Server) -> None:

@@ -292,8 +292,8 @@ def test_metrics_count_the_pipelines_busy_seconds(server: Server) -> None:
         return float(found.group(1)) if found else 0.0
 
     before = busy()
-    cost = server.generate().json()["time_cost"]
-    assert busy() - before == pytest.approx(cost, abs=0.05)
+    answer = server.generate()
+    assert answer.json()["time_cost"] - 0.01 < busy() - before < answer.elapsed.total_seconds()
 
 
 def test_a_range_beyond_an_output_is_refused(server: Server) -> None:

@@ -79,7 +79,7 @@ def test_formats_and_urls(client: openai.OpenAI, server: Server) -> None:
         assert answer.data is not None
         (image,) = answer.data
         assert (image.url or "").startswith(f"{server.url}/outputs/")
-        fetched = requests.get(image.url or "", timeout=10)
+        fetched = requests.get(image.url or "", timeout=60)
         assert picture(fetched.content).format == extension.upper()
         assert answer.output_format == extension
 

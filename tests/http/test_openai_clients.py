@@ -21,7 +21,7 @@ RECORDED: list[dict[str, Any]] = json.loads(
 def pictures(answer: requests.Response) -> list[bytes]:
     assert answer.status_code == 200, answer.text
     return [
-        requests.get(each["url"], timeout=10).content if "url" in each else base64.b64decode(each["b64_json"])
+        requests.get(each["url"], timeout=60).content if "url" in each else base64.b64decode(each["b64_json"])
         for each in answer.json()["data"]
     ]
 

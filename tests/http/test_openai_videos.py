@@ -47,7 +47,7 @@ def test_a_clip_is_made_found_fetched_and_forgotten(client: openai.OpenAI, wan: 
     content = client.videos.download_content(made.id).read()
     assert av.open(io.BytesIO(content)).streams.video[0].frames == 9
     assert len(content) == len(base64.b64decode(expected))
-    part = requests.get(f"{wan.url}/v1/videos/{made.id}/content", headers={"Range": "bytes=4-7"}, timeout=10)
+    part = requests.get(f"{wan.url}/v1/videos/{made.id}/content", headers={"Range": "bytes=4-7"}, timeout=60)
     assert (part.status_code, part.content) == (206, content[4:8])
     assert wan.get(f"/jobs/{made.id}").json()["state"] == "succeeded"
     deleted = client.videos.delete(made.id)

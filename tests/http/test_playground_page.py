@@ -67,16 +67,17 @@ def test_the_page_is_small_and_its_own(page: Playground) -> None:
 
 
 def test_it_is_there_within_a_second_beside_a_running_generation(page: Playground, server: Server) -> None:
-    job = submitted(server, **LONG | {"num_images": 7})
-    server.wait_for(lambda server: server.get(job).json()["step"] > 0, 30)
-    took_ms: list[int] = []
-    # Other tests may have the processor for a while.
-    while not took_ms or (min(took_ms) >= 1000 and len(took_ms) < 10):
+    took_ms = [1000]
+    for _ in range(30):  # other tests may have the processor for a while
+        job = submitted(server, **LONG)
+        server.wait_for(lambda server, job=job: server.get(job).json()["step"] > 0)  # type: ignore[misc]
         page.open()
-        took_ms.append(int(page.script("return document.documentElement.dataset.ready")))
+        if server.get(job).json()["state"] == "running":
+            took_ms.append(int(page.script("return document.documentElement.dataset.ready")))
+        server.session.delete(server.url + job)
+        if min(took_ms) < 1000:
+            break
     assert min(took_ms) < 1000
-    assert server.get(job).json()["state"] == "running"
-    server.session.delete(server.url + job)
 
 
 def test_all_scripts_are_asked_for_at_once(page: Playground) -> None:

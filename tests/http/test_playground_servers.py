@@ -64,6 +64,8 @@ def test_a_server_without_previews_still_tells_the_steps(driver: Chrome, limited
     page = Playground(driver, limited.url).open()
     assert [bool(choice.get_attribute("disabled")) for choice in page.all(".speed input")] == [False, False, True, True]
     page.type(prompt=PROMPT, num_inference_steps=8)
+    for _ in range(8):  # until they are drawn, the page waits for its own: it follows that from the beginning
+        submitted(limited, num_inference_steps=8, speed="lossless")
     page.script(
         "window.told = []; new MutationObserver(() => told.push(document.querySelector('.status')?.textContent))"
         ".observe(document.getElementById('stage'), {subtree: true, childList: true, characterData: true})"
@@ -101,7 +103,7 @@ def test_priority_is_chosen_and_shown(driver: Chrome, rich: Server) -> None:
 
 def test_the_operator_moves_a_job_that_waits(driver: Chrome, rich: Server) -> None:
     running = submitted(rich, **LONG)
-    rich.wait_for(lambda rich: rich.get(running).json()["step"] > 0, 30)
+    rich.wait_for(lambda rich: rich.get(running).json()["step"] > 0)
     first, second = (submitted(rich, seed=seed, num_inference_steps=4) for seed in (1, 2))
     page = Playground(driver, rich.url).open()
     page.click("#tab-server")
@@ -151,7 +153,7 @@ def test_steps_that_are_left_out_are_shown_as_the_speed_has_them(driver: Chrome,
 
 
 def test_the_operator_loads_and_unloads_a_lora(driver: Chrome, rich: Server) -> None:
-    rich.session.delete(f"{rich.url}/loras/soft", timeout=30)  # another test may have loaded it
+    rich.session.delete(f"{rich.url}/loras/soft", timeout=120)  # another test may have loaded it
     page = Playground(driver, rich.url).open()
     page.click("#tab-server")
     for verb, opposite in (("Load", "Unload"), ("Unload", "Load")):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.answers import error
-from tests.support.jobs import PROMPT, submitted
+from tests.support.jobs import LONG, PROMPT, submitted
 from tests.support.jobs_events import Told, follow
 from tests.support.server import Server
 
@@ -37,6 +36,16 @@ def previews_of(told: list[Told]) -> list[Told]:
     return [event for event in told if event.kind == "preview"]
 
 
+def followed(server: Server, *wanted: int | None, **fields: Any) -> tuple[str, list[list[Told]]]:
+    """A job, and its events as followers from its beginning on get them, who want so many previews each."""
+    before = submitted(server, **LONG)
+    job = submitted(server, **fields)
+    followers = [follow(server, job, previews=count) for count in wanted]
+    told = [[next(each)] for each in followers]
+    server.session.delete(server.url + before)
+    return job, [[*first, *each] for first, each in zip(told, followers, strict=True)]
+
+
 def test_previews_show_what_is_drawn_and_change_nothing_of_it(rich: Server) -> None:
     """By the autoencoder, every other step and small, as the operator has it."""
     plain = rich.generate(**ASKED).json()["images"][0]
@@ -46,7 +55,7 @@ def test_previews_show_what_is_drawn_and_change_nothing_of_it(rich: Server) -> N
     assert rich.get(drawn).content == base64.b64decode(plain)
     assert rich.generate(**ASKED).json()["images"][0] == plain
     shown = previews_of(told)
-    assert len(shown) > 5
+    assert len(shown) > 2  # one is made only when the one before is done
     steps = [event.data["step"] for event in shown]
     assert steps == sorted(set(steps))
     assert all(step % 2 == 0 and step < 40 for step in steps)
@@ -66,8 +75,7 @@ def test_a_follower_gets_as_many_as_it_asks_for_and_the_picture_is_the_same(
 ) -> None:
     """By the projection, as is usual."""
     plain = server.generate(**ASKED).json()["images"][0]
-    job = submitted(server, **ASKED)
-    told = list(follow(server, job, previews=wanted))
+    job, (told,) = followed(server, wanted, **ASKED)
     assert [event.data["step"] for event in previews_of(told)] == steps
     assert likeness(image_of(previews_of(told)[-1].data["image"]), image_of(plain)) > like
     assert [event.kind for event in told][-2:] == ["result", "state"]
@@ -77,18 +85,14 @@ def test_a_follower_gets_as_many_as_it_asks_for_and_the_picture_is_the_same(
 
 
 def test_followers_share_previews_and_one_that_asks_for_none_gets_none(server: Server) -> None:
-    first = submitted(server, prompt=PROMPT, num_inference_steps=100, speed="lossless")
-    job = submitted(server, **ASKED)  # waits, so that all follow it from its beginning
-    with ThreadPoolExecutor() as pool:
-        told = list(pool.map(lambda count: list(follow(server, job, previews=count)), (4, 4, 0, None)))
+    _, told = followed(server, 4, 4, 0, None, **ASKED)
     shown = [previews_of(each) for each in told]
-    assert server.get(first).json()["state"] == "succeeded"
     assert [len(each) for each in shown] == [4, 4, 0, 0]
     assert shown[0] == shown[1]
 
 
 def test_a_job_of_fewer_steps_than_previews_says_so(server: Server) -> None:
-    told = list(follow(server, submitted(server, num_inference_steps=3), previews=20))
+    _, (told,) = followed(server, 20, num_inference_steps=3)
     assert [event.data["step"] for event in previews_of(told)] == [1, 2]
     [warning] = [event.data for event in told if event.kind == "warning"]
     assert (warning["param"], warning["code"]) == ("previews", "adjusted")

@@ -85,7 +85,7 @@ def lowered_and_offered_again(judged: Server) -> None:
         answer = draw(judged, seed=len(pictures), speed="fast")
         assert answer["cache"]["speed"] == "fast"
         pictures.append(answer["images"][0])
-        wait_until(lambda: compared(judged, "fast") == len(pictures), 60)
+        wait_until(lambda: compared(judged, "fast") == len(pictures), 180)
         assert len(pictures) < 12, quality(judged)
     answer = quality(judged)
     assert answer["speeds"]["fast"]["status"] == "missed"
@@ -124,7 +124,7 @@ def lowered_and_offered_again(judged: Server) -> None:
 
 def test_what_is_kept_is_shown_and_repeats_the_pair(judged: Server) -> None:
     draw(judged, seed=77, speed="high")
-    wait_until(lambda: compared(judged, "high") > 0, 60)
+    wait_until(lambda: compared(judged, "high") > 0, 180)
     (evidence,) = [each for each in quality(judged)["evidence"] if each["speed"] == "high"]
     (newest, *_) = evidence["newest"]
     contents = [judged.session.get(url) for url in newest["files"]]

@@ -40,7 +40,7 @@ def checked(check: SafetyServer, tmp_path_factory: pytest.TempPathFactory) -> It
     environ = options(
         SAFETY__CHECK=check.address,
         SAFETY__KEY=KEY,
-        SAFETY__TIMEOUT_S=1,
+        SAFETY__TIMEOUT_S=4,
         SERVER__MODEL_NAMES=["flux"],
         WEBHOOKS__HOSTS=[check.webhook_url.removeprefix("http://").removesuffix("/told")],
         WEBHOOKS__NETWORKS=["127.0.0.0/8"],
@@ -125,7 +125,7 @@ def test_nothing_of_outputs_is_left_behind_where_one_of_them_is_refused(checked:
     assert not any(event.data.get("outputs") for event in events)
     for index in (0, 1):
         assert checked.get(f"{job}/outputs/{index}").status_code == 404
-    told = check.told.get(timeout=20)
+    told = check.told.get(timeout=120)
     assert (told["type"], told["data"]["error"]["code"]) == ("job.failed", "content_policy_violation")
     assert not told["data"].get("outputs")
     assert error(checked.post("/generate", json=body | {"output_format": "url"}), 400)

@@ -123,13 +123,13 @@ def test_rows_that_somebody_locks_hold_up_nobody(cluster: Postgres) -> None:
             "b": (False, 0),
         }
         assert [job.id for job in store.adopt("me", LATER, 9, Silent({"owner": 2}))] == ["b"]
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < WAIT_S
         with pytest.raises(SQLAlchemyError, match="lock timeout"):
             store.put(record("a", QUEUED, RUNNING), "owner", brief=True)
         with pytest.raises(SQLAlchemyError, match="lock timeout") as locked:
             store.want_cancelled("a")
         assert is_locked_row(locked.value)
-        assert time.monotonic() - began < WAIT_S + 2
+        assert time.monotonic() - began < 10 * WAIT_S
     assert store.tell("owner", LATER, [record("a", step=5)]) == {"a": (False, 0)}
     store.close()
 

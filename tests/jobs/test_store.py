@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import timeit
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -161,7 +163,7 @@ def test_what_can_be_no_id_is_no_job(store: JobStore, name: str) -> None:
 
 
 def test_old_jobs_are_forgotten_in_batches_that_take_milliseconds(store: JobStore) -> None:
-    rows, most_s = 20_000, 0.1
+    rows, most_s, attempts = 20_000, 0.1, 5
     ended = columns_of(record(files=("a.png",), request="{" + " " * 1000 + "}"))
     fixed = {"owner": None, "owned_until": 0.0, "unwanted": False, "state": "succeeded"}
     with store._writing.begin() as connection:
@@ -169,14 +171,17 @@ def test_old_jobs_are_forgotten_in_batches_that_take_milliseconds(store: JobStor
             numbers = range(first, first + 2000)
             connection.execute(insert(JobRow), [ended | fixed | {"id": f"j{n}", "ended": float(n)} for n in numbers])
     store.aged.surplus(0.0, 10)  # connects
-    for ended_before, most in ((1e9, rows), (0.0, 1000)):
-        began = time.monotonic()
+
+    def forget(ended_before: float, most: int) -> None:
         due = store.aged.surplus(ended_before, most)
         store.aged.delete([job.id for job in due])
-        assert time.monotonic() - began < most_s
         assert len(due) == BATCH
-    began = time.monotonic()
-    page = store.aged.with_files(0)
-    assert time.monotonic() - began < most_s
-    assert page.jobs[0] == Ended("j200", ("a.png",))
-    assert page.next == 700
+
+    def look() -> None:
+        page = store.aged.with_files(0)
+        assert page.jobs[0] == Ended(f"j{2 * attempts * BATCH}", ("a.png",))
+
+    for what in (partial(forget, 1e9, rows), partial(forget, 0.0, 1000), look):
+        # The machine may have done something else meanwhile.
+        assert min(timeit.repeat(what, number=1, repeat=attempts)) < most_s
+    assert store.aged.with_files(0).next == 1500

@@ -22,7 +22,7 @@ def started(max_step_s: float) -> Iterator[tuple[Watchdog, threading.Thread]]:
         yield watchdog, thread
     finally:
         watchdog.close()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -42,14 +42,14 @@ def test_steps_do_not_wake_the_watchdogs_thread() -> None:
 
 
 def test_a_stall_is_found_in_work_that_begins_while_the_watch_of_the_last_one_runs_on() -> None:
-    with started(max_step_s=0.2) as (watchdog, _):
+    with started(max_step_s=0.5) as (watchdog, _):
         for request in ("one", "two"):
             with watchdog.watching(request):
                 watchdog.sign()
         with watchdog.watching("three"):
             began = time.monotonic()
             wait_until(lambda: watchdog.stalled)
-            assert time.monotonic() - began >= 0.1
+            assert time.monotonic() - began >= 0.25
             watchdog.sign()
             assert not watchdog.stalled
             wait_until(lambda: watchdog.stalled)

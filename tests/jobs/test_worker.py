@@ -63,7 +63,7 @@ def worker(loaded: Loaded) -> Iterator[PipelineWorker]:
     wait_until(lambda: running.state == "ready")
     yield running
     running.drain()
-    running.join(30)
+    running.join(60)
 
 
 def test_generations_run_in_order_and_know_their_position(worker: PipelineWorker) -> None:
@@ -77,6 +77,7 @@ def test_generations_run_in_order_and_know_their_position(worker: PipelineWorker
     for each in generations:
         assert len(each.result.result(60)) == 3
         assert each.step == each.steps == 60
+    wait_until(lambda: len(order) == 3)  # a result is there before its callbacks are called
     assert order == ["a", "b", "c"]
     assert worker.position(generations[0]) is None
 
@@ -141,9 +142,9 @@ def test_what_fails_with_extra_arguments_is_the_callers_fault(worker: PipelineWo
         failing = Generation("failing", call)
         worker.submit(failing)
         with pytest.raises(error):
-            failing.result.result(30)
+            failing.result.result(120)
     worker.submit(fine)
-    assert len(fine.result.result(30)) == 1
+    assert len(fine.result.result(120)) == 1
 
 
 def test_cancelling_takes_a_waiting_generation_out_and_stops_a_running_one(worker: PipelineWorker) -> None:
@@ -155,11 +156,11 @@ def test_cancelling_takes_a_waiting_generation_out_and_stops_a_running_one(worke
         worker.submit(each)
     worker.cancel(waiting)
     with pytest.raises(ClientGone):
-        waiting.result.result(1)
+        waiting.result.result(120)
     wait_until(lambda: running.step > 3)
     worker.cancel(running)
     with pytest.raises(ClientGone):
-        running.result.result(5)
+        running.result.result(60)
     assert running.step < running.steps
     assert waiting.started is None
     assert last.result.result(60)[0].content == expected.result.result()[0].content
@@ -175,7 +176,7 @@ def test_pictures_are_encoded_off_the_pipelines_thread(worker: PipelineWorker, m
     monkeypatch.setattr(output_maker, "encode", noting)
     noted = generation(worker, "noted")
     worker.submit(noted)
-    noted.result.result(30)
+    noted.result.result(120)
     assert threads[0].startswith("encode")
 
 
@@ -184,8 +185,8 @@ def test_raw_images_are_kept_for_a_comparison_alone(worker: PipelineWorker) -> N
     compared = Generation("compared", single.planned.compared())
     for each in (single, compared):
         worker.submit(each)
-    assert [image.media for image in single.result.result(30)] == [None]
-    cached, uncached = (image.media for image in compared.result.result(30))
+    assert [image.media for image in single.result.result(120)] == [None]
+    cached, uncached = (image.media for image in compared.result.result(120))
     assert cached is not None
     assert uncached is not None
     assert cached.array.shape == uncached.array.shape == (96, 96, 3)
@@ -203,7 +204,7 @@ def test_a_pipeline_thread_that_breaks_says_so_and_leaves_nobody_waiting(worker:
     worker.submit(good)
     for each in (bad, good):
         with pytest.raises(NotReady, match="stopped working"):
-            each.result.result(30)
+            each.result.result(120)
     assert worker.state == "failed"
 
 
@@ -219,26 +220,26 @@ def test_what_fails_reaches_only_its_own_request(worker: PipelineWorker, monkeyp
     worker.submit(bad)
     worker.submit(good)
     with pytest.raises(Exception, match="log has the details"):
-        bad.result.result(30)
-    assert len(good.result.result(30)) == 1
+        bad.result.result(120)
+    assert len(good.result.result(120)) == 1
 
 
 def test_an_action_waits_for_the_running_generation_and_goes_before_those_that_wait(worker: PipelineWorker) -> None:
     running, waiting = one_running_one_waiting(worker)
     seen = worker.between_generations(lambda runner: (running.finished, waiting.started))
-    finished, started = seen.result(30)
+    finished, started = seen.result(120)
     assert finished is not None
     assert started is None
     with pytest.raises(ZeroDivisionError):
-        worker.between_generations(lambda runner: 1 // 0).result(30)
-    assert len(waiting.result.result(30)) == 1
+        worker.between_generations(lambda runner: 1 // 0).result(120)
+    assert len(waiting.result.result(120)) == 1
 
 
 def test_draining_lets_the_running_one_end_and_refuses_the_rest(worker: PipelineWorker) -> None:
     running, waiting = one_running_one_waiting(worker)
     worker.drain()
     with pytest.raises(NotReady, match="shutting down"):
-        waiting.result.result(1)
+        waiting.result.result(120)
     with pytest.raises(NotReady):
         worker.submit(waiting)
     assert len(running.result.result(60)) == 3
@@ -248,7 +249,7 @@ def test_draining_while_loading_ends_without_becoming_ready() -> None:
     proceed = threading.Event()
 
     def slow(progress: Callable[[str], None]) -> Loaded:
-        proceed.wait(10)
+        proceed.wait(120)
         return assemble(SETTINGS, progress)
 
     worker = PipelineWorker(slow, max_queue=1)
@@ -303,18 +304,18 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
         worker.loaded()
     assert refused_at_once.value.code == "loading"
     loads[0].runner.lost = "a test"  # type: ignore[misc]
-    assert running.result.result(30)
-    assert waiting.result.result(30)
+    assert running.result.result(120)
+    assert waiting.result.result(120)
     assert len(loads) == 2
     wait_until(lambda: worker.state == "ready")
 
     running, waiting = one_running_one_waiting(worker)
     asked = worker.between_generations(lambda runner: runner.flush())
     loads[1].runner.lost = "a test"  # type: ignore[misc]
-    assert running.result.result(30)
+    assert running.result.result(120)
     for refused in (waiting.result, asked):
         with pytest.raises(NotReady, match="cannot be served: there is no third"):
-            refused.result(30)
+            refused.result(120)
     assert worker.state == "failed"
 
 
@@ -329,10 +330,10 @@ def test_a_runner_that_is_lost_during_a_drain_leaves_nobody_waiting() -> None:
     asked = worker.between_generations(lambda runner: runner.flush())
     worker.drain()
     runner.lost = "a test"
-    assert running.result.result(30)
+    assert running.result.result(120)
     with pytest.raises(NotReady, match="shutting down"):
-        asked.result(10)
-    assert worker.join(30)
+        asked.result(60)
+    assert worker.join(60)
 
 
 class Hanging:
@@ -346,7 +347,7 @@ class Hanging:
         return getattr(self._runner, name)
 
     def sample(self, *arguments: Any) -> Any:
-        self.proceed.wait(60)
+        self.proceed.wait(300)
         return self._runner.sample(*arguments)
 
 
@@ -363,7 +364,7 @@ def hanging() -> Iterator[tuple[PipelineWorker, Hanging]]:
     yield worker, runner
     runner.proceed.set()
     worker.drain()
-    worker._thread.join(30)
+    worker._thread.join(60)
 
 
 def test_a_pipeline_that_stands_still_is_told_counted_and_ready_again_once_it_goes_on(
@@ -395,7 +396,7 @@ def test_a_drain_does_not_wait_for_what_stands_still(hanging: tuple[PipelineWork
     worker.drain()
     assert not worker.join(), "it waited"
     with pytest.raises(NotReady, match="shutting down"):
-        stuck.result.result(10)
+        stuck.result.result(60)
 
 
 def test_a_load_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -415,7 +416,7 @@ def test_a_load_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplo
     assert attempts[2] - attempts[1] >= 0.02
     assert "failed: attempt 2: OSError: no such host" in caplog.messages
     running.drain()
-    running.join(30)
+    running.join(60)
 
 
 def test_the_wait_for_a_further_attempt_ends_with_a_drain() -> None:
@@ -430,5 +431,5 @@ def test_the_wait_for_a_further_attempt_ends_with_a_drain() -> None:
     assert raised.value.retry_after_s == model_loading.RETRY_S
     running.drain()
     assert running.state == "draining"
-    running._thread.join(5)
+    running._thread.join(60)
     assert not running._thread.is_alive()

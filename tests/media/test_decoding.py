@@ -65,7 +65,7 @@ def stuck(pids: list[int]) -> Callable[[Decoder], Any]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - a process that ends gives no event here
             await asyncio.sleep(0.01)
 

@@ -52,7 +52,7 @@ def test_a_model_and_a_lora_by_hub_id(tmp_path: Path) -> None:
     size = {"width": 96, "height": 96}
     environ = os.environ | {f"CACHE_DIT_SERVING__DEFAULTS__{name.upper()}": str(side) for name, side in size.items()}
     environ |= {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
 
     model = ModelSettings(path=str(EMBEDDED_FOLDER), dtype="float32", loras=(LoraSettings(name="red", path=str(file)),))

@@ -22,7 +22,7 @@ def running(server: Server, job: str) -> None:
 
 def kill(server: Server) -> None:
     server.process.kill()
-    server.process.wait(30)
+    server.process.wait(60)
 
 
 def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn_and_a_drain_leaves_what_waits(
@@ -60,7 +60,7 @@ def test_after_a_kill_what_had_ended_is_there_and_what_had_not_is_drawn_and_a_dr
         runs, waits = submitted(server, **SECOND), submitted(server, seed=7)
         running(server, runs)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == -signal.SIGTERM
+        assert server.process.wait(180) == -signal.SIGTERM
     with serving(tmp_path, environ=SHORT_LEASE) as server:
         server.wait_for(ready)
         assert states(server.get(runs).json()) == ["queued", "running", "succeeded"]
@@ -86,14 +86,14 @@ def test_what_runs_fails_after_a_kill_where_the_operator_says_so_and_is_put_back
         assert answer["error"]["code"] == "interrupted"
         assert "submit it again" in answer["error"]["message"]
 
-        job = submitted(server, **SECOND)
+        job = submitted(server, **SECOND | {"num_images": 4})
         running(server, job)
         with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
             server.process.send_signal(signal.SIGTERM)
             told = [line for line in events.iter_lines(decode_unicode=True) if line.startswith("event:")]
         assert "event: draining" in told
         assert told[-1] == "event: state"  # queued again
-        assert server.process.wait(60) == -signal.SIGTERM
+        assert server.process.wait(180) == -signal.SIGTERM
         assert "what runs is not done after 0.2 s" in server.log()
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)

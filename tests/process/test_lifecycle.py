@@ -33,10 +33,9 @@ from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.answers import metric
 from tests.support.clients import leave, start
 from tests.support.folders import LFS, WEIGHTS, linked, replace, sharded
+from tests.support.jobs import LONG
 from tests.support.server import COMMAND, ROOT, START_S, Server, bentoml_serving, idle, options, ready, serving
 
-LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8}
-"""A generation of several seconds."""
 SECOND: dict[str, Any] = LONG | {"num_images": 1}
 """One that is drawn to its end."""
 
@@ -70,7 +69,7 @@ def began(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Began]:
     variables = {"CACHE_DIT_SERVING_CONFIG": "embedded", "CACHE_DIT_SERVING__MODEL__PATH": str(model)}
     with bentoml_serving(folder, environ=variables) as server:
         server.wait_for(lambda server: server.get("/livez").status_code == 200)
-        health = server.get("/health", timeout=20)
+        health = server.get("/health", timeout=60)
         body = {"prompt": "a red apple"}
         refused = {
             "/readyz": server.get("/readyz"),
@@ -106,15 +105,15 @@ def cancelled(server: Server) -> float:
 
 
 def test_a_full_queue_answers_429_with_the_time_to_come_back(small_queue: Server) -> None:
-    running = start(small_queue, **SECOND)
-    small_queue.wait_for(lambda server: queue_of(server)["step"] > 10)
-    waiting = [start(small_queue, num_inference_steps=2, seed=seed) for seed in (1, 2)]
-    small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 2)
-    refused = small_queue.generate(num_inference_steps=2)
-    assert refused.status_code == 429
-    assert refused.json()["error"]["code"] == "queue_full"
-    assert 1 <= int(refused.headers["Retry-After"]) <= 60
-    assert [future.result(60).status_code for future in (running, *waiting)] == [200, 200, 200]
+    with contextlib.closing(leave(small_queue, **LONG)):
+        small_queue.wait_for(lambda server: queue_of(server)["step"] > 10)
+        waiting = [start(small_queue, num_inference_steps=2, seed=seed) for seed in (1, 2)]
+        small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 2)
+        refused = small_queue.generate(num_inference_steps=2)
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "queue_full"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert [future.result(180).status_code for future in waiting] == [200, 200]
     assert small_queue.generate(num_inference_steps=2).status_code == 200
 
 
@@ -122,11 +121,11 @@ def test_health_info_and_metrics_answer_while_the_pipeline_is_busy(small_queue: 
     running = start(small_queue, **SECOND)
     small_queue.wait_for(lambda server: queue_of(server)["running"] == 1)
     for path in ("/livez", "/readyz", "/health", "/get_model_info", "/metrics", "/docs"):
-        assert small_queue.get(path, timeout=20).status_code == 200
-    flushed = small_queue.post("/flush_cache", timeout=60)  # waits its turn
+        assert small_queue.get(path, timeout=60).status_code == 200
+    flushed = small_queue.post("/flush_cache", timeout=180)  # waits its turn
     assert flushed.status_code == 200
     assert not queue_of(small_queue)["running"]
-    assert running.result(60).status_code == 200
+    assert running.result(180).status_code == 200
 
 
 def test_a_generation_stops_between_steps_when_its_client_has_gone(small_queue: Server) -> None:
@@ -141,14 +140,16 @@ def test_a_generation_stops_between_steps_when_its_client_has_gone(small_queue: 
 
 
 def test_a_waiting_generation_leaves_the_queue_when_its_client_has_gone(small_queue: Server) -> None:
-    running = start(small_queue, **SECOND)
-    small_queue.wait_for(lambda server: queue_of(server)["running"] == 1)
-    connection = leave(small_queue, **LONG)
-    small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 1)
-    connection.close()
-    small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 0)
-    assert not running.done()
-    assert running.result(60).status_code == 200
+    stopped = cancelled(small_queue)
+    with contextlib.closing(leave(small_queue, **LONG)):
+        small_queue.wait_for(lambda server: queue_of(server)["running"] == 1)
+        connection = leave(small_queue, **LONG)
+        small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 1)
+        connection.close()
+        small_queue.wait_for(lambda server: queue_of(server)["waiting"] == 0)
+        assert queue_of(small_queue)["running"] == 1
+    small_queue.wait_for(idle)
+    assert cancelled(small_queue) == stopped + 1, "the one that waited has begun"
 
 
 def test_a_request_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
@@ -156,8 +157,7 @@ def test_a_request_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
         server.wait_for(ready)
         answer = server.generate(**LONG)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-        server.wait_for(idle)
-        assert server.generate(num_inference_steps=4).status_code == 200
+        server.wait_for(lambda server: server.generate(num_inference_steps=1).status_code == 200)
 
 
 def test_concurrent_requests_get_the_pictures_they_get_alone(server: Server) -> None:
@@ -182,7 +182,7 @@ def test_a_server_answers_while_it_loads_then_says_where_to_look(began: Began, t
     server.wait_for(lambda server: "curl" in server.log())
     log = server.log()
     command = log[log.index("curl") :].partition("\n\n")[0]
-    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=120)
     with Image.open(tmp_path / "apple.png") as picture:
         assert picture.size == (96, 96)
     for words in ("importing torch", "loading the weights", "warming up", f"{server.url.rpartition(':')[2]}/docs"):
@@ -292,7 +292,7 @@ def test_a_broken_folder_ends_the_start(
 
 def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:
     with bentoml_serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_QUEU="3") as server:
-        assert server.process.wait(60) == 2
+        assert server.process.wait(START_S) == 2
         [line] = server.log().splitlines()
         assert "did you mean 'max_queue'?" in line
 
@@ -303,12 +303,12 @@ def worker_of(server: Server) -> psutil.Process:
 
 
 def test_a_killed_worker_is_named_in_the_log_and_leaves_no_gauge(whole: Server) -> None:
-    running = [start(whole, **LONG, speed="lossless") for _ in range(4)]
+    running = [start(whole, **LONG) for _ in range(4)]
     whole.wait_for(lambda server: "cache_dit_serving_queue_waiting 3.0" in server.get("/metrics").text)
     killed = worker_of(whole)
     killed.kill()
     for request in running:
-        assert isinstance(request.exception(30), requests.ConnectionError)
+        assert isinstance(request.exception(120), requests.ConnectionError)
     whole.session.close()
     # The supervisor holds the port: a request waits in its backlog for as long as the new worker takes to start.
     whole.wait_for(lambda server: server.get("/readyz", timeout=START_S).status_code == 200)
@@ -377,7 +377,7 @@ def test_a_port_that_cannot_be_listened_on_is_said_in_one_line(command: list[str
         if port == "busy":
             port = str(taken.getsockname()[1])
         words_of_command = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", port]
-        ended = subprocess.run(words_of_command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(words_of_command, cwd=ROOT, capture_output=True, text=True, timeout=START_S, check=False)
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert words in ended.stderr
@@ -388,7 +388,7 @@ def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:
         server.wait_for(lambda server: server.get("/livez").status_code == 200)
         assert server.get("/health").json()["error"]["code"] == "loading"
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
         server.log().index("ending while the model loads")
 
 
@@ -397,10 +397,10 @@ def test_a_pipeline_that_stands_still_fails_its_liveness_probe(tmp_path: Path) -
     with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null", CACHE_DIT_SERVING__LIMITS__MAX_STEP_S="0.002") as server:
         server.wait_for(ready)
         assert server.get("/livez").status_code == 200
-        running = start(server, num_inference_steps=20)  # each of which writes the stack into the log
-        server.wait_for(lambda server: server.get("/livez").status_code == 503)
+        with contextlib.closing(leave(server, **LONG)):  # each step writes the stack into the log
+            server.wait_for(lambda server: server.get("/livez").status_code == 503)
         # The probe fails at once; the log has the stack, which takes a moment.
         stands_still = "the pipeline stands still for 0.002 s: /livez fails"
         server.wait_for(lambda server: stands_still in server.log())
-        assert running.result(60).status_code == 200
         server.wait_for(lambda server: server.get("/livez").status_code == 200)
+        assert server.generate(num_inference_steps=2).status_code == 200

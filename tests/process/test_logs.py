@@ -64,7 +64,7 @@ def _check_spans(request: SentSpan, telemetry: Collector) -> None:
     assert {span.name for span in within["output"]} == {"encode_prompt", "denoise", "decode"}
     assert [(span.name, span.attributes["step"]) for span in within["denoise"]] == [("step", 0), ("step", 1)]
     # BentoML's span ends with the last byte, before the layer within it is done.
-    ended = request.ended + 20_000_000
+    ended = request.ended + 10**9
     drawn = [span for parent in ("POST /generate", "output", "denoise") for span in within[parent]]
     assert all(request.began - 1000 <= span.began <= span.ended <= ended for span in drawn)
     names = {span.name for span in telemetry.spans}
@@ -81,7 +81,7 @@ def test_the_traceback_of_a_decoder_is_a_line_of_the_log() -> None:
         input=asked.getvalue(),
         env=os.environ | {FORMAT_VARIABLE: "json"},
         capture_output=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     [line] = ended.stderr.splitlines()

@@ -23,7 +23,7 @@ def test_outputs_are_made_fetched_and_deleted_and_the_server_outlives_their_stor
         with serving(tmp_path, environ=environ) as server:
             server.wait_for(ready)
             (url,) = server.generate(output_format="url", output_dir="mine").json()["images"]
-            picture = requests.get(url, timeout=10)
+            picture = requests.get(url, timeout=60)
             assert picture.content.startswith(PNG)
             assert picture.headers["Content-Type"] == "image/png"
             (key,) = s3.names()
@@ -44,8 +44,8 @@ def test_outputs_are_made_fetched_and_deleted_and_the_server_outlives_their_stor
             answer = ended(server, job)
             assert len(answer["result"]["images"]) == 2
             for image, output in zip(answer["result"]["images"], answer["outputs"], strict=True):
-                assert requests.get(image, timeout=10).content.startswith(PNG)
-                assert server.get(output).content == requests.get(image, timeout=10).content
+                assert requests.get(image, timeout=60).content.startswith(PNG)
+                assert server.get(output).content == requests.get(image, timeout=60).content
             # Signed anew for each answer: the time of signing, in seconds, is part of a URL.
             again: list[str] = answer["result"]["images"]
             server.wait_for(lambda server: server.get(job).json()["result"]["images"] != again)

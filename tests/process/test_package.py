@@ -88,4 +88,4 @@ def test_it_serves_by_its_flags_and_keeps_its_files_where_it_was_started(command
         assert [Path(path).is_relative_to(tmp_path / "drawn") for path in answer["images"]] == [True]
         assert answer["cache"]["settings"]["residual_diff_threshold"] == 0.25
         server.process.terminate()
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0

@@ -46,9 +46,9 @@ def test_a_job_is_told_of_until_it_is_taken(receiver: Receiver, environ: dict[st
             submitted(server, seed=5)  # one that nobody is told of
             refuses(server, receiver)
         assert SECRET not in server.log()
-        metrics = server.get("/metrics").text
-        assert 'cache_dit_serving_webhooks_total{outcome="failed"} 1.0' in metrics
-        assert 'cache_dit_serving_webhooks_total{outcome="delivered"} 3.0' in metrics
+        for outcome, count in {"failed": 1.0, "delivered": 3.0}.items():  # counted once the receiver has answered
+            counted = f'cache_dit_serving_webhooks_total{{outcome="{outcome}"}} {count}'
+            server.wait_for(lambda server, counted=counted: counted in server.get("/metrics").text)  # type: ignore[misc]
         assert len(receiver.got) == 2
 
         # Its receiver is away; the next server tells it.

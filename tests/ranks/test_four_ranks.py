@@ -26,7 +26,7 @@ def test_ulysses_and_tensor_parallelism_together_draw_as_one_process(
     server, one = Server(settings), load(EMBEDDED)
     try:
         with node(meeting(settings), tmp_path / "join.log"):
-            loaded = server.ready(within_s=150)
+            loaded = server.ready(within_s=300)
             assert len(server.pids()) == 2
             for speed, steps in (("lossless", 2), ("balanced", 6)):
                 drawn, expected = (draw(each, speed=speed, num_inference_steps=steps) for each in (loaded, one))
@@ -35,4 +35,4 @@ def test_ulysses_and_tensor_parallelism_together_draw_as_one_process(
             assert drawn.record.cache.engaged
     finally:
         server.worker.drain()
-        server.worker.join(20)
+        server.worker.join(60)

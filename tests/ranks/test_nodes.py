@@ -71,7 +71,7 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
             running(generation)
             hung.suspend()
             assert "a step took longer than 5 s" in server.lost(generation)
-            assert gone([hung], 20)
+            assert gone([hung])
             assert server.picture() == before
 
             left = psutil.Process(joined.pid).children(recursive=True)
@@ -82,11 +82,11 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
             assert server.picture() == before
             left = psutil.Process(joined.pid).children(recursive=True)
             joined.terminate()
-            assert joined.wait(40) == 128 + signal.SIGTERM
+            assert joined.wait(90) == 128 + signal.SIGTERM
             assert gone(left)
     finally:
         server.worker.drain()
-        server.worker.join(20)
+        server.worker.join(60)
 
 
 def test_a_node_is_refused_that_has_another_secret_or_other_versions(
@@ -104,7 +104,7 @@ def test_a_node_is_refused_that_has_another_secret_or_other_versions(
             wire.LENGTH.pack(2) + b"[]",
             wire.LENGTH.pack(4) + b"\xff{{{",
         ):
-            with socket.create_connection((host, int(port)), 10) as stranger:
+            with socket.create_connection((host, int(port)), 60) as stranger:
                 stranger.sendall(said)
                 assert stranger.recv(1) == b""
         with wire.connect(meeting(settings)) as stranger:

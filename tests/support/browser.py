@@ -28,7 +28,7 @@ def browser() -> Iterator[Chrome]:
     for argument in ARGUMENTS:
         options.add_argument(f"--{argument}")
     driver = Chrome(options, ChromeService(DRIVER))
-    driver.set_script_timeout(60)
+    driver.set_script_timeout(120)
     try:
         yield driver
     finally:

@@ -19,7 +19,7 @@ def start(server: Server, **fields: object) -> Future[requests.Response]:
     def run() -> None:
         try:
             body = {"prompt": "a cat", **fields}
-            future.set_result(requests.post(f"{server.url}/generate", json=body, timeout=120))
+            future.set_result(requests.post(f"{server.url}/generate", json=body, timeout=240))
         except requests.RequestException as error:
             future.set_exception(error)
 

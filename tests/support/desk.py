@@ -25,7 +25,7 @@ from cache_dit_serving.schemas.request import JobRequest
 from tests.support.jobs import PROMPT
 from tests.support.server import options
 
-WITHIN_S = 60
+WITHIN_S = 180
 ANN, BOB = Caller("ann", ("generate",)), Caller("bob", ("generate",))
 ADMIN = Caller("root", SCOPES)
 

@@ -31,21 +31,21 @@ def drains(server: Server, workers: int) -> int:
     server.wait_for(lambda server: server.log().count("draining:") == workers)
     for _ in range(8):  # on new connections, each to a worker of its own choice
         for path in ("/readyz", "/health"):
-            answer = requests.get(server.url + path, timeout=20)
+            answer = requests.get(server.url + path, timeout=60)
             assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "draining"
         assert "Retry-After" in answer.headers
         assert answer.headers["Connection"] == "close"
-        assert requests.get(f"{server.url}/livez", timeout=20).status_code == 200
+        assert requests.get(f"{server.url}/livez", timeout=60).status_code == 200
     for late in (*waiting, start(server, num_inference_steps=4)):
-        refused = late.result(60)
+        refused = late.result(120)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
     assert not running.done()
-    assert running.result(60).status_code == 200
+    assert running.result(120).status_code == 200
     assert len(running.result().json()["images"]) == SECONDS["num_images"]
-    return server.process.wait(30)
+    return server.process.wait(60)
 
 
 def worker_runs(server: Server) -> bool:
     """Whether any worker runs a generation: each answers for itself."""
-    return any(requests.get(f"{server.url}/health", timeout=20).json()["queue"]["step"] > 5 for _ in range(4))
+    return any(requests.get(f"{server.url}/health", timeout=60).json()["queue"]["step"] > 5 for _ in range(4))

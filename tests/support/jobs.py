@@ -11,8 +11,8 @@ from tests.support.server import Server
 
 QUEUED, RUNNING = JobState.QUEUED, JobState.RUNNING
 PROMPT = "a red apple on a blue background"
-LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 4, "speed": "lossless"}
-"""Fields of a request that takes seconds."""
+LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8, "speed": "lossless"}
+"""Fields of a request that takes six seconds or more: for one that is cancelled."""
 
 
 def record(name: str = "one", *states: JobState, **fields: Any) -> JobRecord:
@@ -30,7 +30,7 @@ def submitted(server: Server, **fields: Any) -> str:
     return str(answer.headers["Location"])
 
 
-def ended(server: Server, job: str, within_s: float = 60) -> dict[str, Any]:
+def ended(server: Server, job: str, within_s: float = 180) -> dict[str, Any]:
     """A job's answer once its state is final."""
     end = time.monotonic() + within_s
     while (answer := server.get(job).json())["state"] in ("queued", "running"):

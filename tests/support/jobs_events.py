@@ -33,7 +33,7 @@ def follow(
     if lenient:
         headers["X-Unsupported-Fields"] = "warn"
     query = {} if previews is None else {"previews": previews}
-    with requests.get(f"{server.url}{job}/events", query, headers=headers, stream=True, timeout=30) as answer:
+    with requests.get(f"{server.url}{job}/events", query, headers=headers, stream=True, timeout=120) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield from read(answer.iter_lines(chunk_size=1, decode_unicode=True))

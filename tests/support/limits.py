@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from cache_dit_serving.jobs.shared_limits import SharedLimits
 from cache_dit_serving.jobs.store.database import JobDatabase
 
-WITHIN_S = 20
+WITHIN_S = 60
 LEASE_S = 5.0
 
 

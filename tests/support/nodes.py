@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.ranks import wire
 from tests.support.forked import ROOT, ForkedProcess, environment, warm_process
+from tests.support.server import free_port
 
 SECRET = "between nodes"
+OTHER = "127.0.0.2"
 
 
 def free_meeting() -> str:
-    """Of another loopback address, a port that nobody listens at."""
-    with socket.create_server(("127.0.0.2", 0)) as free:
-        return "{}:{}".format(*free.getsockname())
+    """A port of another loopback address that nobody holds."""
+    return f"{OTHER}:{free_port(OTHER)}"
 
 
 def meeting(settings: Settings) -> str:
@@ -35,4 +35,4 @@ def node(at: str, log: Path) -> Iterator[ForkedProcess]:
         yield process
     finally:
         process.terminate()
-        process.wait(40)
+        process.wait(90)

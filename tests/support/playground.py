@@ -17,7 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from cache_dit_serving.measure.distances.pixels import Pixels
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 T = TypeVar("T")
 PROMPT = "a red apple on a blue background"
 

@@ -7,7 +7,7 @@ import time
 import psutil
 
 
-def gone(processes: list[psutil.Process], within_s: float = 15) -> bool:
+def gone(processes: list[psutil.Process], within_s: float = 60) -> bool:
     """Wait for processes to end; False if one still runs after so many seconds.
 
     A zombie has ended. One whose parent was killed stays a zombie until the system's first process reaps it.

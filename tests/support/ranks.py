@@ -51,7 +51,7 @@ def ranks(settings: Settings) -> Iterator[Loaded]:
         yield loaded
     finally:
         loaded.runner.close()
-    assert gone(started, 5), "ranks are left"
+    assert gone(started), "ranks are left"
 
 
 def pids(loaded: Loaded) -> dict[int, int]:
@@ -75,18 +75,18 @@ class Server:
         )
         self.worker.start()
 
-    def ready(self, within_s: float = 90) -> Loaded:
+    def ready(self, within_s: float = 180) -> Loaded:
         self.wait_for_state("ready", within_s)
         return self.worker.loaded()
 
-    def wait_for_state(self, state: str, within_s: float = 20) -> None:
+    def wait_for_state(self, state: str, within_s: float = 90) -> None:
         def reached() -> bool:
             assert self.worker.state != "failed", self.worker.reason
             return self.worker.state == state
 
         wait_until(reached, within_s, lambda: self.worker.reason)
 
-    def wait_for_reason(self, words: str, within_s: float = 20) -> str:
+    def wait_for_reason(self, words: str, within_s: float = 90) -> str:
         """Wait until the worker's reason has these words; returns it."""
         wait_until(lambda: words in (self.worker.reason or ""), within_s, lambda: self.worker.reason)
         return self.worker.reason or ""
@@ -102,11 +102,11 @@ class Server:
         return generation
 
     def picture(self) -> bytes:
-        return self.generate(**REUSING).result.result(60)[0].content
+        return self.generate(**REUSING).result.result(180)[0].content
 
     def lost(self, generation: Generation) -> str:
         """What a generation that a fault befell says, once the ranks run again."""
-        error = generation.result.exception(60)
+        error = generation.result.exception(180)
         assert isinstance(error, RunnerLost)
         assert error.status == 503
         return error.message
@@ -121,8 +121,8 @@ def drawing(settings: Settings) -> Iterator[Server]:
         left = [psutil.Process(pid) for pid in server.pids().values()]
     finally:
         server.worker.drain()
-        server.worker.join(20)
-    assert gone(left, 5), "ranks are left"
+        server.worker.join(60)
+    assert gone(left), "ranks are left"
 
 
 def open_to_others(process: psutil.Process) -> list[str]:

@@ -59,7 +59,7 @@ class SafetyServer:
             case "bomb":  # 64 MB of blanks and a verdict
                 return 200, gzip.compress(b" " * 2**26 + _said("allow"))
             case "slow":
-                time.sleep(1.5)
+                time.sleep(6)
         return 200, _said("allow")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from cache_dit_serving.config.variables import OVERRIDE_PREFIX
 from tests.support.forked import ForkedProcess, environment, warm_process
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 90
+START_S = 180
+"""Patience with a start, seconds: one takes 15 where nothing else runs, and minutes beside much else."""
+PORTS = range(12_000, 32_000)
+"""Below those that the system gives to connections: one of them could hold a port before its server does."""
 COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
 SCHEDULERS = "CACHE_DIT_SERVING__MODEL__SCHEDULERS"
 WORKERS = "CACHE_DIT_SERVING__SERVER__WORKERS"
@@ -199,7 +203,7 @@ def _ending(running: Server) -> Iterator[Server]:
         running.session.close()
         running.process.send_signal(signal.SIGTERM)
         try:
-            running.process.wait(30)
+            running.process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(running.process.pid, signal.SIGKILL)
             running.process.wait()
@@ -214,7 +218,10 @@ def ready_workers(server: Server) -> int:
     return server.log().count("is ready on") - server.log().count("was ended by SIGKILL")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of a loopback address that nobody holds."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port

@@ -12,7 +12,7 @@ LOOK_S = 0.01
 """Between two looks."""
 
 
-def wait_until(condition: Callable[[], T], within_s: float = 30, state: Callable[[], object] = lambda: "not met") -> T:
+def wait_until(condition: Callable[[], T], within_s: float = 60, state: Callable[[], object] = lambda: "not met") -> T:
     """Return the first true value that a condition gives.
 
     Args:

@@ -34,7 +34,7 @@ class Receiver:
     def wait(self, count: int) -> list[tuple[dict[str, str], dict[str, Any]]]:
         """So many messages, each of which was signed."""
         with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.got) >= count, 60), self.got
+            assert self.arrived.wait_for(lambda: len(self.got) >= count, 180), self.got
         client = openai.OpenAI(api_key="none")
         for headers, body in self.got:
             client.webhooks.verify_signature(body, headers, secret=SECRET)
