@@ -70,13 +70,6 @@ def _shuffle(items: list[pytest.Item], chance: random.Random) -> None:
     items[:] = [item for tests in shuffled for item in tests]
 
 
-def pytest_runtest_call(item: pytest.Function) -> None:
-    """Nothing that a test before has left runs on a server that this test shares with it."""
-    for shared in item.funcargs.values():
-        if isinstance(shared, Server):
-            shared.wait_until_idle()
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests counted, as their property of that name."""
     if SHUFFLED:

@@ -19,9 +19,10 @@ from tests.support.browser import browser
 from tests.support.images import apple, file_of
 from tests.support.loras import save_lora
 from tests.support.playground import Playground
-from tests.support.server import Server, options, ready, serving
+from tests.support.server import Server, options, ready, serving, wait_for_what_is_left
 from tests.support.video_server import serving_wan
 
+pytest_runtest_call = wait_for_what_is_left
 CONFORMANCE_KEY = "key-of-conformance-0123"
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from cache_dit_serving.config.reading import load_settings
@@ -103,6 +104,13 @@ def idle(server: Server) -> bool:
     """Whether no generation runs or waits."""
     queue = server.get("/health").json()["queue"]
     return not queue["running"] and queue["waiting"] == 0
+
+
+def wait_for_what_is_left(item: pytest.Item) -> None:
+    """Wait until nothing runs on the servers that a test shares with those before it."""
+    for shared in item.funcargs.values() if isinstance(item, pytest.Function) else ():
+        if isinstance(shared, Server):
+            shared.wait_until_idle()
 
 
 @contextmanager
