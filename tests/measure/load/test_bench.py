@@ -58,7 +58,7 @@ def test_a_stall_shows_in_all_requests_that_fell_due_during_it_in_an_open_loop()
     assert all(one.latency > 0.35 for one in due)
     with paced(service_s=0.001, stalls={30: 1.0}) as server:
         (closed,) = run(server, "--requests", "150").points
-    assert sum(one.latency > 0.35 for one in closed.samples) == 1, (
+    assert sum(one.latency > 0.9 for one in closed.samples) == 1, (
         "coordinated omission: one latency tells of the stall"
     )
 
@@ -78,7 +78,7 @@ def test_a_duration_ends_a_point() -> None:
     with paced(service_s=0.01) as server:
         (point,) = run(server, "--duration", "0.3", "--concurrency", "2").points
     assert 2 <= point.requests <= 32
-    assert 0.3 <= point.duration_s < 2
+    assert 0.3 <= point.duration_s < 30
 
 
 def test_a_user_who_is_refused_waits_as_long_as_the_server_says() -> None:
@@ -93,8 +93,8 @@ def test_a_user_who_is_refused_waits_as_long_as_the_server_says() -> None:
 
 
 def test_an_answer_that_does_not_come_in_time_is_an_error_of_its_own() -> None:
-    with paced(stalls={1: 1.0}) as server:
-        (point,) = run(server, "--requests", "2", "--timeout", "0.2").points
+    with paced(stalls={1: 60.0}) as server:
+        (point,) = run(server, "--requests", "2", "--timeout", "1.5").points
     assert [sample.error for sample in point.samples] == [None, "timeout"]
 
 
@@ -242,9 +242,9 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
         words = ["bench", server.url, "--warm-up", "0", "--concurrency", "1,2", "-o", str(file)]
         command = [sys.executable, "-m", "cache_dit_serving.cli.main", *words]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert server.reached.wait(60)
+        assert server.reached.wait(180)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     result = BenchResult.model_validate_json(file.read_bytes())
     assert (result.interrupted, [point.requests for point in result.points]) == (True, [5])
