@@ -19,6 +19,7 @@ import requests
 from tests.support.draining import drains
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
 from tests.support.server import Server, options, ready_workers, serving
+from tests.support.waiting import wait_until
 
 WITHIN_S = 180
 SECOND = LONG | {"num_images": 1}
@@ -81,15 +82,18 @@ def test_a_worker_that_is_killed_leaves_its_jobs_to_the_other(of_workers: Callab
     psutil.Process(server.process.pid).children()[0].kill()
     server.session.close()  # it may hold a connection to that one
 
-    def lives() -> list[list[str]]:
-        return sorted((states(server.get(job).json()) for job in jobs), key=len)
+    def steps() -> dict[str, int]:
+        return {job: server.get(job).json()["step"] for job in jobs}
 
-    begun = ["queued", "running"]
-    server.wait_for(lambda server: lives() == [begun, begun * 2], WITHIN_S)
-    for job in jobs:
-        server.session.delete(server.url + job)
-    assert [ended(server, job, WITHIN_S)["state"] for job in jobs] == ["cancelled", "cancelled"]
     server.wait_for(lambda server: "was ended by SIGKILL" in server.log())
+    before = steps()
+    (left,) = wait_until(lambda: [job for job, step in steps().items() if step > before[job]], WITHIN_S)
+    (lost,) = set(jobs) - {left}
+    assert server.session.delete(server.url + left).json()["state"] == "cancelled"
+    server.wait_for(lambda server: states(server.get(lost).json()) == ["queued", "running"] * 2, WITHIN_S)
+    server.wait_for(lambda server: server.get(lost).json()["step"] > before[lost], WITHIN_S)
+    server.session.delete(server.url + lost)
+    assert states(ended(server, lost, WITHIN_S)) == [*["queued", "running"] * 2, "cancelled"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -58,9 +58,7 @@ def test_a_stall_shows_in_all_requests_that_fell_due_during_it_in_an_open_loop()
     assert all(one.latency > 0.35 for one in due)
     with paced(service_s=0.001, stalls={30: 1.0}) as server:
         (closed,) = run(server, "--requests", "150").points
-    assert sum(one.latency > 0.9 for one in closed.samples) == 1, (
-        "coordinated omission: one latency tells of the stall"
-    )
+    assert sum(one.latency > 0.9 for one in closed.samples) == 1, "coordinated omission: one latency tells of the stall"
 
 
 def test_a_bound_in_flight_holds_arrivals_back_and_their_latency_counts_the_wait() -> None:
