@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.draining import drains
+from tests.support.forked import RUN, RUN_VARIABLE
 from tests.support.jobs import ended, submitted
-from tests.support.server import Server, bentoml_serving, options, ready_workers, serving
+from tests.support.processes import gone
+from tests.support.server import ROOT, Server, bentoml_serving, options, ready_workers, serving
 
 PATHS = ("/openapi.json", "/capabilities", "/get_model_info", "/v1/models", "/loras", "/docs", "/favicon.ico")
 METHODS = ("GET", "POST", "DELETE", "PUT", "OPTIONS")
@@ -82,6 +88,36 @@ def test_a_job_is_done_and_its_output_served(both: tuple[Server, Server]) -> Non
         assert ended(server, job)["state"] == "succeeded"
         pictures.append(server.get(f"{job}/outputs/0").content)
     assert pictures[0] == pictures[1]
+
+
+FORKS = """
+import sys
+from pathlib import Path
+from tests.support.forked import environment, warm_process
+log = Path(sys.argv[1])
+environ = environment() | {"CACHEDIT_JOIN_TOKEN": "x"}
+joins = warm_process().fork(command=["join", "127.0.0.2:1"], environ=environ, cwd=log.parent, log=log)
+print(joins.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_test_process_shares_the_warm_process_which_ends_what_it_forked_for_it(
+    both: tuple[Server, Server], tmp_path: Path
+) -> None:
+    environ = os.environ | {RUN_VARIABLE: RUN}
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS, tmp_path / "log"],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        joins = psutil.Process(int(other.stdout.readline()))
+        assert joins.ppid() == psutil.Process(both[0].process.pid).ppid()
+        other.kill()
+        assert gone([joins])
 
 
 def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(both: tuple[Server, Server]) -> None:

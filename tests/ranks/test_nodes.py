@@ -51,7 +51,9 @@ def test_two_nodes_draw_as_one_process_and_join_again_after_faults(
             assert len(server.pids()) == 1
             assert len(ranks_of(joined.pid)) == 1
             # Rendezvous and ranks keep to the interface that the settings name, here loopback.
-            assert open_to_others(psutil.Process()) == open_to_others(psutil.Process(joined.pid)) == []
+            ranks_here = map(psutil.Process, server.pids().values())
+            assert open_to_others(psutil.Process(), *ranks_here) == []
+            assert open_to_others(psutil.Process(joined.pid)) == []
             assert caplog.text.count("must be closed to all but these machines") == 1
             assert f"ports {meeting(settings)} and 127.0.0.2:" in caplog.text
             assert "must be closed to all but these machines" in log.read_text()

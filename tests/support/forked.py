@@ -1,4 +1,4 @@
-"""Servers and commands that are forked from one warm process of this test process: ready in about a second."""
+"""Servers and commands that are forked from one warm process of all test processes: ready in about a second."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
+import time
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.support.warm_process import MESSAGE_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTS_S = 120
+IMPORTS_S = 240
+RUN_VARIABLE = "PYTEST_XDIST_TESTRUNUID"
+RUN = os.environ.get(RUN_VARIABLE) or uuid.uuid4().hex
+"""The run of tests, all of whose processes share the warm process."""
+ADDRESS = f"\0warm-process-{RUN}"
+"""Abstract socket of the warm process."""
 
 
 def environment() -> dict[str, str]:
@@ -34,12 +41,10 @@ class ForkedProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self.cpu_s = 0.0
-        """Seconds of CPU that it took; known when it has ended."""
         self._ended = threading.Event()
 
-    def note_end(self, status: int, cpu_s: float) -> None:
-        self.returncode, self.cpu_s = status, cpu_s
+    def note_end(self, status: int) -> None:
+        self.returncode = status
         self._ended.set()
 
     def poll(self) -> int | None:
@@ -62,26 +67,48 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
+def connected() -> socket.socket:
+    """A connection to the warm process of this run, which the first test process starts."""
+    while True:
+        control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with suppress(ConnectionRefusedError):
+            control.connect(ADDRESS)
+            return control
+        control.close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            try:
+                listener.bind(ADDRESS)
+            except OSError:  # another test process has begun to start it
+                time.sleep(0.01)
+                continue
+            listener.listen()
+            start(listener)
+
+
+def start(listener: socket.socket) -> None:
+    """Start the warm process at a socket, as nobody's child. It ends once no test process is connected."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.support.warm_process", str(listener.fileno())],
+        # torch is asked for GPUs as libraries are imported, and cannot use one in a fork after that.
+        env={"OMP_NUM_THREADS": "1", **environment(), "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+        pass_fds=[listener.fileno()],
+        check=True,
+    )
+
+
 class WarmProcess:
-    """The process that forks them."""
+    """The process that forks them, as one test process knows it."""
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._folder = tempfile.TemporaryDirectory(prefix="metrics-")
-        fd = str(theirs.fileno())
-        path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.support.warm_process", fd, self._folder.name],
-            # torch is asked for GPUs as libraries are imported, and cannot use one in a fork after that.
-            env={"OMP_NUM_THREADS": "1", **environment(), "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
+        self._control = connected()
+        self.forked: list[int] = []
+        """Processes that it has forked for this one, those that have ended too."""
+        self.ended_cpu_s = 0.0
+        """Seconds of CPU that those took which have ended."""
         self._asking = threading.Lock()
         self._forked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._servers: dict[int, ForkedProcess] = {}
-        self._early: dict[int, dict[str, Any]] = {}
-        """What ended before this process knew of it."""
         threading.Thread(target=self._listen, daemon=True, name="forked-servers").start()
         atexit.register(self.close)
 
@@ -95,6 +122,7 @@ class WarmProcess:
         metrics: Path | None = None,
         workers: int = 1,
         command: list[str] | None = None,
+        errors: Path | None = None,
         ranks: bool = False,
     ) -> ForkedProcess:
         """Start a server that listens on a port of 127.0.0.1 when this returns, or a command of the project's.
@@ -102,15 +130,22 @@ class WarmProcess:
         Args:
             workers: more than one of a server have a supervisor, which is the process that this returns.
             command: the words after `cache-dit-serving`; left out: a server.
+            errors: file of its standard error; left out: the log, as of its standard output.
             ranks: it starts ranks, whose forking process is forked too.
         """
         asked = {"environ": environ, "cwd": str(cwd), "log": str(log), "command": command, "ranks": ranks}
+        asked["errors"] = str(errors or log)
         return self._servers[self._ask(asked | {"port": port, "metrics": str(metrics), "workers": workers})]
 
     def fork_ranks(self, listener: int, ends: int) -> int:
-        """Fork the process that forks ranks; returns this process's number, as :func:`forked_ranks.start_by` asks."""
+        """Fork the process that forks ranks; returns the number of a child, as :func:`forked_ranks.start_by` asks."""
         self._ask({}, [listener, ends])
-        return self._process.pid
+        return self._child.pid
+
+    @functools.cached_property
+    def _child(self) -> subprocess.Popen[bytes]:
+        """A child that ends with this process, and does nothing."""
+        return subprocess.Popen(["cat"], stdin=subprocess.PIPE)
 
     def _ask(self, asked: dict[str, Any], fds: Sequence[int] = ()) -> int:
         """Have a process forked; returns its number."""
@@ -118,15 +153,13 @@ class WarmProcess:
             socket.send_fds(self._control, [json.dumps(asked).encode()], fds)
             pid = self._forked.get(timeout=IMPORTS_S)
         if pid is None:
-            raise RuntimeError(f"the warm process ended with {self._process.wait()}")
+            raise RuntimeError("the warm process has ended")
+        self.forked.append(pid)
         return pid
 
     def close(self) -> None:
-        """End it; servers that still run see that their parent is gone, and end too."""
+        """Need it no more: it ends what it has forked for this process, and itself if it was the last."""
         self._control.close()
-        self._process.kill()
-        self._process.wait()
-        self._folder.cleanup()
 
     def _listen(self) -> None:
         while True:
@@ -140,17 +173,13 @@ class WarmProcess:
             match json.loads(summary):
                 case {"forked": int(pid)}:
                     self._servers[pid] = ForkedProcess(pid)
-                    if (early := self._early.pop(pid, None)) is not None:
-                        self._servers[pid].note_end(early["status"], early["cpu_s"])
                     self._forked.put(pid)
                 case {"ended": int(pid), "status": int(status), "cpu_s": float(cpu_s)}:
-                    if pid in self._servers:
-                        self._servers[pid].note_end(status, cpu_s)
-                    else:
-                        self._early[pid] = {"status": status, "cpu_s": cpu_s}
+                    self.ended_cpu_s += cpu_s
+                    self._servers[pid].note_end(status)
 
 
 @functools.cache
 def warm_process() -> WarmProcess:
-    """The one of this test process."""
+    """The one of this run."""
     return WarmProcess()

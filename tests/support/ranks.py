@@ -125,9 +125,9 @@ def drawing(settings: Settings) -> Iterator[Server]:
     assert gone(left), "ranks are left"
 
 
-def open_to_others(process: psutil.Process) -> list[str]:
-    """The addresses beyond loopback at which a process or one below it listens."""
-    below = [process, *process.children(recursive=True)]
+def open_to_others(*processes: psutil.Process) -> list[str]:
+    """The addresses beyond loopback at which processes or those below them listen."""
+    below = [each for process in processes for each in (process, *process.children(recursive=True))]
     listening = {each.laddr for one in below for each in one.net_connections("inet") if each.status == "LISTEN"}
     assert listening  # the ranks' transports, at least
     return [f"{ip}:{port}" for ip, port in listening if not ipaddress.ip_address(ip).is_loopback]

@@ -52,8 +52,6 @@ class Started:
     """Servers that this process has started."""
 
     count: int = 0
-    forked_cpu_s: float = 0.0
-    """CPU seconds of those that are no children of this process, and ended."""
 
 
 STARTED = Started()
@@ -139,10 +137,7 @@ def serving(
         workers=int(started.environ.get(WORKERS, "1")),
         ranks=any(name.startswith(PARALLELISM) for name in started.environ),
     )
-    try:
-        yield from _ending(started.server(process))
-    finally:
-        STARTED.forked_cpu_s += process.cpu_s
+    yield from _ending(started.server(process))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from tests.support import server
+from tests.support.forked import warm_process
 
 LOOK_S = 0.5
 """Between two looks at the descendants of the test process."""
@@ -78,18 +79,26 @@ class Recorder:
     @staticmethod
     def _clocks() -> tuple[float, float, float, float]:
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        forked = server.STARTED.forked_cpu_s
+        forked = warm_process().ended_cpu_s if warm_process.cache_info().currsize else 0.0
         children = ended.ru_utime + ended.ru_stime + forked
         return time.monotonic(), time.process_time(), children, server.STARTED.count
 
     def _watch(self) -> None:
         while True:
             time.sleep(LOOK_S)
-            with suppress(psutil.Error, OSError):  # gone meanwhile
-                for process in psutil.Process().children(recursive=True):
-                    if process.pid not in self._seen and _holds_torch(process.pid):
-                        self._seen.add(process.pid)
-                        self._torch[self._module] += 1
+            for pid in descendants():
+                if pid not in self._seen and _holds_torch(pid):
+                    self._seen.add(pid)
+                    self._torch[self._module] += 1
+
+
+def descendants() -> Iterator[int]:
+    """The processes below this one, and those that were forked for it with theirs."""
+    forked = warm_process().forked if warm_process.cache_info().currsize else []
+    for root in (os.getpid(), *forked):
+        with suppress(psutil.Error, OSError):  # gone meanwhile
+            yield root
+            yield from (process.pid for process in psutil.Process(root).children(recursive=True))
 
 
 def _holds_torch(pid: int) -> bool:

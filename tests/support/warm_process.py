@@ -1,4 +1,6 @@
-"""A process that has imported the libraries, and forks others: `python -m tests.support.warm_process FD FOLDER`.
+"""A process that has imported the libraries, and forks others: `python -m tests.support.warm_process FD`.
+
+The test processes of a run share it. Each has a connection of its own, which ends with what was forked for it.
 
 Each server is the worker of `bentoml serve` without its supervisor: the same command of BentoML's runs the same ASGI
 app. Several workers have a supervisor of the tests (`tests/support/forked_workers.py`). A command of the project's and
@@ -14,10 +16,13 @@ import json
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from cache_dit_serving.pipeline.environment import quiet_libraries
@@ -66,32 +71,70 @@ MESSAGE_BYTES = 1 << 20
 
 
 def main() -> None:
-    """Serve the socket that is this process's first argument until its other end is closed."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    """Serve those who connect to the socket that is this process's first argument, until nobody is left."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    if os.fork():
+        os._exit(0)  # whoever started it does not wait for it
     # prometheus_client chooses as it is imported whether processes share metrics. Each server has a folder of its own.
-    os.environ[FOLDER] = sys.argv[2]
+    folder = os.environ[FOLDER] = tempfile.mkdtemp(prefix="metrics-")
     import_libraries()
     gc.collect()
     gc.freeze()
+    if serve_all(listener):
+        shutil.rmtree(folder)
+
+
+def serve_all(listener: socket.socket) -> bool:
+    """Serve until nobody is connected; return False in a forked process that has ended in order."""
     woken, wakes = socket.socketpair()
     for each in (woken, wakes):
         each.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno())
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    while True:
-        ready, _, _ = select.select([control, woken], [], [])
+    listener.settimeout(60)  # whoever started it connects at once, unless it was killed
+    clients: dict[socket.socket, set[int]] = {listener.accept()[0]: set()}
+    """The processes that live of those that were forked for each."""
+    while clients:
+        ready, _, _ = select.select([listener, woken, *clients], [], [])
         if woken in ready:
             woken.recv(4096)
-            report_ended(control)
-        if control in ready:
-            asked, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2)
+            report_ended(clients)
+        if listener in ready:
+            clients[listener.accept()[0]] = set()
+        for client in set(ready) & clients.keys():
+            asked, fds = received(client)
             if not asked:
-                return
-            if (pid := fork(json.loads(asked), fds, [control, woken, wakes])) is None:
-                return
+                end(clients.pop(client))
+                client.close()
+                continue
+            if (pid := fork(json.loads(asked), fds, [listener, woken, wakes, *clients])) is None:
+                return False
             for fd in fds:
                 os.close(fd)
-            control.send(json.dumps({"forked": pid}).encode())
+            clients[client].add(pid)
+            say(client, {"forked": pid})
+    return True
+
+
+def received(client: socket.socket) -> tuple[bytes, list[int]]:
+    """What a client asks for, and the descriptors with it; nothing once it has gone."""
+    try:
+        asked, fds, _, _ = socket.recv_fds(client, MESSAGE_BYTES, 2)
+    except ConnectionError:
+        return b"", []
+    return asked, fds
+
+
+def say(client: socket.socket, summary: dict[str, Any]) -> None:
+    with suppress(ConnectionError):  # it has gone, which its next message tells
+        client.send(json.dumps(summary).encode())
+
+
+def end(pids: set[int]) -> None:
+    """End servers and commands, with all that is in their sessions. What forks ranks sees itself that it is alone."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def import_libraries() -> None:
@@ -132,9 +175,9 @@ def fork(asked: dict[str, Any], fds: list[int], ours: list[socket.socket]) -> in
 def become(asked: dict[str, Any]) -> None:
     """Be a command, or a server, with an environment of its own."""
     os.setsid()
-    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log, errors = (os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in ("log", "errors"))
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+    for source, target in ((nothing, 0), (log, 1), (errors, 2)):
         os.dup2(source, target)
     folder = os.environ[FOLDER]
     os.environ.clear()
@@ -166,8 +209,8 @@ def serve(port: int, metrics: str, workers: int) -> None:
     worker.main.main([SERVICE, "--fd", str(listener.detach()), "--worker-id", str(number)], standalone_mode=False)
 
 
-def report_ended(control: socket.socket) -> None:
-    """Tell of each server that has ended: its exit status as `subprocess` has it, and its seconds of CPU."""
+def report_ended(clients: dict[socket.socket, set[int]]) -> None:
+    """Tell of each process that has ended: its exit status as `subprocess` has it, and its seconds of CPU."""
     while True:
         try:
             pid, status, used = os.wait4(-1, os.WNOHANG)
@@ -176,7 +219,9 @@ def report_ended(control: socket.socket) -> None:
         if pid == 0:
             return
         summary = {"ended": pid, "status": os.waitstatus_to_exitcode(status), "cpu_s": used.ru_utime + used.ru_stime}
-        control.send(json.dumps(summary).encode())
+        for client in [each for each, pids in clients.items() if pid in pids]:
+            clients[client].remove(pid)
+            say(client, summary)
 
 
 if __name__ == "__main__":

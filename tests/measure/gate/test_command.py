@@ -6,10 +6,7 @@ import contextlib
 import io
 import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,8 +16,8 @@ import pytest
 from cache_dit_serving.cli import tune, verify
 from cache_dit_serving.cli.drawing import Interruption
 from cache_dit_serving.config.settings import EMBEDDED_MODEL, ModelSettings, Settings
-
-COMMAND = [sys.executable, "-m", "cache_dit_serving.cli.main", "verify"]
+from tests.support.forked import environment, warm_process
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -172,13 +169,10 @@ def test_ctrl_c_before_the_first_output_ends_the_command(
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_far_it_came(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as running:
-        assert running.stderr is not None
-        assert any("of 96 outputs" in line for line in running.stderr), "an output is announced"
-        running.send_signal(signal.SIGINT)
-        printed, errors = running.communicate(timeout=60)
-    assert running.returncode == 130, errors
-    assert "of 96 outputs; nothing is judged" in errors
-    assert printed == ""
+    printed, errors = tmp_path / "printed", tmp_path / "errors"
+    running = warm_process().fork(command=["verify"], environ=environment(), cwd=tmp_path, log=printed, errors=errors)
+    wait_until(lambda: errors.exists() and "of 96 outputs" in errors.read_text(), 240)  # an output is announced
+    running.send_signal(signal.SIGINT)
+    assert running.wait(120) == 130, errors.read_text()
+    assert "of 96 outputs; nothing is judged" in errors.read_text()
+    assert printed.read_text() == ""

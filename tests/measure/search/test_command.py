@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +12,8 @@ from cache_dit_serving.cli.drawing import fields_of
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.measure.load.source import read_prompts
 from cache_dit_serving.measure.search.prompt_lists import own_prompts, split
-
-COMMAND = [sys.executable, "-m", "cache_dit_serving.cli.main", "tune"]
+from tests.support.forked import environment, warm_process
+from tests.support.waiting import wait_until
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -90,16 +87,13 @@ def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_ctrl_c_writes_the_report_of_what_is_done(tmp_path: Path) -> None:
     folder = tmp_path / "tuned"
-    words = ["--outputs", "1", "--unseen", "1", "--field", "num_inference_steps=4", "-o", str(folder)]
-    with subprocess.Popen(
-        [*COMMAND, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as running:
-        assert running.stderr is not None
-        assert any("outputs, now" in line for line in running.stderr), "the first output is announced"
-        running.send_signal(signal.SIGINT)
-        printed, errors = running.communicate(timeout=60)
-    assert running.returncode == 130, errors
-    assert "the report follows" in errors
-    assert str(folder / "report.html") in printed
+    words = ["tune", "--outputs", "1", "--unseen", "1", "--field", "num_inference_steps=4", "-o", str(folder)]
+    printed, errors = tmp_path / "printed", tmp_path / "errors"
+    running = warm_process().fork(command=words, environ=environment(), cwd=tmp_path, log=printed, errors=errors)
+    wait_until(lambda: errors.exists() and "outputs, now" in errors.read_text(), 240)  # the first is announced
+    running.send_signal(signal.SIGINT)
+    assert running.wait(120) == 130, errors.read_text()
+    assert "the report follows" in errors.read_text()
+    assert str(folder / "report.html") in printed.read_text()
     assert (folder / "report.md").read_text().splitlines()[0]
-    assert (folder / "samples.jsonl").exists() or "Nothing is measured" in printed
+    assert (folder / "samples.jsonl").exists() or "Nothing is measured" in printed.read_text()
