@@ -100,6 +100,7 @@ SEE = {
     "ServerSettings.api_keys": "[Keys](api.md#keys)",
     "ServerSettings.cors_origins": "[Pages of other sites](api.md#pages-of-other-sites)",
     "ServerSettings.queue_order": "[Who is next](api.md#who-is-next)",
+    "ServerSettings.sleep_after_s": "[Sleep and wake](sleep.md)",
     "ServerSettings.log_level": "[The log](operations.md#the-log)",
     "ServerSettings.on_load_failure": "[Start](operations.md#start)",
 }

@@ -205,6 +205,28 @@ class RunnerLost(ServingError):
         super().__init__(f"The model's processes were lost ({reason}); they start anew.", retry_after_s=30)
 
 
+class WakeFailed(ServingError):
+    """The model sleeps, and its weights do not fit into the device's memory now."""
+
+    status = 503
+    code = "wake_failed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model is asleep, and its weights do not fit into the device's free memory; another process may hold "
+            "it. Come back later.",
+            retry_after_s=30,
+        )
+
+
+class InUse(ServingError):
+    """The model cannot sleep, because requests wait for it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "in_use"
+
+
 class NotReady(ServingError):
     """The server cannot generate now. `code` says why: it is loading, failed to load, or is shutting down."""
 

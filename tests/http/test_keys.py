@@ -94,7 +94,11 @@ def test_what_is_open_needs_none(guarded: Guarded, path: str) -> None:
 
 
 def test_what_a_key_may_do_is_its_scope(guarded: Guarded) -> None:
-    for path, body in (("/flush_cache", {}), ("/loras/x", None), ("/generate", {"prompt": PROMPT, "profile": True})):
+    for path, body in (
+        *((route, {}) for route in ("/flush_cache", "/sleep", "/wake")),
+        ("/loras/x", None),
+        ("/generate", {"prompt": PROMPT, "profile": True}),
+    ):
         refused = guarded.ask("POST", path, ALICE, json=body)
         assert refused.status_code == 403, path
         assert refused.json()["error"]["type"] == "permission_error"

@@ -28,6 +28,7 @@ from tests.support.families import save_family
 from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
+from tests.support.processes import gone
 from tests.support.ranks import CLOSE, REUSING, Server, draw, drawing, pids, ranks, running, spread
 from tests.support.shadows import Compared, check_measured_as_compared
 from tests.support.waiting import wait_until
@@ -254,6 +255,19 @@ def before(server: Server) -> Iterator[bytes]:
     yield picture
     assert server.picture() == picture
     assert not any(map(psutil.pid_exists, seen)), "ranks are left"
+
+
+def test_all_ranks_end_for_the_disk_and_start_again_for_the_next_request(server: Server, before: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="on cpu lie there already") as refused:
+        server.worker.sleep("host").result(30)
+    assert refused.value.param == "level"
+    server.ready().runner.wake(lambda: None)
+    ended = [psutil.Process(pid) for pid in server.pids().values()]
+    slept = server.worker.sleep(None).result(30)
+    assert slept.level == "disk"
+    assert slept.freed_bytes > 0
+    assert gone(ended, 5)
+    assert server.worker.state == "ready"
 
 
 def test_a_rank_that_is_killed_fails_the_request_that_runs(

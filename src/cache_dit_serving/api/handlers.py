@@ -17,7 +17,7 @@ from cache_dit_serving.errors import InvalidRequest, Unauthorized
 from cache_dit_serving.jobs.metrics import of_all_workers
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
-from cache_dit_serving.schemas.request import JobChange, JobRequest
+from cache_dit_serving.schemas.request import JobChange, JobRequest, SleepRequest
 
 
 class OutputResponse(FileResponse):
@@ -59,6 +59,14 @@ async def load_lora(request: Request) -> Response:
 
 async def unload_lora(request: Request) -> Response:
     return answered(await parts().engine.unload_lora(request.path_params["path"]))
+
+
+async def sleep(request: Request) -> Response:
+    return answered(await parts().engine.sleep(state_of(request.scope).asked(SleepRequest).level))
+
+
+async def wake(request: Request) -> Response:
+    return answered(await parts().engine.wake())
 
 
 async def submit_job(request: Request) -> Response:

@@ -16,6 +16,7 @@ from typing import Any
 import bentoml
 
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.jobs.residency import SleepPolicy
 from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -69,6 +70,7 @@ def worker_of(
         counts=counts,
         safety=safety,
         shadow=settings.shadow,
+        sleep=SleepPolicy(settings.server.sleep_after_s, settings.server.sleep_level),
         on_ready=ready,
         on_failed=end_failed if settings.server.on_load_failure == "exit" else lambda: None,
         retries=settings.server.on_load_failure == "retry",

@@ -22,6 +22,7 @@ from cache_dit_serving.errors import (
     CacheNotEngaged,
     DeadlineExceeded,
     InternalError,
+    InUse,
     InvalidRequest,
     JobNotQueued,
     KeyReused,
@@ -33,6 +34,7 @@ from cache_dit_serving.errors import (
     RunnerLost,
     SpeedLowered,
     StoreUnavailable,
+    WakeFailed,
 )
 from cache_dit_serving.media.kinds import MEDIA_TYPES
 from cache_dit_serving.schemas.answers import (
@@ -43,6 +45,8 @@ from cache_dit_serving.schemas.answers import (
     HealthResponse,
     LorasResponse,
     ModelInfo,
+    SleepResponse,
+    WakeResponse,
 )
 from cache_dit_serving.schemas.jobs import JobAnswer, JobsResponse
 from cache_dit_serving.schemas.log import LoggedWarnings
@@ -58,7 +62,7 @@ from cache_dit_serving.schemas.openai import (
     VideoCreation,
 )
 from cache_dit_serving.schemas.quality import QualityResponse
-from cache_dit_serving.schemas.request import GenerateRequest, JobChange, JobRequest, NoFields
+from cache_dit_serving.schemas.request import GenerateRequest, JobChange, JobRequest, NoFields, SleepRequest
 
 GENERATION_ERRORS: Errors = (
     CacheNotEngaged,
@@ -67,6 +71,7 @@ GENERATION_ERRORS: Errors = (
     InternalError,
     RunnerLost,
     NotReady,
+    WakeFailed,
     DeadlineExceeded,
 )
 JOB_ERRORS: Errors = (KeyReused, SpeedLowered, QueueFull, InternalError, NotReady, StoreUnavailable, DeadlineExceeded)
@@ -404,6 +409,26 @@ OPERATIONS = (
         FlushResponse,
         (InternalError, NotReady),
         JsonBody(NoFields, examples.NOTHING),
+        scope="admin",
+    ),
+    Operation(
+        "POST",
+        "/sleep",
+        "Give the model's memory back once no generation runs; the next request wakes it.",
+        SleepResponse,
+        (InUse, InternalError, NotReady),
+        JsonBody(SleepRequest, examples.NOTHING),
+        handler=handlers.sleep,
+        scope="admin",
+    ),
+    Operation(
+        "POST",
+        "/wake",
+        "Wake the model up before a request does.",
+        WakeResponse,
+        (InternalError, NotReady, WakeFailed),
+        JsonBody(NoFields, examples.NOTHING),
+        handler=handlers.wake,
         scope="admin",
     ),
     Operation(

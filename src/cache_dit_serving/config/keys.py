@@ -31,8 +31,8 @@ class ApiKey(Section):
     )
     scopes: tuple[Scope, ...] = Field(
         ("generate",),
-        description="generate: generation, and the caller's own jobs. admin: also /flush_cache, loading and "
-        "unloading LoRAs, `profile`, and everyone's jobs.",
+        description="generate: generation, and the caller's own jobs. admin: also /flush_cache, /sleep, /wake, "
+        "loading and unloading LoRAs, `profile`, and everyone's jobs.",
     )
     requests_per_minute: float | None = Field(
         None,

@@ -22,6 +22,7 @@ from cache_dit_serving.config.acceleration import (
 from cache_dit_serving.config.c2pa import C2paSettings
 from cache_dit_serving.config.keys import ApiKeys
 from cache_dit_serving.config.object_store import object_store
+from cache_dit_serving.config.residency import SleepLevel
 from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.schedulers import SCHEDULER_NAME, OfferedScheduler, by_name
 from cache_dit_serving.config.shadow import ShadowSettings
@@ -531,6 +532,17 @@ class ServerSettings(Section):
         ge=0,
         description="Seconds that a running generation has to end at shutdown. After that a job is put back for the "
         "next server, and other requests get 503. Left out: no limit.",
+    )
+    sleep_after_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without a request after which the model goes to sleep: its memory is given "
+        "back, and the next request wakes it. Shadow runs do not count as requests. Left out: it stays awake.",
+    )
+    sleep_level: SleepLevel | None = Field(
+        None,
+        description="Place of the weights meanwhile. host: host memory, from where they are copied back; disk: none, "
+        "so the model is loaded again. Left out: host, or disk for a model on a CPU.",
     )
     model_names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
         (),

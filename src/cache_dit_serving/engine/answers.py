@@ -33,7 +33,8 @@ def answer_of(prepared: Prepared, outputs: Sequence[OutputFile], delivered: list
         inference_start_time=timestamp(started),
         inference_end_time=timestamp(finished),
         timings=Timings(
-            queue=round(started - generation.submitted, 4),
+            queue=round(started - generation.submitted - generation.wake_s, 4),
+            wake=round(generation.wake_s, 4) or None,
             encode_prompt=round(sum(record.encode_prompt_s for record in records), 4),
             denoise=round(sum(record.denoise_s for record in records), 4),
             decode=round(sum(record.decode_s for record in records), 4),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from cache_dit_serving import __version__
+from cache_dit_serving.config.residency import SleepLevel
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.answers import answer_of
 from cache_dit_serving.engine.caller import Caller
@@ -16,7 +17,7 @@ from cache_dit_serving.engine.model_info import loras_of_model, model_info
 from cache_dit_serving.engine.preparation import Preparation, Prepared
 from cache_dit_serving.engine.quality import Quality
 from cache_dit_serving.engine.quality_report import quality_of
-from cache_dit_serving.errors import InvalidRequest, NotFound, NotReady, ServingError
+from cache_dit_serving.errors import InUse, InvalidRequest, NotFound, NotReady, ServingError
 from cache_dit_serving.jobs.generation import Generation, OutputFile, always
 from cache_dit_serving.jobs.shared_limits import SharedLimits
 from cache_dit_serving.jobs.store.access import AGAIN_S, OPENING
@@ -36,6 +37,8 @@ from cache_dit_serving.schemas.answers import (
     HealthResponse,
     LorasResponse,
     ModelInfo,
+    SleepResponse,
+    WakeResponse,
 )
 from cache_dit_serving.schemas.quality import QualityResponse
 
@@ -215,7 +218,8 @@ class Engine:
         jobs = f"jobs are refused: {fault}" if fault else None
         reason = "; ".join(filter(None, (cache, jobs))) or self.worker.reason
         queue = self.worker.queue()
-        return HealthResponse(status=self.worker.state, reason=reason, version=__version__, queue=queue)
+        status = "asleep" if self.worker.asleep else self.worker.state
+        return HealthResponse(status=status, reason=reason, version=__version__, queue=queue)
 
     def model_info(self) -> ModelInfo:
         """Return the description of the loaded model; answers while a generation runs.
@@ -293,7 +297,8 @@ class Engine:
         Raises:
             NotReady: there is no loaded model.
         """
-        freed = await asyncio.wrap_future(self.worker.between_generations(lambda runner: runner.flush()))
+        flushed = self.worker.between_generations(lambda runner: runner.flush(), needs_weights=False)
+        freed = await asyncio.wrap_future(flushed)
         what = [(freed.activations, "cached activations"), (freed.prompts, "prompt embeddings")]
         held = [f"{size:,} bytes of {name}" for size, name in what if size]
         return FlushResponse(
@@ -302,3 +307,32 @@ class Engine:
             freed_bytes=freed.activations,
             freed_prompt_bytes=freed.prompts,
         )
+
+    async def sleep(self, level: SleepLevel | None) -> SleepResponse:
+        """Have the model of this worker go to sleep once no generation runs.
+
+        Raises:
+            InvalidRequest: it cannot sleep at this level.
+            InUse: a request waited or came meanwhile.
+            NotReady: there is no loaded model.
+        """
+        slept = await asyncio.wrap_future(self.worker.sleep(level))
+        if slept.level is None:
+            raise InUse("requests wait for the model, so it stays awake; send this again once none does")
+        return SleepResponse(
+            status="asleep",
+            level=slept.level,
+            freed_bytes=slept.freed_bytes,
+            seconds=round(slept.seconds, 4),
+            workers=self.settings.server.workers,
+        )
+
+    async def wake(self) -> WakeResponse:
+        """Wake the model of this worker up.
+
+        Raises:
+            WakeFailed: its weights do not fit into the device's memory now.
+            NotReady: there is no loaded model, or it cannot be loaded again.
+        """
+        seconds = await asyncio.wrap_future(self.worker.wake())
+        return WakeResponse(status="ready", seconds=round(seconds, 4), workers=self.settings.server.workers)

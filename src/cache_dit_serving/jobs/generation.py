@@ -66,6 +66,7 @@ class Generation:
         self.previews: Final = PreviewDemand()
         self._started: float | None = None
         self._finished: float | None = None
+        self._wake_s = 0.0
         self._step = 0
         self._cached_steps = 0
         self._warnings: list[RequestWarning] = []
@@ -89,8 +90,13 @@ class Generation:
 
     @property
     def waited_s(self) -> float:
-        """Seconds that it has waited for the pipeline."""
-        return max(0.0, (self._started or time.time()) - self.submitted)
+        """Seconds that it has waited for the pipeline, without :attr:`wake_s`."""
+        return max(0.0, (self._started or time.time()) - self.submitted - self._wake_s)
+
+    @property
+    def wake_s(self) -> float:
+        """Seconds that it woke a sleeping model for, before it began."""
+        return self._wake_s
 
     @property
     def finished(self) -> float | None:
@@ -158,6 +164,10 @@ class Generation:
     def set_priority(self, priority: int) -> None:
         """Change the priority; once it waits, by :class:`Queue` alone, whose order follows from it."""
         self._priority = priority
+
+    def woke(self, seconds: float) -> None:
+        """Take note that the model had to be woken for it."""
+        self._wake_s = seconds
 
     def begin(self) -> bool:
         """Start, and tell the listeners; return False if it is another server's by now."""

@@ -17,6 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from cache_dit_serving import __version__
 from cache_dit_serving.caching.settings import ReasonCode
 from cache_dit_serving.caching.speed_settings import Speed
+from cache_dit_serving.config.residency import SleepLevel
 from cache_dit_serving.pipeline.protocol import SampleRecord
 from cache_dit_serving.schemas.jobs import JobState
 
@@ -204,6 +205,34 @@ SHADOW_WAITING = Gauge(
 )
 
 
+ASLEEP = Gauge(
+    "cache_dit_serving_asleep",
+    "Ready workers whose model is asleep, by the place of its weights: host, disk.",
+    ["level"],
+    multiprocess_mode="livesum",
+)
+ASLEEP_FREED_BYTES = Gauge(
+    "cache_dit_serving_asleep_freed_bytes",
+    "Bytes that models which are asleep gave back; of the device, or on a CPU of the weights.",
+    multiprocess_mode="livesum",
+)
+SLEEPS = Counter(
+    "cache_dit_serving_sleeps",
+    "Times that the model went to sleep: asleep, or undone by a request that came meanwhile.",
+    ["level", "outcome"],
+)
+WAKE_SECONDS = Histogram(
+    "cache_dit_serving_wake_seconds",
+    "Seconds that waking took, by the place of the weights: host, disk.",
+    ["level"],
+    buckets=(0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+)
+WAKE_FAILURES = Counter(
+    "cache_dit_serving_wake_failures",
+    "Times that the weights did not fit into the device's memory on waking. An alarm: another process holds it.",
+)
+
+
 def of_all_workers() -> CollectorRegistry:
     """Return the metrics of all workers of this server; of this process alone where there is no folder of theirs."""
     if not os.environ.get(METRICS_FOLDER):
@@ -215,6 +244,7 @@ def of_all_workers() -> CollectorRegistry:
 
 WORKER_STATES = ("loading", "ready", "failed", "draining")
 SPEEDS = (*get_args(Speed), "custom")
+SLEEP_LEVELS = get_args(SleepLevel)
 OUTCOMES = (
     *("succeeded", "cancelled", "failed", "out_of_memory"),
     *("cache_not_engaged", "invalid_value", "internal_error", "runner_lost"),
@@ -245,6 +275,9 @@ def start_series(versions: Mapping[str, str]) -> None:
         SAFETY_CHECKS: product(("prompt", "output"), ("allow", "refuse", "blank", "error")),
         UNSHARED_LIMITS: [("requests_per_minute",), ("max_live",)],
         SHADOW_RUNS: [(outcome,) for outcome in ("drawn", "stopped", "failed", "overtaken", "too_large")],
+        ASLEEP: [(level,) for level in SLEEP_LEVELS],
+        SLEEPS: product(SLEEP_LEVELS, ("asleep", "undone")),
+        WAKE_SECONDS: [(level,) for level in SLEEP_LEVELS],
         WEBHOOKS: [("delivered",), ("failed",), ("given_up",)],
     }
     for metric, values in series.items():
@@ -256,6 +289,13 @@ def tell_state(state: str) -> None:
     """Say which state this worker is in."""
     for each in WORKER_STATES:
         WORKERS.labels(each).set(each == state)
+
+
+def tell_sleep(level: SleepLevel | None, freed_bytes: int) -> None:
+    """Say at which level this worker's model is asleep, and what it gave back; None: it is awake."""
+    for each in SLEEP_LEVELS:
+        ASLEEP.labels(each).set(each == level)
+    ASLEEP_FREED_BYTES.set(freed_bytes)
 
 
 def forget_ended_workers() -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from cache_dit_serving.errors import DETAILS, LoadError, NotReady, logged
 from cache_dit_serving.jobs import metrics
+from cache_dit_serving.jobs.on_disk import OnDisk
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.pipeline.protocol import Loaded, Runner, SampleRecord
@@ -58,6 +59,8 @@ class ModelLoading:
         self._loaded: Loaded | None = None
         self._state: State = "loading"
         self._reason: str | None = "starting"
+        self.load_s = 0.0
+        """Seconds that the latest load took."""
 
     @property
     def state(self) -> State:
@@ -146,6 +149,13 @@ class ModelLoading:
         runner.close()
         return not self.draining and self.load()
 
+    def drop(self) -> int:
+        """Free the model, which :meth:`load` loads again; return the freed bytes. The state stays as it is."""
+        assert self._loaded is not None
+        runner = self._loaded.runner
+        self._loaded = Loaded(OnDisk(runner), self._loaded.model)
+        return runner.drop()
+
     def fail(self, reason: str, cause: BaseException | None = None) -> None:
         """Take note that the model cannot be served."""
         logger.error("failed: %s", logged(reason, cause))
@@ -175,7 +185,7 @@ class ModelLoading:
         def progress(what: str) -> None:
             logger.info("%s (%.1f s)", what, time.perf_counter() - began)
             with self._changed:
-                if self._state == "loading":
+                if self._state in ("loading", "ready"):  # ready: a model on disk, which is loaded again
                     self._reason = what
 
         try:
@@ -191,10 +201,11 @@ class ModelLoading:
         for call, record in self._loaded.warm_up:
             self._rates.learn(call, record, of_request=False)
         with self._changed:
-            if self._state != "loading":
+            if self.draining:
                 return False
             self._state, self._reason = "ready", None
             metrics.tell_state(self._state)
+            self.load_s = time.perf_counter() - began
         logger.info("ready after %.1f s", time.perf_counter() - began)
         try:
             self._on_ready(self._loaded)

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from cache_dit_serving.errors import QueueFull, RateLimited
 from cache_dit_serving.jobs import metrics
@@ -25,7 +25,15 @@ from cache_dit_serving.schemas.answers import QueueReport
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Action = Callable[[Runner], None]
+
+
+class Action(NamedTuple):
+    """Work beside generations."""
+
+    run: Callable[[Runner], None]
+    future: Future[Any]
+    needs_weights: bool
+    """True if the model must be awake."""
 
 
 class PipelineQueue:
@@ -40,20 +48,23 @@ class PipelineQueue:
         max_queue: int,
         order: Order,
         counts: CallerCounts | None,
+        wake_left_s: Callable[[], float],
     ) -> None:
         """
         Args:
             changed: guards the queue, together with the model's state; notified of new work.
             max_queue: generations that may wait.
             counts: generations of each caller at all workers; None: this one counts its own.
+            wake_left_s: seconds until a model that is asleep can draw.
         """
         self.max_queue: Final = max_queue
         self._changed = changed
         self._model = model
         self._rates = rates
         self._counts = counts
+        self._wake_left_s = wake_left_s
         self._waiting = Queue(order, lambda call: rates.estimate(call).seconds)
-        self._actions: deque[tuple[Action, Future[Any]]] = deque()
+        self._actions: deque[Action] = deque()
         self._running: Generation | None = None
 
     def submit(
@@ -121,7 +132,7 @@ class PipelineQueue:
             self._waiting.set_priority(generation, priority)
             return True
 
-    def between_generations(self, action: Callable[[Runner], T]) -> Future[T]:
+    def between_generations(self, action: Callable[[Runner], T], *, needs_weights: bool = True) -> Future[T]:
         """Admit an action; as :meth:`PipelineWorker.between_generations`."""
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
@@ -136,7 +147,7 @@ class PipelineQueue:
         with self._changed:
             if self._model.state != "ready":
                 raise self._model.not_ready()
-            self._actions.append((run, future))
+            self._actions.append(Action(run, future, needs_weights))
             self._changed.notify()
         return future
 
@@ -145,13 +156,18 @@ class PipelineQueue:
         """True if anything waits."""
         return bool(self._actions or self._waiting)
 
+    @property
+    def needs_weights(self) -> bool:
+        """True if anything waits that needs the model awake."""
+        return bool(self._waiting) or any(action.needs_weights for action in self._actions)
+
     def take(self) -> Generation | Action | None:
         """Take the next work, actions first; None where nothing waits. A generation runs until :meth:`done`."""
         with self._changed:
             if not self.has_work:
                 return None
             if self._actions:
-                return self._actions.popleft()[0]
+                return self._actions.popleft()
             self._running = self._waiting.next()
             metrics.QUEUE_WAITING.set(len(self._waiting))
             return self._running
@@ -177,8 +193,8 @@ class PipelineQueue:
         for generation in left:
             if not generation.result.done():
                 generation.fail(self._model.not_ready())
-        for _, future in actions:
-            future.set_exception(self._model.not_ready())
+        for action in actions:
+            action.future.set_exception(self._model.not_ready())
 
     def give_up_running(self) -> None:
         """Stop the generation that runs after the step it is at."""
@@ -220,20 +236,21 @@ class PipelineQueue:
         """Return the seconds until the generation that runs ends; None for another, or where that is not known."""
         if generation is not self._running or (seconds := self._rates.estimate(generation.planned).seconds) is None:
             return None
-        return seconds * (1 - generation.step / max(1, generation.steps))
+        return self._wake_left_s() + seconds * (1 - generation.step / max(1, generation.steps))
 
     def _seconds_behind(self, waiting: list[Generation]) -> float:
         """Return the seconds until the running generation and those that wait have ended, by what such ones took."""
         return self._seconds_until_room() + sum(self._rates.estimate(each.planned).seconds or 0.0 for each in waiting)
 
     def _seconds_until_room(self) -> float:
-        """Return the seconds until the running generation ends and the next leaves the queue."""
+        """Return the seconds until the running generation ends and the next leaves the queue, with a wake before."""
         running = self._running
+        wake_s = self._wake_left_s()
         if running is None:
-            return 0.0
+            return wake_s
         steps = max(1, running.steps)
         left = (1 if running.cancelled else steps - running.step) / steps
-        return left * (self._rates.estimate(running.planned).seconds or 1.0)
+        return wake_s + left * (self._rates.estimate(running.planned).seconds or 1.0)
 
     def _seconds_until_one_ends(self, refused: Generation) -> float:
         """Return the seconds until one of the caller's generations ends.

@@ -11,9 +11,12 @@ from cache_dit_serving.tracing import finished_span
 
 
 def queue_span(generation: Generation) -> None:
-    """Make the span of the wait for the pipeline."""
-    if generation.trace is not None:
-        finished_span("queue", generation.trace, generation.submitted, generation.waited_s)
+    """Make the span of the wait for the pipeline, and of the wake of a model that was asleep."""
+    if generation.trace is None:
+        return
+    finished_span("queue", generation.trace, generation.submitted, generation.waited_s)
+    if generation.wake_s:
+        finished_span("wake", generation.trace, generation.submitted + generation.waited_s, generation.wake_s)
 
 
 def output_spans(generation: Generation, index: int, record: SampleRecord, encode_s: float) -> None:

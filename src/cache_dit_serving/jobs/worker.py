@@ -14,21 +14,23 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
+from cache_dit_serving.config.residency import SleepLevel
 from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.shadow import ShadowSettings
-from cache_dit_serving.errors import DETAILS, RateLimited
+from cache_dit_serving.errors import RateLimited
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation, always
 from cache_dit_serving.jobs.model_loading import ModelLoading, State
 from cache_dit_serving.jobs.output_maker import OutputMaker
+from cache_dit_serving.jobs.pipeline_loop import PipelineLoop
 from cache_dit_serving.jobs.pipeline_queue import PipelineQueue
 from cache_dit_serving.jobs.queue import Order
 from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.residency import FellAsleep, Residency, SleepPolicy
 from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.shadow_runs import ShadowRuns
 from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.watchdog import Watchdog
-from cache_dit_serving.logs import noted
 from cache_dit_serving.pipeline.protocol import Loaded, Runner
 from cache_dit_serving.schemas.answers import QueueReport
 
@@ -36,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LOST_S = 1.0
-"""Seconds between two looks at an idle runner."""
+LOOK_S = 1.0
+"""Seconds between two looks at a pipeline that a drain waits for."""
 
 
 class PipelineWorker:
@@ -54,6 +56,7 @@ class PipelineWorker:
         counts: CallerCounts | None = None,
         safety: Safety | None = None,
         shadow: ShadowSettings | None = None,
+        sleep: SleepPolicy | None = None,
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
         on_failed: Callable[[], None] = lambda: None,
         retries: bool = False,
@@ -65,6 +68,7 @@ class PipelineWorker:
                 0: none.
             safety: the operator's check of prompts and outputs; None: there is none.
             shadow: bounds of shadow runs; None: the usual ones.
+            sleep: sleep of the model by itself; None: it stays awake.
             on_failed: called when the model cannot be loaded, or not loaded again.
             retries: whether a load that fails is tried again, with a growing wait.
         """
@@ -81,15 +85,31 @@ class PipelineWorker:
             on_failed=on_failed,
             retries=retries,
         )
+        self._residency = Residency(self._model, self._watchdog, sleep or SleepPolicy())
         self._queue = PipelineQueue(
-            self._changed, self._model, self.rates, max_queue=max_queue, order=order, counts=counts
+            self._changed,
+            self._model,
+            self.rates,
+            max_queue=max_queue,
+            order=order,
+            counts=counts,
+            wake_left_s=self._residency.wake_left_s,
         )
         self.safety: Final = safety or Safety(SafetySettings())
         self.shadows: Final = ShadowRuns(shadow or ShadowSettings(), self._changed, self._watchdog)
         self._outputs = OutputMaker(
             self._model, self.rates, self._watchdog, preview_every, safety=self.safety, shadows=self.shadows
         )
-        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
+        loop = PipelineLoop(
+            self._changed,
+            model=self._model,
+            queue=self._queue,
+            residency=self._residency,
+            outputs=self._outputs,
+            shadows=self.shadows,
+            watchdog=self._watchdog,
+        )
+        self._thread = threading.Thread(target=loop.run, name="pipeline", daemon=True)
 
     def start(self) -> None:
         """Begin loading; returns at once."""
@@ -153,13 +173,43 @@ class PipelineWorker:
         """Change the priority of a generation that waits; return False, and change nothing, if it does not wait."""
         return self._queue.set_priority(generation, priority)
 
-    def between_generations(self, action: Callable[[Runner], T]) -> Future[T]:
+    def between_generations(self, action: Callable[[Runner], T], *, needs_weights: bool = True) -> Future[T]:
         """Run `action` on the pipeline's thread as soon as no generation runs.
+
+        Args:
+            needs_weights: whether a model that is asleep wakes for it.
 
         Raises:
             NotReady: it is loading, failed to load, or the server is shutting down.
         """
-        return self._queue.between_generations(action)
+        return self._queue.between_generations(action, needs_weights=needs_weights)
+
+    @property
+    def asleep(self) -> SleepLevel | None:
+        """Level at which the model is asleep; None: it is awake."""
+        return self._residency.level
+
+    def sleep(self, level: SleepLevel | None) -> Future[FellAsleep]:
+        """Have the model go to sleep as soon as no generation runs, unless one waits then.
+
+        Args:
+            level: None: the usual one.
+
+        Raises:
+            NotReady: it is loading, failed to load, or the server is shutting down.
+        """
+        return self.between_generations(
+            lambda runner: self._residency.sleep(level, lambda: self._model.draining or self._queue.needs_weights),
+            needs_weights=False,
+        )
+
+    def wake(self) -> Future[float]:
+        """Wake the model up; the result is the seconds that it took, 0 for one that is awake.
+
+        Raises:
+            NotReady: it is loading, failed to load, or the server is shutting down.
+        """
+        return self.between_generations(lambda runner: self._residency.woke_s)
 
     def queue(self) -> QueueReport:
         """Return the queue as it is now."""
@@ -208,7 +258,7 @@ class PipelineWorker:
         while self._model.has_loaded and self._thread.is_alive() and not self.stalled:
             if (left_s := end - time.monotonic()) <= 0:
                 break
-            self._thread.join(min(left_s, LOST_S))
+            self._thread.join(min(left_s, LOOK_S))
         if self._thread.is_alive():
             return False
         self._outputs.close()
@@ -223,65 +273,3 @@ class PipelineWorker:
         if self._model.draining and self.stalled:
             # A drain does not wait for what stands still.
             self._queue.refuse_all()
-
-    def _run(self) -> None:
-        try:
-            self._load_and_serve()
-        finally:
-            self._watchdog.close()
-
-    def _load_and_serve(self) -> None:
-        if not self._model.load():
-            return
-        try:
-            while self._serve(self._model.runner):
-                if not self._model.load_anew():
-                    self._queue.refuse_all()
-                    return
-        except Exception as error:
-            # Nothing should come here; if something does, a server that says ready must not let requests wait for ever.
-            logger.exception("the pipeline's thread failed")
-            self._model.fail(f"the pipeline stopped working{DETAILS}", error)
-            self._queue.refuse_all()
-
-    def _serve(self, runner: Runner) -> bool:
-        """Run the work that comes; return True once the runner was lost, False at the end of a drain."""
-        self.shadows.begin()
-        while True:
-            with self._changed:
-                is_idle = self._wait_for_work(runner)
-                if runner.lost is not None:
-                    return True
-                work = None if is_idle else self._queue.take()
-                if work is None and not is_idle:
-                    runner.close()
-                    return False
-            if isinstance(work, Generation):
-                with noted(request_id=work.id, caller=work.caller), self._watchdog.watching(work.id):
-                    self._outputs.make(runner, work)
-            elif work is not None:
-                with self._watchdog.watching():
-                    work(runner)
-            else:
-                with self._watchdog.watching():
-                    self.shadows.run(runner, self._is_wanted)
-                continue
-            self._queue.done()
-            # Or the last request's images would stay in memory until the next one comes.
-            del work
-
-    def _wait_for_work(self, runner: Runner) -> bool:
-        """Wait for work, the end of a drain or the loss of the runner; return True if a shadow run may begin first."""
-        while not self._is_wanted():
-            wait_s = self.shadows.wait_s()
-            if wait_s == 0:
-                return runner.lost is None
-            # A runner of several processes may be lost while it is idle.
-            self._changed.wait(LOST_S if wait_s is None else min(LOST_S, wait_s))
-            if runner.lost is not None:
-                break
-        return False
-
-    def _is_wanted(self) -> bool:
-        """Return whether the pipeline's thread is wanted for work, or for the end of a drain."""
-        return self._model.draining or self._queue.has_work

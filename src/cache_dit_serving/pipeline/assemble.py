@@ -90,6 +90,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         previewer=previewer,
         compiled_graphs=compiled_graphs,
         footprint=footprint_of(settings.model.path),
+        processes=settings.parallelism.ranks_per_node if settings.parallelism else 1,
     )
     known = loras.traits()
     model = planned(settings, replace(traits, samplers=samplers[0].traits), pipeline_cache.support, known)

@@ -257,6 +257,32 @@ class Runner(Protocol):
         """Return bytes in use, by holder. Any thread may call."""
         ...
 
+    def sleep(self, stop: Callable[[], bool]) -> int | None:
+        """Free all that :meth:`flush` does, and move the weights to host memory; return the freed bytes of the device.
+
+        Args:
+            stop: called again and again meanwhile; True: undo it, and return None.
+
+        Raises:
+            InvalidRequest: the weights cannot be moved there.
+        """
+        ...
+
+    def wake(self, sign: Callable[[], None]) -> None:
+        """Put the weights back on the device. Does nothing to a model that is awake.
+
+        Args:
+            sign: called again and again meanwhile.
+
+        Raises:
+            OutOfMemory: the device has too little free memory. The model is asleep as before.
+        """
+        ...
+
+    def drop(self) -> int:
+        """Free all memory and end the other processes; return the freed bytes. Nothing runs on it afterwards."""
+        ...
+
 
 @dataclass(frozen=True)
 class Loaded:

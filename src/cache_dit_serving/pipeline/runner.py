@@ -44,6 +44,7 @@ class PipelineRunner:
         previewer: Previewer | None = None,
         compiled_graphs: Callable[[], int] | None = None,
         footprint: Footprint | None = None,
+        processes: int = 1,
     ) -> None:
         """
         Args:
@@ -54,10 +55,12 @@ class PipelineRunner:
             previewer: maker of previews from the parts' latents; None: no previews.
             compiled_graphs: function that returns the number of graphs compiled in this process; None: no compilation.
             footprint: memory that the model needs, for the advice where it runs out.
+            processes: number of ranks on this machine, which share its memory.
         """
         import torch
 
         from cache_dit_serving.pipeline.memory import MemoryUse
+        from cache_dit_serving.pipeline.sleeping import Sleeping
 
         self._loras = loras
         self._prompts = prompts
@@ -71,6 +74,7 @@ class PipelineRunner:
         """Part that ran last; only its cache can be on."""
         self._device = torch.device(facts.device)
         self._memory_use = MemoryUse(self._device)
+        self._sleeping = Sleeping(parts, self._device, processes)
         self._held_bytes = 0
 
     lost: str | None = None
@@ -218,6 +222,8 @@ class PipelineRunner:
         from cache_dit_serving.pipeline.memory import held_bytes
 
         held = {"cached_activation_bytes": self._held_bytes, "prompt_cache_bytes": self._prompts.held_bytes}
+        if copied := self._sleeping.copied_bytes:
+            held["sleeping_weight_bytes"] = copied
         return held_bytes(self._device) | held
 
     def loras(self) -> Mapping[str, LoraContents]:
@@ -231,3 +237,18 @@ class PipelineRunner:
     def unload_lora(self, name: str) -> None:
         """Free a LoRA of the folder, if it is loaded."""
         self._loras.unload(name)
+
+    def sleep(self, stop: Callable[[], bool]) -> int | None:
+        """Free all that :meth:`flush` does, and move the weights to host memory; return the freed bytes of the device.
+
+        None if `stop` undid it.
+        """
+        return self._sleeping.sleep(self.flush, stop)
+
+    def wake(self, sign: Callable[[], None]) -> None:
+        """Put the weights back on the device."""
+        self._sleeping.wake(sign)
+
+    def drop(self) -> int:
+        """Free all memory of the model; return its bytes."""
+        return self._sleeping.drop(self.flush)

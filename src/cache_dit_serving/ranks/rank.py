@@ -161,6 +161,10 @@ class Rank:
             return wire.drawn_message(drawn.media, drawn.record)
         if isinstance(command, wire.Flush):
             return wire.Done(freed=runner.flush()), []
+        if isinstance(command, wire.Sleep):
+            return wire.Done(slept=runner.sleep(lambda: False) or 0), []
+        if isinstance(command, wire.Wake):
+            runner.wake(lambda: None)
         if isinstance(command, wire.Lora):
             (runner.load_lora if command.loaded else runner.unload_lora)(command.name)
         return wire.Done(), []

@@ -115,6 +115,20 @@ class RankedRunner:
         """Return the memory of rank 0, bytes."""
         return self._group.memory
 
+    def sleep(self, stop: Callable[[], bool]) -> int | None:
+        """Have all ranks move their weights to host memory, which nothing undoes; return the freed bytes of rank 0."""
+        return self._ask(wire.Sleep()).slept
+
+    def wake(self, sign: Callable[[], None]) -> None:
+        """Have all ranks put their weights back."""
+        self._ask(wire.Wake())
+
+    def drop(self) -> int:
+        """End all ranks; return the bytes that rank 0 held."""
+        held = self.memory()
+        self.close()
+        return held.get("device_allocated_bytes", held.get("process_resident_bytes", 0))
+
     def close(self) -> None:
         """End all ranks."""
         self._group.close()

@@ -131,6 +131,18 @@ class Lora(Message):
     loaded: bool
 
 
+class Sleep(Message):
+    """Command to move the weights to host memory."""
+
+    kind: Literal["sleep"] = "sleep"
+
+
+class Wake(Message):
+    """Command to put the weights back on the device."""
+
+    kind: Literal["wake"] = "wake"
+
+
 class Exit(Message):
     kind: Literal["exit"] = "exit"
 
@@ -174,6 +186,8 @@ class Done(Message):
 
     kind: Literal["done"] = "done"
     freed: tuple[int, int] = (0, 0)
+    slept: int = 0
+    """Bytes of rank 0's device that its sleep freed."""
 
 
 class Failed(Message):
@@ -194,7 +208,7 @@ class Beat(Message):
     loras: dict[str, dict[str, Any]]
 
 
-Down = Sample | Cancel | Flush | Lora | Exit
+Down = Sample | Cancel | Flush | Lora | Sleep | Wake | Exit
 Up = Stage | Ready | Progress | Sampled | Done | Failed | Beat
 Greeting = Hello | Join
 Welcome = Brief | Place | Failed

@@ -11,12 +11,14 @@ from pydantic import BaseModel, Field, PlainSerializer, SerializationInfo
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
 from cache_dit_serving.caching.speed_settings import MeasuredSpeed, Speed
+from cache_dit_serving.config.residency import SleepLevel
 
 
 class Timings(BaseModel):
     """Seconds by stage, summed over the images of the request."""
 
-    queue: float = Field(description="Admission to the start of the pipeline.")
+    queue: float = Field(description="Admission to the start of the pipeline, without `wake`.")
+    wake: float | None = Field(None, description="Waking of the model; absent if it was awake.")
     encode_prompt: float = Field(description="Start of the pipeline to the transformer's first forward pass.")
     denoise: float = Field(description="First forward pass to the end of the last step.")
     decode: float = Field(description="End of the last step to the decoded output: the VAE.")
@@ -229,7 +231,9 @@ class QueueReport(BaseModel):
 
 
 class HealthResponse(Answer):
-    status: Literal["loading", "ready", "failed", "draining"]
+    status: Literal["loading", "ready", "asleep", "failed", "draining"] = Field(
+        description="asleep: ready, and the next request wakes the model."
+    )
     reason: str | None = Field(None, description="Current stage while loading; cause of the failure if failed.")
     version: str = Field(description="Version of the server.")
     queue: QueueReport
@@ -436,6 +440,27 @@ class FlushResponse(Answer):
     message: str
     freed_bytes: int = Field(description="Freed bytes of cached activations.")
     freed_prompt_bytes: int = Field(description="Freed bytes of prompt embeddings.")
+
+
+class SleepResponse(Answer):
+    """Result of `POST /sleep`."""
+
+    status: Literal["asleep"]
+    level: SleepLevel = Field(description="Place of the weights: host memory, or the disk alone.")
+    freed_bytes: int = Field(
+        description="Bytes given back: of the devices, or on a CPU of the weights; with `parallelism` those of rank 0. "
+        "0 if the model was asleep at this level before."
+    )
+    seconds: float = Field(description="Seconds that it took, without the wait for the running generation.")
+    workers: int = Field(description="Worker processes of this server. The answer is of one of them.")
+
+
+class WakeResponse(Answer):
+    """Result of `POST /wake`."""
+
+    status: Literal["ready"]
+    seconds: float = Field(description="Seconds that waking took; 0 if the model was awake.")
+    workers: int = Field(description="Worker processes of this server. The answer is of one of them.")
 
 
 class ErrorDetail(BaseModel):

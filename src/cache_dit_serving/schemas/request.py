@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from cache_dit_serving.caching.settings import CacheOptions
 from cache_dit_serving.caching.speed_settings import Speed
 from cache_dit_serving.caching.step_masks import MOST_STEPS
+from cache_dit_serving.config.residency import SleepLevel
 from cache_dit_serving.media.audio import AudioFormat
 from cache_dit_serving.media.fit import Fit
 from cache_dit_serving.media.frame_times import MOST_FPS
@@ -62,6 +63,18 @@ class NoFields(BaseModel):
     """Body of a route without fields: empty, or `{}`."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class SleepRequest(BaseModel):
+    """Sleep of the model."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    level: SleepLevel | None = Field(
+        None,
+        description="Place of the weights meanwhile. host: host memory, from where they are copied back; disk: none, "
+        "so the model is loaded again. Default: server.sleep_level.",
+    )
 
 
 class JobChange(BaseModel):
