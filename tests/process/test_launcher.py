@@ -192,6 +192,8 @@ def test_the_flags_of_profiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("--parallel ulysses --parallel-size 4 --uaa --uaqkv", {"ulysses_size": 4, "ulysses_anything": True}),
         ("--parallel tp --compile --dcco", {"tp_size": 2, "compute_comm_overlap": False}),
         ("--parallel-type tp", {"tp_size": 2, "ulysses_size": None}),
+        ("--cfg-parallel 2", {"guidance": 2, "world_size": 2}),
+        ("--cfg-parallel 2 --parallel ulysses", {"guidance": 2, "ulysses_size": 2, "world_size": 4}),
         ("--parallel ring --parallel-size 2 --parallel-vae --parallel-text", {"ring_size": 2}),
     ],
 )

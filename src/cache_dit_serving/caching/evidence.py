@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport, DiffQuantiles
 from cache_dit_serving.caching.settings import CacheSettings, Reason
@@ -47,6 +47,36 @@ class Record:
         Leaves out cache-dit's codes -1 (always reused) and -2 (shapes differ).
         """
         return [diff for record in self.block_lists for diff in _diffs(record) if not diff < 0.0]
+
+
+def with_passes_of(record: Record, others: Sequence[Record], *, split: bool) -> Record:
+    """Return the record of a call whose forward passes several processes made.
+
+    Args:
+        record: that of the first pass of each step.
+        others: those of further passes.
+        split: a block list that several records have was run over parts of one batch. Otherwise by guidance's second
+            pass.
+    """
+    lists = {(each.transformer, each.block_list): each for each in record.block_lists}
+    for each in (each for other in others for each in other.block_lists):
+        key = each.transformer, each.block_list
+        if key not in lists:
+            lists[key] = each
+        elif not split:
+            lists[key] = _with_second_pass(lists[key], each)
+    return replace(record, block_lists=list(lists.values()))
+
+
+def _with_second_pass(first: BlockListStats, second: BlockListStats) -> BlockListStats:
+    return first.model_copy(
+        update={
+            "cfg_cached_steps": second.cached_steps,
+            "cfg_diffs": second.diffs,
+            "blocks": first.blocks + second.blocks,
+            "reused_blocks": first.reused_blocks + second.reused_blocks,
+        }
+    )
 
 
 def report_of(choice: CacheChoice, record: Record | None, steps: int) -> CacheReport:

@@ -334,6 +334,13 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         Heading.PARALLELISM,
+        ("--cfg-parallel",),
+        "number of groups of GPUs that share guidance's forward passes, 2 for most models; each is of --parallel-size "
+        "GPUs, or of one without --parallel-type",
+        leaf="parallelism.guidance",
+    ),
+    Flag(
+        Heading.PARALLELISM,
         ("--nodes", "--nnodes"),
         "number of machines; the others run `cache-dit-serving join`",
         leaf="parallelism.nodes",

@@ -134,16 +134,17 @@ def _parallelism(flags: argparse.Namespace) -> dict[str, object]:
     """Return the settings that the flags of parallelism fill, by dotted key.
 
     Raises:
-        ConfigError: such a flag is given without --parallel-type.
+        ConfigError: such a flag is given without one that says what the GPUs share.
     """
     others = [flag for flag in FLAGS if flag.group is Heading.PARALLELISM and flag.state == "works"]
-    idle = [flag.names[0] for flag in others if flag.dest != "parallel_type" and getattr(flags, flag.dest)]
+    given = [flag for flag in others if getattr(flags, flag.dest)]
     if not flags.parallel_type:
-        if idle:
+        needless = {"cfg_parallel", "nodes", "rendezvous"} if flags.cfg_parallel else set()
+        if idle := [flag.names[0] for flag in given if flag.dest not in needless]:
             raise ConfigError(f"{idle[0]} would have no effect without --parallel-type")
         return {}
     extra = [part for part in ("vae", "text_encoder") if getattr(flags, f"parallel_{part}")]
-    size = flags.parallel_size or max(2, _gpus()) * (flags.nodes or 1)
+    size = flags.parallel_size or max(2, max(2, _gpus()) * (flags.nodes or 1) // (flags.cfg_parallel or 1))
     return {f"parallelism.{flags.parallel_type}_size": size} | (
         {"parallelism.extra_parallel_modules": extra} if extra else {}
     )

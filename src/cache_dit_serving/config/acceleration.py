@@ -185,8 +185,14 @@ class ProfilingSettings(Section):
 
 
 class ParallelismSettings(Section):
-    """One forward pass on several GPUs. The keys are those of cache-dit's `parallelism_config`."""
+    """One output on several GPUs. But for `guidance` the keys are those of cache-dit's `parallelism_config`."""
 
+    guidance: int | None = Field(
+        None,
+        ge=2,
+        description="Groups of GPUs that share a step's forward passes with and without the prompt; each has the whole "
+        "model, or spreads it as the other keys say.",
+    )
     ulysses_size: int | None = Field(
         None,
         ge=2,
@@ -221,7 +227,7 @@ class ParallelismSettings(Section):
     @model_validator(mode="after")
     def _says_how_many(self) -> Self:
         if self.world_size == 1:
-            raise ValueError("name how many GPUs share what: ulysses_size, ring_size or tp_size")
+            raise ValueError("name how many GPUs share what: guidance, ulysses_size, ring_size or tp_size")
         for key in ("ulysses_anything", "ulysses_async", "ulysses_float8"):
             if getattr(self, key) and not self.ulysses_size:
                 raise ValueError(f"{key} has no effect without ulysses_size")
@@ -236,9 +242,14 @@ class ParallelismSettings(Section):
         return self
 
     @property
+    def pass_size(self) -> int:
+        """Ranks that share one forward pass."""
+        return (self.ulysses_size or 1) * (self.ring_size or 1) * (self.tp_size or 1)
+
+    @property
     def world_size(self) -> int:
         """Ranks in all."""
-        return (self.ulysses_size or 1) * (self.ring_size or 1) * (self.tp_size or 1)
+        return (self.guidance or 1) * self.pass_size
 
     @property
     def ranks_per_node(self) -> int:

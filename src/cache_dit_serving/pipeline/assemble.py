@@ -28,6 +28,7 @@ from cache_dit_serving.planning.traits import PipelineTraits
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from cache_dit_serving.pipeline.guidance import SharedGuidance
     from cache_dit_serving.pipeline.lora import LoadedLoras
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
 
     claim_loggers()  # again, for the libraries imported since
     compiling.prepare(settings.compile)
-    pipe, traits, loras, facts = _accelerated(settings, progress)
+    pipe, traits, loras, guidance, facts = _accelerated(settings, progress)
     progress("installing the cache")
     pipes = [pipe, *load.siblings_of(pipe, traits.tasks)]
     pipeline_cache, *_ = caches = [cache.PipelineCache(each) for each in pipes]
@@ -91,6 +92,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         compiled_graphs=compiled_graphs,
         footprint=footprint_of(settings.model.path),
         processes=settings.parallelism.ranks_per_node if settings.parallelism else 1,
+        guidance=guidance,
     )
     known = loras.traits()
     model = planned(settings, replace(traits, samplers=samplers[0].traits), pipeline_cache.support, known)
@@ -139,6 +141,7 @@ class _Accelerated(NamedTuple):
     pipe: DiffusionPipeline
     traits: PipelineTraits
     loras: LoadedLoras
+    guidance: SharedGuidance | None
     facts: Facts
 
 
@@ -171,10 +174,12 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     quantized = quantize.quantize(pipe, settings.quantize, device, progress)
     loras.load_those(fused=False, progress=progress)
     placing.place(pipe, settings.model, device, progress)
+    guidance = None
     if settings.parallelism is not None:
         progress(f"spreading it over {settings.parallelism.world_size} ranks, with one output before and one after")
         uncached = CacheSupport({}, dict.fromkeys(CACHE_TYPES, "not yet"))
-        parallel.enable(pipe, settings.parallelism, short(planned(settings, traits, uncached, ())))
+        call = short(planned(settings, traits, uncached, ()), guided=settings.parallelism.guidance is not None)
+        guidance = parallel.enable(pipe, settings.parallelism, call)
     backend = settings.attention_backend or attention.NATIVE
     attention.set_backend(pipe, backend)
     facts = Facts(
@@ -192,4 +197,4 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
         components=loaded_components(pipe, located.sources, load.public_name),
         usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),
     )
-    return _Accelerated(pipe, traits, loras, facts)
+    return _Accelerated(pipe, traits, loras, guidance, facts)

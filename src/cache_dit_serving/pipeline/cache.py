@@ -98,6 +98,8 @@ class _Call:
     steps: int
     passes: int
     """Forward passes a step."""
+    own_passes: int
+    """Those of them that this process makes: fewer where guidance is shared by ranks."""
     left: dict[str, list[_Segment]] = field(default_factory=dict)
     """Records up to each forced refresh, by context. The contexts are not kept: their calibrators hold activations."""
 
@@ -150,17 +152,20 @@ class PipelineCache:
         self._installed.pop(cache_type, None)
         self.support = CacheSupport(self.support.block_lists, {**self.support.refusals, cache_type: reason})
 
-    def prepare(self, settings: CacheSettings | None, num_inference_steps: int, *, passes: int) -> Transition:
+    def prepare(
+        self, settings: CacheSettings | None, num_inference_steps: int, *, passes: int, own_passes: int | None = None
+    ) -> Transition:
         """Prepare the cache for the coming call by the smallest change; returns that change.
 
         Args:
             settings: None for no cache.
             passes: forward passes a step.
+            own_passes: those that this process makes; None: all.
         """
         wanted = None if settings is None else settings.cache_type
         before, self._call = self._call, None
         if settings is not None:
-            self._call = _Call(settings, num_inference_steps, passes)
+            self._call = _Call(settings, num_inference_steps, passes, own_passes or passes)
         if wanted == self._on:
             same = before is not None and before.settings == settings
             return "none" if wanted is None or same else "override"
@@ -179,7 +184,7 @@ class PipelineCache:
         return Record(
             settings=self._call.settings,
             passes=self._call.passes,
-            executed=self._executed_steps(self._call.passes),
+            executed=self._executed_steps(self._call.own_passes),
             block_lists=[self._stats(name) for name in self._manager_contexts()],
         )
 
@@ -316,7 +321,10 @@ class PipelineCache:
                 # cache-dit loops over the warm-up's steps at every step.
                 config.max_warmup_steps = min(config.max_warmup_steps, self._call.steps)
                 config.steps_computation_mask = settings.mask(self._call.steps)
-                config.enable_separate_cfg = self._call.passes == 2
+                config.enable_separate_cfg = self._call.own_passes == 2
+                if config.force_refresh_step_hint is not None:  # it counts forward passes
+                    share = self._call.passes // self._call.own_passes
+                    config.force_refresh_step_hint = max(1, config.force_refresh_step_hint // share)
                 kwargs |= {"cache_config": config, "calibrator_config": calibrator}
             return reset_context(context, *args, **kwargs)
 

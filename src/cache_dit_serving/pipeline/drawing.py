@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.caching.evidence import Record, report_of
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.hooks import RemovableHandle
 
+    from cache_dit_serving.pipeline.guidance import SharedGuidance
     from cache_dit_serving.pipeline.profiling import Trace
     from cache_dit_serving.pipeline.prompt_cache import Use
 
@@ -40,10 +41,12 @@ class Drawing:
         trace: Trace,
         transition: str,
         decoding_stops: bool,
+        guidance: SharedGuidance | None = None,
     ) -> None:
         """
         Args:
             part: pipeline of the call, with its cache prepared.
+            guidance: sharing of the call's forward passes with other ranks; None: this process makes all of them.
             watch: receiver of the progress, and source of the cancellation.
             device: device of the pipeline.
             trace: trace of the output.
@@ -62,6 +65,7 @@ class Drawing:
         self._transition = transition
         self._decoding_stops = decoding_stops
         self._hooks: list[RemovableHandle] = []
+        self._guidance = guidance
         self._clock = StepClock(device)
         self._started = self._finished = self._denoised = time.perf_counter()
         self._began = time.time()
@@ -87,6 +91,14 @@ class Drawing:
             for hook in self._hooks:
                 hook.remove()
         self._finished = self._device_time()
+
+    def passes_shared(self) -> AbstractContextManager[None]:
+        """Share the forward passes of the pipeline's call in the body with other ranks, if there are any.
+
+        Raises:
+            PassesVary: as :meth:`SharedGuidance.shared`.
+        """
+        return nullcontext() if self._guidance is None else self._guidance.shared(self.part.pipe)
 
     @contextmanager
     def steps_reported(self, show: Show | None) -> Iterator[dict[str, Any]]:
@@ -136,6 +148,8 @@ class Drawing:
             peak_memory_bytes: peak of the memory in it; None if not known.
         """
         call, record = self.call, self.part.cache.record()
+        if record is not None and self._guidance is not None:
+            record = self._guidance.merged(record)
         steps, step_s = self._steps_run(record), self._clock.seconds()
         first_forward = self._first_forward or self._started
         kind = self.part.output.kind

@@ -1,19 +1,29 @@
-"""cache-dit's parallelism on a pipeline: one forward pass spread over the ranks of a process group."""
+"""Parallelism of a pipeline over the ranks of a process group: of one forward pass by cache-dit, and of guidance."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import logging
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import cache_dit
 import numpy as np
 import torch
+import torch.distributed as dist
 from cache_dit import ParallelismConfig
+from cache_dit.distributed.autoencoders import register as autoencoders
+from cache_dit.distributed.text_encoders import register as text_encoders
+from cache_dit.distributed.transformers import register as transformers
+from torch.distributed.device_mesh import init_device_mesh
 
 from cache_dit_serving.errors import DETAILS, LoadError
+from cache_dit_serving.pipeline.failure import summary
 from cache_dit_serving.pipeline.freed_memory import free_without_sleeping
+from cache_dit_serving.pipeline.guidance import PassesVary, SharedGuidance
 from cache_dit_serving.pipeline.output import audio_rate_of, media_of, output_of
 from cache_dit_serving.pipeline.quantize import DENOISERS
 
@@ -48,51 +58,145 @@ def check(settings: ParallelismSettings | None, device: torch.device) -> None:
         raise LoadError("parallelism.ring_size: ring attention does not run on a CPU; use ulysses_size or tp_size")
 
 
-def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCall) -> None:
+def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCall) -> SharedGuidance | None:
     """Spread the transformers, and the components that the settings name, over the ranks.
 
-    cache-dit 1.5.3 makes other outputs with some models then, without an error. So one call is drawn before and after,
-    and the outputs are compared.
+    cache-dit 1.5.3 makes other outputs with some models then, without an error, and some pipelines do not take the
+    results of guidance's passes late. So one call is drawn before and after, and the outputs are compared.
 
     Args:
-        call: the call to compare by, short and without a cache.
+        call: the call to compare by, short and without a cache; with guidance where the ranks share it.
+
+    Returns:
+        The sharing of guidance's passes; None without it.
 
     Raises:
-        LoadError: the number of heads is no multiple of the number of ranks, cache-dit has no plan for the pipeline, or
-            the outputs differ.
+        LoadError: the number of heads is no multiple of the number of ranks, cache-dit has no plan for the pipeline,
+            the pipeline makes no passes that can be shared, or the outputs differ.
     """
+    before = _output(pipe, call)
+    if settings.pass_size > 1:
+        _spread_pass(pipe, settings)
+    if settings.guidance is None:
+        guidance, difference = None, _difference(before, _output(pipe, call))
+    else:
+        guidance = SharedGuidance(settings.guidance)
+        guidance.install([each for name in DENOISERS if (each := getattr(pipe, name, None)) is not None])
+        difference = _difference_of_shared(pipe, call, guidance, before)
+    logger.info("%d ranks draw as one, but for %.1e", settings.world_size, difference)
+    if not difference <= _close(pipe):
+        raise LoadError(
+            f"parallelism: {settings.world_size} ranks draw something else than one (a channel differs by "
+            f"{difference:.2g} of 1): {_why(settings)}; leave parallelism out"
+        )
+    return guidance
+
+
+def _difference_of_shared(pipe: DiffusionPipeline, call: ImageCall, guidance: SharedGuidance, before: Array) -> float:
+    """Share guidance in the way that fits the pipeline; return the greatest difference of a channel from `before`.
+
+    Raises:
+        LoadError: there is nothing to share, or the pipeline cannot share its passes in any way.
+    """
+    name, difference = type(pipe).__name__, math.inf
+    for guidance.ahead in (True, False):  # ahead first: it notices a request that it does not fit
+        try:
+            with guidance.shared(pipe):
+                output = _output(pipe, call)
+        except PassesVary as vary:
+            logger.info("%s does not share its passes so: %s", name, vary)
+            continue
+        except LoadError:
+            raise
+        except Exception as error:
+            logger.exception("the ranks cannot share the passes of %s", name)
+            raise LoadError(f"parallelism.guidance: {name} cannot share its passes ({summary(error)})") from error
+        if not guidance.shares:
+            raise LoadError(f"parallelism.guidance: {name} makes one forward pass a step, so there is nothing to share")
+        difference = _difference(before, output)
+        if difference <= _close(pipe):
+            break
+    return difference
+
+
+def _difference(before: Array, after: Array) -> float:
+    """Return the greatest difference of a channel on any rank, so that all ranks decide alike; infinity for NaN."""
+    difference = float(np.abs(after - before).max())
+    found = torch.tensor([difference if math.isfinite(difference) else math.inf])
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return float(found)
+
+
+def _close(pipe: DiffusionPipeline) -> float:
+    """Return the greatest accepted difference of a channel."""
+    dtype = next(getattr(pipe, DENOISERS[0]).parameters()).dtype
+    return CLOSE.get(dtype, CLOSE_HALF)
+
+
+def _why(settings: ParallelismSettings) -> str:
+    if settings.pass_size > 1:
+        return "cache-dit does not spread this model right"
+    return "its forward passes depend on each other's results"
+
+
+def _spread_pass(pipe: DiffusionPipeline, settings: ParallelismSettings) -> None:
+    """Spread each forward pass by cache-dit."""
     for name in DENOISERS:
         if (transformer := getattr(pipe, name, None)) is not None:
             _check_heads(transformer, settings)
-    before = _output(pipe, call)
     if settings.tp_size and pipe.device.type == "cpu":
         # cache-dit 1.5.3 requires an accelerator, though tensor parallelism runs on a CPU too.
         torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cpu")
-    config = ParallelismConfig(
-        ulysses_size=settings.ulysses_size,
-        ring_size=settings.ring_size,
-        tp_size=settings.tp_size,
-        ulysses_anything=settings.ulysses_anything,
-        ulysses_async=settings.ulysses_async,
-        ulysses_float8=settings.ulysses_float8,
-        extra_parallel_modules=list(settings.extra_parallel_modules) or None,
-    )
     free_without_sleeping()
     try:
-        cache_dit.enable_cache(pipe, parallelism_config=config)
+        with _group_as_world(settings, pipe.device.type):
+            config = ParallelismConfig(
+                ulysses_size=settings.ulysses_size,
+                ring_size=settings.ring_size,
+                tp_size=settings.tp_size,
+                ulysses_anything=settings.ulysses_anything,
+                ulysses_async=settings.ulysses_async,
+                ulysses_float8=settings.ulysses_float8,
+                extra_parallel_modules=list(settings.extra_parallel_modules) or None,
+            )
+            cache_dit.enable_cache(pipe, parallelism_config=config)
     except (AssertionError, ValueError, NotImplementedError, RuntimeError, ImportError) as error:
         logger.exception("cache-dit cannot spread this pipeline over the ranks")
         name = type(pipe).__name__
         raise LoadError(f"parallelism: cache-dit cannot spread a {name} so{DETAILS}") from error
     _keep_signatures(pipe)
-    difference = float(np.abs(_output(pipe, call) - before).max())
-    logger.info("%d ranks draw as one, but for %.1e", settings.world_size, difference)
-    dtype = next(getattr(pipe, DENOISERS[0]).parameters()).dtype
-    if not difference <= CLOSE.get(dtype, CLOSE_HALF):
-        raise LoadError(
-            f"parallelism: {settings.world_size} ranks draw something else than one (a channel differs by "
-            f"{difference:.2g} of 1): cache-dit does not spread this model right; leave parallelism out"
-        )
+
+
+@contextmanager
+def _group_as_world(settings: ParallelismSettings, device_type: str) -> Iterator[None]:
+    """Have cache-dit spread a pass over this rank's group alone in the body. It takes all ranks (1.5.3)."""
+    if settings.guidance is None:
+        yield
+        return
+    sizes = {"ring": settings.ring_size or 1, "ulysses": settings.ulysses_size or 1, "tp": settings.tp_size or 1}
+    whole = init_device_mesh(device_type, (settings.guidance, *sizes.values()), mesh_dim_names=("guidance", *sizes))
+    rank = dist.get_rank() % settings.pass_size
+
+    def mesh(*args: Any, mesh_dim_names: tuple[str, ...] | None = None, **kwargs: Any) -> Any:
+        return whole[mesh_dim_names] if mesh_dim_names else whole[tuple(sizes)]._flatten()
+
+    with ExitStack() as stack:
+        for owner in (dist, dist.device_mesh, autoencoders, text_encoders, transformers):
+            if hasattr(owner, "init_device_mesh"):
+                stack.enter_context(_replaced(owner, "init_device_mesh", mesh))
+        stack.enter_context(_replaced(dist, "get_rank", lambda group=None: rank))
+        stack.enter_context(_replaced(dist, "get_world_size", lambda group=None: settings.pass_size))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def _output(pipe: DiffusionPipeline, call: ImageCall) -> Array:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cache_dit_serving.errors import InternalError, OutOfMemory
+from cache_dit_serving.errors import InternalError, InvalidRequest, OutOfMemory
 from cache_dit_serving.pipeline.drawing import Drawing
 from cache_dit_serving.pipeline.prompts import listening
 from cache_dit_serving.pipeline.protocol import Facts, Freed, Sampled, Watch
@@ -19,6 +19,7 @@ from cache_dit_serving.planning.call import ImageCall
 if TYPE_CHECKING:
     from cache_dit_serving.config.footprints import Footprint
     from cache_dit_serving.pipeline.cache import PipelineCache
+    from cache_dit_serving.pipeline.guidance import SharedGuidance
     from cache_dit_serving.pipeline.lora import LoadedLoras
     from cache_dit_serving.pipeline.output import Arriving
     from cache_dit_serving.pipeline.part import Part
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from cache_dit_serving.planning.loras import LoraContents
 
 logger = logging.getLogger(__name__)
+
+TOGETHER = (
+    "cfg_diff_compute_separate: false does not work where guidance's passes have GPUs of their own "
+    "(parallelism.guidance): each decides by itself; leave it out"
+)
 
 
 class PipelineRunner:
@@ -45,6 +51,7 @@ class PipelineRunner:
         compiled_graphs: Callable[[], int] | None = None,
         footprint: Footprint | None = None,
         processes: int = 1,
+        guidance: SharedGuidance | None = None,
     ) -> None:
         """
         Args:
@@ -56,6 +63,7 @@ class PipelineRunner:
             compiled_graphs: function that returns the number of graphs compiled in this process; None: no compilation.
             footprint: memory that the model needs, for the advice where it runs out.
             processes: number of ranks on this machine, which share its memory.
+            guidance: sharing of guidance's forward passes with other ranks; None: this process makes all of them.
         """
         import torch
 
@@ -68,6 +76,7 @@ class PipelineRunner:
         self._previewer = previewer
         self._compiled_graphs = compiled_graphs or (lambda: 0)
         self._footprint = footprint
+        self._guidance = guidance
         self.facts = facts
         self._parts = {part.name: part for part in parts}
         self._part = parts[0]
@@ -96,21 +105,38 @@ class PipelineRunner:
         Raises:
             Stopped: the watch was cancelled; raised between two steps, or in the decoding.
             OutOfMemory: the device's memory ran out. The cache's activations are freed.
+            InvalidRequest: the cache's settings do not go with shared guidance.
             InternalError: the cache cannot be paired with the pipeline's forward passes.
             Exception: any error of the pipeline; the next image is not affected.
         """
-        drawing = self._drawing(call, watch)
-        image = self._drawn(drawing)
+        drawing = self._drawing(call, watch, self._guidance)
+        image = self._drawn_alike(drawing)
         if image.record.cache.executed_steps == image.record.cache.steps:
             return image
         logger.warning("%d forward passes in %d steps: drawn again", drawing.forward_passes, call.num_inference_steps)
-        image = self._drawn(self._drawing(replace(call, passes=drawing.counted_passes), watch))
+        image = self._drawn(self._drawing(replace(call, passes=drawing.counted_passes), watch, self._guidance))
         report = image.record.cache
         if report.executed_steps != report.steps:
             raise InternalError("The cache cannot be paired with this model's forward passes; turn it off.")
         return replace(image, record=replace(image.record, cache=report.model_copy(update={"redrawn": 1})))
 
-    def _drawing(self, call: ImageCall, watch: Watch) -> Drawing:
+    def _drawn_alike(self, drawing: Drawing) -> Sampled:
+        """Run a drawing; again with all its forward passes in this process, where its steps differ in them.
+
+        Raises:
+            Exception: as :meth:`sample`.
+        """
+        if self._guidance is None:
+            return self._drawn(drawing)
+        from cache_dit_serving.pipeline.guidance import PassesVary
+
+        try:
+            return self._drawn(drawing)
+        except PassesVary as vary:
+            logger.warning("guidance is not shared by the ranks in this output: %s", vary)
+        return self._drawn(self._drawing(drawing.call, drawing.watch, None))
+
+    def _drawing(self, call: ImageCall, watch: Watch, guidance: SharedGuidance | None) -> Drawing:
         """Prepare the pipeline, LoRAs and cache of a call; return its drawing, which has not run."""
         trace = self._profiler.trace(call.profile)
         part = self._parts[call.pipeline_class]
@@ -119,7 +145,12 @@ class PipelineRunner:
             self._cache.prepare(None, 0, passes=1)
             self._part = part
         self._loras.use(call.loras)
-        transition = part.cache.prepare(call.cache.settings, call.num_inference_steps, passes=call.passes)
+        settings = call.cache.settings
+        if guidance is not None and settings is not None and not settings.cfg_diff_compute_separate:
+            raise InvalidRequest(TOGETHER, param="cache.cfg_diff_compute_separate")
+        transition = part.cache.prepare(
+            settings, call.num_inference_steps, passes=call.passes, own_passes=None if guidance is None else 1
+        )
         return Drawing(
             call,
             part,
@@ -129,6 +160,7 @@ class PipelineRunner:
             transition=transition,
             # Ranks ask each other whether to stop, which all of them must do equally often.
             decoding_stops=self.facts.parallelism is None,
+            guidance=guidance,
         )
 
     def _drawn(self, drawing: Drawing) -> Sampled:
@@ -185,6 +217,7 @@ class PipelineRunner:
             # Some families draw noise, or sample an image's latents, without the generator of the call.
             torch.random.fork_rng([self._device] if self._device.type == "cuda" else []),
             part.samplers.used(call.sampler),
+            drawing.passes_shared(),
             drawing.steps_reported(show) as callback,
             listening(drawing.part.tokenizers) as heard,
             self._prompts.used(heard, call.caller) as use,

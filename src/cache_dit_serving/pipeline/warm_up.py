@@ -17,7 +17,7 @@ from cache_dit_serving.media.images import check_finite
 from cache_dit_serving.pipeline.failure import summary
 from cache_dit_serving.pipeline.protocol import Runner, SampleRecord, TakePreview, Unwatched
 from cache_dit_serving.planning.call import ImageCall
-from cache_dit_serving.planning.example import example_of, simplest_task
+from cache_dit_serving.planning.example import example_of, guiding, simplest_task
 from cache_dit_serving.planning.fields.size import Height, Width
 from cache_dit_serving.planning.fields.video import least_frames
 from cache_dit_serving.planning.model import PlannedModel
@@ -217,12 +217,18 @@ def short(
     last_image: bool = False,
     pixels: int | None = None,
     scheduler: str | None = None,
+    guided: bool = False,
 ) -> ImageCall:
     """Return a call without a cache, of the fewest steps and frames, and of at most `pixels` pixels.
 
     It is for trials of the forward pass, not for measurements.
+
+    Args:
+        guided: turn guidance on, where the model has any.
     """
     fields = {"speed": "lossless", "num_inference_steps": _few_steps(model), "num_frames": least_frames(model)}
+    if guided:
+        fields |= guiding(model)
     return _planned(model, task, last_image=last_image, pixels=pixels, scheduler=scheduler, **fields)
 
 

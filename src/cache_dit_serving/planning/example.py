@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from cache_dit_serving.planning.fields.video import least_frames
 from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.planning.tasks import SERVED_TASKS, TASKS, WORDS, Input, Task
 from cache_dit_serving.schemas.request import GenerateRequest
+
+GUIDING = 4.0
+"""Scale at which every model that can guides."""
+NOTHING = "blurry"
 
 
 def simplest_task(model: PlannedModel) -> Task:
@@ -51,6 +56,19 @@ def example_of(
     for each in brought:
         example[FIELDS_OF_INPUTS[each]] = ["an example"] if each is Input.IMAGE else "an example"
     return GenerateRequest.model_validate(example | fields), _inputs(brought, model, pixels) if brought else Inputs()
+
+
+def guiding(model: PlannedModel) -> dict[str, Any]:
+    """Return fields of a request that turn guidance on; empty if the model never guides."""
+    traits, guidance = model.traits, model.traits.guidance
+    if traits.takes("true_cfg_scale"):
+        return {"true_cfg_scale": max(GUIDING, guidance.default_true_cfg_scale or 0.0), "negative_prompt": NOTHING}
+    if not math.isfinite(guidance.guides_above):
+        return {}
+    negative = {"negative_prompt": NOTHING} if traits.takes("negative_prompt") else {}
+    if not traits.takes("guidance_scale"):
+        return negative
+    return {"guidance_scale": max(GUIDING, guidance.default_scale or 0.0), **negative}
 
 
 def _size(model: PlannedModel, pixels: int | None) -> tuple[int, int]:
