@@ -69,10 +69,13 @@ class CancelledAt:
     def __init__(self, most: float) -> None:
         self.most = most
         self.asked = self.steps = 0
+        self.before = 0
+        """Times that it was asked before the first step had ended."""
 
     @property
     def cancelled(self) -> bool:
         self.asked += 1
+        self.before += not self.steps
         return self.asked >= self.most
 
     def progress(self, done: int, cached: int) -> None:
@@ -83,22 +86,27 @@ class CancelledAt:
 
 
 @pytest.mark.parametrize("name", ["embedded", "Wan"])
-def test_a_cancelled_generation_stops_within_the_decoding_and_leaves_nothing_behind(
+def test_a_cancelled_generation_stops_before_and_after_the_steps_too_and_leaves_nothing_behind(
     name: str, embedded: Loaded, tmp_path: Path
 ) -> None:
     loaded = embedded if name == "embedded" else load(unwarmed(tiny_wan(tmp_path)))
+    runner = loaded.runner
     request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 3, "num_inference_steps": 6})
     call = plan(resolve(request, loaded.model)).call
+    runner.flush()  # or the prompt's embeddings are known
     whole = CancelledAt(math.inf)
-    expected = loaded.runner.sample(call, whole).media.array
-    assert whole.asked > 6 + 20, "it is asked at each layer"
-    half = CancelledAt((6 + whole.asked) // 2)
-    with pytest.raises(Stopped):
-        loaded.runner.sample(call, half)
-    assert (half.steps, half.asked) == (6, half.most)
-    vae = inside(loaded)._part.pipe.vae
-    assert not any(each is not None for each in getattr(vae, "_feat_map", ()))
-    assert np.array_equal(loaded.runner.sample(call, Unwatched()).media.array, expected)
+    expected = runner.sample(call, whole).media.array
+    assert whole.before > 2
+    assert whole.asked - whole.before > 6 + 10
+    for stopped_at, steps in ((whole.before // 2, 0), ((whole.before + 6 + whole.asked) // 2, 6)):
+        runner.flush()
+        watch = CancelledAt(stopped_at)
+        with pytest.raises(Stopped):
+            runner.sample(call, watch)
+        assert (watch.steps, watch.asked) == (steps, stopped_at)
+        vae = inside(loaded)._part.pipe.vae
+        assert not any(each is not None for each in getattr(vae, "_feat_map", ()))
+        assert np.array_equal(runner.sample(call, Unwatched()).media.array, expected)
 
 
 def test_without_a_cache_the_pictures_are_the_bare_pipelines(embedded: Loaded, uncached: Loaded) -> None:

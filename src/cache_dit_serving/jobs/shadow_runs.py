@@ -1,8 +1,8 @@
 """Shadow runs: cached outputs that the pipeline draws again without the cache while nothing waits.
 
-A run never delays a caller by more than the step it is at, or the layer of the decoder (on several ranks, the decoding
-of its output): it begins while the queue is empty, and stops once anything waits. It is begun anew later. The time of
-all runs stays under a share of the time since the model was ready.
+A run never delays a caller by more than the step it is at, or the block of an encoder or decoder (on several ranks, all
+that runs before the first step or after the last one): it begins while the queue is empty, and stops once anything
+waits. It is begun anew later. The time of all runs stays under a share of the time since the model was ready.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Drawing:
         device: torch.device,
         trace: Trace,
         transition: str,
-        decoding_stops: bool,
+        stops_around: bool,
         guidance: SharedGuidance | None = None,
     ) -> None:
         """
@@ -51,7 +51,7 @@ class Drawing:
             device: device of the pipeline.
             trace: trace of the output.
             transition: change of the cache for the call.
-            decoding_stops: whether a cancellation also stops the decoding, between two layers of the decoder.
+            stops_around: whether a cancellation also stops what runs before the first step and after the last one.
         """
         from cache_dit_serving.pipeline.clock import StepClock
         from cache_dit_serving.pipeline.prompt_cache import Use
@@ -63,8 +63,9 @@ class Drawing:
         self._trace = trace
         self._device = device
         self._transition = transition
-        self._decoding_stops = decoding_stops
+        self._stops_around = stops_around
         self._hooks: list[RemovableHandle] = []
+        """Hooks that stop what runs before the first step or after the last one."""
         self._guidance = guidance
         self._clock = StepClock(device)
         self._started = self._finished = self._denoised = time.perf_counter()
@@ -82,13 +83,14 @@ class Drawing:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Time and trace the body, and count the forward passes of the denoisers in it."""
-        self._hooks = [each.register_forward_pre_hook(self._before_forward) for each in self.part.denoisers]
+        hooks = [denoiser.register_forward_pre_hook(self._before_forward) for denoiser in self.part.denoisers]
+        self._stop_between_blocks()
         self._began, self._started = time.time(), time.perf_counter()
         try:
             with self._trace:
                 yield
         finally:
-            for hook in self._hooks:
+            for hook in (*hooks, *self._hooks):
                 hook.remove()
         self._finished = self._device_time()
 
@@ -107,7 +109,7 @@ class Drawing:
         Yields the further arguments of the pipeline's call.
 
         Raises:
-            Stopped: the watch was cancelled; raised inside the pipeline's call, after a step or in the decoding.
+            Stopped: the watch was cancelled; raised inside the pipeline's call.
         """
         if self.part.has_callback:
 
@@ -182,6 +184,9 @@ class Drawing:
             self._first_forward = self._device_time()
             self._clock.mark()
             self._trace.stage("step 0")
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def _after_step(self, show: Show | None, latents: Any) -> None:
         self._done += 1  # counted here: a callback's index begins anew with each chunk of a long video
@@ -196,9 +201,17 @@ class Drawing:
         self._stop_if_cancelled()
         if show is not None:
             show(done, latents)
-        if done == steps and self._decoding_stops:
-            layers = (layer for decoder in self.part.decoders for layer in decoder.modules())
-            self._hooks += [layer.register_forward_pre_hook(self._stop_if_cancelled) for layer in layers]
+        if done >= steps:
+            self._stop_between_blocks()
+
+    def _stop_between_blocks(self) -> None:
+        """Have a cancellation heard at each block of the networks around the steps, from now to the next step.
+
+        Not within the steps: what draws a preview there would take it for a failure of its own.
+        """
+        if self._stops_around:
+            blocks = self.part.blocks_around
+            self._hooks += [block.register_forward_pre_hook(self._stop_if_cancelled) for block in blocks]
 
     def _stop_if_cancelled(self, module: object = None, args: object = None) -> None:
         if self.watch.cancelled:

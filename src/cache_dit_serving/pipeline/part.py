@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cache_dit_serving.pipeline.decoded import gives_tensors
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.samplers import Samplers
-
-DECODERS = ("vae", "vqvae", "audio_vae", "vocoder")
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,21 @@ class Part:
             if module is not None and name.startswith(("transformer", "unet", "prior"))
         ]
 
-    @property
-    def decoders(self) -> list[Any]:
-        """Networks that make the output of the last step's latents."""
-        components = (getattr(self.pipe, name, None) for name in DECODERS)
-        return [each for each in components if hasattr(each, "register_forward_pre_hook")]
+    @cached_property
+    def blocks_around(self) -> list[Any]:
+        """Blocks of the networks that run before the first step and after the last one, such as encoders and VAE."""
+        from torch.nn import Module, ModuleList, Sequential
+
+        denoisers = self.denoisers
+        networks = [each for each in self.pipe.components.values() if isinstance(each, Module)]
+        lists = [
+            part
+            for network in networks
+            if not any(network is denoiser for denoiser in denoisers)
+            for part in network.modules()
+            if isinstance(part, ModuleList | Sequential)
+        ]
+        return list(dict.fromkeys(block for each in lists for block in each if block is not None))
 
     def output_type(self, call: ImageCall) -> str:
         """Return the output type of the pipeline's call."""

@@ -24,8 +24,8 @@ class Watch(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """True to stop the generation; read after each step, and by a runner in this process at each layer of the
-        decoder."""
+        """True to stop the generation; read after each step, and by a runner in this process at each block of
+        the networks that run before and after the steps."""
         ...
 
     def progress(self, done: int, cached: int) -> None:
@@ -50,7 +50,8 @@ class Unwatched:
 
 
 class Stopped(Exception):
-    """Exception by which an image ends after its watch was cancelled: between two steps, or in its decoding."""
+    """Exception by which an image ends after its watch was cancelled: between two steps, or before or after
+    them."""
 
 
 class QuantizedComponent(NamedTuple):

@@ -103,7 +103,7 @@ class PipelineRunner:
         wrong passes and the image is wrong. It is drawn again with the counted passes, which the record then has.
 
         Raises:
-            Stopped: the watch was cancelled; raised between two steps, or in the decoding.
+            Stopped: the watch was cancelled; raised between two steps, or two blocks before or after them.
             OutOfMemory: the device's memory ran out. The cache's activations are freed.
             InvalidRequest: the cache's settings do not go with shared guidance.
             InternalError: the cache cannot be paired with the pipeline's forward passes.
@@ -159,7 +159,7 @@ class PipelineRunner:
             trace=trace,
             transition=transition,
             # Ranks ask each other whether to stop, which all of them must do equally often.
-            decoding_stops=self.facts.parallelism is None,
+            stops_around=self.facts.parallelism is None,
             guidance=guidance,
         )
 
