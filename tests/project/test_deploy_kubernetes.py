@@ -9,11 +9,9 @@ from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from kubernetes_validate.utils import ValidationError, validate
 
 from cache_dit_serving import __version__
 from cache_dit_serving.config.footprints import WAYS, footprints
@@ -63,9 +61,14 @@ def triggers() -> dict[str, dict[str, Any]]:
     return {each["name"]: each["metadata"] for each in scaled["spec"]["triggers"]}
 
 
+# jsonschema is imported where it is used: it takes each process that collects the tests a second.
+
+
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @pytest.mark.parametrize("name", ["one-gpu", "replicas", WEIGHTS])
 def test_kubernetes_takes_each_object(name: str, version: str) -> None:
+    from kubernetes_validate.utils import validate
+
     objects = [each for each in rendered(name) if each["kind"] not in DEFINED]
     assert objects
     for each in objects:
@@ -73,6 +76,8 @@ def test_kubernetes_takes_each_object(name: str, version: str) -> None:
 
 
 def test_an_unknown_field_is_found() -> None:
+    from kubernetes_validate.utils import ValidationError, validate
+
     [service] = of_kind("cpu", "Service")
     with pytest.raises(ValidationError, match="sessionAfinity"):
         validate(service | {"spec": {"sessionAfinity": "None"}}, NEWEST, strict=True)
@@ -80,6 +85,8 @@ def test_an_unknown_field_is_found() -> None:
 
 @pytest.mark.parametrize("kind", sorted(DEFINED))
 def test_the_operators_take_their_objects(kind: str) -> None:
+    import jsonschema
+
     [made] = of_kind("replicas", kind)
     jsonschema.validate(made, SCHEMAS[kind])
 

@@ -11,8 +11,6 @@ import sys
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.support.server import ROOT
 from tools.licences.__main__ import PAGE, SITE, licences_page, normalized, pinned
@@ -50,6 +48,10 @@ def bill(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_bill_of_materials_is_of_cyclonedx(bill: str) -> None:
+    # Here: the validator takes each process that collects the tests a second.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
 
 

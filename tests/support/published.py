@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import bentoml
-from openapi_schema_validator import OAS31Validator
 
 from tests.support.server import Server
 
@@ -42,6 +41,8 @@ def keeps_to_what_it_publishes(server: Server, **drawing: Any) -> None:
 
 def disagreements(answer: Any, schema: Json) -> list[str]:
     """Where an answer is not as a schema says: a key that the schema lacks, a null or another type than it has."""
+    from openapi_schema_validator import OAS31Validator  # which takes a second to import
+
     return [f"{error.json_path}: {error.message}" for error in OAS31Validator(_closed(schema)).iter_errors(answer)]
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-
 from tools.licences.__main__ import PAGE, normalized
 
 INSIDE = "app/.venv/share/sbom.cdx.json"
@@ -22,6 +19,10 @@ def bill_problems(root: Path) -> list[str]:
     Args:
         root: The image's file system.
     """
+    # Here: to import the validator takes a second.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = (root / INSIDE).read_text(encoding="utf-8")
     invalid = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     if invalid is not None:
