@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,18 @@ TENSORS = {
 }
 
 
+@pytest.fixture(scope="module")
+def svdquant(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """As :func:`save_svdquant`, which quantises once for each type."""
+    saved = functools.cache(lambda quant_type: save_svdquant(tmp_path_factory.mktemp("svdq"), quant_type))
+
+    def copied(folder: Path, quant_type: str = "svdq_int4_r16_dq") -> Path:
+        shutil.copytree(saved(quant_type).parent, folder, dirs_exist_ok=True)
+        return folder / saved(quant_type).name
+
+    return copied
+
+
 def _save(folder: Path, about: Any = ABOUT, tensors: dict[str, torch.Tensor] = TENSORS) -> Path:
     text = about if isinstance(about, str) else json.dumps(about)
     save_file(tensors, folder / "a.safetensors", {"cache_dit_svdq_ptq": text})
@@ -35,9 +50,9 @@ def _save(folder: Path, about: Any = ABOUT, tensors: dict[str, torch.Tensor] = T
 
 @pytest.mark.parametrize(("quant_type", "precision"), [("svdq_int4_r16_dq", "int4"), ("svdq_nvfp4_r16_dq", "nvfp4")])
 def test_a_file_that_cache_dit_wrote_is_a_transformers_quantised_layers(
-    tmp_path: Path, quant_type: str, precision: str
+    svdquant: Callable[..., Path], tmp_path: Path, quant_type: str, precision: str
 ) -> None:
-    file = CheckpointFile.read(save_svdquant(tmp_path, quant_type))
+    file = CheckpointFile.read(svdquant(tmp_path, quant_type))
     assert (file.kind, file.scheme, file.refusal) == (Kind.DENOISER, Scheme.CACHE_DIT, None)
     assert file.format == f"cache-dit's SVDQuant {quant_type}"
     layers = file.svdquant
@@ -68,8 +83,10 @@ def test_a_file_that_contradicts_its_metadata_is_refused(
 
 
 @pytest.mark.parametrize("by_folder", [False, True], ids=["file", "folder"])
-def test_the_layers_lie_over_the_transformer_of_the_model_or_the_base(tmp_path: Path, by_folder: bool) -> None:
-    file = save_svdquant(tmp_path / "svdq")
+def test_the_layers_lie_over_the_transformer_of_the_model_or_the_base(
+    svdquant: Callable[..., Path], tmp_path: Path, by_folder: bool
+) -> None:
+    file = svdquant(tmp_path / "svdq")
     path = str(file.parent if by_folder else file)
     alone = sources_of(ModelSettings(path=path, base=BASE))
     beside = sources_of(ModelSettings(path=BASE, components={"transformer": path, "vae": BASE}))
@@ -84,18 +101,20 @@ def test_the_layers_lie_over_the_transformer_of_the_model_or_the_base(tmp_path: 
         sources_of(ModelSettings(path=BASE, components={"vae": path}))
 
 
-def test_layers_beside_a_whole_pipeline_in_one_file_are_refused(tmp_path: Path) -> None:
+def test_layers_beside_a_whole_pipeline_in_one_file_are_refused(svdquant: Callable[..., Path], tmp_path: Path) -> None:
     whole = save(
         {**as_comfyui(transformer_tensors()), "vae.encoder.conv_in.weight": torch.ones(1)}, tmp_path / "w.safetensors"
     )
-    layers = {"transformer": str(save_svdquant(tmp_path))}
+    layers = {"transformer": str(svdquant(tmp_path))}
     with pytest.raises(UnusableSource, match=r"components\.transformer: .* has quantised layers alone, .* of w\.safe"):
         sources_of(ModelSettings(path=str(whole), base=BASE, components=layers))
 
 
 @pytest.mark.parametrize("name", ["gone.safetensors", "../svdq_int4_r16_dq.safetensors", 3])
-def test_a_folder_whose_configuration_names_no_file_beside_it_is_refused(tmp_path: Path, name: object) -> None:
-    save_svdquant(tmp_path)
+def test_a_folder_whose_configuration_names_no_file_beside_it_is_refused(
+    svdquant: Callable[..., Path], tmp_path: Path, name: object
+) -> None:
+    svdquant(tmp_path)
     config = json.loads((tmp_path / "quant_config.json").read_text()) | {"checkpoint_path": name}
     (tmp_path / "svdq").mkdir()
     (tmp_path / "svdq" / "quant_config.json").write_text(json.dumps(config))

@@ -20,7 +20,7 @@ MARKUP = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
 
 
 def test_a_picture_is_drawn_watched_and_accounted_for(page: Playground) -> None:
-    page.type(prompt=PROMPT, seed=5, num_inference_steps=60)
+    page.type(prompt=PROMPT, seed=5, num_inference_steps=100)
     page.script(
         "window.told = []; new MutationObserver(() => told.push(document.querySelector('.status')?.textContent))"
         ".observe(document.getElementById('stage'), {subtree: true, childList: true, characterData: true})"
@@ -35,9 +35,9 @@ def test_a_picture_is_drawn_watched_and_accounted_for(page: Playground) -> None:
     assert picture.get_attribute("alt") == PROMPT
     assert page.script("return arguments[0].naturalWidth", picture) == 96
     count, steps = (int(part) for part in reused.split(" / "))
-    assert steps == len(page.all(".timeline .step")) == 60
+    assert steps == len(page.all(".timeline .step")) == 100
     assert count == len(page.all(".timeline .step.reused")) > 0
-    assert f"{count} of 60 steps reused" in page.script("return document.getElementById('live').textContent")
+    assert f"{count} of 100 steps reused" in page.script("return document.getElementById('live').textContent")
 
 
 def test_a_stranger_draws_an_idea_at_once(page: Playground) -> None:

@@ -57,6 +57,13 @@ class Started:
 STARTED = Started()
 
 
+def session() -> requests.Session:
+    """One that looks for no proxies in the environment, which takes a tenth of a request."""
+    direct = requests.Session()
+    direct.trust_env = False
+    return direct
+
+
 @dataclass
 class Server:
     """A `bentoml serve` process and where to reach it."""
@@ -65,7 +72,7 @@ class Server:
     url: str
     log_file: Path
     outputs: Path
-    session: requests.Session = field(default_factory=requests.Session)
+    session: requests.Session = field(default_factory=session)
 
     def generate(self, **fields: Any) -> requests.Response:
         return self.session.post(f"{self.url}/generate", json={"prompt": "a red apple on a blue background"} | fields)
