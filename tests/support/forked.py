@@ -159,7 +159,8 @@ class WarmProcess:
 
     def close(self) -> None:
         """Need it no more: it ends what it has forked for this process, and itself if it was the last."""
-        self._control.close()
+        with suppress(OSError):  # it has ended
+            self._control.shutdown(socket.SHUT_RDWR)  # which the listening thread hears, too
 
     def _listen(self) -> None:
         while True:
