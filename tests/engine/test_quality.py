@@ -158,6 +158,30 @@ def test_after_an_upgrade_the_evidence_of_before_is_shown_and_decides_nothing(tm
     play(tmp_path, scene)
 
 
+def test_other_weights_begin_their_evidence_anew_and_keep_that_of_their_version(tmp_path: Path) -> None:
+    async def scene(database: JobDatabase) -> None:
+        assert await database.access.open()
+        one = server(database)
+        find(one, 5, 0.5)
+        await one.exchange()
+        assert one.ledger is not None
+        of_the_start = one.ledger.environment
+        assert one.lowered == {"fast": "balanced"}
+        runner: Any = one._worker.loaded().runner
+        runner.facts = replace(FACTS, weights_version="a" * 64)
+        one.begin()
+        assert one.lowered == {}
+        await one.exchange()
+        assert one.lowered == {}
+        assert one.ledger.environment != of_the_start
+        assert one.environments[one.ledger.environment]["weights_version"] == "a" * 64
+        runner.facts = FACTS
+        await one.exchange()
+        assert one.lowered == {"fast": "balanced"}
+
+    play(tmp_path, scene)
+
+
 def test_single_outputs_are_for_an_operator_alone(tmp_path: Path) -> None:
     async def scene(database: JobDatabase) -> None:
         assert await database.access.open()

@@ -28,6 +28,8 @@ def evidence_headers(answer: GenerateResponse) -> dict[str, str]:
     }
     if answer.scheduler is not None:
         headers["X-Scheduler"] = answer.scheduler
+    if answer.weights_version is not None:
+        headers["X-Weights-Version"] = answer.weights_version
     if answer.warnings:
         # Without their texts, which may be longer than proxies let a header be.
         headers["X-Warnings"] = json.dumps([{"param": each.param, "code": each.code} for each in answer.warnings])

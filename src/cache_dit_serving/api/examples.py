@@ -14,4 +14,5 @@ IMAGE: Example = {"prompt": "a red apple on a blue background", "seed": 7, "spee
 COMPARISON: Example = {"prompt": "a robot on a yellow background", "seed": 1, "speed": "fast"}
 EDIT: Example = {"prompt": "a strawberry on a blue background", "seed": 7, "image_urls": [BLUE]}
 PRIORITY: Example = {"priority": 0}
+WEIGHTS: Example = {"folder": "step-1000"}
 NOTHING: Example = {}

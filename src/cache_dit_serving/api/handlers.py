@@ -16,8 +16,9 @@ from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.errors import InvalidRequest, Unauthorized
 from cache_dit_serving.jobs.metrics import of_all_workers
 from cache_dit_serving.media.outputs import Stored
+from cache_dit_serving.pipeline.protocol import WeightsChoice
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
-from cache_dit_serving.schemas.request import JobChange, JobRequest, SleepRequest
+from cache_dit_serving.schemas.request import JobChange, JobRequest, ReloadRequest, SleepRequest
 
 
 class OutputResponse(FileResponse):
@@ -67,6 +68,12 @@ async def sleep(request: Request) -> Response:
 
 async def wake(request: Request) -> Response:
     return answered(await parts().engine.wake())
+
+
+async def reload(request: Request) -> Response:
+    wanted = state_of(request.scope).asked(ReloadRequest)
+    choice = WeightsChoice(wanted.folder, wanted.sha256)
+    return answered(await parts().engine.reload(request.path_params["name"], choice))
 
 
 async def submit_job(request: Request) -> Response:

@@ -45,6 +45,7 @@ from cache_dit_serving.schemas.answers import (
     HealthResponse,
     LorasResponse,
     ModelInfo,
+    ReloadResponse,
     SleepResponse,
     WakeResponse,
 )
@@ -62,7 +63,14 @@ from cache_dit_serving.schemas.openai import (
     VideoCreation,
 )
 from cache_dit_serving.schemas.quality import QualityResponse
-from cache_dit_serving.schemas.request import GenerateRequest, JobChange, JobRequest, NoFields, SleepRequest
+from cache_dit_serving.schemas.request import (
+    GenerateRequest,
+    JobChange,
+    JobRequest,
+    NoFields,
+    ReloadRequest,
+    SleepRequest,
+)
 
 GENERATION_ERRORS: Errors = (
     CacheNotEngaged,
@@ -429,6 +437,16 @@ OPERATIONS = (
         (InternalError, NotReady, WakeFailed),
         JsonBody(NoFields, examples.NOTHING),
         handler=handlers.wake,
+        scope="admin",
+    ),
+    Operation(
+        "POST",
+        "/models/{name}/reload",
+        "Put other weights of the same shapes in the place of the model's once no generation runs.",
+        ReloadResponse,
+        (NotFound, InternalError, NotReady, WakeFailed),
+        JsonBody(ReloadRequest, examples.WEIGHTS),
+        handler=handlers.reload,
         scope="admin",
     ),
     Operation(

@@ -32,6 +32,7 @@ class ApiKey(Section):
     scopes: tuple[Scope, ...] = Field(
         ("generate",),
         description="generate: generation, and the caller's own jobs. admin: also /flush_cache, /sleep, /wake, "
+        "reloading weights, "
         "loading and unloading LoRAs, `profile`, and everyone's jobs.",
     )
     requests_per_minute: float | None = Field(

@@ -162,6 +162,12 @@ class ModelSettings(Section):
         "is loaded when it is first chosen.",
     )
 
+    reload_folder: Path | None = Field(
+        None,
+        description="Folder below which weights lie that POST /models/{name}/reload may put in the place of the "
+        "loaded ones. Left out: none may.",
+    )
+
     @field_validator("loras")
     @classmethod
     def _names_differ(cls, loras: tuple[LoraSettings, ...]) -> tuple[LoraSettings, ...]:

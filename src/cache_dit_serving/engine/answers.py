@@ -49,6 +49,7 @@ def answer_of(prepared: Prepared, outputs: Sequence[OutputFile], delivered: list
         warnings=generation.warnings,
         stats=stats_of(records) if prepared.intake.request.include_stats else None,
         peak_memory_bytes=max((record.peak_memory_bytes or 0 for record in records), default=0) or None,
+        weights_version=records[0].weights_version,
         profiles=[record.profile for record in records if record.profile] or None,
     )
 

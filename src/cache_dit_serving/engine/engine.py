@@ -27,6 +27,7 @@ from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.decode.pool import DecodingPool
 from cache_dit_serving.media.object_outputs import ObjectOutputs
 from cache_dit_serving.media.outputs import OutputFolder, Outputs
+from cache_dit_serving.pipeline.protocol import WeightsChoice
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.resolve import Resolved
 from cache_dit_serving.schemas.answers import (
@@ -37,6 +38,7 @@ from cache_dit_serving.schemas.answers import (
     HealthResponse,
     LorasResponse,
     ModelInfo,
+    ReloadResponse,
     SleepResponse,
     WakeResponse,
 )
@@ -325,6 +327,35 @@ class Engine:
             freed_bytes=slept.freed_bytes,
             seconds=round(slept.seconds, 4),
             workers=self.settings.server.workers,
+        )
+
+    async def reload(self, name: str, choice: WeightsChoice) -> ReloadResponse:
+        """Put other weights in the place of the model's once no generation runs.
+
+        Args:
+            name: of the model, or the part of it after the last slash.
+
+        Raises:
+            NotFound: the model has another name.
+            InvalidRequest: the weights are not there, or do not fit the model.
+            NotReady: there is no loaded model.
+        """
+        own = self.worker.loaded().runner.facts.name
+        names = (*self.settings.server.model_names, own, own.rpartition("/")[2])
+        if name not in names:
+            raise NotFound(f"there is no model of this name; there is: {', '.join(dict.fromkeys(names))}", param="name")
+        if (workers := self.settings.server.workers) > 1:
+            raise InvalidRequest(
+                f"server.workers is {workers}, and this request reaches one of them: the others would go on drawing "
+                "with the old weights; run one worker, or start the server anew"
+            )
+        reloaded = await asyncio.wrap_future(self.worker.reload(choice))
+        if self.quality.on:
+            self.quality.begin()
+        return ReloadResponse(
+            model=own,
+            weights_version=reloaded.version,
+            components=list(reloaded.components),
         )
 
     async def wake(self) -> WakeResponse:

@@ -26,6 +26,7 @@ def model_info(loaded: Loaded, configuration: str = "", video_encoder: EncoderCh
         pipeline_class=model.traits.pipeline_class,
         tasks=[str(task) for task in model.tasks],
         weights=facts.weights,
+        weights_version=facts.weights_version,
         variant=facts.variant,
         dtype=facts.dtype,
         torch_dtype=f"torch.{facts.dtype}",

@@ -18,7 +18,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.engine.background import Background
 from cache_dit_serving.engine.shadow_measuring import Measured, ShadowMeasuring
-from cache_dit_serving.errors import InvalidRequest, StoreUnavailable
+from cache_dit_serving.errors import InvalidRequest, NotReady, StoreUnavailable
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.shadow_runs import Shadow
 from cache_dit_serving.jobs.store.database import JobDatabase
@@ -170,16 +170,18 @@ class Quality:
         Raises:
             NotReady: there is no loaded model.
         """
-        if self._ledger is not None:
-            return
         loaded = self._worker.loaded()
+        described = _environment(loaded.runner.facts)
+        if self._ledger is not None and self._ledger.environment == _hash(described):
+            return
+        # Other weights were loaded, or these are the first: what is known of them is read from the beginning.
+        self._read_to, self._lowered = 0, {}
         speeds, floors = loaded.model.speeds, self._settings.speeds
         watched: dict[str, WatchedSpeed] = {
             name: WatchedSpeed(rung.settings.digest(), floors.floors_of(name))
             for name, rung in speeds.rungs.items()
             if rung.settings is not None
         }
-        described = _environment(loaded.runner.facts)
         self._ledger = Ledger(_hash(described), watched)
         self.environments[self._ledger.environment] = described
         self._unwritten.append(self._entry(ENVIRONMENT, described))
@@ -243,8 +245,8 @@ class Quality:
 
     def _compared(self, shadow: Shadow) -> None:
         """Have a run measured; on the pipeline's thread."""
-        if self._ledger is not None:
-            self._measuring.begin(shadow, self._ledger.environment)
+        with contextlib.suppress(NotReady):  # the server shuts down
+            self._measuring.begin(shadow, _hash(_environment(self._worker.loaded().runner.facts)))
 
     def _found(self, measured: Measured) -> None:
         """Keep a result until it is written; on the measuring thread."""
@@ -254,8 +256,10 @@ class Quality:
 
 def _environment(facts: Facts) -> dict[str, Any]:
     """Return what decides the outputs beside the request and its cache settings."""
+    version = {} if facts.weights_version is None else {"weights_version": facts.weights_version}
     return {
         "model": facts.name,
+        **version,
         "weights": facts.weights,
         "device": facts.device,
         "dtype": facts.dtype,

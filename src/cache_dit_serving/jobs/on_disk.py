@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import psutil
 
-from cache_dit_serving.pipeline.protocol import Facts, Freed, Runner, Sampled, Watch
+from cache_dit_serving.pipeline.protocol import Facts, Freed, Reloaded, Runner, Sampled, Watch, WeightsChoice
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.loras import LoraContents
 
@@ -49,6 +49,9 @@ class OnDisk:
         return 0
 
     def wake(self, sign: Callable[[], None]) -> None:
+        _not_in_memory()
+
+    def reload(self, choice: WeightsChoice, sign: Callable[[], None]) -> Reloaded:
         _not_in_memory()
 
     def drop(self) -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from cache_dit_serving.config.residency import SleepLevel
-from cache_dit_serving.errors import OutOfMemory, ServingError, WakeFailed
+from cache_dit_serving.errors import InvalidRequest, OutOfMemory, ServingError, WakeFailed
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.watchdog import Watchdog
@@ -115,6 +115,9 @@ class Residency:
         level = level or self.level or self.usual_level()
         if self.level in (level, "disk"):
             return FellAsleep(self.level, 0, 0.0)
+        if level == "disk" and self._model.runner.facts.weights_version is not None:
+            words = "disk: the weights were reloaded, and waking would load those of the start; `host` keeps them"
+            raise InvalidRequest(words, param="level")
         began = self._now()
         freed: int | None = None
         if level == "disk":

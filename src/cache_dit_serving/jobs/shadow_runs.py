@@ -136,6 +136,12 @@ class ShadowRuns:
             metrics.SHADOW_WAITING.set(len(self._waiting))
             self._changed.notify()
 
+    def clear(self) -> None:
+        """Drop all that wait: the model has other weights than drew their outputs."""
+        with self._changed:
+            self._waiting.clear()
+            metrics.SHADOW_WAITING.set(0)
+
     def begin(self) -> None:
         """Count the allowance from now on: the model is ready."""
         self._since = self._now()

@@ -31,7 +31,7 @@ from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.shadow_runs import ShadowRuns
 from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.watchdog import Watchdog
-from cache_dit_serving.pipeline.protocol import Loaded, Runner
+from cache_dit_serving.pipeline.protocol import Loaded, Reloaded, Runner, WeightsChoice
 from cache_dit_serving.schemas.answers import QueueReport
 
 logger = logging.getLogger(__name__)
@@ -202,6 +202,20 @@ class PipelineWorker:
             lambda runner: self._residency.sleep(level, lambda: self._model.draining or self._queue.needs_weights),
             needs_weights=False,
         )
+
+    def reload(self, choice: WeightsChoice) -> Future[Reloaded]:
+        """Put other weights in the place of the model's as soon as no generation runs.
+
+        Raises:
+            NotReady: it is loading, failed to load, or the server is shutting down.
+        """
+
+        def exchange(runner: Runner) -> Reloaded:
+            reloaded = runner.reload(choice, self._watchdog.sign)
+            self.shadows.clear()
+            return reloaded
+
+        return self.between_generations(exchange)
 
     def wake(self) -> Future[float]:
         """Wake the model up; the result is the seconds that it took, 0 for one that is awake.

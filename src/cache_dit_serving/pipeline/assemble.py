@@ -91,6 +91,7 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         previewer=previewer,
         compiled_graphs=compiled_graphs,
         footprint=footprint_of(settings.model.path),
+        reload_folder=settings.model.reload_folder,
         processes=settings.parallelism.ranks_per_node if settings.parallelism else 1,
         guidance=guidance,
     )

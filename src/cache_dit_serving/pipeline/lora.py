@@ -127,6 +127,11 @@ class LoadedLoras:
             self._places[settings.name] = place
             self.loaded = {**self.loaded, settings.name: contents}
 
+    @property
+    def fused(self) -> list[str]:
+        """Names of the LoRAs that are part of the weights."""
+        return [each.name for each in self._fused]
+
     def traits(self) -> tuple[LoraTraits, ...]:
         """Return the traits of all LoRAs for planning, in the configuration's order; those of the folder last."""
         fused = {each.name: each for each in self._fused}

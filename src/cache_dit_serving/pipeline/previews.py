@@ -75,6 +75,10 @@ class Previewer:
         """Return the reason that a pipeline class has no previews; None if it has, or may have."""
         return self._why_none or self._why_not.get(pipeline_class)
 
+    def forget(self) -> None:
+        """Fit the map anew at the next preview: the autoencoder may have other weights."""
+        self._fit = None
+
     def showing(self, pipe: Any, call: ImageCall, watch: Watch) -> Callable[[int, Any], None]:
         """Return a function to call after each step with (steps done, latents); it offers previews to the watch."""
         before: torch.Tensor | None = None

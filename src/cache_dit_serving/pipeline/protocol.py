@@ -91,6 +91,24 @@ class Freed(NamedTuple):
     """Prompt embeddings."""
 
 
+class WeightsChoice(NamedTuple):
+    """Weights that are to take the place of a model's."""
+
+    folder: str
+    """Folder below that of the operator."""
+    sha256: str | None
+    """Digest that they must have; None: any."""
+
+
+class Reloaded(NamedTuple):
+    """Change of a model's weights."""
+
+    version: str
+    """SHA-256 of the new weights, hexadecimal."""
+    components: tuple[str, ...]
+    """Names of the components that have new weights."""
+
+
 class Usable(NamedTuple):
     """Attention backends and quantisation types that run on the device with the installed packages."""
 
@@ -100,7 +118,7 @@ class Usable(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about a loaded pipeline, which hold until another one is loaded."""
+    """Facts about a loaded pipeline, which hold until another one is loaded, or other weights."""
 
     name: str
     """Name of the model, without its path on the server."""
@@ -121,6 +139,8 @@ class Facts:
     quantized: tuple[QuantizedComponent, ...]
     components: tuple[LoadedComponent, ...]
     usable: Usable
+    weights_version: str | None = None
+    """SHA-256 of weights that took the place of the loaded ones; None: those of the start."""
 
 
 class Cut(NamedTuple):
@@ -176,6 +196,8 @@ class SampleRecord:
     """Time at which its drawing began, seconds since the epoch."""
     step_s: tuple[float, ...] = ()
     """Seconds of each step that the clock saw."""
+    weights_version: str | None = None
+    """Version of the weights that drew it; None: those of the start."""
 
     @property
     def seconds(self) -> float:
@@ -277,6 +299,18 @@ class Runner(Protocol):
 
         Raises:
             OutOfMemory: the device has too little free memory. The model is asleep as before.
+        """
+        ...
+
+    def reload(self, choice: WeightsChoice, sign: Callable[[], None]) -> Reloaded:
+        """Put other weights of the same shapes in the place of the model's.
+
+        Args:
+            sign: called again and again meanwhile.
+
+        Raises:
+            InvalidRequest: they are not there, or do not fit the model.
+            Exception: the change failed. The weights are those of before.
         """
         ...
 

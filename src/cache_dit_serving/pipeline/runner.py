@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from cache_dit_serving.errors import InternalError, InvalidRequest, OutOfMemory
 from cache_dit_serving.pipeline.drawing import Drawing
 from cache_dit_serving.pipeline.prompts import listening
-from cache_dit_serving.pipeline.protocol import Facts, Freed, Sampled, Watch
+from cache_dit_serving.pipeline.protocol import Facts, Freed, Reloaded, Sampled, Watch, WeightsChoice
 from cache_dit_serving.planning.call import ImageCall
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cache_dit_serving.config.footprints import Footprint
     from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.guidance import SharedGuidance
@@ -52,6 +54,7 @@ class PipelineRunner:
         footprint: Footprint | None = None,
         processes: int = 1,
         guidance: SharedGuidance | None = None,
+        reload_folder: Path | None = None,
     ) -> None:
         """
         Args:
@@ -64,6 +67,7 @@ class PipelineRunner:
             footprint: memory that the model needs, for the advice where it runs out.
             processes: number of ranks on this machine, which share its memory.
             guidance: sharing of guidance's forward passes with other ranks; None: this process makes all of them.
+            reload_folder: folder below which weights lie that may take the place of the loaded ones; None: none may.
         """
         import torch
 
@@ -83,6 +87,7 @@ class PipelineRunner:
         """Part that ran last; only its cache can be on."""
         self._device = torch.device(facts.device)
         self._memory_use = MemoryUse(self._device)
+        self._reload_folder = reload_folder
         self._sleeping = Sleeping(parts, self._device, processes)
         self._held_bytes = 0
 
@@ -198,7 +203,7 @@ class PipelineRunner:
             compiled_graphs=self._compiled_graphs() - graphs,
             peak_memory_bytes=self._memory_use.end(call.pixels),
         )
-        return Sampled(output.arrived, record)
+        return Sampled(output.arrived, replace(record, weights_version=self.facts.weights_version))
 
     def _run(self, drawing: Drawing) -> Arriving:
         """Call the pipeline of a drawing; return its output, which may still be on its way from the device."""
@@ -281,6 +286,22 @@ class PipelineRunner:
     def wake(self, sign: Callable[[], None]) -> None:
         """Put the weights back on the device."""
         self._sleeping.wake(sign)
+
+    def reload(self, choice: WeightsChoice, sign: Callable[[], None]) -> Reloaded:
+        """Put other weights of the same shapes in the place of the model's; what was made by the old ones is freed."""
+        from cache_dit_serving.pipeline.reloading import reload
+
+        if self._reload_folder is None:
+            raise InvalidRequest("this server opens no folder of weights (model.reload_folder)", param="folder")
+        if self.facts.offload not in (None, "model"):
+            raise InvalidRequest(f"model.offload {self.facts.offload} keeps the weights elsewhere", param="folder")
+        pipe = next(iter(self._parts.values())).pipe
+        reloaded = reload(pipe, self._reload_folder, choice, self._loras.fused, sign)
+        self.flush()
+        if self._previewer is not None:
+            self._previewer.forget()
+        self.facts = replace(self.facts, weights_version=reloaded.version)
+        return reloaded
 
     def drop(self) -> int:
         """Free all memory of the model; return its bytes."""

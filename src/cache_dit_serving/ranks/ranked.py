@@ -19,7 +19,17 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InternalError, InvalidRequest, LoadError, OutOfMemory
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from cache_dit_serving.pipeline.protocol import Facts, Freed, Loaded, Sampled, SampleRecord, Stopped, Watch
+from cache_dit_serving.pipeline.protocol import (
+    Facts,
+    Freed,
+    Loaded,
+    Reloaded,
+    Sampled,
+    SampleRecord,
+    Stopped,
+    Watch,
+    WeightsChoice,
+)
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.loras import LoraContents, LoraTraits
 from cache_dit_serving.planning.model import PlannedModel, planned
@@ -122,6 +132,10 @@ class RankedRunner:
     def wake(self, sign: Callable[[], None]) -> None:
         """Have all ranks put their weights back."""
         self._ask(wire.Wake())
+
+    def reload(self, choice: WeightsChoice, sign: Callable[[], None]) -> Reloaded:
+        words = "the weights of a model on several ranks cannot be exchanged; start the server anew"
+        raise InvalidRequest(words, param="folder")
 
     def drop(self) -> int:
         """End all ranks; return the bytes that rank 0 held."""

@@ -146,6 +146,9 @@ class GenerateResponse(Answer):
         description="Peak allocation on the device during the generation; on a CPU, the process's peak resident "
         "memory. Absent if the system does not report it.",
     )
+    weights_version: str | None = Field(
+        None, description="SHA-256 of reloaded weights that drew the output; absent: those of the start."
+    )
     profiles: list[str] | None = Field(None, description="Trace files in the operator's folder; absent without any.")
 
 
@@ -271,6 +274,9 @@ class ModelInfo(Answer):
     pipeline_class: str
     tasks: list[str]
     weights: str = Field(description="saved, or random (model.weights): outputs are noise.")
+    weights_version: str | None = Field(
+        None, description="SHA-256 of weights that were reloaded; absent: those of the start."
+    )
     variant: str | None = Field(None, description="Variant of the loaded files, such as fp16; absent: they have none.")
     dtype: str
     torch_dtype: str = Field(description='`dtype` as cache_dit.serve writes it, such as "torch.bfloat16".')
@@ -453,6 +459,16 @@ class SleepResponse(Answer):
     )
     seconds: float = Field(description="Seconds that it took, without the wait for the running generation.")
     workers: int = Field(description="Worker processes of this server. The answer is of one of them.")
+
+
+class ReloadResponse(Answer):
+    """Result of `POST /models/{name}/reload`."""
+
+    model: str
+    weights_version: str = Field(
+        description="SHA-256 of what `sha256sum` prints of the files, in the order of their paths within the folder."
+    )
+    components: list[str] = Field(description="Components that have new weights.")
 
 
 class WakeResponse(Answer):

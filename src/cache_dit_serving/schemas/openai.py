@@ -167,6 +167,9 @@ class Evidence(Answer):
     scheduler: str | None = Field(None, description="Name of the scheduler that drew; absent if the model has none.")
     shift: float | None = Field(None, description="Shift of the request; absent if the scheduler drew with its own.")
     deadline: DeadlineReport | None = None
+    weights_version: str | None = Field(
+        None, description="SHA-256 of reloaded weights that drew the output; absent: those of the start."
+    )
     warnings: list[RequestWarning] = Field([], description="Parts of the request that had no effect or were adjusted.")
 
     @classmethod
@@ -179,6 +182,7 @@ class Evidence(Answer):
             scheduler=response.scheduler,
             shift=response.shift,
             deadline=response.deadline,
+            weights_version=response.weights_version,
             warnings=response.warnings,
         )
 

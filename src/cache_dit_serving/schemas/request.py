@@ -77,6 +77,22 @@ class SleepRequest(BaseModel):
     )
 
 
+class ReloadRequest(BaseModel):
+    """Weights that are to take the place of the model's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    folder: str = Field(
+        max_length=500,
+        pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$",
+        description="Folder below model.reload_folder, with a folder of .safetensors files for each component that "
+        "has new weights.",
+    )
+    sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="Digest that the weights must have; default: any."
+    )
+
+
 class JobChange(BaseModel):
     """Change of a job that waits."""
 
