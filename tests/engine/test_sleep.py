@@ -40,7 +40,11 @@ def test_health_says_asleep_and_the_answer_of_the_next_request_what_waking_took(
         slept = await engine.sleep("host")
         assert (slept.status, slept.level, slept.workers) == ("asleep", "host", 1)
         assert slept.freed_bytes > 0
-        assert engine.health().status == "asleep"
+        health = engine.health()
+        assert (health.status, health.reason) == (
+            "asleep",
+            "the model's weights are in host memory; the next request wakes it",
+        )
         assert (await engine.flush_cache()).freed_bytes == 0
         after = await engine.generate(intake)
         assert after.images == before.images

@@ -13,7 +13,7 @@ import torch
 from cache_dit_serving.config.residency import SleepLevel
 from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.engine.shadowing import Shadowing
-from cache_dit_serving.errors import InvalidRequest, LoadError, NotReady, WakeFailed
+from cache_dit_serving.errors import InternalError, InvalidRequest, LoadError, NotReady, WakeFailed
 from cache_dit_serving.jobs import metrics, model_loading
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.residency import SleepPolicy
@@ -186,7 +186,10 @@ def test_sleeping_twice_is_sleeping_once_and_the_disk_is_deeper_than_the_hosts_m
     first, second = (asked.result(30) for asked in both)
     assert (first.level, second.level) == ("host", "host")
     assert second.seconds == second.freed_bytes == 0
+    freed = metrics.ASLEEP_FREED_BYTES._value.get()
+    assert freed > 0
     assert worker.sleep("disk").result(30).level == "disk"
+    assert metrics.ASLEEP_FREED_BYTES._value.get() == freed
     assert worker.sleep("host").result(30).level == "disk"
     assert worker.sleep(None).result(30).level == "disk"
     assert worker.wake().result(60) > 0
@@ -226,7 +229,55 @@ def test_weights_that_do_not_fit_now_fail_the_request_by_name_and_the_next_one_w
     with pytest.raises(WakeFailed):
         worker.wake().result(30)
     assert (worker.asleep, worker.state) == ("host", "ready")
+    assert worker._watchdog._since is None, "an idle thread would count as stalled"
     monkeypatch.setattr(torch.Tensor, "copy_", real)
+    assert drawn(worker)[0] == before
+
+
+def test_a_wake_that_fails_otherwise_fails_its_request_alone(
+    worker: PipelineWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, _ = drawn(worker)
+    worker.sleep("host").result(30)
+    runner = inside(worker.loaded())
+    wake = runner.wake
+
+    def lost(sign: Callable[[], None]) -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(runner, "wake", lost)
+    failed = generation(worker)
+    worker.submit(failed)
+    with pytest.raises(InternalError):
+        failed.result.result(30)
+    with pytest.raises(InternalError):
+        worker.wake().result(30)
+    assert "a fault" in caplog.text
+    monkeypatch.setattr(runner, "wake", wake)
+    assert drawn(worker)[0] == before
+
+
+def test_a_sleep_that_fails_leaves_the_model_awake(worker: PipelineWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, _ = drawn(worker)
+
+    def fail(device: torch.device) -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(sleeping, "give_back", fail)
+    with pytest.raises(ValueError, match="a fault"):
+        worker.sleep("host").result(30)
+    assert worker.asleep is None
+    assert drawn(worker)[0] == before
+
+
+def test_a_runner_that_is_lost_while_the_model_sleeps_is_loaded_anew(reloading: PipelineWorker) -> None:
+    worker = reloading
+    before, _ = drawn(worker)
+    worker.sleep("host").result(30)
+    runner: Any = worker.loaded().runner
+    runner.lost = "a test"
+    wait_until(lambda: worker.state == "ready" and worker.loaded().runner is not runner)
+    assert worker.asleep is None
     assert drawn(worker)[0] == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor
+from safetensors.torch import load_file, save_file
 
 from cache_dit_serving.config.acceleration import CompileSettings, QuantizeSettings
 from cache_dit_serving.config.settings import LoraSettings, ServerSettings, Settings
 from cache_dit_serving.errors import LoadError
-from cache_dit_serving.pipeline import compiling
+from cache_dit_serving.pipeline import compiling, sleeping
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
-from cache_dit_serving.pipeline.protocol import Loaded, Sampled
+from cache_dit_serving.pipeline.protocol import Loaded, Sampled, WeightsChoice
 from tests.support.families import save_family
-from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, tiny_wan, unwarmed
+from tests.support.in_process import EMBEDDED, UNCACHED, draw, inside, load, tiny_wan, unwarmed
 from tests.support.loras import save_lora, with_loras
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # torch warns about itself
@@ -144,6 +146,29 @@ def test_loras_of_the_folder_that_take_each_others_place_compile_once(compiled: 
     assert graphs["red"][0] > 0
     assert graphs["blue"] == [0]
     assert graphs["red"][1] == 0
+
+
+@pytest.mark.verified
+def test_graphs_draw_the_same_after_a_sleep_and_after_other_weights_and_none_is_compiled_anew(
+    compiled: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = FEW | {"loras": [MONOCHROME]}
+    expected = draw(compiled, **fields).media.array
+    monkeypatch.setattr(sleeping, "why_not_in_host_memory", lambda device: None)
+    monkeypatch.setattr(inside(compiled), "_reload_folder", tmp_path)
+    assert compiled.runner.sleep(lambda: False)
+    compiled.runner.wake(lambda: None)
+    shutil.copytree(EMBEDDED_FOLDER / "transformer", tmp_path / "start" / "transformer")
+    (tmp_path / "trained" / "transformer").mkdir(parents=True)
+    file = "diffusion_pytorch_model.safetensors"
+    trained = {name: each * 1.02 for name, each in load_file(EMBEDDED_FOLDER / "transformer" / file).items()}
+    save_file(trained, tmp_path / "trained" / "transformer" / file)
+    for folder, same in ((None, True), ("trained", False), ("start", True)):
+        if folder is not None:
+            compiled.runner.reload(WeightsChoice(folder, None), lambda: None)
+        drawn = draw(compiled, **fields)
+        assert drawn.record.compiled_graphs == 0
+        assert np.array_equal(drawn.media.array, expected) is same
 
 
 @pytest.mark.verified

@@ -184,6 +184,12 @@ def test_weights_that_share_their_memory_are_copied_once_and_share_it_afterwards
     assert view.weight.data_ptr() == one.weight[2:4].data_ptr()
 
 
+def test_where_no_memory_can_be_page_locked_the_copy_lies_in_other_memory() -> None:
+    assert not torch.cuda.is_available()
+    pieces = list(host_copy._chunks(250_000, pinned=True))
+    assert [piece.nbytes for piece in pieces] == [100_001, 100_001, 49_998]
+
+
 def test_only_weights_on_the_device_are_taken() -> None:
     assert storages_on("cuda", [torch.nn.Linear(8, 8)]) == []
     assert storages_on("cpu", [torch.nn.Linear(8, 8, device="meta")]) == []

@@ -220,8 +220,11 @@ class Engine:
         jobs = f"jobs are refused: {fault}" if fault else None
         reason = "; ".join(filter(None, (cache, jobs))) or self.worker.reason
         queue = self.worker.queue()
-        status = "asleep" if self.worker.asleep else self.worker.state
-        return HealthResponse(status=status, reason=reason, version=__version__, queue=queue)
+        if (level := self.worker.asleep) is None:
+            return HealthResponse(status=self.worker.state, reason=reason, version=__version__, queue=queue)
+        place = "in host memory" if level == "host" else "on disk"
+        reason = reason or f"the model's weights are {place}; the next request wakes it"
+        return HealthResponse(status="asleep", reason=reason, version=__version__, queue=queue)
 
     def model_info(self) -> ModelInfo:
         """Return the description of the loaded model; answers while a generation runs.

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from cache_dit_serving.errors import DETAILS, WakeFailed
+from cache_dit_serving.errors import DETAILS, ServingError
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.output_maker import OutputMaker
@@ -111,7 +111,7 @@ class PipelineLoop:
             if not generation.cancelled:
                 try:
                     generation.woke(self._residency.wake())
-                except WakeFailed as error:
+                except ServingError as error:
                     generation.fail(error)
                     return
             with self._watchdog.watching(generation.id):
@@ -121,12 +121,12 @@ class PipelineLoop:
         if action.needs_weights:
             try:
                 self._residency.wake()
-            except WakeFailed as error:
-                action.future.set_exception(error)
-                return
             except NotLoadedAgain:
                 action.future.set_exception(self._model.not_ready())
                 raise
+            except ServingError as error:
+                action.future.set_exception(error)
+                return
         with self._watchdog.watching():
             action.run(self._model.runner)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from cache_dit_serving.config.residency import SleepLevel
-from cache_dit_serving.errors import InvalidRequest, OutOfMemory, ServingError, WakeFailed
+from cache_dit_serving.errors import InternalError, InvalidRequest, OutOfMemory, ServingError, WakeFailed
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.watchdog import Watchdog
@@ -71,6 +71,8 @@ class Residency:
         """Level of the sleep; None: the model is awake."""
         self.woke_s = 0.0
         """Seconds of the latest :meth:`wake`."""
+        self._freed_bytes = 0
+        """Bytes that the sleep gave back."""
 
     def usual_level(self) -> SleepLevel:
         """Return the level where none is named: the host's memory, or the disk for a model on a CPU."""
@@ -100,6 +102,8 @@ class Residency:
             self.sleep(None, is_wanted)
         except ServingError as error:
             logger.warning("server.sleep_after_s: the model stays awake: %s", error.message)
+        except Exception:
+            logger.exception("server.sleep_after_s: the model stays awake")
         self.used()
 
     def sleep(self, level: SleepLevel | None, is_wanted: Callable[[], bool]) -> FellAsleep:
@@ -133,7 +137,7 @@ class Residency:
             return FellAsleep(None, 0, seconds)
         # Until it is measured: the same bytes go back the same way.
         self._wake_s.setdefault(level, seconds)
-        self._set(level, freed)
+        self._set(level, self._freed_bytes + freed)
         metrics.SLEEPS.labels(level, "asleep").inc()
         logger.info("asleep (%s) after %.2f s: %.2f GiB are given back", level, seconds, freed / 2**30)
         return FellAsleep(level, freed, seconds)
@@ -143,6 +147,7 @@ class Residency:
 
         Raises:
             WakeFailed: the device has too little free memory. The model is asleep as before.
+            ServingError: RunnerLost or InternalError; the model is asleep as before, or is loaded anew.
             NotLoadedAgain: a model on disk could not be loaded, or the server shuts down.
         """
         level, self.woke_s = self.level, 0.0
@@ -156,10 +161,16 @@ class Residency:
                     raise NotLoadedAgain
             else:
                 try:
-                    self._model.runner.wake(self._watchdog.sign)
+                    with self._watchdog.watching():
+                        self._model.runner.wake(self._watchdog.sign)
                 except OutOfMemory:
                     metrics.WAKE_FAILURES.inc()
                     raise WakeFailed from None
+                except ServingError:
+                    raise
+                except Exception:
+                    logger.exception("the model does not wake")
+                    raise InternalError from None
         self.woke_s = self._wake_s[level] = seconds = self._now() - began
         self._set(None)
         self.used()
@@ -185,5 +196,5 @@ class Residency:
         return is_wanted()
 
     def _set(self, level: SleepLevel | None, freed: int = 0) -> None:
-        self.level = level
+        self.level, self._freed_bytes = level, freed
         metrics.tell_sleep(level, freed)

@@ -68,10 +68,18 @@ class Sleeping:
             raise InvalidRequest(
                 f"host: the weights need {needed} of host memory, and {free} are free; `disk` needs none", param=LEVEL
             ) from None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InvalidRequest("host: the host's memory ran out; `disk` needs none", param=LEVEL) from None
         if copy is None:
             return None
         self._copy = copy
-        return self._give_back(flush, storages)
+        try:
+            return self._give_back(flush, storages)
+        except BaseException:
+            self.wake(lambda: None)  # nothing may draw with empty weights
+            raise
 
     def wake(self, sign: Callable[[], None]) -> None:
         """Put the weights back on the device. Does nothing to a model that is awake.

@@ -237,7 +237,9 @@ class HealthResponse(Answer):
     status: Literal["loading", "ready", "asleep", "failed", "draining"] = Field(
         description="asleep: ready, and the next request wakes the model."
     )
-    reason: str | None = Field(None, description="Current stage while loading; cause of the failure if failed.")
+    reason: str | None = Field(
+        None, description="Current stage while loading; cause of the failure if failed; place of the weights if asleep."
+    )
     version: str = Field(description="Version of the server.")
     queue: QueueReport
 
