@@ -188,5 +188,33 @@ def test_a_model_that_makes_one_pass_is_refused_by_name(tmp_path: Path) -> None:
         RankedRunner.start(spread(family("FluxFill", tmp_path), ulysses_size=None, guidance=2), print)
 
 
+def test_the_tiles_of_the_vae_have_a_degree_of_their_own() -> None:
+    large = MODEL.model_copy(update={"limits": MODEL.limits.model_copy(update={"sizes": None, "max_side": 512})})
+    tiled = large.model_copy(update={"model": large.model.model_copy(update={"vae_tiling": True})})
+    fields: dict[str, Any] = {"num_inference_steps": 3, "width": 192, "height": 160}  # tiles are of 96 px
+    one, whole = load(unwarmed(tiled)), load(unwarmed(large))
+    with ranks(spread(large, ulysses_size=None, guidance=2, vae_size=2)) as two:
+        drawn, expected = (draw(each, **fields).media.array for each in (two, one))
+        begin = Inputs(images=(InputImage(apple(160, 192), ""),))
+        edit: dict[str, Any] = {**fields, "image_urls": ["a file"], "strength": 0.9}
+        edited, as_edited = (draw(each, inputs=begin, **edit).media.array for each in (two, one))
+    assert np.allclose(drawn, expected, rtol=0, atol=CLOSE)
+    assert np.allclose(edited, as_edited, rtol=0, atol=CLOSE)
+    assert not np.array_equal(expected, draw(whole, **fields).media.array)  # there are tiles to share
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"guidance": 2, "vae_size": 4}, "vae_size 4 does not divide the 2 GPUs"),
+        ({"guidance": 2, "vae_size": 2, "extra_parallel_modules": ("vae",)}, "leave vae out"),
+        ({"vae_size": 2}, "name how many GPUs share what"),
+    ],
+)
+def test_a_degree_that_fits_nothing_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ParallelismSettings(**fields)
+
+
 def test_ranks_multiply() -> None:
     assert ParallelismSettings(guidance=2, ulysses_size=2, tp_size=2).world_size == 8

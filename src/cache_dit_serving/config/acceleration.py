@@ -211,6 +211,12 @@ class ParallelismSettings(Section):
     extra_parallel_modules: tuple[str, ...] = Field(
         (), description="Further components to spread: vae, text_encoder, controlnet."
     )
+    vae_size: int | None = Field(
+        None,
+        ge=2,
+        description="GPUs that share the tiles of a picture or clip as it is decoded; the number must divide that of "
+        "all GPUs. Not together with vae in extra_parallel_modules, which takes the GPUs of a forward pass.",
+    )
     compute_comm_overlap: bool = Field(
         True, description="Have blocks compiled by `compile` overlap the exchange between GPUs with their computation."
     )
@@ -237,6 +243,10 @@ class ParallelismSettings(Section):
             raise ValueError("rendezvous is where the other nodes reach this one; name its address")
         if self.nodes == 1 and self.rendezvous is not None:
             raise ValueError("rendezvous has no effect with one node")
+        if self.vae_size and self.world_size % self.vae_size:
+            raise ValueError(f"vae_size {self.vae_size} does not divide the {self.world_size} GPUs in all")
+        if self.vae_size and "vae" in self.extra_parallel_modules:
+            raise ValueError("vae_size says how many GPUs decode; leave vae out of extra_parallel_modules")
         if self.world_size % self.nodes:
             raise ValueError(f"{self.world_size} GPUs in all cannot be on {self.nodes} nodes, as many on each")
         return self

@@ -16,6 +16,9 @@ import torch
 import torch.distributed as dist
 from cache_dit import ParallelismConfig
 from cache_dit.distributed.autoencoders import register as autoencoders
+from cache_dit.distributed.autoencoders import utils as tiles
+from cache_dit.distributed.autoencoders.dispatch import _ensure_auto_encoder_dp_planners_activated as activate_planners
+from cache_dit.distributed.autoencoders.register import AutoEncoderDataParallelismPlannerRegister
 from cache_dit.distributed.text_encoders import register as text_encoders
 from cache_dit.distributed.transformers import register as transformers
 from torch.distributed.device_mesh import init_device_mesh
@@ -74,7 +77,12 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCa
         LoadError: the number of heads is no multiple of the number of ranks, cache-dit has no plan for the pipeline,
             the pipeline makes no passes that can be shared, or the outputs differ.
     """
+    tiles.dist = _InGroup()
+    if settings.vae_size is not None or "vae" in settings.extra_parallel_modules:
+        pipe.vae.enable_tiling()  # before the first output too: tiles may show seams
     before = _output(pipe, call)
+    if settings.vae_size is not None:
+        _spread_vae(pipe, settings.vae_size)
     if settings.pass_size > 1:
         _spread_pass(pipe, settings)
     if settings.guidance is None:
@@ -165,6 +173,32 @@ def _spread_pass(pipe: DiffusionPipeline, settings: ParallelismSettings) -> None
         name = type(pipe).__name__
         raise LoadError(f"parallelism: cache-dit cannot spread a {name} so{DETAILS}") from error
     _keep_signatures(pipe)
+
+
+def _spread_vae(pipe: DiffusionPipeline, size: int) -> None:
+    """Spread the tiles that the VAE codes over `size` consecutive ranks, by cache-dit's planner for its class.
+
+    Raises:
+        LoadError: cache-dit has none.
+    """
+    mesh = init_device_mesh(pipe.device.type, (dist.get_world_size() // size, size), mesh_dim_names=("copies", "tiles"))
+    name = type(pipe.vae).__name__
+    try:
+        activate_planners()
+        planner = AutoEncoderDataParallelismPlannerRegister.get_planner(pipe.vae)()
+    except ValueError as error:
+        raise LoadError(f"parallelism.vae_size: cache-dit cannot spread a {name}; leave it out") from error
+    planner.parallelize_tiling(auto_encoder=pipe.vae, dp_mesh=mesh["tiles"])
+
+
+class _InGroup:
+    """Stand-in for `torch.distributed` where cache-dit sends tiles. It takes a group's rank for one of all (1.5.3)."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(dist, name)
+
+    def P2POp(self, op: Any, tensor: torch.Tensor, peer: int, group: Any) -> Any:
+        return dist.P2POp(op, tensor, group=group, group_peer=peer)
 
 
 @contextmanager
