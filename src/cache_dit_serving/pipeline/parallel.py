@@ -152,8 +152,8 @@ def _spread_pass(pipe: DiffusionPipeline, settings: ParallelismSettings) -> None
     for name in DENOISERS:
         if (transformer := getattr(pipe, name, None)) is not None:
             _check_heads(transformer, settings)
-    if settings.tp_size and pipe.device.type == "cpu":
-        # cache-dit 1.5.3 requires an accelerator, though tensor parallelism runs on a CPU too.
+    if (settings.tp_size or settings.extra_parallel_modules) and pipe.device.type == "cpu":
+        # cache-dit 1.5.3 requires an accelerator, though tensor parallelism and further components run on a CPU too.
         torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cpu")
     free_without_sleeping()
     try:
