@@ -72,13 +72,13 @@ class SharedGuidance:
         self._arguments: list[Arguments] = []
         """Arguments of each pass, of the first step; with `ahead` those that were made for the current one."""
         self._recipes: list[dict[int | str, Recipe]] = []
-        """How those of each pass follow from those of the first."""
+        """Recipes of each pass's arguments from those of the first."""
         self._results: dict[int, Result] = {}
         """Last result of each pass."""
         self._error: Exception | None = None
         """Error of this rank's pass, of which the others do not know yet."""
         self._as_made: torch.Tensor | bool = True
-        """Whether the arguments of all passes so far were as made ahead; a tensor of the device."""
+        """True while the arguments of all passes were as made ahead; a tensor of the device."""
         self._in_part = self._split = False
         """True while a part of a batch is computed; true once one was in this call."""
 
