@@ -148,6 +148,7 @@ longer after a change than after one with its own settings (noise included). Goa
 | [Previews](previews.md) | previews of a job |
 | [Queue order](queue-order.md) | waits under `server.queue_order` |
 | [Watched floors](floors.md) | false alarms, and outputs until a missed floor is found and a repaired one comes back |
+| [Live quality](live-quality.md) | a floor that trips on a live server and holds again: shadow runs, and the theory |
 | [Response times](responsive.md) | answers of other routes during a generation |
 | [cache_dit.serve](vs-cache-dit-serve.md) | the old server beside this one: times, CPU, memory, clients that leave |
 | [Soak](soak.md) | ten minutes of four times the traffic that fits: what grows, what is lost |
