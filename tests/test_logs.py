@@ -83,7 +83,7 @@ def test_fields_end_with_their_context() -> None:
 def test_a_start_that_fails_says_so_in_the_format_that_is_set(style: str) -> None:
     words = [sys.executable, "-m", "cache_dit_serving.serve", "--config", "embeded"]
     environ = os.environ | {FORMAT_VARIABLE: style}
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False, env=environ)
     assert ended.returncode == 2
     [line] = ended.stderr.splitlines()
     said = json.loads(line)["message"] if style == "json" else line
@@ -118,7 +118,7 @@ raise SystemExit if len(sys.argv) > 1 else RuntimeError("two\\nlines")
 
 def test_libraries_warnings_and_uncaught_exceptions_are_lines_of_one_format() -> None:
     words = [sys.executable, "-W", "always", "-c", PROGRAM]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 1
     assert ended.stdout == ""
     lines = [json.loads(line) for line in ended.stderr.splitlines()]

@@ -57,7 +57,7 @@ def refusals(tmp_path: Path, *hub_ids: str, **variables: str) -> list[str]:
     environ = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"} | variables
     words = [sys.executable, "-c", ASK, *hub_ids]
     return subprocess.run(
-        words, env=environ, capture_output=True, text=True, check=True, timeout=60
+        words, env=environ, capture_output=True, text=True, check=True, timeout=180
     ).stdout.splitlines()
 
 

@@ -85,7 +85,7 @@ def test_pillow_takes_over_where_there_is_no_fpng(monkeypatch: pytest.MonkeyPatc
 def looks_at_the_stack(module: str) -> list[str]:
     """The number of times that an import in a fresh process looks at its stack, and True where it leaves a cv2."""
     command = [sys.executable, "-c", LOOKS_AT_THE_STACK, module]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=180).stdout.split()
 
 
 @pytest.mark.skipif(find_spec("cv2") is not None, reason="lazy_loader finds cv2")

@@ -20,7 +20,7 @@ RULES = ROOT / "docs" / "alerts.yaml"
     "words", [("check", "rules", str(RULES)), ("test", "rules", str(Path(__file__).with_name("alerts_test.yaml")))]
 )
 def test_prometheus_takes_the_rules_and_they_fire_as_they_should(words: tuple[str, ...]) -> None:
-    done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

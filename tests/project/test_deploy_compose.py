@@ -72,7 +72,7 @@ def test_it_is_of_the_compose_specification(file: str) -> None:
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", FOLDER / file],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -175,7 +175,7 @@ def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
         ["promtool", "check", "config", tmp_path / "prometheus.yml"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

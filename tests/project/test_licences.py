@@ -33,7 +33,7 @@ def bill(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The bill of materials that docker/setup.sh writes of an environment with few packages."""
     folder = tmp_path_factory.mktemp("image")
     environment = folder / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=180)
     [site] = environment.glob("lib/python3*/site-packages")
     for name in SMALL:
         [metadata] = SITE.glob(f"{name}-*.dist-info")
@@ -43,7 +43,7 @@ def bill(tmp_path_factory: pytest.TempPathFactory) -> str:
     uv.chmod(0o755)
     variables = {"VIRTUAL_ENV": str(environment), "BENTO_PATH": str(folder), "HOME": str(folder)}
     variables["PATH"] = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run([SETUP], env=variables, cwd=folder, check=True, timeout=60)
+    subprocess.run([SETUP], env=variables, cwd=folder, check=True, timeout=180)
     return (environment / "share" / "sbom.cdx.json").read_text(encoding="utf-8")
 
 

@@ -137,7 +137,7 @@ def test_the_server_of_the_documentation_is_a_check(tmp_path: Path) -> None:
     words = [sys.executable, str(tmp_path / "safety_server.py"), str(port)]
     process = subprocess.Popen(words, env=os.environ | {"KEY": KEY}, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: _listens(port), 20)
+        wait_until(lambda: _listens(port), 120)
         check = SafetyCheck(SafetySettings(check=f"http://127.0.0.1:{port}", key=KEY))
         assert check.ask(subject("a cat")).decision == "allow"
         assert check.ask(subject("a forbidden cat")) == Verdict("refuse", "that word is not drawn here")

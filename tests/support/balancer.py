@@ -68,7 +68,7 @@ def balancing(folder: Path, ports: Sequence[int]) -> Iterator[Balancer]:
     with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen(["haproxy", "-db", "-f", CONFIGURATION], env=environ, stdout=log, stderr=log)
     try:
-        wait_until(admin.exists, 20, (folder / "haproxy.log").read_text)
+        wait_until(admin.exists, 60, (folder / "haproxy.log").read_text)
         yield Balancer(f"http://127.0.0.1:{port}", admin)
     finally:
         process.kill()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
+from tests.support.server import free_port
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 ARGUMENTS = (
     *("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"),
@@ -27,7 +29,7 @@ def browser() -> Iterator[Chrome]:
     options.binary_location = CHROMIUM or ""
     for argument in ARGUMENTS:
         options.add_argument(f"--{argument}")
-    driver = Chrome(options, ChromeService(DRIVER))
+    driver = Chrome(options, ChromeService(DRIVER, port=free_port()))
     driver.set_script_timeout(120)
     try:
         yield driver

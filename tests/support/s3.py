@@ -36,7 +36,7 @@ class S3:
 
     def names(self) -> list[str]:
         """Of the objects in the bucket."""
-        listed = requests.get(f"{self.url}/{BUCKET}?list-type=2", timeout=10).text
+        listed = requests.get(f"{self.url}/{BUCKET}?list-type=2", timeout=60).text
         return [part.partition("</Key>")[0] for part in listed.split("<Key>")[1:]]
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ def s3_server(folder: Path) -> Iterator[S3]:
         end = time.monotonic() + START_S
         while True:
             try:
-                requests.put(f"{server.url}/{BUCKET}", timeout=10).raise_for_status()
+                requests.put(f"{server.url}/{BUCKET}", timeout=60).raise_for_status()
                 break
             except requests.ConnectionError:
                 assert process.poll() is None, (folder / "s3.log").read_text(errors="replace")

@@ -97,7 +97,7 @@ def safety_server() -> Iterator[SafetyServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state = SafetyServer(server.server_port)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield state
     finally:
