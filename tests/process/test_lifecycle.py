@@ -112,7 +112,7 @@ def test_a_full_queue_answers_429_with_the_time_to_come_back(small_queue: Server
         refused = small_queue.generate(num_inference_steps=2)
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "queue_full"
-        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert 1 <= int(refused.headers["Retry-After"]) <= 600
     assert [future.result(180).status_code for future in waiting] == [200, 200]
     assert small_queue.generate(num_inference_steps=2).status_code == 200
 
