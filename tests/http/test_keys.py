@@ -96,6 +96,7 @@ def test_what_is_open_needs_none(guarded: Guarded, path: str) -> None:
 def test_what_a_key_may_do_is_its_scope(guarded: Guarded) -> None:
     for path, body in (
         *((route, {}) for route in ("/flush_cache", "/sleep", "/wake")),
+        ("/models/x/reload", {"folder": "x"}),
         ("/loras/x", None),
         ("/generate", {"prompt": PROMPT, "profile": True}),
     ):

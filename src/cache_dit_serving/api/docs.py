@@ -80,7 +80,7 @@ def _operation(operation: Operation, schemas: Json) -> Json:
     if parameters:
         described["parameters"] = parameters
     if operation.body is not None:
-        required = bool(operation.body.model.model_fields)
+        required = bool(operation.body.model.model_fields) and not operation.body.optional
         schema = _schema(operation.body.model, schemas, "validation")
         content: Json = {"application/json": {"schema": schema, "example": dict(operation.body.example)}}
         if operation.body.form is not None:

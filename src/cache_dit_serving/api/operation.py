@@ -79,6 +79,8 @@ class JsonBody:
     """Files of the form that may stand for it, none or more; None: no form is taken."""
     respelt: Callable[[dict[str, Any], bool], Respelt] = lambda tree, lenient: Respelt(tree)
     """Puts JSON of another dialect into the model's fields; the second argument is true for a lenient reading."""
+    optional: bool = False
+    """True if a request may do without it, though the model has fields."""
 
 
 class OtherAnswer(NamedTuple):

@@ -425,7 +425,7 @@ OPERATIONS = (
         "Give the model's memory back once no generation runs; the next request wakes it.",
         SleepResponse,
         (InUse, InternalError, RunnerLost, NotReady),
-        JsonBody(SleepRequest, examples.NOTHING),
+        JsonBody(SleepRequest, examples.NOTHING, optional=True),
         handler=handlers.sleep,
         scope="admin",
     ),

@@ -548,7 +548,7 @@ class ServerSettings(Section):
     sleep_level: SleepLevel | None = Field(
         None,
         description="Place of the weights meanwhile. host: host memory, from where they are copied back; disk: none, "
-        "so the model is loaded again. Left out: host, or disk for a model on a CPU.",
+        "so the model is loaded again. Left out: host for a model on CUDA devices, else disk.",
     )
     model_names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
         (),

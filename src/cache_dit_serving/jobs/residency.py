@@ -75,8 +75,8 @@ class Residency:
         """Bytes that the sleep gave back."""
 
     def usual_level(self) -> SleepLevel:
-        """Return the level where none is named: the host's memory, or the disk for a model on a CPU."""
-        return self._policy.level or ("disk" if self._model.runner.facts.device == "cpu" else "host")
+        """Return the level where none is named: the host's memory for a model on CUDA devices, else the disk."""
+        return self._policy.level or ("host" if self._model.runner.facts.device.startswith("cuda") else "disk")
 
     def used(self) -> None:
         """Count the idle time from now on."""

@@ -26,7 +26,9 @@ def why_not_in_host_memory(device: torch.device) -> str | None:
     """Return the reason that a device's weights cannot be moved to host memory; None if they can."""
     if device.type == "cuda":
         return None
-    return f"host: the weights of a model on {device.type} lie there already; `disk` drops them"
+    if device.type == "cpu":
+        return "host: the weights of a model on cpu lie there already; `disk` drops them"
+    return f"host: weights on {device.type} cannot be moved there; `disk` drops them"
 
 
 class Sleeping:
