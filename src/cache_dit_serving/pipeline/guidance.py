@@ -180,11 +180,8 @@ class SharedGuidance:
     def _run_late(self, forward: Forward, arguments: Arguments, index: int) -> None:
         """Compute a pass of this rank's group, or return a result without values; exchange all at the last pass."""
         last = index + 1 == self._passes
-        empty = Result.empty(self._results[index].described(), self._device)
         with self._failing_together(now=last):
-            self._results[index] = empty
-            if self._is_own(index):
-                self._results[index] = Result.of(forward, arguments)
+            self._results[index] = self._own_or_empty(forward, arguments, index)
         if last:
             self._send(range(index + 1))
 
@@ -198,9 +195,22 @@ class SharedGuidance:
         self._arguments = [each.like(arguments, recipe) for each, recipe in made]
         with self._failing_together():
             for later, each in enumerate(self._arguments):
-                empty = Result.empty(self._results[later].described(), self._device)
-                self._results[later] = Result.of(forward, each) if self._is_own(later) else empty
+                self._results[later] = self._own_or_empty(forward, each, later)
         self._send(range(len(self._arguments)))
+
+    def _own_or_empty(self, forward: Forward, arguments: Arguments, index: int) -> Result:
+        """Compute a pass of this rank's group; return a result without values for another one's.
+
+        Raises:
+            PassesVary: the result has other shapes than that of the step before, for which the others have room.
+        """
+        before = self._results[index].described()
+        if not self._is_own(index):
+            return Result.empty(before, self._device)
+        result = Result.of(forward, arguments)
+        if result.described()[0] != before[0]:
+            raise PassesVary("the result of a pass has another shape than in the step before")
+        return result
 
     def _run_part(self, forward: Forward, part: Arguments) -> Any:
         """Compute this rank's part of a batch; return the result of the whole batch."""
@@ -252,13 +262,23 @@ class SharedGuidance:
             self._error = error
         if not now:
             return
-        mine = 0 if self._error is None else 2 if is_out_of_memory(self._error) else 1
-        failed = torch.tensor([mine])
+        failed = torch.tensor([0 if self._error is None else _kind(self._error)])
         dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=self._told)
         if self._error is not None:
             raise self._error
         if failed:
-            raise (torch.OutOfMemoryError if failed == 2 else RuntimeError)("another rank failed in its forward pass")
+            raise KINDS[int(failed) - 1]("another rank failed in its forward pass")
+
+
+KINDS = (PassesVary, RuntimeError, torch.OutOfMemoryError)
+"""Errors that ranks raise together, by the number that they exchange, from 1: of several, the last one counts."""
+
+
+def _kind(error: Exception) -> int:
+    """Return the number of an error, as :data:`KINDS` has it."""
+    if is_out_of_memory(error):
+        return 3
+    return 1 if isinstance(error, PassesVary) else 2
 
 
 class _Reducing:
