@@ -19,6 +19,8 @@ from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview, Un
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
+from tests.support import conformance
+from tests.support.families import save_family
 from tests.support.in_process import (
     PIXART,
     STEPS,
@@ -175,6 +177,18 @@ def test_a_wrong_pairing_is_noticed_and_drawn_again(often_cached: Loaded) -> Non
         assert image.record.cache.executed_steps == STEPS
         assert (expected.record.cache.redrawn, image.record.cache.redrawn) == (0, 1)
         assert np.array_equal(image.media.array, expected.media.array)
+
+
+@pytest.mark.verified
+def test_a_wrong_pairing_of_passes_that_no_comparison_takes_is_drawn_again(tmp_path: Path) -> None:
+    loaded = load(conformance.settings_of("Cosmos3Omni", save_family("Cosmos3Omni", tmp_path)))
+    fields = {"guidance_scale": 4.0, "negative_prompt": "much longer than the prompt " * 4}
+    reusing_nothing = conformance.draw("Cosmos3Omni", loaded, **fields, cache={"residual_diff_threshold": 0.0})
+    plain = conformance.draw("Cosmos3Omni", loaded, **fields, speed="lossless")
+    assert np.array_equal(reusing_nothing.media.array, plain.media.array)
+    report = conformance.draw("Cosmos3Omni", loaded, **fields).record.cache
+    assert (report.redrawn, report.executed_steps) == (1, report.steps)
+    assert report.cached_steps > 0
 
 
 @pytest.mark.verified

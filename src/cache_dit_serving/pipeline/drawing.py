@@ -77,8 +77,8 @@ class Drawing:
 
     @property
     def counted_passes(self) -> int:
-        """Forward passes per step that ran, 1 or 2."""
-        return 2 if self.forward_passes > self.call.num_inference_steps else 1
+        """Forward passes per step that ran so far, 1 or 2."""
+        return 2 if self.forward_passes > min(self._done + 1, self.call.num_inference_steps) else 1
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from cache_dit_serving.errors import InternalError, InvalidRequest, OutOfMemory
 from cache_dit_serving.pipeline.drawing import Drawing
+from cache_dit_serving.pipeline.failure import summary
 from cache_dit_serving.pipeline.prompts import listening
-from cache_dit_serving.pipeline.protocol import Facts, Freed, Reloaded, Sampled, Watch, WeightsChoice
+from cache_dit_serving.pipeline.protocol import Facts, Freed, Reloaded, Sampled, Stopped, Watch, WeightsChoice
 from cache_dit_serving.planning.call import ImageCall
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class PipelineRunner:
         """Draw the output of a call. It depends on the call and its seed alone, not on earlier images.
 
         If the pipeline makes another number of forward passes a step than the call says, the cache has compared the
-        wrong passes and the image is wrong. It is drawn again with the counted passes, which the record then has.
+        wrong passes: the image is wrong, or could not be drawn. It is drawn again with the counted passes, which the
+        record then has.
 
         Raises:
             Stopped: the watch was cancelled; raised between two steps, or two blocks before or after them.
@@ -115,9 +117,19 @@ class PipelineRunner:
             Exception: any error of the pipeline; the next image is not affected.
         """
         drawing = self._drawing(call, watch, self._guidance)
-        image = self._drawn_alike(drawing)
-        if image.record.cache.executed_steps == image.record.cache.steps:
-            return image
+        try:
+            image = self._drawn_alike(drawing)
+        except (Stopped, OutOfMemory):
+            raise
+        except Exception as error:
+            # The passes of a step may differ in their shapes, which nothing that compares them takes.
+            alone = self._guidance is None and call.cache.settings is not None
+            if not alone or drawing.counted_passes <= call.passes:
+                raise
+            logger.info("failed with passes that were paired wrongly: %s", summary(error))
+        else:
+            if image.record.cache.executed_steps == image.record.cache.steps:
+                return image
         logger.warning("%d forward passes in %d steps: drawn again", drawing.forward_passes, call.num_inference_steps)
         image = self._drawn(self._drawing(replace(call, passes=drawing.counted_passes), watch, self._guidance))
         report = image.record.cache
