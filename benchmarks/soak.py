@@ -59,8 +59,8 @@ middle third, the greatest of the three lives. Pictures and jobs are compared wi
 
 Memory grows in steps of about 30 MB, down as well as up. The bodies of hostile pictures have up to 16 MB, and glibc
 keeps up to twice as much of an arena that is free, 64 MB at most: the bound is that and 16 MB.
-`tests/api/test_body_memory.py` holds that reading a body leaves nothing in use. With `MALLOC_MMAP_THRESHOLD_=1048576` in the
-environment of a server glibc gives their memory back at once.
+`tests/api/test_body_memory.py` holds that reading a body leaves nothing in use. With `MALLOC_MMAP_THRESHOLD_=1048576`
+in the environment of a server glibc gives their memory back at once.
 
 ![Memory, threads, descriptors, temporary files and rows over time](soak.svg)
 
