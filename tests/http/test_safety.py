@@ -59,6 +59,7 @@ def test_what_is_allowed_is_the_same_picture_as_without_a_check(
     checked: Server, check: SafetyServer, server: Server
 ) -> None:
     check.bodies.clear()
+    check.keys.clear()
     plain, allowed = (each.post("/generate", json=asked("a cat", num_images=2)) for each in (server, checked))
     assert allowed.json()["images"] == plain.json()["images"]
     assert "warnings" not in allowed.json() or not allowed.json()["warnings"]
