@@ -51,10 +51,10 @@ own, one after the other, on two cores.
 {ratios}
 
 The goal is 1.8. The last row is the most that this machine allows: two processes that draw at once without guidance and
-without any exchange, each at the work of one rank. The first step makes one pass after the other (1 of 28), and each step
-ends with an exchange: 1 ms of it is sending, the rest waiting for the slower rank, 3 to 4 ms here in all. So a larger
-picture gains more, and a step that the cache makes short gains less. The pictures and the reused steps are those of one
-process, to the bit.
+without any exchange, each at the work of one rank. The first step makes one pass after the other (1 of 28), and each
+step ends with an exchange: 1 ms of it is sending, the rest waiting for the slower rank, 3 to 4 ms here in all. So a
+larger picture gains more, and a step that the cache makes short gains less. The pictures and the reused steps are those
+of one process, to the bit.
 """
 
 
