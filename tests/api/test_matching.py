@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cache_dit_serving.api.matching import UNKNOWN_ROUTE, Match, allowed_methods, match, route_of
+from cache_dit_serving.api.operation import Operation
 from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.errors import InvalidRequest, MethodNotAllowed, NotFound
 
@@ -33,6 +36,14 @@ def test_parts_of_the_path_have_their_names() -> None:
     below = match("GET", "/v1/models/black-forest-labs/FLUX.1-dev")
     assert isinstance(below, Match)
     assert below.parameters == {"path": "black-forest-labs/FLUX.1-dev"}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: f"{each.method} {each.route}")
+def test_a_path_that_is_spelt_as_its_route_has_its_parts_too(operation: Operation) -> None:
+    found = match(operation.method, operation.route)
+    assert isinstance(found, Match | NotFound)
+    if isinstance(found, Match):
+        assert found.parameters == {name: f"{{{name}}}" for name in re.findall(r"{(\w+)}", operation.route)}
 
 
 @pytest.mark.parametrize(

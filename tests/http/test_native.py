@@ -20,6 +20,7 @@ from PIL import Image
 
 from cache_dit_serving.api.operation import JsonBody
 from cache_dit_serving.api.routes import OPERATIONS
+from tests.support.answers import error
 from tests.support.images import apple, file_of
 from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server
@@ -265,7 +266,9 @@ def test_a_browser_finds_the_icon_of_the_server(server: Server) -> None:
 )
 def test_every_example_of_the_docs_is_answered(server: Server, route: str, body: JsonBody) -> None:
     answer = server.post(route, json=body.example)
-    if route == "/v1/videos":  # this model makes pictures
+    if route == "/models/{name}/reload":  # no model has this name
+        assert error(answer, 404)["param"] == "name"
+    elif route == "/v1/videos":  # this model makes pictures
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
     else:
         assert answer.status_code in (200, 202), answer.text

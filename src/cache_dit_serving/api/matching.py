@@ -69,7 +69,7 @@ class _Found:
 def _find(path: str) -> _Found | None:
     if not path.endswith("//") and path != "/":
         path = path.removesuffix("/")
-    if path in _ROWS:
+    if path in _ROWS and path not in _PATTERNS:
         return _Found(path, path, {})
     for route, pattern in _PATTERNS.items():
         if found := pattern.fullmatch(path):

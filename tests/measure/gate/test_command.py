@@ -170,9 +170,10 @@ def test_ctrl_c_before_the_first_output_ends_the_command(
 @pytest.mark.slow
 def test_ctrl_c_says_how_far_it_came(tmp_path: Path) -> None:
     printed, errors = tmp_path / "printed", tmp_path / "errors"
-    running = warm_process().fork(command=["verify"], environ=environment(), cwd=tmp_path, log=printed, errors=errors)
-    wait_until(lambda: errors.exists() and "of 96 outputs" in errors.read_text(), 240)  # an output is announced
+    words = ["verify", "--seeds", "20"]  # far more than 10 s, after which it says how far it came
+    running = warm_process().fork(command=words, environ=environment(), cwd=tmp_path, log=printed, errors=errors)
+    wait_until(lambda: errors.exists() and "of 960 outputs" in errors.read_text(), 240)  # an output is announced
     running.send_signal(signal.SIGINT)
     assert running.wait(120) == 130, errors.read_text()
-    assert "of 96 outputs; nothing is judged" in errors.read_text()
+    assert "of 960 outputs; nothing is judged" in errors.read_text()
     assert printed.read_text() == ""
