@@ -24,7 +24,7 @@ from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 
 PAGE = BUNDLE_ROOT / "docs" / "benchmarks" / "guidance.md"
-ROUNDS = 7
+ROUNDS = 5
 SIDES = (96, 256, 384)
 SPEEDS = ("lossless", "balanced")
 APART = "two processes of 1 thread at once, one pass a step each"
