@@ -16,7 +16,7 @@ from cache_dit_serving.config.acceleration import ParallelismSettings
 from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputImage, Inputs
-from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview
+from cache_dit_serving.pipeline.protocol import Loaded, Stopped
 from cache_dit_serving.ranks.ranked import RankedRunner
 from tests.support import conformance
 from tests.support.conformance import settings_of
@@ -24,7 +24,7 @@ from tests.support.families import save_family
 from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, load, unwarmed
 from tests.support.loras import with_loras
-from tests.support.ranks import CLOSE, Server, draw, drawing, ranks, running, spread
+from tests.support.ranks import CLOSE, Cancelling, Server, draw, drawing, ranks, running, spread
 
 pytestmark = pytest.mark.filterwarnings("default")  # of torch's elastic agent outside of the main thread
 
@@ -100,22 +100,10 @@ def test_passes_that_decide_together_are_refused_by_name(two: Loaded) -> None:
 
 
 def test_a_cancellation_stops_both_groups(one: Loaded, two: Loaded) -> None:
-    steps: list[int] = []
-
-    class Cancelling:
-        @property
-        def cancelled(self) -> bool:
-            return len(steps) >= 3
-
-        def progress(self, done: int, cached: int) -> None:
-            steps.append(done)
-
-        def preview(self, done: int, take: TakePreview) -> None:
-            pass
-
+    watch = Cancelling()
     with pytest.raises(Stopped):
-        draw(two, Cancelling(), **GUIDED, num_inference_steps=100)
-    assert len(steps) < 30
+        draw(two, watch, **GUIDED, num_inference_steps=100)
+    assert len(watch.steps) < 30
     same(draw(two, **GUIDED), draw(one, **GUIDED))
 
 

@@ -20,7 +20,7 @@ from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.errors import InvalidRequest, LoadError
 from cache_dit_serving.media.inputs import InputImage, Inputs
-from cache_dit_serving.pipeline.protocol import Loaded, Stopped, TakePreview
+from cache_dit_serving.pipeline.protocol import Loaded, Stopped
 from cache_dit_serving.ranks import agent, group
 from cache_dit_serving.ranks.ranked import RankedRunner
 from tests.support.conformance import settings_of
@@ -29,7 +29,7 @@ from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, load
 from tests.support.loras import with_loras
 from tests.support.processes import gone
-from tests.support.ranks import CLOSE, REUSING, Server, draw, drawing, pids, ranks, running, spread
+from tests.support.ranks import CLOSE, REUSING, Cancelling, Server, draw, drawing, pids, ranks, running, spread
 from tests.support.shadows import Compared, check_measured_as_compared
 from tests.support.waiting import wait_until
 
@@ -106,24 +106,12 @@ def test_a_size_that_the_ranks_cannot_share_is_refused_and_the_next_picture_is_a
 
 
 def test_a_cancellation_stops_all_ranks_within_two_steps(two: Loaded) -> None:
-    steps: list[int] = []
-
-    class Cancelling:
-        @property
-        def cancelled(self) -> bool:
-            return len(steps) >= 3
-
-        def progress(self, done: int, cached: int) -> None:
-            steps.append(done)
-
-        def preview(self, done: int, take: TakePreview) -> None:
-            pass
-
+    watch = Cancelling()
     before = draw(two).media.array
     with pytest.raises(Stopped):
-        draw(two, Cancelling(), num_inference_steps=100)
-    assert steps[:3] == [1, 2, 3]
-    assert len(steps) < 90  # messages that were under way: the ranks stop two steps after they hear of it
+        draw(two, watch, num_inference_steps=100)
+    assert watch.steps[:3] == [1, 2, 3]
+    assert len(watch.steps) < 90  # messages that were under way: the ranks stop two steps after they hear of it
     assert np.array_equal(draw(two).media.array, before)
 
 

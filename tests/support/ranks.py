@@ -16,7 +16,7 @@ from cache_dit_serving.errors import RunnerLost
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.inputs import Inputs
-from cache_dit_serving.pipeline.protocol import Loaded, Unwatched
+from cache_dit_serving.pipeline.protocol import Loaded, TakePreview, Unwatched
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.ranks.ranked import RankedRunner
@@ -64,6 +64,23 @@ def draw(loaded: Loaded, watch: Any = None, inputs: Inputs | None = None, **fiel
     asked = {"prompt": "a red apple on a blue background", "seed": 3, "num_inference_steps": STEPS} | fields
     call = plan(resolve(GenerateRequest.model_validate(asked), loaded.model), inputs or Inputs()).fitted().call
     return loaded.runner.sample(replace(call, keep_floats=True), watch or Unwatched())
+
+
+class Cancelling:
+    """A watch that cancels after three steps, and notes all that it hears of."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    @property
+    def cancelled(self) -> bool:
+        return len(self.steps) >= 3
+
+    def progress(self, done: int, cached: int) -> None:
+        self.steps.append(done)
+
+    def preview(self, done: int, take: TakePreview) -> None:
+        pass
 
 
 class Server:
