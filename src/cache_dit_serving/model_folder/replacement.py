@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,12 +43,14 @@ def replacements_in(folder: Path, root: Path, libraries: Mapping[str, str]) -> l
     Raises:
         BrokenFolder: there are none, or files are missing, damaged or lead elsewhere.
     """
-    with _readable():
+    try:
         found = [
             _replacement(folder / name, root, library)
             for name, library in libraries.items()
             if (folder / name).is_dir()
         ]
+    except OSError as error:
+        raise BrokenFolder(f"the folder cannot be read: {error.strerror}") from error
     if not found:
         raise BrokenFolder(f"it has no folder of a component: {', '.join(libraries)}")
     return found
@@ -72,11 +73,3 @@ def _replacement(component: Path, root: Path, library: str) -> Replacement:
             raise BrokenFolder(f"{component.name} has {counted(twice, 'tensor')} in two files")
         tensors |= header
     return Replacement(component.name, files, tensors)
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise BrokenFolder(f"the folder cannot be read: {error.strerror}") from error
