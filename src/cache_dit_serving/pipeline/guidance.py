@@ -17,7 +17,7 @@ from cache_dit.caching.cache_contexts import cache_manager
 from cache_dit_serving.caching.evidence import Record, with_passes_of
 from cache_dit_serving.pipeline.memory import is_out_of_memory
 from cache_dit_serving.pipeline.passes import Arguments, Recipe, Result, agrees, joined, recipes
-from cache_dit_serving.pipeline.wrapped import Method, wrapped
+from cache_dit_serving.pipeline.wrapped import Method, standing_in, wrapped
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -62,7 +62,7 @@ class SharedGuidance:
         self._device = torch.device("cpu")
         self._begin()
         # It would reduce over all ranks alike, those of other passes too (1.5.3).
-        cache_manager.dist = _Reducing(self)
+        cache_manager.dist = standing_in(dist, all_reduce=self._reduce)
 
     def _begin(self) -> None:
         self._index = 0
@@ -133,7 +133,7 @@ class SharedGuidance:
         first, *others = records
         return with_passes_of(first, others, split=self._split)
 
-    def reduce(self, tensor: torch.Tensor, op: Any) -> None:
+    def _reduce(self, tensor: torch.Tensor, op: Any) -> None:
         """Reduce a value that decides on the reuse of a pass, over the ranks that compute parts of this pass."""
         if self._in_part or not self._sharing:
             dist.all_reduce(tensor, op=op)
@@ -175,7 +175,7 @@ class SharedGuidance:
         said = [own.described() if own is not None else None]
         dist.broadcast_object_list(said, src=self._owner(index), group=self._told)
         self._results[index] = own or Result.empty(said[0], self._device)
-        self._send([index])
+        self._send([self._results[index]], first=index)
 
     def _run_late(self, forward: Forward, arguments: Arguments, index: int) -> None:
         """Compute a pass of this rank's group, or return a result without values; exchange all at the last pass."""
@@ -183,7 +183,7 @@ class SharedGuidance:
         with self._failing_together(now=last):
             self._results[index] = self._own_or_empty(forward, arguments, index)
         if last:
-            self._send(range(index + 1))
+            self._send(self._step_results())
 
     def _run_ahead(self, forward: Forward, arguments: Arguments, index: int) -> None:
         """Compute all passes of this rank's group at the first pass of a step, and exchange all."""
@@ -196,7 +196,7 @@ class SharedGuidance:
         with self._failing_together():
             for later, each in enumerate(self._arguments):
                 self._results[later] = self._own_or_empty(forward, each, later)
-        self._send(range(len(self._arguments)))
+        self._send(self._step_results())
 
     def _own_or_empty(self, forward: Forward, arguments: Arguments, index: int) -> Result:
         """Compute a pass of this rank's group; return a result without values for another one's.
@@ -221,28 +221,29 @@ class SharedGuidance:
         finally:
             self._in_part = False
         parts = [own if group == self._group else own.like() for group in range(len(self._ranks))]
-        works = [
-            dist.broadcast(tensor, src=rank, group=self._exchange, async_op=True)
-            for rank, each in zip(self._ranks, parts, strict=True)
-            for tensor in each.tensors
-        ]
-        for work in works:
-            work.wait()
+        self._send(parts)
         return joined([each.whole() for each in parts])
 
+    def _step_results(self) -> list[Result]:
+        return [self._results[index] for index in range(self._passes or 0)]
+
     def _owner(self, index: int) -> int:
-        """Return the rank that computes a pass for this one."""
+        """Return the rank that computes a pass, or a part of a batch, for this one."""
         return self._ranks[index % len(self._ranks)]
 
     def _is_own(self, index: int) -> bool:
         return index % len(self._ranks) == self._group
 
-    def _send(self, indices: Sequence[int]) -> None:
-        """Send the results of this rank's passes among these, and receive the others."""
+    def _send(self, results: Sequence[Result], *, first: int = 0) -> None:
+        """Send those of these results that this rank has computed, and receive the others.
+
+        Args:
+            first: number of the first one, which tells whose they are.
+        """
         works = [
             dist.broadcast(tensor, src=self._owner(index), group=self._exchange, async_op=True)
-            for index in indices
-            for tensor in self._results[index].tensors
+            for index, result in enumerate(results, start=first)
+            for tensor in result.tensors
         ]
         for work in works:
             work.wait()
@@ -279,19 +280,6 @@ def _kind(error: Exception) -> int:
     if is_out_of_memory(error):
         return 3
     return 1 if isinstance(error, PassesVary) else 2
-
-
-class _Reducing:
-    """Stand-in for `torch.distributed` in cache-dit's contexts."""
-
-    def __init__(self, guidance: SharedGuidance) -> None:
-        self._guidance = guidance
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(dist, name)
-
-    def all_reduce(self, tensor: torch.Tensor, op: Any = dist.ReduceOp.SUM) -> None:
-        self._guidance.reduce(tensor, op)
 
 
 def _own(groups: Sequence[Sequence[int]], backend: str | None = None) -> Any:

@@ -29,6 +29,7 @@ from cache_dit_serving.pipeline.freed_memory import free_without_sleeping
 from cache_dit_serving.pipeline.guidance import PassesVary, SharedGuidance
 from cache_dit_serving.pipeline.output import audio_rate_of, media_of, output_of
 from cache_dit_serving.pipeline.quantize import DENOISERS
+from cache_dit_serving.pipeline.wrapped import standing_in, wrapped
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -77,7 +78,8 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCa
         LoadError: the number of heads is no multiple of the number of ranks, cache-dit has no plan for the pipeline,
             the pipeline makes no passes that can be shared, or the outputs differ.
     """
-    tiles.dist = _InGroup()
+    # It takes a group's rank for one of all (1.5.3).
+    tiles.dist = standing_in(dist, P2POp=_to_rank_of_group)
     if settings.vae_size is not None or "vae" in settings.extra_parallel_modules:
         pipe.vae.enable_tiling()  # before the first output too: tiles may show seams
     before = _output(pipe, call)
@@ -89,7 +91,7 @@ def enable(pipe: DiffusionPipeline, settings: ParallelismSettings, call: ImageCa
         guidance, difference = None, _difference(before, _output(pipe, call))
     else:
         guidance = SharedGuidance(settings.guidance)
-        guidance.install([each for name in DENOISERS if (each := getattr(pipe, name, None)) is not None])
+        guidance.install(_transformers(pipe))
         difference = _difference_of_shared(pipe, call, guidance, before)
     logger.info("%d ranks draw as one, but for %.1e", settings.world_size, difference)
     if not difference <= _close(pipe):
@@ -149,9 +151,8 @@ def _why(settings: ParallelismSettings) -> str:
 
 def _spread_pass(pipe: DiffusionPipeline, settings: ParallelismSettings) -> None:
     """Spread each forward pass by cache-dit."""
-    for name in DENOISERS:
-        if (transformer := getattr(pipe, name, None)) is not None:
-            _check_heads(transformer, settings)
+    for transformer in _transformers(pipe):
+        _check_heads(transformer, settings)
     if (settings.tp_size or settings.extra_parallel_modules) and pipe.device.type == "cpu":
         # cache-dit 1.5.3 requires an accelerator, though tensor parallelism and further components run on a CPU too.
         torch.accelerator.current_accelerator = lambda check_available=False: torch.device("cpu")
@@ -191,14 +192,8 @@ def _spread_vae(pipe: DiffusionPipeline, size: int) -> None:
     planner.parallelize_tiling(auto_encoder=pipe.vae, dp_mesh=mesh["tiles"])
 
 
-class _InGroup:
-    """Stand-in for `torch.distributed` where cache-dit sends tiles. It takes a group's rank for one of all (1.5.3)."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(dist, name)
-
-    def P2POp(self, op: Any, tensor: torch.Tensor, peer: int, group: Any) -> Any:
-        return dist.P2POp(op, tensor, group=group, group_peer=peer)
+def _to_rank_of_group(op: Any, tensor: torch.Tensor, peer: int, group: Any) -> Any:
+    return dist.P2POp(op, tensor, group=group, group_peer=peer)
 
 
 @contextmanager
@@ -217,20 +212,10 @@ def _group_as_world(settings: ParallelismSettings, device_type: str) -> Iterator
     with ExitStack() as stack:
         for owner in (dist, dist.device_mesh, autoencoders, text_encoders, transformers):
             if hasattr(owner, "init_device_mesh"):
-                stack.enter_context(_replaced(owner, "init_device_mesh", mesh))
-        stack.enter_context(_replaced(dist, "get_rank", lambda group=None: rank))
-        stack.enter_context(_replaced(dist, "get_world_size", lambda group=None: settings.pass_size))
+                stack.enter_context(wrapped(owner, "init_device_mesh", lambda own: mesh))
+        stack.enter_context(wrapped(dist, "get_rank", lambda own: lambda group=None: rank))
+        stack.enter_context(wrapped(dist, "get_world_size", lambda own: lambda group=None: settings.pass_size))
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _output(pipe: DiffusionPipeline, call: ImageCall) -> Array:
@@ -258,12 +243,15 @@ def _keep_signatures(pipe: DiffusionPipeline) -> None:
 
     cache-dit 1.5.3 reads the signatures of blocks to cache them.
     """
-    for name in DENOISERS:
-        transformer = getattr(pipe, name, None)
-        for module in transformer.modules() if transformer is not None else ():
+    for transformer in _transformers(pipe):
+        for module in transformer.modules():
             if "forward" in vars(module):
                 parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
                 module.forward.__signature__ = inspect.Signature(parameters)
+
+
+def _transformers(pipe: DiffusionPipeline) -> list[torch.nn.Module]:
+    return [each for name in DENOISERS if (each := getattr(pipe, name, None)) is not None]
 
 
 def _check_heads(transformer: Any, settings: ParallelismSettings) -> None:

@@ -1,9 +1,10 @@
-"""Methods of library classes that are wrapped for the time of a call."""
+"""Functions of libraries that are replaced: for the time of a call, or for one module that uses them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 Method = Callable[..., Any]
@@ -11,18 +12,23 @@ _INHERITED = object()
 
 
 @contextmanager
-def wrapped(cls: type, name: str, wrap: Callable[[Method], Method]) -> Iterator[None]:
-    """Replace a method of a class, and of its instances, during the body.
+def wrapped(owner: type | ModuleType, name: str, wrap: Callable[[Method], Method]) -> Iterator[None]:
+    """Replace a method of a class and its instances, or a function of a module, during the body.
 
     Args:
         wrap: function that is given the method and returns its replacement.
     """
-    own = vars(cls).get(name, _INHERITED)
-    setattr(cls, name, wrap(getattr(cls, name)))
+    own = vars(owner).get(name, _INHERITED)
+    setattr(owner, name, wrap(getattr(owner, name)))
     try:
         yield
     finally:
         if own is _INHERITED:
-            delattr(cls, name)
+            delattr(owner, name)
         else:
-            setattr(cls, name, own)
+            setattr(owner, name, own)
+
+
+def standing_in(module: ModuleType, **functions: Callable[..., Any]) -> Any:
+    """Return a stand-in for a module, with other functions in the place of some, for one who imported the module."""
+    return SimpleNamespace(**vars(module) | functions)
