@@ -93,7 +93,7 @@ def arrivals(load: float, short_s: float, dice: random.Random) -> Iterable[Reque
 def simulated(order: Order, load: float) -> list[Wait]:
     """The waits of all requests of some hours."""
     now = 0.0
-    queue = Queue(order, lambda call: cast(Any, call).seconds, lambda: now)
+    queue = Queue(order, lambda generation: cast(Any, generation.planned).seconds, lambda: now)
     came: dict[Generation, Request] = {}
     waits = []
     free_at = 0.0

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class ServingError(Exception):
@@ -288,6 +290,19 @@ DETAILS = "; the server's log has the details"
 
 class LoadError(Exception):
     """The model cannot be loaded as configured. Callers see the message too, so it holds no path of the server."""
+
+
+class NeedsMemory(LoadError):
+    """The model does not fit into the memory that is free."""
+
+
+def without_frames(error: E) -> E:
+    """Return an error without the frames that it came through: they keep what was allocated in them."""
+    chained: BaseException | None = error
+    while chained is not None:
+        chained.__traceback__ = None
+        chained = chained.__cause__ or chained.__context__
+    return error
 
 
 def logged(message: str, cause: BaseException | None) -> str:

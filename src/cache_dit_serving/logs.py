@@ -27,7 +27,7 @@ WITHOUT_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 """Environment variables that disable progress bars. tqdm and huggingface_hub read them on import."""
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that end a line, move the cursor, or reorder the displayed text."""
-FIELDS = ("request_id", "trace_id", "caller", "route", "status", "seconds")
+FIELDS = ("request_id", "trace_id", "caller", "model", "route", "status", "seconds")
 """Optional fields of a line, in their order."""
 
 _about: ContextVar[dict[str, str]] = ContextVar("about", default={})  # noqa: B039 (never changed in place)

@@ -47,7 +47,7 @@ def loading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envelope]:
     def load(stage: object) -> Loaded:
         raise AssertionError("the worker is not started")
 
-    parts = Parts.over(Engine(settings, PipelineWorker(load, max_queue=1)))
+    parts = Parts.over(Engine(settings, PipelineWorker.alone(load, max_queue=1)))
     envelope = Envelope(
         mounted_routes(), limits=settings.limits, server=settings.server, access=Access(settings.server)
     )

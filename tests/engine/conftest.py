@@ -18,7 +18,7 @@ def loaded() -> Loaded:
 
 @pytest.fixture
 def worker(loaded: Loaded) -> Iterator[PipelineWorker]:
-    running = PipelineWorker(lambda progress: loaded, max_queue=8)
+    running = PipelineWorker.alone(lambda progress: loaded, max_queue=8)
     running.start()
     yield running
     running.drain()

@@ -67,7 +67,7 @@ def test_a_changed_priority_reaches_the_server_that_has_the_job_and_the_next_one
     async def restart() -> None:
         async with open_desk(worker, tmp_path) as desk:
             runs, first, second = await change_elsewhere(desk)
-        following = PipelineWorker(lambda progress: loaded, max_queue=8)
+        following = PipelineWorker.alone(lambda progress: loaded, max_queue=8)
         following.start()
         async with open_desk(following, tmp_path) as desk:
             await desk.cancel(runs, ANN)

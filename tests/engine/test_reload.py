@@ -42,7 +42,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     changed = {name: tensor * 1.02 for name, tensor in tensors.items()}
     save_file(changed, tmp_path / "step-1" / "transformer" / FILE)
     settings = with_folder(tmp_path)
-    worker = PipelineWorker(lambda progress: load(settings), max_queue=4)
+    worker = PipelineWorker.alone(lambda progress: load(settings), max_queue=4)
     worker.start()
     wait_until(lambda: worker.state == "ready")
     yield Engine(settings, worker)

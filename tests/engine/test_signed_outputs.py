@@ -34,7 +34,7 @@ def chain(tmp_path: Path) -> Chain:
 def engine(chain: Chain, tmp_path: Path) -> Iterator[Engine]:
     outputs = OutputSettings(root=tmp_path / "outputs", c2pa=chain.settings)
     loaded = load(EMBEDDED)
-    worker = PipelineWorker(lambda progress: loaded, max_queue=2)
+    worker = PipelineWorker.alone(lambda progress: loaded, max_queue=2)
     worker.start()
     running = Engine(EMBEDDED.model_copy(update={"outputs": outputs}), worker)
     wait_until(lambda: worker.state == "ready")

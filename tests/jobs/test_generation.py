@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from cache_dit_serving.errors import ClientGone, NotReady
@@ -36,7 +38,7 @@ def test_one_that_may_not_start_tells_nobody() -> None:
         seen.append(elsewhere.started)
         return False
 
-    elsewhere.admit(may_start)
+    elsewhere.admit(cast(Any, None), may_start)
     assert not elsewhere.begin()
     assert seen == [elsewhere.started], "the time of its start is known when it is to start"
 
@@ -67,7 +69,7 @@ def test_a_stop_is_the_callers_unless_the_server_gave_it_up() -> None:
 
 def test_who_waits_cannot_cancel_one_in_the_queue() -> None:
     queued = generation()
-    queued.admit()
+    queued.admit(cast(Any, None))
     assert not queued.result.cancel()
     queued.resolve([])
     assert queued.result.result(0) == []

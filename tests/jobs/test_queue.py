@@ -13,7 +13,7 @@ from cache_dit_serving.jobs.queue import Order, Queue
 def queue(order: Order = "arrival") -> Queue:
     """One whose clock goes on by a second with each that comes."""
     seconds = itertools.count()
-    return Queue(order, lambda call: cast(Any, call).seconds, lambda: float(next(seconds)))
+    return Queue(order, lambda generation: cast(Any, generation.planned).seconds, lambda: float(next(seconds)))
 
 
 def generation(name: str, seconds: float | None = 1.0, caller: str = "", priority: int = 0) -> Generation:

@@ -40,7 +40,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def serving(load: Callable[[Callable[[str], None]], Loaded], **options: Any) -> Iterator[PipelineWorker]:
-    worker = PipelineWorker(load, max_queue=8, **options)
+    worker = PipelineWorker.alone(load, max_queue=8, **options)
     worker.start()
     wait_until(lambda: worker.state == "ready")
     yield worker
@@ -229,7 +229,7 @@ def test_weights_that_do_not_fit_now_fail_the_request_by_name_and_the_next_one_w
     with pytest.raises(WakeFailed):
         worker.wake().result(30)
     assert (worker.asleep, worker.state) == ("host", "ready")
-    assert worker._watchdog._since is None, "an idle thread would count as stalled"
+    assert worker.thread._watchdog._since is None, "an idle thread would count as stalled"
     monkeypatch.setattr(torch.Tensor, "copy_", real)
     assert drawn(worker)[0] == before
 

@@ -67,7 +67,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 @pytest.fixture(params=["refuse"])
 def worker(loaded: Loaded, request: pytest.FixtureRequest) -> Iterator[PipelineWorker]:
     settings = SafetySettings(check=f"{__name__}:by_word", timeout_s=60, on_error=request.param)
-    running = PipelineWorker(lambda progress: loaded, max_queue=2 * OUTPUTS_BEHIND, safety=Safety(settings))
+    running = PipelineWorker.alone(lambda progress: loaded, max_queue=2 * OUTPUTS_BEHIND, safety=Safety(settings))
     running.start()
     wait_until(lambda: running.state == "ready")
     GO_ON.clear()

@@ -58,7 +58,7 @@ def loaded() -> Loaded:
 
 @pytest.fixture
 def worker(loaded: Loaded) -> Iterator[PipelineWorker]:
-    running = PipelineWorker(lambda progress: loaded, max_queue=3)
+    running = PipelineWorker.alone(lambda progress: loaded, max_queue=3)
     running.start()
     wait_until(lambda: running.state == "ready")
     yield running
@@ -252,7 +252,7 @@ def test_draining_while_loading_ends_without_becoming_ready() -> None:
         proceed.wait(120)
         return assemble(SETTINGS, progress)
 
-    worker = PipelineWorker(slow, max_queue=1)
+    worker = PipelineWorker.alone(slow, max_queue=1)
     worker.start()
     worker.drain()
     assert not worker.join(), "it waited for the load"
@@ -295,7 +295,7 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
         loads.append(assemble(SETTINGS, progress))
         return loads[-1]
 
-    worker = PipelineWorker(load, max_queue=3)
+    worker = PipelineWorker.alone(load, max_queue=3)
     worker.start()
     wait_until(lambda: worker.state == "ready")
     running, waiting = one_running_one_waiting(worker)
@@ -320,7 +320,7 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
 
 
 def test_a_runner_that_is_lost_during_a_drain_leaves_nobody_waiting() -> None:
-    worker = PipelineWorker(lambda progress: assemble(SETTINGS, progress), max_queue=3)
+    worker = PipelineWorker.alone(lambda progress: assemble(SETTINGS, progress), max_queue=3)
     worker.start()
     wait_until(lambda: worker.state == "ready")
     runner: Any = worker.loaded().runner
@@ -357,14 +357,14 @@ def hanging() -> Iterator[tuple[PipelineWorker, Hanging]]:
         loaded = assemble(SETTINGS, progress)
         return replace(loaded, runner=Hanging(loaded.runner))
 
-    worker = PipelineWorker(load, max_queue=3, max_step_s=1)
+    worker = PipelineWorker.alone(load, max_queue=3, max_step_s=1)
     worker.start()
     wait_until(lambda: worker.state == "ready")
     runner: Any = worker.loaded().runner
     yield worker, runner
     runner.proceed.set()
     worker.drain()
-    worker._thread.join(60)
+    worker.thread._thread.join(60)
 
 
 def test_a_pipeline_that_stands_still_is_told_counted_and_ready_again_once_it_goes_on(
@@ -409,7 +409,7 @@ def test_a_load_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplo
             raise LoadError(f"attempt {len(attempts)}{DETAILS}") from OSError("no such\nhost")
         return assemble(SETTINGS, progress)
 
-    running = PipelineWorker(load, max_queue=3, on_failed=lambda: failed.append(running.reason), retries=True)
+    running = PipelineWorker.alone(load, max_queue=3, on_failed=lambda: failed.append(running.reason), retries=True)
     running.start()
     wait_until(lambda: running.state == "ready")
     assert failed == [f"attempt 1{DETAILS}", f"attempt 2{DETAILS}"]
@@ -423,7 +423,7 @@ def test_the_wait_for_a_further_attempt_ends_with_a_drain() -> None:
     def load(progress: Callable[[str], None]) -> Loaded:
         raise LoadError("never")
 
-    running = PipelineWorker(load, max_queue=3, retries=True)
+    running = PipelineWorker.alone(load, max_queue=3, retries=True)
     running.start()
     wait_until(lambda: running.state == "failed")
     with pytest.raises(NotReady) as raised:
@@ -431,5 +431,5 @@ def test_the_wait_for_a_further_attempt_ends_with_a_drain() -> None:
     assert raised.value.retry_after_s == model_loading.RETRY_S
     running.drain()
     assert running.state == "draining"
-    running._thread.join(60)
-    assert not running._thread.is_alive()
+    running.thread._thread.join(60)
+    assert not running.thread._thread.is_alive()

@@ -54,7 +54,7 @@ async def open_desk(worker: PipelineWorker, root: Path) -> AsyncIterator[JobDesk
             yield desk
         finally:
             worker.drain()
-            worker.give_up()
+            worker.thread.give_up()
             await asyncio.to_thread(worker.join, WITHIN_S)
 
 
@@ -65,7 +65,7 @@ async def open_loading_desk(root: Path) -> AsyncIterator[JobDesk]:
     def load(stage: object) -> Loaded:
         raise AssertionError("the worker is not started")
 
-    async with _open(PipelineWorker(load, max_queue=1), root, "loading") as desk:
+    async with _open(PipelineWorker.alone(load, max_queue=1), root, "loading") as desk:
         yield desk
 
 

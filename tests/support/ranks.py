@@ -87,7 +87,7 @@ class Server:
     """The pipeline's worker on two ranks, and how it gets on."""
 
     def __init__(self, settings: Settings) -> None:
-        self.worker = PipelineWorker(
+        self.worker = PipelineWorker.alone(
             lambda progress: RankedRunner.start(settings, progress), max_queue=4, shadow=ALWAYS
         )
         self.worker.start()

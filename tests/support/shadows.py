@@ -48,7 +48,7 @@ class Compared:
 @contextmanager
 def comparing(loaded: Loaded) -> Iterator[Compared]:
     """A worker of a loaded model, drained at the end."""
-    worker = PipelineWorker(lambda progress: loaded, max_queue=8, shadow=ALWAYS)
+    worker = PipelineWorker.alone(lambda progress: loaded, max_queue=8, shadow=ALWAYS)
     worker.start()
     wait_until(lambda: worker.state == "ready")
     try:

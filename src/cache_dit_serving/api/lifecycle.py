@@ -61,7 +61,7 @@ def worker_of(
         freeze_heap()
         announce(loaded, url())
 
-    return PipelineWorker(
+    return PipelineWorker.alone(
         load,
         max_queue=settings.limits.max_queue,
         order=settings.server.queue_order,
@@ -116,7 +116,7 @@ def let_end(worker: PipelineWorker, drain_s: float | None) -> None:
     worker.drain()
     if not worker.join(drain_s) and worker.queue().running:
         logger.warning("what runs is not done after %s s: it is stopped", drain_s)
-        worker.give_up()
+        worker.thread.give_up()
         worker.join()
 
 

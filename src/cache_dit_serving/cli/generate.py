@@ -115,7 +115,7 @@ async def _drawn(
     from cache_dit_serving.ranks.ranked import RankedRunner
 
     logging.getLogger("cache_dit_serving").setLevel(logging.WARNING)
-    worker = PipelineWorker(
+    worker = PipelineWorker.alone(
         partial(RankedRunner.start if settings.parallelism else assemble, settings),
         max_queue=1,
         order=settings.server.queue_order,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cache_dit_serving.errors import ClientGone, ServingError
 from cache_dit_serving.jobs import metrics
@@ -18,6 +18,9 @@ from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.schemas.answers import RequestWarning
 from cache_dit_serving.schemas.jobs import JobPreview
 from cache_dit_serving.tracing import current
+
+if TYPE_CHECKING:
+    from cache_dit_serving.jobs.served_model import ServedModel
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Generation:
         self._given_up: ServingError | None = None
         self._cancelled = threading.Event()
         self._may_start: Callable[[], bool] = always
+        self._model: ServedModel | None = None
         self._listeners: list[Callable[[], None]] = []
         assert not planned.to_resize, "pictures are resized before a request queues, not on the pipeline's thread"
         for warning in planned.warnings:
@@ -152,13 +156,21 @@ class Generation:
         self.previews.add(wanted, self.step)
         return wanted
 
-    def admit(self, may_start: Callable[[], bool] = always) -> None:
+    @property
+    def model(self) -> ServedModel:
+        """Model that draws it; once it was admitted."""
+        assert self._model is not None
+        return self._model
+
+    def admit(self, model: ServedModel, may_start: Callable[[], bool] = always) -> None:
         """Enter the queue. Only the worker resolves it from here on: those who wait on the result cannot cancel it.
 
         Args:
+            model: draws it.
             may_start: called on the pipeline's thread when it is to start; False if another server has it by then.
         """
         self.result.set_running_or_notify_cancel()
+        self._model = model
         self._may_start = may_start
 
     def set_priority(self, priority: int) -> None:

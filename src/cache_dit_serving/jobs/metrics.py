@@ -231,6 +231,14 @@ WAKE_FAILURES = Counter(
     "cache_dit_serving_wake_failures",
     "Times that the weights did not fit into the device's memory on waking. An alarm: another process holds it.",
 )
+SWITCHES = Counter(
+    "cache_dit_serving_switches",
+    "Times that a model of several was brought into memory for its requests.",
+)
+SWITCH_SECONDS = Counter(
+    "cache_dit_serving_switch_seconds",
+    "Seconds that the pipeline's thread spent on bringing models into memory, others giving way included.",
+)
 
 
 def of_all_workers() -> CollectorRegistry:

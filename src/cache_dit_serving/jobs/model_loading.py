@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Literal
 
-from cache_dit_serving.errors import DETAILS, LoadError, NotReady, logged
-from cache_dit_serving.jobs import metrics
+from cache_dit_serving.errors import DETAILS, LoadError, NeedsMemory, NotReady, logged, without_frames
 from cache_dit_serving.jobs.on_disk import OnDisk
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.jobs.watchdog import Watchdog
@@ -20,7 +19,8 @@ from cache_dit_serving.pipeline.protocol import Loaded, Runner, SampleRecord
 
 logger = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "failed", "draining"]
+State = Literal["unloaded", "loading", "ready", "failed", "draining"]
+"""unloaded: one of several models, which its first request loads."""
 
 RETRY_S = 5.0
 """Seconds after which a failed load is tried again; twice as many after each further one."""
@@ -41,6 +41,9 @@ class ModelLoading:
         on_ready: Callable[[Loaded], None],
         on_failed: Callable[[], None],
         retries: bool,
+        on_state: Callable[[], None],
+        on_request: bool = False,
+        give_way: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
@@ -48,6 +51,9 @@ class ModelLoading:
             rates: learn from the warm-up.
             on_failed: called when the model cannot be loaded, or not loaded again.
             retries: whether a load that fails is tried again, with a growing wait.
+            on_state: called after each change of the state.
+            on_request: whether a request loads the model, for the first time and after a failure: one of several.
+            give_way: called where the memory does not suffice: has another model give way; False: none can.
         """
         self._load = load
         self._changed = changed
@@ -56,11 +62,16 @@ class ModelLoading:
         self._on_ready = on_ready
         self._on_failed = on_failed
         self._retries = retries
+        self._on_state = on_state
+        self._on_request = on_request
+        self._give_way = give_way
         self._loaded: Loaded | None = None
-        self._state: State = "loading"
-        self._reason: str | None = "starting"
+        self._state: State = "unloaded" if on_request else "loading"
+        self._reason: str | None = "its first request loads it" if on_request else "starting"
         self.load_s = 0.0
         """Seconds that the latest load took."""
+        self.failed_at: float | None = None
+        """Time of the failure, monotonic seconds; None: it has not failed."""
 
     @property
     def state(self) -> State:
@@ -92,6 +103,16 @@ class ModelLoading:
         return self._loaded is not None
 
     @property
+    def in_memory(self) -> bool:
+        """True while the model's weights are in memory, of the device or the host."""
+        return self._loaded is not None and not isinstance(self._loaded.runner, OnDisk)
+
+    @property
+    def lost(self) -> str | None:
+        """Reason that the runner of the latest load was lost; None: it was not."""
+        return self._loaded.runner.lost if self._loaded is not None else None
+
+    @property
     def runner(self) -> Runner:
         """Runner of the latest load, which must have succeeded; for the pipeline's thread."""
         assert self._loaded is not None
@@ -110,6 +131,7 @@ class ModelLoading:
     def not_ready(self) -> NotReady:
         """Return the error of a request that comes in this state."""
         messages = {
+            "unloaded": f"the model is not loaded: {self.reason}",
             "loading": f"the model is loading: {self.reason}",
             "failed": f"the model cannot be served: {self.reason}",
             "draining": "the server is shutting down",
@@ -117,7 +139,9 @@ class ModelLoading:
         }
         # A failed load that is not retried does not mend itself: no time to come back after.
         state = self.state
-        retry_after_s = {"loading": 5.0, "draining": 10.0, "failed": RETRY_S if self._retries else None}.get(state)
+        after_failure_s = RETRY_S if self._retries or self._on_request else None
+        waits = {"unloaded": 0.0, "loading": 5.0, "draining": 10.0, "failed": after_failure_s}
+        retry_after_s = waits.get(state)
         return NotReady(messages[state], code=state, retry_after_s=retry_after_s)
 
     def no_previews(self, pipeline_class: str) -> str | None:
@@ -127,6 +151,10 @@ class ModelLoading:
     def load(self) -> bool:
         """Load the model, again and again if it is to be retried; return whether there is one."""
         waits = _retry_waits() if self._retries else iter(())
+        with self._changed:
+            if self._state in ("unloaded", "failed"):
+                self._state, self._reason = "loading", "starting"
+                self._on_state()
         while not self._load_once():
             if self.draining or (wait_s := next(waits, None)) is None:
                 return False
@@ -144,10 +172,18 @@ class ModelLoading:
         with self._changed:
             if not self.draining:
                 self._state, self._reason = "loading", f"the model's processes were lost ({runner.lost})"
-                metrics.tell_state(self._state)
+                self._on_state()
         logger.error("the model's processes were lost (%s)", runner.lost)
         runner.close()
         return not self.draining and self.load()
+
+    @property
+    def wants_load(self) -> bool:
+        """True if a request loads the model now: it was never loaded, or failed :data:`RETRY_S` seconds ago."""
+        if not self._on_request or self.draining:
+            return False
+        failed_at = self.failed_at
+        return self._state == "unloaded" or (failed_at is not None and time.monotonic() > failed_at + RETRY_S)
 
     def drop(self) -> int:
         """Free the model, which :meth:`load` loads again; return the freed bytes. The state stays as it is."""
@@ -161,8 +197,8 @@ class ModelLoading:
         logger.error("failed: %s", logged(reason, cause))
         with self._changed:
             if not self.draining:
-                self._state, self._reason = "failed", reason
-                metrics.tell_state(self._state)
+                self._state, self._reason, self.failed_at = "failed", reason, time.monotonic()
+                self._on_state()
         self._on_failed()
 
     def drain(self) -> bool:
@@ -171,13 +207,24 @@ class ModelLoading:
             if self.draining:
                 return False
             self._state, self._reason = "draining", "the server is shutting down"
-            metrics.tell_state(self._state)
+            self._on_state()
             return True
 
     def correct(self, record: SampleRecord) -> None:
         """Correct the model's traits by the record of an output."""
         if self._loaded is not None:
             self._loaded = replace(self._loaded, model=record.corrected(self._loaded.model))
+
+    def _load_with_room(self, progress: Callable[[str], None]) -> Loaded:
+        """Load the model, once other models have given way where the memory does not suffice."""
+        while True:
+            try:
+                return self._load(progress)
+            except NeedsMemory as error:
+                refused = without_frames(error)
+            gc.collect()
+            if not self._give_way():
+                raise refused
 
     def _load_once(self) -> bool:
         began = time.perf_counter()
@@ -189,7 +236,7 @@ class ModelLoading:
                     self._reason = what
 
         try:
-            self._loaded = self._load(progress)
+            self._loaded = self._load_with_room(progress)
         except LoadError as error:
             self.fail(str(error), error.__cause__)
             return False
@@ -204,8 +251,9 @@ class ModelLoading:
             if self.draining:
                 return False
             self._state, self._reason = "ready", None
-            metrics.tell_state(self._state)
+            self._on_state()
             self.load_s = time.perf_counter() - began
+            self.failed_at = None
         logger.info("ready after %.1f s", time.perf_counter() - began)
         try:
             self._on_ready(self._loaded)

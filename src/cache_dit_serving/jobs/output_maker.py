@@ -5,26 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
-from cache_dit_serving.errors import InternalError, InvalidRequest, OutOfMemory, ServingError
+from cache_dit_serving.errors import InternalError, InvalidRequest, OutOfMemory, ServingError, without_frames
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation, OutputFile, TakenOver
 from cache_dit_serving.jobs.generation_watch import GenerationWatch
-from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.output_warnings import output_warnings
 from cache_dit_serving.jobs.previews import PreviewMaker
-from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.jobs.safety import Safety
-from cache_dit_serving.jobs.shadow_runs import ShadowRuns
+from cache_dit_serving.jobs.served_model import ServedModel
 from cache_dit_serving.jobs.spans import failed_span, output_spans, queue_span
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.media.blank import blank_of
 from cache_dit_serving.media.encode import encode
 from cache_dit_serving.media.images import check_finite
-from cache_dit_serving.pipeline.protocol import Runner, Sampled, Stopped
+from cache_dit_serving.pipeline.protocol import Sampled, Stopped
+from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.planned import not_engaged
 from cache_dit_serving.safety.check import CHECKS_AT_ONCE
 from cache_dit_serving.schemas.answers import RequestWarning
@@ -43,36 +43,35 @@ class OutputMaker:
 
     def __init__(
         self,
-        model: ModelLoading,
-        rates: Rates,
         watchdog: Watchdog,
         preview_every: int,
         *,
         safety: Safety,
-        shadows: ShadowRuns,
+        give_way: Callable[[ServedModel], bool],
     ) -> None:
         """
         Args:
-            model: corrected by each output.
-            rates: learn from each output.
             watchdog: gets a sign of life at each step.
-            preview_every: as of :class:`PipelineWorker`.
+            preview_every: as of :class:`PipelineThread`.
             safety: sees each output before it is delivered.
-            shadows: get the outputs that are to be drawn again.
+            give_way: called where an output of a model needs more memory than is free: has another model give way;
+                False: none can.
         """
-        self._model = model
-        self._rates = rates
+        self._give_way = give_way
         self._watchdog = watchdog
         self._preview_every = preview_every
         self._safety = safety
-        self._shadows = shadows
         threads = CHECKS_AT_ONCE if safety.sees_outputs else ENCODER_THREADS  # most of them wait for the check then
         self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
         self._previews = ThreadPoolExecutor(1, thread_name_prefix="preview")
         self._room = threading.Semaphore(OUTPUTS_BEHIND)
 
-    def make(self, runner: Runner, generation: Generation) -> None:
-        """Draw the outputs of a generation, which ends once they are encoded; on the pipeline's thread."""
+    def make(self, generation: Generation) -> None:
+        """Draw the outputs of a generation, which ends once they are encoded; on the pipeline's thread.
+
+        Its model, which is awake, is corrected by them; its rates learn from them, and its shadow runs get those that
+        are to be drawn again.
+        """
         began = time.perf_counter()
         if not generation.begin():
             generation.fail(TakenOver())
@@ -84,8 +83,7 @@ class OutputMaker:
         previews = PreviewMaker(generation, self._previews, self._preview_every)
         try:
             encoding = [
-                self._begin_output(runner, generation, index, previews)
-                for index in range(len(generation.planned.calls))
+                self._begin_output(generation, index, previews) for index in range(len(generation.planned.calls))
             ]
         except ServingError as error:
             outcome = "cancelled" if generation.cancelled else error.code
@@ -114,9 +112,7 @@ class OutputMaker:
         self._encoders.shutdown(wait=True)
         self._previews.shutdown(wait=True)
 
-    def _begin_output(
-        self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker
-    ) -> Future[OutputFile]:
+    def _begin_output(self, generation: Generation, index: int, previews: PreviewMaker) -> Future[OutputFile]:
         """Draw an output, and return it as it will be once it is encoded and checked."""
         # A slow safety check would let the outputs behind the pipeline fill the memory.
         while not self._room.acquire(timeout=SIGN_OF_LIFE_S):
@@ -124,7 +120,7 @@ class OutputMaker:
             if generation.cancelled:
                 raise generation.stop_error
         try:
-            drawn = self._draw(runner, generation, index, previews)
+            drawn = self._draw(generation, index, previews)
             encoding = self._encoders.submit(copy_context().run, self._encode, generation, index, drawn)
         except BaseException:
             self._room.release()
@@ -132,24 +128,21 @@ class OutputMaker:
         encoding.add_done_callback(lambda _: self._room.release())
         return encoding
 
-    def _draw(self, runner: Runner, generation: Generation, index: int, previews: PreviewMaker) -> Sampled:
+    def _draw(self, generation: Generation, index: int, previews: PreviewMaker) -> Sampled:
         if generation.cancelled:
             raise generation.stop_error
-        call = generation.planned.calls[index]
+        model, call = generation.model, generation.planned.calls[index]
         watch = GenerationWatch(generation, index, previews, self._watchdog)
         try:
-            drawn = runner.sample(call, watch)
+            drawn = self._sampled(model, call, watch)
         except Stopped:
             if call.cache.settings is None and watch.step_s is not None:
-                self._rates.learn_stopped(call, watch.step_s)
+                model.rates.learn_stopped(call, watch.step_s)
             raise generation.stop_error from None
-        except OutOfMemory:
-            metrics.OUT_OF_MEMORY.inc()
-            raise
         self._watchdog.sign()
         report = drawn.record.cache
         metrics.observe_image(drawn.record)
-        self._model.correct(drawn.record)
+        model.loading.correct(drawn.record)
         if report.nan_diffs:
             logger.error("residual differences that are not numbers: the model's values are broken")
         for warning in output_warnings(call, drawn.record):
@@ -157,6 +150,17 @@ class OutputMaker:
         if call.cache.strict and not report.engaged:
             raise not_engaged(report)
         return drawn
+
+    def _sampled(self, model: ServedModel, call: ImageCall, watch: GenerationWatch) -> Sampled:
+        """Draw an output, once other models have given way where the memory does not suffice."""
+        while True:
+            try:
+                return model.loading.runner.sample(call, watch)
+            except OutOfMemory as error:
+                metrics.OUT_OF_MEMORY.inc()
+                refused = without_frames(error)
+            if not self._give_way(model):
+                raise refused
 
     def _encode(self, generation: Generation, index: int, drawn: Sampled) -> OutputFile:
         began = time.perf_counter()
@@ -168,7 +172,7 @@ class OutputMaker:
         content, extension = encode(media, output, planned.parameters(call), warnings)
         encode_s = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed).observe(encode_s)
-        self._rates.learn(call, drawn.record, encode_s)
+        generation.model.rates.learn(call, drawn.record, encode_s)
         output_spans(generation, index, drawn.record, encode_s)
         verdict = self._safety.check_output(generation, index, (content, extension))
         if verdict.decision == "blank":
@@ -180,7 +184,7 @@ class OutputMaker:
             warnings.append(warning.model_dump())
             content, extension = encode(media, output, planned.parameters(call), warnings)
         else:
-            self._shadows.offer(generation, index, media, drawn.record)
+            generation.model.shadows.offer(generation, index, media, drawn.record)
         return OutputFile(content, extension, encode_s, drawn.record, media if output.keep_media else None)
 
 

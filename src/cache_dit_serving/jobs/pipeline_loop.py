@@ -1,22 +1,22 @@
-"""The loop of the one thread that owns the pipeline: it loads the model, then runs what the queue has.
+"""The loop of the one thread that owns the pipelines: it loads their models, then runs what the queue has.
 
-While nothing waits it draws shadow runs, and has an idle model go to sleep.
+While nothing waits it draws shadow runs, and has idle models go to sleep.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from cache_dit_serving.errors import DETAILS, ServingError
 from cache_dit_serving.jobs.generation import Generation
-from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.output_maker import OutputMaker
 from cache_dit_serving.jobs.pipeline_queue import Action, PipelineQueue
-from cache_dit_serving.jobs.residency import NotLoadedAgain, Residency
-from cache_dit_serving.jobs.shadow_runs import ShadowRuns
+from cache_dit_serving.jobs.residency import NotLoadedAgain
+from cache_dit_serving.jobs.residents import Residents
+from cache_dit_serving.jobs.served_model import ServedModel
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.logs import noted
 
@@ -33,75 +33,99 @@ class PipelineLoop:
         self,
         changed: threading.Condition,
         *,
-        model: ModelLoading,
+        models: Sequence[ServedModel],
+        residents: Residents,
         queue: PipelineQueue,
-        residency: Residency,
         outputs: OutputMaker,
-        shadows: ShadowRuns,
         watchdog: Watchdog,
     ) -> None:
         """
         Args:
-            changed: guards the queue, together with the model's state; notified of new work.
+            changed: guards the queue, together with the models' states; notified of new work.
+            models: the default one first.
         """
         self._changed = changed
-        self._model = model
+        self._models = models
+        self._residents = residents
         self._queue = queue
-        self._residency = residency
         self._outputs = outputs
-        self._shadows = shadows
         self._watchdog = watchdog
+        self.begun = False
+        """True once the models of the start were loaded, or failed to load."""
 
     def run(self) -> None:
-        """Load the model and serve until a drain has ended, or the model cannot be loaded."""
+        """Load the models of the start, and serve until a drain has ended, or the only model cannot be loaded."""
         try:
             self._load_and_serve()
         finally:
             self._watchdog.close()
 
+    @property
+    def _draining(self) -> bool:
+        return self._models[0].loading.draining
+
     def _load_and_serve(self) -> None:
-        if not self._model.load():
+        if not self._load_first():
             return
         try:
-            while self._serve():
-                self._residency.lost()
-                if not self._model.load_anew():
-                    self._queue.refuse_all()
+            while (lost := self._serve()) is not None:
+                lost.residency.lost()
+                if not lost.loading.load_anew() and not self._goes_on_without(lost):
                     return
-        except NotLoadedAgain:
-            self._queue.refuse_all()
+                lost.shadows.begin()
         except Exception as error:
             # Nothing should come here; if something does, a server that says ready must not let requests wait for ever.
             logger.exception("the pipeline's thread failed")
-            self._model.fail(f"the pipeline stopped working{DETAILS}", error)
-            self._queue.refuse_all()
+            for model in self._models:
+                model.loading.fail(f"the pipeline stopped working{DETAILS}", error)
+            self._queue.refuse()
 
-    def _serve(self) -> bool:
-        """Run the work that comes; return True once the runner was lost, False at the end of a drain.
+    def _load_first(self) -> bool:
+        """Load the models of the start; return whether the thread goes on."""
+        for model in self._models:
+            if model.resident == "always" or model is self._models[0]:
+                try:
+                    with noted(model=model.name):
+                        self._residents.make_ready(model)
+                except (NotLoadedAgain, ServingError):
+                    if not self._residents.are_several or self._draining:
+                        return False
+                model.shadows.begin()
+        self.begun = True
+        return True
 
-        Raises:
-            NotLoadedAgain: the model could not be loaded again from the disk.
-        """
-        self._shadows.begin()
-        self._residency.used()
+    def _goes_on_without(self, model: ServedModel) -> bool:
+        """Refuse all that waits for a model that cannot be loaded; return whether the thread goes on."""
+        self._queue.refuse(model)
+        return self._residents.are_several and not self._draining
+
+    def _serve(self) -> ServedModel | None:
+        """Run the work that comes; return a model whose runner was lost, None at the end of a drain."""
+        for model in self._models:
+            model.residency.used()
         while True:
             with self._changed:
                 while_idle = self._wait_for_work()
-                if self._model.runner.lost is not None:
-                    return True
+                if (lost := self._lost()) is not None:
+                    return lost
                 work = None if while_idle else self._queue.take()
                 if work is None and while_idle is None:
-                    self._model.runner.close()
-                    return False
+                    for model in self._models:
+                        if model.loading.has_loaded:
+                            model.loading.runner.close()
+                    return None
             if while_idle is not None:
                 with self._watchdog.watching():
                     while_idle()
                 continue
-            if isinstance(work, Generation):
-                self._make(work)
-            elif work is not None:
-                self._act(work)
-            self._residency.used()
+            assert work is not None
+            with noted(model=work.model.name):
+                try:
+                    self._make(work) if isinstance(work, Generation) else self._act(work)
+                except NotLoadedAgain:
+                    if not self._goes_on_without(work.model):
+                        return None
+            work.model.residency.used()
             self._queue.done()
             # Or the last request's images would stay in memory until the next one comes.
             del work
@@ -110,49 +134,65 @@ class PipelineLoop:
         with noted(request_id=generation.id, caller=generation.caller):
             if not generation.cancelled:
                 try:
-                    generation.woke(self._residency.wake())
+                    generation.woke(self._made_ready(generation.model))
                 except ServingError as error:
                     generation.fail(error)
                     return
             with self._watchdog.watching(generation.id):
-                self._outputs.make(self._model.runner, generation)
+                self._outputs.make(generation)
 
     def _act(self, action: Action) -> None:
         if action.needs_weights:
             try:
-                self._residency.wake()
+                self._made_ready(action.model)
             except NotLoadedAgain:
-                action.future.set_exception(self._model.not_ready())
+                action.future.set_exception(action.model.loading.not_ready())
                 raise
             except ServingError as error:
                 action.future.set_exception(error)
                 return
         with self._watchdog.watching():
-            action.run(self._model.runner)
+            action.run(action.model.loading.runner)
+
+    def _made_ready(self, model: ServedModel) -> float:
+        """Have a model awake; return the seconds that it took."""
+        was_loaded = model.loading.has_loaded
+        seconds = self._residents.make_ready(model)
+        if not was_loaded:
+            model.shadows.begin()
+        return seconds
 
     def _wait_for_work(self) -> Callable[[], None] | None:
-        """Wait for work, the end of a drain or the loss of the runner; return the action of an idle time before that.
+        """Wait for work, the end of a drain or the loss of a runner; return the action of an idle time before that.
 
-        It is a shadow run, or the begin of the sleep.
+        It is a shadow run, or the begin of a model's sleep.
         """
         while not self._is_wanted():
-            runner = self._model.runner
             # A runner of several processes may be lost while it is idle.
-            if runner.lost is not None:
+            if self._lost() is not None:
                 break
-            sleep_s = self._residency.wait_s()
-            if sleep_s == 0:
-                return partial(self._residency.doze, self._needs_weights)
-            shadow_s = self._shadows.wait_s() if self._residency.level is None else None
-            if shadow_s == 0:
-                return partial(self._shadows.run, runner, self._is_wanted)
-            self._changed.wait(min(each for each in (LOST_S, sleep_s, shadow_s) if each is not None))
+            waits = [LOST_S]
+            for model in self._models:
+                if not model.awake:
+                    continue
+                sleep_s = model.residency.wait_s()
+                if sleep_s == 0:
+                    return partial(model.residency.doze, partial(self._needs_weights, model))
+                shadow_s = model.shadows.wait_s()
+                if shadow_s == 0:
+                    return partial(model.shadows.run, model.loading.runner, self._is_wanted)
+                waits += [each for each in (sleep_s, shadow_s) if each is not None]
+            self._changed.wait(min(waits))
         return None
+
+    def _lost(self) -> ServedModel | None:
+        """Return a model whose processes were lost."""
+        return next((each for each in self._models if each.loading.lost is not None), None)
 
     def _is_wanted(self) -> bool:
         """Return whether the pipeline's thread is wanted for work, or for the end of a drain."""
-        return self._model.draining or self._queue.has_work
+        return self._draining or self._queue.has_work
 
-    def _needs_weights(self) -> bool:
-        """Return whether the model is wanted awake, or the server shuts down."""
-        return self._model.draining or self._queue.needs_weights
+    def _needs_weights(self, model: ServedModel) -> bool:
+        """Return whether a model is wanted awake, or the server shuts down."""
+        return self._draining or self._queue.needs_weights(model)

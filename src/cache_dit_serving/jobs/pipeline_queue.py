@@ -8,17 +8,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, NamedTuple, TypeVar
 
 from cache_dit_serving.errors import QueueFull, RateLimited
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation, always
-from cache_dit_serving.jobs.model_loading import ModelLoading
 from cache_dit_serving.jobs.queue import Order, Queue
-from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.residents import Placed, Residents
+from cache_dit_serving.jobs.served_model import ServedModel
 from cache_dit_serving.jobs.shared import CallerCounts
+from cache_dit_serving.jobs.switching import Turn
 from cache_dit_serving.pipeline.protocol import Runner
 from cache_dit_serving.schemas.answers import QueueReport
 
@@ -28,8 +29,9 @@ T = TypeVar("T")
 
 
 class Action(NamedTuple):
-    """Work beside generations."""
+    """Work on a model beside generations."""
 
+    model: ServedModel
     run: Callable[[Runner], None]
     future: Future[Any]
     needs_weights: bool
@@ -42,42 +44,43 @@ class PipelineQueue:
     def __init__(
         self,
         changed: threading.Condition,
-        model: ModelLoading,
-        rates: Rates,
+        residents: Residents,
         *,
         max_queue: int,
         order: Order,
         counts: CallerCounts | None,
-        wake_left_s: Callable[[], float],
+        switch_after_s: float | None = None,
     ) -> None:
         """
         Args:
-            changed: guards the queue, together with the model's state; notified of new work.
+            changed: guards the queue, together with the models' states; notified of new work.
             max_queue: generations that may wait.
             counts: generations of each caller at all workers; None: this one counts its own.
-            wake_left_s: seconds until a model that is asleep can draw.
+            switch_after_s: as of :class:`PipelineThread`.
         """
         self.max_queue: Final = max_queue
         self._changed = changed
-        self._model = model
-        self._rates = rates
+        self._residents = residents
         self._counts = counts
-        self._wake_left_s = wake_left_s
-        self._waiting = Queue(order, lambda call: rates.estimate(call).seconds)
+        self._waiting = Queue(order, _seconds_of, placement=self._placed_after_running, switch_after_s=switch_after_s)
         self._actions: deque[Action] = deque()
         self._running: Generation | None = None
 
     def submit(
-        self, generation: Generation, max_live: int | None = None, may_start: Callable[[], bool] = always
+        self,
+        generation: Generation,
+        model: ServedModel,
+        max_live: int | None = None,
+        may_start: Callable[[], bool] = always,
     ) -> None:
-        """Admit a generation; as :meth:`PipelineWorker.submit`."""
+        """Admit a generation of a model; as :meth:`PipelineWorker.submit`."""
         with self._changed:
-            if self._model.state != "ready":
-                raise self._model.not_ready()
+            if model.loading.state != "ready":
+                raise model.loading.not_ready()
             running = [self._running] if self._running is not None else []
             live = sum(each.caller == generation.caller for each in (*self._waiting, *running))
             if max_live is not None and live >= max_live:
-                raise self.too_many_live(live, generation)
+                raise self.too_many_live(live, generation, model)
             if not self._waiting.room_for(generation.caller, self.max_queue):
                 full = len(self._waiting) >= self.max_queue
                 raise QueueFull(
@@ -86,13 +89,13 @@ class PipelineQueue:
                     else f"this key's share of the queue of {self.max_queue} is taken; come back later",
                     retry_after_s=self._seconds_until_room(),
                 )
-            self._count(generation, max_live)
-            generation.admit(may_start)
+            self._count(generation, model, max_live)
+            generation.admit(model, may_start)
             self._waiting.add(generation)
             metrics.QUEUE_WAITING.set(len(self._waiting))
             self._changed.notify()
 
-    def _count(self, generation: Generation, max_live: int | None) -> None:
+    def _count(self, generation: Generation, model: ServedModel, max_live: int | None) -> None:
         """Count a generation among those of its caller at all workers, until it ends.
 
         Raises:
@@ -105,14 +108,14 @@ class PipelineQueue:
         if number is not None:
             generation.result.add_done_callback(lambda _: counts.end(number))
         elif max_live is not None and live >= max_live:
-            raise self.too_many_live(live, generation)
+            raise self.too_many_live(live, generation, model)
 
-    def too_many_live(self, live: int, refused: Generation) -> RateLimited:
+    def too_many_live(self, live: int, refused: Generation, model: ServedModel) -> RateLimited:
         """Return the error of a generation; as :meth:`PipelineWorker.too_many_live`."""
         with self._changed:
             return RateLimited(
                 f"{live} generations of this key wait or run, as many as it may have; come back later",
-                retry_after_s=self._seconds_until_one_ends(refused),
+                retry_after_s=self._seconds_until_one_ends(refused, model),
             )
 
     def cancel(self, generation: Generation) -> None:
@@ -132,8 +135,14 @@ class PipelineQueue:
             self._waiting.set_priority(generation, priority)
             return True
 
-    def between_generations(self, action: Callable[[Runner], T], *, needs_weights: bool = True) -> Future[T]:
-        """Admit an action; as :meth:`PipelineWorker.between_generations`."""
+    def between_generations(
+        self, model: ServedModel, action: Callable[[Runner], T], *, needs_weights: bool = True, loads: bool = False
+    ) -> Future[T]:
+        """Admit an action on a model; as :meth:`PipelineWorker.between_generations`.
+
+        Args:
+            loads: whether a model that is not loaded is loaded for it.
+        """
         future: Future[T] = Future()
         future.set_running_or_notify_cancel()
 
@@ -145,9 +154,9 @@ class PipelineQueue:
                 future.set_exception(error)
 
         with self._changed:
-            if self._model.state != "ready":
-                raise self._model.not_ready()
-            self._actions.append(Action(run, future, needs_weights))
+            if model.loading.state != "ready" and not (loads and model.loading.wants_load):
+                raise model.loading.not_ready()
+            self._actions.append(Action(model, run, future, needs_weights))
             self._changed.notify()
         return future
 
@@ -156,10 +165,12 @@ class PipelineQueue:
         """True if anything waits."""
         return bool(self._actions or self._waiting)
 
-    @property
-    def needs_weights(self) -> bool:
-        """True if anything waits that needs the model awake."""
-        return bool(self._waiting) or any(action.needs_weights for action in self._actions)
+    def needs_weights(self, model: ServedModel) -> bool:
+        """Return whether anything waits that needs a model awake."""
+        with self._changed:
+            return any(generation.model is model for generation in self._waiting.unordered) or any(
+                action.needs_weights and action.model is model for action in self._actions
+            )
 
     def take(self) -> Generation | Action | None:
         """Take the next work, actions first; None where nothing waits. A generation runs until :meth:`done`."""
@@ -184,23 +195,29 @@ class PipelineQueue:
             metrics.QUEUE_WAITING.set(0)
             return waiting
 
-    def refuse_all(self) -> None:
-        """Fail all that waits, and the generation that runs, by the model's state."""
+    def refuse(self, model: ServedModel | None = None) -> None:
+        """Fail all that waits for a model, and its generation that runs, by the model's state; None: for any."""
         with self._changed:
-            left = [*self._waiting.clear(), *([self._running] if self._running else [])]
-            self._running = None
-            actions, self._actions = self._actions, deque()
+            left = [each for each in self._waiting.unordered if model in (None, each.model)]
+            for generation in left:
+                self._waiting.remove(generation)
+            if self._running is not None and model in (None, self._running.model):
+                left.append(self._running)
+                self._running = None
+            actions = [each for each in self._actions if model in (None, each.model)]
+            self._actions = deque(each for each in self._actions if each not in actions)
+            metrics.QUEUE_WAITING.set(len(self._waiting))
         for generation in left:
             if not generation.result.done():
-                generation.fail(self._model.not_ready())
+                generation.fail(generation.model.loading.not_ready())
         for action in actions:
-            action.future.set_exception(self._model.not_ready())
+            action.future.set_exception(action.model.loading.not_ready())
 
     def give_up_running(self) -> None:
         """Stop the generation that runs after the step it is at."""
         with self._changed:
             if self._running is not None:
-                self._running.give_up(self._model.not_ready())
+                self._running.give_up(self._running.model.loading.not_ready())
 
     def report(self) -> QueueReport:
         """Return the queue as it is now."""
@@ -212,10 +229,15 @@ class PipelineQueue:
             steps=running.steps if running else 0,
         )
 
-    def wait_s(self, priority: int = 0) -> float:
+    def wait_s(self, model: ServedModel, priority: int = 0) -> float:
         """Return the seconds until a generation submitted now begins; as :meth:`PipelineWorker.wait_s`."""
         with self._changed:
-            return self._seconds_behind([each for each in self._waiting if each.priority >= priority])
+            turns = [turn for turn in self._waiting.turns() if turn.generation.priority >= priority]
+            placed = self._placed_after_running()
+            for turn in turns:
+                placed = placed.after(turn.generation)
+            own_s = 0.0 if model in placed.awake else model.residency.wake_left_s()
+            return self._seconds_behind(turns) + own_s
 
     def position(self, generation: Generation) -> int | None:
         """Return 0 for a generation that runs, 1 and more for one that waits, None for one that is done."""
@@ -229,38 +251,52 @@ class PipelineQueue:
         with self._changed:
             if generation not in self._waiting:
                 return None
-            waiting = list(self._waiting)
-            return self._seconds_behind(waiting[: waiting.index(generation)])
+            turns = self._waiting.turns()
+            place = [turn.generation for turn in turns].index(generation)
+            return self._seconds_behind(turns[:place]) + turns[place].switch_s
 
     def seconds_left(self, generation: Generation) -> float | None:
         """Return the seconds until the generation that runs ends; None for another, or where that is not known."""
-        if generation is not self._running or (seconds := self._rates.estimate(generation.planned).seconds) is None:
+        if generation is not self._running or (seconds := _seconds_of(generation)) is None:
             return None
-        return self._wake_left_s() + seconds * (1 - generation.step / max(1, generation.steps))
+        return generation.model.residency.wake_left_s() + seconds * (1 - generation.step / max(1, generation.steps))
 
-    def _seconds_behind(self, waiting: list[Generation]) -> float:
+    def _placed_after_running(self) -> Placed:
+        placed = self._residents.placed()
+        return placed if self._running is None else placed.after(self._running)
+
+    def _seconds_behind(self, turns: Sequence[Turn]) -> float:
         """Return the seconds until the running generation and those that wait have ended, by what such ones took."""
-        return self._seconds_until_room() + sum(self._rates.estimate(each.planned).seconds or 0.0 for each in waiting)
+        return self._seconds_until_free() + sum(turn.switch_s + (_seconds_of(turn.generation) or 0.0) for turn in turns)
 
     def _seconds_until_room(self) -> float:
-        """Return the seconds until the running generation ends and the next leaves the queue, with a wake before."""
+        """Return the seconds until the next generation leaves the queue, with the switch to its model before."""
+        turns = self._waiting.turns()
+        return self._seconds_until_free() + (turns[0].switch_s if turns else 0.0)
+
+    def _seconds_until_free(self) -> float:
+        """Return the seconds until the running generation ends, with the switch to its model before."""
         running = self._running
-        wake_s = self._wake_left_s()
         if running is None:
-            return wake_s
+            return 0.0
         steps = max(1, running.steps)
         left = (1 if running.cancelled else steps - running.step) / steps
-        return wake_s + left * (self._rates.estimate(running.planned).seconds or 1.0)
+        return running.model.residency.wake_left_s() + left * (_seconds_of(running) or 1.0)
 
-    def _seconds_until_one_ends(self, refused: Generation) -> float:
+    def _seconds_until_one_ends(self, refused: Generation, model: ServedModel) -> float:
         """Return the seconds until one of the caller's generations ends.
 
         Where all of them are at other workers or servers, one of them is taken to last as long as the refused one.
         """
         if self._running is not None and self._running.caller == refused.caller:
-            return self._seconds_until_room()
-        waiting = list(self._waiting)
-        for index, own in enumerate(waiting):
-            if own.caller == refused.caller:
-                return self._seconds_behind(waiting[: index + 1])
-        return self._rates.estimate(refused.planned).seconds or 1.0
+            return self._seconds_until_free()
+        turns = self._waiting.turns()
+        for index, turn in enumerate(turns):
+            if turn.generation.caller == refused.caller:
+                return self._seconds_behind(turns[: index + 1])
+        return model.rates.estimate(refused.planned).seconds or 1.0
+
+
+def _seconds_of(generation: Generation) -> float | None:
+    """Return the seconds that a generation is known to take once its model is awake."""
+    return generation.model.rates.estimate(generation.planned).seconds

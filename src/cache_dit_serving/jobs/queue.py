@@ -2,17 +2,18 @@
 
 Greater priorities first. Among equals the caller that has had least of the pipeline lately, so that one who sends a
 hundred does not make another wait for all of them. Of one caller's, first come first served, or the shortest first.
+Of several models, those in memory go before the others for a bounded time (`switching.py`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from cache_dit_serving.jobs.generation import Generation
-from cache_dit_serving.planning.planned import Planned
+from cache_dit_serving.jobs.switching import Patience, Placement, Turn, arranged
 
 Order = Literal["arrival", "shortest"]
 OVERTAKEN = 10.0
@@ -39,15 +40,22 @@ class Queue:
     def __init__(
         self,
         order: Order,
-        estimate: Callable[[Planned], float | None],
+        estimate: Callable[[Generation], float | None],
         now: Callable[[], float] = time.monotonic,
+        *,
+        placement: Callable[[], Placement] | None = None,
+        switch_after_s: float | None = None,
     ) -> None:
         """
         Args:
-            estimate: seconds that a request is known to take.
+            estimate: seconds that a generation is known to take.
             now: seconds.
+            placement: returns the models in memory; None: there is one model.
+            switch_after_s: as of :class:`Patience`.
         """
         self._now = now
+        self._placement = placement
+        self._patience = Patience(switch_after_s, now)
         self._order = order
         self._estimate = estimate
         self._waiting: dict[Generation, _Waiting] = {}
@@ -55,16 +63,27 @@ class Queue:
         """Seconds of the pipeline that each caller here had; one that comes begins with the least of them."""
         self._running: str | None = None
         """Caller of the one that runs."""
-        self._ordered: list[Generation] | None = None
+        self._fair: list[Generation] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[Generation]:
         """Iterate over all, the next one first."""
-        if self._ordered is None:
-            self._ordered = list(self._in_order())
-        return iter(self._ordered)
+        return iter([turn.generation for turn in self.turns()])
+
+    def turns(self) -> Sequence[Turn]:
+        """Return all, the next one first, with the seconds until the model of each can draw."""
+        if self._fair is None:
+            self._fair = list(self._in_order())
+        if self._placement is None:
+            return [Turn(generation, 0.0) for generation in self._fair]
+        return arranged(self._fair, lambda each: self._waiting[each].seconds, self._placement(), self._patience)
+
+    @property
+    def unordered(self) -> list[Generation]:
+        """All, as they came."""
+        return list(self._waiting)
 
     def __contains__(self, generation: Generation) -> bool:
         return generation in self._waiting
@@ -84,36 +103,43 @@ class Queue:
 
     def add(self, generation: Generation) -> None:
         """Let a generation wait."""
-        seconds = self._estimate(generation.planned)
+        seconds = self._estimate(generation)
         if seconds is None:
             seconds = UNKNOWN_S
         overtaken_s = OVERTAKEN * seconds if self._order == "shortest" else 0.0
         self._waiting[generation] = _Waiting(seconds, self._now() + overtaken_s)
         self._had.setdefault(generation.caller, min(self._had.values(), default=0.0))
-        self._ordered = None
+        self._fair = None
 
     def remove(self, generation: Generation) -> None:
         """Take a generation out, which is not to be run."""
         del self._waiting[generation]
+        self._patience.forget(generation)
         self._forget_callers()
 
     def set_priority(self, generation: Generation, priority: int) -> None:
         """Change the priority of a generation that waits."""
         assert generation in self._waiting, "only what waits has a place"
         generation.set_priority(priority)
-        self._ordered = None
+        self._fair = None
 
     def next(self) -> Generation:
-        """Take the next one out, to be run."""
-        generation = next(iter(self))
+        """Take the next one out, to be run. Its caller had the pipeline for the switch to its model too."""
+        generation, switch_s = self.turns()[0]
+        assert self._fair is not None
+        if generation is not self._fair[0]:
+            self._patience.overtaken(self._fair[0])
+        self._patience.forget(generation)
         self._running = generation.caller
-        self._had[generation.caller] += self._waiting.pop(generation).seconds
+        self._had[generation.caller] += self._waiting.pop(generation).seconds + switch_s
         self._forget_callers()
         return generation
 
     def clear(self) -> list[Generation]:
         """Take all out, the next one first."""
         left = list(self)
+        for generation in left:
+            self._patience.forget(generation)
         self._waiting.clear()
         self._running = None
         self._forget_callers()
@@ -123,7 +149,7 @@ class Queue:
         # Nobody saves up for later by staying away.
         here = {generation.caller for generation in self._waiting} | {self._running}
         self._had = {caller: seconds for caller, seconds in self._had.items() if caller in here}
-        self._ordered = None
+        self._fair = None
 
     def _in_order(self) -> Iterator[Generation]:
         had = dict(self._had)

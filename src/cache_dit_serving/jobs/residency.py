@@ -90,7 +90,7 @@ class Residency:
 
     def wake_left_s(self) -> float:
         """Return the seconds until the model is awake, once a request needs it; 0 if it is."""
-        level = self.level
+        level = self.level if self._model.in_memory else "disk"
         if level is None:
             return 0.0
         since = self._waking_since
@@ -143,7 +143,7 @@ class Residency:
         return FellAsleep(level, freed, seconds)
 
     def wake(self) -> float:
-        """Wake up; return the seconds that it took, 0 for a model that is awake.
+        """Wake up, or load for the first time; return the seconds that it took, 0 for a model that is awake.
 
         Raises:
             WakeFailed: the device has too little free memory. The model is asleep as before.
@@ -151,9 +151,11 @@ class Residency:
             NotLoadedAgain: a model on disk could not be loaded, or the server shuts down.
         """
         level, self.woke_s = self.level, 0.0
+        if not self._model.in_memory:
+            level = "disk"  # also where an earlier load failed
         if level is None:
             return 0.0
-        began = self._now()
+        began, is_first = self._now(), not self._model.has_loaded
         with self._waking(began):
             if level == "disk":
                 if not self._model.load():
@@ -174,6 +176,8 @@ class Residency:
         self.woke_s = self._wake_s[level] = seconds = self._now() - began
         self._set(None)
         self.used()
+        if is_first:
+            return seconds
         metrics.WAKE_SECONDS.labels(level).observe(seconds)
         logger.info("awake (from %s) after %.2f s", level, seconds)
         return seconds

@@ -13,19 +13,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.errors import ServingError
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.watchdog import Watchdog
 from cache_dit_serving.media.kinds import OutputSpec
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.pipeline.protocol import Runner, Sampled, SampleRecord, Stopped, TakePreview
 from cache_dit_serving.planning.call import ImageCall
+from cache_dit_serving.planning.planned import Planned
 from cache_dit_serving.planning.shadow import ShadowCalls
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,19 @@ MOST_ATTEMPTS = 5
 """Attempts at a run that callers stop; then it is given up."""
 SAVED_S = 3600.0
 """Seconds of quiet whose unused share of the time is kept for later."""
+
+
+class Drawn(Protocol):
+    """A generation that has outputs."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def submitted(self) -> float: ...
+
+    @property
+    def planned(self) -> Planned: ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,7 @@ class ShadowRuns:
         """Share of the time since :meth:`begin` that all runs took, stopped ones included."""
         return 0.0 if self._began is None else self._spent_s / max(1.0, self._now() - self._began)
 
-    def offer(self, generation: Generation, index: int, media: Media, record: SampleRecord) -> None:
+    def offer(self, generation: Drawn, index: int, media: Media, record: SampleRecord) -> None:
         """Have an output wait for its run, if its request is to be drawn again. Any thread may call."""
         calls = generation.planned.shadow
         if calls is None or index != calls.output:

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from cache_dit_serving.config.footprints import Footprint
-from cache_dit_serving.errors import LoadError
+from cache_dit_serving.errors import NeedsMemory
 
 NO_MEMORY = re.compile(
     # oneDNN of torch 2.13, where its memory runs out; a primitive descriptor fails for unsupported arguments.
@@ -42,20 +42,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def needing_memory(what_if_not: str) -> Iterator[None]:
-    """Turn a lack of memory in the body into a LoadError.
+    """Turn a lack of memory in the body into a NeedsMemory.
 
     Args:
         what_if_not: the error's message.
 
     Raises:
-        LoadError: memory ran out.
+        NeedsMemory: memory ran out.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise LoadError(what_if_not) from error
+        raise NeedsMemory(what_if_not) from error
 
 
 def held_bytes(device: torch.device) -> dict[str, int]:

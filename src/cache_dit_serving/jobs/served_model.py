@@ -1,0 +1,62 @@
+"""One of the models that share the pipeline's thread, with all that is kept of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cache_dit_serving.config.residency import Resident
+from cache_dit_serving.jobs.model_loading import ModelLoading
+from cache_dit_serving.jobs.rates import Rates
+from cache_dit_serving.jobs.residency import Residency
+from cache_dit_serving.jobs.shadow_runs import ShadowRuns
+
+
+class ServedModel:
+    """A model, its loading, its place in memory, and what is learnt from its outputs."""
+
+    def __init__(
+        self,
+        name: str,
+        loading: ModelLoading,
+        rates: Rates,
+        *,
+        residency: Residency,
+        shadows: ShadowRuns,
+        resident: Resident = "always",
+    ) -> None:
+        """
+        Args:
+            name: name in requests; empty for the only model of a server.
+        """
+        self.name: Final = name
+        self.loading: Final = loading
+        self.rates: Final = rates
+        self.residency: Final = residency
+        self.shadows: Final = shadows
+        self.resident: Final = resident
+
+    @property
+    def awake(self) -> bool:
+        """True if it can draw at once."""
+        return self.loading.in_memory and self.residency.level is None
+
+    @property
+    def device(self) -> str | None:
+        """Device of its weights; None before its first load."""
+        return self.loading.runner.facts.device if self.loading.has_loaded else None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights on the device while it is awake, counted from its tensors; 0 before its first load."""
+        if not self.loading.has_loaded:
+            return 0
+        facts = self.loading.runner.facts
+        sizes = [each.bytes for each in facts.components]
+        if facts.offload == "model":
+            return max(sizes, default=0)  # one component at a time lies on the device
+        return 0 if facts.offload else sum(sizes)
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of its weights that wait in host memory; 0 while it is awake or on disk."""
+        return self.loading.runner.memory().get("sleeping_weight_bytes", 0) if self.residency.level == "host" else 0
