@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 from cache_dit_serving.api.answering import answered
 from cache_dit_serving.api.envelope import Envelope
 from cache_dit_serving.api.http_metrics import start_http_series
-from cache_dit_serving.api.lifecycle import drain_on_signals, end_with_supervisor, worker_of
+from cache_dit_serving.api.lifecycle import drain_on_signals, end_with_supervisor, models_of
 from cache_dit_serving.api.matching import mounted_routes
 from cache_dit_serving.api.methods import answers_errors, specs
 from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.api.parts import Parts
-from cache_dit_serving.api.receive import received
 from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.api.telemetry import send_last_spans, start_spans, tracing_options
-from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
 from cache_dit_serving.jobs.shared import CallerCounts, shared_folder
 from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import library_versions
+from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.ranks.ranked import RankedRunner
 from cache_dit_serving.schemas.answers import (
     FlushResponse,
@@ -68,7 +69,12 @@ ACCESS = access_or_exit(SETTINGS.server, COUNTS)
 SAFETY = safety_or_exit(SETTINGS.safety)
 take_share(SETTINGS, server_context.worker_index)
 # By default BentoML and BentoCloud end requests after 60 s. This is later than our own timeout, whose answer says why.
-TIMEOUT_S = SETTINGS.limits.max_request_s + 60
+TIMEOUT_S = max(model.settings.limits.max_request_s for model in RESOLVED.models) + 60
+
+
+def loading(settings: Settings) -> Callable[[Callable[[str], None]], Loaded]:
+    """Return the function that loads a model."""
+    return partial(RankedRunner.start if settings.parallelism else assemble, settings)
 
 
 # BentoML 1.4.39 puts build-essential and git into the image of every distribution that it knows, and
@@ -95,20 +101,20 @@ class CacheDiTServing:
         start_series(library_versions())
         start_http_series()
         start_spans(SETTINGS.server)
-        load = RankedRunner.start if SETTINGS.parallelism else assemble
-        self.worker = worker_of(SETTINGS, partial(load, SETTINGS), COUNTS, lambda: CacheDiTServing.url, SAFETY)
-        self.parts = Parts.over(Engine(SETTINGS, self.worker, RESOLVED.name))
+        models = models_of(RESOLVED, loading, COUNTS, lambda: CacheDiTServing.url, SAFETY)
+        self.thread = models.thread
+        self.parts = Parts.over(models)
         ACCESS.share(self.parts.engine.limits)
         self.parts.recent_warnings.listen()
-        drain_on_signals(self.worker, SETTINGS.server.drain_s, self.parts.engine.decoding.close)
-        # The model loads on the worker's thread, so that /livez and /health answer during the load.
-        self.worker.start()
+        drain_on_signals(self.thread, SETTINGS.server.drain_s, self.parts.engine.decoding.close)
+        # The models load on the pipeline's thread, so that /livez and /health answer during the load.
+        self.thread.start()
 
     async def __is_ready__(self) -> bool:
-        return self.parts.engine.ready
+        return self.parts.models.ready
 
     async def __is_alive__(self) -> bool:
-        return not self.worker.stalled
+        return not self.thread.stalled
 
     @bentoml.api(**specs("generate"))
     @answers_errors
@@ -121,25 +127,25 @@ class CacheDiTServing:
     async def compare(self, ctx: bentoml.Context, **fields: Any) -> Response:
         """Draw one seed with and without the cache, and measure the difference."""
         request = state_of(ctx.request.scope).asked(GenerateRequest)
-        return answered(await self.parts.engine.compare(received(request, ctx.request)))
+        return answered(await self.parts.compare(request, ctx.request))
 
     @bentoml.api(**specs("health"))
     @answers_errors
     async def health(self, ctx: bentoml.Context) -> HealthResponse:
         """Report whether the server can generate, and the reason if not."""
-        return self.parts.engine.health()
+        return self.parts.models.health()
 
     @bentoml.api(**specs("model_info"))
     @answers_errors
     async def model_info(self, ctx: bentoml.Context) -> ModelInfo:
         """Describe the loaded model, its fields and its limits."""
-        return self.parts.engine.model_info()
+        return (await self.parts.chosen(ctx.request)).model_info()
 
     @bentoml.api(**specs("flush_cache"))
     @answers_errors
     async def flush_cache(self, ctx: bentoml.Context) -> FlushResponse:
         """Free the cached activations."""
-        return await self.parts.engine.flush_cache()
+        return await self.parts.models.flush_cache(ctx.request.query_params.get("model"))
 
     @bentoml.on_startup
     async def startup(self) -> None:

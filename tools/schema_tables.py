@@ -28,6 +28,8 @@ from cache_dit_serving.config.acceleration import (
     QuantizeSettings,
 )
 from cache_dit_serving.config.c2pa import C2paSettings
+from cache_dit_serving.config.model_entry import ModelEntry
+from cache_dit_serving.config.residency import ResidencySettings
 from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.settings import (
     AboutSettings,
@@ -72,6 +74,8 @@ SETTINGS: tuple[type[BaseModel], ...] = (
     SafetySettings,
     ShadowSettings,
     ProfilingSettings,
+    ModelEntry,
+    ResidencySettings,
     ServerSettings,
 )
 SCHEMAS = {schema.__name__: schema for schema in (*REQUESTS, *SETTINGS)}
@@ -100,6 +104,7 @@ SEE = {
     "ServerSettings.api_keys": "[Keys](api.md#keys)",
     "ServerSettings.cors_origins": "[Pages of other sites](api.md#pages-of-other-sites)",
     "ServerSettings.queue_order": "[Who is next](api.md#who-is-next)",
+    "ServerSettings.switch_after_s": "[Several models](#several-models)",
     "ServerSettings.sleep_after_s": "[Sleep and wake](sleep.md)",
     "ServerSettings.log_level": "[The log](operations.md#the-log)",
     "ServerSettings.on_load_failure": "[Start](operations.md#start)",

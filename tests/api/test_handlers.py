@@ -23,6 +23,7 @@ from cache_dit_serving.api.parts import Parts
 from cache_dit_serving.api.routes import OPERATIONS
 from cache_dit_serving.config.settings import OutputSettings, Settings
 from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.errors import NotReady, StoreUnavailable
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline.protocol import Loaded
@@ -47,7 +48,7 @@ def loading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envelope]:
     def load(stage: object) -> Loaded:
         raise AssertionError("the worker is not started")
 
-    parts = Parts.over(Engine(settings, PipelineWorker.alone(load, max_queue=1)))
+    parts = Parts.over(Models([Engine(settings, PipelineWorker.alone(load, max_queue=1))]))
     envelope = Envelope(
         mounted_routes(), limits=settings.limits, server=settings.server, access=Access(settings.server)
     )

@@ -15,6 +15,7 @@ from cache_dit_serving.config.settings import ServerSettings, Settings
 from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.intake import Intake
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.errors import InvalidRequest, NotFound
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.pipeline import sleeping
@@ -59,7 +60,7 @@ def test_the_version_stands_in_each_answer_after_it_and_survives_a_sleep(engine:
         assert "X-Weights-Version" not in evidence_headers(before)
         await engine.sleep("host")  # the reload wakes the model
         name = engine.model_info().model
-        reloaded = await engine.reload(name, STEP)
+        reloaded = await engine.reload(STEP)
         assert (reloaded.model, reloaded.components) == (name, ["transformer"])
         after = await engine.generate(intake)
         assert after.images != before.images
@@ -77,14 +78,16 @@ def test_the_version_stands_in_each_answer_after_it_and_survives_a_sleep(engine:
 
 def test_a_model_of_another_name_and_a_bad_folder_are_refused_by_name(engine: Engine) -> None:
     name = engine.model_info().model
-    with pytest.raises(NotFound, match=f"there is no model of this name; there is: {name}"):
-        asyncio.run(engine.reload("another", STEP))
+    models = Models([engine])
+    assert models.find(name) is models.find(None) is engine
+    with pytest.raises(NotFound, match=f"the model 'another' is not served here; there is {name}"):
+        models.find("another")
     with pytest.raises(InvalidRequest, match="there is no such folder below") as refused:
-        asyncio.run(engine.reload(name, WeightsChoice("step-2", None)))
+        asyncio.run(engine.reload(WeightsChoice("step-2", None)))
     assert refused.value.param == "folder"
     engine.settings = engine.settings.model_copy(update={"server": ServerSettings(workers=2)})
     with pytest.raises(InvalidRequest, match="the others would go on drawing with the old weights"):
-        asyncio.run(engine.reload(name, STEP))
+        asyncio.run(engine.reload(STEP))
     assert engine.model_info().weights_version is None
 
 

@@ -58,6 +58,7 @@ def serving(
             thread.add(
                 load,
                 name=name,
+                on_request=True,
                 resident="always" if name in always else "on-demand",
                 sleep=SleepPolicy(None, level),
             ),

@@ -15,6 +15,7 @@ from cache_dit_serving.engine.caller import SCOPES, Caller
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.job_desk import JobDesk
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.errors import StoreUnavailable
 from cache_dit_serving.jobs.model_loading import State
 from cache_dit_serving.jobs.record import JobRecord
@@ -72,7 +73,7 @@ async def open_loading_desk(root: Path) -> AsyncIterator[JobDesk]:
 @asynccontextmanager
 async def _open(worker: PipelineWorker, root: Path, state: State) -> AsyncIterator[JobDesk]:
     engine = Engine(settings_of(root), worker)
-    desk = JobDesk(engine)
+    desk = JobDesk(Models([engine]))
 
     async def is_open() -> bool:
         try:

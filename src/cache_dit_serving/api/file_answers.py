@@ -10,7 +10,7 @@ from cache_dit_serving.api.answering import JSON
 from cache_dit_serving.api.evidence_headers import evidence_headers
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.answers import answer_of
-from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.kinds import KINDS, MEDIA_TYPES, Kind
 from cache_dit_serving.planning.resolve import Resolved
@@ -48,8 +48,8 @@ def _weight(text: str) -> float:
 class FileAnswers:
     """One output, as its file."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     async def generated(self, request: GenerateRequest, http: Request, media_type: str) -> Response:
         """Generate, and answer with the file; the evidence is in headers.
@@ -61,11 +61,12 @@ class FileAnswers:
             InvalidRequest: this model makes no such file, or the request asks for several outputs or another form.
             ServingError: as :meth:`Engine.generate`.
         """
+        engine = await self._models.loaded(request.model)
         intake = received(request, http)
-        resolved = self._engine.resolve(intake)
+        resolved = engine.resolve(intake)
         kind = KINDS[resolved.model.traits.makes]
-        prepared = await self._engine.prepare(intake, _as_one_file(resolved, kind, media_type))
-        outputs = await self._engine.draw(prepared)
+        prepared = await engine.prepare(intake, _as_one_file(resolved, kind, media_type))
+        outputs = await engine.draw(prepared)
         (output,) = outputs
         headers = evidence_headers(answer_of(prepared, outputs, [""]))  # nothing is delivered beside the file
         return Response(output.content, media_type=kind.formats[output.extension], headers=headers)

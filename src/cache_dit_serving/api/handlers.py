@@ -18,7 +18,7 @@ from cache_dit_serving.jobs.metrics import of_all_workers
 from cache_dit_serving.media.outputs import Stored
 from cache_dit_serving.pipeline.protocol import WeightsChoice
 from cache_dit_serving.schemas.openai import ImageEdit, ImageGeneration, VideoCreation
-from cache_dit_serving.schemas.request import JobChange, JobRequest, ReloadRequest, SleepRequest
+from cache_dit_serving.schemas.request import JobChange, JobRequest, ReloadRequest, SleepRequest, WakeRequest
 
 
 class OutputResponse(FileResponse):
@@ -29,51 +29,54 @@ class OutputResponse(FileResponse):
 
 
 async def health(request: Request) -> Response:
-    return answered(parts().engine.health())
+    return answered(parts().models.health())
 
 
 async def model_info(request: Request) -> Response:
-    return answered(parts().engine.model_info())
+    return answered((await parts().chosen(request)).model_info())
 
 
 async def capabilities(request: Request) -> Response:
-    return answered(parts().engine.capabilities())
+    return answered((await parts().chosen(request)).capabilities())
 
 
 async def quality(request: Request) -> Response:
     caller, base_url = state_of(request.scope).caller, str(request.base_url)
-    return answered(await parts().engine.quality_report(caller, base_url))
+    return answered(await (await parts().chosen(request)).quality_report(caller, base_url))
 
 
 async def offer_speed_again(request: Request) -> Response:
-    await parts().engine.quality.restore(request.path_params["speed"])
+    await (await parts().chosen(request)).quality.restore(request.path_params["speed"])
     return await quality(request)
 
 
 async def loras(request: Request) -> Response:
-    return answered(parts().engine.loras())
+    return answered((await parts().chosen(request)).loras())
 
 
 async def load_lora(request: Request) -> Response:
-    return answered(await parts().engine.load_lora(request.path_params["path"]))
+    return answered(await (await parts().chosen(request)).load_lora(request.path_params["path"]))
 
 
 async def unload_lora(request: Request) -> Response:
-    return answered(await parts().engine.unload_lora(request.path_params["path"]))
+    return answered(await (await parts().chosen(request)).unload_lora(request.path_params["path"]))
 
 
 async def sleep(request: Request) -> Response:
-    return answered(await parts().engine.sleep(state_of(request.scope).asked(SleepRequest).level))
+    wanted = state_of(request.scope).asked(SleepRequest)
+    return answered(await parts().models.sleep(wanted.model, wanted.level))
 
 
 async def wake(request: Request) -> Response:
-    return answered(await parts().engine.wake())
+    engine = await parts().models.loaded(state_of(request.scope).asked(WakeRequest).model)
+    return answered(await engine.wake())
 
 
 async def reload(request: Request) -> Response:
     wanted = state_of(request.scope).asked(ReloadRequest)
     choice = WeightsChoice(wanted.folder, wanted.sha256)
-    return answered(await parts().engine.reload(request.path_params["name"], choice))
+    engine = await parts().models.loaded(request.path_params["name"])
+    return answered(await engine.reload(choice))
 
 
 async def submit_job(request: Request) -> Response:

@@ -23,11 +23,11 @@ from cache_dit_serving.api.job_parameters import (
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.engine.caller import ANYONE, NOBODY, Caller
-from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.idempotency import admit_once
 from cache_dit_serving.engine.job_answers import JobAnswers, answer_of, page_of
 from cache_dit_serving.engine.job_desk import JobDesk
 from cache_dit_serving.engine.job_events import JobEvents
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.errors import Unauthorized
 from cache_dit_serving.jobs.events import Event, events_of
 from cache_dit_serving.schemas.jobs import JobAnswer, JobsResponse
@@ -41,7 +41,8 @@ RECONNECT_MS = 2000
 class JobsApi:
     """/jobs, over the same worker and place of outputs as the other routes."""
 
-    def __init__(self, engine: Engine, desk: JobDesk) -> None:
+    def __init__(self, models: Models, desk: JobDesk) -> None:
+        engine = models.default
         self._desk = desk
         self._answers = JobAnswers(engine.settings, engine.outputs)
         self._events = JobEvents(engine, desk, self._answers)

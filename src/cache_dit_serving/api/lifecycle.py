@@ -15,8 +15,14 @@ from typing import Any
 
 import bentoml
 
+from cache_dit_serving.config.reading import Resolved
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.models import Models
+from cache_dit_serving.engine.resources import Resources
+from cache_dit_serving.jobs.pipeline_thread import PipelineThread
 from cache_dit_serving.jobs.residency import SleepPolicy
+from cache_dit_serving.jobs.residents import MemoryBounds
 from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.worker import PipelineWorker
@@ -41,40 +47,58 @@ def freeze_heap() -> None:
     gc.freeze()
 
 
-def worker_of(
-    settings: Settings,
-    load: Callable[[Callable[[str], None]], Loaded],
+Load = Callable[[Settings], Callable[[Callable[[str], None]], Loaded]]
+"""Function from the settings of a model to the one that loads it, which is given a function for the current stage."""
+
+
+def models_of(
+    resolved: Resolved,
+    load: Load,
     counts: CallerCounts | None,
     url: Callable[[], str | None],
     safety: Safety,
-) -> PipelineWorker:
-    """Make the worker of this process, which does not run yet.
+) -> Models:
+    """Make the models of this process with the thread that they share, which does not run yet.
 
     Args:
-        load: loads the model; it is given a function that takes the current stage.
         counts: generations of each caller at all workers; None: this one counts its own.
         url: address that the server listens on, once it is ready.
         safety: the operator's check of prompts and outputs.
     """
+    settings = resolved.settings
+    ends = settings.server.on_load_failure == "exit"
 
     def ready(loaded: Loaded) -> None:
         freeze_heap()
         announce(loaded, url())
 
-    return PipelineWorker.alone(
-        load,
+    thread = PipelineThread(
         max_queue=settings.limits.max_queue,
         order=settings.server.queue_order,
         preview_every=settings.previews.every,
         max_step_s=settings.limits.max_step_s,
         counts=counts,
         safety=safety,
-        shadow=settings.shadow,
-        sleep=SleepPolicy(settings.server.sleep_after_s, settings.server.sleep_level),
-        on_ready=ready,
-        on_failed=end_failed if settings.server.on_load_failure == "exit" else lambda: None,
-        retries=settings.server.on_load_failure == "retry",
+        bounds=MemoryBounds(settings.residency.max_device_bytes, settings.residency.max_host_bytes),
+        switch_after_s=settings.server.switch_after_s,
     )
+    resources = Resources.of(settings)
+    engines = []
+    for each in resolved.models:
+        model = thread.add(
+            load(each.settings),
+            name=each.name,
+            resident=each.resident,
+            on_request=len(resolved.models) > 1,
+            shadow=each.settings.shadow,
+            sleep=SleepPolicy(settings.server.sleep_after_s, settings.server.sleep_level),
+            on_ready=ready,
+            on_failed=end_failed if ends and (each.resident == "always" or each.is_default) else lambda: None,
+            retries=settings.server.on_load_failure == "retry",
+        )
+        worker = PipelineWorker(thread, model)
+        engines.append(Engine(each.settings, worker, each.configuration, aliases=each.aliases, resources=resources))
+    return Models(engines)
 
 
 def announce(loaded: Loaded, url: str | None) -> None:
@@ -111,16 +135,16 @@ def end_failed() -> None:
     os._exit(LOAD_FAILED)
 
 
-def let_end(worker: PipelineWorker, drain_s: float | None) -> None:
+def let_end(worker: PipelineThread, drain_s: float | None) -> None:
     """Drain `worker`; after `drain_s` seconds the running generation is stopped after its step."""
     worker.drain()
-    if not worker.join(drain_s) and worker.queue().running:
+    if not worker.join(drain_s) and worker.report().running:
         logger.warning("what runs is not done after %s s: it is stopped", drain_s)
-        worker.thread.give_up()
+        worker.give_up()
         worker.join()
 
 
-def drain_on_signals(worker: PipelineWorker, drain_s: float | None, end_at_once: Callable[[], None]) -> None:
+def drain_on_signals(worker: PipelineThread, drain_s: float | None, end_at_once: Callable[[], None]) -> None:
     """Drain `worker` on SIGTERM or SIGINT, answering 503 meanwhile; then call the previous handlers.
 
     Args:
@@ -144,7 +168,7 @@ def drain_on_signals(worker: PipelineWorker, drain_s: float | None, end_at_once:
 class _Drain:
     """Handler of both signals: one Ctrl-C is SIGINT from the terminal, then SIGTERM from the supervisor."""
 
-    def __init__(self, worker: PipelineWorker, drain_s: float | None, end_at_once: Callable[[], None]) -> None:
+    def __init__(self, worker: PipelineThread, drain_s: float | None, end_at_once: Callable[[], None]) -> None:
         self.previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._worker = worker
         self._drain_s = drain_s

@@ -20,10 +20,10 @@ from starlette.responses import Response
 from cache_dit_serving.api import sse
 from cache_dit_serving.api.answering import answered
 from cache_dit_serving.api.evidence_headers import cache_headers
-from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.openai_quality import QUALITY_OF, choose_speed
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.engine.preparation import Prepared
 from cache_dit_serving.engine.previews import possible
 from cache_dit_serving.engine.sent_as import SentAs
@@ -48,9 +48,8 @@ NO_TOKENS = {
 class OpenAiImages:
     """/v1/images, over the same queue as /generate."""
 
-    def __init__(self, engine: Engine, served: Served) -> None:
-        self._engine = engine
-        self._served = served
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     async def image(self, body: ImageGeneration, http: Request) -> Response:
         """Draw, and answer with the images, or with events as they come about.
@@ -58,27 +57,27 @@ class OpenAiImages:
         Raises:
             ServingError: as /generate.
         """
-        self._served.check(body.model)
-        if self._served.model.traits.makes is not MediaKind.IMAGE:
+        engine = await self._models.loaded(body.model)
+        if engine.worker.loaded().model.traits.makes is not MediaKind.IMAGE:
             raise InvalidRequest("this model makes no pictures; GET /capabilities tells what it does", param="model")
         intake = received(body.asked(), http, mask_kind="holed mask")
-        resolved = self._engine.resolve(intake)
+        resolved = engine.resolve(intake)
         quality = choose_speed(body.quality, resolved.request, resolved.model.speeds)
         if quality.speed is not None:
             resolved = resolved.at_speed(quality.speed)
-        prepared = await self._engine.prepare(intake, resolved)
+        prepared = await engine.prepare(intake, resolved)
         warnings, previews = [*quality.warnings, *body.warnings()], None
         if body.wanted_previews:
-            why_none = self._engine.no_previews(prepared.generation)
+            why_none = engine.no_previews(prepared.generation)
             wanted = possible(body.wanted_previews, "partial_images", why_none, lenient=intake.lenient)
             warnings += wanted.warnings
             previews = prepared.generation.want_previews(wanted.count) if wanted.count else None
         notes = _Notes(warnings, intake.sent_as)
-        await self._engine.submit(prepared)
+        await engine.submit(prepared)
         if body.stream:
-            return sse.EventStream(self._streamed(prepared, _Stream(body, prepared, previews, notes)))
-        images = await self._engine.wait(prepared, intake.left())
-        response, _ = await self._engine.deliver(prepared, images)
+            return sse.EventStream(_streamed(engine, prepared, _Stream(body, prepared, previews, notes)))
+        images = await engine.wait(prepared, intake.left())
+        response, _ = await engine.deliver(prepared, images)
         evidence = notes.added_to(response)
         answer = ImagesResponse(
             created=int(time.time()),
@@ -93,51 +92,54 @@ class OpenAiImages:
         )
         return answered(answer, headers=cache_headers(evidence.cache))
 
-    def _streamed(self, prepared: Prepared, stream: _Stream) -> AsyncIterator[bytes]:
-        """Previews, then the images, or the error, as OpenAI's events."""
-        loop, generation = asyncio.get_running_loop(), prepared.generation
-        changed, left = asyncio.Event(), asyncio.Event()
 
-        def wake() -> None:
-            loop.call_soon_threadsafe(changed.set)
+def _streamed(engine: Engine, prepared: Prepared, stream: _Stream) -> AsyncIterator[bytes]:
+    """Previews, then the images, or the error, as OpenAI's events."""
+    loop, generation = asyncio.get_running_loop(), prepared.generation
+    changed, left = asyncio.Event(), asyncio.Event()
 
-        generation.listen(wake)
-        # Begun here: what has not begun when its client goes would never end.
-        drawing = asyncio.create_task(self._engine.wait(prepared, _first(prepared.intake.left(), left.wait())))
-        drawing.add_done_callback(lambda _: changed.set())
-        return self._told(prepared, stream, drawing, changed, left)
+    def wake() -> None:
+        loop.call_soon_threadsafe(changed.set)
 
-    async def _told(
-        self,
-        prepared: Prepared,
-        stream: _Stream,
-        drawing: asyncio.Task[list[OutputFile]],
-        changed: asyncio.Event,
-        left: asyncio.Event,
-    ) -> AsyncIterator[bytes]:
-        generation = prepared.generation
-        try:
-            while not drawing.done():
-                changed.clear()
-                for event in stream.partial():
-                    yield event
-                try:
-                    await asyncio.wait_for(changed.wait(), sse.HEART_BEAT_S)
-                except TimeoutError:
-                    yield sse.heart_beat()
+    generation.listen(wake)
+    # Begun here: what has not begun when its client goes would never end.
+    drawing = asyncio.create_task(engine.wait(prepared, _first(prepared.intake.left(), left.wait())))
+    drawing.add_done_callback(lambda _: changed.set())
+    return _told(engine, prepared, stream, drawing, changed=changed, left=left)
+
+
+async def _told(
+    engine: Engine,
+    prepared: Prepared,
+    stream: _Stream,
+    drawing: asyncio.Task[list[OutputFile]],
+    *,
+    changed: asyncio.Event,
+    left: asyncio.Event,
+) -> AsyncIterator[bytes]:
+    generation = prepared.generation
+    try:
+        while not drawing.done():
+            changed.clear()
             for event in stream.partial():
                 yield event
-            images = drawing.result()
-            response, _ = await self._engine.deliver(prepared, images)
-            for event in stream.completed(images, response):
-                yield event
-        except ServingError as error:
-            yield _event("error", error.body(generation.id))
-        except Exception:
-            logger.exception("%s failed in its stream", generation.id)
-            yield _event("error", InternalError().body(generation.id))
-        finally:
-            left.set()  # the client may have gone
+            try:
+                await asyncio.wait_for(changed.wait(), sse.HEART_BEAT_S)
+            except TimeoutError:
+                yield sse.heart_beat()
+        for event in stream.partial():
+            yield event
+        images = drawing.result()
+        response, _ = await engine.deliver(prepared, images)
+        for event in stream.completed(images, response):
+            yield event
+    except ServingError as error:
+        yield _event("error", error.body(generation.id))
+    except Exception:
+        logger.exception("%s failed in its stream", generation.id)
+        yield _event("error", InternalError().body(generation.id))
+    finally:
+        left.set()  # the client may have gone
 
 
 @dataclass(frozen=True)

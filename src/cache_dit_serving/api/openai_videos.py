@@ -9,12 +9,11 @@ from typing import Literal
 from starlette.requests import Request
 
 from cache_dit_serving.api.job_parameters import idempotency_key, limit_of
-from cache_dit_serving.api.openai import Served
 from cache_dit_serving.api.receive import received
 from cache_dit_serving.engine.caller import Caller
-from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.idempotency import admit_once
 from cache_dit_serving.engine.job_desk import JobDesk
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.errors import InvalidRequest, NotFound
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.record import JobRecord
@@ -38,16 +37,19 @@ from cache_dit_serving.schemas.request import GenerateRequest
 
 PREFIX = "video_"
 """Begins the id of a job that is a video of OpenAI's."""
+UNKNOWN = "unknown"
+"""Length and size of a video whose model this server has not loaded."""
 
 
 class VideosApi:
     """/v1/videos, over the same jobs as /jobs."""
 
-    def __init__(self, engine: Engine, desk: JobDesk, served: Served) -> None:
-        outputs_s = engine.settings.outputs.keep_s
-        self._keep_s = min(engine.settings.limits.keep_jobs_s, outputs_s if outputs_s is not None else math.inf)
+    def __init__(self, models: Models, desk: JobDesk) -> None:
+        settings = models.default.settings
+        outputs_s = settings.outputs.keep_s
+        self._keep_s = min(settings.limits.keep_jobs_s, outputs_s if outputs_s is not None else math.inf)
         self._desk = desk
-        self._served = served
+        self._models = models
 
     async def create_video(self, body: VideoCreation, http: Request) -> OpenAiVideo:
         """Admit a video as a job.
@@ -55,8 +57,7 @@ class VideosApi:
         Raises:
             ServingError: as POST /jobs.
         """
-        self._served.check(body.model)
-        model = self._served.model
+        model = (await self._models.loaded(body.model)).worker.loaded().model
         if model.traits.makes is not MediaKind.VIDEO:
             raise InvalidRequest("this model makes no video; GET /capabilities tells what it does", param="model")
         num_frames = None
@@ -134,21 +135,35 @@ class VideosApi:
                 code=detail.code if detail else record.state, message=detail.message if detail else "it was cancelled"
             )
         done = record.state is JobState.SUCCEEDED
-        model = self._served.model
+        name, model = self._drawn_by(record)
         return OpenAiVideo(
             id=record.id,
-            model=self._served.names[0],
+            model=name,
             status=_status(record.state),
             progress=100 if done else min(99, 100 * record.step // max(1, record.steps)),
             created_at=int(record.history[0][1]),
             completed_at=int(ended) if ended and done else None,
             expires_at=int(ended + self._keep_s) if ended and done else None,
-            seconds=_length(asked, model),
-            size=_asked_size(asked, model),
+            seconds=_length(asked, model) if model else UNKNOWN,
+            size=_asked_size(asked, model) if model else UNKNOWN,
             prompt=asked.prompt,
             error=error,
             cache_dit=Evidence.of(GenerateResponse.model_validate_json(record.result)) if record.result else None,
         )
+
+    def _drawn_by(self, record: JobRecord) -> tuple[str, PlannedModel | None]:
+        """Return the name of a video's model, and the model; None for one that was not loaded since the start.
+
+        Raises:
+            NotReady: the only model of this server is not loaded.
+        """
+        name = record.asked.get("model")
+        if name is not None and not self._models.serves(name):
+            return name, None  # under another configuration
+        engine = self._models.find(name)
+        loading = engine.worker.model.loading
+        is_known = loading.has_loaded or not self._models.are_several
+        return engine.names[0], engine.worker.loaded().model if is_known else None
 
 
 def _status(state: JobState) -> Literal["queued", "in_progress", "completed", "failed"]:

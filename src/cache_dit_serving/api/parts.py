@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 import bentoml
+from starlette.requests import Request
 from starlette.responses import Response
 
 from cache_dit_serving.api.answering import answered
@@ -21,14 +22,16 @@ from cache_dit_serving.api.receive import received
 from cache_dit_serving.api.recent_warnings import RecentWarnings
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.job_desk import JobDesk
+from cache_dit_serving.engine.models import Models
+from cache_dit_serving.schemas.answers import CompareResponse
 from cache_dit_serving.schemas.request import GenerateRequest
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The engine, and one part for each dialect over it."""
+    """The models, and one part for each dialect over them."""
 
-    engine: Engine
+    models: Models
     files: FileAnswers
     desk: JobDesk
     jobs: JobsApi
@@ -38,11 +41,18 @@ class Parts:
     recent_warnings: RecentWarnings
 
     @classmethod
-    def over(cls, engine: Engine) -> Parts:
-        """Make the parts of an engine."""
-        desk, served = JobDesk(engine), Served(engine)
-        jobs, images, videos = JobsApi(engine, desk), OpenAiImages(engine, served), VideosApi(engine, desk, served)
-        return cls(engine, FileAnswers(engine), desk, jobs, served, images, videos, RecentWarnings())
+    def over(cls, models: Models) -> Parts:
+        """Make the parts of a server's models."""
+        desk = JobDesk(models)
+        jobs, videos = JobsApi(models, desk), VideosApi(models, desk)
+        return cls(
+            models, FileAnswers(models), desk, jobs, Served(models), OpenAiImages(models), videos, RecentWarnings()
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """Engine of the default model; its outputs, database and processes are those of all."""
+        return self.models.default
 
     async def generate(self, request: GenerateRequest, ctx: bentoml.Context) -> Response:
         """Generate, and answer as the headers of a request ask: with a job, a file or JSON.
@@ -55,14 +65,32 @@ class Parts:
             return await self.jobs.accepted(request, http)
         if (media_type := wanted_file(http.headers)) is not None:
             return await self.files.generated(request, http, media_type)
-        answer = await self.engine.generate(received(request, http))
+        engine = await self.models.loaded(request.model)
+        answer = await engine.generate(received(request, http))
         return answered(answer, headers=evidence_headers(answer))
+
+    async def compare(self, request: GenerateRequest, http: Request) -> CompareResponse:
+        """Draw one seed with and without the cache, and measure the difference.
+
+        Raises:
+            ServingError: as :meth:`Models.loaded` and :meth:`Engine.compare`.
+        """
+        engine = await self.models.loaded(request.model)
+        return await engine.compare(received(request, http))
+
+    async def chosen(self, http: Request) -> Engine:
+        """Return the engine of the model that a query names, or of the default one, once it is loaded.
+
+        Raises:
+            ServingError: as :meth:`Models.loaded`.
+        """
+        return await self.models.loaded(http.query_params.get("model"))
 
     async def close(self, within_s: float) -> None:
         """End what runs; the process ends at once if that takes longer than `within_s` seconds."""
         self.engine.decoding.close()
-        self.engine.worker.drain()
-        ended = await asyncio.to_thread(self.engine.worker.join, within_s)
+        self.models.thread.drain()
+        ended = await asyncio.to_thread(self.models.thread.join, within_s)
         await self.desk.close()
         if not ended:
             end_process()

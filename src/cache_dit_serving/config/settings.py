@@ -21,8 +21,9 @@ from cache_dit_serving.config.acceleration import (
 )
 from cache_dit_serving.config.c2pa import C2paSettings
 from cache_dit_serving.config.keys import ApiKeys
+from cache_dit_serving.config.model_entry import ModelEntry, check_names
 from cache_dit_serving.config.object_store import object_store
-from cache_dit_serving.config.residency import SleepLevel
+from cache_dit_serving.config.residency import ResidencySettings, SleepLevel
 from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.schedulers import SCHEDULER_NAME, OfferedScheduler, by_name
 from cache_dit_serving.config.shadow import ShadowSettings
@@ -550,6 +551,12 @@ class ServerSettings(Section):
         description="Place of the weights meanwhile. host: host memory, from where they are copied back; disk: none, "
         "so the model is loaded again. Left out: host for a model on CUDA devices, else disk.",
     )
+    switch_after_s: float | None = Field(
+        None,
+        ge=0,
+        description="With several models: seconds for which requests for a model in memory may overtake one whose "
+        "model must be loaded first; 0: none overtakes it. Left out: twice as long as that load is known to take.",
+    )
     model_names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
         (),
         description="Names of the model for OpenAI's clients, such as `gpt-image-1`; answers have the first. None: "
@@ -662,6 +669,10 @@ class Settings(Section):
     safety: SafetySettings = Field(default_factory=SafetySettings)
     shadow: ShadowSettings = Field(default_factory=ShadowSettings)
     profiling: ProfilingSettings = Field(default_factory=ProfilingSettings)
+    models: Annotated[tuple[ModelEntry, ...], AfterValidator(check_names)] = Field(
+        (), max_length=100, description="Several models of one server. Empty: the sections above are its only model."
+    )
+    residency: ResidencySettings = Field(default_factory=ResidencySettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
 
     @property

@@ -48,6 +48,8 @@ def _as_list(value: Any, model: type[BaseModel] | None, key: str) -> Any:
     if isinstance(value, dict):
         section = model_of_field(model, key) if model else None
         return [value] if _is_model(item) else with_lists(value, section)
+    if isinstance(value, list) and isinstance(item, type) and issubclass(item, BaseModel):
+        return [with_lists(each, item) if isinstance(each, dict) else each for each in value]
     return [value] if isinstance(value, str | int | float) and _is_scalar(item) else value
 
 

@@ -17,16 +17,12 @@ from cache_dit_serving.engine.model_info import loras_of_model, model_info
 from cache_dit_serving.engine.preparation import Preparation, Prepared
 from cache_dit_serving.engine.quality import Quality
 from cache_dit_serving.engine.quality_report import quality_of
+from cache_dit_serving.engine.resources import Resources
 from cache_dit_serving.errors import InUse, InvalidRequest, NotFound, NotReady, ServingError
 from cache_dit_serving.jobs.generation import Generation, OutputFile, always
-from cache_dit_serving.jobs.shared_limits import SharedLimits
 from cache_dit_serving.jobs.store.access import AGAIN_S, OPENING
-from cache_dit_serving.jobs.store.database import JobDatabase
 from cache_dit_serving.jobs.submission import wait_for_outputs
 from cache_dit_serving.jobs.worker import PipelineWorker
-from cache_dit_serving.media.decode.pool import DecodingPool
-from cache_dit_serving.media.object_outputs import ObjectOutputs
-from cache_dit_serving.media.outputs import OutputFolder, Outputs
 from cache_dit_serving.pipeline.protocol import WeightsChoice
 from cache_dit_serving.planning.loras import LoraTraits
 from cache_dit_serving.planning.resolve import Resolved
@@ -49,29 +45,57 @@ LEAST_S = 0.001
 
 
 class Engine:
-    """Work of the endpoints, over one worker and one place of outputs."""
+    """Work of the endpoints on one model."""
 
-    def __init__(self, settings: Settings, worker: PipelineWorker, configuration: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        worker: PipelineWorker,
+        configuration: str = "",
+        *,
+        aliases: tuple[str, ...] = (),
+        resources: Resources | None = None,
+    ) -> None:
         """
         Args:
             configuration: name of the configuration that the settings are from.
+            aliases: further names of the model, where it is one of several.
+            resources: those of the server; None: they are made for this engine alone.
         """
         self._configuration = configuration
+        self._aliases = aliases
         self.settings = settings
         self.worker = worker
-        self.decoding = DecodingPool(settings.inputs, settings.limits.max_queue)
-        place, guarded = settings.outputs, settings.server.has_keys
-        self.outputs: Outputs = (
-            OutputFolder(place.root, place.sign_s if guarded else None, place.readers)
-            if place.store is None
-            else ObjectOutputs(place)
-        )
-        self.database = JobDatabase.of(settings)
-        """Database of jobs, which the desk of jobs opens."""
-        self.limits = SharedLimits(self.database) if settings.jobs.database else None
-        """Limits of callers over all servers of the database; None where no other server has it."""
+        resources = resources or Resources.of(settings)
+        self.decoding = resources.decoding
+        self.outputs = resources.outputs
+        self.database = resources.database
+        self.limits = resources.limits
         self.quality = Quality(settings, worker, self.outputs, self.database)
         self._preparation = Preparation(settings, worker, self.decoding, self.outputs, lambda: self.quality.lowered)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the model; answers use the first.
+
+        Raises:
+            NotReady: the only model has no configured name, and is not loaded yet.
+        """
+        if name := self.worker.model.name:
+            return (name, *self._aliases)
+        return self.settings.server.model_names or (self.worker.loaded().runner.facts.name,)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names by which requests may choose the model: the only one also by the name of its folder or hub id.
+
+        Raises:
+            NotReady: as :attr:`names`.
+        """
+        if self.worker.model.name:
+            return self.names
+        own = self.worker.loaded().runner.facts.name
+        return tuple(dict.fromkeys((*self.names, own, own.rpartition("/")[2])))
 
     def resolve(self, intake: Intake) -> Resolved:
         """Find the task of a request.
@@ -196,15 +220,14 @@ class Engine:
             return "this server makes no previews (previews.allow is false)"
         if self.worker.safety.sees_outputs:
             return "this server makes no previews: its safety check sees finished outputs alone"
-        return self.worker.no_previews(generation.planned.call.pipeline_class) if generation is not None else None
+        if generation is None:
+            return None
+        model = generation.model if generation.admitted else self.worker.model
+        return model.loading.no_previews(generation.planned.call.pipeline_class)
 
     @property
-    def ready(self) -> bool:
-        """True if the server can generate, and the database that the settings name has been opened."""
-        return self.worker.state == "ready" and not self._waits_for_database
-
-    @property
-    def _waits_for_database(self) -> bool:
+    def waits_for_database(self) -> bool:
+        """True as long as the database that the settings name has not been opened."""
         return self.settings.jobs.database is not None and self.database.access.store is None
 
     def health(self) -> HealthResponse:
@@ -213,18 +236,31 @@ class Engine:
         Raises:
             NotReady: loading (with the stage), failed (with the reason) or draining.
         """
-        unfulfilled, fault = self.worker.loaded().model.speeds.unfulfilled, self.database.access.fault
-        if self._waits_for_database:
-            raise NotReady(fault or OPENING, code="loading", retry_after_s=AGAIN_S)
-        cache = f"serving without a cache: {unfulfilled}" if unfulfilled else None
-        jobs = f"jobs are refused: {fault}" if fault else None
-        reason = "; ".join(filter(None, (cache, jobs))) or self.worker.reason
+        reason = self.reason_of_health() or self.worker.reason
         queue = self.worker.queue()
         if (level := self.worker.asleep) is None:
             return HealthResponse(status=self.worker.state, reason=reason, version=__version__, queue=queue)
         place = "in host memory" if level == "host" else "on disk"
         reason = reason or f"the model's weights are {place}; the next request wakes it"
         return HealthResponse(status="asleep", reason=reason, version=__version__, queue=queue)
+
+    def reason_of_health(self) -> str | None:
+        """Return the parts of the service that a server which is ready does without; None: none.
+
+        Raises:
+            NotReady: the database that the settings name has not been opened, or the only model is not loaded.
+        """
+        loading = self.worker.model.loading
+        if not self.worker.model.name or loading.state == "ready":
+            unfulfilled = loading.loaded().model.speeds.unfulfilled
+        else:
+            unfulfilled = None
+        fault = self.database.access.fault
+        if self.waits_for_database:
+            raise NotReady(fault or OPENING, code="loading", retry_after_s=AGAIN_S)
+        cache = f"serving without a cache: {unfulfilled}" if unfulfilled else None
+        jobs = f"jobs are refused: {fault}" if fault else None
+        return "; ".join(filter(None, (cache, jobs))) or None
 
     def model_info(self) -> ModelInfo:
         """Return the description of the loaded model; answers while a generation runs.
@@ -332,21 +368,13 @@ class Engine:
             workers=self.settings.server.workers,
         )
 
-    async def reload(self, name: str, choice: WeightsChoice) -> ReloadResponse:
+    async def reload(self, choice: WeightsChoice) -> ReloadResponse:
         """Put other weights in the place of the model's once no generation runs.
 
-        Args:
-            name: of the model, or the part of it after the last slash.
-
         Raises:
-            NotFound: the model has another name.
             InvalidRequest: the weights are not there, or do not fit the model.
             NotReady: there is no loaded model.
         """
-        own = self.worker.loaded().runner.facts.name
-        names = (*self.settings.server.model_names, own, own.rpartition("/")[2])
-        if name not in names:
-            raise NotFound(f"there is no model of this name; there is: {', '.join(dict.fromkeys(names))}", param="name")
         if (workers := self.settings.server.workers) > 1:
             raise InvalidRequest(
                 f"server.workers is {workers}, and this request reaches one of them: the others would go on drawing "
@@ -356,7 +384,7 @@ class Engine:
         if self.quality.on:
             self.quality.begin()
         return ReloadResponse(
-            model=own,
+            model=self.worker.model.name or self.worker.loaded().runner.facts.name,
             weights_version=reloaded.version,
             components=list(reloaded.components),
         )

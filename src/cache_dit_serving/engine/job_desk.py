@@ -13,12 +13,12 @@ from dataclasses import replace
 
 from cache_dit_serving.engine.background import Background
 from cache_dit_serving.engine.caller import Caller
-from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.intake import Intake
 from cache_dit_serving.engine.job_files import JobFiles, folder_of
 from cache_dit_serving.engine.job_lease import JobLease
 from cache_dit_serving.engine.job_retention import JobRetention
 from cache_dit_serving.engine.live_jobs import LiveJobs
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.engine.owned_jobs import OwnedJobs
 from cache_dit_serving.engine.sweeping import Sweeping
 from cache_dit_serving.engine.webhooks import Webhooks
@@ -45,8 +45,10 @@ CLOSING_S = 20.0
 class JobDesk:
     """The jobs of one server, for its event loop."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, models: Models) -> None:
+        engine = models.default
         settings = engine.settings
+        self._models = models
         self._engine = engine
         self._background = Background()
         self._access = engine.database.access
@@ -55,7 +57,7 @@ class JobDesk:
         self._progress = None if folder is None else JobProgress(folder)
         """Progress of the jobs at all workers of this server; None where it has one."""
         self._owned = OwnedJobs(engine.database)
-        self._live = LiveJobs(engine, self._owned, files, self._progress, self._background)
+        self._live = LiveJobs(models, self._owned, files, self._progress, self._background)
         self._lease = JobLease(engine, self._access, self._owned, self._live, files)
         self._retention = JobRetention(settings.limits, self._access, files)
         self._webhooks = Webhooks(settings.webhooks, self._access.write)
@@ -67,7 +69,8 @@ class JobDesk:
         self._background.begin(self._lease.keep_until_closing(self._background))
         self._background.begin(self._retention.prune_until_closing(self._background))
         self._background.begin(self._webhooks.send_until(self._background.closing))
-        self._background.begin(self._engine.quality.exchange_until_closing(self._background))
+        for engine in self._models.engines:
+            self._background.begin(engine.quality.exchange_until_closing(self._background))
         self._background.begin(self._sweeping.sweep_until(self._background.closing))
 
     async def close(self) -> None:
@@ -75,7 +78,8 @@ class JobDesk:
         await self._background.close(CLOSING_S)
         if self._engine.limits is not None:
             await self._engine.limits.close()
-        await asyncio.to_thread(self._engine.quality.close)
+        for engine in self._models.engines:
+            await asyncio.to_thread(engine.quality.close)
         await self._owned.close()
         await asyncio.to_thread(self._access.close)
 
@@ -115,7 +119,8 @@ class JobDesk:
         name = prefix + secrets.token_hex(12)
         kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or folder_of(name)}
         intake = replace(intake, request=request.model_copy(update=kept))
-        prepared = await self._engine.prepare(intake)
+        engine = await self._models.loaded(request.model)
+        prepared = await engine.prepare(intake)
         generation = prepared.generation
         record = JobRecord(
             name,

@@ -55,7 +55,7 @@ class JobLease:
                 if await self._access.open():
                     await self._tell()
                     await self._count()
-                    if self._worker.state == "ready":
+                    if self._worker.thread.state == "ready":
                         await self._adopt()
                         await self._help()
             except (StoreUnavailable, InternalError):

@@ -13,9 +13,9 @@ from functools import partial
 from pydantic import ValidationError
 
 from cache_dit_serving.engine.background import Background
-from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.intake import read
 from cache_dit_serving.engine.job_files import JobFiles
+from cache_dit_serving.engine.models import Models
 from cache_dit_serving.engine.owned_jobs import OwnedJobs
 from cache_dit_serving.engine.preparation import Prepared
 from cache_dit_serving.errors import (
@@ -41,7 +41,7 @@ class LiveJobs:
 
     def __init__(
         self,
-        engine: Engine,
+        models: Models,
         owned: OwnedJobs,
         files: JobFiles,
         progress: JobProgress | None,
@@ -51,8 +51,8 @@ class LiveJobs:
         Args:
             progress: shared by the workers of this server; None where it has one worker.
         """
-        self._engine = engine
-        self._worker = engine.worker
+        self._models = models
+        self._worker = models.default.worker
         self._owned = owned
         self._files = files
         self._progress = progress
@@ -85,7 +85,8 @@ class LiveJobs:
             ServingError: QueueFull, RateLimited, NotReady or StoreUnavailable.
         """
         job = self._job(record, prepared)
-        await self._engine.submit(prepared, partial(self._may_start, job), job=record.id)
+        engine = self._models.find(prepared.intake.request.model)
+        await engine.submit(prepared, partial(self._may_start, job), job=record.id)
         self._live[record.id] = job
         try:
             await self._owned.add(record, prepared.intake.uploads)
@@ -109,11 +110,17 @@ class LiveJobs:
         await self._files.clear(record.id)
         uploads = await self._owned.uploads(record.id)
         try:
-            prepared = await self._engine.prepare(read(record.request, uploads))
+            intake = read(record.request, uploads)
+            engine = self._models.find(intake.request.model)
+            if engine.worker.load() is not None:
+                # Not waited for here: the other jobs are told of meanwhile. It is taken again once the model is there.
+                await self._owned.put(record, keep=False)
+                return
+            prepared = await engine.prepare(intake)
             job = self._job(record, prepared)
             job.written.set()
             prepared.generation.set_priority(record.priority)  # which may have changed since its request
-            await self._engine.submit(prepared, partial(self._may_start, job), job=record.id, resumed=True)
+            await engine.submit(prepared, partial(self._may_start, job), job=record.id, resumed=True)
         except (NotReady, QueueFull):
             await self._owned.put(record, keep=False)
             return
@@ -156,8 +163,9 @@ class LiveJobs:
         """Bring a job that was admitted to its end."""
         waited_s = max(0.0, time.time() - job.admitted.history[0][1])
         try:
-            outputs = await self._engine.wait(prepared, job.cancelled.wait(), waited_s=waited_s)
-            response, files = await self._engine.deliver(prepared, outputs)
+            engine = self._models.find(prepared.intake.request.model)
+            outputs = await engine.wait(prepared, job.cancelled.wait(), waited_s=waited_s)
+            response, files = await engine.deliver(prepared, outputs)
             record = succeeded(job.record, response.model_dump_json(), files)
         except TakenOver:
             job.taken = True

@@ -157,6 +157,11 @@ class Generation:
         return wanted
 
     @property
+    def admitted(self) -> bool:
+        """True once it has entered the queue."""
+        return self._model is not None
+
+    @property
     def model(self) -> ServedModel:
         """Model that draws it; once it was admitted."""
         assert self._model is not None

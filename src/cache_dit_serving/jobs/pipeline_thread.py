@@ -98,6 +98,7 @@ class PipelineThread:
         *,
         name: str = "",
         resident: Resident = "always",
+        on_request: bool = False,
         shadow: ShadowSettings | None = None,
         sleep: SleepPolicy | None = None,
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
@@ -108,7 +109,8 @@ class PipelineThread:
 
         Args:
             load: loads it; it is given a function that takes the current stage.
-            name: name in requests; empty for the only model.
+            name: name in requests; may be empty for the only model.
+            on_request: whether a request loads it, for the first time and after a failure: it is one of several.
             shadow: bounds of shadow runs; None: the usual ones.
             sleep: sleep of the model by itself; None: it stays awake.
             on_failed: called when the model cannot be loaded, or not loaded again.
@@ -124,7 +126,7 @@ class PipelineThread:
             on_failed=on_failed,
             retries=retries,
             on_state=self._tell_state,
-            on_request=bool(name),
+            on_request=on_request,
             give_way=lambda: self._residents.give_way(model),
         )
         residency = Residency(loading, self._watchdog, sleep or SleepPolicy())

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, PlainSerializer, SerializationInfo
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
 from cache_dit_serving.caching.speed_settings import MeasuredSpeed, Speed
-from cache_dit_serving.config.residency import SleepLevel
+from cache_dit_serving.config.residency import Resident, SleepLevel
 
 
 class Timings(BaseModel):
@@ -233,6 +233,24 @@ class QueueReport(BaseModel):
     steps: int
 
 
+class ModelHealth(BaseModel):
+    """State of one of several models."""
+
+    name: str = Field(description="Name in requests.")
+    status: Literal["unloaded", "loading", "ready", "asleep", "failed", "draining"] = Field(
+        description="unloaded: its first request loads it; asleep: its next request wakes it; failed: its next request "
+        "tries to load it again."
+    )
+    level: SleepLevel | None = Field(None, description="Place of the weights while it is asleep.")
+    reason: str | None = Field(None, description="Current stage while loading; cause of the failure if failed.")
+    weight_bytes: int = Field(description="Bytes of its weights, as measured once loaded; 0 before.")
+    resident: Resident = Field(description="always: it never gives way to another model.")
+    default: bool = Field(description="True for the model of requests that name none.")
+    ready_in_s: float | None = Field(
+        None, description="Seconds that it takes until it can draw, as known; 0: at once; absent: never loaded."
+    )
+
+
 class HealthResponse(Answer):
     status: Literal["loading", "ready", "asleep", "failed", "draining"] = Field(
         description="asleep: ready, and the next request wakes the model."
@@ -242,6 +260,7 @@ class HealthResponse(Answer):
     )
     version: str = Field(description="Version of the server.")
     queue: QueueReport
+    models: list[ModelHealth] | None = Field(None, description="State of each model; absent on a server of one.")
 
 
 class QuantizationInfo(BaseModel):

@@ -39,7 +39,7 @@ class ImageGeneration(CommonFields):
     """Body of /v1/images/generations."""
 
     model: str | None = Field(
-        None, max_length=200, description="A model that GET /v1/models lists; default: the loaded one."
+        None, max_length=200, description="A model that GET /v1/models lists; default: the server's default one."
     )
     n: int | None = Field(None, ge=1, description="Number of images (default 1).")
     size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT in pixels, or auto: the model's default.")
@@ -96,7 +96,7 @@ class ImageGeneration(CommonFields):
         given: dict[str, Any] = {
             name: getattr(self, name) for name in CommonFields.model_fields if name in self.model_fields_set
         }
-        given |= {"num_images": self.n, "output_format": "url" if self.wants_urls else "base64"}
+        given |= {"model": self.model, "num_images": self.n, "output_format": "url" if self.wants_urls else "base64"}
         given |= {"image_format": self.format} | self._size() | self._brought()
         if self.output_compression is not None and self.format != "png":
             given["image_quality"] = max(1, self.output_compression)
@@ -222,7 +222,7 @@ class VideoCreation(CommonFields):
     """Body of /v1/videos."""
 
     model: str | None = Field(
-        None, max_length=200, description="A model that GET /v1/models lists; default: the loaded one."
+        None, max_length=200, description="A model that GET /v1/models lists; default: the server's default one."
     )
     seconds: str | int | None = Field(
         None, description="Length of the clip, seconds; the nearest length that the model makes is drawn."
@@ -259,7 +259,7 @@ class VideoCreation(CommonFields):
         Raises:
             InvalidRequest: `size` is not WIDTHxHEIGHT.
         """
-        names = {*CommonFields.model_fields, "image_urls", "num_frames", "fps"} & self.model_fields_set
+        names = {"model", *CommonFields.model_fields, "image_urls", "num_frames", "fps"} & self.model_fields_set
         given: dict[str, Any] = {name: getattr(self, name) for name in names} | size_of(self.size)
         if num_frames is not None:
             given["num_frames"] = num_frames

@@ -59,6 +59,15 @@ ClassLabel = Annotated[
 """A class, given by its number or its name."""
 
 
+MODEL = Field(
+    None,
+    min_length=1,
+    max_length=200,
+    description="Name of a model that GET /v1/models lists; default: the server's default one.",
+)
+"""Field that chooses among the models of a server."""
+
+
 class NoFields(BaseModel):
     """Body of a route without fields: empty, or `{}`."""
 
@@ -75,6 +84,20 @@ class SleepRequest(BaseModel):
         description="Place of the weights meanwhile. host: host memory, from where they are copied back; disk: none, "
         "so the model is loaded again. Default: server.sleep_level.",
     )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Name of the model that goes to sleep; default: all that are awake.",
+    )
+
+
+class WakeRequest(BaseModel):
+    """Wake of a model."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str | None = MODEL
 
 
 class ReloadRequest(BaseModel):
@@ -196,6 +219,7 @@ class CommonFields(BaseModel):
 class GenerateRequest(CommonFields):
     """One generation. A field that is absent or null has the model's default; an unknown field is refused."""
 
+    model: str | None = MODEL
     class_label: ClassLabel = Field(
         None,
         description="Class to draw, by number or name; required on a class-conditional model. GET /capabilities "
