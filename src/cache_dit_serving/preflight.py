@@ -6,9 +6,11 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cache_dit_serving.config import folder, hub
+from cache_dit_serving.config.models import NamedModel
 from cache_dit_serving.config.settings import (
     EMBEDDED_MODEL,
     JobsSettings,
@@ -34,19 +36,33 @@ DEVICE_CHECK_S = 120
 """Time limit of the device check, seconds. It imports torch and diffusers, which is slow on a busy machine."""
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, models: Sequence[NamedModel] = ()) -> None:
     """Refuse a start that cannot succeed.
 
+    Args:
+        settings: the server's.
+        models: its models; without any, the one of the settings.
+
     Raises:
-        ConfigError: the model or a LoRA is missing, the database of jobs cannot be used, or the device lacks an
-            ability; names the setting.
+        ConfigError: a model or a LoRA is missing, the database of jobs cannot be used, or the device lacks an ability;
+            names the setting, and the model of several.
     """
     check_signing(settings.outputs)
-    sources = check_path(settings.model)
-    check_loras(settings.model)
+    trees = [(model.label, model.settings) for model in models] or [("", settings)]
+    wants_device = [_wants_something_of_the_device(tree, _checked(label, tree.model)) for label, tree in trees]
     check_database(settings.jobs)  # after what changes nothing: it may make tables
-    if _wants_something_of_the_device(settings, sources):
+    if any(wants_device):
         check_device()
+
+
+def _checked(label: str, model: ModelSettings) -> Sources | None:
+    """Return the places that a model is loaded from, after the checks of its path and its LoRAs."""
+    try:
+        sources = check_path(model)
+        check_loras(model)
+    except ConfigError as error:
+        raise ConfigError(f"{label}{error}") from error
+    return sources
 
 
 def check_signing(outputs: OutputSettings) -> None:

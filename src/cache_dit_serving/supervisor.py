@@ -89,12 +89,12 @@ def trust_proxies(settings: ServerSettings) -> None:
 
 
 def prepare_supervisor(resolved: Resolved) -> None:
-    """Check the port, the model and the device, log the configuration, and patch BentoML's process manager.
+    """Check the port, the models and the device, log the configuration, and patch BentoML's process manager.
 
     The patches close it to other users and log how workers end. Does nothing in any process but the supervisor.
 
     Raises:
-        SystemExit: 2, after one line with the reason: the port cannot be listened on, the model is not available, the
+        SystemExit: 2, after one line with the reason: the port cannot be listened on, a model is not available, the
             device does not support a setting, or no folder can be made.
     """
     command = click.get_current_context(silent=True)
@@ -105,7 +105,7 @@ def prepare_supervisor(resolved: Resolved) -> None:
     check_port(host, BentoMLContainer.http.port.get() if port is None else port)
     logger.info("%s", resolved.described())
     try:
-        preflight.check(resolved.settings)
+        preflight.check(resolved.settings, resolved.models)
     except ConfigError as error:
         fail(str(error))
     os.environ[SUPERVISOR_PID] = str(os.getpid())

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cache_dit_serving.config.models import ENTRY_SECTIONS, SERVER_LIMITS
+from cache_dit_serving.config.printed import printed
 from cache_dit_serving.config.reading import Resolved, load_settings, resolve
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODELS_VARIABLE, OVERRIDE_PREFIX
@@ -19,6 +22,7 @@ cache: {max_warmup_steps: 4, residual_diff_threshold: 0.1}
 defaults: {width: 512, pipeline_arguments: {clip_skip: 2}}
 limits: {max_side: 2048, max_upload_bytes: 50000000}
 """
+KEY = "sk-secret-0123456789"
 TWO = """
 limits: {max_queue: 7, max_side: 1024, max_num_images: 3}
 outputs: {root: kept}
@@ -156,6 +160,8 @@ def test_a_variable_may_give_the_whole_list(tmp_path: Path, monkeypatch: pytest.
     assert alone.models[0].settings.model.path == "maker/kontext"
     assert alone.configuration.why == f"{MODELS_VARIABLE} lists the models"
     assert [model.name for model in resolve({MODELS_VARIABLE: "{name: one, configuration: flux}"}).models] == ["one"]
+    with pytest.raises(ConfigError, match=f"^{MODELS_VARIABLE}: model a: unknown key 'models.0.settings.modle'"):
+        resolve({MODELS_VARIABLE: "[{name: a, settings: {modle: {}}}]"})
     with pytest.raises(ConfigError, match="no variable sets a part of the list of models"):
         listed(tmp_path, MODELS__FLUX__MODEL__PATH="x/y")
 
@@ -297,3 +303,31 @@ def test_one_model_of_a_list_may_be_spread_over_gpus(tmp_path: Path) -> None:
         resolved = listed(tmp_path, text)
         assert resolved.settings.gpus_per_worker == 2
         assert resolved.models[0].settings.parallelism == resolved.settings.parallelism
+
+
+def test_what_is_printed_is_the_same_list_with_the_origin_of_each_value(tmp_path: Path) -> None:
+    resolved = listed(tmp_path, LIMITS__MAX_NUM_IMAGES="5", SHADOW__SHARE="0.1", SERVER__API_KEYS=KEY)
+    text = printed(resolved)
+    for line in (
+        "  - name: flux  # server.yaml",
+        "        path: /models/kontext  # server.yaml",
+        "        dtype: float16  # kontext.yaml",
+        f"        max_num_images: 5  # {OVERRIDE_PREFIX}LIMITS__MAX_NUM_IMAGES",
+        f"        share: 0.1  # {OVERRIDE_PREFIX}SHADOW__SHARE",
+        "    resident: always  # server.yaml",
+        "  max_queue: 7  # server.yaml",
+        "  switch_after_s: 20.0  # server.yaml",
+    ):
+        assert f"{line}\n" in text
+    assert "sk-secret" not in text
+    tree = yaml.safe_load(text)
+    assert not tree.keys() & {"about", "model", "cache", "defaults", "shadow"}
+    assert tree["limits"].keys() == set(SERVER_LIMITS)
+    of_server = resolved.settings.model_dump(mode="json", exclude={*ENTRY_SECTIONS, "models", "server"})
+    assert {name: tree[name] for name in of_server} == of_server
+    for entry, name in zip(tree["models"], ("flux", "kontext"), strict=True):
+        [model] = [model for model in resolved.models if model.name == name]
+        settings = model.settings.model_dump(mode="json", include={*ENTRY_SECTIONS})
+        settings["limits"] = {key: value for key, value in settings["limits"].items() if key not in SERVER_LIMITS}
+        assert entry["settings"] == settings
+        assert (entry["name"], entry["resident"], entry["default"]) == (name, model.resident, model.is_default)

@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.config.variables import OVERRIDE_PREFIX
+from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODELS_VARIABLE, OVERRIDE_PREFIX
 from tests.support.forked import ForkedProcess, environment, warm_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +30,8 @@ PORTS = range(12_000, 32_000)
 """Below those that the system gives to connections: one of them could hold a port before its server does."""
 COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
 SCHEDULERS = "CACHE_DIT_SERVING__MODEL__SCHEDULERS"
+QUICKER = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false", SCHEDULERS: "{}"}
+"""A sixth of a start each. The time of the speeds here, and other schedulers, matter to a few tests alone."""
 WORKERS = "CACHE_DIT_SERVING__SERVER__WORKERS"
 PARALLELISM = "CACHE_DIT_SERVING__PARALLELISM__"
 AS_SERVED = {
@@ -190,20 +192,24 @@ def _starting(
     STARTED.count += 1
     folder.mkdir(parents=True, exist_ok=True)
     outputs, log_file = folder / "outputs", folder / "server.log"
+    given = {**(environ or {}), **variables}
     complete = {
         **environment(),
         "BENTOML_DO_NOT_TRACK": "True",
         # Nothing of the tests lies in the user's home.
         "BENTOML_HOME": str(folder / "bentoml"),
         "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(outputs),
-        # A sixth of a start each; what the speeds take here, and other schedulers, matter to a few tests alone.
-        "CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false",
-        SCHEDULERS: "{}",
-        **(environ or {}),
-        **variables,
+        **({} if _lists_models(given) else QUICKER),
+        **given,
     }
     log_file.write_bytes(b"")
     return _Starting(port or free_port(), complete, log_file, outputs)
+
+
+def _lists_models(variables: dict[str, str]) -> bool:
+    """Whether these variables give a list of models, beside which none may set a section of a model."""
+    file = Path(variables.get(CONFIG_VARIABLE, ""))
+    return MODELS_VARIABLE in variables or (file.is_file() and b"\nmodels:" in b"\n" + file.read_bytes())
 
 
 def _ending(running: Server) -> Iterator[Server]:

@@ -23,10 +23,10 @@ from cache_dit_serving.cli.generate_flags import (
     request_of,
     suffix_of,
 )
-from cache_dit_serving.cli.serve import environment_of
-from cache_dit_serving.config.reading import load_settings
-from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
-from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIABLE, OVERRIDE_PREFIX
+from cache_dit_serving.cli.serve import environment_of, or_embedded
+from cache_dit_serving.config.reading import Resolved, load_settings, resolve
+from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.variables import OVERRIDE_PREFIX
 from cache_dit_serving.errors import ConfigError, InvalidRequest, NotReady, ServingError
 from cache_dit_serving.media.kinds import FORMATS_OF_FIELD
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -87,16 +87,26 @@ def main(arguments: Sequence[str]) -> int:
 def settings_of(parsed: argparse.Namespace) -> Settings:
     """Return the settings that the flags of a command without a server describe.
 
+    Of a list of models they are those of the default one, which standard error names.
+
     Raises:
         ConfigError: as :func:`environment_of`.
     """
-    environ = dict(os.environ)
-    if not parsed.model_path and not environ.get(MODEL_PATH_VARIABLE):
-        environ.setdefault(CONFIG_VARIABLE, EMBEDDED_MODEL)
-    environ = environment_of(parsed, environ)
+    environ = environment_of(parsed, or_embedded(parsed, os.environ))
+    if (resolved := resolve(environ)).settings.models:
+        return _of_default(resolved)
     for key in ("SPEEDS__WARM_UP", "SERVER__WARM_UP"):  # useful only for many requests
         environ.setdefault(f"{OVERRIDE_PREFIX}{key}", "false")
     return load_settings(environ)
+
+
+def _of_default(resolved: Resolved) -> Settings:
+    model, names = resolved.models[0], ", ".join(entry.name for entry in resolved.settings.models)
+    print(f"model {model.name}, the default of the list: {names}", file=sys.stderr)
+    settings = model.settings
+    # No variable can set a section of a model beside the list.
+    unwarmed = {name: getattr(settings, name).model_copy(update={"warm_up": False}) for name in ("speeds", "server")}
+    return settings.model_copy(update=unwarmed)
 
 
 async def _drawn(

@@ -13,18 +13,22 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cache_dit_serving.cli.flags import FLAGS, Heading, flag_of, idle_flags, parser, settings_given
 from cache_dit_serving.config.acceleration import ALIASES, BITSANDBYTES
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.config.config_file import with_own_names
 from cache_dit_serving.config.folder import is_there
+from cache_dit_serving.config.model_entry import ModelEntry
+from cache_dit_serving.config.models import ENTRY_SECTIONS, UNSHARED_SECTIONS, overlaid
 from cache_dit_serving.config.reading import Resolved, chosen_config, load_settings, resolve
-from cache_dit_serving.config.settings import EMBEDDED_MODEL
+from cache_dit_serving.config.settings import EMBEDDED_MODEL, Settings
 from cache_dit_serving.config.variables import (
     CONFIG_VARIABLE,
     MODEL_BASE_VARIABLE,
     MODEL_PATH_VARIABLE,
+    MODELS_VARIABLE,
     ORIGINS_VARIABLE,
     unquoted_variables,
     variable_of,
@@ -61,6 +65,7 @@ def environment_of(flags: argparse.Namespace, environ: Mapping[str, str]) -> dic
         del given["model.offload"]
         what = "--device-map already keeps in the computer's memory what does not fit on the GPUs"
         logger.warning("%s: --enable-cpu-offload adds nothing", what)
+    _refuse_flags_of_models(flags, given, result)
     cache_flags = [leaf.partition(".")[2] for leaf in given if leaf.startswith("cache.")]
     uncached = load_settings(result).cache is None
     if cache_flags and not flags.cache and (uncached or recognised):
@@ -96,6 +101,8 @@ def _named_config(flags: argparse.Namespace, environ: Mapping[str, str], noted: 
     if config:
         noted[CONFIG_VARIABLE] = "--config names it" if flags.config else f"{CONFIG_VARIABLE} names it"
         return (str(Path(config).absolute()) if Path(config).is_file() else config), False
+    if not path and environ.get(MODELS_VARIABLE):
+        return "", False
     if not path:
         raise ConfigError(
             "say what to serve: --model-path with a folder or hub id, or --config with a name that "
@@ -109,25 +116,66 @@ def _named_config(flags: argparse.Namespace, environ: Mapping[str, str], noted: 
     return config, True
 
 
+def or_embedded(flags: argparse.Namespace, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment, with the embedded model's configuration unless it or the flags name a model."""
+    names_one = flags.model_path or environ.get(MODEL_PATH_VARIABLE) or environ.get(MODELS_VARIABLE)
+    return dict(environ) if names_one else {CONFIG_VARIABLE: EMBEDDED_MODEL, **environ}
+
+
+def _refuse_flags_of_models(flags: argparse.Namespace, given: Mapping[str, object], environ: Mapping[str, str]) -> None:
+    """Refuse flags of a model's sections together with a list of models.
+
+    Raises:
+        ConfigError: names the flags, and the place of such settings.
+    """
+    idle = ["--cache"] if flags.cache else []
+    idle += [flag_of(leaf, flags) for leaf in given if leaf.partition(".")[0] in UNSHARED_SECTIONS]
+    if idle and resolve(environ).settings.models:
+        raise ConfigError(
+            f"{', '.join(idle)}: the configuration lists models; models.<name>.settings has such settings"
+        )
+
+
 def _absolute_paths(resolved: Resolved) -> Iterator[tuple[str, str]]:
     """Yield (dotted key, text) for every path in the settings, made absolute from this process's folder."""
+    settings, listed = resolved.settings, {model.name: model.settings for model in resolved.models}
+    sections = [name for name, _ in settings if not settings.models or name not in ENTRY_SECTIONS]
+    if settings.models:
+        yield "models", json.dumps([_absolute_entry(entry, listed[entry.name]) for entry in settings.models])
+    for key, value in _with_paths(settings, sections):
+        yield key, value if isinstance(value, str) else json.dumps(value)
+
+
+def _absolute_entry(entry: ModelEntry, settings: Settings) -> dict[str, Any]:
+    """Return an entry of the list of models with the absolute paths of its model in its own settings."""
+    own = with_own_names(entry.settings)
+    for key, value in _with_paths(settings, ENTRY_SECTIONS):
+        section, _, name = key.partition(".")
+        own = overlaid(own, {section: {name: value}})
+    return entry.model_copy(update={"settings": own}).model_dump(mode="json", exclude_defaults=True)
+
+
+def _with_paths(settings: Settings, sections: Sequence[str]) -> Iterator[tuple[str, str | list[str] | dict[str, str]]]:
+    """Yield (dotted key, value) for every path in some sections, made absolute."""
 
     def absolute(path: str | Path) -> str:
         return str(Path(path).expanduser().absolute())
 
-    model = resolved.settings.model
-    for key, path in (("path", model.path), ("base", model.base)):
-        if path not in (None, EMBEDDED_MODEL) and is_there(path):  # else a hub id
-            yield f"model.{key}", absolute(path)
-    there = {name: absolute(path) for name, path in model.components.items() if is_there(path)}
-    if there:
-        yield "model.components", json.dumps(model.components | there)
-    for name, section in resolved.settings:
+    model = settings.model
+    if "model" in sections:
+        for key, path in (("path", model.path), ("base", model.base)):
+            if path not in (None, EMBEDDED_MODEL) and is_there(path):  # else a hub id
+                yield f"model.{key}", absolute(path)
+        there = {name: absolute(path) for name, path in model.components.items() if is_there(path)}
+        if there:
+            yield "model.components", model.components | there
+    for name in sections:
+        section = getattr(settings, name)
         for key, value in section if isinstance(section, Section) else ():
             if isinstance(value, Path):
                 yield f"{name}.{key}", absolute(value)
             elif isinstance(value, tuple) and value and all(isinstance(each, Path) for each in value):
-                yield f"{name}.{key}", json.dumps([absolute(each) for each in value])
+                yield f"{name}.{key}", [absolute(each) for each in value]
 
 
 def _parallelism(flags: argparse.Namespace) -> dict[str, object]:

@@ -6,11 +6,9 @@ import os
 from collections.abc import Sequence
 
 from cache_dit_serving.cli.flags import parser
-from cache_dit_serving.cli.serve import environment_of
+from cache_dit_serving.cli.serve import environment_of, or_embedded
 from cache_dit_serving.config.printed import printed
 from cache_dit_serving.config.reading import resolve
-from cache_dit_serving.config.settings import EMBEDDED_MODEL
-from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODEL_PATH_VARIABLE
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.supervisor import fail
 
@@ -30,11 +28,8 @@ Later ones win: defaults, then the configuration's file, then variables CACHE_DI
 def main(arguments: Sequence[str]) -> int:
     """Print the settings tree. Invalid settings end the process with one line and exit status 2."""
     flags = parser("cache-dit-serving config", DESCRIPTION).parse_args(arguments)
-    environ = dict(os.environ)
-    if not flags.model_path and not environ.get(MODEL_PATH_VARIABLE):
-        environ.setdefault(CONFIG_VARIABLE, EMBEDDED_MODEL)
     try:
-        print(printed(resolve(environment_of(flags, environ))), end="")
+        print(printed(resolve(environment_of(flags, or_embedded(flags, os.environ)))), end="")
     except ConfigError as error:
         fail(str(error))
     return 0

@@ -33,6 +33,8 @@ MODEL_SECTIONS = (
 """Sections of one model. All others are the server's."""
 SHARED_SECTIONS = ("limits", "shadow")
 """Sections of a model that may stand beside the list too: defaults of every entry."""
+UNSHARED_SECTIONS = tuple(name for name in MODEL_SECTIONS if name not in SHARED_SECTIONS)
+"""Sections that stand in an entry alone."""
 ENTRY_SECTIONS = (*MODEL_SECTIONS, "parallelism")
 """Sections that an entry may have. Parallelism is one of them for a list of one model."""
 GREATEST_LIMITS = ("max_body_bytes", "max_upload_bytes", "max_step_s")
@@ -75,6 +77,11 @@ class NamedModel:
     is_default: bool
     """True for the model of requests that name none; exactly one has it."""
 
+    @property
+    def label(self) -> str:
+        """Beginning of a message about this model of several; empty where the settings have no list."""
+        return f"model {self.name}: " if self.name else ""
+
 
 def read_models(
     tree: Mapping[str, Any], origins: dict[str, str], folder: Path
@@ -111,8 +118,8 @@ def _refuse_model_sections(tree: Mapping[str, Any], origins: Mapping[str, str]) 
         RefusedModels: names each of them, the variables and flags that set it, and its place.
     """
     sentences = []
-    for name in MODEL_SECTIONS:
-        if name in tree and name not in SHARED_SECTIONS:
+    for name in UNSHARED_SECTIONS:
+        if name in tree:
             by = ", ".join(f"{key} by {origins[key]}" for key in _below(name, origins))
             sentences.append(f"'{name}' stands beside the list of models ({by}); models.<name>.settings.{name} has it")
     if sentences:
@@ -243,8 +250,8 @@ def _check_agreement(server: Settings, models: Sequence[NamedModel]) -> None:
     for key, of_compiled in OF_COMPILED_MODELS.items():
         compiled = [(model.name, model.settings.compile) for model in models]
         _refuse_different(key, {name: of_compiled(found) for name, found in compiled if found})
-    if server.server.workers > 1:
-        # Each worker sees its own GPUs alone (gpus.py), which devices with a number do not follow.
+    if server.server.workers * server.gpus_per_worker > 1:
+        # Each worker sees its own GPUs alone unless the device has a number (gpus.py).
         _refuse_different("model.device", {model.name: model.settings.model.device for model in models})
 
 

@@ -122,7 +122,7 @@ def resolve(environ: Mapping[str, str] = os.environ) -> Resolved:
             overriding.append(origin)
             origins = {known: each for known, each in origins.items() if not known.startswith(f"{key}.")}
             origins[key] = origin
-    source = str(file) + (f" with {', '.join(sorted({*overriding}))}" if overriding else "")
+    source = " with ".join(filter(None, ("" if only_listed else str(file), ", ".join(sorted({*overriding})))))
     try:
         if tree.get("models"):
             folder = Path() if MODELS_VARIABLE in variables else file.parent

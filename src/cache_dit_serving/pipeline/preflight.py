@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from cache_dit_serving.config.reading import load_settings
+from cache_dit_serving.config.reading import resolve
 from cache_dit_serving.config.sources import NotDownloaded, UnusableSource, sources_of
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.pipeline.environment import quiet_libraries
@@ -53,12 +53,14 @@ def check_checkpoints(settings: Settings, device: torch.device) -> None:
 def main() -> int:
     """Check the devices for the settings in this process's environment. Returns the exit status, 0 or 2."""
     quiet_libraries()
+    label = ""
     try:
-        settings = load_settings()
-        device, _ = devices(settings)
-        check_checkpoints(settings, device)
+        for model in resolve().models:
+            label = model.label
+            device, _ = devices(model.settings)
+            check_checkpoints(model.settings, device)
     except LoadError as error:
-        print(error)
+        print(f"{label}{error}")
         return 2
     return 0
 
