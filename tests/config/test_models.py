@@ -295,6 +295,12 @@ def test_what_models_may_differ_in(tmp_path: Path) -> None:
     assert len(listed(tmp_path, differing).models) == 2
 
 
+def test_a_list_of_one_may_be_written_as_its_entry(tmp_path: Path) -> None:
+    resolved = listed(tmp_path, "models: {name: a, configuration: flux, settings: {defaults: {width: 64}}}")
+    assert [model.name for model in resolved.models] == ["a"]
+    assert resolved.origin("models.0.settings.defaults.width") == "server.yaml"
+
+
 def test_one_model_of_a_list_may_be_spread_over_gpus(tmp_path: Path) -> None:
     for text in (
         "parallelism: {ulysses_size: 2}\n" + entries("{about: {}}"),

@@ -101,6 +101,8 @@ def read_models(
     server = Settings.model_validate(with_lists(dict(tree), Settings))
     server = server.model_copy(update={"models": tuple(_with_whole_path(entry, folder) for entry in server.models)})
     shared = {name: section for name, section in tree.items() if name != "models"}
+    for key in _below("models", origins):
+        origins["models"] = origins.pop(key)  # a list of one may be written as its entry
     default = next((index for index, entry in enumerate(server.models) if entry.default), 0)
     models = [
         _named(_Entry(index, entry), shared, origins, index == default) for index, entry in enumerate(server.models)
@@ -207,6 +209,7 @@ def _named(entry: _Entry, shared: Mapping[str, Any], origins: dict[str, str], is
 
 
 def _below(section: str, origins: Mapping[str, str]) -> list[str]:
+    """Return the keys of a section."""
     return [key for key in origins if key.partition(".")[0] == section]
 
 
