@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 from cache_dit_serving.api.answering import answered
 from cache_dit_serving.api.envelope import Envelope
 from cache_dit_serving.api.http_metrics import start_http_series
-from cache_dit_serving.api.lifecycle import drain_on_signals, end_with_supervisor, models_of
+from cache_dit_serving.api.lifecycle import Load, drain_on_signals, end_with_supervisor, models_of
 from cache_dit_serving.api.matching import mounted_routes
 from cache_dit_serving.api.methods import answers_errors, specs
 from cache_dit_serving.api.origin import cors_options
@@ -39,7 +38,6 @@ from cache_dit_serving.jobs.shared import CallerCounts, shared_folder
 from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import library_versions
-from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.ranks.ranked import RankedRunner
 from cache_dit_serving.schemas.answers import (
     FlushResponse,
@@ -72,9 +70,11 @@ take_share(SETTINGS, server_context.worker_index)
 TIMEOUT_S = max(model.settings.limits.max_request_s for model in RESOLVED.models) + 60
 
 
-def loading(settings: Settings) -> Callable[[Callable[[str], None]], Loaded]:
-    """Return the function that loads a model."""
-    return partial(RankedRunner.start if settings.parallelism else assemble, settings)
+def loading(settings: Settings) -> Load:
+    """Return the functions that load a model."""
+    if settings.parallelism:
+        return Load(partial(RankedRunner.start, settings))
+    return Load(partial(assemble, settings), partial(assemble, settings))
 
 
 # BentoML 1.4.39 puts build-essential and git into the image of every distribution that it knows, and

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -133,6 +135,40 @@ def test_a_model_that_is_always_resident_never_gives_way(model_bytes: int) -> No
         assert places(workers) == {"a": "awake", "b": "host", "c": "awake"}
         drawn(workers["b"])
         assert places(workers) == {"a": "awake", "b": "awake", "c": "host"}
+
+
+def test_a_model_that_comes_back_from_disk_is_neither_tried_nor_warmed_up_again(model_bytes: int) -> None:
+    stages: list[str] = []
+
+    def first(progress: Callable[[str], None]) -> Loaded:
+        return assemble(EMBEDDED, progress)
+
+    def again(progress: Callable[[str], None], before: Loaded) -> Loaded:
+        def noted(stage: str) -> None:
+            stages.append(stage)
+            progress(stage)
+
+        return assemble(EMBEDDED, noted, before)
+
+    worker = PipelineWorker.alone(first, max_queue=8, again=again)
+    worker.start()
+    wait_until(lambda: worker.state == "ready", 60)
+    planned, before = worker.loaded().model, drawn(worker)
+    worker.sleep("disk").result(30)
+    assert drawn(worker) == before
+    assert worker.loaded().model == planned
+    assert stages
+    assert not [stage for stage in stages if "trying" in stage or "warming" in stage]
+    worker.drain()
+    assert worker.join(30)
+
+
+def test_other_files_in_the_place_of_a_model_are_tried_again(model_bytes: int) -> None:
+    stages: list[str] = []
+    before = really(lambda stage: None)
+    other = replace(before, runner=cast(Any, SimpleNamespace(facts=replace(before.runner.facts, dtype="bfloat16"))))
+    assert assemble(SETTINGS, stages.append, before=other).model.traits == before.model.traits
+    assert [stage for stage in stages if "trying" in stage]
 
 
 def test_a_generation_is_told_the_switch_and_the_queue_counts_it(model_bytes: int) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import bentoml
 
@@ -20,6 +20,7 @@ from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.models import Models
 from cache_dit_serving.engine.resources import Resources
+from cache_dit_serving.jobs.model_loading import LoadAgain
 from cache_dit_serving.jobs.pipeline_thread import PipelineThread
 from cache_dit_serving.jobs.residency import SleepPolicy
 from cache_dit_serving.jobs.residents import MemoryBounds
@@ -47,13 +48,17 @@ def freeze_heap() -> None:
     gc.freeze()
 
 
-Load = Callable[[Settings], Callable[[Callable[[str], None]], Loaded]]
-"""Function from the settings of a model to the one that loads it, which is given a function for the current stage."""
+class Load(NamedTuple):
+    """Functions that load a model. Each is given a function that takes the current stage."""
+
+    first: Callable[[Callable[[str], None]], Loaded]
+    again: LoadAgain | None = None
+    """Loads it after it was dropped; None: as for the first time."""
 
 
 def models_of(
     resolved: Resolved,
-    load: Load,
+    load: Callable[[Settings], Load],
     counts: CallerCounts | None,
     url: Callable[[], str | None],
     safety: Safety,
@@ -61,6 +66,7 @@ def models_of(
     """Make the models of this process with the thread that they share, which does not run yet.
 
     Args:
+        load: returns how a model is loaded.
         counts: generations of each caller at all workers; None: this one counts its own.
         url: address that the server listens on, once it is ready.
         safety: the operator's check of prompts and outputs.
@@ -85,8 +91,10 @@ def models_of(
     resources = Resources.of(settings)
     engines = []
     for each in resolved.models:
+        loads = load(each.settings)
         model = thread.add(
-            load(each.settings),
+            loads.first,
+            again=loads.again,
             name=each.name,
             resident=each.resident,
             on_request=len(resolved.models) > 1,

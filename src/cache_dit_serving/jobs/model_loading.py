@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 State = Literal["unloaded", "loading", "ready", "failed", "draining"]
 """unloaded: one of several models, which its first request loads."""
 
+LoadAgain = Callable[[Callable[[str], None], Loaded], Loaded]
+"""Function that loads a model, given one that takes the current stage, and the model as it was loaded before."""
 RETRY_S = 5.0
 """Seconds after which a failed load is tried again; twice as many after each further one."""
 MOST_RETRY_S = 300.0
@@ -44,6 +46,7 @@ class ModelLoading:
         on_state: Callable[[], None],
         on_request: bool = False,
         give_way: Callable[[], bool] = lambda: False,
+        again: LoadAgain | None = None,
     ) -> None:
         """
         Args:
@@ -54,8 +57,10 @@ class ModelLoading:
             on_state: called after each change of the state.
             on_request: whether a request loads the model, for the first time and after a failure: one of several.
             give_way: called where the memory does not suffice: has another model give way; False: none can.
+            again: loads a model that was loaded before; None: as for the first time.
         """
         self._load = load
+        self._again = again
         self._changed = changed
         self._watchdog = watchdog
         self._rates = rates
@@ -189,7 +194,7 @@ class ModelLoading:
         """Free the model, which :meth:`load` loads again; return the freed bytes. The state stays as it is."""
         assert self._loaded is not None
         runner = self._loaded.runner
-        self._loaded = Loaded(OnDisk(runner), self._loaded.model)
+        self._loaded = replace(self._loaded, runner=OnDisk(runner), warm_up=())
         return runner.drop()
 
     def fail(self, reason: str, cause: BaseException | None = None) -> None:
@@ -219,6 +224,8 @@ class ModelLoading:
         """Load the model, once other models have given way where the memory does not suffice."""
         while True:
             try:
+                if self._again is not None and self._loaded is not None:
+                    return self._again(progress, self._loaded)
                 return self._load(progress)
             except NeedsMemory as error:
                 refused = without_frames(error)

@@ -18,7 +18,7 @@ from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation
-from cache_dit_serving.jobs.model_loading import ModelLoading, State
+from cache_dit_serving.jobs.model_loading import LoadAgain, ModelLoading, State
 from cache_dit_serving.jobs.output_maker import OutputMaker
 from cache_dit_serving.jobs.pipeline_loop import PipelineLoop
 from cache_dit_serving.jobs.pipeline_queue import PipelineQueue
@@ -104,6 +104,7 @@ class PipelineThread:
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
         on_failed: Callable[[], None] = lambda: None,
         retries: bool = False,
+        again: LoadAgain | None = None,
     ) -> ServedModel:
         """Take a model in, the default one first, before the start; return it.
 
@@ -115,6 +116,7 @@ class PipelineThread:
             sleep: sleep of the model by itself; None: it stays awake.
             on_failed: called when the model cannot be loaded, or not loaded again.
             retries: whether a load that fails is tried again, with a growing wait; for the only model.
+            again: as of :class:`ModelLoading`.
         """
         rates = Rates()
         loading = ModelLoading(
@@ -128,6 +130,7 @@ class PipelineThread:
             on_state=self._tell_state,
             on_request=on_request,
             give_way=lambda: self._residents.give_way(model),
+            again=again,
         )
         residency = Residency(loading, self._watchdog, sleep or SleepPolicy())
         shadows = ShadowRuns(shadow or ShadowSettings(), self.changed, self._watchdog)

@@ -10,7 +10,7 @@ from cache_dit_serving.config.residency import SleepLevel
 from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.errors import RateLimited
 from cache_dit_serving.jobs.generation import Generation, always
-from cache_dit_serving.jobs.model_loading import State
+from cache_dit_serving.jobs.model_loading import LoadAgain, State
 from cache_dit_serving.jobs.pipeline_thread import PipelineThread
 from cache_dit_serving.jobs.rates import Rates
 from cache_dit_serving.jobs.residency import FellAsleep, SleepPolicy
@@ -42,6 +42,7 @@ class PipelineWorker:
         on_ready: Callable[[Loaded], None] = lambda loaded: None,
         on_failed: Callable[[], None] = lambda: None,
         retries: bool = False,
+        again: LoadAgain | None = None,
         **options: Any,
     ) -> PipelineWorker:
         """Return the only model of a thread of its own, which does not run yet.
@@ -53,7 +54,15 @@ class PipelineWorker:
         thread = PipelineThread(**options)
         return cls(
             thread,
-            thread.add(load, shadow=shadow, sleep=sleep, on_ready=on_ready, on_failed=on_failed, retries=retries),
+            thread.add(
+                load,
+                shadow=shadow,
+                sleep=sleep,
+                on_ready=on_ready,
+                on_failed=on_failed,
+                retries=retries,
+                again=again,
+            ),
         )
 
     def start(self) -> None:

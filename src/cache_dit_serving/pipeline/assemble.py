@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from cache_dit_serving.caching.checks import CacheSupport
-from cache_dit_serving.caching.settings import CACHE_TYPES
+from cache_dit_serving.caching.settings import CACHE_TYPES, CacheType
 from cache_dit_serving.config.footprints import footprint_of
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import LoadError
@@ -22,20 +22,28 @@ from cache_dit_serving.pipeline.protocol import Facts, Loaded, Usable
 from cache_dit_serving.pipeline.runner import PipelineRunner
 from cache_dit_serving.pipeline.sampler_trials import drawing_samplers
 from cache_dit_serving.pipeline.warm_up import CacheTypeFails, compile_ahead, short, try_cache, warm_up, working
-from cache_dit_serving.planning.model import planned
+from cache_dit_serving.planning.loras import LoraTraits
+from cache_dit_serving.planning.model import PlannedModel, planned
 from cache_dit_serving.planning.traits import PipelineTraits
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from cache_dit_serving.pipeline.cache import PipelineCache
     from cache_dit_serving.pipeline.guidance import SharedGuidance
     from cache_dit_serving.pipeline.lora import LoadedLoras
+    from cache_dit_serving.pipeline.samplers import Samplers
 
 logger = logging.getLogger(__name__)
 
 
-def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
+def assemble(settings: Settings, progress: Callable[[str], None], before: Loaded | None = None) -> Loaded:
     """Load, accelerate, try and warm up the model; report each stage to `progress`.
+
+    A model that was loaded before in this process is neither tried nor warmed up again.
+
+    Args:
+        before: the model as it was loaded before. Other files in its place are tried and warmed up.
 
     The order of the steps, with its reasons:
 
@@ -59,23 +67,67 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
     quiet_libraries()
     # Imported here because reading service.py (bentoml build, the supervisor) must not need torch.
     with first_import("cache_dit"):
-        import torch
-
-        from cache_dit_serving.pipeline import cache, compiling, load
-        from cache_dit_serving.pipeline.previews import Previewer
-        from cache_dit_serving.pipeline.profiling import Profiler
-        from cache_dit_serving.pipeline.prompt_cache import PromptCache
-        from cache_dit_serving.pipeline.samplers import Samplers
+        from cache_dit_serving.pipeline import cache, compiling
 
     claim_loggers()  # again, for the libraries imported since
     compiling.prepare(settings.compile)
+    assert tuple(cache.CONFIGS) == CACHE_TYPES
+    installed = _installed(settings, progress)
+    runner = installed.runner
+    if before is not None and _is_the_same(runner.facts, installed.loras.traits(), before):
+        for cache_type, reason in before.refused.items():
+            installed.refuse(cache_type, reason)
+        _compile(settings, installed, before.model, progress)
+        return replace(before, runner=runner, warm_up=())
+    model, refused = _tried(settings, installed, progress)
+    if (unfulfilled := model.speeds.unfulfilled) is not None:
+        if settings.server.require_cache:
+            raise LoadError(f"{unfulfilled}, and server.require_cache is set")
+        logger.warning("serving without a cache: %s", unfulfilled)
+    _compile(settings, installed, model, progress)
+    warmed_up = warm_up(runner, model, settings, progress)
+    for _, record in warmed_up:
+        model = record.corrected(model)
+    if settings.server.warm_up:
+        model = working(runner, model, progress)
+    return Loaded(runner, drawing_samplers(runner, model, progress), warmed_up, refused)
+
+
+class _Installed(NamedTuple):
+    """A pipeline and its siblings with their caches, and the runner of them."""
+
+    runner: PipelineRunner
+    pipes: list[DiffusionPipeline]
+    """The pipeline itself, then the siblings, which share its networks."""
+    caches: list[PipelineCache]
+    """Cache of each pipeline."""
+    samplers: list[Samplers]
+    """Schedulers of each pipeline."""
+    traits: PipelineTraits
+    loras: LoadedLoras
+
+    def refuse(self, cache_type: CacheType, reason: str) -> None:
+        """Remove a cache type that failed on trial. The siblings share the transformer, and its forward pass."""
+        for cache in self.caches:
+            cache.refuse(cache_type, reason)
+
+
+def _installed(settings: Settings, progress: Callable[[str], None]) -> _Installed:
+    """Load and accelerate the model, and install the cache."""
+    import torch
+
+    from cache_dit_serving.pipeline import cache, compiling, load
+    from cache_dit_serving.pipeline.previews import Previewer
+    from cache_dit_serving.pipeline.profiling import Profiler
+    from cache_dit_serving.pipeline.prompt_cache import PromptCache
+    from cache_dit_serving.pipeline.samplers import Samplers
+
     pipe, traits, loras, guidance, facts = _accelerated(settings, progress)
     progress("installing the cache")
     pipes = [pipe, *load.siblings_of(pipe, traits.tasks)]
-    pipeline_cache, *_ = caches = [cache.PipelineCache(each) for each in pipes]
+    caches = [cache.PipelineCache(each) for each in pipes]
     samplers = [Samplers(each, settings.model.schedulers) for each in pipes]
     parts = [Part.of(*part) for part in zip(pipes, caches, samplers, strict=True)]
-    compiled_graphs = compiling.compiled_graphs if settings.compile else None
     prompts = PromptCache(settings.limits.prompt_cache_bytes, loras.on_encoders)
     for part in parts:
         prompts.install(part.pipe)
@@ -89,51 +141,64 @@ def assemble(settings: Settings, progress: Callable[[str], None]) -> Loaded:
         prompts,
         Profiler(settings.profiling, torch.device(facts.device)),
         previewer=previewer,
-        compiled_graphs=compiled_graphs,
+        compiled_graphs=compiling.compiled_graphs if settings.compile else None,
         footprint=footprint_of(settings.model.path),
         reload_folder=settings.model.reload_folder,
         processes=settings.parallelism.ranks_per_node if settings.parallelism else 1,
         guidance=guidance,
     )
-    known = loras.traits()
-    model = planned(settings, replace(traits, samplers=samplers[0].traits), pipeline_cache.support, known)
-    for cache_type in cache.CONFIGS:
+    return _Installed(runner, pipes, caches, samplers, traits, loras)
+
+
+def _tried(
+    settings: Settings, installed: _Installed, progress: Callable[[str], None]
+) -> tuple[PlannedModel, dict[CacheType, str]]:
+    """Try each cache type; return the model as requests are planned for it, and the reasons for those that failed."""
+    pipeline_cache, *others = installed.caches
+    known = installed.loras.traits()
+    traits = replace(installed.traits, samplers=installed.samplers[0].traits)
+    model = planned(settings, traits, pipeline_cache.support, known)
+    refused: dict[CacheType, str] = {}
+    for cache_type in CACHE_TYPES:
         if cache_type not in pipeline_cache.support.refusals:
             progress(f"trying the cache ({cache_type}) in a few steps")
             try:
-                model = try_cache(runner, model, cache_type).corrected(model)
+                model = try_cache(installed.runner, model, cache_type).corrected(model)
             except CacheTypeFails as failure:
-                for each in caches:  # the siblings share the transformer, and its forward pass
-                    each.refuse(cache_type, str(failure))
-            runner.flush()
+                refused[cache_type] = str(failure)
+                installed.refuse(cache_type, refused[cache_type])
+            installed.runner.flush()
     guided_passes = model.traits.guidance.guided_passes
-    model = replace(
-        planned(settings, model.traits, pipeline_cache.support, known),
-        siblings=tuple(
-            planned(
-                settings,
-                replace(traits_of(sibling, guided_passes=guided_passes), samplers=its_samplers.traits),
-                its_cache.support,
-                known,
-            )
-            for sibling, its_cache, its_samplers in zip(pipes[1:], caches[1:], samplers[1:], strict=True)
-        ),
+    siblings = tuple(
+        planned(
+            settings,
+            replace(traits_of(sibling, guided_passes=guided_passes), samplers=its_samplers.traits),
+            its_cache.support,
+            known,
+        )
+        for sibling, its_cache, its_samplers in zip(installed.pipes[1:], others, installed.samplers[1:], strict=True)
     )
-    if (unfulfilled := model.speeds.unfulfilled) is not None:
-        if settings.server.require_cache:
-            raise LoadError(f"{unfulfilled}, and server.require_cache is set")
-        logger.warning("serving without a cache: %s", unfulfilled)
-    if settings.compile is not None:
-        overlap = settings.parallelism is None or settings.parallelism.compute_comm_overlap
-        compiling.compile_blocks(pipe, pipeline_cache.support.block_lists, settings.compile, overlap=overlap)
-        loras.keep_scales_as_tensors(facts.device)
-        compile_ahead(runner, model, settings, progress)
-    warmed_up = warm_up(runner, model, settings, progress)
-    for _, record in warmed_up:
-        model = record.corrected(model)
-    if settings.server.warm_up:
-        model = working(runner, model, progress)
-    return Loaded(runner, drawing_samplers(runner, model, progress), warmed_up)
+    own = planned(settings, model.traits, pipeline_cache.support, known)
+    return replace(own, siblings=siblings), refused
+
+
+def _is_the_same(facts: Facts, loras: tuple[LoraTraits, ...], before: Loaded) -> bool:
+    """Return whether what was loaded is the model of before, by its facts and LoRAs."""
+    earlier = before.runner.facts
+    return facts == replace(earlier, weights_version=None) and loras == before.model.loras
+
+
+def _compile(settings: Settings, installed: _Installed, model: PlannedModel, progress: Callable[[str], None]) -> None:
+    """Compile the blocks for the sizes that the settings name, and for others when they first run."""
+    from cache_dit_serving.pipeline import compiling
+
+    if settings.compile is None:
+        return
+    overlap = settings.parallelism is None or settings.parallelism.compute_comm_overlap
+    block_lists = installed.caches[0].support.block_lists
+    compiling.compile_blocks(installed.pipes[0], block_lists, settings.compile, overlap=overlap)
+    installed.loras.keep_scales_as_tensors(installed.runner.facts.device)
+    compile_ahead(installed.runner, model, settings, progress)
 
 
 class _Accelerated(NamedTuple):

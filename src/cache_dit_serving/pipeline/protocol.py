@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from PIL import Image
 
 from cache_dit_serving.caching.report import BlockListStats, CacheReport
+from cache_dit_serving.caching.settings import CacheType
 from cache_dit_serving.media.values import Media
 from cache_dit_serving.planning.call import ImageCall
 from cache_dit_serving.planning.loras import LoraContents
@@ -327,3 +328,5 @@ class Loaded:
     model: PlannedModel
     warm_up: tuple[tuple[ImageCall, SampleRecord], ...] = ()
     """Calls of the warm-up with their records: the first measured times."""
+    refused: Mapping[CacheType, str] = field(default_factory=dict)
+    """Reason for each cache type that failed its trial."""
