@@ -127,6 +127,29 @@ def test_the_one_used_longest_ago_gives_way_to_host_memory_and_from_there_to_dis
             assert places(workers) == after
 
 
+def test_what_the_files_tell_of_a_models_size_makes_room_before_its_first_load(model_bytes: int) -> None:
+    seen: list[dict[str, str]] = []
+    thread = PipelineThread(max_queue=8, bounds=MemoryBounds(device=int(1.5 * model_bytes)))
+
+    def watched(progress: Callable[[str], None]) -> Loaded:
+        seen.append(places(workers))
+        return really(progress)
+
+    workers = {
+        name: PipelineWorker(
+            thread,
+            thread.add(load, name=name, on_request=True, resident="on-demand", expected_bytes=lambda: model_bytes),
+        )
+        for name, load in {"a": really, "b": watched}.items()
+    }
+    thread.start()
+    wait_until(lambda: thread.state == "ready")
+    loaded(workers["b"])
+    assert seen == [{"a": "disk", "b": "loading"}]
+    thread.drain()
+    assert thread.join(30)
+
+
 def test_a_model_that_is_always_resident_never_gives_way(model_bytes: int) -> None:
     bounds = MemoryBounds(device=int(2.5 * model_bytes))
     with serving({"a": really, "b": really, "c": really}, bounds, always=("a",)) as workers:

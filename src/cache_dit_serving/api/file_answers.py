@@ -61,7 +61,7 @@ class FileAnswers:
             InvalidRequest: this model makes no such file, or the request asks for several outputs or another form.
             ServingError: as :meth:`Engine.generate`.
         """
-        engine = await self._models.loaded(request.model)
+        engine, request = await self._models.for_request(request)
         intake = received(request, http)
         resolved = engine.resolve(intake)
         kind = KINDS[resolved.model.traits.makes]

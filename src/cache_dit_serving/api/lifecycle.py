@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from cache_dit_serving.jobs.residents import MemoryBounds
 from cache_dit_serving.jobs.safety import Safety
 from cache_dit_serving.jobs.shared import CallerCounts
 from cache_dit_serving.jobs.worker import PipelineWorker
+from cache_dit_serving.model_folder.size import expected_bytes
 from cache_dit_serving.pipeline.protocol import Loaded
 
 logger = logging.getLogger("cache_dit_serving")
@@ -97,6 +99,7 @@ def models_of(
             again=loads.again,
             name=each.name,
             resident=each.resident,
+            expected_bytes=partial(expected_bytes, each.settings.model),
             on_request=len(resolved.models) > 1,
             shadow=each.settings.shadow,
             sleep=SleepPolicy(settings.server.sleep_after_s, settings.server.sleep_level),

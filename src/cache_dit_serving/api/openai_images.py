@@ -57,10 +57,10 @@ class OpenAiImages:
         Raises:
             ServingError: as /generate.
         """
-        engine = await self._models.loaded(body.model)
+        engine, asked = await self._models.for_request(body.asked())
         if engine.worker.loaded().model.traits.makes is not MediaKind.IMAGE:
             raise InvalidRequest("this model makes no pictures; GET /capabilities tells what it does", param="model")
-        intake = received(body.asked(), http, mask_kind="holed mask")
+        intake = received(asked, http, mask_kind="holed mask")
         resolved = engine.resolve(intake)
         quality = choose_speed(body.quality, resolved.request, resolved.model.speeds)
         if quality.speed is not None:

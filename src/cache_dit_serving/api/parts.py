@@ -65,7 +65,7 @@ class Parts:
             return await self.jobs.accepted(request, http)
         if (media_type := wanted_file(http.headers)) is not None:
             return await self.files.generated(request, http, media_type)
-        engine = await self.models.loaded(request.model)
+        engine, request = await self.models.for_request(request)
         answer = await engine.generate(received(request, http))
         return answered(answer, headers=evidence_headers(answer))
 

@@ -119,7 +119,8 @@ class JobDesk:
         name = prefix + secrets.token_hex(12)
         kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or folder_of(name)}
         intake = replace(intake, request=request.model_copy(update=kept))
-        engine = await self._models.loaded(request.model)
+        engine, request = await self._models.for_request(intake.request)
+        intake = replace(intake, request=request)
         prepared = await engine.prepare(intake)
         generation = prepared.generation
         record = JobRecord(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from typing import Final
 
 from cache_dit_serving import __version__
 from cache_dit_serving.config.residency import SleepLevel
-from cache_dit_serving.engine.engine import Engine
+from cache_dit_serving.engine.engine import LEAST_S, Engine
 from cache_dit_serving.errors import DeadlineExceeded, NotFound, NotReady, QueueFull
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.model_loading import State
 from cache_dit_serving.schemas.answers import FlushResponse, HealthResponse, ModelHealth, SleepResponse
+from cache_dit_serving.schemas.request import GenerateRequest
 
 LOAD_AGAIN_S = 5.0
 """Seconds after which a client may ask again that found too many others waiting for a load."""
@@ -70,13 +73,16 @@ class Models:
             )
         return found
 
-    async def loaded(self, name: str | None) -> Engine:
+    async def loaded(self, name: str | None, within_s: float = math.inf) -> Engine:
         """Return the engine of a model, once it was loaded for the first time.
+
+        Args:
+            within_s: seconds for its load, beside the server's own limit.
 
         Raises:
             NotFound: there is no such model.
             QueueFull: too many requests wait for a load already.
-            DeadlineExceeded: it is not loaded within the server's limit of time.
+            DeadlineExceeded: it is not loaded in time. Its load goes on.
             NotReady: it cannot be loaded, or the server is shutting down.
         """
         engine = self.find(name)
@@ -90,17 +96,33 @@ class Models:
                 "come back later",
                 retry_after_s=LOAD_AGAIN_S,
             )
+        limit_s = min(limits.max_request_s, within_s)
         self._waiting_for_load += 1
         try:
             # Others wait for the same load: it goes on when one of them leaves.
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(load)), limits.max_request_s)
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(load)), limit_s)
         except TimeoutError:
+            its_own = limit_s == within_s
+            whose = f"its deadline_s of {limit_s:g} s" if its_own else f"the {limit_s:g} s of this server"
             raise DeadlineExceeded(
-                f"the model was not loaded within the {limits.max_request_s:g} s of this server; its load goes on"
+                f"the model was not loaded within {whose}; its load goes on", param="deadline_s" if its_own else None
             ) from None
         finally:
             self._waiting_for_load -= 1
         return engine
+
+    async def for_request(self, request: GenerateRequest) -> tuple[Engine, GenerateRequest]:
+        """Return the engine of a request's model once it was loaded, and the request with the rest of its deadline.
+
+        Raises:
+            ServingError: as :meth:`loaded`.
+        """
+        if request.deadline_s is None:
+            return await self.loaded(request.model), request
+        began = time.monotonic()
+        engine = await self.loaded(request.model, request.deadline_s)
+        left_s = max(LEAST_S, request.deadline_s - (time.monotonic() - began))
+        return engine, request.model_copy(update={"deadline_s": left_s}) if self.are_several else request
 
     @property
     def ready(self) -> bool:

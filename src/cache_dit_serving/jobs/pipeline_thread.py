@@ -105,6 +105,7 @@ class PipelineThread:
         on_failed: Callable[[], None] = lambda: None,
         retries: bool = False,
         again: LoadAgain | None = None,
+        expected_bytes: Callable[[], int] = lambda: 0,
     ) -> ServedModel:
         """Take a model in, the default one first, before the start; return it.
 
@@ -117,6 +118,7 @@ class PipelineThread:
             on_failed: called when the model cannot be loaded, or not loaded again.
             retries: whether a load that fails is tried again, with a growing wait; for the only model.
             again: as of :class:`ModelLoading`.
+            expected_bytes: as of :class:`ServedModel`.
         """
         rates = Rates()
         loading = ModelLoading(
@@ -134,7 +136,9 @@ class PipelineThread:
         )
         residency = Residency(loading, self._watchdog, sleep or SleepPolicy())
         shadows = ShadowRuns(shadow or ShadowSettings(), self.changed, self._watchdog)
-        model = ServedModel(name, loading, rates, residency=residency, shadows=shadows, resident=resident)
+        model = ServedModel(
+            name, loading, rates, residency=residency, shadows=shadows, resident=resident, expected_bytes=expected_bytes
+        )
         self._models.append(model)
         self._residents.add(model)
         return model

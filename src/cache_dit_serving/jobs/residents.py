@@ -203,7 +203,7 @@ def _give_way_to(others: Sequence[ServedModel], wanting: ServedModel) -> Sequenc
 def _first_to_leave(others: Sequence[ServedModel], model: ServedModel, capacity: int) -> ServedModel | None:
     """Return the model that gives way first if another one is to be awake; None: it fits, or none gives way."""
     beside = [each for each in others if model.device is None or each.device == model.device]
-    if sum(each.weight_bytes for each in beside) + model.weight_bytes <= capacity:
+    if sum(each.weight_bytes for each in beside) + model.needed_bytes <= capacity:
         return None
     return next(iter(_give_way_to(beside, model)), None)
 

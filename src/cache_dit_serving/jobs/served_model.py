@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from cache_dit_serving.config.residency import Resident
@@ -23,11 +24,14 @@ class ServedModel:
         residency: Residency,
         shadows: ShadowRuns,
         resident: Resident = "always",
+        expected_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         """
         Args:
             name: name in requests; empty for the only model of a server.
+            expected_bytes: returns the bytes of its weights by its files, for its first load; 0: not known.
         """
+        self._expected_bytes = expected_bytes
         self.name: Final = name
         self.loading: Final = loading
         self.rates: Final = rates
@@ -55,6 +59,11 @@ class ServedModel:
         if facts.offload == "model":
             return max(sizes, default=0)  # one component at a time lies on the device
         return 0 if facts.offload else sum(sizes)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Bytes of its weights on the device: as measured, or before its first load as its files tell."""
+        return self.weight_bytes if self.loading.has_loaded else self._expected_bytes()
 
     @property
     def host_bytes(self) -> int:
