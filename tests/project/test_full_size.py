@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 
 from cache_dit_serving.config.footprints import footprints, unknown_footprints
+from tests.support.server import ROOT
 from tools.full_size import models
 from tools.full_size.dataless import DEVICE, drawing, on_device_with_values
 from tools.full_size.drawing import follow
@@ -53,6 +57,16 @@ def test_a_model_goes_through_the_tool_as_its_row_says() -> None:
     assert found["flop_per_step"] == kept.flop_per_step
     assert found["weights"] == kept.weights
     assert found["activations"] == kept.activations
+
+
+@pytest.mark.apart
+def test_the_command_reaches_its_processes() -> None:
+    """A spawned process imports nothing of `__main__.py`, so what it is given must lie elsewhere."""
+    name, reason = next(iter(models.SHAPES["unknown"].items()))
+    command = [sys.executable, "-m", "tools.full_size", "--print", "--processes", "1", name]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[0]) == {name: {"unknown": reason}}
 
 
 def test_flop_and_peak_of_an_operation_are_counted() -> None:
