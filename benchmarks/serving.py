@@ -1,13 +1,17 @@
 """What serving adds to the pipeline: time and CPU of a request, saturation, time to ready, memory.
 
-`python -m benchmarks.serving` prints the first two, in two minutes on two cores; `make bench` writes all of them.
+`python -m benchmarks.serving` prints the first two, in one to two minutes each: the number of requests follows from the
+machine. `--only overhead` and `--only saturation` measure one of them. `make bench` writes all four.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import http.client
 import json
+import logging
+import math
 import os
 import re
 import signal
@@ -34,11 +38,15 @@ from PIL import Image
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.measure.statistics import Estimate, median
 from cache_dit_serving.pipeline.cache import cache_dit_configs
 from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.load import load_pipeline
 
 PROMPT = "a red apple on a blue background"
+RATIO_GOAL = 1.04
+"""Most that a request may take, as a multiple of the direct call under inference mode."""
+LEAST_PAIRS = 10
 POLL_S = 0.1
 """Seconds between two looks for a server's readiness. At 0.02 they take a worker 0.7 s of CPU while it starts."""
 
@@ -167,6 +175,8 @@ class Overhead:
     inference_mode_s: float
     """The direct call under torch.inference_mode, as the server makes it."""
     served_s: float
+    ratio: Estimate
+    """Median of a request's seconds over those of the direct call under inference mode next to it."""
     thread_cpu_ratio: float
     """CPU of the pipeline's thread for a request, as a multiple of that of the direct call under inference mode."""
     thread_waits: float
@@ -175,11 +185,23 @@ class Overhead:
     requests: int
 
 
-def overhead(bare: BarePipeline, running: RunningServer, pairs: int = 100) -> Overhead:
+def overhead(
+    bare: BarePipeline,
+    running: RunningServer,
+    pairs: int = 100,
+    seconds: float = math.inf,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Overhead:
     """Direct call, the same under inference mode, and POST /generate in turn, the same seed each; medians.
 
-    The pipeline's thread is the busiest of the worker. The CPU of the HTTP layer is that of all others. A busy machine
-    stretches seconds; it hardly changes the ratio of CPU and the number of waits.
+    The last two change places from one seed to the next, so a machine that slows down favours neither. The pipeline's
+    thread is the busiest of the worker. The CPU of the HTTP layer is that of all others. A busy machine stretches
+    seconds; it hardly changes the ratio of CPU and the number of waits.
+
+    Args:
+        pairs: most seeds.
+        seconds: time after which no further seed begins; ten are drawn at least.
+        progress: takes a line after every tenth seed.
     """
     session = Client(running)
     direct, inference_mode, served, cpu_ratios = [], [], [], []
@@ -187,24 +209,38 @@ def overhead(bare: BarePipeline, running: RunningServer, pairs: int = 100) -> Ov
         bare.draw(seed)
         session.generate(seed)
     thread = max(before := _threads_of(running), key=lambda id: before[id].cpu_s)
+    ends = time.monotonic() + seconds
     for seed in range(pairs):
+        if seed >= LEAST_PAIRS and time.monotonic() > ends:
+            break
         direct.append(_timed(partial(bare.draw, seed)))
-        began = time.thread_time()
-        inference_mode.append(_timed(partial(bare.draw_in_inference_mode, seed)))
-        bare_cpu_s = time.thread_time() - began
-        cpu_s = _threads_of(running)[thread].cpu_s
-        served.append(_timed(partial(session.generate, seed)))
-        cpu_ratios.append((_threads_of(running)[thread].cpu_s - cpu_s) / bare_cpu_s)
-    after = _threads_of(running)
+        bare_cpu_s = served_cpu_s = 0.0
+        for is_served in (seed % 2 == 1, seed % 2 == 0):
+            if is_served:
+                began = _threads_of(running)[thread].cpu_s
+                served.append(_timed(partial(session.generate, seed)))
+                served_cpu_s = _threads_of(running)[thread].cpu_s - began
+            else:
+                began = time.thread_time()
+                inference_mode.append(_timed(partial(bare.draw_in_inference_mode, seed)))
+                bare_cpu_s = time.thread_time() - began
+        cpu_ratios.append(served_cpu_s / bare_cpu_s)
+        if (seed + 1) % 10 == 0:
+            so_far = statistics.median(b / a for a, b in zip(inference_mode, served, strict=True))
+            cpu_so_far = statistics.median(cpu_ratios)
+            progress(f"{seed + 1} of {pairs}: ratio {so_far:.3f}, CPU of the pipeline's thread {cpu_so_far:.3f}")
+    after, count = _threads_of(running), len(served)
+    ratio = median([b / a for a, b in zip(inference_mode, served, strict=True)])
     spent = sum(each.cpu_s - before.get(id, _Thread(0, 0)).cpu_s for id, each in after.items() if id != thread)
     return Overhead(
         direct_s=statistics.median(direct),
         served_s=statistics.median(served),
         inference_mode_s=statistics.median(inference_mode),
+        ratio=ratio,
         thread_cpu_ratio=statistics.median(cpu_ratios),
-        thread_waits=(after[thread].waits - before[thread].waits) / pairs,
-        http_cpu_ms=spent / pairs * 1000,
-        requests=pairs,
+        thread_waits=(after[thread].waits - before[thread].waits) / count,
+        http_cpu_ms=spent / count * 1000,
+        requests=count,
     )
 
 
@@ -218,9 +254,21 @@ class Saturation:
     inference_mode_per_minute: float
 
 
-def saturation(bare: BarePipeline, running: RunningServer, clients: int = 8, each: int = 25) -> Saturation:
-    """`clients` at once against bare loops, with and without inference mode, half before and half after."""
+def saturation(
+    bare: BarePipeline,
+    running: RunningServer,
+    clients: int = 8,
+    each: int = 25,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Saturation:
+    """`clients` at once against bare loops, with and without inference mode, half before and half after.
+
+    Args:
+        each: requests of a client.
+        progress: takes a line before each part.
+    """
     loop = range(max(10, clients * each // 4))
+    progress(f"two bare loops of {len(loop)} pictures")
     direct_s = _timed(lambda: bare.draw_each(loop))
     inference_mode_s = _timed(lambda: bare.draw_each_in_inference_mode(loop))
 
@@ -229,6 +277,7 @@ def saturation(bare: BarePipeline, running: RunningServer, clients: int = 8, eac
         for index in range(each):
             session.generate(number * each + index)
 
+    progress(f"{clients} clients, {clients * each} pictures")
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     busy, began = running.busy_s(), time.perf_counter()
     for thread in threads:
@@ -237,6 +286,7 @@ def saturation(bare: BarePipeline, running: RunningServer, clients: int = 8, eac
         thread.join()
     wall = time.perf_counter() - began
     share = (running.busy_s() - busy) / wall
+    progress("the bare loops once more")
     inference_mode_s += _timed(lambda: bare.draw_each_in_inference_mode(loop))
     direct_s += _timed(lambda: bare.draw_each(loop))
     return Saturation(
@@ -293,17 +343,72 @@ def _resident_mb(process: psutil.Process) -> float:
     return float(process.memory_info().rss) / 2**20
 
 
+PARTS = ("overhead", "saturation")
+SECONDS = 80.0
+"""Seconds that each of them may take in the command."""
+
+
 def main() -> None:
-    """Measure what serving adds and the saturation, and print them."""
+    """Measure what serving adds and the saturation, and print them, each as soon as it is there."""
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    arguments.add_argument("--only", choices=PARTS, help="measure this alone (default: both)")
+    arguments.add_argument(
+        "--seconds", type=float, default=SECONDS, help="time of each; less gives fewer requests (default: %(default)g)"
+    )
+    chosen = arguments.parse_args()
+    began = time.monotonic()
+
+    def progress(line: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {line}", flush=True)
+
     quiet_libraries()
+    logging.getLogger("cache_dit_serving").setLevel(logging.WARNING)
     bare = BarePipeline(load_settings({}))
+    progress("the direct call's pipeline is loaded; the server starts")
     with server() as running:
-        added = overhead(bare, running)
-        print(added)
-        print(f"ratio to the direct call under inference mode: {added.served_s / added.inference_mode_s:.3f}")
-        full = saturation(bare, running)
-        print(full)
-        print(f"share of the loop under inference mode: {full.served_per_minute / full.inference_mode_per_minute:.3f}")
+        progress(f"the server is ready after {running.ready_s:.1f} s")
+        if chosen.only != "saturation":
+            for line in overhead_lines(overhead(bare, running, seconds=chosen.seconds, progress=progress)):
+                progress(line)
+        if chosen.only != "overhead":
+            bare.draw(0)
+            each = requests_within(chosen.seconds, _timed(lambda: bare.draw(0)))
+            for line in saturation_lines(saturation(bare, running, each=each, progress=progress)):
+                progress(line)
+
+
+def requests_within(seconds: float, picture_s: float, clients: int = 8, most: int = 25) -> int:
+    """Return how many requests of each client fit, beside as many pictures of the bare loops."""
+    return max(2, min(most, int(seconds / picture_s / clients / 2)))
+
+
+def with_interval(estimate: Estimate) -> str:
+    """Return a ratio with its confidence interval, such as `1.014 (1.009 to 1.020)`."""
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def overhead_lines(added: Overhead) -> list[str]:
+    """Return the ratio with its interval, and beside it the CPU, which holds on a busy machine too."""
+    return [
+        f"/generate over the direct call under inference mode: {with_interval(added.ratio)}, "
+        f"goal at most {RATIO_GOAL}, {added.requests} pairs in turn",
+        f"medians: direct {added.direct_s:.4f} s, under inference mode {added.inference_mode_s:.4f} s, "
+        f"/generate {added.served_s:.4f} s",
+        f"CPU of the pipeline's thread: {added.thread_cpu_ratio:.3f} of the direct call's, "
+        f"{added.thread_waits:.1f} waits a request; of all other threads {added.http_cpu_ms:.1f} ms a request",
+        f"machine: load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+    ]
+
+
+def saturation_lines(full: Saturation) -> list[str]:
+    """Return the busy share, and the pictures against the bare loop."""
+    return [
+        f"{full.clients} clients, {full.pictures} pictures: "
+        f"the pipeline's thread is busy {full.busy_share:.4f} of the time",
+        f"{full.served_per_minute:.1f} pictures a minute, "
+        f"{full.served_per_minute / full.inference_mode_per_minute:.3f} of the bare loop under inference mode, "
+        f"{full.served_per_minute / full.direct_per_minute:.3f} of the bare loop",
+    ]
 
 
 if __name__ == "__main__":
