@@ -152,14 +152,8 @@ conformance: $(VENV)/.installed-test ## Made-up requests to every route, with ke
 verify: setup ## The speeds of the embedded model against uncached outputs: 12 prompts x 2 seeds, every floor (a minute)
 	OMP_NUM_THREADS=1 $(BIN)/cache-dit-serving verify embedded --seeds 2
 
-# In a throwaway environment: the audit's requirements are none of the project's. Strict, since pip-audit 2 passes over
-# packages that it finds no data of. A mirror of PyPI may have the packages and not that data, which is asked for first.
-audit: ## Known vulnerabilities of the pinned requirements, by pip-audit; needs a network
-	@rm -rf build/audit && mkdir -p build && $(PYTHON) -m venv build/audit
-	@if timeout 300 build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit && \
-			build/audit/bin/python -c 'import urllib.request as r; r.urlopen("https://pypi.org/pypi/pip/24.0/json", timeout=20)' 2>/dev/null; then \
-		build/audit/bin/pip-audit --strict --disable-pip --no-deps -r requirements.txt; else \
-		echo "pip-audit is skipped: the vulnerability data of PyPI cannot be reached" >&2; fi
+audit: ## Known vulnerabilities of the pinned requirements, by pip-audit; fails where their data cannot be reached
+	$(PYTHON) -m tools.audit
 
 # A part that fails keeps none of the others from running.
 nightly: ## All tests, the soak, conformance, the speeds' floors and the audit
