@@ -20,6 +20,9 @@ from tests.support.server import ROOT, Server
 
 OPENMETRICS = "application/openmetrics-text"
 METRIC = re.compile(r"(?:cache_dit_serving|bentoml_service)_[a-z_]+")
+LABEL = re.compile(r'(\w+)(?:=~|!~|!=|=)"')
+BY = re.compile(r"\bby \(([^)]*)\)")
+LEGEND = re.compile(r"\{\{(\w+)\}\}")
 ENDPOINT = re.compile(r'endpoint="([^"]*)"')
 
 
@@ -136,6 +139,15 @@ def test_the_dashboard_asks_for_metrics_that_there_are(server: Server) -> None:
         assert expression.count('instance=~"$instance"') == len(METRIC.findall(expression))
     assert asked
     assert asked <= names
+    labels: dict[str, set[str]] = {}
+    for name, found in re.findall(r"^([a-z_]+)\{(.*)\} ", server.get("/metrics").text, re.M):
+        labels.setdefault(name, {"instance"}).update(LABEL.findall(found))
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            known = set[str]().union(*(labels.get(name, {"instance"}) for name in METRIC.findall(target["expr"])))
+            grouped = {label for group in BY.findall(target["expr"]) for label in group.split(", ")}
+            assert grouped | set(LABEL.findall(target["expr"])) <= known, panel["title"]
+            assert set(LEGEND.findall(target["legendFormat"])) <= grouped, panel["title"]
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert all(panel["title"] in page for panel in dashboard["panels"])
 

@@ -197,6 +197,24 @@ def test_grafana_has_the_dashboard_and_its_source() -> None:
     assert variable["query"] == source["type"]
 
 
+@needs_promtool
+def test_prometheus_takes_each_query_of_the_dashboard(tmp_path: Path) -> None:
+    dashboard = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    written = [each.replace("$__rate_interval", "1m").replace("$instance", ".*") for each in queries]
+    rules = [{"record": f"query_{number}", "expr": query} for number, query in enumerate(written)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", tmp_path / "rules.yaml"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(queries)} rules found" in done.stdout
+
+
 def test_the_image_is_of_this_version() -> None:
     every = services(*FILES)
     assert {every[name]["image"] for name in ("server", "folders")} == {f"cache_dit_serving:{__version__}"}
