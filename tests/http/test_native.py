@@ -183,8 +183,9 @@ def test_a_link_to_itself_is_no_output(server: Server) -> None:
     for name in ("round.png", "round"):
         (server.outputs / name).symlink_to(server.outputs / name)
     assert server.get("/outputs/round.png").status_code == 404
-    response = server.generate(output_format="path", output_dir="round", num_inference_steps=4)
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "output_dir")
+    for folder in ("round", "round/deeper"):
+        response = server.generate(output_format="path", output_dir=folder, num_inference_steps=4)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "output_dir")
 
 
 def test_a_link_out_of_the_root_is_not_followed(server: Server, tmp_path: Path) -> None:

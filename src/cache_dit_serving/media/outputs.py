@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -285,9 +286,11 @@ class OutputFolder:
     def _holds(self, path: Path) -> bool:
         """Return whether a path lies below the root after its links are resolved."""
         try:
-            return path.resolve().is_relative_to(self.root.resolve())
-        except RuntimeError:  # Python 3.11 and 3.12: a link to itself
-            return False
+            path.stat()
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link to itself, which Python 3.13 takes for resolved
+                return False
+        return path.resolve().is_relative_to(self.root.resolve())
 
     def _unwritable(self) -> InternalError:
         logger.exception("outputs cannot be written under %s", self.root)
