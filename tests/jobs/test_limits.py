@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -48,8 +49,13 @@ def test_a_rate_admits_a_minutes_requests_at_once_however_long_nobody_came(
     store: JobStore, per_minute: float, size: int
 ) -> None:
     for _ in range(2):
-        assert [store.limits.take("ann", per_minute) for _ in range(size)] == [0] * size
-        assert 0 < store.limits.take("ann", per_minute) <= 60 / per_minute
+        began = time.monotonic()
+        waits = [store.limits.take("ann", per_minute)]
+        while waits[-1] == 0:
+            waits.append(store.limits.take("ann", per_minute))
+        added = (time.monotonic() - began) * per_minute / 60  # a busy machine takes longer than one needs to come back
+        assert size <= len(waits) - 1 <= size + added
+        assert waits[-1] <= 60 / per_minute
         pass_time(store, 1e9)
 
 
