@@ -25,6 +25,8 @@ INSTALLED = PACKAGE / "bundle"
 BUNDLE_ROOT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
 """Folder that holds service.py and configs/: in a checkout and in a built Bento the one that holds src/."""
 CONFIGS = BUNDLE_ROOT / "configs"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML has it: a server reads all configurations as it starts, which PyYAML's own is slow at."""
 CONFIG_FILES = {"scheduler": "scheduler_config.json"}
 """A component's file, where it is not `config.json`."""
 
@@ -61,7 +63,7 @@ def catalog() -> tuple[CatalogEntry, ...]:
     """Return every configuration in `configs/`, sorted by name."""
     entries = []
     for name in config_names():
-        tree = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+        tree = yaml.load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"), LOADER) or {}
         model = ModelSettings.model_validate(tree.get("model", {}))
         entries.append(CatalogEntry(name, model, AboutSettings.model_validate(tree.get("about", {}))))
     return tuple(entries)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,17 +22,22 @@ def gives_tensors(pipe: DiffusionPipeline) -> bool:
     It does if the pipeline's call only compares the output type with `latent` and gives it to diffusers' own processor
     and to its check of inputs. Other pipelines convert to arrays by themselves, each in its own way.
     """
+    attribute = _only_processor(inspect.unwrap(type(pipe).__call__))
+    return attribute is not None and _is_plain(getattr(pipe, attribute, None))
+
+
+@cache  # to find and parse the source takes a tenth of a second, and a model of several parts has a class for each
+def _only_processor(call: Callable[..., Any]) -> str | None:
+    """Return the attribute of the processor that alone has a use for a call's output type; None without one."""
     try:
-        source = inspect.getsource(inspect.unwrap(type(pipe).__call__))
+        source = inspect.getsource(call)
     except (OSError, TypeError):  # no source at hand
-        return False
+        return None
     uses = list(_uses(ast.parse(textwrap.dedent(source))))
     processors = {name for use in uses if (name := _processor_of(use))}
-    return (
-        len(processors) == 1
-        and all(_processor_of(use) or _is_harmless(use) for use in uses)
-        and _is_plain(getattr(pipe, processors.pop(), None))
-    )
+    if len(processors) != 1 or not all(_processor_of(use) or _is_harmless(use) for use in uses):
+        return None
+    return processors.pop()
 
 
 def _uses(tree: ast.AST) -> Iterator[ast.AST]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +39,8 @@ class Patch:
             self._class_after = type(pipe)
             for owner, old in zip(owners, before, strict=True):
                 attributes = vars(owner)
+                if old.keys() == attributes.keys() and all(map(is_, old.values(), attributes.values())):
+                    continue  # as of nearly all of hundreds of modules, which the loop below would take its time for
                 for name in old.keys() | attributes.keys():
                     was, is_now = old.get(name, _ABSENT), attributes.get(name, _ABSENT)
                     if was is not is_now:
