@@ -108,7 +108,9 @@ def test_what_a_key_may_do_is_its_scope(guarded: Guarded) -> None:
     assert guarded.ask("GET", "/log/warnings", ROOT_KEY).status_code == 200
     assert guarded.ask("POST", "/flush_cache", ROOT_KEY, json={}).status_code == 200
     for key in (ALICE, BOB, ROOT_KEY):
-        assert guarded.ask("POST", "/generate", key, json={"prompt": PROMPT, "seed": 1}).status_code == 200
+        assert (
+            guarded.ask("POST", "/generate", key, json={"prompt": PROMPT, "num_inference_steps": 2}).status_code == 200
+        )
         assert guarded.ask("GET", "/get_model_info", key).status_code == 200
 
 
@@ -217,9 +219,9 @@ def test_addresses_of_outputs_are_signed(guarded: Guarded) -> None:
 
 
 def test_one_caller_does_not_starve_another(guarded: Guarded) -> None:
-    many = [guarded.job(ALICE, num_inference_steps=60, speed="lossless") for _ in range(2)]
+    many = [guarded.job(ALICE, num_inference_steps=30, speed="lossless") for _ in range(2)]
     many += [guarded.job(ALICE, **LONG) for _ in range(2)]
-    few = guarded.job(BOB, seed=1)
+    few = guarded.job(BOB, num_inference_steps=4)
     assert guarded.ask("GET", few, BOB).json()["position"] <= 2
     guarded.ended(few, BOB)
     states = [guarded.ask("GET", job, ALICE).json()["state"] for job in many]

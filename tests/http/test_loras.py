@@ -111,4 +111,4 @@ def test_what_cannot_be_loaded_or_freed_says_so(method: str, path: str, status: 
 
 
 def test_every_method_answers_as_published_and_by_bentomls_clients(rich: Server) -> None:
-    keeps_to_what_it_publishes(rich, prompt="an apple", seed=2, num_inference_steps=12)
+    keeps_to_what_it_publishes(rich, prompt="an apple", seed=2, num_inference_steps=6)

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, settings
-from schemathesis import Case
-from schemathesis.generation.feedback import NO_FEEDBACK
-from schemathesis.pytest._test_builder import build_operation_test
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_schema_conformance,
-    status_code_conformance,
-    unsupported_method,
-)
 
 from cache_dit_serving.api.docs import openapi_document
 from cache_dit_serving.api.matching import row_of
@@ -27,18 +16,22 @@ from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.server import ROOT, Server
 from tools.snapshot import OPENAPI, rendered
 
+if TYPE_CHECKING:
+    from schemathesis import Case
+
 EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "10"))
 """Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
-SETTINGS = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-CHECKS = [
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    negative_data_rejection,
-    unsupported_method,
-]
+REQUEST_S = 180
+"""Patience with an answer, seconds: schemathesis has ten, in which a busy machine loads no model."""
 DOCUMENT = openapi_document(OPERATIONS)
-API = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+@functools.cache
+def api() -> Any:
+    """The document as schemathesis has it. That takes each process that collects the tests a second to import."""
+    import schemathesis
+
+    return schemathesis.openapi.from_dict(DOCUMENT)
 
 
 def test_the_document_is_valid() -> None:
@@ -63,10 +56,11 @@ def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
 
 
 @pytest.mark.parametrize(
-    "operation",
+    ("method", "path"),
     [
         pytest.param(
-            API[path][method],
+            method,
+            path,
             id=f"{method.upper()} {path}",
             # Hundreds of requests that are drawn
             marks=[pytest.mark.slow] if row_of(method.upper(), path).generates else [],
@@ -75,23 +69,37 @@ def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
         for method in methods
     ],
 )
-def test_every_route_keeps_to_the_document(operation: Any, limited: Server) -> None:
+def test_every_route_keeps_to_the_document(method: str, path: str, limited: Server) -> None:
     """Requests of each kind for one operation.
 
     `API.parametrize()` of schemathesis 4.32.5 with pytest 9.2 gives the tests of all operations one id, of which xdist
     runs one. It also makes up all requests as tests are collected, in each test process.
     """
+    from hypothesis import HealthCheck, settings
+    from schemathesis.generation.feedback import NO_FEEDBACK
+    from schemathesis.pytest._test_builder import build_operation_test
+    from schemathesis.specs.openapi import checks
+
+    held_to = [
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+        checks.negative_data_rejection,
+        checks.unsupported_method,
+    ]
 
     def answered(case: Case[Any]) -> None:
-        response = case.call(base_url=limited.url, session=limited.session)
+        response = case.call(base_url=limited.url, session=limited.session, timeout=REQUEST_S)
         assert response.status_code != 500, response.text  # 503 and 504 are answers of the document
-        case.validate_response(response, checks=CHECKS)
+        case.validate_response(response, checks=held_to)
 
     build_operation_test(
-        config=API.config,
-        operation=operation,
+        config=api().config,
+        operation=api()[path][method],
         test_func=answered,
         given_kwargs={},
         feedback=NO_FEEDBACK,
-        explicit_settings=SETTINGS,
+        explicit_settings=settings(
+            max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+        ),
     )()

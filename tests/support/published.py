@@ -16,13 +16,16 @@ READ = ("/health", "/get_model_info", "/capabilities", "/loras", "/quality")
 CLIENT_S = 120.0
 
 
-def keeps_to_what_it_publishes(server: Server, **drawing: Any) -> None:
+def keeps_to_what_it_publishes(server: Server, *, asleep: bool = False, **drawing: Any) -> None:
     """Call each `@bentoml.api` method, each as BentoML's clients and as curl do, and hold the answers to the schemas.
 
     Args:
+        asleep: sleep and wake too, which loads the model three times, and answers alike whatever the model is.
         drawing: the body of those that draw.
     """
-    methods = server.get("/schema.json").json()["routes"]
+    methods = [
+        each for each in server.get("/schema.json").json()["routes"] if asleep or each["name"] not in ("sleep", "wake")
+    ]
     bodies = {each["name"]: drawing if each["input"].get("properties") else {} for each in methods}
     assert {"generate", "compare", "health", "model_info", "flush_cache"} <= bodies.keys()
     document = server.get("/openapi.json").json()
