@@ -63,7 +63,7 @@ test-failed: $(VENV)/.installed-test ## The tests that failed last, one at a tim
 test-all: $(VENV)/.installed-test ## Everything, four ranks and all storms too: before a release
 	$(PYTEST)
 
-test-fast: $(VENV)/.installed-test ## The same without whole servers, ranks, compilers and benchmarks
+test-fast: $(VENV)/.installed-test ## The same without whole servers, ranks, benchmarks and modules that draw many pictures
 	$(PYTEST) -m "$(MAIN) and not slow" --ignore=tests/process --ignore=tests/ranks --ignore=tests/benchmarks
 
 # PARTS="pipeline measure" names those to run, changed or not.

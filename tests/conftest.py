@@ -50,8 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"several tests are called {', '.join(same)}")
 
     def turn(item: pytest.Item) -> tuple[bool, bool]:
-        marked = {"slow", "bento"} & {mark.name for mark in item.iter_markers()}  # whole modules are
-        return not marked, item.path.parent.name not in LONG
+        marked = {"slow", "bento"} & {mark.name for mark in item.iter_markers()}  # whole modules are, most of them
+        return item.path.parent.name not in LONG, not marked
 
     items.sort(key=turn)
     if SHUFFLED:

@@ -10,7 +10,7 @@ from tests.support.sample import parameters
 from tools.models_table import row_of, rows
 
 # Tiny weights and old families warn of much, none of it this project's.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 @pytest.mark.parametrize("name", parameters("pictures"))

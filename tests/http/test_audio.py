@@ -19,6 +19,8 @@ from tests.support.jobs_events import follow
 from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server, options, ready, serving
 
+pytestmark = pytest.mark.slow
+
 WHOLE_S = 511 / 1_000
 """Of 0.512 s, the tiny autoencoder's decoder makes one sample less."""
 

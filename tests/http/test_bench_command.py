@@ -10,6 +10,8 @@ from cache_dit_serving.cli import bench
 from cache_dit_serving.measure.load.results import BenchResult
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("door", ["generate", "file", "jobs", "openai"])
 def test_each_door_of_this_server_tells_its_evidence(server: Server, door: str, tmp_path: Path) -> None:

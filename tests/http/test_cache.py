@@ -18,6 +18,8 @@ from tests.support.clients import start
 from tests.support.pipelines import save_stable_diffusion
 from tests.support.server import ROOT, Server, ready, serving
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 

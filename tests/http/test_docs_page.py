@@ -13,6 +13,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.support.browser import needs_browser
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 PICTURES = """
 const [operation, done] = arguments;
 const pictures = () => [...document.querySelectorAll(`${operation} .shown-files img`)];

@@ -25,6 +25,8 @@ from tests.support.forked import environment, warm_process
 from tests.support.images import base64_of
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a red apple on a blue background"
 
 

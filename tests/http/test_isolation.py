@@ -17,6 +17,8 @@ from PIL import Image
 from tests.support.fresh import BASE, CASES, PROMPT, SEED, STEPS
 from tests.support.server import ROOT, Server
 
+pytestmark = pytest.mark.slow
+
 OFF = {"enable_taylorseer": False, "enable_foca": False, "enable_dmd": False}
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 import requests
 from selenium.webdriver import Chrome
 
@@ -13,6 +14,8 @@ from tests.support.browser import needs_browser
 from tests.support.jobs import LONG, submitted
 from tests.support.jobs_events import Told, follow, read
 from tests.support.server import Server, ready, serving
+
+pytestmark = pytest.mark.slow
 
 
 def states(told: list[Told]) -> list[str]:

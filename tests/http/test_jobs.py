@@ -13,6 +13,8 @@ from tests.support.images import apple, data_uri, file_of
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_job_draws_what_generate_draws(server: Server) -> None:
     expected = server.generate(seed=5, num_images=2).json()

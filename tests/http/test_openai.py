@@ -25,6 +25,8 @@ from tests.support.jobs_events import follow
 from tests.support.openai_sdk import is_strictly, sdk
 from tests.support.server import ROOT, Server
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a red apple on a blue background"
 EXTRAS: dict[str, Any] = {"seed": 5, "num_inference_steps": 8}
 

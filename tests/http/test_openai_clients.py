@@ -13,6 +13,8 @@ from PIL import Image
 
 from tests.support.server import ROOT, Server
 
+pytestmark = pytest.mark.slow
+
 RECORDED: list[dict[str, Any]] = json.loads(
     (ROOT / "tests" / "http" / "openai_clients.json").read_text(encoding="utf-8")
 )

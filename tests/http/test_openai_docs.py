@@ -9,7 +9,11 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import pytest
+
 from tests.support.server import ROOT, Server
+
+pytestmark = pytest.mark.slow
 
 SECTIONS = re.split(r"^## ", (ROOT / "docs" / "openai.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ from tests.support.openai_sdk import is_strictly, sdk
 from tests.support.server import Server
 
 # OpenAI ends its own service of these routes; here they stay.
-pytestmark = pytest.mark.filterwarnings("ignore:The Sora API")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The Sora API")]
 PROMPT = "a red apple rolls over a table"
 EXTRAS: dict[str, Any] = {"seed": 3, "num_inference_steps": 4}
 

@@ -22,6 +22,8 @@ from tests.support.answers import error, pixels
 from tests.support.images import apple, base64_of, data_uri, file_of, mask, noise, png_that_claims
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a red apple on a blue background"
 IMAGE = data_uri(file_of(apple()))
 MASK = data_uri(file_of(mask()))

@@ -15,7 +15,7 @@ from tests.support.browser import needs_browser
 from tests.support.images import apple, file_of
 from tests.support.playground import PROMPT, Playground
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 MARKUP = "<img src=x onerror=\"document.title='broken'\"><b>bold</b>"
 
 

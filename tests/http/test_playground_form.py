@@ -13,7 +13,7 @@ from PIL import Image
 from tests.support.browser import needs_browser
 from tests.support.playground import PROMPT, Playground
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 def run(text: str, language: str, folder: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import axe_core_python
+import pytest
 from selenium.webdriver import Keys
 
 from tests.support.browser import needs_browser
@@ -12,7 +13,7 @@ from tests.support.jobs import LONG, submitted
 from tests.support.playground import PROMPT, Playground
 from tests.support.server import Server
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
 NOTHING_CACHED = "cached activation0 B"
 FOUND_BY_AXE = """

@@ -20,7 +20,7 @@ from tests.support.jobs import LONG, ended, submitted
 from tests.support.playground import PROMPT, Playground
 from tests.support.server import Server, free_port, options, ready, serving
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 KEY = f"sk-page-{'x' * 16}"
 EMBEDDING = Path(__file__).parents[2] / "docs" / "playground.md"
 

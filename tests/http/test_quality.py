@@ -19,6 +19,8 @@ from tests.support.server import Server, free_port, options, ready, serving
 from tests.support.waiting import wait_until
 from tests.support.webhook_receiver import Receiver
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a red apple on a blue background"
 FIELDS = {"num_inference_steps": 12, "image_format": "png"}
 

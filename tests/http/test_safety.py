@@ -23,6 +23,8 @@ from tests.support.safety_server import KEY, SafetyServer, safety_server
 from tests.support.server import Server, options, ready, serving
 from tests.support.video_server import serving_wan
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"num_inference_steps": 3, "seed": 3}
 COMPARED = {"num_inference_steps": 10, "seed": 3, "speed": "fast"}
 PROMPTS, OUTPUTS = {"subject": "prompt"}, {"subject": "output"}

@@ -18,6 +18,8 @@ from cache_dit_serving.measure.search.prompt_lists import own_prompts
 from cache_dit_serving.measure.search.session import Options, Session
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 FIELDS = {"num_inference_steps": STEPS, "width": 80, "height": 80}
 

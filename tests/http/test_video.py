@@ -16,6 +16,8 @@ from PIL import Image
 from tests.support.published import keeps_to_what_it_publishes
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 
 def frames_of(content: bytes) -> np.ndarray[Any, Any]:
     container: Any = av.open(io.BytesIO(content))

@@ -17,6 +17,8 @@ from cache_dit_serving.planning.input_warnings import DONE
 from tests.support.images import apple, base64_of, data_uri, file_of
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 FRAMES = np.stack([np.asarray(apple(32, 32).rotate(8 * index), dtype=np.float32) / 255 for index in range(11)])
 MP4 = encode_video(VideoOutput(FRAMES, 12.0), "mp4", {})
 

@@ -28,6 +28,8 @@ from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED, inside, unwarmed
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = unwarmed(EMBEDDED)
 LEVELS: tuple[SleepLevel, ...] = ("host", "disk")
 

@@ -30,6 +30,8 @@ from tests.support.conformance import request_of, settings_of
 from tests.support.families import save_family
 from tests.support.in_process import load
 
+pytestmark = pytest.mark.slow
+
 HALVES = (torch.arange(256, dtype=torch.float64) + 0.5) / 255
 
 

@@ -44,6 +44,8 @@ from tests.support.conformance import settings_of
 from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, draw, load, unwarmed
 
+pytestmark = pytest.mark.slow
+
 BASE = str(EMBEDDED_FOLDER)
 MONOCHROME = "embedded/monochrome"
 STEPS = 2

@@ -14,6 +14,8 @@ from cache_dit_serving.caching.settings import CacheSettings
 from cache_dit_serving.pipeline.cache import PipelineCache
 from tests.support.dataless import DEVICE, Finding, pipeline, watched
 
+pytestmark = pytest.mark.slow
+
 PASSES = {"flux.1-dev": 1, "qwen-image": 2}
 MASK = {
     "Fn_compute_blocks": 1,

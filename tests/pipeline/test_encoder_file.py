@@ -20,6 +20,8 @@ from tests.support.checkpoints import Tensors, save, save_gguf_encoder, scaled_f
 from tests.support.families import save_family
 from tests.support.in_process import EMBEDDED, draw, load, unwarmed
 
+pytestmark = pytest.mark.slow
+
 CLIP = EMBEDDED_FOLDER / "text_encoder" / "model.safetensors"
 T5 = EMBEDDED_FOLDER / "text_encoder_2" / "model.safetensors"
 

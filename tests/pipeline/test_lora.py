@@ -32,6 +32,8 @@ from tests.support.images import apple
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import save_lora, with_loras
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 

@@ -18,6 +18,8 @@ from cache_dit_serving.pipeline.protocol import Loaded
 from tests.support.in_process import EMBEDDED, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 LOSSLESS: dict[str, Any] = {"speed": "lossless", "num_inference_steps": 4}
 MONO: dict[str, Any] = {"loras": [{"name": "mono", "scale": 0.7}]}

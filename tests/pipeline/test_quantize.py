@@ -26,6 +26,8 @@ from cache_dit_serving.pipeline.protocol import Loaded
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, load, unwarmed
 from tests.support.loras import with_loras
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 MONOCHROME = "embedded/monochrome"
 

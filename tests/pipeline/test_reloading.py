@@ -22,6 +22,8 @@ from cache_dit_serving.pipeline.protocol import Loaded, Reloaded, WeightsChoice
 from tests.support.in_process import EMBEDDED, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
 
+pytestmark = pytest.mark.slow
+
 Tensors = dict[str, torch.Tensor]
 FILE = "diffusion_pytorch_model.safetensors"
 MONO = LoraSettings(name="mono", path="embedded/monochrome", scale=0.0)

@@ -25,6 +25,8 @@ from tests.support.families import build_pipeline
 from tests.support.in_process import PIXART, STEPS, UNCACHED, draw, load, unwarmed
 from tests.support.pipelines import save_pixart, small_vae
 
+pytestmark = pytest.mark.slow
+
 EMBEDDED_MODEL: dict[str, Any] = {"path": "embedded", "dtype": "float32", "cpu_threads": 1}
 OFTEN_CACHED = CacheSettings(Fn_compute_blocks=1, max_warmup_steps=2, residual_diff_threshold=0.8)
 

@@ -19,6 +19,8 @@ from cache_dit_serving.pipeline.protocol import Loaded
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
 
+pytestmark = pytest.mark.slow
+
 MONO = LoraSettings(name="mono", path="embedded/monochrome", scale=0.0)
 REQUESTS: dict[str, dict[str, Any]] = {
     "cached": {},

@@ -24,6 +24,8 @@ from tests.support.by_diffusers import embedded_by_diffusers
 from tests.support.checkpoints import save_svdquant
 from tests.support.in_process import EMBEDDED, draw, load, unwarmed
 
+pytestmark = pytest.mark.slow
+
 BASE = str(EMBEDDED_FOLDER)
 LINEAR = "cache_dit.quantization.svdquant.linear"
 ADA = (8, 9)

@@ -51,6 +51,7 @@ def test_a_drawn_row_says_how_the_model_fits_each_card() -> None:
             assert set(cells[6 : 6 + len(CARDS_GB)]) <= {"as it is", "8-bit", "offload", "both", "no"}, row
 
 
+@pytest.mark.slow
 def test_a_model_goes_through_the_tool_as_its_row_says() -> None:
     name = "flux.1-schnell"
     found, kept = footprint(name), footprints()[name]

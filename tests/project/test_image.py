@@ -34,6 +34,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_image_has_both_commands_on_its_path(environment: dict[str, str], tmp_path: Path) -> None:
     subprocess.run([ROOT / "docker" / "setup.sh"], env=environment, cwd=tmp_path, check=True)
     for words, said in (

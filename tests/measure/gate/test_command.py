@@ -19,6 +19,8 @@ from cache_dit_serving.config.settings import EMBEDDED_MODEL, ModelSettings, Set
 from tests.support.forked import environment, warm_process
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _log_level() -> Iterator[None]:
