@@ -14,8 +14,10 @@ import pytest
 import torch
 from selenium.webdriver import Chrome
 
+from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.browser import browser
+from tests.support.families import save_family
 from tests.support.images import apple, file_of
 from tests.support.loras import save_lora
 from tests.support.playground import Playground
@@ -23,6 +25,14 @@ from tests.support.server import Server, options, ready, serving, wait_for_what_
 from tests.support.video_server import serving_wan
 
 pytest_runtest_call = wait_for_what_is_left
+SEVERAL = """
+models:
+- {name: apples, configuration: embedded, aliases: [dall-e-3], settings: {speeds: {warm_up: false}}}
+- {name: quick, configuration: embedded, settings: {speeds: {warm_up: false, default: fast}}}
+- {name: classes, settings: {model: {path: PLACE/classes, dtype: float32, cpu_threads: 1}}}
+- {name: torn, settings: {model: {path: PLACE/torn, dtype: float32, cpu_threads: 1}}}
+server: {warm_up: false}
+"""
 CONFORMANCE_KEY = "key-of-conformance-0123"
 
 
@@ -138,4 +148,22 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def wan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A tiny Wan with random weights, which draws videos from words and from videos."""
     with serving_wan(tmp_path_factory.mktemp("wan")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Several models, each loaded by its first request.
+
+    `apples`, the default one with an alias, and `quick`, whose default speed is fast, are the embedded model; `classes`
+    draws classes; `torn` lacks its weights.
+    """
+    folder = tmp_path_factory.mktemp("several")
+    save_family("DiT", folder / "classes")
+    torn = save_family("DiT", folder / "torn")
+    for weights in torn.glob("*/*.safetensors"):
+        weights.unlink()
+    (folder / "models.yaml").write_text(SEVERAL.replace("PLACE", str(folder)))
+    with serving(folder / "server", environ={CONFIG_VARIABLE: str(folder / "models.yaml")}) as running:
+        running.wait_for(ready)
         yield running

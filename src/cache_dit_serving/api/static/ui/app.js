@@ -10,8 +10,9 @@ import { serverTab } from "./server.js";
 import * as snippets from "./snippets.js";
 import { Stage, shown } from "./stage.js";
 
-/** @import { Capabilities, Fields, Job } from "./client.js" */
+/** @import { Capabilities, Fields, Job, ModelState } from "./client.js" */
 /** @import { Drawn } from "./history.js" */
+/** @import { ModelChoice } from "./models.js" */
 
 const KEY = "cache-dit-serving-key";
 const THEME = "cache-dit-serving-theme";
@@ -20,8 +21,13 @@ const HEALTH_EVERY_MS = 5000;
 const PREVIEWS = 6;
 const FILES = ["image_urls", "mask_url", "control_url", "last_image_url", "video_url"];
 
-// A key lives as long as its tab.
-const client = new Client({ key: sessionStorage.getItem(KEY) ?? "" });
+// A key lives as long as its tab. The page's address may name a model.
+const client = new Client({
+  key: sessionStorage.getItem(KEY) ?? "",
+  model: new URLSearchParams(location.search).get("model") ?? "",
+});
+/** The choice among several models; null: there is one. @type {ModelChoice | null} */
+let choice = null;
 const banner = byId("banner", HTMLElement);
 const state = byId("state", HTMLElement);
 const live = byId("live", HTMLElement);
@@ -34,22 +40,27 @@ function tell(words) {
 
 /**
  * The server's state in the head of the page, asked again and again.
- * @returns {Promise<boolean>} true if it is ready
+ * @returns {Promise<Record<string, any> | null>} its health; null: it is not ready
  */
 async function look() {
   try {
-    const { status, queue } = await client.health();
+    const health = await client.health();
+    const { status, queue } = health;
     state.className = "state ready";
     const waiting = queue.waiting ? `, ${queue.waiting} waiting` : "";
     state.textContent = queue.running ? `drawing${waiting}` : status;
-    tell("");
-    return true;
+    const models = /** @type {ModelState[]} */ (health.models ?? []);
+    choice?.show(models);
+    // Before there is a choice, the page waits for the model that its address names.
+    const awaited = choice ? undefined : models.find(({ name }) => name === client.model);
+    tell(awaited?.status === "loading" ? `${awaited.name}: ${awaited.reason ?? "is loading"}` : "");
+    return health;
   } catch (error) {
     if (!(error instanceof ServerError)) throw error;
     state.className = `state ${error.status === 0 ? "lost" : "waiting"}`;
     state.textContent = error.status === 0 ? "not reached" : (error.code ?? "not ready");
     tell(error.status === 0 ? "The server does not answer. This page tries again by itself." : error.message);
-    return false;
+    return null;
   }
 }
 
@@ -83,24 +94,42 @@ function askForKey(words) {
 }
 
 /**
- * What the server takes: asked until it is ready and takes the key.
- * @returns {Promise<Capabilities>}
+ * What the server takes, and its models where it has several: asked until it is ready and takes the key.
+ * @returns {Promise<{capabilities: Capabilities, models: ModelState[]}>}
  */
 async function capabilitiesOnceReady() {
   for (;;) {
+    const timer = setInterval(look, 1000);
     try {
       // Side by side: one round trip where the server is ready.
-      const [ready, capabilities] = await Promise.all([look(), client.capabilities()]);
-      if (ready) return capabilities;
+      const [health, capabilities] = await Promise.all([look(), client.capabilities()]);
+      const models = /** @type {ModelState[]} */ (health?.models ?? []);
+      const named = !client.model || models.some(({ name }) => name === client.model);
+      if (health && named) return { capabilities, models };
+      if (!named) client.model = "";
     } catch (error) {
       if (!(error instanceof ServerError)) throw error;
       if (error.status === 401 || error.status === 403) {
+        clearInterval(timer);
         await askForKey(error.message);
         continue;
       }
+      if (error.code === "model_not_found") client.model = "";
+      else if (error.code === "failed") client.model = await anotherThan(client.model);
+    } finally {
+      clearInterval(timer);
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
+}
+
+/**
+ * Name of a model that was loaded, where the wanted one cannot be.
+ * @param {string} wanted
+ */
+async function anotherThan(wanted) {
+  const models = /** @type {ModelState[]} */ ((await look())?.models ?? []);
+  return models.find(({ status }) => status === "ready" || status === "asleep")?.name ?? wanted;
 }
 
 /** @param {Capabilities} capabilities */
@@ -124,21 +153,28 @@ class Playground {
   #running = null;
   /** @type {Job | null} */
   #job = null;
+  /** @type {Drawn | null} */
+  #shown = null;
+  /** Fields of earlier models' forms that the present one may lack. @type {Fields} */
+  #carried = {};
   #form;
   #stage;
   #capabilities;
 
-  /** @param {Capabilities} capabilities */
-  constructor(capabilities) {
+  /**
+   * @param {Capabilities} capabilities
+   * @param {typeof import("./models.js") | null} several  what a server of several models needs beside
+   */
+  constructor(capabilities, several) {
     this.#capabilities = capabilities;
-    byId("model", HTMLElement).textContent = capabilities.model;
-    document.title = `${capabilities.model} · Cache-DiT Serving`;
-    this.#form = new Form(byId("fields", HTMLElement), capabilities);
+    this.several = several;
+    this.#form = this.#newForm();
     this.#stage = new Stage(byId("stage", HTMLElement), live, capabilities, (prompt) => {
       this.#form.setField("prompt", prompt);
       this.draw();
     });
-    this.#form.addEventListener("change", () => this.#showSnippets());
+    if (several) this.#stage.use(capabilities, client.model);
+    this.#showModel();
     const form = byId("form", HTMLFormElement);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -159,13 +195,72 @@ class Playground {
     this.#takeFiles();
     this.#showSnippets();
     this.#showHistory();
-    compareTab(byId("compare", HTMLElement), client, this.#form, capabilities, live, () => this.#wanted());
-    serverTab(byId("server", HTMLElement), client, capabilities);
+    serverTab(byId("server", HTMLElement), client, several?.modelsCard);
+  }
+
+  #newForm() {
+    const form = new Form(byId("fields", HTMLElement), this.#capabilities);
+    form.addEventListener("change", () => this.#showSnippets());
+    return form;
+  }
+
+  /** Name of the chosen model among several, or of the only one. */
+  get #model() {
+    return this.several ? client.model : this.#capabilities.model;
+  }
+
+  #showModel() {
+    byId("model", HTMLElement).textContent = this.#model;
+    document.title = `${this.#model} · Cache-DiT Serving`;
+    const compare = byId("compare", HTMLElement);
+    compareTab(
+      compare,
+      client,
+      () => this.#request(),
+      this.#capabilities,
+      live,
+      () => this.#wanted(),
+    );
+  }
+
+  /**
+   * Make the page that of another model; what it takes of the form's request stays.
+   * @param {string} name
+   * @param {Capabilities} capabilities
+   * @param {typeof import("./models.js").fitting} fitting
+   */
+  async use(name, capabilities, fitting) {
+    const [before, taken] = [this.#form, this.#capabilities.fields];
+    const fields = before.read();
+    if (fields.speed === taken.speed?.default) delete fields.speed;
+    const apart = Object.entries(this.#carried).filter(([field]) => !(field in taken));
+    this.#carried = { ...Object.fromEntries(apart), ...fields };
+    this.#capabilities = capabilities;
+    client.model = name;
+    before.close();
+    this.#form = this.#newForm();
+    this.#form.lastSeed = before.lastSeed;
+    this.#form.write(fitting(this.#carried, capabilities));
+    this.#stage.use(capabilities, name);
+    this.#showModel();
+    // An output that is shown may be edited by this model, or no longer.
+    if (this.#shown && !this.#running) this.#show(this.#shown);
+    const address = new URL(location.href);
+    address.searchParams.set("model", name);
+    history.replaceState(null, "", address);
+    this.#stage.say(`The form is that of ${name}`);
+    await this.#form.takeFiles(before);
+  }
+
+  /** Fields of the form, and the model's name where there are several. */
+  #request() {
+    return this.several ? { model: client.model, ...this.#form.read() } : this.#form.read();
   }
 
   /** Fields of the form, as this page sends them: with the evidence of each step. */
   #fields() {
-    const fields = this.#form.read();
+    /** @type {Fields} */
+    const fields = this.#request();
     if (this.#capabilities.fields.include_stats) fields.include_stats = true;
     return fields;
   }
@@ -221,7 +316,14 @@ class Playground {
     const { result, files } = await client.outcome(ended);
     const small = Object.fromEntries(Object.entries(fields).filter(([name]) => !FILES.includes(name)));
     /** @type {Drawn} */
-    const drawn = { id: ended.id, at: Date.now(), fields: small, result, files, model: this.#capabilities.model };
+    const drawn = {
+      id: ended.id,
+      at: Date.now(),
+      fields: small,
+      result,
+      files,
+      model: String(small.model ?? this.#model),
+    };
     this.#form.lastSeed = result.seeds[0];
     await keep(drawn);
     this.#show(drawn);
@@ -238,14 +340,21 @@ class Playground {
 
   /** @param {Drawn} drawn */
   #show(drawn) {
-    const again = { ...drawn.fields, seed: drawn.result.seeds[0] };
+    this.#shown = drawn;
+    const { model, ...fields } = drawn.fields;
+    const again = { ...fields, seed: drawn.result.seeds[0] };
+    // Its own model draws it again; one that is no longer here leaves that to the chosen one.
+    const chosen = async () => !choice?.has(model) || (await choice.choose(model));
     this.#stage.show(drawn, {
-      onthreshold: (value) => {
+      onthreshold: async (value) => {
+        if (!(await chosen())) return;
         this.#form.write(again);
         this.#form.setField("cache.residual_diff_threshold", value);
         this.draw();
       },
-      onreuse: () => this.#form.write(again),
+      onreuse: async () => {
+        if (await chosen()) this.#form.write(again);
+      },
       onedit: this.#form.takesPictures ? (file) => this.#edit(file, `${again.seed}.png`) : undefined,
     });
   }
@@ -275,7 +384,11 @@ class Playground {
           {},
           h(
             "button",
-            { type: "button", title: words, onclick: () => this.#show(drawn) },
+            {
+              type: "button",
+              title: this.several ? `${drawn.model}: ${words}` : words,
+              onclick: () => this.#show(drawn),
+            },
             thumbnail(drawn.files[0], words),
             h("span", { class: "mark" }, reused),
           ),
@@ -321,11 +434,11 @@ class Playground {
     const { prompt } = this.#capabilities.fields;
     const example = prompt?.examples ? { prompt: prompt.examples[0] } : {};
     return {
-      fields: { ...example, ...this.#form.read() },
+      fields: { ...example, ...this.#request() },
       names: this.#form.names(),
       url: client.url,
       keyed: client.key !== "",
-      model: this.#capabilities.model,
+      model: this.#model,
       kind: kindOf(this.#capabilities),
     };
   }
@@ -396,7 +509,15 @@ byId("key-button", HTMLButtonElement).addEventListener("click", async () => {
   location.reload();
 });
 theme();
-new Playground(await capabilitiesOnceReady());
+const { capabilities, models } = await capabilitiesOnceReady();
+const several = models.length > 1 ? await import("./models.js") : null;
+if (several) client.model ||= models.find((model) => model.default)?.name ?? models[0].name;
+const playground = new Playground(capabilities, several);
+if (several) {
+  choice = new several.ModelChoice(byId("fields", HTMLElement), client, models, (name, taken) =>
+    playground.use(name, taken, several.fitting),
+  );
+}
 tabs();
 // Milliseconds that the page took.
 document.documentElement.dataset.ready = String(Math.round(performance.now()));

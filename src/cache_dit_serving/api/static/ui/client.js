@@ -27,6 +27,8 @@
  *   seconds_left?: number, priority: number, position?: number, starts_in_s?: number, events: string, outputs: string[], result?: Result,
  *   error?: ErrorBody}} Job
  * @typedef {{message: string, type: string, code: string | null, param: string | null}} ErrorBody
+ * @typedef {{name: string, status: "unloaded" | "loading" | "ready" | "asleep" | "failed" | "draining", level?: string,
+ *   reason?: string, weight_bytes: number, resident: string, default: boolean, ready_in_s?: number}} ModelState
  * @typedef {Record<string, any>} Schema  JSON schema of a field, with its default
  * @typedef {{name: string, allowed: boolean, default: boolean, settings: Record<string, any> | null,
  *   num_inference_steps: number, measured: Record<string, any> | null, live: LiveFigures | null,
@@ -73,10 +75,12 @@ export class Client {
    * @param {object} [options]
    * @param {string} [options.url]  base URL of the server; left out: the one that this module came from
    * @param {string} [options.key]  API key, where the server has keys
+   * @param {string} [options.model]  name of the model, where the server has several; left out: its default one
    */
-  constructor({ url = new URL("..", import.meta.url).href, key = "" } = {}) {
+  constructor({ url = new URL("..", import.meta.url).href, key = "", model = "" } = {}) {
     this.url = url.endsWith("/") ? url : `${url}/`;
     this.key = key;
+    this.model = model;
   }
 
   /**
@@ -85,6 +89,15 @@ export class Client {
    */
   at(route) {
     return new URL(route.replace(/^\//, ""), this.url).href;
+  }
+
+  /**
+   * A route about a model, with its name in the query where it has one.
+   * @param {string} route
+   * @param {string} [model]  left out: the client's
+   */
+  of(route, model = this.model) {
+    return model ? `${route}?${new URLSearchParams({ model })}` : route;
   }
 
   /**
@@ -126,9 +139,13 @@ export class Client {
     return response.status === 204 ? null : response.json();
   }
 
-  /** @returns {Promise<Capabilities>} */
-  capabilities() {
-    return this.json("GET", "/capabilities");
+  /**
+   * What requests to a model may hold. A model that was never loaded is loaded first.
+   * @param {{model?: string, signal?: AbortSignal}} [options]  model; left out: the client's
+   * @returns {Promise<Capabilities>}
+   */
+  capabilities({ model, signal } = {}) {
+    return this.json("GET", this.of("/capabilities", model), { signal });
   }
 
   /** @returns {Promise<Record<string, any>>} */
@@ -138,7 +155,7 @@ export class Client {
 
   /** @returns {Promise<Record<string, any>>} */
   modelInfo() {
-    return this.json("GET", "/get_model_info");
+    return this.json("GET", this.of("/get_model_info"));
   }
 
   /**
@@ -178,13 +195,14 @@ export class Client {
   }
 
   /**
-   * Submit a job. The same key is the same job, however often it is sent.
+   * Submit a job. The same key is the same job, however often it is sent. Fields that name no model go to the client's.
    * @param {Fields} fields
    * @param {{idempotencyKey?: string, signal?: AbortSignal}} [options]
    * @returns {Promise<Job>}
    */
   submit(fields, { idempotencyKey = identifier(), signal } = {}) {
-    return this.json("POST", "/jobs", { body: fields, headers: { "Idempotency-Key": idempotencyKey }, signal });
+    const body = this.model ? { model: this.model, ...fields } : fields;
+    return this.json("POST", "/jobs", { body, headers: { "Idempotency-Key": idempotencyKey }, signal });
   }
 
   /**

@@ -7,8 +7,7 @@ import { saveComparison } from "./saved_page.js";
 import { comparison } from "./snippets.js";
 import { shown } from "./stage.js";
 
-/** @import { Capabilities, Client, Result } from "./client.js" */
-/** @import { Form } from "./form.js" */
+/** @import { Capabilities, Client, Fields, Result } from "./client.js" */
 /** @import { Wanted } from "./snippets.js" */
 
 const MOST = 4;
@@ -25,12 +24,12 @@ const FLICKER_MS = 450;
 /**
  * @param {HTMLElement} root
  * @param {Client} client
- * @param {Form} form
+ * @param {() => Fields} read  the form's request
  * @param {Capabilities} capabilities
  * @param {HTMLElement} live
  * @param {() => Wanted} wanted  the form's request, for other clients
  */
-export function compareTab(root, client, form, capabilities, live, wanted) {
+export function compareTab(root, client, read, capabilities, live, wanted) {
   const speeds = capabilities.speeds.filter(({ allowed }) => allowed);
   const boxes = [...speeds.map(({ name }) => name), "as in the form"].map((name) =>
     h(
@@ -80,10 +79,11 @@ export function compareTab(root, client, form, capabilities, live, wanted) {
     if (!error.hidden) return;
     button.disabled = true;
     try {
-      const sides = await draw(client, form, chosen, (text) => fill(words, text));
+      const request = read();
+      const sides = await draw(client, request, chosen, (text) => fill(words, text));
       words.textContent = "";
       live.textContent = "The comparison is drawn";
-      show(place, sides, String(form.read().prompt ?? ""));
+      show(place, sides, String(request.prompt ?? ""));
     } catch (caught) {
       if (!(caught instanceof ServerError)) throw caught;
       error.textContent = caught.param ? `${caught.param}: ${caught.message}` : caught.message;
@@ -114,14 +114,14 @@ function requests({ speed, cache, ...rest }, names) {
 
 /**
  * @param {Client} client
- * @param {Form} form
+ * @param {Fields} request
  * @param {string[]} names
  * @param {(text: string) => void} tell
  * @returns {Promise<Side[]>}
  */
-async function draw(client, form, names, tell) {
+async function draw(client, request, names, tell) {
   const sides = [];
-  for (const [index, { name, fields }] of requests(form.read(), names).entries()) {
+  for (const [index, { name, fields }] of requests(request, names).entries()) {
     const { result, files } = await client.draw(fields, {
       onprogress: ({ step, steps }) => tell(`${name} (${index + 1} of ${names.length}): step ${step} of ${steps}`),
       onposition: ({ position }) => tell(`${name}: place ${position} in the queue`),

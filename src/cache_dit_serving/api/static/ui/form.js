@@ -19,6 +19,8 @@ const APART = new Set([
   ...["num_inference_steps", "num_frames", "include_stats", "output_format", "output_dir", "profile", "sigmas"],
   ...["extra_args", "scheduler", "shift", "webhook_url", "webhook_events", "strength", "fit"],
 ]);
+/** Fields of a request that the form neither shows nor keeps. The page chooses the model. */
+const NOT_OF_THE_FORM = new Set(["cache", "include_stats", "model"]);
 const SAMPLING = ["scheduler", "shift"];
 /** Hints in place of those for programs. */
 const HINTS = /** @type {Record<string, string>} */ ({
@@ -49,6 +51,7 @@ export class Form extends EventTarget {
   #kept = {};
   #root;
   #general;
+  #closed = new AbortController();
 
   /**
    * @param {HTMLElement} root
@@ -61,8 +64,14 @@ export class Form extends EventTarget {
     this.capabilities = capabilities;
     root.replaceChildren(this.#general, ...this.#made());
     this.#showUsualSteps();
-    root.addEventListener("input", () => this.#changed());
-    root.addEventListener("change", () => this.#changed());
+    const { signal } = this.#closed;
+    root.addEventListener("input", () => this.#changed(), { signal });
+    root.addEventListener("change", () => this.#changed(), { signal });
+  }
+
+  /** Leave the place to another form. */
+  close() {
+    this.#closed.abort();
   }
 
   /** Show how many steps a request has that leaves them out: as many as noise levels, or those of its speed. */
@@ -227,7 +236,7 @@ export class Form extends EventTarget {
     const known = new Set(this.#controls.keys());
     // What has no control here is sent on as it came.
     this.#kept = Object.fromEntries(
-      Object.entries(fields).filter(([name]) => !known.has(name) && !["cache", "include_stats"].includes(name)),
+      Object.entries(fields).filter(([name]) => !known.has(name) && !NOT_OF_THE_FORM.has(name)),
     );
     this.#changed();
   }
@@ -267,6 +276,19 @@ export class Form extends EventTarget {
     input.row.closest("details")?.setAttribute("open", "");
     await input.take(new File([blob], name, { type: blob.type }));
     return true;
+  }
+
+  /**
+   * Take the files of another form, as far as this one has their fields.
+   * @param {Form} other
+   */
+  async takeFiles(other) {
+    for (const [name, { file }] of other.#files) {
+      const input = this.#files.get(name);
+      if (!input || !file) continue;
+      input.row.closest("details")?.setAttribute("open", "");
+      await input.take(file);
+    }
   }
 
   get takesPictures() {

@@ -4,7 +4,7 @@ import { copyAs } from "./copy_as.js";
 import { bytes, fill, h, seconds } from "./dom.js";
 import { action } from "./snippets.js";
 
-/** @import { Capabilities, Client, Job, LiveFigures } from "./client.js" */
+/** @import { Capabilities, Client, Job, LiveFigures, ModelState } from "./client.js" */
 
 /**
  * A button that shows an action in the words of other clients.
@@ -17,12 +17,13 @@ const EVERY_MS = 5000;
 /**
  * @param {HTMLElement} root
  * @param {Client} client
- * @param {Capabilities} capabilities
+ * @param {typeof import("./models.js").modelsCard} [modelsCard]  left out: the server has one model
  */
-export function serverTab(root, client, capabilities) {
+export function serverTab(root, client, modelsCard) {
   const said = h("p", { class: "error", role: "alert", hidden: true });
+  const models = h("div", { class: "models", hidden: !modelsCard });
   const place = h("div", { class: "cards" });
-  fill(root, said, place);
+  fill(root, said, models, place);
   /** True if the latest look failed. */
   let lost = false;
 
@@ -49,10 +50,11 @@ export function serverTab(root, client, capabilities) {
 
   async function load() {
     try {
+      if (modelsCard) await loadModels(modelsCard);
       const [model, jobs, loras, log, now] = await Promise.all([
         client.modelInfo(),
         client.jobs({ limit: JOBS }),
-        client.json("GET", "/loras"),
+        client.json("GET", client.of("/loras")),
         warnings(client),
         client.capabilities(),
       ]);
@@ -63,16 +65,16 @@ export function serverTab(root, client, capabilities) {
         h(
           "div",
           { class: "column" },
-          jobsCard(jobs.jobs, capabilities.fields.priority?.maximum ?? 0, { cancel, setPriority, copied }),
+          jobsCard(jobs.jobs, now.fields.priority?.maximum ?? 0, { cancel, setPriority, copied }),
           warningsCard(log),
         ),
         h(
           "div",
           { class: "column" },
-          modelCard(model),
-          memoryCard(model, () => attempt(flush), copied),
-          speedsCard(now, { offer, copied }),
-          lorasCard(loras.loras, change, copied),
+          modelCard(model, client.model),
+          memoryCard(model, () => attempt(flush), copiedOf),
+          speedsCard(now, { offer, copied: copiedOf }),
+          lorasCard(loras.loras, change, copiedOf),
         ),
       );
     } catch (error) {
@@ -81,15 +83,25 @@ export function serverTab(root, client, capabilities) {
     }
   }
 
+  /** First of all, and apart: the rest fails where the chosen model does. @param {NonNullable<typeof modelsCard>} card */
+  async function loadModels(card) {
+    const { models: all } = await client.health();
+    if (all) refill(models, card(/** @type {ModelState[]} */ (all), client.model, { change: changeModel, copied }));
+  }
+
+  const changeModel = (/** @type {"/sleep" | "/wake"} */ route, /** @type {string} */ model) =>
+    attempt(() => client.json("POST", route, { body: { model } }));
   /** @type {Copied} */
   const copied = (name, method, route, body) => copyAs(name, () => action(client, method, route, body));
-  const flush = () => client.json("POST", "/flush_cache", { body: {} });
-  const offer = (/** @type {string} */ speed) => attempt(() => client.json("POST", `/quality/${speed}`));
+  /** The same of a route about the chosen model. @type {Copied} */
+  const copiedOf = (name, method, route, body) => copied(name, method, client.of(route), body);
+  const flush = () => client.json("POST", client.of("/flush_cache"), { body: {} });
+  const offer = (/** @type {string} */ speed) => attempt(() => client.json("POST", client.of(`/quality/${speed}`)));
   const cancel = (/** @type {string} */ id) => attempt(() => client.remove(id));
   const setPriority = (/** @type {string} */ id, /** @type {number} */ priority) =>
     attempt(() => client.setPriority(id, priority));
   const change = (/** @type {"POST" | "DELETE"} */ method, /** @type {string} */ name) =>
-    attempt(() => client.json(method, `/loras/${encodeURIComponent(name)}`));
+    attempt(() => client.json(method, client.of(`/loras/${encodeURIComponent(name)}`)));
   let timer = 0;
   document.addEventListener("chosen", (event) => {
     clearInterval(timer);
@@ -142,12 +154,16 @@ function pairs(rows) {
   return h("dl", { class: "pairs" }, ...rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
-/** @param {Record<string, any>} model */
-function modelCard(model) {
+/**
+ * @param {Record<string, any>} model
+ * @param {string} name  among several; empty: there is one
+ */
+function modelCard(model, name) {
   const versions = Object.entries(model.versions ?? {}).map(([name, version]) => `${name} ${version}`);
   return card(
     "Model",
     pairs([
+      ...(name ? [/** @type {[string, string]} */ (["name", name])] : []),
       ["model", model.model],
       ["pipeline", model.pipeline_class],
       ["tasks", model.tasks.join(", ")],

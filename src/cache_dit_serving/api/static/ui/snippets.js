@@ -129,8 +129,9 @@ export function openai(wanted) {
   const names = files.map(([field]) => field);
   if (wanted.kind === "audio" || names.some((field) => !["image_urls", "mask_url"].includes(field))) return null;
   if (wanted.kind === "video" && names.length) return null;
-  const { prompt, width, height, num_images, image_format, image_quality, ...further } = plain;
-  const given = [`model=${literal(wanted.model)}`, `prompt=${literal(prompt ?? "")}`];
+  if ("class_label" in plain) return null;
+  const { model = wanted.model, prompt, width, height, num_images, image_format, image_quality, ...further } = plain;
+  const given = [`model=${literal(model)}`, `prompt=${literal(prompt ?? "")}`];
   if (width && height) given.push(`size=${literal(`${width}x${height}`)}`);
   const images = wanted.kind === "image";
   if (images && num_images) given.push(`n=${num_images}`);

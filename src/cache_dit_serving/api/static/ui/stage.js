@@ -36,6 +36,11 @@ export class Stage {
   #live;
   /** @type {Capabilities} */
   #capabilities;
+  #ontry;
+  /** Name of the model among several; empty: there is one. */
+  #model = "";
+  /** True until something was drawn or shown. */
+  #untouched = true;
 
   /**
    * @param {HTMLElement} root
@@ -47,15 +52,26 @@ export class Stage {
     this.#root = root;
     this.#live = live;
     this.#capabilities = capabilities;
-    this.#root.replaceChildren(this.#empty(ontry));
+    this.#ontry = ontry;
+    this.#root.replaceChildren(this.#empty());
   }
 
-  /** @param {(prompt: string) => void} ontry */
-  #empty(ontry) {
+  /**
+   * Take outputs of another model from now on. The one that is shown stays.
+   * @param {Capabilities} capabilities
+   * @param {string} model  its name
+   */
+  use(capabilities, model) {
+    this.#capabilities = capabilities;
+    this.#model = model;
+    if (this.#untouched) this.#root.replaceChildren(this.#empty());
+  }
+
+  #empty() {
     const { model, tasks, fields } = this.#capabilities;
     const can = tasks.map((task) => TASKS[task] ?? task.replaceAll("-", " ")).join(", ");
     const idea = (/** @type {string} */ prompt) =>
-      h("button", { type: "button", class: "quiet", onclick: () => ontry(prompt) }, prompt);
+      h("button", { type: "button", class: "quiet", onclick: () => this.#ontry(prompt) }, prompt);
     return h(
       "div",
       { class: "empty" },
@@ -66,7 +82,7 @@ export class Stage {
         {},
         "Describe what to draw. Beside it you will see which steps were computed, and which the cache reused.",
       ),
-      h("p", { class: "hint" }, h("code", {}, model), `: ${can}`),
+      h("p", { class: "hint" }, h("code", {}, this.#model || model), `: ${can}`),
       fields.prompt && h("div", { class: "actions", role: "group", "aria-label": "Ideas" }, ...IDEAS.map(idea)),
     );
   }
@@ -82,6 +98,7 @@ export class Stage {
    * @param {() => void} cancel
    */
   begin(fields, cancel) {
+    this.#untouched = false;
     const image = h("img", { class: "forming", alt: "The output as it forms", hidden: true });
     const status = h("p", { class: "status" }, "Sending");
     const meter = h("progress", { max: 1, value: 0, "aria-label": "Steps" });
@@ -143,6 +160,7 @@ export class Stage {
    */
   show(drawn, { onthreshold, onreuse, onedit }) {
     const { result, files, fields } = drawn;
+    this.#untouched = false;
     const words = String(fields.prompt ?? fields.class_label ?? "the output");
     let chosen = 0;
     const frame = h("div", { class: "frame" });
@@ -182,13 +200,13 @@ export class Stage {
         "p",
         { class: "caption" },
         h("span", { class: "prompt", title: words }, words),
-        h("span", { class: "seed" }, `seed ${result.seeds.join(", ")}`),
+        h("span", { class: "seed" }, [fields.model, `seed ${result.seeds.join(", ")}`].filter(Boolean).join(" · ")),
       ),
       h(
         "div",
         { class: "actions" },
         button("Save", save),
-        button("Reuse settings", onreuse),
+        button(fields.model ? `Reuse settings with ${fields.model}` : "Reuse settings", onreuse),
         onedit && files[0]?.type.startsWith("image/") && button("Edit this picture", () => onedit(files[chosen])),
       ),
     );
@@ -209,10 +227,12 @@ export class Stage {
    * @param {Evidence} cache
    * @param {Drawn} drawn
    */
-  #saved(cache, { result }) {
+  #saved(cache, { result, fields }) {
     const computed = cache.steps - cache.cached_steps;
     if (!cache.cached_steps || !computed || !result.timings.denoise) return undefined;
-    const measured = this.#capabilities.speeds.find(({ name }) => name === cache.speed)?.measured?.speedup;
+    // Of another model the speeds' figures are not at hand.
+    const speeds = (fields.model ?? "") === this.#model ? this.#capabilities.speeds : [];
+    const measured = speeds.find(({ name }) => name === cache.speed)?.measured?.speedup;
     return measured ? result.time_cost * (measured - 1) : (result.timings.denoise / computed) * cache.cached_steps;
   }
 }
