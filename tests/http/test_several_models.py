@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +16,7 @@ import diffusers
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
@@ -101,6 +105,7 @@ def drawn(server: Server, fields: dict[str, Any]) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     told = answer.json()
     made = "video" if fields["model"] == "wan" else "images"
+    assert told["model"] == answer.headers["X-Model"] == fields["model"]
     return {key: told[key] for key in (made, "seeds", "cache")}
 
 
@@ -122,6 +127,15 @@ def test_a_shuffled_table_of_requests_is_drawn_as_by_a_server_of_each_model_alon
     assert behind.states()["flux"] == "ready", "it is always resident"
     assert sorted(behind.states().values()) == ["disk", "ready", "ready"]
     assert metric(behind.server, "cache_dit_serving_switches_total") >= 3
+
+
+def test_a_file_names_its_model_so_that_its_request_draws_it_again(behind: Behind) -> None:
+    content = base64.b64decode(behind.server.generate(model="style", seed=3).json()["images"][0])
+    with Image.open(io.BytesIO(content)) as picture:
+        request = json.loads(picture.info["parameters"])
+    assert request["model"] == "style"
+    again = behind.server.session.post(f"{behind.server.url}/generate", json=request).json()
+    assert base64.b64decode(again["images"][0]) == content
 
 
 def test_a_request_that_waited_for_its_model_has_the_seconds_and_others_do_not(behind: Behind) -> None:

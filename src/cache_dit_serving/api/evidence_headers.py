@@ -19,13 +19,15 @@ def cache_headers(cache: CacheReport) -> dict[str, str]:
 
 
 def evidence_headers(answer: GenerateResponse) -> dict[str, str]:
-    """Return seeds, times (`Server-Timing`, milliseconds), cache summary, scheduler and warnings of an answer."""
+    """Return seeds, times (`Server-Timing`, milliseconds), cache, model, scheduler and warnings of an answer."""
     times = answer.timings.model_dump(exclude={"prompt_hits"}, exclude_none=True)
     headers = {
         "X-Seed": ",".join(map(str, answer.seeds)),
         "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in times.items()),
         **cache_headers(answer.cache),
     }
+    if answer.model is not None:
+        headers["X-Model"] = answer.model
     if answer.scheduler is not None:
         headers["X-Scheduler"] = answer.scheduler
     if answer.weights_version is not None:

@@ -42,6 +42,7 @@ def answer_of(prepared: Prepared, outputs: Sequence[OutputFile], delivered: list
             prompt_hits=sum(record.prompt_hits for record in records),
         ),
         request_id=generation.id,
+        model=generation.model.name or None,
         cache=merge_reports([record.cache for record in records]),
         scheduler=sampler.name if sampler else None,
         shift=sampler.shift if sampler else None,

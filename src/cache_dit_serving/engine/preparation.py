@@ -136,6 +136,8 @@ class Preparation:
     ) -> Prepared:
         planned = await self._fitted(intake, planned)
         planned = replace(planned, output=_as_configured(planned.output, self._settings.outputs, self._sign))
+        if name := self._worker.model.name:
+            planned = replace(planned, recorded={**planned.recorded, "model": name})
         warnings = tuple(map(intake.sent_as.warning, planned.warnings))
         planned = replace(planned, warnings=warnings)
         if shadow is not None:

@@ -133,6 +133,7 @@ class GenerateResponse(Answer):
     inference_end_time: str = Field(description="ISO 8601, UTC, ms.")
     timings: Timings
     request_id: str
+    model: str | None = Field(None, description="Name of the model that drew; absent on a server of one.")
     cache: CacheReport
     scheduler: str | None = Field(
         None, description="Name of the scheduler that drew; absent if the model has none. GET /capabilities lists them."

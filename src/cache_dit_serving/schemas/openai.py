@@ -163,6 +163,7 @@ class Evidence(Answer):
     request_id: str
     seeds: list[int]
     timings: Timings
+    model: str | None = Field(None, description="Name of the model that drew; absent on a server of one.")
     cache: CacheReport
     scheduler: str | None = Field(None, description="Name of the scheduler that drew; absent if the model has none.")
     shift: float | None = Field(None, description="Shift of the request; absent if the scheduler drew with its own.")
@@ -178,6 +179,7 @@ class Evidence(Answer):
             request_id=response.request_id,
             seeds=response.seeds,
             timings=response.timings,
+            model=response.model,
             cache=response.cache,
             scheduler=response.scheduler,
             shift=response.shift,
