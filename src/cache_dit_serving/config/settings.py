@@ -555,7 +555,8 @@ class ServerSettings(Section):
         None,
         ge=0,
         description="With several models: seconds for which requests for a model in memory may overtake one whose "
-        "model must be loaded first; 0: none overtakes it. Left out: twice as long as that load is known to take.",
+        "model must be loaded first; 0: none overtakes it. Left out: twice as long as that load is known to take, or "
+        "as long as all that wait take to draw, if that is longer.",
     )
     model_names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
         (),

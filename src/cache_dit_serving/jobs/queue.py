@@ -74,11 +74,19 @@ class Queue:
 
     def turns(self) -> Sequence[Turn]:
         """Return all, the next one first, with the seconds until the model of each can draw."""
+        return list(self._turns())
+
+    def _turns(self) -> Iterator[Turn]:
+        fair = self._in_fair_order()
+        if self._placement is None:
+            return (Turn(generation, 0.0) for generation in fair)
+        return arranged(fair, lambda each: self._waiting[each].seconds, self._placement(), self._patience)
+
+    def _in_fair_order(self) -> Sequence[Generation]:
+        """Return all, in the order without regard to their models."""
         if self._fair is None:
             self._fair = list(self._in_order())
-        if self._placement is None:
-            return [Turn(generation, 0.0) for generation in self._fair]
-        return arranged(self._fair, lambda each: self._waiting[each].seconds, self._placement(), self._patience)
+        return self._fair
 
     @property
     def unordered(self) -> list[Generation]:
@@ -125,10 +133,9 @@ class Queue:
 
     def next(self) -> Generation:
         """Take the next one out, to be run. Its caller had the pipeline for the switch to its model too."""
-        generation, switch_s = self.turns()[0]
-        assert self._fair is not None
-        if generation is not self._fair[0]:
-            self._patience.overtaken(self._fair[0])
+        generation, switch_s = next(self._turns())
+        if generation is not (first := self._in_fair_order()[0]):
+            self._patience.overtaken(first)
         self._patience.forget(generation)
         self._running = generation.caller
         self._had[generation.caller] += self._waiting.pop(generation).seconds + switch_s
