@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
@@ -56,6 +57,20 @@ def test_a_server_tells_of_a_point_what_it_reused_and_refuses_what_does_not_fit(
     with pytest.raises(CannotDraw, match="12 blocks"):
         drawer.draw(case, Point(STEPS, CacheSettings(Fn_compute_blocks=99)))
     drawer.close()
+
+
+def test_a_search_is_that_of_the_model_that_it_names(several: Server) -> None:
+    sent: list[httpx.Request] = []
+    client = httpx.Client(base_url=several.url, timeout=120, event_hooks={"request": [sent.append]})
+    drawer, other = ByHttp(several.url, FIELDS, model="quick", client=client), ByHttp(several.url, FIELDS)
+    drawer.draw(Case(own_prompts()[0], 0), Point(STEPS, None))
+    assert [request.url.query for request in sent[:2]] == [b"model=quick"] * 2
+    assert json.loads(sent[2].content)["model"] == "quick"
+    assert drawer.subject.conditions != other.subject.conditions
+    drawer.close()
+    other.close()
+    with pytest.raises(ConfigError, match=r"^--model: the model 'big' is not served here; there is apples"):
+        ByHttp(several.url, FIELDS, model="big")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "no address", "http://[::1"])

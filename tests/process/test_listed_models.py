@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cache_dit_serving import preflight
-from cache_dit_serving.cli import generate, generate_flags, show_config
+from cache_dit_serving.cli import generate, generate_flags, show_config, tune, verify
 from cache_dit_serving.cli.flags import parser
 from cache_dit_serving.cli.serve import environment_of
 from cache_dit_serving.config.reading import resolve
@@ -109,6 +109,32 @@ def test_a_command_without_a_server_draws_with_the_default_model(
     assert settings.model.lora_folder == file.parent / "styles"
     assert settings.models == ()
     assert (settings.speeds.warm_up, settings.server.warm_up) == (False, False)
+
+
+@pytest.mark.parametrize("command", [generate_flags, tune, verify])
+@pytest.mark.parametrize("name", ["small", "tiny"])
+def test_a_command_draws_with_the_model_that_it_names(
+    command: Any, name: str, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    settings = generate.settings_of(command.parser().parse_args(["--config", str(file), "--model", name]))
+    assert capsys.readouterr().err == "model small, of the list: small, own\n"
+    assert settings.model.lora_folder is None
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ("list.yaml", "--model big: the configuration lists no such model; there is small, tiny, own"),
+        ("embedded", "--model big: the configuration has one model and no list; leave it out"),
+    ],
+)
+def test_a_command_refuses_a_model_that_is_not_there(
+    file: Path, config: str, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    with pytest.raises(ConfigError, match=re.escape(refused)):
+        generate.settings_of(generate_flags.parser().parse_args(["--config", config, "--model", "big"]))
 
 
 BROKEN = [

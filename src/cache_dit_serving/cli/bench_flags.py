@@ -37,6 +37,7 @@ Measure a running server under load: throughput, latency with confidence interva
     cache-dit-serving bench --rate 0.5,1,2 --duration 120 --requests 500 -o before.json
     cache-dit-serving bench --speed lossless,balanced --size 512x512,1024x1024 --steps 28
     cache-dit-serving bench http://localhost:8000 --door openai --model flux
+    cache-dit-serving bench --model kontext                            # one of several models of a server
     cache-dit-serving bench --compare before.json after.json           # which differences are real
   A mix (--mix FILE) is YAML:
     mix:
@@ -68,7 +69,7 @@ def parser() -> CommandLine:
     sent.add_argument(
         "--seed", default="0", help="seed of the first request, of the mix and of the arrivals, or `none`"
     )
-    sent.add_argument("--model", help="`model` of OpenAI's route")
+    sent.add_argument("--model", metavar="NAME", help="model of each request, where the server has several")
     sent.add_argument("--accept", default="image/png", help="media type of the door `file` (image/png)")
     server = line.add_argument_group("server")
     server.add_argument("--api-key", metavar="KEY", help=f"API key; better in {KEY_VARIABLE}, which no list shows")
@@ -91,8 +92,8 @@ def plan_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ)
         ConfigError: a flag's value is invalid, or contradicts another.
     """
     url = checked_url(parsed.url or DEFAULT_URL, remote=parsed.yes_remote)
-    if parsed.model and parsed.door != "openai":
-        raise ConfigError("--model: goes with --door openai alone")
+    if parsed.model and parsed.door == "old":
+        raise ConfigError("--model: cache_dit.serve has one model; leave it out with --door old")
     seed = None if parsed.seed == "none" else _seed(parsed.seed)
     source = Source(read_prompts(parsed.prompts), mix := _mix(parsed), seed)
     door = door_of(parsed.door, accept=parsed.accept, model=parsed.model)
@@ -104,6 +105,7 @@ def plan_of(parsed: argparse.Namespace, environ: Mapping[str, str] = os.environ)
         door=door,
         source=source,
         loads=_loads(parsed),
+        model=parsed.model,
         bounds=Bounds(parsed.requests, parsed.duration, parsed.max_in_flight),
         warm_up=parsed.warm_up,
         timeout_s=parsed.timeout,

@@ -28,6 +28,7 @@ from cache_dit_serving.config.reading import Resolved, load_settings, resolve
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.config.variables import OVERRIDE_PREFIX
 from cache_dit_serving.errors import ConfigError, InvalidRequest, NotReady, ServingError
+from cache_dit_serving.findings import cut
 from cache_dit_serving.media.kinds import FORMATS_OF_FIELD
 from cache_dit_serving.schemas.request import GenerateRequest
 from cache_dit_serving.supervisor import fail, safety_or_exit
@@ -87,22 +88,42 @@ def main(arguments: Sequence[str]) -> int:
 def settings_of(parsed: argparse.Namespace) -> Settings:
     """Return the settings that the flags of a command without a server describe.
 
-    Of a list of models they are those of the default one, which standard error names.
+    Of a list of models they are those of the one that `--model` names, or else of the default one. Standard error
+    names it.
 
     Raises:
-        ConfigError: as :func:`environment_of`.
+        ConfigError: as :func:`environment_of`; there is no model of the name, or there is no list.
     """
     environ = environment_of(parsed, or_embedded(parsed, os.environ))
     if (resolved := resolve(environ)).settings.models:
-        return _of_default(resolved)
+        return _of_list(resolved, parsed.model)
+    if parsed.model is not None:
+        raise ConfigError(
+            f"--model {parsed.model}: the configuration has one model and no list; leave it out "
+            "(--model-path and --config say what to load)"
+        )
     for key in ("SPEEDS__WARM_UP", "SERVER__WARM_UP"):  # useful only for many requests
         environ.setdefault(f"{OVERRIDE_PREFIX}{key}", "false")
     return load_settings(environ)
 
 
-def _of_default(resolved: Resolved) -> Settings:
-    model, names = resolved.models[0], ", ".join(entry.name for entry in resolved.settings.models)
-    print(f"model {model.name}, the default of the list: {names}", file=sys.stderr)
+def _of_list(resolved: Resolved, name: str | None) -> Settings:
+    """Return the settings of a model of the list; None: of the default one.
+
+    Raises:
+        ConfigError: there is no model of this name.
+    """
+    entries = resolved.settings.models
+    if name is None:
+        model = resolved.models[0]
+    else:
+        found = [each for each in resolved.models if name in (each.name, *each.aliases)]
+        if not found:
+            there = ", ".join(known for entry in entries for known in (entry.name, *entry.aliases))
+            raise ConfigError(f"--model {cut(name)}: the configuration lists no such model; there is {there}")
+        [model] = found
+    by = "the default of the list" if name is None else "of the list"
+    print(f"model {model.name}, {by}: {', '.join(entry.name for entry in entries)}", file=sys.stderr)
     settings = model.settings
     # No variable can set a section of a model beside the list.
     unwarmed = {name: getattr(settings, name).model_copy(update={"warm_up": False}) for name in ("speeds", "server")}

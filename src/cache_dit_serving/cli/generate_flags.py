@@ -33,6 +33,7 @@ Draw into files, without a server. The settings are those of `cache-dit-serving 
     cache-dit-serving generate "a red apple" -o apples.webp --num-images 4 --speed fast
     cache-dit-serving generate "a green apple" --image apple.png --strength 0.6
     cache-dit-serving generate "a robot" --config qwen-image --compile -o robot.png
+    cache-dit-serving generate "a robot" --config models.yaml --model kontext   one of several models
 """
 MODEL_GROUPS = (Heading.MODEL, Heading.CACHE, Heading.PARALLELISM, Heading.QUANTISATION, Heading.LORA, Heading.MEMORY)
 """Groups of `serve`'s flags that concern the model."""
@@ -44,10 +45,14 @@ FILE_FLAGS = {
     "last_image_url": ("--last-image", "last picture of a video"),
 }
 """Fields that hold files, with their flag and its help. The flag takes a file's path."""
-OURS = {"prompt", "output_format", "output_dir", "profile", "cache", "priority"}
+OURS = {"prompt", "model", "output_format", "output_dir", "profile", "cache", "priority"}
 """Fields without a flag: another flag or argument sets the same, or the field has no meaning without a server."""
 FORMATS = {"jpg": "jpeg"} | {name: name for kind in KINDS.values() for name in kind.formats}
 """Format by a file's suffix."""
+MODEL_HELP = (
+    "which model, by its name or an alias, where the configuration lists several under `models` "
+    "(default: the default one of the list, which standard error names)"
+)
 ASKED = "asked_"
 """Prefix of a field's attribute in the parsed flags, because flags of `serve` have the same names."""
 
@@ -173,6 +178,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         if group in MODEL_GROUPS:
             title, description = group.value
             section = parser.add_argument_group(title.lower(), description or None)
+            if group is Heading.MODEL:
+                section.add_argument("--model", metavar="NAME", help=MODEL_HELP)
             for each in flags:
                 each.add_to(section)
     parser.set_defaults(**{flag.dest: None for flag in FLAGS if flag.group not in MODEL_GROUPS})

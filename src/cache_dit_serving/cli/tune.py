@@ -44,6 +44,7 @@ Ctrl-C ends the search and writes the report of what there is. The same command 
     cache-dit-serving tune --config qwen-image --prompts prompts.txt --trials 100 \\
         --floor ssim=.9 --floor high:flip=.03 --field width=768 --field height=768 -o qwen-768
     cache-dit-serving tune --url http://gpu-1:3000 --prompts prompts.txt a server that runs, by its public API
+    cache-dit-serving tune --config models.yaml --model kontext          one of several models; with --url too
 
 Exit status: 0 if all three speeds hold on unseen prompts, 1 if not, 2 for a mistake, 130 after Ctrl-C.
 """
@@ -124,7 +125,7 @@ def _drawer(
     if settings is None:
         from cache_dit_serving.measure.search.by_http import ByHttp
 
-        return ByHttp(parsed.url, fields, key=os.environ.get(KEY_VARIABLE))
+        return ByHttp(parsed.url, fields, key=os.environ.get(KEY_VARIABLE), model=parsed.model)
     from cache_dit_serving.measure.search.in_process import InProcess
 
     logging.getLogger("cache_dit_serving").setLevel(logging.WARNING)

@@ -33,6 +33,7 @@ at each speed; a floor is the likeness that nine in ten of a speed's outputs mus
     cache-dit-serving verify my-flux.yaml --prompts prompts.txt --floor ssim=.95 --floor fast:ssim=.9
     cache-dit-serving verify flux --prompts prompts.txt --seeds 1 --speeds balanced,fast --floor flip=.05 \\
         --field width=768 --field height=768 --json verify.json --junit verify.xml
+    cache-dit-serving verify models.yaml --model kontext --prompts prompts.txt   one of several models
 
 Without --floor, a speed is held to `speeds.floors` of the configuration, or else to its measured figures there.
 

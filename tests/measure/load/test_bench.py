@@ -145,6 +145,15 @@ def test_several_images_of_openais_route_count_each() -> None:
     assert (server.bodies[0]["n"], server.bodies[0]["model"]) == (2, "flux")
 
 
+@pytest.mark.parametrize("door", ["generate", "file", "jobs", "openai"])
+def test_each_request_names_the_model_unless_its_body_does(door: str) -> None:
+    with paced() as server:
+        run(server, "--door", door, "--model", "kontext", "--requests", "1")
+        run(server, "--door", door, "--model", "kontext", "--field", "model=own", "--requests", "1")
+        run(server, "--door", door, "--requests", "1")
+    assert {body.get("model") for body in server.bodies} == {"kontext", "own", None}
+
+
 def test_an_answer_without_an_output_is_no_success() -> None:
     with paced(failures={0: JSONResponse({"images": []}), 1: Response("no JSON")}) as server:
         (point,) = run(server, "--requests", "3").points
@@ -268,7 +277,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
         (["--mix", "missing.yaml", "--steps", "8"], "--mix: excludes"),
         (["--prompts", "missing.txt"], "--prompts: missing.txt cannot be read"),
         (["--seed", "-1"], "--seed"),
-        (["--model", "flux"], "--model: goes with"),
+        (["--door", "old", "--model", "flux"], "--model: cache_dit.serve has one model"),
         (["--door", "old", "--speed", "fast"], "speed: cache_dit.serve has no such field"),
         (["--door", "openai", "--field", "width=9"], "width, height"),
         (["--door", "file", "--field", "num_images=2"], "num_images"),

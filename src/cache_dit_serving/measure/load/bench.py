@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 
@@ -42,6 +43,8 @@ class Plan:
     seed: int = 0
     """Seed of the arrivals."""
     settings: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    """Name of the model of each request, for the server's description; None: the server's default one."""
 
 
 async def measure(plan: Plan, progress: Progress, stop: asyncio.Event) -> BenchResult:
@@ -54,7 +57,7 @@ async def measure(plan: Plan, progress: Progress, stop: asyncio.Event) -> BenchR
     most = max([plan.bounds.in_flight, *(load.users for load in plan.loads if isinstance(load, Closed))])
     points: list[PointResult] = []
     async with Client(plan.url, key=plan.key, in_flight=most, timeout_s=plan.timeout_s) as client:
-        server = await server_info(client)
+        server = await server_info(client, plan.model)
         if plan.warm_up:
             bounds = Bounds(plan.warm_up, plan.timeout_s, 1)
             await _run(Point(Closed(1), bounds, _sender(plan, client, 0)), progress, stop, "warm-up")
@@ -80,14 +83,19 @@ async def measure(plan: Plan, progress: Progress, stop: asyncio.Event) -> BenchR
     )
 
 
-async def server_info(client: Client) -> dict[str, Any]:
-    """Return the server's own description; empty if it has no such route.
+async def server_info(client: Client, model: str | None = None) -> dict[str, Any]:
+    """Return the server's own description of a model; empty if it has no such route.
+
+    Args:
+        model: its name; None: the default one.
 
     Raises:
         Failed: it cannot be reached, wants another key, or is not ready.
     """
     try:
-        answer = await client.ask("GET", "/get_model_info")
+        answer = await client.ask(
+            "GET", f"/get_model_info?model={quote(model, safe='')}" if model else "/get_model_info"
+        )
         return answer.json() if len(answer.content) <= MAX_INFO_BYTES else {}
     except Failed as failure:
         if failure.kind[:3] in ("404", "405", "inv"):  # a server of another kind

@@ -59,29 +59,37 @@ class Door(Protocol):
 class Generate:
     """`POST /generate` of this server, answered as JSON."""
 
+    def __init__(self, model: str | None = None) -> None:
+        """
+        Args:
+            model: name of one of the server's models; None: not sent.
+        """
+        self._model = model
+
     def check(self, body: Mapping[str, Any]) -> None:
         """Take every field: the server checks them."""
 
     async def draw(self, client: Client, body: Mapping[str, Any]) -> Reading:
-        return reading_of(await client.ask("POST", "/generate", dict(body)))
+        return reading_of(await client.ask("POST", "/generate", of_model(self._model, body)))
 
 
 class File:
     """`POST /generate` of this server, answered with the file itself."""
 
-    def __init__(self, accept: str) -> None:
+    def __init__(self, accept: str, model: str | None = None) -> None:
         """
         Args:
             accept: media type of the file, such as `image/png`.
+            model: name of one of the server's models; None: not sent.
         """
-        self._accept = accept
+        self._accept, self._model = accept, model
 
     def check(self, body: Mapping[str, Any]) -> None:
         if body.get("num_images", 1) != 1:
             raise ConfigError("num_images: the door `file` answers with one file; use --door generate")
 
     async def draw(self, client: Client, body: Mapping[str, Any]) -> Reading:
-        answer = await client.ask("POST", "/generate", dict(body), accept=self._accept)
+        answer = await client.ask("POST", "/generate", of_model(self._model, body), accept=self._accept)
         kind = answer.headers.get("Content-Type", "")
         if not answer.content or kind.partition("/")[0] not in ("image", "video", "audio"):
             raise Failed("invalid answer", "the answer is no file")
@@ -93,12 +101,19 @@ class File:
 class Jobs:
     """`POST /jobs` of this server: submit, look until the job has ended, fetch its files, delete it."""
 
+    def __init__(self, model: str | None = None) -> None:
+        """
+        Args:
+            model: name of one of the server's models; None: not sent.
+        """
+        self._model = model
+
     def check(self, body: Mapping[str, Any]) -> None:
         """Take every field: the server checks them."""
 
     async def draw(self, client: Client, body: Mapping[str, Any]) -> Reading:
         begun = now()
-        job = (await client.ask("POST", "/jobs", dict(body))).json()
+        job = (await client.ask("POST", "/jobs", of_model(self._model, body))).json()
         route = f"/jobs/{quote(str(job.get('id')), safe='')}"
         try:
             while job.get("state") in ("queued", "running"):
@@ -139,9 +154,7 @@ class OpenAiImages:
             sent["size"] = f"{body['width']}x{body['height']}"
         if "num_images" in body:
             sent["n"] = body["num_images"]
-        if self._model:
-            sent["model"] = self._model
-        answer = await client.ask("POST", "/v1/images/generations", sent)
+        answer = await client.ask("POST", "/v1/images/generations", of_model(self._model, sent))
         value = answer.json()
         data = value.get("data")
         listed = data if isinstance(data, list) else []
@@ -171,15 +184,20 @@ DOORS = ("generate", "file", "jobs", "openai", "old")
 
 
 def door_of(name: str, *, accept: str, model: str | None) -> Door:
-    """Return a door by its name. `accept` is for `file`, `model` for `openai`."""
+    """Return a door by its name. `accept` is for `file`, `model` for all but `old`."""
     doors: dict[str, Door] = {
-        "generate": Generate(),
-        "file": File(accept),
-        "jobs": Jobs(),
+        "generate": Generate(model),
+        "file": File(accept, model),
+        "jobs": Jobs(model),
         "openai": OpenAiImages(model),
         "old": OldServer(),
     }
     return doors[name]
+
+
+def of_model(model: str | None, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body with the name of a model, unless it names one itself or there is none to name."""
+    return {"model": model, **body} if model else dict(body)
 
 
 def reading_of(answer: Answer) -> Reading:

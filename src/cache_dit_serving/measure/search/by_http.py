@@ -30,27 +30,36 @@ class ByHttp:
     """
 
     def __init__(
-        self, url: str, fields: Mapping[str, Any], *, key: str | None = None, client: httpx.Client | None = None
+        self,
+        url: str,
+        fields: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        model: str | None = None,
+        client: httpx.Client | None = None,
     ) -> None:
         """
         Args:
             fields: fields of every request beside the prompt and the seed.
             key: API key of the server.
+            model: name of one of its models; None: its default one.
             client: client for `url`; None: one of its own.
 
         Raises:
-            ConfigError: the address is no server of this kind, or its model does not make images.
+            ConfigError: the address is no server of this kind, it has no such model, or that makes no images.
         """
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             self._client = client or httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
-            capabilities = self._json(self._client.get("/capabilities"))
-            model = self._json(self._client.get("/get_model_info"))
+            named = {"model": model} if model else {}
+            capabilities = self._json(self._client.get("/capabilities", params=named))
+            info = self._json(self._client.get("/get_model_info", params=named))
         except (httpx.HTTPError, httpx.InvalidURL, ServingError) as error:
             reason = error.message if isinstance(error, ServingError) else type(error).__name__
             raise ConfigError(f"--url {url}: the server does not answer as one of this kind ({reason})") from error
-        self._fields = {name: value for name, value in fields.items() if name != "num_inference_steps"}
-        self._subject = _subject(capabilities, model, fields)
+        self._fields = named | {name: value for name, value in fields.items() if name != "num_inference_steps"}
+        # The name is a condition: a search of another model of the server does not go on with its folder.
+        self._subject = _subject(capabilities, info, named | dict(fields))
 
     @property
     def subject(self) -> Subject:
@@ -87,6 +96,7 @@ class ByHttp:
 
         Raises:
             CannotDraw: the server refuses the request's values.
+            ConfigError: it has no model of this name.
             ServingError: it failed.
         """
         try:
@@ -95,7 +105,10 @@ class ByHttp:
             raise ServingError(f"the server answered {response.status_code} without JSON") from None
         if response.is_success:
             return body
-        message = body.get("error", {}).get("message", "")
+        error = body.get("error", {})
+        message = error.get("message", "")
+        if error.get("code") == "model_not_found":
+            raise ConfigError(f"--model: {message}")
         if response.status_code == httpx.codes.BAD_REQUEST:
             raise CannotDraw(message)
         raise ServingError(f"the server answered {response.status_code}: {message}")
