@@ -63,7 +63,7 @@ class PipelineThread:
             safety: the operator's check of prompts and outputs; None: there is none.
             bounds: bytes of weights that may be held at once; None: shares of the memory that there is.
             switch_after_s: seconds for which generations of models in memory may go before one of another model; None:
-                twice as long as its model takes to come there.
+                twice as long as its model takes to come there, or as long as all that wait take if that is longer.
         """
         self.safety: Final = safety or Safety(SafetySettings())
         # One lock for the models' states and the queue: a generation is admitted by the one to the other.
