@@ -319,10 +319,11 @@ def main() -> None:
         f"queue was overtaken {sum(of.too_long for of in all_runs)} times though its patience was over."
     )
     rows = []
-    for level in ("disk", "host"):
+    levels: tuple[SleepLevel, ...] = ("disk", "host")
+    for level in levels:
         with patch.object(sleeping, "why_not_in_host_memory", lambda device: None):  # the CPU stands in for a GPU
             for name in ("0: first come", "left out"):
-                run = measured(cast(SleepLevel, level), POLICIES[name])
+                run = measured(level, POLICIES[name])
                 figures = f"{statistics.mean(run.waits):.2f} | {max(run.waits):.1f} | {run.switches}"
                 rows.append(f"| {level} | {name} | {figures} | {run.seconds:.1f} |")
                 print(rows[-1], flush=True)

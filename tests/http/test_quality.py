@@ -12,7 +12,7 @@ from PIL import Image
 
 from cache_dit_serving.measure.distances.outputs import distance
 from cache_dit_serving.media.values import ImageOutput
-from tests.support.answers import pixels
+from tests.support.answers import metric, pixels
 from tests.support.images import apple, data_uri, file_of
 from tests.support.jobs import ended, submitted
 from tests.support.server import Server, free_port, options, ready, serving
@@ -112,7 +112,7 @@ def lowered_and_offered_again(judged: Server) -> None:
     assert codes(job["result"]) == ["speed_lowered"]
     own = draw(judged, seed=0, cache={"residual_diff_threshold": 0.3})
     assert codes(own) == []
-    assert 'cache_dit_serving_speed_lowered{speed="fast"} 1.0' in judged.get("/metrics").text
+    assert metric(judged, "cache_dit_serving_speed_lowered", speed="fast") == 1
     assert "live traffic misses the floor of speed fast (ssim)" in judged.log()
 
     # It comes back by the operator's word, with the pictures of before.

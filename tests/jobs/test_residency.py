@@ -95,12 +95,12 @@ def one_running_one_waiting(worker: PipelineWorker) -> tuple[Generation, Generat
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_next_request_wakes_the_model_and_draws_the_same(reloading: PipelineWorker, level: SleepLevel) -> None:
-    worker, wakes = reloading, metrics.WAKE_SECONDS.labels(level)._sum
+    worker, wakes = reloading, metrics.WAKE_SECONDS.labels(level, "")._sum
     before, awake = drawn(worker)
     slept = worker.sleep(level).result(30)
     assert (slept.level, worker.asleep, worker.state) == (level, level, "ready")
     assert slept.seconds > 0
-    assert metrics.ASLEEP.labels(level)._value.get() == 1
+    assert metrics.ASLEEP.labels(level, "")._value.get() == 1
     assert worker.loaded().runner.facts.device == "cpu"
     known, counted = worker.wait_s(), wakes.get()
     assert known > 0
@@ -111,7 +111,7 @@ def test_the_next_request_wakes_the_model_and_draws_the_same(reloading: Pipeline
     assert wakes.get() - counted == pytest.approx(woken.wake_s)
     assert woken.started is not None
     assert woken.waited_s + woken.wake_s == pytest.approx(woken.started - woken.submitted)
-    assert metrics.ASLEEP.labels(level)._value.get() == metrics.ASLEEP_FREED_BYTES._value.get() == 0
+    assert metrics.ASLEEP.labels(level, "")._value.get() == metrics.ASLEEP_FREED_BYTES.labels("")._value.get() == 0
     assert worker.wait_s() == 0
     # What waking took is what the next estimate says.
     worker.sleep(level).result(30)
@@ -188,10 +188,10 @@ def test_sleeping_twice_is_sleeping_once_and_the_disk_is_deeper_than_the_hosts_m
     first, second = (asked.result(30) for asked in both)
     assert (first.level, second.level) == ("host", "host")
     assert second.seconds == second.freed_bytes == 0
-    freed = metrics.ASLEEP_FREED_BYTES._value.get()
+    freed = metrics.ASLEEP_FREED_BYTES.labels("")._value.get()
     assert freed > 0
     assert worker.sleep("disk").result(30).level == "disk"
-    assert metrics.ASLEEP_FREED_BYTES._value.get() == freed
+    assert metrics.ASLEEP_FREED_BYTES.labels("")._value.get() == freed
     assert worker.sleep("host").result(30).level == "disk"
     assert worker.sleep(None).result(30).level == "disk"
     assert worker.wake().result(60) > 0

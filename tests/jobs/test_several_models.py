@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from prometheus_client import REGISTRY
 
 from cache_dit_serving.errors import LoadError, NeedsMemory, NotReady, OutOfMemory, WakeFailed
 from cache_dit_serving.jobs.generation import Generation
@@ -206,6 +207,27 @@ def test_a_generation_is_told_the_switch_and_the_queue_counts_it(model_bytes: in
         each.result.result(60)
         assert each.wake_s > 0
         assert workers["b"].wait_s() > 0
+
+
+def test_metrics_tell_the_models_apart(model_bytes: int) -> None:
+    def counted(metric: str, **labels: str) -> dict[str, float]:
+        found = {
+            name: REGISTRY.get_sample_value(f"cache_dit_serving_{metric}", labels | {"model": f"counted {name}"})
+            for name in "ab"
+        }
+        return {name: each for name, each in found.items() if each is not None}
+
+    with serving({"counted a": really, "counted b": really}, MemoryBounds(device=model_bytes)) as workers:
+        before = counted("switches_total")
+        drawn(workers["counted b"])
+        drawn(workers["counted b"], seed=2)
+        assert counted("asleep", level="host") == {"a": 1, "b": 0}
+        drawn(workers["counted a"])
+        assert counted("asleep", level="host") == {"a": 0, "b": 1}, "the one does not overwrite the other"
+    outcome = {"outcome": "succeeded", "speed": workers["counted a"].loaded().model.speeds.default_speed}
+    assert counted("generations_total", **outcome) == {"a": 1, "b": 2}
+    assert counted("switches_total") == {"a": before["a"] + 1, "b": before["b"] + 1}
+    assert counted("stage_seconds_count", stage="denoise", speed=outcome["speed"]) == {"a": 1, "b": 2}
 
 
 def test_a_model_that_fails_to_load_leaves_the_others_serving(

@@ -42,7 +42,7 @@ MODELS = {model.name: model for model in (A, B, C)}
 def generation(name: str, priority: int = 0, caller: str = "", model: Any = None) -> Generation:
     """One of the model that its name begins with."""
     each = Generation(name, cast(Any, SimpleNamespace(warnings=(), to_resize=())), priority=priority, caller=caller)
-    each.admit(model or MODELS[name[0]])
+    each.admit(cast(Any, model or MODELS[name[0]]))
     return each
 
 
@@ -163,7 +163,7 @@ class Served:
 def test_one_is_served_though_requests_for_the_model_in_memory_keep_coming() -> None:
     served = Served(A)
     served.queue.add(generation("b1"))
-    ran = []
+    ran: list[str] = []
     while "b1" not in ran:
         served.queue.add(generation(f"a{len(ran)}"))
         ran.append(served.run())

@@ -267,7 +267,7 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
     import torch
 
     def counts() -> tuple[float, float]:
-        return metrics.NAN_DIFFS._value.get(), metrics.PAIRING_MISMATCHES._value.get()
+        return metrics.NAN_DIFFS.labels("")._value.get(), metrics.PAIRING_MISMATCHES.labels("")._value.get()
 
     before = counts()
     planned = generation(worker, "planned").planned

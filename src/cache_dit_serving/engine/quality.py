@@ -54,7 +54,7 @@ class Quality:
         self._settings = settings
         self._worker = worker
         self._database = database
-        self._measuring = ShadowMeasuring(outputs if settings.shadow.keep else None, self._found)
+        self._measuring = ShadowMeasuring(outputs if settings.shadow.keep else None, self._found, worker.model.name)
         self._unwritten: deque[Entry] = deque(maxlen=MOST_UNWRITTEN)
         self._messages: list[Webhook] = []
         """Messages to the operator that are not in the outbox yet."""
@@ -234,7 +234,7 @@ class Quality:
             if is_own:
                 self._send("speed.restored", {"speed": speed})
         for speed in self._ledger.watches:
-            metrics.SPEED_LOWERED.labels(speed).set(speed in self._lowered)
+            metrics.SPEED_LOWERED.labels(speed, self._worker.model.name).set(speed in self._lowered)
 
     def _send(self, kind: str, data: Mapping[str, Any]) -> None:
         if (url := self._settings.shadow.webhook_url) is not None:

@@ -38,14 +38,16 @@ class Measured:
 class ShadowMeasuring:
     """Measures shadow runs one after another, at the pace at which they come."""
 
-    def __init__(self, outputs: Outputs | None, found: Callable[[Measured], None]) -> None:
+    def __init__(self, outputs: Outputs | None, found: Callable[[Measured], None], model: str = "") -> None:
         """
         Args:
             outputs: place where both outputs and their difference are kept; None: they are not.
             found: called with each result, on the measuring thread.
+            model: its name in requests, for metrics.
         """
         self._outputs = outputs
         self._found = found
+        self._model = model
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
     def begin(self, shadow: Shadow, environment: str) -> None:
@@ -70,7 +72,7 @@ class ShadowMeasuring:
             broken = fault_of(cached) is Fault.NOT_FINITE
             apart = None if broken else distance(cached, reference)
             sample = _sample(shadow, shadow.cached, shadow.reference, environment, apart)
-            _observe(sample)
+            _observe(sample, self._model)
             files = () if apart is None else self._kept(shadow, cached, reference, apart)
             self._found(Measured(sample, files))
         except Exception:
@@ -119,8 +121,8 @@ def _sample(shadow: Shadow, cached: Sampled, reference: Sampled, environment: st
     )
 
 
-def _observe(sample: Sample) -> None:
-    metrics.SHADOW_SPEEDUP.labels(sample.speed).observe(sample.speedup)
+def _observe(sample: Sample, model: str) -> None:
+    metrics.SHADOW_SPEEDUP.labels(sample.speed, model).observe(sample.speedup)
     for name, histogram in metrics.SHADOW_DISTANCES.items():
         if (value := sample.values.get(name)) is not None:
-            histogram.labels(sample.speed).observe(value)
+            histogram.labels(sample.speed, model).observe(value)

@@ -57,13 +57,18 @@ REQUEST_SECONDS = Histogram(
     ["route"],
     buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800),
 )
-OUT_OF_MEMORY = Counter("cache_dit_serving_out_of_memory", "Images that needed more device memory than there is.")
+OUT_OF_MEMORY = Counter(
+    "cache_dit_serving_out_of_memory", "Images that needed more device memory than there is.", ["model"]
+)
 PIPELINE_BUSY_SECONDS = Counter(
     "cache_dit_serving_pipeline_busy_seconds",
     "Seconds that the pipeline's thread spent on generations; its rate is the pipeline's utilisation.",
+    ["model"],
 )
 GENERATIONS = Counter(
-    "cache_dit_serving_generations", "Generations that left the pipeline, by how they ended.", ["outcome", "speed"]
+    "cache_dit_serving_generations",
+    "Generations that left the pipeline, by how they ended.",
+    ["outcome", "speed", "model"],
 )
 QUEUE_WAITING = Gauge(
     "cache_dit_serving_queue_waiting", "Generations that wait for the pipeline.", multiprocess_mode="livesum"
@@ -71,21 +76,26 @@ QUEUE_WAITING = Gauge(
 IMAGES = Counter(
     "cache_dit_serving_images",
     "Images drawn, by whether the cache reused anything in them and by the code of the reason where it did not.",
-    ["engaged", "reason", "speed"],
+    ["engaged", "reason", "speed", "model"],
 )
-STEPS = Counter("cache_dit_serving_steps", "Denoising steps, computed or reused from the cache.", ["kind", "speed"])
+STEPS = Counter(
+    "cache_dit_serving_steps", "Denoising steps, computed or reused from the cache.", ["kind", "speed", "model"]
+)
 RESIDUAL_DIFF = Histogram(
     "cache_dit_serving_residual_diff",
     "Relative L1 residual differences that the cache decided on; a ratio without unit.",
-    ["speed"],
+    ["speed", "model"],
     buckets=(0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.16, 0.2, 0.24, 0.3, 0.4, 0.5, 0.7, 1.0),
 )
 NAN_DIFFS = Counter(
-    "cache_dit_serving_nan_diffs", "Residual differences that are not numbers: the model's values are broken. An alarm."
+    "cache_dit_serving_nan_diffs",
+    "Residual differences that are not numbers: the model's values are broken. An alarm.",
+    ["model"],
 )
 PAIRING_MISMATCHES = Counter(
     "cache_dit_serving_pairing_mismatches",
     "Images drawn again because guidance made other forward passes than planned.",
+    ["model"],
 )
 CACHE_TRANSITIONS = Counter(
     "cache_dit_serving_cache_transitions",
@@ -104,6 +114,7 @@ COMPILED_GRAPHS = Counter(
 PEAK_MEMORY_BYTES = Histogram(
     "cache_dit_serving_peak_memory_bytes",
     "The most that was allocated on the device while an image was drawn; on a CPU, that the process had resident.",
+    ["model"],
     buckets=tuple(
         gigabytes * 2**30 for gigabytes in (0.5, 1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192)
     ),
@@ -111,7 +122,7 @@ PEAK_MEMORY_BYTES = Histogram(
 STAGE_SECONDS = Histogram(
     "cache_dit_serving_stage_seconds",
     "Seconds by stage: queue (of a generation); encode_prompt, denoise, decode, encode_output (of an image).",
-    ["stage", "speed"],
+    ["stage", "speed", "model"],
     buckets=(0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500),
 )
 WARNINGS = Counter(
@@ -155,41 +166,42 @@ SAFETY_SECONDS = Histogram(
 SHADOW_RUNS = Counter(
     "cache_dit_serving_shadow_runs",
     "Shadow runs: drawn, stopped for a request, failed; and those given up before: overtaken by newer ones, too_large.",
-    ["outcome"],
+    ["outcome", "model"],
 )
 SHADOW_SECONDS = Counter(
     "cache_dit_serving_shadow_seconds",
     "Seconds that the pipeline's thread spent on shadow runs, stopped ones included.",
+    ["model"],
 )
 SHADOW_SPEEDUP = Histogram(
     "cache_dit_serving_shadow_speedup",
     "Seconds without the cache over seconds with it, of the outputs that shadow runs compared.",
-    ["speed"],
+    ["speed", "model"],
     buckets=(0.9, 1, 1.1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7),
 )
 SHADOW_DISTANCES = {
     "psnr_db": Histogram(
         "cache_dit_serving_shadow_psnr_db",
         "PSNR of cached outputs against the same without the cache, dB; 100: equal.",
-        ["speed"],
+        ["speed", "model"],
         buckets=(15, 18, 20, 22, 24, 26, 28, 30, 32, 35, 38, 42, 46, 50, 60, 99),
     ),
     "ssim": Histogram(
         "cache_dit_serving_shadow_ssim",
         "SSIM of cached outputs against the same without the cache.",
-        ["speed"],
+        ["speed", "model"],
         buckets=(0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999),
     ),
     "flip": Histogram(
         "cache_dit_serving_shadow_flip",
         "FLIP of cached outputs against the same without the cache; 0: equal.",
-        ["speed"],
+        ["speed", "model"],
         buckets=(0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5),
     ),
     "snr_db": Histogram(
         "cache_dit_serving_shadow_snr_db",
         "Signal-to-noise ratio of cached sounds against the same without the cache, dB; 100: equal.",
-        ["speed"],
+        ["speed", "model"],
         buckets=(0, 3, 6, 10, 15, 20, 25, 30, 40, 50, 60, 99),
     ),
 }
@@ -197,47 +209,53 @@ SHADOW_DISTANCES = {
 SPEED_LOWERED = Gauge(
     "cache_dit_serving_speed_lowered",
     "1 while live traffic misses a floor of the speed, and requests for it get a less approximate one. An alarm.",
-    ["speed"],
+    ["speed", "model"],
     multiprocess_mode="livemax",
 )
 SHADOW_WAITING = Gauge(
-    "cache_dit_serving_shadow_waiting", "Outputs that wait for their shadow run.", multiprocess_mode="livesum"
+    "cache_dit_serving_shadow_waiting",
+    "Outputs that wait for their shadow run.",
+    ["model"],
+    multiprocess_mode="livesum",
 )
-
 
 ASLEEP = Gauge(
     "cache_dit_serving_asleep",
     "Ready workers whose model is asleep, by the place of its weights: host, disk.",
-    ["level"],
+    ["level", "model"],
     multiprocess_mode="livesum",
 )
 ASLEEP_FREED_BYTES = Gauge(
     "cache_dit_serving_asleep_freed_bytes",
     "Bytes that models which are asleep gave back; of the device, or on a CPU of the weights.",
+    ["model"],
     multiprocess_mode="livesum",
 )
 SLEEPS = Counter(
     "cache_dit_serving_sleeps",
     "Times that the model went to sleep: asleep, or undone by a request that came meanwhile.",
-    ["level", "outcome"],
+    ["level", "outcome", "model"],
 )
 WAKE_SECONDS = Histogram(
     "cache_dit_serving_wake_seconds",
     "Seconds that waking took, by the place of the weights: host, disk.",
-    ["level"],
+    ["level", "model"],
     buckets=(0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
 WAKE_FAILURES = Counter(
     "cache_dit_serving_wake_failures",
     "Times that the weights did not fit into the device's memory on waking. An alarm: another process holds it.",
+    ["model"],
 )
 SWITCHES = Counter(
     "cache_dit_serving_switches",
     "Times that a model of several was brought into memory for its requests.",
+    ["model"],
 )
 SWITCH_SECONDS = Counter(
     "cache_dit_serving_switch_seconds",
     "Seconds that the pipeline's thread spent on bringing models into memory, others giving way included.",
+    ["model"],
 )
 
 
@@ -257,37 +275,61 @@ OUTCOMES = (
     *("succeeded", "cancelled", "failed", "out_of_memory"),
     *("cache_not_engaged", "invalid_value", "internal_error", "runner_lost"),
 )
+REASONS = get_args(ReasonCode)
 STAGES = ("queue", "encode_prompt", "denoise", "decode", "encode_output")
 
 
 def start_series(versions: Mapping[str, str]) -> None:
     """Have a series for all values of labels that are known before: a rate needs a value before the first event.
 
+    Those of a model begin with it: :func:`start_series_of`.
+
     Args:
         versions: of the libraries, by the names of their distributions.
     """
     named = {name.replace("-", "_"): version for name, version in versions.items()}
     BUILD_INFO.labels(__version__, platform.python_version(), *(named[name] for name in LIBRARIES)).set(1)
-    series: dict[Counter | Gauge | Histogram, Iterable[tuple[str, ...]]] = {
-        WORKERS: [(state,) for state in WORKER_STATES],
-        JOBS: [(state,) for state in JobState],
-        GENERATIONS: product(OUTCOMES, SPEEDS),
-        IMAGES: [*product(["true"], [""], SPEEDS), *product(["false"], get_args(ReasonCode), SPEEDS)],
-        STEPS: product(("computed", "cached"), SPEEDS),
-        RESIDUAL_DIFF: [(speed,) for speed in SPEEDS],
-        CACHE_TRANSITIONS: [("none",), ("override",), ("exchange",)],
-        PROMPTS: [("hit",), ("miss",)],
-        STAGE_SECONDS: product(STAGES, SPEEDS),
-        DEADLINES: [("met",), ("missed",), ("refused",)],
-        OUTPUTS_DELETED: [("age",), ("bytes",)],
-        SAFETY_CHECKS: product(("prompt", "output"), ("allow", "refuse", "blank", "error")),
-        UNSHARED_LIMITS: [("requests_per_minute",), ("max_live",)],
-        SHADOW_RUNS: [(outcome,) for outcome in ("drawn", "stopped", "failed", "overtaken", "too_large")],
-        ASLEEP: [(level,) for level in SLEEP_LEVELS],
-        SLEEPS: product(SLEEP_LEVELS, ("asleep", "undone")),
-        WAKE_SECONDS: [(level,) for level in SLEEP_LEVELS],
-        WEBHOOKS: [("delivered",), ("failed",), ("given_up",)],
-    }
+    _start(
+        {
+            WORKERS: [(state,) for state in WORKER_STATES],
+            JOBS: [(state,) for state in JobState],
+            CACHE_TRANSITIONS: [("none",), ("override",), ("exchange",)],
+            PROMPTS: [("hit",), ("miss",)],
+            DEADLINES: [("met",), ("missed",), ("refused",)],
+            OUTPUTS_DELETED: [("age",), ("bytes",)],
+            SAFETY_CHECKS: product(("prompt", "output"), ("allow", "refuse", "blank", "error")),
+            UNSHARED_LIMITS: [("requests_per_minute",), ("max_live",)],
+            WEBHOOKS: [("delivered",), ("failed",), ("given_up",)],
+        }
+    )
+
+
+def start_series_of(model: str) -> None:
+    """Have the series of a model whose other labels are known before; as :func:`start_series`.
+
+    Args:
+        model: its name in requests; empty for the only one of a server.
+    """
+    own = [(model,)]
+    _start(
+        {
+            GENERATIONS: product(OUTCOMES, SPEEDS, [model]),
+            IMAGES: [*product(["true"], [""], SPEEDS, [model]), *product(["false"], REASONS, SPEEDS, [model])],
+            STEPS: product(("computed", "cached"), SPEEDS, [model]),
+            RESIDUAL_DIFF: product(SPEEDS, [model]),
+            STAGE_SECONDS: product(STAGES, SPEEDS, [model]),
+            SHADOW_RUNS: product(("drawn", "stopped", "failed", "overtaken", "too_large"), [model]),
+            ASLEEP: product(SLEEP_LEVELS, [model]),
+            SLEEPS: product(SLEEP_LEVELS, ("asleep", "undone"), [model]),
+            WAKE_SECONDS: product(SLEEP_LEVELS, [model]),
+        }
+        | dict.fromkeys((OUT_OF_MEMORY, PIPELINE_BUSY_SECONDS, NAN_DIFFS, PAIRING_MISMATCHES), own)
+        | dict.fromkeys((PEAK_MEMORY_BYTES, ASLEEP_FREED_BYTES, WAKE_FAILURES, SWITCHES, SWITCH_SECONDS), own)
+        | dict.fromkeys((SHADOW_SECONDS, SHADOW_WAITING), own)
+    )
+
+
+def _start(series: Mapping[Counter | Gauge | Histogram, Iterable[tuple[str, ...]]]) -> None:
     for metric, values in series.items():
         for each in values:
             metric.labels(*each)
@@ -299,11 +341,11 @@ def tell_state(state: str) -> None:
         WORKERS.labels(each).set(each == state)
 
 
-def tell_sleep(level: SleepLevel | None, freed_bytes: int) -> None:
-    """Say at which level this worker's model is asleep, and what it gave back; None: it is awake."""
+def tell_sleep(model: str, level: SleepLevel | None, freed_bytes: int) -> None:
+    """Say at which level a model of this worker is asleep, and what it gave back; None: it is awake."""
     for each in SLEEP_LEVELS:
-        ASLEEP.labels(each).set(each == level)
-    ASLEEP_FREED_BYTES.set(freed_bytes)
+        ASLEEP.labels(each, model).set(each == level)
+    ASLEEP_FREED_BYTES.labels(model).set(freed_bytes)
 
 
 def forget_ended_workers() -> None:
@@ -322,23 +364,23 @@ def forget_ended_workers() -> None:
             mark_process_dead(int(pid))
 
 
-def observe_image(record: SampleRecord) -> None:
-    """Count what one image took and what the cache did to it."""
+def observe_image(record: SampleRecord, model: str) -> None:
+    """Count what one image of a model took and what the cache did to it."""
     report = record.cache
     speed = report.speed
-    IMAGES.labels(str(report.engaged).lower(), report.reason_code or "", speed).inc()
-    STEPS.labels("computed", speed).inc(report.computed_steps)
-    STEPS.labels("cached", speed).inc(report.cached_steps)
+    IMAGES.labels(str(report.engaged).lower(), report.reason_code or "", speed, model).inc()
+    STEPS.labels("computed", speed, model).inc(report.computed_steps)
+    STEPS.labels("cached", speed, model).inc(report.cached_steps)
     for diff in record.diffs:
         if math.isfinite(diff):
-            RESIDUAL_DIFF.labels(speed).observe(diff)
+            RESIDUAL_DIFF.labels(speed, model).observe(diff)
     CACHE_TRANSITIONS.labels(record.transition).inc()
     if record.peak_memory_bytes is not None:
-        PEAK_MEMORY_BYTES.observe(record.peak_memory_bytes)
+        PEAK_MEMORY_BYTES.labels(model).observe(record.peak_memory_bytes)
     PROMPTS.labels("hit").inc(record.prompt_hits)
     PROMPTS.labels("miss").inc(record.prompt_misses)
     COMPILED_GRAPHS.inc(record.compiled_graphs)
-    NAN_DIFFS.inc(report.nan_diffs)
-    PAIRING_MISMATCHES.inc(report.redrawn)
+    NAN_DIFFS.labels(model).inc(report.nan_diffs)
+    PAIRING_MISMATCHES.labels(model).inc(report.redrawn)
     for stage in ("encode_prompt", "denoise", "decode"):
-        STAGE_SECONDS.labels(stage, speed).observe(getattr(record, f"{stage}_s"))
+        STAGE_SECONDS.labels(stage, speed, model).observe(getattr(record, f"{stage}_s"))

@@ -76,8 +76,8 @@ class OutputMaker:
         if not generation.begin():
             generation.fail(TakenOver())
             return
-        speed = generation.planned.cache.speed
-        metrics.STAGE_SECONDS.labels("queue", speed).observe(generation.waited_s)
+        speed, model = generation.planned.cache.speed, generation.model.name
+        metrics.STAGE_SECONDS.labels("queue", speed, model).observe(generation.waited_s)
         queue_span(generation)
         outcome = "succeeded"
         previews = PreviewMaker(generation, self._previews, self._preview_every)
@@ -101,8 +101,8 @@ class OutputMaker:
             return
         finally:
             busy = time.perf_counter() - began
-            metrics.PIPELINE_BUSY_SECONDS.inc(busy)
-            metrics.GENERATIONS.labels(outcome, speed).inc()
+            metrics.PIPELINE_BUSY_SECONDS.labels(model).inc(busy)
+            metrics.GENERATIONS.labels(outcome, speed, model).inc()
         generation.finish()
         logger.info("done: %d image(s), %d steps, %.2f s", len(encoding), generation.steps, busy)
         _resolve_when_encoded(generation, encoding, previews.last)
@@ -141,7 +141,7 @@ class OutputMaker:
             raise generation.stop_error from None
         self._watchdog.sign()
         report = drawn.record.cache
-        metrics.observe_image(drawn.record)
+        metrics.observe_image(drawn.record, model.name)
         model.loading.correct(drawn.record)
         if report.nan_diffs:
             logger.error("residual differences that are not numbers: the model's values are broken")
@@ -157,7 +157,7 @@ class OutputMaker:
             try:
                 return model.loading.runner.sample(call, watch)
             except OutOfMemory as error:
-                metrics.OUT_OF_MEMORY.inc()
+                metrics.OUT_OF_MEMORY.labels(model.name).inc()
                 refused = without_frames(error)
             if not self._give_way(model):
                 raise refused
@@ -171,7 +171,7 @@ class OutputMaker:
         warnings = [warning.model_dump() for warning in generation.warnings]
         content, extension = encode(media, output, planned.parameters(call), warnings)
         encode_s = time.perf_counter() - began
-        metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed).observe(encode_s)
+        metrics.STAGE_SECONDS.labels("encode_output", call.cache.speed, generation.model.name).observe(encode_s)
         generation.model.rates.learn(call, drawn.record, encode_s)
         output_spans(generation, index, drawn.record, encode_s)
         verdict = self._safety.check_output(generation, index, (content, extension))

@@ -134,13 +134,14 @@ class PipelineThread:
             give_way=lambda: self._residents.give_way(model),
             again=again,
         )
-        residency = Residency(loading, self._watchdog, sleep or SleepPolicy())
-        shadows = ShadowRuns(shadow or ShadowSettings(), self.changed, self._watchdog)
+        residency = Residency(loading, self._watchdog, sleep or SleepPolicy(), name=name)
+        shadows = ShadowRuns(shadow or ShadowSettings(), self.changed, self._watchdog, name=name)
         model = ServedModel(
             name, loading, rates, residency=residency, shadows=shadows, resident=resident, expected_bytes=expected_bytes
         )
         self._models.append(model)
         self._residents.add(model)
+        metrics.start_series_of(name)
         return model
 
     def start(self) -> None:

@@ -51,16 +51,19 @@ class Residency:
         watchdog: Watchdog,
         policy: SleepPolicy,
         *,
+        name: str = "",
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             watchdog: gets a sign of life at each piece of the weights.
+            name: the model's name in requests, for metrics.
             now: seconds.
         """
         self._model = model
         self._watchdog = watchdog
         self._policy = policy
+        self._name = name
         self._now = now
         self._used = now()
         """Time since which nothing has used the model."""
@@ -132,13 +135,13 @@ class Residency:
             freed = self._model.runner.sleep(lambda: self._signed(is_wanted))
         seconds = self._now() - began
         if freed is None:
-            metrics.SLEEPS.labels(level, "undone").inc()
+            metrics.SLEEPS.labels(level, "undone", self._name).inc()
             logger.info("the model stays awake: a request came while it went to sleep")
             return FellAsleep(None, 0, seconds)
         # Until it is measured: the same bytes go back the same way.
         self._wake_s.setdefault(level, seconds)
         self._set(level, self._freed_bytes + freed)
-        metrics.SLEEPS.labels(level, "asleep").inc()
+        metrics.SLEEPS.labels(level, "asleep", self._name).inc()
         logger.info("asleep (%s) after %.2f s: %.2f GiB are given back", level, seconds, freed / 2**30)
         return FellAsleep(level, freed, seconds)
 
@@ -166,7 +169,7 @@ class Residency:
                     with self._watchdog.watching():
                         self._model.runner.wake(self._watchdog.sign)
                 except OutOfMemory:
-                    metrics.WAKE_FAILURES.inc()
+                    metrics.WAKE_FAILURES.labels(self._name).inc()
                     raise WakeFailed from None
                 except ServingError:
                     raise
@@ -178,7 +181,7 @@ class Residency:
         self.used()
         if is_first:
             return seconds
-        metrics.WAKE_SECONDS.labels(level).observe(seconds)
+        metrics.WAKE_SECONDS.labels(level, self._name).observe(seconds)
         logger.info("awake (from %s) after %.2f s", level, seconds)
         return seconds
 
@@ -201,4 +204,4 @@ class Residency:
 
     def _set(self, level: SleepLevel | None, freed: int = 0) -> None:
         self.level, self._freed_bytes = level, freed
-        metrics.tell_sleep(level, freed)
+        metrics.tell_sleep(self._name, level, freed)

@@ -114,8 +114,8 @@ class Residents:
         self._use(model)
         self._make_room(model)  # its size may have been unknown before
         seconds = self._now() - began
-        metrics.SWITCHES.inc()
-        metrics.SWITCH_SECONDS.inc(seconds)
+        metrics.SWITCHES.labels(model.name).inc()
+        metrics.SWITCH_SECONDS.labels(model.name).inc(seconds)
         return seconds
 
     def give_way(self, wanting: ServedModel) -> bool:

@@ -94,17 +94,20 @@ class ShadowRuns:
         changed: threading.Condition,
         watchdog: Watchdog,
         *,
+        name: str = "",
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             changed: guards the runs, together with the queue; notified of a new one.
             watchdog: gets a sign of life at each step.
+            name: the model's name in requests, for metrics.
             now: seconds.
         """
         self._settings = settings
         self._changed = changed
         self._watchdog = watchdog
+        self._name = name
         self._now = now
         self._waiting: deque[Shadow] = deque()
         self._take: Callable[[Shadow], None] = lambda shadow: None
@@ -137,7 +140,7 @@ class ShadowRuns:
             return
         held = media.array.nbytes + sum(map(_bytes_of, calls.cached.arguments.values()))
         if held > MOST_BYTES:
-            metrics.SHADOW_RUNS.labels("too_large").inc()
+            metrics.SHADOW_RUNS.labels("too_large", self._name).inc()
             return
         shadow = Shadow(generation.id, generation.submitted, calls, generation.planned.output, held)
         shadow = shadow.with_output(generation.planned.calls[index], Sampled(lambda: media, record))
@@ -145,15 +148,15 @@ class ShadowRuns:
             self._waiting.append(shadow)
             while len(self._waiting) > MOST_WAITING or sum(each.bytes for each in self._waiting) > MOST_BYTES:
                 self._waiting.popleft()
-                metrics.SHADOW_RUNS.labels("overtaken").inc()
-            metrics.SHADOW_WAITING.set(len(self._waiting))
+                metrics.SHADOW_RUNS.labels("overtaken", self._name).inc()
+            metrics.SHADOW_WAITING.labels(self._name).set(len(self._waiting))
             self._changed.notify()
 
     def clear(self) -> None:
         """Drop all that wait: the model has other weights than drew their outputs."""
         with self._changed:
             self._waiting.clear()
-            metrics.SHADOW_WAITING.set(0)
+            metrics.SHADOW_WAITING.labels(self._name).set(0)
 
     def begin(self) -> None:
         """Count the allowance from now on: the model is ready."""
@@ -181,13 +184,13 @@ class ShadowRuns:
         self._pay(self._now() - began)
         if outcome == "drawn":
             self._last_s = self._now() - began
-        metrics.SHADOW_RUNS.labels(outcome).inc()
+        metrics.SHADOW_RUNS.labels(outcome, self._name).inc()
         with self._changed:
             if outcome == "stopped" and shadow.attempts < MOST_ATTEMPTS:
                 self._waiting.appendleft(shadow)
             elif outcome == "drawn" and shadow.missing:
                 self._waiting.append(shadow)
-            metrics.SHADOW_WAITING.set(len(self._waiting))
+            metrics.SHADOW_WAITING.labels(self._name).set(len(self._waiting))
         if outcome == "drawn" and not shadow.missing:
             self._take(shadow)
 
@@ -231,7 +234,7 @@ class ShadowRuns:
         self._allow()
         self._allowance_s -= seconds
         self._spent_s += seconds
-        metrics.SHADOW_SECONDS.inc(seconds)
+        metrics.SHADOW_SECONDS.labels(self._name).inc(seconds)
 
 
 class _ShadowWatch:
