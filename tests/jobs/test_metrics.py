@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
 from cache_dit_serving.jobs import metrics
 
@@ -48,7 +48,7 @@ def test_all_metrics_of_a_model_have_its_name_last() -> None:
     of_models = [
         each
         for each in vars(metrics).values()
-        if isinstance(each, (metrics.Counter, metrics.Gauge, metrics.Histogram)) and "model" in each._labelnames
+        if isinstance(each, Counter | Gauge | Histogram) and "model" in each._labelnames
     ]
     assert len(of_models) > 15
     assert all(each._labelnames[-1] == "model" for each in of_models)
