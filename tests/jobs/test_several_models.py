@@ -224,7 +224,7 @@ def test_metrics_tell_the_models_apart(model_bytes: int) -> None:
         assert counted("asleep", level="host") == {"a": 1, "b": 0}
         drawn(workers["counted a"])
         assert counted("asleep", level="host") == {"a": 0, "b": 1}, "the one does not overwrite the other"
-    outcome = {"outcome": "succeeded", "speed": workers["counted a"].loaded().model.speeds.default_speed}
+        outcome = {"outcome": "succeeded", "speed": workers["counted a"].loaded().model.speeds.default_speed}
     assert counted("generations_total", **outcome) == {"a": 1, "b": 2}
     assert counted("switches_total") == {"a": before["a"] + 1, "b": before["b"] + 1}
     assert counted("stage_seconds_count", stage="denoise", speed=outcome["speed"]) == {"a": 1, "b": 2}
