@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.support.browser import needs_browser
-from tests.support.playground import PROMPT, Playground
+from tests.support.playground import PROMPT, Playground, run
 
 pytestmark = [pytest.mark.slow, needs_browser]
-
-
-def run(text: str, language: str, folder: Path) -> str:
-    """Run a copied text in a folder, and return what it writes to its standard output."""
-    words = ["bash", "-c", text] if language == "curl" else [sys.executable, "-c", text]
-    return subprocess.run(words, cwd=folder, check=True, timeout=120, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("language", ["curl", "python", "openai"])

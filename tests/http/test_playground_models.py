@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome, Keys
 
-from tests.http.test_playground_form import run
-from tests.http.test_playground_page import AXE, FOUND_BY_AXE
 from tests.support.browser import needs_browser
-from tests.support.playground import PROMPT, Playground
+from tests.support.playground import AXE, FOUND_BY_AXE, PROMPT, Playground, run
 from tests.support.server import Server
 
 pytestmark = needs_browser

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import axe_core_python
 import pytest
 from selenium.webdriver import Keys
 
 from tests.support.browser import needs_browser
 from tests.support.jobs import LONG, submitted
-from tests.support.playground import PROMPT, Playground
+from tests.support.playground import AXE, FOUND_BY_AXE, PROMPT, Playground
 from tests.support.server import Server
 
 pytestmark = [pytest.mark.slow, needs_browser]
-AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
 NOTHING_CACHED = "cached activation0 B"
-FOUND_BY_AXE = """
-const [rules, done] = arguments;
-const said = ({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(" ")).join(", ")}`;
-axe.run(rules).then(({ violations }) => done(violations.map(said)));
-"""
 
 
 def test_keyboard_and_assistive_technology(page: Playground) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
+import axe_core_python
 import numpy as np
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
@@ -20,6 +24,18 @@ from cache_dit_serving.measure.distances.pixels import Pixels
 PATIENCE_S = 120
 T = TypeVar("T")
 PROMPT = "a red apple on a blue background"
+AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
+FOUND_BY_AXE = """
+const [rules, done] = arguments;
+const said = ({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(" ")).join(", ")}`;
+axe.run(rules).then(({ violations }) => done(violations.map(said)));
+"""
+
+
+def run(text: str, language: str, folder: Path) -> str:
+    """Run a copied text in a folder, and return what it writes to its standard output."""
+    words = ["bash", "-c", text] if language == "curl" else [sys.executable, "-c", text]
+    return subprocess.run(words, cwd=folder, check=True, timeout=120, capture_output=True, text=True).stdout
 
 
 class Playground:
