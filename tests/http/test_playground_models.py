@@ -103,6 +103,7 @@ def test_an_output_names_its_model_and_is_drawn_again_by_it(choosing: Playground
     assert page.find(".drawn .seed").text == "quick · seed 5"
     choose(page, "apples")
     page.drop_latest()  # a file's settings go into the form that is there
+    assert page.text("#dropped-name") == "mine.png: drawn by quick, the form is that of apples"
     page.wait_until(lambda: page.value("seed") == "5")
     assert chosen(page) == ["apples"]
     page.type(seed=6)

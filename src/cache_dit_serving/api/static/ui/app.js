@@ -408,7 +408,10 @@ class Playground {
       settings.hidden = !parameters;
       picture.hidden = !this.#form.takesPictures;
       if (settings.hidden && picture.hidden) return;
-      byId("dropped-name", HTMLElement).textContent = file.name;
+      const by = parameters?.model;
+      const other = by && this.several && by !== client.model;
+      const words = other ? `${file.name}: drawn by ${by}, the form is that of ${client.model}` : file.name;
+      byId("dropped-name", HTMLElement).textContent = words;
       dialog.showModal();
       dialog.addEventListener(
         "close",
