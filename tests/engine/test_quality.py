@@ -54,7 +54,7 @@ def server(database: JobDatabase, facts: Facts = FACTS) -> Quality:
     """A server's evidence, over a worker that has loaded a model and draws nothing."""
     loaded = SimpleNamespace(runner=SimpleNamespace(facts=facts), model=MODEL)
     shadows = SimpleNamespace(compare_with=lambda take: None, took=0.0, waiting=0)
-    worker: Any = SimpleNamespace(state="ready", loaded=lambda: loaded, shadows=shadows)
+    worker: Any = SimpleNamespace(state="ready", loaded=lambda: loaded, shadows=shadows, model=SimpleNamespace(name=""))
     outputs: Any = None
     made = Quality(SETTINGS, worker, outputs, database)
     made.begin()
