@@ -33,7 +33,7 @@ Draw into files, without a server. The settings are those of `cache-dit-serving 
     cache-dit-serving generate "a red apple" -o apples.webp --num-images 4 --speed fast
     cache-dit-serving generate "a green apple" --image apple.png --strength 0.6
     cache-dit-serving generate "a robot" --config qwen-image --compile -o robot.png
-    cache-dit-serving generate "a robot" --config models.yaml --model kontext   one of several models
+    cache-dit-serving generate "a robot" --config models.yaml --model kontext
 """
 MODEL_GROUPS = (Heading.MODEL, Heading.CACHE, Heading.PARALLELISM, Heading.QUANTISATION, Heading.LORA, Heading.MEMORY)
 """Groups of `serve`'s flags that concern the model."""
