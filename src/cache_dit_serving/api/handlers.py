@@ -75,7 +75,7 @@ async def wake(request: Request) -> Response:
 async def reload(request: Request) -> Response:
     wanted = state_of(request.scope).asked(ReloadRequest)
     choice = WeightsChoice(wanted.folder, wanted.sha256)
-    engine = await parts().models.loaded(request.path_params["name"])
+    engine = await parts().models.loaded(request.path_params["name"], param="name")
     return answered(await engine.reload(choice))
 
 

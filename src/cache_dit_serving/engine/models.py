@@ -56,8 +56,11 @@ class Models:
         """
         return any(name in each.all_names for each in self.engines)
 
-    def find(self, name: str | None) -> Engine:
+    def find(self, name: str | None, *, param: str = "model") -> Engine:
         """Return the engine of a model, loaded or not; the default one's for None.
+
+        Args:
+            param: field of the request that names it.
 
         Raises:
             NotFound: there is no such model.
@@ -69,15 +72,16 @@ class Models:
         if found is None:
             listed = ", ".join(self.names)
             raise NotFound(
-                f"the model {cut(name)!r} is not served here; there is {listed}", param="model", code="model_not_found"
+                f"the model {cut(name)!r} is not served here; there is {listed}", param=param, code="model_not_found"
             )
         return found
 
-    async def loaded(self, name: str | None, within_s: float = math.inf) -> Engine:
+    async def loaded(self, name: str | None, within_s: float = math.inf, *, param: str = "model") -> Engine:
         """Return the engine of a model, once it was loaded for the first time.
 
         Args:
             within_s: seconds for its load, beside the server's own limit.
+            param: field of the request that names it.
 
         Raises:
             NotFound: there is no such model.
@@ -85,7 +89,7 @@ class Models:
             DeadlineExceeded: it is not loaded in time. Its load goes on.
             NotReady: it cannot be loaded, or the server is shutting down.
         """
-        engine = self.find(name)
+        engine = self.find(name, param=param)
         load = engine.worker.load()
         if load is None:
             return engine
