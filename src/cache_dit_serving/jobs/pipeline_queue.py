@@ -78,7 +78,7 @@ class PipelineQueue:
             if model.loading.state != "ready":
                 raise model.loading.not_ready()
             running = [self._running] if self._running is not None else []
-            live = sum(each.caller == generation.caller for each in (*self._waiting, *running))
+            live = sum(each.caller == generation.caller for each in (*self._waiting.unordered, *running))
             if max_live is not None and live >= max_live:
                 raise self.too_many_live(live, generation, model)
             if not self._waiting.room_for(generation.caller, self.max_queue):

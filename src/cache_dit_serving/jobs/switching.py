@@ -92,6 +92,9 @@ def arranged(
         seconds: expected seconds of a generation.
         placement: models in memory now.
     """
+    if not any(map(placement.switch_s, fair)):
+        yield from (Turn(generation, 0.0) for generation in fair)
+        return
     gone_s = 0.0
     since: dict[Generation, float] = {}
     """Seconds from now at which each generation that is overtaken was first; 0 for one that was before now."""
