@@ -74,7 +74,8 @@ def loading(settings: Settings) -> Load:
     """Return the functions that load a model."""
     if settings.parallelism:
         return Load(partial(RankedRunner.start, settings))
-    return Load(partial(assemble, settings), partial(assemble, settings))
+    load = partial(assemble, settings)
+    return Load(load, again=load)
 
 
 # BentoML 1.4.39 puts build-essential and git into the image of every distribution that it knows, and

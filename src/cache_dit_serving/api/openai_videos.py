@@ -158,9 +158,10 @@ class VideosApi:
             NotReady: the only model of this server is not loaded.
         """
         name = record.asked.get("model")
-        if name is not None and not self._models.serves(name):
-            return name, None  # under another configuration
-        engine = self._models.find(name)
+        try:
+            engine = self._models.find(name)
+        except NotFound:
+            return record.asked["model"], None  # under another configuration
         loading = engine.worker.model.loading
         is_known = loading.has_loaded or not self._models.are_several
         return engine.names[0], engine.worker.loaded().model if is_known else None

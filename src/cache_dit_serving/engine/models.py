@@ -48,14 +48,6 @@ class Models:
         """
         return tuple(name for engine in self.engines for name in engine.names)
 
-    def serves(self, name: str) -> bool:
-        """Return whether there is a model of a name.
-
-        Raises:
-            NotReady: as :attr:`names`.
-        """
-        return any(name in each.all_names for each in self.engines)
-
     def find(self, name: str | None, *, param: str = "model") -> Engine:
         """Return the engine of a model, loaded or not; the default one's for None.
 

@@ -75,8 +75,8 @@ class ModelLoading:
         self._reason: str | None = "its first request loads it" if on_request else "starting"
         self.load_s = 0.0
         """Seconds that the latest load took."""
-        self.failed_at: float | None = None
-        """Time of the failure, monotonic seconds; None: it has not failed."""
+        self._failed_at = 0.0
+        """Time of the latest failure, monotonic seconds."""
 
     @property
     def state(self) -> State:
@@ -187,8 +187,9 @@ class ModelLoading:
         """True if a request loads the model now: it was never loaded, or failed :data:`RETRY_S` seconds ago."""
         if not self._on_request or self.draining:
             return False
-        failed_at = self.failed_at
-        return self._state == "unloaded" or (failed_at is not None and time.monotonic() > failed_at + RETRY_S)
+        if self._state == "failed":
+            return time.monotonic() > self._failed_at + RETRY_S
+        return self._state == "unloaded"
 
     def drop(self) -> int:
         """Free the model, which :meth:`load` loads again; return the freed bytes. The state stays as it is."""
@@ -202,7 +203,7 @@ class ModelLoading:
         logger.error("failed: %s", logged(reason, cause))
         with self._changed:
             if not self.draining:
-                self._state, self._reason, self.failed_at = "failed", reason, time.monotonic()
+                self._state, self._reason, self._failed_at = "failed", reason, time.monotonic()
                 self._on_state()
         self._on_failed()
 
@@ -260,7 +261,6 @@ class ModelLoading:
             self._state, self._reason = "ready", None
             self._on_state()
             self.load_s = time.perf_counter() - began
-            self.failed_at = None
         logger.info("ready after %.1f s", time.perf_counter() - began)
         try:
             self._on_ready(self._loaded)

@@ -86,11 +86,10 @@ class PipelineLoop:
             if model.resident == "always" or model is self._models[0]:
                 try:
                     with noted(model=model.name):
-                        self._residents.make_ready(model)
+                        self._made_ready(model)
                 except (NotLoadedAgain, ServingError):
                     if not self._residents.are_several or self._draining:
                         return False
-                model.shadows.begin()
         self.begun = True
         return True
 

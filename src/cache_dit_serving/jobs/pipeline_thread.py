@@ -17,7 +17,6 @@ from cache_dit_serving.config.residency import Resident
 from cache_dit_serving.config.safety import SafetySettings
 from cache_dit_serving.config.shadow import ShadowSettings
 from cache_dit_serving.jobs import metrics
-from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.model_loading import LoadAgain, ModelLoading, State
 from cache_dit_serving.jobs.output_maker import OutputMaker
 from cache_dit_serving.jobs.pipeline_loop import PipelineLoop
@@ -212,10 +211,6 @@ class PipelineThread:
     def give_up(self) -> None:
         """Stop the running generation after the step it is at, after :meth:`drain`: its time is over."""
         self.queue.give_up_running()
-
-    def cancel(self, generation: Generation) -> None:
-        """Take a generation from the queue, or stop it after the step it is at. Does nothing to one that is done."""
-        self.queue.cancel(generation)
 
     @property
     def _has_loaded(self) -> bool:

@@ -77,6 +77,12 @@ class Residency:
         self._freed_bytes = 0
         """Bytes that the sleep gave back."""
 
+    @property
+    def wakes_from(self) -> SleepLevel | None:
+        """Level that the model wakes from: the disk too before its first load, and after a load that failed; None: it
+        is awake."""
+        return self.level if self._model.in_memory else "disk"
+
     def usual_level(self) -> SleepLevel:
         """Return the level where none is named: the host's memory for a model on CUDA devices, else the disk."""
         return self._policy.level or ("host" if self._model.runner.facts.device.startswith("cuda") else "disk")
@@ -93,7 +99,7 @@ class Residency:
 
     def wake_left_s(self) -> float:
         """Return the seconds until the model is awake, once a request needs it; 0 if it is."""
-        level = self.level if self._model.in_memory else "disk"
+        level = self.wakes_from
         if level is None:
             return 0.0
         since = self._waking_since
@@ -153,9 +159,7 @@ class Residency:
             ServingError: RunnerLost or InternalError; the model is asleep as before, or is loaded anew.
             NotLoadedAgain: a model on disk could not be loaded, or the server shuts down.
         """
-        level, self.woke_s = self.level, 0.0
-        if not self._model.in_memory:
-            level = "disk"  # also where an earlier load failed
+        level, self.woke_s = self.wakes_from, 0.0
         if level is None:
             return 0.0
         began, is_first = self._now(), not self._model.has_loaded

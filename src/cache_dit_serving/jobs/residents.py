@@ -54,8 +54,10 @@ class Placed:
         """Return the placement once a generation has run."""
         model = generation.model
         others = [each for each in self.awake if each is not model]
-        while model not in self.awake and (leaving := _first_to_leave(others, model, self.capacity(model))):
-            others.remove(leaving)
+        if model not in self.awake:
+            room = self.capacity(model) - model.needed_bytes
+            while leaving := _first_to_leave(others, model, room):
+                others.remove(leaving)
         return Placed((*others, model), self.capacity)
 
 
@@ -138,9 +140,10 @@ class Residents:
 
     def _make_room(self, model: ServedModel) -> None:
         """Have others give way until a model fits by what is known of its size."""
+        room = self._capacity(model) - model.needed_bytes
         while True:
             others = [each for each in self._models if each.awake and each is not model]
-            if _first_to_leave(others, model, self._capacity(model)) is None:
+            if _first_to_leave(others, model, room) is None:
                 return
             if not any(self._leaves(each) for each in _give_way_to(others, model)):
                 return  # it is tried all the same: the memory has the last word
@@ -200,10 +203,14 @@ def _give_way_to(others: Sequence[ServedModel], wanting: ServedModel) -> Sequenc
     return [each for each in others if each is not wanting and each.resident != "always"]
 
 
-def _first_to_leave(others: Sequence[ServedModel], model: ServedModel, capacity: int) -> ServedModel | None:
-    """Return the model that gives way first if another one is to be awake; None: it fits, or none gives way."""
+def _first_to_leave(others: Sequence[ServedModel], model: ServedModel, room: int) -> ServedModel | None:
+    """Return the model that gives way first if another one is to be awake; None: it fits, or none gives way.
+
+    Args:
+        room: bytes of weights that may lie on its device beside it.
+    """
     beside = [each for each in others if model.device is None or each.device == model.device]
-    if sum(each.weight_bytes for each in beside) + model.needed_bytes <= capacity:
+    if sum(each.weight_bytes for each in beside) <= room:
         return None
     return next(iter(_give_way_to(beside, model)), None)
 

@@ -42,7 +42,7 @@ class ServedModel:
     @property
     def awake(self) -> bool:
         """True if it can draw at once."""
-        return self.loading.in_memory and self.residency.level is None
+        return self.residency.wakes_from is None
 
     @property
     def device(self) -> str | None:

@@ -147,7 +147,7 @@ class PipelineWorker:
 
     def cancel(self, generation: Generation) -> None:
         """Take a generation from the queue, or stop it after the step it is at. Does nothing to one that is done."""
-        self.thread.cancel(generation)
+        self.thread.queue.cancel(generation)
 
     def set_priority(self, generation: Generation, priority: int) -> bool:
         """Change the priority of a generation that waits; return False, and change nothing, if it does not wait."""
