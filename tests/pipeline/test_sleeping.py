@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from cache_dit_serving import host_memory
 from cache_dit_serving.config.acceleration import QuantizeSettings
 from cache_dit_serving.config.settings import LoraSettings, Settings
 from cache_dit_serving.errors import InvalidRequest, OutOfMemory
-from cache_dit_serving.pipeline import host_copy, memory, placing, sleeping
+from cache_dit_serving.pipeline import host_copy, placing, sleeping
 from cache_dit_serving.pipeline.host_copy import HostCopy, storages_on
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded
@@ -220,7 +221,9 @@ def test_free_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytes
         ("memory.stat", "anon 1\ninactive_file 50\n"),
     ):
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert memory.free_host_bytes() == 150
+    monkeypatch.setattr(host_memory, "CGROUP", tmp_path)
+    assert host_memory.free_host_bytes() == 150
+    assert host_memory.host_bytes() == 1000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_host_bytes() > 2**20
+    assert host_memory.free_host_bytes() > 2**20
+    assert host_memory.host_bytes() > 2**20

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import psutil
-
 from cache_dit_serving.config.residency import SleepLevel
 from cache_dit_serving.errors import InvalidRequest, ServingError, WakeFailed
+from cache_dit_serving.host_memory import host_bytes
 from cache_dit_serving.jobs import metrics
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.served_model import ServedModel
@@ -213,13 +212,3 @@ def _first_to_leave(others: Sequence[ServedModel], model: ServedModel, room: int
     if sum(each.weight_bytes for each in beside) <= room:
         return None
     return next(iter(_give_way_to(beside, model)), None)
-
-
-def host_bytes() -> int:
-    """Return the bytes of the machine's memory, or of the container's limit where that is less."""
-    total = psutil.virtual_memory().total
-    try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            return min(total, int(file.read()))
-    except (OSError, ValueError):  # "max" without a limit
-        return total

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import torch
 
 from cache_dit_serving.config.footprints import Footprint
 from cache_dit_serving.errors import NeedsMemory
+from cache_dit_serving.host_memory import free_host_bytes
 
 NO_MEMORY = re.compile(
     # oneDNN of torch 2.13, where its memory runs out; a primitive descriptor fails for unsupported arguments.
@@ -22,8 +21,6 @@ NO_MEMORY = re.compile(
 )
 STATUS = Path("/proc/self/status")
 CLEAR_PEAK = Path("/proc/self/clear_refs")
-CGROUP = Path("/sys/fs/cgroup")
-"""Limits of a container's memory, as version 2 of Linux' control groups shows them inside it."""
 GRID = 64
 """Grid of suggested widths and heights, px; every model takes its multiples."""
 SAFE = 0.9
@@ -140,21 +137,6 @@ def _free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free_host_bytes()
-
-
-def free_host_bytes() -> int:
-    """Return the bytes of host memory that this process may still take: of the machine, its container and its limit."""
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):
-        # "max" without a limit. The container's page cache counts as used, and gives way.
-        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        cached = re.search(r"^inactive_file (\d+)$", (CGROUP / "memory.stat").read_text(), re.MULTILINE)
-        free = min(free, max(0, limit - used + (int(cached[1]) if cached else 0)))
-    with contextlib.suppress(AttributeError, OSError):
-        limit, _ = psutil.Process().rlimit(psutil.RLIMIT_AS)
-        if limit not in (-1, psutil.RLIM_INFINITY):
-            free = min(free, max(0, limit - psutil.Process().memory_info().vms))
-    return free
 
 
 def _resident_bytes() -> int:

@@ -13,11 +13,11 @@ import safetensors.torch
 import torch
 
 from cache_dit_serving.errors import InvalidRequest
+from cache_dit_serving.host_memory import free_host_bytes
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.replacement import Replacement, folder_below, replacements_in
 from cache_dit_serving.model_folder.weights import counted
 from cache_dit_serving.pipeline.host_copy import HostCopy, NoHostMemory
-from cache_dit_serving.pipeline.memory import free_host_bytes
 from cache_dit_serving.pipeline.protocol import Reloaded, WeightsChoice
 from cache_dit_serving.pipeline.quantize import is_quantized
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from cache_dit_serving.errors import InvalidRequest, OutOfMemory
+from cache_dit_serving.host_memory import free_host_bytes
 from cache_dit_serving.pipeline.host_copy import HostCopy, NoHostMemory, empty, storages_on
-from cache_dit_serving.pipeline.memory import free_host_bytes, is_out_of_memory
+from cache_dit_serving.pipeline.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from cache_dit_serving.pipeline.part import Part
