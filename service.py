@@ -31,13 +31,14 @@ from cache_dit_serving.api.origin import cors_options
 from cache_dit_serving.api.parts import Parts
 from cache_dit_serving.api.request_state import state_of
 from cache_dit_serving.api.telemetry import send_last_spans, start_spans, tracing_options
-from cache_dit_serving.config.settings import Settings
+from cache_dit_serving.config.models import NamedModel
 from cache_dit_serving.gpus import take_share
 from cache_dit_serving.jobs.metrics import forget_ended_workers, start_series
 from cache_dit_serving.jobs.shared import CallerCounts, shared_folder
 from cache_dit_serving.logs import configure_logs
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.environment import library_versions
+from cache_dit_serving.pipeline.shared_weights import SharedWeights
 from cache_dit_serving.ranks.ranked import RankedRunner
 from cache_dit_serving.schemas.answers import (
     FlushResponse,
@@ -66,15 +67,16 @@ COUNTS = None if FOLDER is None else CallerCounts(FOLDER)
 ACCESS = access_or_exit(SETTINGS.server, COUNTS)
 SAFETY = safety_or_exit(SETTINGS.safety)
 take_share(SETTINGS, server_context.worker_index)
+SHARED = SharedWeights()
 # By default BentoML and BentoCloud end requests after 60 s. This is later than our own timeout, whose answer says why.
 TIMEOUT_S = max(model.settings.limits.max_request_s for model in RESOLVED.models) + 60
 
 
-def loading(settings: Settings) -> Load:
+def loading(model: NamedModel) -> Load:
     """Return the functions that load a model."""
-    if settings.parallelism:
-        return Load(partial(RankedRunner.start, settings))
-    load = partial(assemble, settings)
+    if model.settings.parallelism:
+        return Load(partial(RankedRunner.start, model.settings))
+    load = partial(assemble, model.settings, shared=SHARED.of(model.name) if len(RESOLVED.models) > 1 else None)
     return Load(load, again=load)
 
 
@@ -140,7 +142,7 @@ class CacheDiTServing:
     @answers_errors
     async def model_info(self, ctx: bentoml.Context) -> ModelInfo:
         """Describe the loaded model, its fields and its limits."""
-        return (await self.parts.chosen(ctx.request)).model_info()
+        return self.parts.models.model_info(await self.parts.chosen(ctx.request))
 
     @bentoml.api(**specs("flush_cache"))
     @answers_errors

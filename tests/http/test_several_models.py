@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
@@ -29,6 +31,7 @@ from tests.support.waiting import wait_until
 
 SHUFFLE = random.Random(20261128)
 CLIENTS = 4
+ENCODERS = ("text_encoder", "text_encoder_2", "vae")
 UNWARMED = {"speeds": {"warm_up": False}}
 
 
@@ -51,12 +54,16 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
     (folder / "loras").mkdir()
     save_lora(pipe, folder / "loras" / "soft.safetensors", seed=7)
     blue = save_lora(pipe, folder / "blue.safetensors", seed=3)
-    weights = sum(each.numel() * 4 for each in _tensors(pipe))
+    weights, transformer = _bytes(*pipe.components.values()), _bytes(pipe.transformer)
+    shutil.copytree(EMBEDDED_FOLDER / "transformer", folder / "styled")
+    file = folder / "styled" / "diffusion_pytorch_model.safetensors"
+    save_file({name: each * 1.01 for name, each in load_file(file).items()}, file)
     flux: dict[str, Any] = {"path": "embedded", "schedulers": {}}
     trees: dict[str, dict[str, Any]] = {
         "flux": {"model": flux | {"lora_folder": str(folder / "loras")}},
         "style": {
-            "model": flux | {"loras": [{"name": "blue", "path": str(blue)}]},
+            "model": flux
+            | {"loras": [{"name": "blue", "path": str(blue)}], "components": {"transformer": str(folder / "styled")}},
             "cache": {"max_warmup_steps": 3, "residual_diff_threshold": 0.4},
             "defaults": {"num_inference_steps": 7},
         },
@@ -71,17 +78,17 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
     for name in ("flux", "style"):
         alone[name]["configuration"] = "embedded"
     entries = [alone["flux"] | {"resident": "always", "aliases": ["dall-e-3"]}, alone["style"], alone["wan"]]
-    tree = {"models": entries, "residency": {"max_device_bytes": 2 * weights}}
+    # The encoders and the VAE of two models are equal: with one transformer more both fit, and with Wan's weights not.
+    tree = {"models": entries, "residency": {"max_device_bytes": weights + transformer + 100_000}}
     (folder / "several.yaml").write_text(yaml.safe_dump(tree))
     with serving(folder / "server", environ={CONFIG_VARIABLE: str(folder / "several.yaml")}) as running:
         running.wait_for(ready)
         yield Behind(running, alone)
 
 
-def _tensors(pipe: Any) -> Iterator[torch.Tensor]:
-    for component in pipe.components.values():
-        if isinstance(component, torch.nn.Module):
-            yield from (*component.parameters(), *component.buffers())
+def _bytes(*components: Any) -> int:
+    modules = [each for each in components if isinstance(each, torch.nn.Module)]
+    return sum(tensor.nbytes for each in modules for tensor in (*each.parameters(), *each.buffers()))
 
 
 REQUESTS: list[dict[str, Any]] = [
@@ -147,6 +154,18 @@ def test_a_request_that_waited_for_its_model_has_the_seconds_and_others_do_not(b
     fields = {"num_inference_steps": 3, "seed": 1}
     assert "wake" not in behind.server.generate(model="flux", **fields).json()["timings"]
     assert behind.server.generate(model="style", **fields).json()["timings"]["wake"] > 0
+
+
+def test_what_two_models_share_is_told_and_lies_in_memory_once(behind: Behind) -> None:
+    behind.server.post("/wake", json={"model": "style"})
+    assert behind.states() == {"flux": "ready", "style": "ready", "wan": "disk"}, "by a bound below two whole models"
+    for model, other in (("flux", "style"), ("style", "flux")):
+        told = behind.server.get(f"/get_model_info?model={model}").json()["components"]
+        shared = {each["name"]: each["shared_with"] for each in told}
+        assert shared == {key: [other] for key in ENCODERS} | {"transformer": []}
+    behind.server.post("/wake", json={"model": "wan"})
+    told = behind.server.get("/get_model_info?model=flux").json()["components"]
+    assert [each for each in told if each["shared_with"]] == [], "the other one is on disk"
 
 
 @pytest.mark.parametrize(

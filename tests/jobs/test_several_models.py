@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from prometheus_client import REGISTRY
 
+from cache_dit_serving.config.settings import LoraSettings
 from cache_dit_serving.errors import LoadError, NeedsMemory, NotReady, OutOfMemory, WakeFailed
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.pipeline_thread import PipelineThread
@@ -22,10 +24,12 @@ from cache_dit_serving.media.inputs import NO_INPUTS
 from cache_dit_serving.pipeline import sleeping
 from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded
+from cache_dit_serving.pipeline.shared_weights import SharedWeights
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
 from tests.support.in_process import EMBEDDED, unwarmed
+from tests.support.loras import with_loras
 from tests.support.waiting import wait_until
 
 SETTINGS = unwarmed(EMBEDDED)
@@ -149,6 +153,32 @@ def test_what_the_files_tell_of_a_models_size_makes_room_before_its_first_load(m
     assert seen == [{"a": "disk", "b": "loading"}]
     thread.drain()
     assert thread.join(30)
+
+
+def test_models_with_equal_components_count_these_once(model_bytes: int) -> None:
+    shared = SharedWeights()
+    mono = LoraSettings(name="mono", path="embedded/monochrome", scale=0.7, fuse=True)
+    loads: dict[str, Load] = {
+        name: partial(assemble, settings, shared=shared.of(name))
+        for name, settings in {"a": SETTINGS, "b": SETTINGS, "other": with_loras(SETTINGS, mono)}.items()
+    }
+    bounds = MemoryBounds(device=model_bytes + 1000, host=2 * model_bytes)
+    with serving(loads, bounds) as workers:
+        first = drawn(workers["a"])
+        assert drawn(workers["b"]) == first
+        assert places(workers) == {"a": "awake", "b": "awake", "other": "unloaded"}, "no weight is held twice"
+        other = drawn(workers["other"])
+        assert other != first
+        assert places(workers) == {"a": "host", "b": "host", "other": "awake"}, "its transformer is one more"
+        assert sum(each.model.host_bytes for each in workers.values()) < model_bytes, "one transformer"
+        assert drawn(workers["b"]) == first
+        assert places(workers) == {"a": "host", "b": "awake", "other": "host"}
+        assert workers["other"].model.host_bytes < 0.8 * model_bytes, "the encoders stayed on the device for b"
+        assert drawn(workers["a"]) == first
+        assert places(workers) == {"a": "awake", "b": "awake", "other": "host"}
+        for name in ("b", "a", "other"):
+            workers[name].sleep("disk").result(30)
+        assert [drawn(workers[name]) for name in ("other", "a", "b")] == [other, first, first]
 
 
 def test_a_model_that_is_always_resident_never_gives_way(model_bytes: int) -> None:

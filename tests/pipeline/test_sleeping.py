@@ -17,6 +17,7 @@ from cache_dit_serving.pipeline import host_copy, placing, sleeping
 from cache_dit_serving.pipeline.host_copy import HostCopy, storages_on
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded
+from cache_dit_serving.pipeline.shared_weights import SharedWeights
 from tests.support.in_process import EMBEDDED, UNCACHED, draw, inside, load, unwarmed
 from tests.support.loras import with_loras
 
@@ -126,7 +127,9 @@ def test_a_host_with_too_little_memory_refuses_and_names_the_bytes(
 
 def test_ranks_of_one_machine_share_its_memory(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sleeping, "free_host_bytes", lambda: 2 * weight_bytes(loaded))
-    alone, four = (sleeping.Sleeping([inside(loaded)._part], torch.device("cpu"), number) for number in (2, 3))
+    nothing = SharedWeights().of("")
+    part, cpu = inside(loaded)._part, torch.device("cpu")
+    alone, four = (sleeping.Sleeping([part], cpu, nothing, number) for number in (2, 3))
     with pytest.raises(InvalidRequest):
         four.sleep(lambda: None, never)
     assert alone.sleep(lambda: None, never) is not None

@@ -33,7 +33,7 @@ async def health(request: Request) -> Response:
 
 
 async def model_info(request: Request) -> Response:
-    return answered((await parts().chosen(request)).model_info())
+    return answered(parts().models.model_info(await parts().chosen(request)))
 
 
 async def capabilities(request: Request) -> Response:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import bentoml
 
+from cache_dit_serving.config.models import NamedModel
 from cache_dit_serving.config.reading import Resolved
-from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.engine.engine import Engine
 from cache_dit_serving.engine.models import Models
 from cache_dit_serving.engine.resources import Resources
@@ -60,7 +60,7 @@ class Load(NamedTuple):
 
 def models_of(
     resolved: Resolved,
-    load: Callable[[Settings], Load],
+    load: Callable[[NamedModel], Load],
     counts: CallerCounts | None,
     url: Callable[[], str | None],
     safety: Safety,
@@ -93,7 +93,7 @@ def models_of(
     resources = Resources.of(settings)
     engines = []
     for each in resolved.models:
-        loads = load(each.settings)
+        loads = load(each)
         model = thread.add(
             loads.first,
             again=loads.again,

@@ -14,7 +14,7 @@ from cache_dit_serving.engine.engine import LEAST_S, Engine
 from cache_dit_serving.errors import DeadlineExceeded, NotFound, NotReady, QueueFull
 from cache_dit_serving.findings import cut
 from cache_dit_serving.jobs.model_loading import State
-from cache_dit_serving.schemas.answers import FlushResponse, HealthResponse, ModelHealth, SleepResponse
+from cache_dit_serving.schemas.answers import FlushResponse, HealthResponse, ModelHealth, ModelInfo, SleepResponse
 from cache_dit_serving.schemas.request import GenerateRequest
 
 LOAD_AGAIN_S = 5.0
@@ -167,6 +167,19 @@ class Models:
             default=engine is self.default,
             ready_in_s=round(model.residency.wake_left_s(), 1) if model.loading.has_loaded else None,
         )
+
+    def model_info(self, engine: Engine) -> ModelInfo:
+        """Return the description of one of the models.
+
+        Raises:
+            NotReady: it is not loaded.
+        """
+        shared_with: dict[str, list[str]] = {}
+        for model in (each.worker.model for each in self.engines if each is not engine):
+            if model.loading.in_memory:
+                for weights in model.weights:
+                    shared_with.setdefault(weights, []).append(model.name)
+        return engine.model_info(shared_with)
 
     async def flush_cache(self, name: str | None = None) -> FlushResponse:
         """Free the cached activations and the prompts' embeddings of a model; None: of all.

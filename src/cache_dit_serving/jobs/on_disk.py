@@ -48,6 +48,9 @@ class OnDisk:
     def sleep(self, stop: Callable[[], bool]) -> int | None:
         return 0
 
+    def will_wake(self) -> None:
+        pass
+
     def wake(self, sign: Callable[[], None]) -> None:
         _not_in_memory()
 

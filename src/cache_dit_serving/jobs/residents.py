@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,8 +54,7 @@ class Placed:
         model = generation.model
         others = [each for each in self.awake if each is not model]
         if model not in self.awake:
-            room = self.capacity(model) - model.needed_bytes
-            while leaving := _first_to_leave(others, model, room):
+            while leaving := _first_to_leave(others, model, self.capacity(model)):
                 others.remove(leaving)
         return Placed((*others, model), self.capacity)
 
@@ -104,6 +103,8 @@ class Residents:
             self._use(model)
             return 0.0
         began = self._now()
+        if model.residency.level == "host":
+            model.loading.runner.will_wake()
         self._make_room(model)
         while True:
             try:
@@ -130,26 +131,29 @@ class Residents:
         awake = [each for each in self._models if each.awake and each.device == (wanting.device or each.device)]
         if wanting.awake and wanting.device is not None:
             # So much was too much, and would be again.
-            held = sum(each.weight_bytes for each in awake)
+            held = bytes_of(awake)
             self._most[wanting.device] = max(wanting.weight_bytes, held - 1)
-        return any(self._leaves(each) for each in _give_way_to(awake, wanting))
+        return any(self._leaves(each, wanting) for each in _give_way_to(awake, wanting))
 
     def _use(self, model: ServedModel) -> None:
         self._models = [*(each for each in self._models if each is not model), model]
 
     def _make_room(self, model: ServedModel) -> None:
         """Have others give way until a model fits by what is known of its size."""
-        room = self._capacity(model) - model.needed_bytes
         while True:
             others = [each for each in self._models if each.awake and each is not model]
-            if _first_to_leave(others, model, room) is None:
+            if _first_to_leave(others, model, self._capacity(model)) is None:
                 return
-            if not any(self._leaves(each) for each in _give_way_to(others, model)):
+            if not any(self._leaves(each, model) for each in _give_way_to(others, model)):
                 return  # it is tried all the same: the memory has the last word
 
-    def _leaves(self, model: ServedModel) -> bool:
-        """Have a model leave the device, for host memory or else for the disk; return whether it did."""
-        for level in self._levels(model):
+    def _leaves(self, model: ServedModel, wanting: ServedModel) -> bool:
+        """Have a model leave the device, for host memory or else for the disk; return whether it did.
+
+        Args:
+            wanting: model that needs its memory.
+        """
+        for level in self._levels(model, wanting):
             try:
                 slept = model.residency.sleep(level, lambda: False)
             except ServingError as error:
@@ -159,16 +163,22 @@ class Residents:
             return True
         return False
 
-    def _levels(self, model: ServedModel) -> Sequence[SleepLevel]:
+    def _levels(self, model: ServedModel, wanting: ServedModel) -> Sequence[SleepLevel]:
         usual = model.residency.usual_level()
-        if usual == "host" and not self._has_host_room(model):
+        if usual == "host" and not self._has_host_room(model, wanting):
             return ("disk",)
         return ("host", "disk") if usual == "host" else ("disk",)
 
-    def _has_host_room(self, model: ServedModel) -> bool:
+    def _has_host_room(self, model: ServedModel, wanting: ServedModel) -> bool:
         """Return whether a model fits into host memory, once those there have gone to disk that were used before."""
         bound = self._bounds.host if self._bounds.host is not None else int(HOST_SHARE * host_bytes())
-        needed = model.weight_bytes
+        # What it shares with these stays on the device; a model on disk is to find it in host memory.
+        staying = [
+            each
+            for each in self._models
+            if each is not model and (each.awake or (each is wanting and each.residency.level == "host"))
+        ]
+        needed = bytes_of([model], besides=staying)
         if needed > bound:
             return False
         for each in list(self._models):
@@ -202,13 +212,27 @@ def _give_way_to(others: Sequence[ServedModel], wanting: ServedModel) -> Sequenc
     return [each for each in others if each is not wanting and each.resident != "always"]
 
 
-def _first_to_leave(others: Sequence[ServedModel], model: ServedModel, room: int) -> ServedModel | None:
+def _first_to_leave(others: Sequence[ServedModel], model: ServedModel, capacity: int) -> ServedModel | None:
     """Return the model that gives way first if another one is to be awake; None: it fits, or none gives way.
 
     Args:
-        room: bytes of weights that may lie on its device beside it.
+        capacity: bytes of weights that fit on its device.
     """
     beside = [each for each in others if model.device is None or each.device == model.device]
-    if sum(each.weight_bytes for each in beside) <= room:
+    if bytes_of([*beside, model]) <= capacity:
         return None
     return next(iter(_give_way_to(beside, model)), None)
+
+
+def bytes_of(models: Iterable[ServedModel], besides: Iterable[ServedModel] = ()) -> int:
+    """Return the bytes of the weights of models on one device, those that several share once.
+
+    Args:
+        besides: models whose weights do not count.
+    """
+    sizes: dict[str, int] = {}
+    for model in models:
+        for name, size in model.weights.items():
+            sizes[name] = max(size, sizes.get(name, 0))  # one may have LoRAs on them
+    others = {name for model in besides for name in model.weights}
+    return sum(size for name, size in sizes.items() if name not in others)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Final
 
 from cache_dit_serving.config.residency import Resident
@@ -31,7 +32,8 @@ class ServedModel:
             name: name in requests; empty for the only model of a server.
             expected_bytes: returns the bytes of its weights by its files, for its first load; 0: not known.
         """
-        self._expected_bytes = expected_bytes
+        # Read once: the queue asks at each request.
+        self._expected_bytes = cache(expected_bytes)
         self.name: Final = name
         self.loading: Final = loading
         self.rates: Final = rates
@@ -50,20 +52,24 @@ class ServedModel:
         return self.loading.runner.facts.device if self.loading.has_loaded else None
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of its weights on the device while it is awake, counted from its tensors; 0 before its first load."""
+    def weights(self) -> Mapping[str, int]:
+        """Bytes of its weights on the device while it is awake, counted from its tensors, by their names.
+
+        Weights that it shares with other models have the same name there. Before its first load its files tell the
+        bytes.
+        """
         if not self.loading.has_loaded:
-            return 0
+            return {self.name: self._expected_bytes()}
         facts = self.loading.runner.facts
-        sizes = [each.bytes for each in facts.components]
-        if facts.offload == "model":
-            return max(sizes, default=0)  # one component at a time lies on the device
-        return 0 if facts.offload else sum(sizes)
+        if facts.offload is None:
+            return {each.weights or f"{self.name}/{each.name}": each.bytes for each in facts.components}
+        # One component at a time lies on the device, or none as a whole.
+        return {self.name: max((each.bytes for each in facts.components), default=0) if facts.offload == "model" else 0}
 
     @property
-    def needed_bytes(self) -> int:
-        """Bytes of its weights on the device: as measured, or before its first load as its files tell."""
-        return self.weight_bytes if self.loading.has_loaded else self._expected_bytes()
+    def weight_bytes(self) -> int:
+        """Bytes of its weights on the device while it is awake; 0 before its first load."""
+        return sum(self.weights.values()) if self.loading.has_loaded else 0
 
     @property
     def host_bytes(self) -> int:

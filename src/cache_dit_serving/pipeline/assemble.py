@@ -33,17 +33,25 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.guidance import SharedGuidance
     from cache_dit_serving.pipeline.lora import LoadedLoras
     from cache_dit_serving.pipeline.samplers import Samplers
+    from cache_dit_serving.pipeline.shared_weights import WeightsOfModel
 
 logger = logging.getLogger(__name__)
 
 
-def assemble(settings: Settings, progress: Callable[[str], None], before: Loaded | None = None) -> Loaded:
+def assemble(
+    settings: Settings,
+    progress: Callable[[str], None],
+    before: Loaded | None = None,
+    *,
+    shared: WeightsOfModel | None = None,
+) -> Loaded:
     """Load, accelerate, try and warm up the model; report each stage to `progress`.
 
     A model that was loaded before in this process is neither tried nor warmed up again.
 
     Args:
         before: the model as it was loaded before. Other files in its place are tried and warmed up.
+        shared: weights of other models, of which equal ones are used; None: there are none.
 
     The order of the steps, with its reasons:
 
@@ -51,6 +59,7 @@ def assemble(settings: Settings, progress: Callable[[str], None], before: Loaded
     2. Fuse LoRAs, into weights that are not quantised yet.
     3. Quantise, one component on the device at a time: the unquantised model need not fit there.
     4. Load the other LoRAs, which lie beside the weights.
+       Then find the weights that other models have on the device already.
     5. Set up offload or the exchange between ranks. Both wrap `forward` of components and layers, LoRAs among them.
     6. Set the attention backend.
     7. Install the cache, which patches each transformer's `forward` as it is by then. No layer is replaced after it: a
@@ -63,6 +72,17 @@ def assemble(settings: Settings, progress: Callable[[str], None], before: Loaded
     Raises:
         LoadError: a step failed; the message has no paths or library texts.
     """
+    try:
+        return _assembled(settings, progress, before, shared)
+    except BaseException:
+        if shared is not None:
+            shared.abandon()
+        raise
+
+
+def _assembled(
+    settings: Settings, progress: Callable[[str], None], before: Loaded | None, shared: WeightsOfModel | None
+) -> Loaded:
     progress("importing torch, diffusers and cache-dit")
     quiet_libraries()
     # Imported here because reading service.py (bentoml build, the supervisor) must not need torch.
@@ -72,7 +92,7 @@ def assemble(settings: Settings, progress: Callable[[str], None], before: Loaded
     claim_loggers()  # again, for the libraries imported since
     compiling.prepare(settings.compile)
     assert tuple(cache.CONFIGS) == CACHE_TYPES
-    installed = _installed(settings, progress)
+    installed = _installed(settings, progress, shared)
     runner = installed.runner
     if before is not None and _is_the_same(runner.facts, installed.loras.traits(), before):
         for cache_type, reason in before.refused.items():
@@ -112,7 +132,7 @@ class _Installed(NamedTuple):
             cache.refuse(cache_type, reason)
 
 
-def _installed(settings: Settings, progress: Callable[[str], None]) -> _Installed:
+def _installed(settings: Settings, progress: Callable[[str], None], shared: WeightsOfModel | None) -> _Installed:
     """Load and accelerate the model, and install the cache."""
     import torch
 
@@ -122,7 +142,7 @@ def _installed(settings: Settings, progress: Callable[[str], None]) -> _Installe
     from cache_dit_serving.pipeline.prompt_cache import PromptCache
     from cache_dit_serving.pipeline.samplers import Samplers
 
-    pipe, traits, loras, guidance, facts = _accelerated(settings, progress)
+    pipe, traits, loras, guidance, facts = _accelerated(settings, progress, shared)
     progress("installing the cache")
     pipes = [pipe, *load.siblings_of(pipe, traits.tasks)]
     caches = [cache.PipelineCache(each) for each in pipes]
@@ -144,6 +164,7 @@ def _installed(settings: Settings, progress: Callable[[str], None]) -> _Installe
         compiled_graphs=compiling.compiled_graphs if settings.compile else None,
         footprint=footprint_of(settings.model.path),
         reload_folder=settings.model.reload_folder,
+        shared=shared,
         processes=settings.parallelism.ranks_per_node if settings.parallelism else 1,
         guidance=guidance,
     )
@@ -184,8 +205,13 @@ def _tried(
 
 def _is_the_same(facts: Facts, loras: tuple[LoraTraits, ...], before: Loaded) -> bool:
     """Return whether what was loaded is the model of before, by its facts and LoRAs."""
-    earlier = before.runner.facts
-    return facts == replace(earlier, weights_version=None) and loras == before.model.loras
+    facts, earlier = _own(facts), replace(_own(before.runner.facts), weights_version=None)
+    return facts == earlier and loras == before.model.loras
+
+
+def _own(facts: Facts) -> Facts:
+    """Return the facts without what other models have to do with them."""
+    return replace(facts, components=tuple(each._replace(weights=None) for each in facts.components))
 
 
 def _compile(settings: Settings, installed: _Installed, model: PlannedModel, progress: Callable[[str], None]) -> None:
@@ -211,7 +237,7 @@ class _Accelerated(NamedTuple):
     facts: Facts
 
 
-def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accelerated:
+def _accelerated(settings: Settings, progress: Callable[[str], None], shared: WeightsOfModel | None) -> _Accelerated:
     from cache_dit_serving.pipeline import (
         attention,
         cache,
@@ -239,7 +265,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
     loras.load_those(fused=True, progress=progress)
     quantized = quantize.quantize(pipe, settings.quantize, device, progress)
     loras.load_those(fused=False, progress=progress)
-    placing.place(pipe, settings.model, device, progress)
+    placing.place(pipe, settings.model, device, progress, shared)
     guidance = None
     if settings.parallelism is not None:
         progress(f"spreading it over {settings.parallelism.world_size} ranks, with one output before and one after")
@@ -260,7 +286,7 @@ def _accelerated(settings: Settings, progress: Callable[[str], None]) -> _Accele
         parallelism=settings.parallelism.described() if settings.parallelism else None,
         offload=settings.model.offload,
         quantized=quantized,
-        components=loaded_components(pipe, located.sources, load.public_name),
+        components=loaded_components(pipe, located.sources, load.public_name, shared.names if shared else {}),
         usable=Usable(tuple(attention.usable_backends(device)), tuple(quantize.usable_types(device))),
     )
     return _Accelerated(pipe, traits, loras, guidance, facts)

@@ -39,7 +39,7 @@ def storages_on(device_type: str, modules: Iterable[torch.nn.Module]) -> list[to
     found: dict[int, torch.UntypedStorage] = {}
     for module in modules:
         for tensors in (module.parameters(), module.buffers()):
-            for plain in (each for tensor in tensors for each in _plain(tensor)):
+            for plain in (each for tensor in tensors for each in plain_tensors(tensor)):
                 storage = plain.untyped_storage()
                 if storage.device.type == device_type and storage.nbytes() and storage.resizable():
                     found[storage._cdata] = storage
@@ -50,6 +50,19 @@ def empty(storages: Iterable[torch.UntypedStorage]) -> None:
     """Give the memory of storages back to torch's allocator; what was in them is lost."""
     for storage in storages:
         storage.resize_(0)
+
+
+def restore_each(copies: Sequence[HostCopy], sign: Callable[[], None]) -> None:
+    """Give the storages of all copies their contents back, or those of none. As :meth:`HostCopy.restore`."""
+    restored: list[HostCopy] = []
+    try:
+        for copy in copies:
+            copy.restore(sign)
+            restored.append(copy)
+    except BaseException:
+        for copy in restored:
+            copy.empty()
+        raise
 
 
 class HostCopy:
@@ -72,16 +85,27 @@ class HostCopy:
         Raises:
             NoHostMemory: the host has too little free memory.
         """
+        copies = cls.of_each([storages], stop, free)
+        return copies[0] if copies is not None else None
+
+    @classmethod
+    def of_each(
+        cls, groups: Sequence[Sequence[torch.UntypedStorage]], stop: Callable[[], bool], free: int
+    ) -> list[HostCopy] | None:
+        """Copy groups of storages; return a copy of each. As :meth:`of`."""
+        storages = [storage for group in groups for storage in group]
         needed = sum(storage.nbytes() for storage in storages)
         if needed > free:
             raise NoHostMemory(needed, free)
-        on_cuda = any(storage.device.type == "cuda" for storage in storages)
-        copy = cls(storages, pinned=on_cuda and needed <= PINNED_SHARE * free)
-        for content, kept in copy._pieces():
-            if stop():
-                return None
-            kept.copy_(content)
-        return copy
+        pinned = any(storage.device.type == "cuda" for storage in storages) and needed <= PINNED_SHARE * free
+        copies = []
+        for group in groups:
+            copies.append(copy := cls(group, pinned=pinned))
+            for content, kept in copy._pieces():
+                if stop():
+                    return None
+                kept.copy_(content)
+        return copies
 
     def restore(self, sign: Callable[[], None]) -> None:
         """Give the storages their memory and contents back.
@@ -101,6 +125,10 @@ class HostCopy:
         except BaseException:
             empty(self._storages)
             raise
+
+    def empty(self) -> None:
+        """Give the memory of the storages back once more, after :meth:`restore`."""
+        empty(self._storages)
 
     def _pieces(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield each piece of a storage with its place in the chunks, as bytes."""
@@ -128,7 +156,7 @@ def _chunks(size: int, *, pinned: bool) -> Iterator[torch.Tensor]:
         yield torch.empty(length, dtype=torch.uint8)
 
 
-def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield the tensors with storages that a tensor is made of: itself, or the parts of a quantised or spread one."""
     if not is_traceable_wrapper_subclass(tensor):
         yield tensor
@@ -137,4 +165,4 @@ def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     for name in names:
         part = getattr(tensor, name)
         if isinstance(part, torch.Tensor):  # a DTensor's have its mesh of devices too
-            yield from _plain(part)
+            yield from plain_tensors(part)

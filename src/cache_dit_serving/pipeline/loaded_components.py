@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,12 +19,13 @@ FOLDER = "folder"
 
 
 def loaded_components(
-    pipe: DiffusionPipeline, sources: Sources, public_name: Callable[[str], str]
+    pipe: DiffusionPipeline, sources: Sources, public_name: Callable[[str], str], weights: Mapping[str, str]
 ) -> tuple[LoadedComponent, ...]:
     """Return the networks of a pipeline with the places that their weights came from.
 
     Args:
         public_name: function that returns a path's name for callers.
+        weights: name of the weights that other models can use, by component.
     """
     found = []
     for name, component in pipe.components.items():
@@ -36,7 +37,8 @@ def loaded_components(
             file = None
         place = source.name if source else file.name if file else public_name(sources.location)
         kind = file.format if file else FOLDER
-        found.append(LoadedComponent(name, place, kind, _dtype_of(component), bytes_of(component)))
+        size = bytes_of(component)
+        found.append(LoadedComponent(name, place, kind, _dtype_of(component), size, weights.get(name)))
     return tuple(found)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from cache_dit_serving.config.settings import ModelSettings
+    from cache_dit_serving.pipeline.shared_weights import WeightsOfModel
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,17 @@ def check(model: ModelSettings, device: torch.device) -> None:
             raise LoadError(f"model.{key}: {value} wants an accelerator, and there is none here; leave it out")
 
 
-def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, progress: Callable[[str], None]) -> None:
+def place(
+    pipe: DiffusionPipeline,
+    model: ModelSettings,
+    device: torch.device,
+    progress: Callable[[str], None],
+    shared: WeightsOfModel | None = None,
+) -> None:
     """Move the components to the device, or set the hooks that move them when they are needed. Set up the VAE.
+
+    Args:
+        shared: weights of other models: those that lie on the device already are used; None: there are none.
 
     Raises:
         LoadError: the components do not fit, or the pipeline does not support the offload or the VAE's setting.
@@ -52,8 +62,13 @@ def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, p
                 progress(f"preparing {name} for offload ({model.offload})")
                 _offload(pipe, model.offload, device)
             elif model.device_map is None:
+                components = networks_of(pipe)
+                if shared is not None:
+                    shared.find(components, device, progress)
                 progress(f"moving {name} to {device}")
                 pipe.to(device)
+                if shared is not None:
+                    shared.hold(components, device)
     except (ValueError, ImportError) as error:
         logger.exception("model.offload does not work on this pipeline")
         raise LoadError(f"model.offload: {model.offload} does not work on a {name}{DETAILS}") from error
@@ -63,6 +78,11 @@ def place(pipe: DiffusionPipeline, model: ModelSettings, device: torch.device, p
             if enable is None:
                 raise LoadError(f"model.vae_{key}: the VAE of a {name} has none; leave it out")
             enable()
+
+
+def networks_of(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
+    """Return the components of a pipeline that have weights, by name."""
+    return {name: each for name, each in pipe.components.items() if isinstance(each, torch.nn.Module)}
 
 
 def _offload(pipe: Any, kind: str, device: torch.device) -> None:

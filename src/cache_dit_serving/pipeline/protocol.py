@@ -81,6 +81,8 @@ class LoadedComponent(NamedTuple):
     """Type with the most bytes of its weights in memory: torch's name, or GGML's."""
     bytes: int
     """Bytes of its weights in memory."""
+    weights: str | None = None
+    """Name of its weights, the same in two models that share them; None: no other model can use them."""
 
 
 class Freed(NamedTuple):
@@ -290,6 +292,10 @@ class Runner(Protocol):
         Raises:
             InvalidRequest: the weights cannot be moved there.
         """
+        ...
+
+    def will_wake(self) -> None:
+        """Have weights on the device that other models share with this one stay there. :meth:`wake` must follow."""
         ...
 
     def wake(self, sign: Callable[[], None]) -> None:

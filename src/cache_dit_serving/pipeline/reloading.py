@@ -17,7 +17,10 @@ from cache_dit_serving.host_memory import free_host_bytes
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.replacement import Replacement, folder_below, replacements_in
 from cache_dit_serving.model_folder.weights import counted
+from cache_dit_serving.pipeline.equal_weights import file_name
 from cache_dit_serving.pipeline.host_copy import HostCopy, NoHostMemory
+from cache_dit_serving.pipeline.memory import is_out_of_memory
+from cache_dit_serving.pipeline.placing import networks_of
 from cache_dit_serving.pipeline.protocol import Reloaded, WeightsChoice
 from cache_dit_serving.pipeline.quantize import is_quantized
 
@@ -40,9 +43,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """torch's types by their names in safetensors; files with others are refused."""
-OF_LORAS = ".lora_"
-BASE_LAYER = ".base_layer."
-"""Part of a layer's name below which PEFT puts the model's own layer."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,13 @@ class _Change:
 
 
 def reload(
-    pipe: DiffusionPipeline, root: Path, choice: WeightsChoice, fused: Sequence[str], sign: Callable[[], None]
+    pipe: DiffusionPipeline,
+    root: Path,
+    choice: WeightsChoice,
+    sign: Callable[[], None],
+    *,
+    fused: Sequence[str],
+    part: Callable[[Mapping[str, torch.nn.Module]], None],
 ) -> Reloaded:
     """Put the weights of a folder in the place of a pipeline's.
 
@@ -62,13 +68,15 @@ def reload(
 
     Args:
         root: folder of the operator, below which the weights lie.
-        fused: LoRAs that are part of the weights.
         sign: called at each file and tensor.
+        fused: LoRAs that are part of the weights.
+        part: gives components weights that no other model uses.
 
     Raises:
-        InvalidRequest: the folder is not there, does not fit the model or its digest is another one.
+        InvalidRequest: the folder is not there, does not fit the model or its digest is another one, or the device has
+            no room for weights that other models do not use.
     """
-    networks = {name: each for name, each in pipe.components.items() if isinstance(each, torch.nn.Module)}
+    networks = networks_of(pipe)
     libraries = {name: type(each).__module__.partition(".")[0] for name, each in networks.items()}
     try:
         found = replacements_in(folder_below(root, choice.folder), root, libraries)
@@ -82,6 +90,7 @@ def reload(
     digest, changes = _read(found, targets, sign)
     if choice.sha256 not in (None, digest):
         raise InvalidRequest(f"the digest of the folder is {digest}", param=DIGEST)
+    _part({name: networks[name] for name in targets}, part)
     _change(changes, sign)
     logger.info("the weights of %s are %s now", ", ".join(targets), digest)
     return Reloaded(digest, tuple(targets))
@@ -95,11 +104,8 @@ def _targets(module: torch.nn.Module, new: Replacement) -> dict[str, torch.Tenso
     """
     if is_quantized(module):
         raise InvalidRequest(f"{new.component}: its weights are quantised, and cannot be exchanged", param=FOLDER)
-    state = {
-        name.replace(BASE_LAYER, "."): tensor
-        for name, tensor in module.state_dict(keep_vars=True).items()
-        if OF_LORAS not in name
-    }
+    named = ((file_name(name), tensor) for name, tensor in module.state_dict(keep_vars=True).items())
+    state: dict[str, torch.Tensor] = {name: tensor for name, tensor in named if name is not None}
     if any(tensor.device.type == "meta" for tensor in state.values()):
         raise InvalidRequest(f"{new.component}: model.offload keeps its weights elsewhere", param=FOLDER)
     given = {id(tensor) for name, tensor in state.items() if name in new.tensors}
@@ -167,6 +173,16 @@ def _read(
         raise InvalidRequest("the files have changed while they were read", param=FOLDER)
     text = "".join(line for _, line in sorted(lines.items()))
     return hashlib.sha256(text.encode()).hexdigest(), changes
+
+
+def _part(components: Mapping[str, torch.nn.Module], part: Callable[[Mapping[str, torch.nn.Module]], None]) -> None:
+    try:
+        part(components)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        words = f"other models use the same weights of {', '.join(components)}, and the device has no room for others"
+        raise InvalidRequest(words, param=FOLDER) from None
 
 
 def _change(changes: Sequence[_Change], sign: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from cache_dit_serving.pipeline.drawing import Drawing
 from cache_dit_serving.pipeline.failure import summary
 from cache_dit_serving.pipeline.prompts import listening
 from cache_dit_serving.pipeline.protocol import Facts, Freed, Reloaded, Sampled, Stopped, Watch, WeightsChoice
+from cache_dit_serving.pipeline.shared_weights import SharedWeights
 from cache_dit_serving.planning.call import ImageCall
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cache_dit_serving.pipeline.previews import Previewer
     from cache_dit_serving.pipeline.profiling import Profiler
     from cache_dit_serving.pipeline.prompt_cache import PromptCache
+    from cache_dit_serving.pipeline.shared_weights import WeightsOfModel
     from cache_dit_serving.planning.loras import LoraContents
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class PipelineRunner:
         processes: int = 1,
         guidance: SharedGuidance | None = None,
         reload_folder: Path | None = None,
+        shared: WeightsOfModel | None = None,
     ) -> None:
         """
         Args:
@@ -69,6 +72,7 @@ class PipelineRunner:
             processes: number of ranks on this machine, which share its memory.
             guidance: sharing of guidance's forward passes with other ranks; None: this process makes all of them.
             reload_folder: folder below which weights lie that may take the place of the loaded ones; None: none may.
+            shared: weights that other models may use too; None: none do.
         """
         import torch
 
@@ -89,7 +93,8 @@ class PipelineRunner:
         self._device = torch.device(facts.device)
         self._memory_use = MemoryUse(self._device)
         self._reload_folder = reload_folder
-        self._sleeping = Sleeping(parts, self._device, processes)
+        self._shared = shared or SharedWeights().of("")
+        self._sleeping = Sleeping(parts, self._device, self._shared, processes)
         self._held_bytes = 0
 
     lost: str | None = None
@@ -295,6 +300,10 @@ class PipelineRunner:
         """
         return self._sleeping.sleep(self.flush, stop)
 
+    def will_wake(self) -> None:
+        """Have shared weights stay on the device."""
+        self._shared.claim()
+
     def wake(self, sign: Callable[[], None]) -> None:
         """Put the weights back on the device."""
         self._sleeping.wake(sign)
@@ -308,11 +317,13 @@ class PipelineRunner:
         if self.facts.offload not in (None, "model"):
             raise InvalidRequest(f"model.offload {self.facts.offload} keeps the weights elsewhere", param="folder")
         pipe = next(iter(self._parts.values())).pipe
-        reloaded = reload(pipe, self._reload_folder, choice, self._loras.fused, sign)
+        reloaded = reload(pipe, self._reload_folder, choice, sign, fused=self._loras.fused, part=self._shared.part)
         self.flush()
         if self._previewer is not None:
             self._previewer.forget()
-        self.facts = replace(self.facts, weights_version=reloaded.version)
+        names = self._shared.names
+        components = tuple(each._replace(weights=names.get(each.name)) for each in self.facts.components)
+        self.facts = replace(self.facts, weights_version=reloaded.version, components=components)
         return reloaded
 
     def drop(self) -> int:

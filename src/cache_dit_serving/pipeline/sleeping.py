@@ -11,11 +11,12 @@ import torch
 
 from cache_dit_serving.errors import InvalidRequest, OutOfMemory
 from cache_dit_serving.host_memory import free_host_bytes
-from cache_dit_serving.pipeline.host_copy import HostCopy, NoHostMemory, empty, storages_on
+from cache_dit_serving.pipeline.host_copy import HostCopy, NoHostMemory, empty, restore_each, storages_on
 from cache_dit_serving.pipeline.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from cache_dit_serving.pipeline.part import Part
+    from cache_dit_serving.pipeline.shared_weights import WeightsOfModel
 
 logger = logging.getLogger(__name__)
 
@@ -35,21 +36,24 @@ def why_not_in_host_memory(device: torch.device) -> str | None:
 class Sleeping:
     """The sleep of one pipeline and its siblings. For the pipeline's thread, but :attr:`copied_bytes`."""
 
-    def __init__(self, parts: Iterable[Part], device: torch.device, processes: int = 1) -> None:
+    def __init__(self, parts: Iterable[Part], device: torch.device, shared: WeightsOfModel, processes: int = 1) -> None:
         """
         Args:
+            shared: weights that other models may use too.
             processes: number of processes that go to sleep at once, and share the host's memory.
         """
         self._parts = tuple(parts)
         self._device = device
+        self._shared = shared
         self._processes = processes
         self._copy: HostCopy | None = None
+        """All weights in host memory but the shared ones."""
 
     @property
     def copied_bytes(self) -> int:
         """Bytes of weights that wait in host memory; 0 while the model is awake."""
         copy = self._copy
-        return copy.bytes if copy is not None else 0
+        return copy.bytes + self._shared.host_bytes if copy is not None else 0
 
     def sleep(self, flush: Callable[[], object], stop: Callable[[], bool]) -> int | None:
         """Move the weights to host memory and give the device's memory back; return its bytes.
@@ -63,9 +67,10 @@ class Sleeping:
         """
         if (why := why_not_in_host_memory(self._device)) is not None:
             raise InvalidRequest(why, param=LEVEL)
-        storages = storages_on(self._device.type, self._modules())
+        going = self._shared.going()
+        groups = [self._own_storages(self._device.type), *(each.storages for each in going)]
         try:
-            copy = HostCopy.of(storages, stop, free_host_bytes() // self._processes)
+            copies = HostCopy.of_each(groups, stop, free_host_bytes() // self._processes)
         except NoHostMemory as error:
             needed, free = (f"{size / 2**30:.1f} GiB" for size in (error.needed, error.free))
             raise InvalidRequest(
@@ -75,11 +80,12 @@ class Sleeping:
             if not is_out_of_memory(error):
                 raise
             raise InvalidRequest("host: the host's memory ran out; `disk` needs none", param=LEVEL) from None
-        if copy is None:
+        if copies is None:
             return None
-        self._copy = copy
+        self._copy, *of_going = copies
+        self._shared.sleep(going, of_going)
         try:
-            return self._give_back(flush, storages)
+            return self._give_back(flush, [storage for group in groups for storage in group])
         except BaseException:
             self.wake(lambda: None)  # nothing may draw with empty weights
             raise
@@ -92,8 +98,9 @@ class Sleeping:
         """
         if self._copy is None:
             return
+        coming = (each.copy for each in self._shared.coming())
         try:
-            self._copy.restore(sign)
+            restore_each([self._copy, *(each for each in coming if each is not None)], sign)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -103,15 +110,18 @@ class Sleeping:
             failed = False
         if failed:
             # Outside the handler: the exception keeps what was allocated.
+            self._shared.stay_asleep()
             give_back(self._device)
             raise OutOfMemory
         self._copy = None
+        self._shared.wake()
         empty_allocators(self._device)
 
     def drop(self, flush: Callable[[], object]) -> int:
         """Give all memory of the model back, for good; return its bytes."""
         device_types = {self._device.type, "cpu"}
-        storages = [each for device_type in device_types for each in storages_on(device_type, self._modules())]
+        storages = [each for device_type in device_types for each in self._own_storages(device_type)]
+        storages += self._shared.leave()
         self._copy = None
         # `api/lifecycle.py` has set the model's objects aside from the garbage collector.
         gc.unfreeze()
@@ -129,6 +139,11 @@ class Sleeping:
         empty(storages)
         give_back(self._device)
         return held - reserved_bytes() if self._device.type == "cuda" else sizes
+
+    def _own_storages(self, device_type: str) -> list[torch.UntypedStorage]:
+        """Return the storages on a kind of device that no other model uses."""
+        shared = self._shared.storages
+        return [each for each in storages_on(device_type, self._modules()) if each._cdata not in shared]
 
     def _modules(self) -> list[torch.nn.Module]:
         components = (each for part in self._parts for each in part.pipe.components.values())

@@ -129,6 +129,9 @@ class RankedRunner:
         """Have all ranks move their weights to host memory, which nothing undoes; return the freed bytes of rank 0."""
         return self._ask(wire.Sleep()).slept
 
+    def will_wake(self) -> None:
+        pass  # one of several models is in this process alone
+
     def wake(self, sign: Callable[[], None]) -> None:
         """Have all ranks put their weights back."""
         self._ask(wire.Wake())

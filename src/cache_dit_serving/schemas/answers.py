@@ -244,7 +244,9 @@ class ModelHealth(BaseModel):
     )
     level: SleepLevel | None = Field(None, description="Place of the weights while it is asleep.")
     reason: str | None = Field(None, description="Current stage while loading; cause of the failure if failed.")
-    weight_bytes: int = Field(description="Bytes of its weights, as measured once loaded; 0 before.")
+    weight_bytes: int = Field(
+        description="Bytes of its weights, as measured once loaded, with those that it shares with others; 0 before."
+    )
     resident: Resident = Field(description="always: it never gives way to another model.")
     default: bool = Field(description="True for the model of requests that name none.")
     ready_in_s: float | None = Field(
@@ -286,6 +288,9 @@ class ComponentInfo(BaseModel):
     format: str = Field(description="folder, or the file's format, such as `GGUF Q4_K` or `scaled FP8`.")
     dtype: str = Field(description="Type of most of its weights in memory: torch's name, or GGML's, such as Q4_K.")
     bytes: int = Field(description="Bytes of its weights in memory.")
+    shared_with: list[str] = Field(
+        [], description="Other models of this server whose component has equal weights: they lie in memory once."
+    )
 
 
 class ModelInfo(Answer):
