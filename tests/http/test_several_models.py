@@ -229,6 +229,9 @@ def test_jobs_of_several_models_wait_in_one_queue_and_each_is_drawn_by_its_own(b
     jobs = [submitted(behind.server, seed=1, model=name, num_inference_steps=3) for name in names]
     results = [ended(behind.server, job)["result"] for job in jobs]
     kinds = ["video" if name == "wan" else "images" for name in names]
+    listed = behind.server.get(f"/jobs?limit={len(jobs)}").json()["jobs"]
+    assert [each["model"] for each in reversed(listed)] == names
+    assert ended(behind.server, submitted(behind.server, seed=1, num_inference_steps=3))["model"] == "flux"
     assert [kind for kind, result in zip(kinds, results, strict=True) if kind not in result] == []
 
 

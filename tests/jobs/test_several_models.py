@@ -14,11 +14,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from cache_dit_serving.config.settings import LoraSettings
-from cache_dit_serving.errors import LoadError, NeedsMemory, NotReady, OutOfMemory, WakeFailed
+from cache_dit_serving.errors import InternalError, LoadError, NeedsMemory, NotReady, OutOfMemory, WakeFailed
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.pipeline_thread import PipelineThread
 from cache_dit_serving.jobs.residency import SleepPolicy
-from cache_dit_serving.jobs.residents import MemoryBounds
+from cache_dit_serving.jobs.residents import MemoryBounds, Residents
+from cache_dit_serving.jobs.served_model import ServedModel
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.inputs import NO_INPUTS
 from cache_dit_serving.pipeline import sleeping
@@ -361,6 +362,35 @@ def test_an_output_that_lacks_memory_alone_fails_and_nothing_gives_way(
         with pytest.raises(OutOfMemory):
             each.result.result(60)
         assert drawn(workers["b"])
+
+
+def test_a_model_that_cannot_be_moved_goes_to_disk(model_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(stop: Callable[[], bool]) -> int:
+        raise RuntimeError("an error of the driver")
+
+    with serving({"a": really, "b": really}, MemoryBounds(device=model_bytes)) as workers:
+        monkeypatch.setattr(workers["a"].loaded().runner, "sleep", broken)
+        assert drawn(workers["b"]) == drawn(workers["a"])
+        assert places(workers) == {"a": "awake", "b": "host"}
+
+
+def test_a_thread_that_breaks_leaves_nobody_waiting_for_a_load(
+    model_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(residents: Residents, model: ServedModel) -> float:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("cache_dit_serving.jobs.model_loading.RETRY_S", 0.0)
+    with serving({"a": really, "b": really}, MemoryBounds()) as workers:
+        monkeypatch.setattr(Residents, "make_ready", broken)
+        load = workers["b"].load()
+        assert load is not None
+        with pytest.raises(InternalError):
+            load.result(30)
+        wait_until(lambda: workers["b"].state == "failed")
+        assert workers["b"].load() is None, "no thread would load it"
+        with pytest.raises(NotReady, match="stopped working"):
+            workers["b"].loaded()
 
 
 def test_a_wake_that_lacks_memory_has_another_give_way(model_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ LONG: dict[str, Any] = {"num_inference_steps": 100, "num_images": 8, "speed": "l
 def record(name: str = "one", *states: JobState, **fields: Any) -> JobRecord:
     """A job that came into each state a second after the one before."""
     history = tuple((state, 1000.0 + second) for second, state in enumerate(states or (QUEUED,)))
-    given: dict[str, Any] = {"id": name, "history": history, "steps": 10, "request": "{}"}
+    request = '{"request": {}, "base_url": "http://localhost:3000"}'
+    given: dict[str, Any] = {"id": name, "history": history, "steps": 10, "request": request}
     return JobRecord(**(given | fields))
 
 

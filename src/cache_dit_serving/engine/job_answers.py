@@ -76,6 +76,7 @@ def answer_of(record: JobRecord) -> JobAnswer:
         record = replace(record, seconds_left=None)
     values = same_fields(record, JobAnswer) | {
         "state": record.state,
+        "model": record.asked.get("model"),
         "history": [JobMoment(state=each, at=timestamp(at)) for each, at in record.history],
         "outputs": [f"/jobs/{record.id}/outputs/{number}" for number in range(len(record.files))],
         "result": GenerateResponse.model_validate_json(record.result) if record.result is not None else None,

@@ -120,6 +120,9 @@ class JobDesk:
         kept = {"output_format": request.output_format or "url", "output_dir": request.output_dir or folder_of(name)}
         intake = replace(intake, request=request.model_copy(update=kept))
         engine, request = await self._models.for_request(intake.request)
+        if self._models.are_several:
+            # Another model may be the default one when a server that was started again draws it.
+            request = request.model_copy(update={"model": engine.worker.model.name})
         intake = replace(intake, request=request)
         prepared = await engine.prepare(intake)
         generation = prepared.generation

@@ -198,6 +198,11 @@ class ModelLoading:
         self._loaded = replace(self._loaded, runner=OnDisk(runner), warm_up=())
         return runner.drop()
 
+    def fail_for_good(self, reason: str, cause: BaseException) -> None:
+        """Take note that the model cannot be served any more, whatever requests come."""
+        self._on_request = self._retries = False
+        self.fail(reason, cause)
+
     def fail(self, reason: str, cause: BaseException | None = None) -> None:
         """Take note that the model cannot be served."""
         logger.error("failed: %s", logged(reason, cause))

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from cache_dit_serving.errors import DETAILS, ServingError
+from cache_dit_serving.errors import DETAILS, InternalError, ServingError
 from cache_dit_serving.jobs.generation import Generation
 from cache_dit_serving.jobs.output_maker import OutputMaker
 from cache_dit_serving.jobs.pipeline_queue import Action, PipelineQueue
@@ -77,7 +77,7 @@ class PipelineLoop:
             # Nothing should come here; if something does, a server that says ready must not let requests wait for ever.
             logger.exception("the pipeline's thread failed")
             for model in self._models:
-                model.loading.fail(f"the pipeline stopped working{DETAILS}", error)
+                model.loading.fail_for_good(f"the pipeline stopped working{DETAILS}", error)
             self._queue.refuse()
 
     def _load_first(self) -> bool:
@@ -150,6 +150,9 @@ class PipelineLoop:
             except ServingError as error:
                 action.future.set_exception(error)
                 return
+            except Exception:
+                action.future.set_exception(InternalError())
+                raise
         with self._watchdog.watching():
             action.run(action.model.loading.runner)
 

@@ -159,6 +159,9 @@ class Residents:
             except ServingError as error:
                 logger.info("%s does not give way to host memory or disk (%s): %s", model.name, level, error.message)
                 continue
+            except Exception:
+                logger.exception("%s does not give way to host memory or disk (%s)", model.name, level)
+                continue
             logger.info("%s gave way, to %s", model.name, "host memory" if slept.level == "host" else "disk")
             return True
         return False

@@ -93,6 +93,7 @@ class JobAnswer(Answer):
     id: str
     state: JobState
     history: list[JobMoment] = Field(description="States so far, oldest first; the last one is `state`.")
+    model: str | None = Field(None, description="Name of the model that draws it; absent on a server of one.")
     priority: int = Field(0, description="Priority with which it waits; a higher one runs first.")
     position: int | None = Field(None, description="Position in the queue while queued; 1 runs next.")
     starts_in_s: float | None = Field(
