@@ -25,7 +25,7 @@ from cache_dit_serving.loras.locate import SHIPPED, locate, on_hub
 from cache_dit_serving.loras.lora_file import lora_file_of, read_lora_file
 from cache_dit_serving.media.c2pa_signer import C2paSigner
 from cache_dit_serving.model_folder.broken import BrokenFolder
-from cache_dit_serving.model_folder.contents import folder_of, read_model
+from cache_dit_serving.model_folder.contents import folder_of, read_component_folders, read_model
 from cache_dit_serving.model_folder.variant import variant_on_hub
 from cache_dit_serving.safetensors_header import UnreadableFile
 
@@ -109,6 +109,7 @@ def check_sources(model: ModelSettings) -> Sources | None:
         raise ConfigError(f"model.path {model.path!r}: {why}")
     try:
         sources = sources_of(model, download=False)
+        read_component_folders(sources)
     except UnusableSource as error:
         raise ConfigError(str(error)) from error
     except NotDownloaded:

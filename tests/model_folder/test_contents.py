@@ -213,6 +213,22 @@ def test_a_broken_folder_names_its_file_and_the_remedy(kind: str, folder: Path) 
     assert "secret-customer" not in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", [kind for kind, (_, words) in BROKEN.items() if words.startswith("transformer")])
+@pytest.mark.parametrize("of_pipeline", [False, True])
+def test_a_broken_folder_of_a_component_is_refused_alike(kind: str, of_pipeline: bool, folder: Path) -> None:
+    break_it, words = BROKEN[kind]
+    break_it(folder)
+    model = ModelSettings(components={"transformer": str(folder if of_pipeline else folder / "transformer")})
+    with pytest.raises(ConfigError, match=r"^model\.components\.transformer: " + re.escape(words)) as refused:
+        preflight.check_path(model)
+    assert "secret-customer" not in str(refused.value)
+
+
+def test_components_without_weights_are_not_looked_into(folder: Path) -> None:
+    components = {name: str(folder / name) for name in ("tokenizer", "scheduler", "vae")}
+    assert preflight.check_path(ModelSettings(components=components)) is not None
+
+
 @pytest.mark.parametrize("name", ["../../etc", "/etc", "a\0b", "\x1b[2J"])
 def test_a_component_outside_of_the_folder_is_refused(folder: Path, name: str) -> None:
     named({name: ["diffusers", "AutoencoderKL"]})(folder)

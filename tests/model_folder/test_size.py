@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -21,10 +20,10 @@ def test_the_headers_tell_what_the_tensors_have_in_memory(dtype: Literal["float3
     assert expected_bytes(model) == pytest.approx(measured * share, rel=0.01)
 
 
-def test_a_component_from_a_file_of_its_own_counts_in_the_place_of_the_folders(tmp_path: Path) -> None:
-    file = EMBEDDED_FOLDER / "vae" / "diffusion_pytorch_model.safetensors"
+@pytest.mark.parametrize("place", ["vae", "vae/diffusion_pytorch_model.safetensors"])
+def test_a_component_from_a_place_of_its_own_counts_instead_of_the_folders(place: str) -> None:
     whole = ModelSettings(path=str(EMBEDDED_FOLDER), dtype="float32")
-    other = whole.model_copy(update={"components": {"vae": str(file)}})
+    other = whole.model_copy(update={"components": {"vae": str(EMBEDDED_FOLDER / place)}})
     assert expected_bytes(other) == expected_bytes(whole) > 0
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cache_dit_serving.config.folder import INDEX
 from cache_dit_serving.config.settings import ModelSettings
-from cache_dit_serving.config.sources import Sources
+from cache_dit_serving.config.sources import Sources, UnusableSource
 from cache_dit_serving.model_folder.broken import BrokenFolder
 from cache_dit_serving.model_folder.classes import diffusers_version, has_class, has_module
 from cache_dit_serving.model_folder.unindexed import what_it_seems
@@ -33,6 +33,8 @@ from cache_dit_serving.safetensors_header import LFS_POINTER, OTHER_FORMATS
 WITHOUT_WEIGHTS = re.compile(r".*(Tokenizer|TokenizerFast|Processor|ProcessorFast|Extractor|Scheduler|Backend|Config)")
 """Classes of components that are configured by small files alone."""
 NETWORK = re.compile(r".*(Model|Transformer|Autoencoder|UNet|For[A-Z]\w+)")
+NETWORK_CONFIG = "config.json"
+"""File with the configuration of a network."""
 SMALL_FILES = frozenset({".json", ".model", ".txt", ".jinja"})
 """Suffixes of the files of configurations and tokenizers."""
 MOST_LFS_BYTES = 1024
@@ -72,7 +74,7 @@ class _Listed(NamedTuple):
         if WITHOUT_WEIGHTS.fullmatch(self.class_name) or self.class_name.endswith("Pipeline"):
             return False
         weights = variants_of(self.files, self.library) or chosen_file(self.files, self.library, PLAIN)
-        return "config.json" in self.files or bool(weights) or NETWORK.match(self.class_name) is not None
+        return NETWORK_CONFIG in self.files or bool(weights) or NETWORK.match(self.class_name) is not None
 
 
 def read_folder(
@@ -152,6 +154,28 @@ def read_model(folder: Path, model: ModelSettings, sources: Sources) -> ModelFol
         weights=model.weights == "saved" and sources.whole is None,
         replaced=sources.replaced,
     )
+
+
+def read_component_folders(sources: Sources) -> dict[str, Weights]:
+    """Return the weights of components that come from folders of their own, by component, after their checks.
+
+    Raises:
+        UnusableSource: a file is not there, is damaged, or holds something else than its index or type says.
+    """
+    found: dict[str, Weights] = {}
+    for component, source in sources.components.items():
+        if source.folder is None or source.file is not None:
+            continue
+        try:
+            with _readable():
+                names = _names(source.folder, "the component's folder")
+                if NETWORK_CONFIG in names:  # tokenizers, schedulers and processors have others
+                    config = read_json(source.folder / NETWORK_CONFIG, f"{source.folder.name}/{NETWORK_CONFIG}")
+                    library = "diffusers" if "_class_name" in config else "transformers"
+                    found[component] = read_weights(source.folder, names, library, PLAIN)
+        except BrokenFolder as error:
+            raise UnusableSource(source.key, str(error)) from error
+    return found
 
 
 @contextmanager

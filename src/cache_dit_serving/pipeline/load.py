@@ -22,7 +22,7 @@ from cache_dit_serving.config.settings import ModelSettings, RequestDefaults, Se
 from cache_dit_serving.config.sources import Sources, UnusableSource, sources_of, unreachable
 from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.model_folder.broken import BrokenFolder
-from cache_dit_serving.model_folder.contents import folder_of, read_model
+from cache_dit_serving.model_folder.contents import folder_of, read_component_folders, read_model
 from cache_dit_serving.model_folder.variant import variant_on_hub
 from cache_dit_serving.pipeline import components, placing, quantize
 from cache_dit_serving.pipeline.arguments import SET_BY_THE_SERVER
@@ -270,6 +270,7 @@ def _sources(model: ModelSettings) -> Sources:
         raise LoadError(why)
     try:
         sources = sources_of(model)
+        read_component_folders(sources)
     except UnusableSource as error:
         raise LoadError(str(error)) from error
     if why := unreachable(sources, model.revision):
