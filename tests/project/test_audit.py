@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.pages import answering
 from tests.support.server import ROOT
-from tools.audit import Newest, newest, source_of
+from tools import audit
+from tools.audit import PYPI, REQUIREMENTS, Newest, newest, source_of
 
 NOWHERE = "http://127.0.0.1:9"
-
-
-@contextmanager
-def answering(pages: dict[str, Any]) -> Iterator[str]:
-    """A server of JSON pages by path; 404 elsewhere."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(200 if self.path in pages else 404)
-            self.end_headers()
-            self.wfile.write(json.dumps(pages.get(self.path)).encode())
-
-        do_POST = do_GET
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{running.server_port}"
-        finally:
-            running.shutdown()
-            thread.join()
 
 
 @pytest.mark.parametrize(
@@ -56,9 +27,23 @@ def answering(pages: dict[str, Any]) -> Iterator[str]:
     ],
     ids=["PyPI", "OSV", "neither knows the release", "a mirror without data"],
 )
-def test_a_source_must_know_a_release_with_vulnerabilities(pages: dict[str, Any], source: str | None) -> None:
+def test_a_source_must_know_a_release_with_vulnerabilities(
+    pages: dict[str, Any], source: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with answering(pages) as address:
-        assert source_of(address, address) == source
+        monkeypatch.setattr(audit, "PYPI", address)
+        options = source_of(address, address)
+    assert (None if options is None else options[1]) == source
+
+
+def test_a_copy_of_pypi_is_no_source_since_pip_audit_reads_pypi_alone() -> None:
+    with answering({"/pypi/pip/24.0/json": {"vulnerabilities": [{"id": "PYSEC-1"}]}}) as address:
+        assert source_of(address, NOWHERE) is None
+
+
+def test_every_file_of_pins_that_reaches_an_image_is_audited() -> None:
+    tools = {ROOT / f"requirements-{name}.txt" for name in ("test", "docs")}
+    assert set(REQUIREMENTS) == set(ROOT.glob("requirements*.txt")) - tools
 
 
 def test_newest_releases_are_looked_up_and_others_are_named() -> None:
@@ -84,6 +69,6 @@ def test_an_audit_without_data_fails_and_names_what_it_needs(tmp_path: Path) -> 
         check=False,
     )
     assert ended.returncode == 1
-    assert f"{NOWHERE}/pypi/NAME/VERSION/json" in ended.stderr
+    assert f"{PYPI}/pypi/NAME/VERSION/json" in ended.stderr
     assert f"{NOWHERE}/v1/query" in ended.stderr
     assert "Not looked at, 2: one==1, two==2" in ended.stderr
