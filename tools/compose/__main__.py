@@ -1,7 +1,8 @@
 """Start deploy/compose.yaml without Grafana by podman, run a job through PostgreSQL, and look at Prometheus.
 
-Needs `make image-check` before, root, and podman with netavark and aardvark-dns. PostgreSQL and Prometheus are
-stand-ins of Debian's packages, older than the images that the file names. No registry is used.
+Needs `make image-check` before, root, and podman with netavark, aardvark-dns and iptables. PostgreSQL and Prometheus
+are stand-ins of Debian's packages, older than the images that the file names. The dashboard's queries are sent to
+Prometheus in Grafana's place. No registry is used.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from PIL import Image
 
+from tools.compose.panels import dashboard, queries, without_values
 from tools.compose.project import Project, images
 from tools.compose.stand_ins import ensure_stand_ins
 from tools.image.storage import Storage
@@ -68,7 +71,7 @@ def check(project: Project) -> list[str]:
         if "postgres" in services:
             print(f"postgres is healthy after {wait('PostgreSQL', lambda: project.healthy('postgres')):.1f} s")
     print(f"server is healthy after {wait('the server', lambda: project.healthy('server')):.1f} s")
-    return [*check_job(project), *check_prometheus()]
+    return [*check_job(project), *check_prometheus(), *check_panels()]
 
 
 def check_job(project: Project) -> list[str]:
@@ -103,6 +106,32 @@ def check_prometheus() -> list[str]:
         *([f"rules that fail: {broken}"] if broken else []),
         *([] if series else ["Prometheus has no series of the queue"]),
     ]
+
+
+def check_panels() -> list[str]:
+    """Draw with a speed and with a deadline, and look for the values of each panel of the dashboard.
+
+    A rate needs two scrapes after the first request.
+    """
+    asked = queries(dashboard())
+
+    def drawn() -> bool:
+        for fields in ({"speed": "fast"}, {"deadline_s": 60.0}):
+            sent(f"{SERVER}/generate", REQUEST | fields)
+        return not without_values(asked, series_of)
+
+    try:
+        wait("a value in each panel", drawn, within_s=120)
+    except TimeoutError:
+        return [f"panels without values: {sorted(without_values(asked, series_of))}"]
+    print(f"{len({title for title, _ in asked})} panels of the dashboard have values")
+    return []
+
+
+def series_of(expression: str) -> list[Any]:
+    """Return the series that Prometheus has of an expression now."""
+    found: list[Any] = prometheus(f"query?{urlencode({'query': expression})}")["result"]
+    return found
 
 
 def prometheus(path: str) -> Any:
