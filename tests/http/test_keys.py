@@ -66,6 +66,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "CACHE_DIT_SERVING__SERVER__CORS_ORIGINS": json.dumps([STUDIO]),
         "CACHE_DIT_SERVING__PROFILING__REQUESTS": "asked",
         "CACHE_DIT_SERVING__PROFILING__FOLDER": str(folder / "profiles"),
+        "CACHE_DIT_SERVING__DEFAULTS__NUM_INFERENCE_STEPS": "4",  # nothing here is about pictures
     }
     with serving(folder, environ=environ) as running:
         running.wait_for(ready)

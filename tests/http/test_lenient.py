@@ -105,6 +105,6 @@ def test_the_picture_remembers_what_was_said(server: Server) -> None:
 
 def test_a_comparison_reports_too(server: Server) -> None:
     answer = server.post(
-        "/compare", json=DRAW | {"guidance_scale": 7.5, "num_inference_steps": "14"}, headers={HEADER: "warn"}
+        "/compare", json=DRAW | {"guidance_scale": 7.5, "num_inference_steps": "6"}, headers={HEADER: "warn"}
     )
     assert [warning["param"] for warning in answer.json()["warnings"]] == ["guidance_scale"]

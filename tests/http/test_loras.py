@@ -16,7 +16,7 @@ from tests.support.server import Server
 
 def drawn(server: Server, **fields: Any) -> tuple[str, dict[str, Any]]:
     """A picture and what its file says of it."""
-    image = server.generate(prompt="an apple", seed=3, num_inference_steps=8, **fields).json()["images"][0]
+    image = server.generate(prompt="an apple", seed=3, num_inference_steps=4, **fields).json()["images"][0]
     picture = Image.open(io.BytesIO(base64.b64decode(image)))
     return image, json.loads(picture.info["parameters"])
 
@@ -111,4 +111,4 @@ def test_what_cannot_be_loaded_or_freed_says_so(method: str, path: str, status: 
 
 
 def test_every_method_answers_as_published_and_by_bentomls_clients(rich: Server) -> None:
-    keeps_to_what_it_publishes(rich, prompt="an apple", seed=2, num_inference_steps=6)
+    keeps_to_what_it_publishes(rich, prompt="an apple", seed=2, num_inference_steps=3)
