@@ -13,7 +13,7 @@ from tests.support.browser import needs_browser
 from tests.support.playground import AXE, FOUND_BY_AXE, PROMPT, Playground, run
 from tests.support.server import Server
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]
 STATES = {"ready", "not loaded", "loading", "asleep", "failed"}
 
 
