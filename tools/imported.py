@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,13 +16,15 @@ FROM = re.compile(r"\bfrom\s+([\w.]+)\s+import\s+([\w, ]+)")
 class Modules:
     """The modules of a tree: packages at its root and in `src/`. Files are listed and read once."""
 
+    # Paths are strings in here: hashing and joining those of pathlib takes longer than all else.
     def __init__(self, root: Path) -> None:
-        self._root = root
-        self._listed: dict[Path, frozenset[str]] = {}
-        self._imports: dict[Path, frozenset[Path]] = {}
-        self._files: dict[str, list[Path]] = {}
+        self._bases = (f"{root}/src", str(root))
+        self._texts: dict[str, str] = {}
+        self._listed: dict[str, frozenset[str]] = {}
+        self._imports: dict[str, frozenset[str]] = {}
+        self._files: dict[str, list[str]] = {}
 
-    def imported(self, modules: Iterable[Path], follow: Callable[[Path], bool] = lambda _: True) -> set[Path]:
+    def imported(self, modules: Iterable[Path], follow: Callable[[str], bool] = lambda _: True) -> set[Path]:
         """Return the modules and all that they import from the tree, with the `__init__.py` of each folder on the way.
 
         An import counts wherever it is: in a function, for types alone, or in the text of a program for another
@@ -29,48 +32,54 @@ class Modules:
         which the program adds a module's name, stands for all modules of its folder.
 
         Args:
-            follow: leave out the modules, and what they alone import, that it refuses.
+            follow: leave out the modules, and what they alone import, whose path it refuses.
 
         Raises:
             ValueError: a module imports by a relative name.
         """
-        found: set[Path] = set()
-        left = list(modules)
+        found: set[str] = set()
+        left = [str(module) for module in modules]
         while left:
             file = left.pop()
             if file not in found and follow(file):
                 found.add(file)
                 left += self._imported_by(file)
-        return found
+        return {Path(file) for file in found}
 
-    def _imported_by(self, module: Path) -> frozenset[Path]:
+    def text(self, module: str) -> str:
+        """Return the source of a module by its path."""
+        if module not in self._texts:
+            self._texts[module] = Path(module).read_text(encoding="utf-8")
+        return self._texts[module]
+
+    def _imported_by(self, module: str) -> frozenset[str]:
         if module not in self._imports:
-            names = _names(module.read_text(encoding="utf-8"))
+            names = _names(self.text(module))
             self._imports[module] = frozenset(file for name in names for file in self._run_by(name))
         return self._imports[module]
 
-    def _run_by(self, name: str) -> list[Path]:
+    def _run_by(self, name: str) -> list[str]:
         """Files that the import of a dotted name runs. A part of it that is no module is a name within one."""
         if name not in self._files:
-            self._files[name] = [file for base in (self._root / "src", self._root) for file in self._below(base, name)]
+            self._files[name] = [file for base in self._bases for file in self._below(base, name)]
         return self._files[name]
 
-    def _below(self, folder: Path, name: str) -> Iterator[Path]:
+    def _below(self, folder: str, name: str) -> Iterator[str]:
         package, *parts = name.rstrip(".").split(".")
         for part in (package, *parts):
             if part is not package and f"{part}.py" in self._names_in(folder):
-                yield folder / f"{part}.py"
+                yield f"{folder}/{part}.py"
             if part not in self._names_in(folder):
                 return
-            folder /= part
+            folder = f"{folder}/{part}"
             if "__init__.py" in self._names_in(folder):
-                yield folder / "__init__.py"
+                yield f"{folder}/__init__.py"
         if name.endswith("."):
-            yield from (folder / each for each in self._names_in(folder) if each.endswith(".py"))
+            yield from (f"{folder}/{each}" for each in self._names_in(folder) if each.endswith(".py"))
 
-    def _names_in(self, folder: Path) -> frozenset[str]:
+    def _names_in(self, folder: str) -> frozenset[str]:
         if folder not in self._listed:
-            self._listed[folder] = frozenset(each.name for each in folder.iterdir()) if folder.is_dir() else frozenset()
+            self._listed[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
         return self._listed[folder]
 
 

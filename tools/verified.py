@@ -112,8 +112,10 @@ def run(parts: Iterable[str], options: list[str], root: Path = ROOT) -> int:
 
 def _marked(part: str, root: Path, modules: Modules) -> list[Path]:
     def has_it(test: Path) -> bool:
-        own = modules.imported([test], lambda file: file.is_relative_to(root / "tests"))
-        return any(MARK.search(file.read_text(encoding="utf-8")) for file in own)
+        own = modules.imported([test], lambda file: file.startswith(f"{root}/tests/"))
+        return any(marks(str(file)) for file in own)
+
+    marks = functools.cache(lambda file: bool(MARK.search(modules.text(file))))
 
     return sorted(file for file in (root / "tests" / part).rglob("test_*.py") if has_it(file))
 
