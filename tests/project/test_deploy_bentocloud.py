@@ -6,11 +6,6 @@ import re
 from typing import Any
 
 import yaml
-from _bentoml_sdk.service.config import validate
-from bentoml._internal.cloud.deployment import DeploymentAPI, DeploymentConfigParameters
-from bentoml._internal.cloud.schemas.modelschemas import DeploymentStrategy
-from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
-from bentoml._internal.utils.cattr import bentoml_cattr
 
 from cache_dit_serving import __version__
 from cache_dit_serving.config.footprints import WAYS, footprints
@@ -37,7 +32,12 @@ def resolved() -> Resolved:
     return resolve({each["name"]: each["value"] for each in given()["envs"]})
 
 
+# BentoML's classes are imported by the tests: that takes each process that collects them half a second.
 def test_bentoml_reads_the_file_and_knows_each_field() -> None:
+    from bentoml._internal.cloud.deployment import DeploymentAPI, DeploymentConfigParameters
+    from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
+    from bentoml._internal.utils.cattr import bentoml_cattr
+
     parameters = DeploymentConfigParameters(config_file=str(FILE), service_name=NAME, dev=True)
     parameters.verify(create=False, _client=None)  # type: ignore[arg-type]  # asked for a Bento that is built, alone
     read = bentoml_cattr.structure(parameters.get_config_dict(_client=None), CreateDeploymentSchema)  # type: ignore[arg-type]
@@ -46,6 +46,9 @@ def test_bentoml_reads_the_file_and_knows_each_field() -> None:
 
 
 def test_a_field_that_bentoml_does_not_know_is_found() -> None:
+    from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
+    from bentoml._internal.utils.cattr import bentoml_cattr
+
     misspelt = given() | {"secret": ["storage"]}
     read = bentoml_cattr.structure(misspelt, CreateDeploymentSchema)
     assert bentoml_cattr.unstructure(read) != misspelt
@@ -65,6 +68,9 @@ def test_each_variable_is_a_setting() -> None:
 
 
 def test_the_overrides_are_those_of_a_service_and_its_strategy_exists() -> None:
+    from _bentoml_sdk.service.config import validate
+    from bentoml._internal.cloud.schemas.modelschemas import DeploymentStrategy
+
     service = given()["services"][NAME]
     validate(service["config_overrides"])
     assert service["deployment_strategy"] in {strategy.value for strategy in DeploymentStrategy}
