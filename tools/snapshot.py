@@ -34,10 +34,10 @@ def wire_document() -> dict[str, Any]:
 
 def answers_of(server: Server) -> dict[str, Any]:
     """The shape of one answer of each kind, from a server of the embedded model."""
-    asked = {"prompt": "a red apple on a blue background", "seed": 7}
+    asked: dict[str, Any] = {"prompt": "a red apple on a blue background", "seed": 7, "num_inference_steps": 10}
     answers = {
-        "generate": server.generate(seed=7),
-        "generate with stats and a deadline": server.generate(seed=7, include_stats=True, deadline_s=600),
+        "generate": server.generate(**asked),
+        "generate with stats and a deadline": server.generate(**asked, include_stats=True, deadline_s=600),
         "compare": server.post("/compare", json=asked),
         "error": server.generate(width=97),
         "cache.strict": server.generate(num_inference_steps=4, cache={"strict": True}),
