@@ -29,7 +29,7 @@ from cache_dit_serving.pipeline.shared_weights import SharedWeights
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.support.in_process import EMBEDDED, unwarmed
+from tests.support.in_process import EMBEDDED, known, load_again, unwarmed
 from tests.support.loras import with_loras
 from tests.support.waiting import wait_until
 
@@ -44,7 +44,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def really(progress: Callable[[str], None]) -> Loaded:
-    return assemble(SETTINGS, progress)
+    return load_again(progress)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def loaded(worker: PipelineWorker) -> PipelineWorker:
     return worker
 
 
-def generation(worker: PipelineWorker, seed: int = 1, steps: int = 6) -> Generation:
+def generation(worker: PipelineWorker, seed: int = 1, steps: int = 3) -> Generation:
     request = GenerateRequest.model_validate({"prompt": "a cat", "seed": seed, "num_inference_steps": steps})
     resolved = resolve(request, loaded(worker).loaded().model)
     return Generation(f"{worker.model.name} {seed}", plan(resolved, NO_INPUTS))
@@ -160,7 +160,7 @@ def test_models_with_equal_components_count_these_once(model_bytes: int) -> None
     shared = SharedWeights()
     mono = LoraSettings(name="mono", path="embedded/monochrome", scale=0.7, fuse=True)
     loads: dict[str, Load] = {
-        name: partial(assemble, settings, shared=shared.of(name))
+        name: partial(assemble, settings, before=known(), shared=shared.of(name))
         for name, settings in {"a": SETTINGS, "b": SETTINGS, "other": with_loras(SETTINGS, mono)}.items()
     }
     bounds = MemoryBounds(device=model_bytes + 1000, host=2 * model_bytes)

@@ -78,7 +78,7 @@ def test_a_run_gives_way_to_a_request_after_the_step_it_is_at(compared: Compared
     sample = runner.sample
 
     def watched(call: ImageCall, watch: Watch) -> Sampled:
-        if call.cache.settings is None and call.num_inference_steps == 90:
+        if call.cache.settings is None and call.num_inference_steps == 16:
             steps.append(0)
             progress = watch.progress
 
@@ -95,7 +95,7 @@ def test_a_run_gives_way_to_a_request_after_the_step_it_is_at(compared: Compared
     arrived = threading.Event()
     runner.sample = watched  # type: ignore[method-assign]
     try:
-        compared.drawn(compared.generation("cached", speed="fast", num_inference_steps=90))
+        compared.drawn(compared.generation("cached", speed="fast", num_inference_steps=16))
         assert begun.wait(60)
         request = compared.generation("request", shadowed=False)
         compared.worker.submit(request)
@@ -103,7 +103,7 @@ def test_a_run_gives_way_to_a_request_after_the_step_it_is_at(compared: Compared
         request.result.result(60)
         assert steps[0] == 3, "the run went on although a request waited"
         wait_until(lambda: compared.found)
-        assert steps == [3, 90], "the run is begun anew"
+        assert steps == [3, 16], "the run is begun anew"
     finally:
         runner.sample = sample  # type: ignore[method-assign]
 

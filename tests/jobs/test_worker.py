@@ -32,19 +32,18 @@ from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.support.in_process import EMBEDDED, unwarmed
+from tests.support.in_process import EMBEDDED, load_again
 from tests.support.waiting import wait_until
-
-SETTINGS = unwarmed(EMBEDDED)
 
 
 def generation(worker: PipelineWorker, name: str, **fields: object) -> Generation:
-    request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 20} | fields)
+    request = GenerateRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 6} | fields)
     return Generation(name, plan(resolve(request, worker.loaded().model)))
 
 
 def one_running_one_waiting(worker: PipelineWorker) -> tuple[Generation, Generation]:
-    running, waiting = generation(worker, "running", num_images=3), generation(worker, "waiting")
+    running = generation(worker, "running", num_images=3, num_inference_steps=20)
+    waiting = generation(worker, "waiting")
     worker.submit(running)
     worker.submit(waiting)
     wait_until(lambda: running.step > 0)
@@ -68,7 +67,7 @@ def worker(loaded: Loaded) -> Iterator[PipelineWorker]:
 
 def test_generations_run_in_order_and_know_their_position(worker: PipelineWorker) -> None:
     order: list[str] = []
-    generations = [generation(worker, name, num_images=3) for name in ("a", "b", "c")]
+    generations = [generation(worker, name, num_images=3, num_inference_steps=8) for name in ("a", "b", "c")]
     for each in generations:
         each.result.add_done_callback(lambda done, name=each.id: order.append(name))  # type: ignore[misc]
         worker.submit(each)
@@ -76,7 +75,7 @@ def test_generations_run_in_order_and_know_their_position(worker: PipelineWorker
     assert [worker.position(each) for each in generations] == [0, 1, 2]
     for each in generations:
         assert len(each.result.result(60)) == 3
-        assert each.step == each.steps == 60
+        assert each.step == each.steps == 24
     wait_until(lambda: len(order) == 3)  # a result is there before its callbacks are called
     assert order == ["a", "b", "c"]
     assert worker.position(generations[0]) is None
@@ -151,7 +150,8 @@ def test_cancelling_takes_a_waiting_generation_out_and_stops_a_running_one(worke
     expected = generation(worker, "expected")
     worker.submit(expected)
     expected.result.result(60)
-    running, waiting, last = (generation(worker, name, num_images=8) for name in ("running", "waiting", "last"))
+    running = generation(worker, "running", num_images=8, num_inference_steps=20)
+    waiting, last = generation(worker, "waiting"), generation(worker, "last")
     for each in (running, waiting, last):
         worker.submit(each)
     worker.cancel(waiting)
@@ -250,7 +250,7 @@ def test_draining_while_loading_ends_without_becoming_ready() -> None:
 
     def slow(progress: Callable[[str], None]) -> Loaded:
         proceed.wait(120)
-        return assemble(SETTINGS, progress)
+        return load_again(progress)
 
     worker = PipelineWorker.alone(slow, max_queue=1)
     worker.start()
@@ -292,7 +292,7 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
     def load(progress: Callable[[str], None]) -> Loaded:
         if len(loads) == 2:
             raise LoadError("there is no third")
-        loads.append(assemble(SETTINGS, progress))
+        loads.append(load_again(progress))
         return loads[-1]
 
     worker = PipelineWorker.alone(load, max_queue=3)
@@ -320,11 +320,11 @@ def test_a_lost_runner_is_loaded_anew_and_what_waits_runs_then() -> None:
 
 
 def test_a_runner_that_is_lost_during_a_drain_leaves_nobody_waiting() -> None:
-    worker = PipelineWorker.alone(lambda progress: assemble(SETTINGS, progress), max_queue=3)
+    worker = PipelineWorker.alone(load_again, max_queue=3)
     worker.start()
     wait_until(lambda: worker.state == "ready")
     runner: Any = worker.loaded().runner
-    running = generation(worker, "running", num_images=3)
+    running = generation(worker, "running", num_images=3, num_inference_steps=20)
     worker.submit(running)
     wait_until(lambda: running.step > 0)
     asked = worker.between_generations(lambda runner: runner.flush())
@@ -354,7 +354,7 @@ class Hanging:
 @pytest.fixture
 def hanging() -> Iterator[tuple[PipelineWorker, Hanging]]:
     def load(progress: Callable[[str], None]) -> Loaded:
-        loaded = assemble(SETTINGS, progress)
+        loaded = load_again(progress)
         return replace(loaded, runner=Hanging(loaded.runner))
 
     worker = PipelineWorker.alone(load, max_queue=3, max_step_s=1)
@@ -407,7 +407,7 @@ def test_a_load_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, caplo
         attempts.append(time.monotonic())
         if len(attempts) < 3:
             raise LoadError(f"attempt {len(attempts)}{DETAILS}") from OSError("no such\nhost")
-        return assemble(SETTINGS, progress)
+        return load_again(progress)
 
     running = PipelineWorker.alone(load, max_queue=3, on_failed=lambda: failed.append(running.reason), retries=True)
     running.start()

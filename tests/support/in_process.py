@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,17 @@ class Watch:
 
 def load(settings: Settings) -> Loaded:
     return assemble(settings, lambda what: None)
+
+
+@functools.cache
+def known() -> Loaded:
+    """The embedded model, unwarmed, as this process has loaded it first."""
+    return load(unwarmed(EMBEDDED))
+
+
+def load_again(progress: Callable[[str], None] = lambda what: None) -> Loaded:
+    """The embedded model once more, unwarmed: nothing is tried after the first time, which takes half of a load."""
+    return assemble(unwarmed(EMBEDDED), progress, known())
 
 
 def inside(loaded: Loaded) -> PipelineRunner:
