@@ -28,24 +28,21 @@ ROOMS = (
     "schemas",
 )
 IMPORTER = """
-import importlib, json, os, pkgutil, sys
-import pydantic, yaml
+import importlib, json, pkgutil, sys
 rooms, heavy = map(json.loads, sys.argv[1:])
 for room in rooms:
-    if os.fork() == 0:
-        package = importlib.import_module("cache_dit_serving." + room)
-        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            importlib.import_module(module.name)
-        print(json.dumps([room, [name for name in heavy if name in sys.modules]]), flush=True)
-        os._exit(0)
-    os.wait()
+    before = {*sys.modules}
+    package = importlib.import_module("cache_dit_serving." + room)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+    print(json.dumps([room, [name for name in heavy if name in {*sys.modules} - before]]))
 """
-"""Has a child import each room. They share the imports of pydantic and PyYAML, which have none of the heavy ones."""
+"""Imports the rooms one after the other, each with what those before it have not imported."""
 
 
 @pytest.fixture(scope="module")
 def heavy_imports() -> dict[str, list[str]]:
-    """The heavy libraries that come with each room."""
+    """The heavy libraries that come with each room, and with none before it."""
     command = [sys.executable, "-c", IMPORTER, json.dumps(ROOMS), json.dumps(HEAVY)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=180)
     return dict(json.loads(line) for line in ran.stdout.splitlines())
