@@ -93,20 +93,19 @@ def _bytes(*components: Any) -> int:
     return sum(tensor.nbytes for each in modules for tensor in (*each.parameters(), *each.buffers()))
 
 
-REQUESTS: list[dict[str, Any]] = [
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    ("flux", {"num_inference_steps": 5}),
+    ("flux", {"num_inference_steps": 6, "speed": "lossless"}),
+    ("flux", {"num_inference_steps": 6, "speed": "fast", "loras": [{"name": "soft", "scale": 0.7}]}),
+    ("style", {}),
+    ("style", {"loras": [], "speed": "fast"}),
+    ("style", {"num_inference_steps": 4, "num_images": 2, "image_format": "webp"}),
+    ("wan", {}),
+    ("wan", {"speed": "lossless", "num_frames": 5}),
+]
+REQUESTS = [
     {"model": model, "prompt": ("a red apple", "a blue boat")[number % 2], "seed": number} | fields
-    for number, (model, fields) in enumerate(
-        (
-            ("flux", {"num_inference_steps": 5}),
-            ("flux", {"num_inference_steps": 6, "speed": "lossless"}),
-            ("flux", {"num_inference_steps": 6, "speed": "fast", "loras": [{"name": "soft", "scale": 0.7}]}),
-            ("style", {}),
-            ("style", {"loras": [], "speed": "fast"}),
-            ("style", {"num_inference_steps": 4, "num_images": 2, "image_format": "webp"}),
-            ("wan", {}),
-            ("wan", {"speed": "lossless", "num_frames": 5}),
-        )
-    )
+    for number, (model, fields) in enumerate(ASKED)
 ]
 """Each model draws both prompts, so that what is kept of one model's prompt would show in another's picture."""
 

@@ -20,17 +20,15 @@ from cache_dit_serving.jobs.residency import SleepPolicy
 from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.inputs import NO_INPUTS
 from cache_dit_serving.pipeline import sleeping
-from cache_dit_serving.pipeline.assemble import assemble
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
-from tests.support.in_process import EMBEDDED, inside, unwarmed
+from tests.support.in_process import inside, load_again
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = unwarmed(EMBEDDED)
 LEVELS: tuple[SleepLevel, ...] = ("host", "disk")
 
 
@@ -52,7 +50,7 @@ def serving(load: Callable[[Callable[[str], None]], Loaded], **options: Any) -> 
 
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
-    return assemble(SETTINGS, lambda what: None)
+    return load_again()
 
 
 @pytest.fixture
@@ -65,7 +63,7 @@ def worker(loaded: Loaded) -> Iterator[PipelineWorker]:
 @pytest.fixture
 def reloading() -> Iterator[PipelineWorker]:
     """A worker that loads its model each time."""
-    with serving(lambda progress: assemble(SETTINGS, progress)) as running:
+    with serving(load_again) as running:
         yield running
 
 
@@ -290,7 +288,7 @@ def test_a_model_that_is_gone_from_the_disk_fails_with_the_reason() -> None:
         loads.append(0)
         if len(loads) > 1:
             raise LoadError("the folder is gone")
-        return assemble(SETTINGS, progress)
+        return load_again(progress)
 
     with serving(load) as worker:
         request, action = generation(worker), None
@@ -314,7 +312,7 @@ def test_a_model_that_is_gone_from_the_disk_is_tried_again_where_that_is_wanted(
         loads.append(0)
         if len(loads) == 2:
             raise LoadError("the folder is gone")
-        return assemble(SETTINGS, progress)
+        return load_again(progress)
 
     with serving(load, retries=True) as worker:
         before, _ = drawn(worker)
@@ -345,7 +343,7 @@ def test_a_request_that_was_cancelled_does_not_wake_the_model(worker: PipelineWo
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_drain_ends_a_model_that_is_asleep(level: SleepLevel) -> None:
-    with serving(lambda progress: assemble(SETTINGS, progress)) as worker:
+    with serving(load_again) as worker:
         worker.sleep(level).result(30)
     assert worker.state == "draining"
 
@@ -358,7 +356,7 @@ def test_a_drain_while_the_model_is_loaded_again_refuses_its_request() -> None:
         if len(loads) > 1:
             loading.set()
             assert go_on.wait(30)
-        return assemble(SETTINGS, progress)
+        return load_again(progress)
 
     with serving(load) as worker:
         request = generation(worker)
