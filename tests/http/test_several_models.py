@@ -104,10 +104,10 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
     ("wan", {"speed": "lossless", "num_frames": 5}),
 ]
 REQUESTS = [
-    {"model": model, "prompt": ("a red apple", "a blue boat")[number % 2], "seed": number} | fields
-    for number, (model, fields) in enumerate(ASKED)
+    {"model": model, "prompt": prompt, "seed": seed} | fields
+    for seed, prompt in enumerate(("a red apple", "a blue boat"))
+    for model, fields in ASKED
 ]
-"""Each model draws both prompts, so that what is kept of one model's prompt would show in another's picture."""
 
 
 def drawn(server: Server, fields: dict[str, Any]) -> dict[str, Any]:
