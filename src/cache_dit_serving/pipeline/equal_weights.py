@@ -21,6 +21,8 @@ BASE_LAYER = ".base_layer."
 """Part of a layer's name below which PEFT puts the model's own layer."""
 COMPARED = 2**26
 """Bytes that are compared at once."""
+WORD = 8
+"""Bytes of an int64."""
 SAMPLED = 16
 """Bytes of each tensor that :func:`sample` takes."""
 
@@ -104,9 +106,14 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
         )
     if one.shape != other.shape or one.dtype != other.dtype or one.stride() != other.stride():
         return False
-    return all(
-        torch.equal(mine, yours.to(mine.device)) for mine, yours in zip(_pieces(one), _pieces(other), strict=True)
-    )
+    pieces = zip(_pieces(one), _pieces(other), strict=True)
+    return all(_same_bytes(mine, yours.to(mine.device)) for mine, yours in pieces)
+
+
+def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if all(each.numel() % WORD == each.storage_offset() % WORD == 0 for each in (one, other)):
+        one, other = one.view(torch.int64), other.view(torch.int64)  # a fifth of the time on a CPU
+    return torch.equal(one, other)
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
