@@ -73,3 +73,14 @@ def test_who_waits_cannot_cancel_one_in_the_queue() -> None:
     assert not queued.result.cancel()
     queued.resolve([])
     assert queued.result.result(0) == []
+
+
+def test_it_ends_once() -> None:
+    refused, drawn = generation(), generation()
+    refused.fail(NotReady("the server is shutting down", code="draining"))
+    refused.resolve([])
+    with pytest.raises(NotReady):
+        refused.result.result(0)
+    drawn.resolve([])
+    drawn.fail(NotReady("the server is shutting down", code="draining"))
+    assert drawn.result.result(0) == []

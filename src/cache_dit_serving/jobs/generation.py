@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -210,12 +211,14 @@ class Generation:
         self._finished = time.time()
 
     def resolve(self, outputs: list[OutputFile]) -> None:
-        """End with outputs."""
-        self.result.set_result(outputs)
+        """End with outputs. Does nothing to one that has ended, as by a drain while its outputs were encoded."""
+        with suppress(InvalidStateError):
+            self.result.set_result(outputs)
 
     def fail(self, error: Exception) -> None:
-        """End with an error."""
-        self.result.set_exception(error)
+        """End with an error. Does nothing to one that has ended."""
+        with suppress(InvalidStateError):
+            self.result.set_exception(error)
 
     def cancel(self) -> None:
         """Have it stopped after the step it is at; by :class:`PipelineWorker` alone, which knows where it stands."""

@@ -208,8 +208,7 @@ class PipelineQueue:
             self._actions = deque(each for each in self._actions if each not in actions)
             metrics.QUEUE_WAITING.set(len(self._waiting))
         for generation in left:
-            if not generation.result.done():
-                generation.fail(generation.model.loading.not_ready())
+            generation.fail(generation.model.loading.not_ready())
         for action in actions:
             action.future.set_exception(action.model.loading.not_ready())
 
