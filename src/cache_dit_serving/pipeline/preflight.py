@@ -27,7 +27,7 @@ def devices(settings: Settings) -> tuple[torch.device, torch.device]:
     Raises:
         LoadError: a device is not there, or cannot run the settings.
     """
-    from cache_dit_serving.pipeline import attention, load, parallel, placing, quantize
+    from cache_dit_serving.pipeline import attention, load, parallel, placing, quantize, triton_kernels
 
     device = load.choose_device(settings.model.device)
     generator_device = load.choose_generator(settings.model.generator_device, device)
@@ -35,6 +35,7 @@ def devices(settings: Settings) -> tuple[torch.device, torch.device]:
     parallel.check(settings.parallelism, device)
     attention.check(settings.attention_backend, device)
     quantize.check(settings.quantize, device, settings.model.dtype)
+    triton_kernels.check(settings, device)
     return device, generator_device
 
 
