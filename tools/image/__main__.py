@@ -20,7 +20,9 @@ from tools.image.bill import bill_problems
 from tools.image.container import run_once
 from tools.image.contents import biggest_packages, names_below, unwanted
 from tools.image.labels import SOURCE, image_labels, missing_labels
+from tools.image.packed import packed_sizes
 from tools.image.stand_in import ensure_base
+from tools.image.steps import Step, table, timed_run
 from tools.image.storage import Storage
 from tools.image.weights import DOCKERFILE as WEIGHTS
 from tools.image.weights import NAME, build_with_weights, run_offline
@@ -33,8 +35,11 @@ OPENSHIFT = "1000680000:0"
 STOP_WITHIN_S = 15
 
 
-def build(storage: Storage, wheels: Path | None, compiler: bool, labels: dict[str, str]) -> Path:
-    """Pack the Bento and containerize it; return its Dockerfile."""
+def build(storage: Storage, wheels: Path | None, compiler: bool, labels: dict[str, str]) -> tuple[Path, list[Step]]:
+    """Pack the Bento and containerize it; return its Dockerfile and the build's steps.
+
+    Each step leaves a layer, as Docker's builds do, and none is taken from a build before.
+    """
     home = storage.folder / "bentos"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
@@ -42,20 +47,16 @@ def build(storage: Storage, wheels: Path | None, compiler: bool, labels: dict[st
     environ = storage.environ | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PATH": path}
     bentoml = [sys.executable, "-m", "bentoml"]
     subprocess.run([*bentoml, "build"], cwd=ROOT, env=environ, check=True, capture_output=True, timeout=120)
-    options = ["pull-never", f"build-arg=IMAGE_COMPILER={'c++' if compiler else 'none'}"]
+    options = ["pull-never", "layers", "no-cache", f"build-arg=IMAGE_COMPILER={'c++' if compiler else 'none'}"]
     options += [f"label={name}={value}" for name, value in labels.items()]
     if wheels is not None:
         options += [f"build-arg=UV_FIND_LINKS={wheels}", f"volume={wheels}:{wheels}:ro"]
     words = [word for option in options for word in ("--opt", option)]
-    subprocess.run(
-        [*bentoml, "containerize", "cache_dit_serving:latest", "--backend", "buildah", "-t", IMAGE, *words],
-        cwd=ROOT,
-        env=environ,
-        check=True,
-        timeout=1800,
-    )
+    command = [*bentoml, "containerize", "cache_dit_serving:latest", "--backend", "buildah", "-t", IMAGE, *words]
+    steps = timed_run(command, environ, within_s=1800)
+    storage.run("buildah", "rmi", "--prune", timeout=300)  # the layers of the image of before
     (dockerfile,) = home.glob("bentos/cache_dit_serving/*/env/docker/Dockerfile")
-    return dockerfile
+    return dockerfile, steps
 
 
 def lint(storage: Storage, dockerfile: Path) -> str:
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("~/.cache/cache-dit-serving-image").expanduser())
     parser.add_argument("--wheels", type=Path, help="a folder with torch's CPU build, taken before the index's")
     parser.add_argument("--compiler", action="store_true", help="with g++, for compile")
+    parser.add_argument("--packed", action="store_true", help="also print its size in a registry (minutes with CUDA)")
     args = parser.parse_args()
     missing = [name for name in ("buildah", "podman", "runc", "mmdebstrap") if shutil.which(name) is None]
     if missing:
@@ -104,12 +106,14 @@ def main() -> None:
     ensure_base(storage)
     began = time.monotonic()
     labels = image_labels(ROOT, SOURCE)
-    dockerfile = build(storage, args.wheels, args.compiler, labels)
+    dockerfile, steps = build(storage, args.wheels, args.compiler, labels)
     print(f"built in {time.monotonic() - began:.0f} s; {lint(storage, dockerfile)}")
     inspected = json.loads(storage.run("podman", "image", "inspect", IMAGE))[0]
     print(f"{inspected['Size'] / 1e9:.2f} GB")
-    for layer in json.loads(storage.run("podman", "history", "--format", "json", IMAGE)):
-        print(f"{layer['size'] / 1e6:9.1f} MB  {layer['CreatedBy'][:90]}")
+    history = json.loads(storage.run("podman", "history", "--format", "json", IMAGE))
+    print("\n".join(table(steps, [layer["size"] for layer in reversed(history)])))
+    if args.packed:
+        print(f"{sum(packed_sizes(storage, IMAGE)) / 1e9:.2f} GB packed")
     problems = missing_labels(labels, inspected)
     problems += report_contents(storage, args.compiler)
     version = re.search(r'image\.version: "(.+)"', (ROOT / "bentofile.yaml").read_text())
