@@ -293,22 +293,25 @@ def test_a_load_that_fails_leaves_the_others_as_they_were(
     assert np.array_equal(picture(both.models["plain"]), alone["plain"])
 
 
-def test_a_wake_without_room_leaves_all_asleep(
-    alone: dict[str, np.ndarray[Any, Any]],
+@pytest.mark.parametrize(("fault", "told"), [(torch.OutOfMemoryError, OutOfMemory), (RuntimeError, RuntimeError)])
+def test_a_wake_that_fails_leaves_its_model_asleep(
+    fault: type[Exception], told: type[Exception], alone: dict[str, np.ndarray[Any, Any]]
 ) -> None:
-    both = Together()
-    plain = both.load("plain").runner
-    plain.sleep(never)
-    pieces: list[int] = []
-
-    def out_of_memory() -> None:
+    def fails() -> None:
         pieces.append(0)
         if len(pieces) == 3:
-            raise torch.OutOfMemoryError
+            raise fault
 
-    with pytest.raises(OutOfMemory):
-        plain.wake(out_of_memory)
-    assert both.on_device == 0
+    both = Together()
+    plain, fused = both.load("plain").runner, both.load("fused", FUSED).runner
+    plain.sleep(never)
+    plain.will_wake()
+    fused.sleep(never)
+    assert both.on_device > 0, "what both have stays for the one that is to wake"
+    pieces: list[int] = []
+    with pytest.raises(told):
+        plain.wake(fails)
+    assert both.on_device == 0, "it goes with the last one after all"
     plain.wake(lambda: None)
     assert np.array_equal(picture(both.models["plain"]), alone["plain"])
 

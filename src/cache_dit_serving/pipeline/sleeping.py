@@ -103,6 +103,7 @@ class Sleeping:
             restore_each([self._copy, *(each for each in coming if each is not None)], sign)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
+                self._shared.stay_asleep()
                 raise
             logger.exception("the weights do not fit into the memory of %s", self._device)
             failed = True
