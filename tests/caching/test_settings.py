@@ -13,6 +13,7 @@ from cache_dit_serving.caching.ceiling import exceeds
 from cache_dit_serving.caching.derived import derive
 from cache_dit_serving.caching.settings import CacheOptions, CacheSettings
 from cache_dit_serving.caching.step_masks import MaskBins
+from tests.support.properties import UNTIMED
 
 
 def settings(**fields: Any) -> CacheSettings:
@@ -174,6 +175,7 @@ balanced = st.builds(
 )
 
 
+@UNTIMED
 @given(balanced, st.integers(1, 60))
 def test_derived_speeds_approximate_more_and_more(base: CacheSettings, steps: int) -> None:
     rungs = derive(base)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cache_dit_serving.errors import InvalidRequest
 from cache_dit_serving.media.base64_text import SPACES, bytes_of
+from tests.support.properties import UNTIMED
 
 ODD = st.text("ABab019+/-_= \t\r\n\0!~é", max_size=14)
 
@@ -32,11 +33,13 @@ def decoded_by_the_standard_library(text: str) -> bytes | None:
         return None
 
 
+@UNTIMED
 @given(ODD)
 def test_a_text_is_read_or_refused_as_the_standard_library_does(text: str) -> None:
     assert decoded(text) == decoded_by_the_standard_library(text)
 
 
+@UNTIMED
 @given(st.binary(max_size=200), st.sampled_from(["", "\n", " \r\n"]), st.booleans(), st.booleans())
 def test_bytes_come_back(content: bytes, line_break: str, urlsafe: bool, padded: bool) -> None:
     digits = (base64.urlsafe_b64encode if urlsafe else base64.b64encode)(content).decode()
