@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -29,7 +30,6 @@ from cache_dit_serving.jobs.worker import PipelineWorker
 from cache_dit_serving.media.inputs import NO_INPUTS
 from cache_dit_serving.pipeline import sleeping
 from cache_dit_serving.pipeline.assemble import assemble
-from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.plan import plan
 from cache_dit_serving.planning.resolve import resolve
 from cache_dit_serving.schemas.request import GenerateRequest
@@ -186,9 +186,7 @@ def measured(level: SleepLevel, switch_after_s: float | None) -> Measured:
         }
     )
 
-    def load(progress: Callable[[str], None]) -> Loaded:
-        return assemble(settings, progress)
-
+    load = partial(assemble, settings)
     weight_bytes = sum(each.bytes for each in load(lambda stage: None).runner.facts.components)
     thread = PipelineThread(
         max_queue=RUN_REQUESTS, bounds=MemoryBounds(device=weight_bytes), switch_after_s=switch_after_s
@@ -196,7 +194,9 @@ def measured(level: SleepLevel, switch_after_s: float | None) -> Measured:
     workers = [
         PipelineWorker(
             thread,
-            thread.add(load, name=name, on_request=True, resident="on-demand", sleep=SleepPolicy(None, level)),
+            thread.add(
+                load, again=load, name=name, on_request=True, resident="on-demand", sleep=SleepPolicy(None, level)
+            ),
         )
         for name in "abc"
     ]
