@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Awaitable, Callable
 
 from cache_dit_serving import __version__
 from cache_dit_serving.config.residency import SleepLevel
@@ -263,17 +262,13 @@ class Engine:
         jobs = f"jobs are refused: {fault}" if fault else None
         return "; ".join(filter(None, (cache, jobs))) or None
 
-    def model_info(self, shared_with: Mapping[str, Sequence[str]] = MappingProxyType({})) -> ModelInfo:
+    def model_info(self) -> ModelInfo:
         """Return the description of the loaded model; answers while a generation runs.
-
-        Args:
-            shared_with: as of :func:`model_info`.
 
         Raises:
             NotReady: there is no loaded model.
         """
-        encoder = self.settings.outputs.video_encoder
-        return model_info(self.worker.loaded(), self._configuration, encoder, shared_with)
+        return model_info(self.worker.loaded(), self._configuration, self.settings.outputs.video_encoder)
 
     def capabilities(self) -> Capabilities:
         """Return the requests that this server accepts; answers while a generation runs.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from cache_dit_serving.caching.speeds import SpeedLadder
@@ -11,7 +9,7 @@ from cache_dit_serving.config.settings import EncoderChoice
 from cache_dit_serving.media import png
 from cache_dit_serving.media.values import MediaKind
 from cache_dit_serving.media.video_encoders import encoder_name
-from cache_dit_serving.pipeline.protocol import Loaded, LoadedComponent
+from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.planning.fields import offered_fields
 from cache_dit_serving.planning.fields.field import PipelineField
 from cache_dit_serving.planning.loras import LoraContents
@@ -19,17 +17,8 @@ from cache_dit_serving.planning.model import PlannedModel
 from cache_dit_serving.schemas.answers import ComponentInfo, LoraInfo, LorasResponse, ModelInfo, QuantizationInfo
 
 
-def model_info(
-    loaded: Loaded,
-    configuration: str = "",
-    video_encoder: EncoderChoice = "x264",
-    shared_with: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> ModelInfo:
-    """The model, its versions and the memory it takes. Reads nothing that a running generation changes.
-
-    Args:
-        shared_with: names of other models in memory, by the name of the weights that they have too.
-    """
+def model_info(loaded: Loaded, configuration: str = "", video_encoder: EncoderChoice = "x264") -> ModelInfo:
+    """The model, its versions and the memory it takes. Reads nothing that a running generation changes."""
     facts, model = loaded.runner.facts, loaded.model
     return ModelInfo(
         model=facts.name,
@@ -61,7 +50,7 @@ def model_info(
         inherited_cache=None if model.speeds.support.refusal else model.speeds.base.effective(),
         parallelism=facts.parallelism,
         quantization=[QuantizationInfo.model_validate(each._asdict()) for each in facts.quantized] or None,
-        components=[_component(each, shared_with) for each in facts.components],
+        components=[ComponentInfo.model_validate(each._asdict()) for each in facts.components],
         loras=[lora.name for lora in model.loras],
         memory=loaded.runner.memory(),
     )
@@ -85,11 +74,6 @@ def loras_of_model(loaded: Loaded) -> LorasResponse:
             )
         )
     return LorasResponse(loras=infos)
-
-
-def _component(component: LoadedComponent, shared_with: Mapping[str, Sequence[str]]) -> ComponentInfo:
-    fields = component._asdict()
-    return ComponentInfo(shared_with=list(shared_with.get(fields.pop("weights") or "", ())), **fields)
 
 
 def _defaults(model: PlannedModel) -> dict[str, Any]:

@@ -174,12 +174,14 @@ class Models:
         Raises:
             NotReady: it is not loaded.
         """
-        shared_with: dict[str, list[str]] = {}
-        for model in (each.worker.model for each in self.engines if each is not engine):
-            if model.loading.in_memory:
-                for weights in model.weights:
-                    shared_with.setdefault(weights, []).append(model.name)
-        return engine.model_info(shared_with)
+        info = engine.model_info()
+        others = [each.worker.model for each in self.engines if each is not engine]
+        weights = {each.name: each.weights for each in engine.worker.loaded().runner.facts.components}
+        for component in info.components:
+            component.shared_with = [
+                each.name for each in others if each.loading.in_memory and weights[component.name] in each.weights
+            ]
+        return info
 
     async def flush_cache(self, name: str | None = None) -> FlushResponse:
         """Free the cached activations and the prompts' embeddings of a model; None: of all.
