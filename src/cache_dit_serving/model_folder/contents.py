@@ -241,8 +241,8 @@ def _listed(folder: Path, name: str, entry: list[str], saved_by: object) -> _Lis
 
 
 def _check_config(folder: Path, listed: _Listed) -> None:
-    config = f"{listed.name}/config.json"
-    if "config.json" not in listed.files:
+    config = f"{listed.name}/{NETWORK_CONFIG}"
+    if NETWORK_CONFIG not in listed.files:
         raise BrokenFolder(f"{config} is not there; {AGAIN}")
     read_json(folder / config, config)
 

@@ -5,7 +5,7 @@ Parameters are shared, buffers are not: some networks write to theirs while they
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -94,7 +94,7 @@ def part(weights: Weights) -> None:
 def sample(weights: Weights) -> torch.Tensor:
     """Return a few bytes of each tensor, in host memory."""
     plain = (each for tensor in weights.values() for each in plain_tensors(tensor))
-    return torch.cat([_bytes(each.detach().flatten()[:SAMPLED])[:SAMPLED] for each in plain]).cpu()
+    return torch.cat([_bytes(each)[:SAMPLED] for each in plain]).cpu()
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -106,7 +106,7 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
         )
     if one.shape != other.shape or one.dtype != other.dtype or one.stride() != other.stride():
         return False
-    pieces = zip(_pieces(one), _pieces(other), strict=True)
+    pieces = zip(_bytes(one).split(COMPARED), _bytes(other).split(COMPARED), strict=True)
     return all(_same_bytes(mine, yours.to(mine.device)) for mine, yours in pieces)
 
 
@@ -116,9 +116,5 @@ def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.equal(one, other)
 
 
-def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    yield from _bytes(tensor.detach().flatten()).split(COMPARED)
-
-
-def _bytes(flat: torch.Tensor) -> torch.Tensor:
-    return flat.view(torch.uint8)
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().flatten().view(torch.uint8)

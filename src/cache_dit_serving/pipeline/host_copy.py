@@ -123,7 +123,7 @@ class HostCopy:
                 sign()
                 content.copy_(kept)
         except BaseException:
-            empty(self._storages)
+            self.empty()
             raise
 
     def empty(self) -> None:

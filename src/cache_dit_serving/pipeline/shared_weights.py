@@ -172,8 +172,7 @@ class WeightsOfModel:
         """Take note that the model does not wake after :meth:`claim`."""
         for each in self._held():
             each.awake.discard(self._model)
-            if not each.awake and each.copy is None and _to_host(each):
-                _empty(each.storages)
+            _settle(each)
 
     def coming(self) -> list[ComponentWeights]:
         """Return the weights that come back from host memory with this model."""
@@ -188,11 +187,10 @@ class WeightsOfModel:
     def leave(self) -> list[torch.UntypedStorage]:
         """Take note that the model is dropped; return the storages that hold nothing any more.
 
-        Weights that only models in host memory still hold go there. Where it lacks room they stay on the device.
+        Weights that only models in host memory still hold go there.
         """
         emptied: list[torch.UntypedStorage] = []
         for each in self._held():
-            was_last_awake = each.awake == {self._model}
             del each.holders[self._model]
             each.awake.discard(self._model)
             if not each.holders:
@@ -200,8 +198,8 @@ class WeightsOfModel:
                 emptied += each.storages
             elif each.copied_by == self._model:
                 each.copied_by = next(iter(each.holders))
-            elif was_last_awake and _to_host(each):
-                emptied += each.storages
+            else:
+                _settle(each)
         return emptied
 
     def abandon(self) -> None:
@@ -223,8 +221,7 @@ class WeightsOfModel:
             equal_weights.part(equal_weights.weights_of(module))
             del held.holders[self._model]
             held.awake.discard(self._model)
-            if not held.awake and _to_host(held):
-                _empty(held.storages)
+            _settle(held)
             self.hold({component: module}, held.device)
 
 
@@ -251,19 +248,20 @@ def _equal(held: ComponentWeights, weights: Weights) -> bool:
     return equal
 
 
-def _to_host(held: ComponentWeights) -> bool:
-    """Copy weights to host memory, for models that sleep there; return False if it lacks room."""
+def _settle(held: ComponentWeights) -> None:
+    """Move weights that no model is awake with to host memory. Where that lacks room they stay on the device."""
     from cache_dit_serving.pipeline.host_copy import HostCopy, NoHostMemory
 
-    holder = next(iter(held.holders))
+    if held.awake or held.copy is not None:
+        return
     try:
         copy = HostCopy.of(held.storages, lambda: False, free_host_bytes())
     except (NoHostMemory, MemoryError, RuntimeError):
         logger.exception("%s stays on the device: host memory has no room for it", held.name)
-        return False
+        return
     assert copy is not None
-    held.fall_asleep(copy, holder)
-    return True
+    held.fall_asleep(copy, next(iter(held.holders)))
+    _empty(held.storages)
 
 
 def _empty(storages: Sequence[torch.UntypedStorage]) -> None:
