@@ -31,6 +31,7 @@ from cache_dit_serving.pipeline import svdquant
 from cache_dit_serving.pipeline.encoder_file import load_encoder
 from cache_dit_serving.pipeline.memory import is_out_of_memory
 from cache_dit_serving.pipeline.missing_tensors import MissingOf, noted_missing
+from cache_dit_serving.pipeline.networks import networks_of
 from cache_dit_serving.pipeline.scaled_fp8 import dequantized
 
 logger = logging.getLogger(__name__)
@@ -95,9 +96,8 @@ def load_whole(
         pipe = cls.from_single_file(
             str(file.path), config=location, dtype=getattr(torch, model.dtype), **{**encoders, **parts}
         )
-    for name, component in pipe.components.items():
-        if isinstance(component, torch.nn.Module):
-            _refuse_incomplete(missing_of(component), PATH, file.name, name)
+    for name, component in networks_of(pipe).items():
+        _refuse_incomplete(missing_of(component), PATH, file.name, name)
     return pipe
 
 

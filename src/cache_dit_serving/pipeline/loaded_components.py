@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cache_dit_serving.config.sources import Sources
+from cache_dit_serving.pipeline.networks import networks_of
 from cache_dit_serving.pipeline.protocol import LoadedComponent
 from cache_dit_serving.pipeline.quantize import bytes_of
 
@@ -28,9 +29,7 @@ def loaded_components(
         weights: name of the weights that other models can use, by component.
     """
     found = []
-    for name, component in pipe.components.items():
-        if not isinstance(component, torch.nn.Module):
-            continue
+    for name, component in networks_of(pipe).items():
         source = sources.components.get(name)
         file = source.file if source else sources.whole
         if file is sources.whole and file is not None and not file.holds(name):

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from cache_dit_serving.errors import LoadError
 from cache_dit_serving.model_folder.weights import counted
+from cache_dit_serving.pipeline.networks import networks_of
 from cache_dit_serving.pipeline.wrapped import Method, wrapped
 
 UNUSED = ("lm_head.",)
@@ -55,8 +56,8 @@ def loaded_whole(load: Callable[[], DiffusionPipeline]) -> DiffusionPipeline:
     """
     with noted_missing() as missing_of:
         pipe = load()
-    for name, component in pipe.components.items():
-        if isinstance(component, torch.nn.Module) and (missing := missing_of(component)):
+    for name, component in networks_of(pipe).items():
+        if missing := missing_of(component):
             raise LoadError(f"the files of {name} lack {counted(missing, 'tensor')} of its class; download it again")
     return pipe
 

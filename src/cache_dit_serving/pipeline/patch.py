@@ -6,7 +6,7 @@ from collections.abc import Callable
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
-import torch
+from cache_dit_serving.pipeline.networks import networks_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -29,7 +29,7 @@ class Patch:
         """Run `apply` and record its changes. The pipeline is left without the patch, even if `apply` raises."""
         self._pipe = pipe
         self._class_before = type(pipe)
-        owners = [pipe, *(module for part in _modules(pipe) for module in part.modules())]
+        owners = [pipe, *(module for part in networks_of(pipe).values() for module in part.modules())]
         before = [dict(vars(owner)) for owner in owners]
         self._changes: list[tuple[dict[str, Any], str, Any, Any]] = []
         self._class_after = self._class_before
@@ -58,10 +58,6 @@ class Patch:
         self._pipe.__class__ = self._class_before
         for attributes, name, value, _ in self._changes:
             _set(attributes, name, value)
-
-
-def _modules(pipe: DiffusionPipeline) -> list[torch.nn.Module]:
-    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
 
 
 def _set(attributes: dict[str, Any], name: str, value: Any) -> None:

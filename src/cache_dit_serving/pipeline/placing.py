@@ -16,6 +16,7 @@ import torch
 from cache_dit_serving.config.footprints import footprint_of
 from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.pipeline.memory import memory_advice, needing_memory
+from cache_dit_serving.pipeline.networks import networks_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -78,11 +79,6 @@ def place(
             if enable is None:
                 raise LoadError(f"model.vae_{key}: the VAE of a {name} has none; leave it out")
             enable()
-
-
-def networks_of(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
-    """Return the components of a pipeline that have weights, by name."""
-    return {name: each for name, each in pipe.components.items() if isinstance(each, torch.nn.Module)}
 
 
 def _offload(pipe: Any, kind: str, device: torch.device) -> None:

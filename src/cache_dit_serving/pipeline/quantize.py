@@ -11,7 +11,7 @@ import importlib.util
 import json
 import logging
 import runpy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from cache_dit_serving.errors import DETAILS, LoadError
 from cache_dit_serving.pipeline import svdquant
 from cache_dit_serving.pipeline.freed_memory import free_without_sleeping
 from cache_dit_serving.pipeline.memory import needing_memory
+from cache_dit_serving.pipeline.networks import networks_of
 from cache_dit_serving.pipeline.protocol import QuantizedComponent
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def quantize(
     Raises:
         LoadError: a component does not exist, is quantised already, does not fit, or has no layer to quantise.
     """
-    there: dict[str, Any] = {name: each for name, each in pipe.components.items() if isinstance(each, torch.nn.Module)}
+    there: Mapping[str, Any] = networks_of(pipe)
     loaded = {name: str(method) for name, each in there.items() if (method := quantized_as_loaded(each))}
     found = [
         QuantizedComponent(name, loaded[name], _layers(there[name]), None, bytes_of(there[name])) for name in loaded

@@ -20,7 +20,7 @@ from cache_dit_serving.model_folder.weights import counted
 from cache_dit_serving.pipeline.equal_weights import file_name
 from cache_dit_serving.pipeline.host_copy import HostCopy, NoHostMemory
 from cache_dit_serving.pipeline.memory import is_out_of_memory
-from cache_dit_serving.pipeline.placing import networks_of
+from cache_dit_serving.pipeline.networks import networks_of
 from cache_dit_serving.pipeline.protocol import Reloaded, WeightsChoice
 from cache_dit_serving.pipeline.quantize import is_quantized
 

@@ -13,6 +13,7 @@ from cache_dit_serving.errors import InvalidRequest, OutOfMemory
 from cache_dit_serving.host_memory import free_host_bytes
 from cache_dit_serving.pipeline.host_copy import HostCopy, NoHostMemory, empty, restore_each, storages_on
 from cache_dit_serving.pipeline.memory import is_out_of_memory
+from cache_dit_serving.pipeline.networks import networks_of
 
 if TYPE_CHECKING:
     from cache_dit_serving.pipeline.part import Part
@@ -101,9 +102,9 @@ class Sleeping:
         coming = (each.copy for each in self._shared.coming())
         try:
             restore_each([self._copy, *(each for each in coming if each is not None)], sign)
-        except (MemoryError, RuntimeError) as error:
+        except BaseException as error:
+            self._shared.stay_asleep()
             if not is_out_of_memory(error):
-                self._shared.stay_asleep()
                 raise
             logger.exception("the weights do not fit into the memory of %s", self._device)
             failed = True
@@ -111,7 +112,6 @@ class Sleeping:
             failed = False
         if failed:
             # Outside the handler: the exception keeps what was allocated.
-            self._shared.stay_asleep()
             give_back(self._device)
             raise OutOfMemory
         self._copy = None
@@ -142,13 +142,12 @@ class Sleeping:
         return held - reserved_bytes() if self._device.type == "cuda" else sizes
 
     def _own_storages(self, device_type: str) -> list[torch.UntypedStorage]:
-        """Return the storages on a kind of device that no other model uses."""
+        """Return the storages on a kind of device but those of the shared weights."""
         shared = self._shared.storages
         return [each for each in storages_on(device_type, self._modules()) if each._cdata not in shared]
 
     def _modules(self) -> list[torch.nn.Module]:
-        components = (each for part in self._parts for each in part.pipe.components.values())
-        return [each for each in components if isinstance(each, torch.nn.Module)]
+        return [each for part in self._parts for each in networks_of(part.pipe).values()]
 
 
 def give_back(device: torch.device) -> None:
