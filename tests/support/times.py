@@ -1,7 +1,7 @@
 """A pytest plugin that writes where the time of a run goes: `python -m pytest -p tests.support.times --times FILE`.
 
-One row a module: wall seconds; CPU seconds of the test process and of the children that ended meanwhile; servers that
-were started; processes that held torch.
+One row a module: wall seconds; CPU seconds of the test process and of its children, those that it shares with other
+modules too; servers that were started; processes that held torch.
 """
 
 from __future__ import annotations
@@ -53,19 +53,26 @@ class Recorder:
         self._began = time.monotonic()
         self._last_end = self._began
         self._module = ""
+        self._living_cpu_s = 0.0
+        """Of the children that lived as the module began: what they took before it is not the module's."""
         self._seen = {os.getpid()}
         self._torch: Counter[str] = Counter()
         threading.Thread(target=self._watch, daemon=True, name="torch-processes").start()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:
-        module = self._module = str(item.path.relative_to(item.config.rootpath))
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[Any]:
+        module = str(item.path.relative_to(item.config.rootpath))
+        if module != self._module:
+            self._module, self._living_cpu_s = module, living_cpu_s()
         wall, own, children, servers = self._clocks()
         try:
             return (yield)
         finally:
             ends = self._clocks()
             taken = Times(1, ends[0] - wall, ends[1] - own, ends[2] - children, int(ends[3] - servers))
+            if nextitem is None or nextitem.path != item.path:
+                # A look at all descendants takes milliseconds: one at either end of a module.
+                taken.children += living_cpu_s() - self._living_cpu_s
             self.modules[module].add(taken)
             self._last_end = ends[0]
 
@@ -101,6 +108,16 @@ def descendants() -> Iterator[int]:
             yield from (process.pid for process in psutil.Process(root).children(recursive=True))
 
 
+def living_cpu_s() -> float:
+    """Seconds of CPU that the descendants have taken that live, and the children that they have waited for."""
+    taken = 0.0
+    for pid in descendants():
+        with suppress(psutil.Error, OSError):
+            times = psutil.Process(pid).cpu_times()
+            taken += sum(times[:4]) if pid != os.getpid() else 0.0
+    return taken
+
+
 def _holds_torch(pid: int) -> bool:
     try:
         return TORCH in Path(f"/proc/{pid}/maps").read_text()
@@ -114,6 +131,7 @@ class Table:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._began = time.monotonic()
+        self._idle_before, self._all_before = cores()
         self._results: list[dict[str, Any]] = []
 
     def take(self, result: dict[str, Any]) -> None:
@@ -126,12 +144,20 @@ class Table:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         passed = len(terminalreporter.getreports("passed"))
-        self._file.write_text(page(self._results, self._began, passed), encoding="utf-8")
+        idle, taken = cores()
+        busy = 1 - (idle - self._idle_before) / max(taken - self._all_before, 1e-6)
+        self._file.write_text(page(self._results, self._began, passed, busy), encoding="utf-8")
         terminalreporter.write_line(f"wrote {self._file}")
 
 
-def page(results: list[dict[str, Any]], began: float, passed: int) -> str:
-    """The table in Markdown, by room and by module, the longest first."""
+def cores() -> tuple[float, float]:
+    """Seconds that the machine's cores have idled since it started, and seconds in all."""
+    times = psutil.cpu_times()
+    return times.idle + getattr(times, "iowait", 0.0), sum(times[:8])  # those after it are parts of the first ones
+
+
+def page(results: list[dict[str, Any]], began: float, passed: int, busy: float) -> str:
+    """The table in Markdown, by room and by module, the longest first; `busy` is the cores' share of the time."""
     rooms: defaultdict[str, Times] = defaultdict(Times)
     modules: defaultdict[str, Times] = defaultdict(Times)
     for result in results:
@@ -147,7 +173,8 @@ def page(results: list[dict[str, Any]], began: float, passed: int) -> str:
     idle = max((began + whole - result["busy_until"] for result in results), default=0.0)
     head = (
         f"{passed:,} passed in {whole:.0f} s ({datetime.now(UTC).date().isoformat()}, {len(results)} processes, "
-        f"{os.cpu_count()} cores). The process that was done first idled for {idle:.0f} s, {100 * idle / whole:.0f} %."
+        f"{os.cpu_count()} cores). The process that was done first idled for {idle:.0f} s, {100 * idle / whole:.0f} %. "
+        f"The cores were busy for {100 * busy:.0f} % of the run."
     )
     return "\n\n".join([head, _table("room", {**rooms, "all": total}), _table("module", modules)]) + "\n"
 
