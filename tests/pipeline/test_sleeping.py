@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from cache_dit_serving.pipeline.host_copy import HostCopy, storages_on
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from cache_dit_serving.pipeline.protocol import Loaded
 from cache_dit_serving.pipeline.shared_weights import SharedWeights
-from tests.support.in_process import EMBEDDED, UNCACHED, draw, inside, load, unwarmed
+from tests.support.in_process import EMBEDDED, UNCACHED, draw, inside, load, load_again, unwarmed
 from tests.support.loras import with_loras
 
 pytestmark = pytest.mark.slow
@@ -206,6 +207,18 @@ def test_a_dropped_model_holds_no_weights_whoever_still_knows_it() -> None:
     known = modules(loaded)
     loaded.runner.drop()
     assert storages_on("cpu", known) == []
+
+
+@pytest.mark.parametrize("set_aside", [True, False])
+def test_a_drop_leaves_the_garbage_collector_what_it_had_to_walk(set_aside: bool) -> None:
+    """A server sets all objects aside once it is ready: after a drop those of the libraries are, as before."""
+    loaded = load_again()
+    (gc.freeze if set_aside else gc.unfreeze)()
+    try:
+        loaded.runner.drop()
+        assert (gc.get_freeze_count() > 0) == set_aside
+    finally:
+        gc.freeze()  # as conftest.py has it
 
 
 def test_the_host_level_is_refused_on_a_cpu(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,11 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from tests.support.server import free_port
 
-CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-"""The first one takes half as much CPU to open a page: it has no windows to draw."""
+CHROMIUM = shutil.which("chromium-headless-shell", path="/usr/lib/chromium") or shutil.which("chromium")
+"""The first one takes half as much CPU to open a page: it has no windows to draw.
+
+Not Debian's script of that name on PATH: chromedriver would end the script, and not the browser.
+"""
 DRIVER = shutil.which("chromedriver")
 ARGUMENTS = (
     *("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"),

@@ -44,8 +44,10 @@ LAST_REQUESTS_S = 0.5
 def freeze_heap() -> None:
     """Spare the garbage collector all objects that there are now: the libraries' and the model's stay for good.
 
-    They are half a million. A full collection walks them all, and the process stands still for 160 ms meanwhile.
+    They are half a million. A full collection walks them all, and the process stands still for 160 ms meanwhile. Those
+    of a model that was dropped before are collected.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
