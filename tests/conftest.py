@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,16 @@ def _shuffle(items: list[pytest.Item], chance: random.Random) -> None:
     for tests in shuffled:
         chance.shuffle(tests)
     items[:] = [item for tests in shuffled for item in tests]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist loadfile`: by the folders' own way."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.support.spread import SharingLast  # without xdist, nothing of it is imported
+
+    return SharingLast(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
