@@ -10,7 +10,7 @@ import pytest
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.gpus import VISIBLE, share_of, take_share
-from tests.support.server import bentoml_serving
+from tests.support.server import supervised
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def said(log: str) -> list[tuple[str, str]]:
 )
 def test_each_worker_has_gpus_of_its_own(environ: dict[str, str], seen: list[str], tmp_path: Path) -> None:
     two = {"CACHE_DIT_SERVING__SERVER__WORKERS": "2", "CACHE_DIT_SERVING__SERVER__GPUS_PER_WORKER": "2"}
-    with bentoml_serving(tmp_path, environ=two | environ) as server:
+    with supervised(tmp_path, environ=two | environ) as server:
         server.wait_for(lambda server: len(said(server.log())) == 2)
         assert [each for _, each in said(server.log())] == seen
 

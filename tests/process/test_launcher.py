@@ -452,6 +452,7 @@ def test_mistakes_end_with_status_2_and_no_traceback() -> None:
     words = [sys.executable, "-m", "cache_dit_serving.serve", "--config", "embeded"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
     assert "no configuration named 'embeded'; did you mean embedded? `cache-dit-serving models` lists" in done.stderr
     assert "Traceback" not in done.stderr
 

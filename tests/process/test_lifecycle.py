@@ -12,9 +12,9 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.answers import metric
 from tests.support.clients import leave, start
 from tests.support.folders import LFS, WEIGHTS, linked, replace, sharded
+from tests.support.forked import environment, warm_process
 from tests.support.jobs import LONG
-from tests.support.server import COMMAND, ROOT, START_S, Server, bentoml_serving, idle, options, ready, serving
+from tests.support.processes import workers
+from tests.support.server import ROOT, START_S, Server, bentoml_serving, idle, options, ready, serving, supervised
 
 SECOND: dict[str, Any] = LONG | {"num_images": 1}
 """One that is drawn to its end."""
@@ -67,7 +69,7 @@ def began(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Began]:
     folder = tmp_path_factory.mktemp("whole")
     model = shutil.copytree(EMBEDDED_FOLDER, folder / "secret-customer" / "model")
     variables = {"CACHE_DIT_SERVING_CONFIG": "embedded", "CACHE_DIT_SERVING__MODEL__PATH": str(model)}
-    with bentoml_serving(folder, environ=variables) as server:
+    with supervised(folder, environ=variables) as server:
         server.wait_for(lambda server: server.get("/livez").status_code == 200)
         health = server.get("/health", timeout=60)
         body = {"prompt": "a red apple"}
@@ -213,7 +215,7 @@ def test_a_failed_load_is_visible_and_does_not_start_over(tmp_path: Path) -> Non
 
 def test_a_server_whose_model_cannot_be_loaded_ends_where_it_should(tmp_path: Path) -> None:
     variables = {"CACHE__FN_COMPUTE_BLOCKS": "100", "SERVER__ON_LOAD_FAILURE": "exit", "SERVER__WORKERS": "2"}
-    with bentoml_serving(tmp_path, environ=options(**variables)) as server:
+    with supervised(tmp_path, environ=options(**variables)) as server:
         assert server.process.wait(START_S) == 3
         log = server.log()
         assert "failed: cache: Fn_compute_blocks 100 + Bn_compute_blocks 0 is more than the 12 blocks" in log
@@ -252,7 +254,7 @@ def in_this_process(words: list[str], **options: Any) -> subprocess.CompletedPro
 
 
 def test_what_can_be_known_without_loading_ends_the_start(tmp_path: Path) -> None:
-    with bentoml_serving(tmp_path, CACHE_DIT_SERVING__QUANTIZE__QUANT_TYPE="nvfp4") as server:
+    with supervised(tmp_path, CACHE_DIT_SERVING__QUANTIZE__QUANT_TYPE="nvfp4") as server:
         assert server.process.wait(START_S) == 2
         log = server.log()
         assert "error: quantize: nvfp4 does not run on cpu; usable here: " in log
@@ -280,9 +282,9 @@ def test_a_broken_folder_ends_the_start(
     folder = linked(tmp_path / "model")
     broken(folder)
     by_launcher = request.node.callspec.id == "launcher"
-    command = [COMMAND, "serve", "--model-path", str(folder)] if by_launcher else None
+    program = ["cache_dit_serving.serve", "--model-path", str(folder)] if by_launcher else None
     variables = {} if by_launcher else {"CACHE_DIT_SERVING__MODEL__PATH": str(folder)}
-    with bentoml_serving(tmp_path, command, environ=variables) as server:
+    with supervised(tmp_path, program, environ=variables) as server:
         assert server.process.wait(START_S) == 2
         log = server.log()
         assert f"error: model.path '{folder}': {words}" in log
@@ -291,6 +293,7 @@ def test_a_broken_folder_ends_the_start(
 
 
 def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:
+    # Not forked: imports that warn would say more than the line.
     with bentoml_serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_QUEU="3") as server:
         assert server.process.wait(START_S) == 2
         [line] = server.log().splitlines()
@@ -298,7 +301,7 @@ def test_a_mistake_in_the_configuration_ends_the_start(tmp_path: Path) -> None:
 
 
 def worker_of(server: Server) -> psutil.Process:
-    [worker] = psutil.Process(server.process.pid).children()
+    [worker] = workers(server.process.pid)
     return worker
 
 
@@ -337,11 +340,20 @@ def test_the_supervisors_sockets_lie_in_a_private_folder(whole: Server) -> None:
     assert {file.name for file in folder.iterdir()} == {"control", "events", "metrics"}
 
 
-@pytest.mark.parametrize("library", ["", "libtorch"])
-def test_a_supervisor_killed_while_its_worker_starts_leaves_nothing(tmp_path: Path, library: str) -> None:
-    """Killed when the worker has just been started, and when it has imported a library."""
-    with bentoml_serving(tmp_path) as server:
-        server.wait_for(lambda server: any(library in path for path in mapped(server)))
+def just_started(server: Server) -> bool:
+    return bool(workers(server.process.pid))
+
+
+def imports_torch(server: Server) -> bool:
+    return any("libtorch" in path for path in mapped(server))
+
+
+@pytest.mark.parametrize(("begin", "reached"), [(supervised, just_started), (bentoml_serving, imports_torch)])
+def test_a_supervisor_killed_while_its_worker_starts_leaves_nothing(
+    begin: Callable[[Path], AbstractContextManager[Server]], reached: Callable[[Server], bool], tmp_path: Path
+) -> None:
+    with begin(tmp_path) as server:
+        server.wait_for(reached)
         worker = worker_of(server)
         server.process.kill()
         worker.wait(START_S)
@@ -372,19 +384,23 @@ BENTOML, LAUNCHER = ["bentoml", "serve", "service:CacheDiTServing"], ["cache_dit
         (LAUNCHER, "busy", "Address already in use"),
     ],
 )
-def test_a_port_that_cannot_be_listened_on_is_said_in_one_line(command: list[str], port: str, words: str) -> None:
+def test_a_port_that_cannot_be_listened_on_is_said_in_one_line(
+    command: list[str], port: str, words: str, tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if port == "busy":
             port = str(taken.getsockname()[1])
-        words_of_command = [sys.executable, "-m", *command, "--host", "127.0.0.1", "--port", port]
-        ended = subprocess.run(words_of_command, cwd=ROOT, capture_output=True, text=True, timeout=START_S, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
-    assert words in ended.stderr
+        program, errors = [*command, "--host", "127.0.0.1", "--port", port], tmp_path / "errors"
+        process = warm_process().fork(
+            program=program, environ=environment(), cwd=ROOT, log=tmp_path / "log", errors=errors
+        )
+        assert process.wait(START_S) == 2
+    assert errors.read_text().count("\n") == 1
+    assert words in errors.read_text()
 
 
 def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:
-    with bentoml_serving(tmp_path) as server:
+    with supervised(tmp_path) as server:
         server.wait_for(lambda server: server.get("/livez").status_code == 200)
         assert server.get("/health").json()["error"]["code"] == "loading"
         server.process.send_signal(signal.SIGTERM)

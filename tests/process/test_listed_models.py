@@ -21,7 +21,7 @@ from cache_dit_serving.cli.serve import environment_of
 from cache_dit_serving.config.reading import resolve
 from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODELS_VARIABLE
 from cache_dit_serving.errors import ConfigError
-from tests.support.server import START_S, bentoml_serving
+from tests.support.server import START_S, supervised
 
 LIST = """
 models:
@@ -167,7 +167,7 @@ def test_a_model_of_the_list_that_is_not_there_ends_the_start(tmp_path: Path) ->
     models = (
         "[{name: small, configuration: embedded}, {name: gone, settings: {model: {path: /no/such, cpu_threads: 1}}}]"
     )
-    with bentoml_serving(tmp_path, CACHE_DIT_SERVING__MODELS=models) as server:
+    with supervised(tmp_path, CACHE_DIT_SERVING__MODELS=models) as server:
         assert server.process.wait(START_S) == 2
         log = server.log()
         assert "error: model gone: model.path '/no/such': the model's path is neither" in log

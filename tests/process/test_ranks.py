@@ -17,7 +17,7 @@ from cache_dit_serving.ranks.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting, node
 from tests.support.processes import gone
 from tests.support.ranks import REUSING, open_to_others
-from tests.support.server import Server, bentoml_serving, ready, serving
+from tests.support.server import Server, ready, serving, supervised
 
 TWO = {
     "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",
@@ -83,7 +83,7 @@ def test_a_server_that_waits_for_a_node_ends_at_once(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with two ranks; each test leaves it ready. It leaves no process behind."""
-    with bentoml_serving(tmp_path_factory.mktemp("two"), environ=TWO) as server:
+    with supervised(tmp_path_factory.mktemp("two"), environ=TWO) as server:
         server.wait_for(ready)
         yield server
         left = below(server.process.pid)

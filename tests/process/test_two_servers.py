@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 
 from cache_dit_serving.held_folder import HeldFolder, prefix_of
 from tests.support.answers import metric
-from tests.support.server import Server, bentoml_serving, ready
+from tests.support.processes import workers
+from tests.support.server import Server, ready, supervised
 
 
 @pytest.fixture
@@ -35,18 +35,18 @@ def succeeded(server: Server) -> float:
 
 def test_each_server_keeps_its_metrics_and_leaves_no_folder_worker_or_port(tmp_path: Path, temporary: Path) -> None:
     home = {"BENTOML_HOME": str(tmp_path / "home")}
-    with bentoml_serving(tmp_path / "one", environ=home) as one:
+    with supervised(tmp_path / "one", environ=home) as one:
         one.wait_for(ready)
         assert one.generate(num_inference_steps=2).status_code == 200
         (first,) = folders(temporary)
         assert stat.S_IMODE(first.stat().st_mode) == 0o700
-        with bentoml_serving(tmp_path / "other", environ=home) as other:
+        with supervised(tmp_path / "other", environ=home) as other:
             other.wait_for(lambda server: server.get("/livez").status_code == 200)
             assert one.generate(num_inference_steps=2).status_code == 200
             assert (succeeded(one), succeeded(other)) == (2, 0)
             assert len(folders(temporary)) == 2
         assert folders(temporary) == {first}
-        (worker,) = psutil.Process(one.process.pid).children()
+        (worker,) = workers(one.process.pid)
         worker.suspend()
         one.process.kill()
         one.process.wait()

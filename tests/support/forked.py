@@ -122,6 +122,7 @@ class WarmProcess:
         metrics: Path | None = None,
         workers: int = 1,
         command: list[str] | None = None,
+        program: list[str] | None = None,
         errors: Path | None = None,
         ranks: bool = False,
     ) -> ForkedProcess:
@@ -130,10 +131,12 @@ class WarmProcess:
         Args:
             workers: more than one of a server have a supervisor, which is the process that this returns.
             command: the words after `cache-dit-serving`; left out: a server.
+            program: those after `python -m` of `bentoml serve` or of the launcher, whose workers are forked, too.
             errors: file of its standard error; left out: the log, as of its standard output.
             ranks: it starts ranks, whose forking process is forked too.
         """
         asked = {"environ": environ, "cwd": str(cwd), "log": str(log), "command": command, "ranks": ranks}
+        asked["program"] = program
         asked["errors"] = str(errors or log)
         return self._servers[self._ask(asked | {"port": port, "metrics": str(metrics), "workers": workers})]
 

@@ -6,6 +6,14 @@ import time
 
 import psutil
 
+SPARE = "spare"
+"""Name of the process that forks the workers of `bentoml serve` (`tests/support/forked_supervisor.py`)."""
+
+
+def workers(supervisor: int) -> list[psutil.Process]:
+    """Return the workers of a server, by the number of its first process."""
+    return [child for child in psutil.Process(supervisor).children() if child.name() != SPARE]
+
 
 def gone(processes: list[psutil.Process], within_s: float = 60) -> bool:
     """Wait for processes to end; False if one still runs after so many seconds.

@@ -149,6 +149,9 @@ def serving(
     yield from _ending(started.server(process))
 
 
+BENTOML = ["bentoml", "serve", "service:CacheDiTServing", "--host", "127.0.0.1"]
+
+
 @contextmanager
 def bentoml_serving(
     folder: Path,
@@ -158,9 +161,9 @@ def bentoml_serving(
     environ: dict[str, str] | None = None,
     **variables: str,
 ) -> Iterator[Server]:
-    """`bentoml serve` (or `command`), as :func:`serving`: for what its supervisor, workers and signals do."""
+    """`bentoml serve` (or `command`), as :func:`serving`: for what its imports and installed commands do."""
     started = _starting(folder, environ, variables)
-    words = command or [sys.executable, "-m", "bentoml", "serve", "service:CacheDiTServing", "--host", "127.0.0.1"]
+    words = command or [sys.executable, "-m", *BENTOML]
     with started.log_file.open("wb") as log:
         process = subprocess.Popen(
             [*words, "--port", str(started.port)],
@@ -170,6 +173,24 @@ def bentoml_serving(
             stderr=log,
             start_new_session=True,
         )
+    yield from _ending(started.server(process))
+
+
+@contextmanager
+def supervised(
+    folder: Path, program: list[str] | None = None, *, environ: dict[str, str] | None = None, **variables: str
+) -> Iterator[Server]:
+    """BentoML's supervisor and its workers, all of them forked: for what it does to them, ports and signals.
+
+    `program` is another one of the words after `python -m`: that of the launcher.
+    """
+    started = _starting(folder, environ, variables)
+    process = warm_process().fork(
+        program=[*(program or BENTOML), "--port", str(started.port)],
+        environ=started.environ,
+        cwd=ROOT,
+        log=started.log_file,
+    )
     yield from _ending(started.server(process))
 
 

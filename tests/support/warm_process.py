@@ -3,7 +3,8 @@
 The test processes of a run share it. Each has a connection of its own, which ends with what was forked for it.
 
 Each server is the worker of `bentoml serve` without its supervisor: the same command of BentoML's runs the same ASGI
-app. Several workers have a supervisor of the tests (`tests/support/forked_workers.py`). A command of the project's and
+app. Several workers have a supervisor of the tests (`tests/support/forked_workers.py`). With BentoML's own supervisor,
+both are forked (`tests/support/forked_supervisor.py`). A command of the project's and
 the process that forks a model's ranks spare the imports here, too. The process itself runs no operation of torch, so
 that no thread is lost to a fork.
 """
@@ -15,6 +16,7 @@ import importlib
 import json
 import logging
 import os
+import runpy
 import select
 import shutil
 import signal
@@ -26,7 +28,7 @@ from contextlib import suppress
 from typing import Any
 
 from cache_dit_serving.pipeline.environment import quiet_libraries
-from tests.support import forked_ranks, forked_workers
+from tests.support import forked_ranks, forked_supervisor, forked_workers
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SUPERVISOR_PID = "CACHE_DIT_SUPERVISOR_PID"
@@ -40,6 +42,9 @@ MODULES = (
     "_bentoml_impl.worker.service",
     "bentoml._internal.service.loader",
     "alembic.command",
+    "bentoml.serving",
+    "bentoml_cli.cli",
+    "circus.arbiter",
     "av",
     "cache_dit",
     "diffusers.guiders",
@@ -185,12 +190,26 @@ def become(asked: dict[str, Any]) -> None:
     os.chdir(asked["cwd"])
     if asked["ranks"]:
         forked_ranks.start_by(forked_ranks.fork_here)
+    tempfile.tempdir = None  # that of the new environment
+    if words := asked["program"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        forked_supervisor.fork_programs(run_module)
+        run_module(words, dict(os.environ))
+        sys.exit(0)
     if words := asked["command"]:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job and its children ignore it
         sys.argv = ["cache-dit-serving", *words]
         command: Any = importlib.import_module("cache_dit_serving.cli.main")
         sys.exit(command.main())
     serve(asked["port"], asked["metrics"], asked["workers"])
+
+
+def run_module(words: list[str], environ: dict[str, str]) -> None:
+    """Run `python -m` with these words."""
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.argv = list(words)
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
 def serve(port: int, metrics: str, workers: int) -> None:
