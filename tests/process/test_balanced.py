@@ -22,14 +22,14 @@ from tests.support.balancer import Balancer, balancing, needs_haproxy
 from tests.support.jobs import LONG, PROMPT, states
 from tests.support.postgres import needs_postgres, postgres
 from tests.support.s3 import BUCKET, CREDENTIALS, s3_server
-from tests.support.server import Server, free_port, options, ready, serving
+from tests.support.server import UNWARMED, Server, free_port, options, ready, serving
 from tests.support.waiting import wait_until
 
 pytestmark = [needs_haproxy, needs_postgres, pytest.mark.slow]
 WITHIN_S = 180
 KEY = "sk-studio-0123456789"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
-STEPS = 12
+STEPS = 6
 FINAL = ("succeeded", "failed", "cancelled")
 
 
@@ -64,13 +64,17 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     ports = [free_port() for _ in range(3)]
     with ExitStack() as stack:
         s3 = stack.enter_context(s3_server(folder))
-        environ = CREDENTIALS | {
-            "CACHE_DIT_SERVING__JOBS__DATABASE": stack.enter_context(postgres()).new_database(),
-            "CACHE_DIT_SERVING__JOBS__LEASE_S": "5",
-            "CACHE_DIT_SERVING__OUTPUTS__STORE": f"s3://{BUCKET}/made",
-            "CACHE_DIT_SERVING__OUTPUTS__STORE_OPTIONS": json.dumps(s3.options),
-            "CACHE_DIT_SERVING__SERVER__API_KEYS": json.dumps([{"name": "studio", "key": KEY}]),
-        }
+        environ = (
+            CREDENTIALS
+            | UNWARMED
+            | {
+                "CACHE_DIT_SERVING__JOBS__DATABASE": stack.enter_context(postgres()).new_database(),
+                "CACHE_DIT_SERVING__JOBS__LEASE_S": "5",
+                "CACHE_DIT_SERVING__OUTPUTS__STORE": f"s3://{BUCKET}/made",
+                "CACHE_DIT_SERVING__OUTPUTS__STORE_OPTIONS": json.dumps(s3.options),
+                "CACHE_DIT_SERVING__SERVER__API_KEYS": json.dumps([{"name": "studio", "key": KEY}]),
+            }
+        )
         fleet = Fleet(folder, ports, environ, stack.enter_context(balancing(folder, ports)), stack)
         for number in (1, 2, 3):
             fleet.start(number, "old")

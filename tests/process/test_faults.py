@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.postgres import INSTALLED, needs_postgres, postgres
-from tests.support.server import Server, bentoml_serving, serving
+from tests.support.server import UNWARMED, Server, bentoml_serving, serving
 from tests.support.storm import SEEDS, STEPS, Storm, small_disk
 
 CLIENTS = 8
@@ -45,6 +45,7 @@ def test_every_job_ends_once_and_as_if_nothing_had_happened(
     with ExitStack() as stack:
         outputs = stack.enter_context(small_disk(tmp_path / "disk", "64m"))
         environ = {
+            **UNWARMED,
             "CACHE_DIT_SERVING__OUTPUTS__ROOT": str(outputs),
             "CACHE_DIT_SERVING__SERVER__WORKERS": "2",
             "CACHE_DIT_SERVING__JOBS__LEASE_S": str(LEASE_S),

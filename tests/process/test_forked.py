@@ -30,7 +30,7 @@ WORKERS = 2
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], tuple[Server, Server]]]:
     """The two servers, all of their workers ready; others after a test that has ended them."""
     at_hand: list[tuple[Server, Server]] = []
-    environ = options(SERVER__WORKERS=WORKERS)
+    environ = options(SERVER__WORKERS=WORKERS, SERVER__WARM_UP=False)
     with ExitStack() as stack:
 
         def pair() -> tuple[Server, Server]:

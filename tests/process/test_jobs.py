@@ -8,12 +8,12 @@ from pathlib import Path
 import requests
 
 from tests.support.jobs import LONG, ended, states, submitted
-from tests.support.server import Server, ready, serving
+from tests.support.server import UNWARMED, Server, ready, serving
 
-SHORT_LEASE = {"CACHE_DIT_SERVING__JOBS__LEASE_S": "5"}
+SHORT_LEASE = UNWARMED | {"CACHE_DIT_SERVING__JOBS__LEASE_S": "5"}
 WITHIN_S = 180
-SECOND = LONG | {"num_inference_steps": 50, "num_images": 2}
-"""Fields of a request that is drawn to its end, and takes more than a second."""
+SECOND = LONG | {"num_inference_steps": 30, "num_images": 2}
+"""Fields of a request that is drawn to its end, and takes half a second or more."""
 
 
 def running(server: Server, job: str) -> None:
@@ -86,7 +86,7 @@ def test_what_runs_fails_after_a_kill_where_the_operator_says_so_and_is_put_back
         assert answer["error"]["code"] == "interrupted"
         assert "submit it again" in answer["error"]["message"]
 
-        job = submitted(server, **SECOND | {"num_images": 4})
+        job = submitted(server, **SECOND | {"num_images": 3})
         running(server, job)
         with requests.get(f"{server.url}{job}/events", stream=True, timeout=WITHIN_S) as events:
             server.process.send_signal(signal.SIGTERM)

@@ -46,7 +46,7 @@ SECOND: dict[str, Any] = LONG | {"num_images": 1}
 def small_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that lets two generations wait, and draws without a cache so that a generation lasts."""
     with serving(
-        tmp_path_factory.mktemp("small"), CACHE_DIT_SERVING__LIMITS__MAX_QUEUE="2", CACHE_DIT_SERVING__CACHE="null"
+        tmp_path_factory.mktemp("small"), environ=options(SERVER__WARM_UP=False, LIMITS__MAX_QUEUE=2, CACHE=None)
     ) as server:
         server.wait_for(ready)
         yield server
@@ -155,19 +155,19 @@ def test_a_waiting_generation_leaves_the_queue_when_its_client_has_gone(small_qu
 
 
 def test_a_request_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
-    with serving(tmp_path, CACHE_DIT_SERVING__LIMITS__MAX_REQUEST_S="1.5", CACHE_DIT_SERVING__CACHE="null") as server:
+    with serving(tmp_path, environ=options(SERVER__WARM_UP=False, LIMITS__MAX_REQUEST_S=1.5, CACHE=None)) as server:
         server.wait_for(ready)
         answer = server.generate(**LONG)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
         server.wait_for(lambda server: server.generate(num_inference_steps=1).status_code == 200)
 
 
-def test_concurrent_requests_get_the_pictures_they_get_alone(server: Server) -> None:
+def test_concurrent_requests_get_the_pictures_they_get_alone(whole: Server) -> None:
     cases = [{"seed": seed, "num_inference_steps": 4 + seed, "width": (80, 96, 112)[seed % 3]} for seed in range(8)]
-    alone = [server.generate(**case).json()["images"] for case in cases]
+    alone = [whole.generate(**case).json()["images"] for case in cases]
     with ThreadPoolExecutor(8) as pool:
         body = {"prompt": "a red apple on a blue background"}
-        together = list(pool.map(lambda case: requests.post(f"{server.url}/generate", json=body | case).json(), cases))
+        together = list(pool.map(lambda case: requests.post(f"{whole.url}/generate", json=body | case).json(), cases))
     assert [answer["images"] for answer in together] == alone
 
 
@@ -410,7 +410,7 @@ def test_sigterm_while_loading_ends_at_once(tmp_path: Path) -> None:
 
 def test_a_pipeline_that_stands_still_fails_its_liveness_probe(tmp_path: Path) -> None:
     # No step of the model is as short: each counts as hung until the next one begins.
-    with serving(tmp_path, CACHE_DIT_SERVING__CACHE="null", CACHE_DIT_SERVING__LIMITS__MAX_STEP_S="0.002") as server:
+    with serving(tmp_path, environ=options(SERVER__WARM_UP=False, LIMITS__MAX_STEP_S=0.002, CACHE=None)) as server:
         server.wait_for(ready)
         assert server.get("/livez").status_code == 200
         with contextlib.closing(leave(server, **LONG)):  # each step writes the stack into the log

@@ -39,6 +39,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
             JOBS__LEASE_S=LEASE_S,
             OUTPUTS__ROOT=str(folder / "outputs"),
             SERVER__API_KEYS=KEYS,
+            SERVER__WARM_UP=False,
         )
         started = [stack.enter_context(serving(folder / name, environ=environ)) for name in "ab"]
         for each in started:
@@ -66,7 +67,7 @@ def test_a_generation_counts_at_both_servers_until_its_answer(servers: list[Serv
         for server in (one, other):
             assert sent(server, SINGLE).status_code == 200
     with ThreadPoolExecutor(1) as threads:
-        runs = threads.submit(lambda: sent(one, SINGLE, "/generate", **LONG | {"num_images": 4}))
+        runs = threads.submit(lambda: sent(one, SINGLE, "/generate", **LONG | {"num_images": 2}))
         one.wait_for(generates)
         for path in ("/generate", "/jobs"):
             refused = sent(other, SINGLE, path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from cache_dit_serving.logs import FORMAT_VARIABLE
 from cache_dit_serving.media.decode import wire
 from tests.support.collector import Collector, SentSpan, collector
-from tests.support.server import bentoml_serving, ready
+from tests.support.server import UNWARMED, bentoml_serving, ready
 
 PARENT = "b7ad6b7169203331"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -25,7 +25,8 @@ def test_lines_of_a_server_are_json_and_lead_to_the_request_and_its_spans(tmp_pa
         collector() as telemetry,
         bentoml_serving(
             tmp_path,
-            environ={
+            environ=UNWARMED
+            | {
                 FORMAT_VARIABLE: "json",
                 "CACHE_DIT_SERVING__SERVER__API_KEYS": keys,
                 "OTEL_EXPORTER_OTLP_ENDPOINT": telemetry.url,

@@ -9,17 +9,21 @@ import requests
 
 from tests.support.jobs import ended, submitted
 from tests.support.s3 import BUCKET, CREDENTIALS, s3_server
-from tests.support.server import ready, serving
+from tests.support.server import UNWARMED, ready, serving
 
 PNG = b"\x89PNG"
 
 
 def test_outputs_are_made_fetched_and_deleted_and_the_server_outlives_their_storage(tmp_path: Path) -> None:
     with s3_server(tmp_path) as s3:
-        environ = CREDENTIALS | {
-            "CACHE_DIT_SERVING__OUTPUTS__STORE": f"s3://{BUCKET}/made",
-            "CACHE_DIT_SERVING__OUTPUTS__STORE_OPTIONS": json.dumps(s3.options),
-        }
+        environ = (
+            CREDENTIALS
+            | UNWARMED
+            | {
+                "CACHE_DIT_SERVING__OUTPUTS__STORE": f"s3://{BUCKET}/made",
+                "CACHE_DIT_SERVING__OUTPUTS__STORE_OPTIONS": json.dumps(s3.options),
+            }
+        )
         with serving(tmp_path, environ=environ) as server:
             server.wait_for(ready)
             (url,) = server.generate(output_format="url", output_dir="mine").json()["images"]

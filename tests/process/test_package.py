@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.support.checkout import copy_of_sources
 from tests.support.environments import UV, empty_environment, pip_for
-from tests.support.server import ROOT, bentoml_serving, ready
+from tests.support.server import ROOT, UNWARMED, bentoml_serving, ready
 
 pytestmark = pytest.mark.bento
 
@@ -81,7 +81,7 @@ def test_it_serves_by_its_flags_and_keeps_its_files_where_it_was_started(command
     flags = ["--config", "embedded", "--rdt", "0.25", "--host", "127.0.0.1"]
     words = [str(commands / "cache-dit-serving"), "serve", *flags]
     # Relative: to the folder where the command runs, not to the package's.
-    variables = {"PYTHONPATH": "", "CACHE_DIT_SERVING__OUTPUTS__ROOT": "drawn"}
+    variables = UNWARMED | {"PYTHONPATH": "", "CACHE_DIT_SERVING__OUTPUTS__ROOT": "drawn"}
     with bentoml_serving(tmp_path / "server", words, cwd=tmp_path, environ=variables) as server:
         server.wait_for(ready)
         answer = server.generate(num_inference_steps=4, output_format="path").json()

@@ -17,9 +17,9 @@ from cache_dit_serving.ranks.wire import JOIN_TOKEN
 from tests.support.nodes import SECRET, free_meeting, node
 from tests.support.processes import gone
 from tests.support.ranks import REUSING, open_to_others
-from tests.support.server import Server, ready, serving, supervised
+from tests.support.server import UNWARMED, Server, ready, serving, supervised
 
-TWO = {
+TWO = UNWARMED | {
     "CACHE_DIT_SERVING__PARALLELISM__ULYSSES_SIZE": "2",
     "OMP_NUM_THREADS": "1",
 }

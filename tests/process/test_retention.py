@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 from tests.support.jobs import ended, submitted
-from tests.support.server import ready, serving
+from tests.support.server import UNWARMED, ready, serving
 
 
 def test_what_is_old_goes_with_its_job_and_then_what_is_too_much(tmp_path: Path) -> None:
-    environ = {"CACHE_DIT_SERVING__OUTPUTS__KEEP_S": "3600"}
+    environ = UNWARMED | {"CACHE_DIT_SERVING__OUTPUTS__KEEP_S": "3600"}
     with serving(tmp_path, environ=environ) as server:
         server.wait_for(ready)
         old, recent = submitted(server, seed=1, num_images=2), submitted(server, seed=2)

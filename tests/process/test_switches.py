@@ -33,6 +33,7 @@ def test_a_server_killed_while_one_model_comes_for_another_draws_the_jobs_of_bot
         "models": [entry(name) for name in DTYPES],
         "residency": {"max_device_bytes": MAX_DEVICE_BYTES},
         "jobs": {"lease_s": 5},
+        "server": {"warm_up": False},
     }
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(tree))
     environ = {CONFIG_VARIABLE: str(tmp_path / "two.yaml")}

@@ -13,7 +13,7 @@ import requests
 from cache_dit_serving.held_folder import HeldFolder, prefix_of
 from tests.support.answers import metric
 from tests.support.processes import workers
-from tests.support.server import Server, ready, supervised
+from tests.support.server import UNWARMED, Server, ready, supervised
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def succeeded(server: Server) -> float:
 
 
 def test_each_server_keeps_its_metrics_and_leaves_no_folder_worker_or_port(tmp_path: Path, temporary: Path) -> None:
-    home = {"BENTOML_HOME": str(tmp_path / "home")}
+    home = UNWARMED | {"BENTOML_HOME": str(tmp_path / "home")}
     with supervised(tmp_path / "one", environ=home) as one:
         one.wait_for(ready)
         assert one.generate(num_inference_steps=2).status_code == 200

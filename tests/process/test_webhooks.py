@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.jobs import LONG, PROMPT, ended, submitted
-from tests.support.server import Server, free_port, ready, serving
+from tests.support.server import UNWARMED, Server, free_port, ready, serving
 from tests.support.webhook_receiver import SECRET, Receiver
 
 
@@ -18,7 +18,7 @@ def receiver() -> Receiver:
 
 @pytest.fixture
 def environ(receiver: Receiver) -> dict[str, str]:
-    return receiver.environ
+    return receiver.environ | UNWARMED
 
 
 def test_a_job_is_told_of_until_it_is_taken(receiver: Receiver, environ: dict[str, str], tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def two(server: Server) -> Loaded:
     [
         {},
         {"speed": "lossless"},
-        {"speed": "fast", "num_inference_steps": 20},
+        {"speed": "fast", "num_inference_steps": 12},
         {"cache": {"cache_type": "DBPrune", "residual_diff_threshold": 0.1}},
         {"cache": {"Fn_compute_blocks": 2, "enable_taylorseer": True, "taylorseer_order": 2}},
         {"width": 80, "height": 96},

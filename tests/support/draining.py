@@ -11,8 +11,8 @@ from tests.support.clients import start
 from tests.support.jobs import LONG
 from tests.support.server import Server
 
-SECONDS: dict[str, Any] = LONG | {"num_images": 2}
-"""Fields of a request that is drawn to its end, and takes two seconds or more."""
+SECONDS: dict[str, Any] = LONG | {"num_images": 1}
+"""Fields of a request that is drawn to its end, and takes more than a second."""
 
 
 def drains(server: Server, workers: int) -> int:

@@ -14,9 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from tests.support.processes import SPARE
-
-PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
+PR_SET_CHILD_SUBREAPER = 36
 MESSAGE_BYTES = 1 << 20
 PROGRAMS = ("_bentoml_impl.worker.service", "bentoml", "cache_dit_serving.pipeline.preflight")
 """Modules whose imports the process has. Others limit their memory, and would not fit beside those."""
@@ -27,8 +25,9 @@ Program = Callable[[list[str], dict[str, str]], None]
 """Runs `python -m` with these words and this environment, in a process that has the imports and nothing else."""
 
 
-def prctl(option: int, value: Any) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+def adopt_grandchildren() -> None:
+    """Have processes below this one become its children as those between end."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
 
 
@@ -41,10 +40,9 @@ def fork_programs(program: Program) -> None:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
         ours.close()
-        prctl(PR_SET_NAME, SPARE.encode())
         _serve(its, program)
     its.close()
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt_grandchildren()
     execute = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 
     def forked(self: Any, args: Any, *rest: Any) -> None:
@@ -117,7 +115,6 @@ def _serve(asking: socket.socket, program: Program) -> None:
 
 def _become(asked: dict[str, Any], fds: list[int], program: Program) -> None:
     """Be the program, with its descriptors where it expects them."""
-    prctl(PR_SET_NAME, b"python")
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FREE_FD) for fd in fds]
     for fd in fds:
         os.close(fd)

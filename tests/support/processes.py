@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import psutil
 
-SPARE = "spare"
-"""Name of the process that forks the workers of `bentoml serve` (`tests/support/forked_supervisor.py`)."""
-
 
 def workers(supervisor: int) -> list[psutil.Process]:
-    """Return the workers of a server, by the number of its first process."""
-    return [child for child in psutil.Process(supervisor).children() if child.name() != SPARE]
+    """Return the workers of BentoML's supervisor, each of which leads a session; its other children do not."""
+    return [child for child in psutil.Process(supervisor).children() if leads_session(child.pid)]
+
+
+def leads_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def gone(processes: list[psutil.Process], within_s: float = 60) -> bool:

@@ -26,7 +26,7 @@ from tests.support.processes import gone
 from tests.support.shadows import ALWAYS
 from tests.support.waiting import wait_until
 
-STEPS = 14
+STEPS = 10
 CLOSE = 1e-5
 """Greatest difference of a channel: sums over two ranks are rounded in another order."""
 REUSING: dict[str, Any] = {

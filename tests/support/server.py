@@ -32,6 +32,8 @@ COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
 SCHEDULERS = "CACHE_DIT_SERVING__MODEL__SCHEDULERS"
 QUICKER = {"CACHE_DIT_SERVING__SPEEDS__WARM_UP": "false", SCHEDULERS: "{}"}
 """A sixth of a start each. The time of the speeds here, and other schedulers, matter to a few tests alone."""
+UNWARMED = {"CACHE_DIT_SERVING__SERVER__WARM_UP": "false"}
+"""Without the pictures of a start: a third of it, for servers that are started again and again."""
 WORKERS = "CACHE_DIT_SERVING__SERVER__WORKERS"
 PARALLELISM = "CACHE_DIT_SERVING__PARALLELISM__"
 AS_SERVED = {

@@ -29,7 +29,7 @@ from tests.support.postgres import Postgres
 from tests.support.server import Server, ready
 from tests.support.waiting import wait_until
 
-SEEDS, STEPS = range(6), (4, 12, 40)
+SEEDS, STEPS = range(3), (4, 8, 20)
 FINAL = ("succeeded", "failed", "cancelled", "expired")
 PATIENCE_S = 120.0
 """Of a client whose request is refused or cut off, before it counts as a failure."""
