@@ -17,26 +17,26 @@ from tests.support.draining import drains
 from tests.support.forked import RUN, RUN_VARIABLE
 from tests.support.jobs import ended, submitted
 from tests.support.processes import gone
-from tests.support.server import ROOT, Server, bentoml_serving, options, ready_workers, serving
+from tests.support.server import ROOT, Server, bentoml_serving, options, ready_workers, serving, supervised
 
 PATHS = ("/openapi.json", "/capabilities", "/get_model_info", "/v1/models", "/loras", "/docs", "/favicon.ico")
 METHODS = ("GET", "POST", "DELETE", "PUT", "OPTIONS")
 
 
 WORKERS = 2
+TWO = options(SERVER__WORKERS=WORKERS, SERVER__WARM_UP=False)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], tuple[Server, Server]]]:
     """The two servers, all of their workers ready; others after a test that has ended them."""
     at_hand: list[tuple[Server, Server]] = []
-    environ = options(SERVER__WORKERS=WORKERS, SERVER__WARM_UP=False)
     with ExitStack() as stack:
 
         def pair() -> tuple[Server, Server]:
             if not at_hand or at_hand[-1][0].process.poll() is not None:
-                one = stack.enter_context(serving(tmp_path_factory.mktemp("forked"), environ=environ))
-                other = stack.enter_context(bentoml_serving(tmp_path_factory.mktemp("started"), environ=environ))
+                one = stack.enter_context(serving(tmp_path_factory.mktemp("forked"), environ=TWO))
+                other = stack.enter_context(bentoml_serving(tmp_path_factory.mktemp("started"), environ=TWO))
                 at_hand.append((one, other))
             for server in at_hand[-1]:
                 server.wait_for(lambda server: ready_workers(server) == WORKERS)
@@ -122,3 +122,14 @@ def test_another_test_process_shares_the_warm_process_which_ends_what_it_forked_
 
 def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(both: tuple[Server, Server]) -> None:
     assert [drains(server, WORKERS) for server in both] == [0, 0]
+
+
+def test_a_forked_supervisor_of_bentomls_drains_its_workers_as_the_started_one(tmp_path: Path) -> None:
+    with supervised(tmp_path, environ=TWO) as server:
+        server.wait_for(lambda server: ready_workers(server) == WORKERS)
+        assert {name for name in ("supervisor", "worker-1", "worker-2") if f"INFO {name} " in server.log()} == {
+            "supervisor",
+            "worker-1",
+            "worker-2",
+        }
+        assert drains(server, WORKERS) == 0

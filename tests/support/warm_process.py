@@ -138,8 +138,9 @@ def say(client: socket.socket, summary: dict[str, Any]) -> None:
 def end(pids: set[int]) -> None:
     """End servers and commands, with all that is in their sessions. What forks ranks sees itself that it is alone."""
     for pid in pids:
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # one that has just been forked leads no session yet
+            with suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
 
 
 def import_libraries() -> None:
