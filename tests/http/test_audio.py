@@ -62,7 +62,7 @@ def test_a_prompt_becomes_a_sound_with_its_seed_and_evidence(audio: Server) -> N
 
 
 def test_previews_of_a_sound_are_refused_by_name_or_ignored_with_a_warning(audio: Server) -> None:
-    job = submitted(audio, num_inference_steps=100, audio_length_s=0.3)
+    job = submitted(audio, num_inference_steps=40, audio_length_s=0.3)
     refused = error(audio.get(f"{job}/events?previews=2"), 400)
     assert (refused["param"], refused["code"]) == ("previews", "unsupported_field")
     told = list(follow(audio, job, previews=2, lenient=True))

@@ -16,12 +16,12 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("door", ["generate", "file", "jobs", "openai"])
 def test_each_door_of_this_server_tells_its_evidence(server: Server, door: str, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
-    flags = ["--door", door, "--steps", "12", "--speed", "fast", "--concurrency", "2", "--requests", "3"]
+    flags = ["--door", door, "--steps", "6", "--speed", "fast", "--concurrency", "2", "--requests", "3"]
     assert bench.main([server.url, *flags, "--warm-up", "0", "--quiet", "-o", str(file)]) == 0
     result = BenchResult.model_validate_json(file.read_bytes())
     (point,) = result.points
     assert (point.succeeded, point.outputs, point.errors) == (3, 3, [])
-    assert point.steps == 36
+    assert point.steps == 18
     assert point.cached_steps
     assert {"client_wait", "queue", "denoise", "rest"} <= set(point.stages)
     assert point.stages["denoise"].value > 0

@@ -52,14 +52,34 @@ def test_pictures_in_several_out_and_their_answer(
     server: Server, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (96, 96), "green").save(here / "green.png")
-    words = ["--image", "green.png", "--strength", "0.5", "--seed", "3", "--num-images", "2", "-o", "made/x.webp"]
+    words = [
+        "--image",
+        "green.png",
+        "--strength",
+        "0.5",
+        "--seed",
+        "3",
+        "--num-images",
+        "2",
+        "--steps",
+        "8",
+        "-o",
+        "made/x.webp",
+    ]
     assert generate.main([PROMPT, *words, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["files"] == ["made/x-3.webp", "made/x-4.webp"]
     assert answer["seeds"] == [3, 4]
     assert "images" not in answer
     green = base64_of((here / "green.png").read_bytes())
-    fields = {"image_urls": [green], "strength": 0.5, "seed": 3, "num_images": 2, "image_format": "webp"}
+    fields = {
+        "image_urls": [green],
+        "strength": 0.5,
+        "seed": 3,
+        "num_images": 2,
+        "image_format": "webp",
+        "num_inference_steps": 8,
+    }
     served = server.generate(prompt=PROMPT, **fields).json()["images"]
     for file, picture in zip(answer["files"], served, strict=True):
         written = Image.open(here / file)

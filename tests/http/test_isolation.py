@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.forked import environment, warm_process
 from tests.support.fresh import BASE, CASES, PROMPT, SEED, STEPS
 from tests.support.server import ROOT, Server
 
@@ -25,7 +24,9 @@ OFF = {"enable_taylorseer": False, "enable_foca": False, "enable_dmd": False}
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("fresh")
-    subprocess.run([sys.executable, "-m", "tests.support.fresh", str(folder)], cwd=ROOT, check=True)
+    log, module = folder / "log", "tests.support.fresh"
+    drawing = warm_process().fork(module=module, command=[str(folder)], environ=environment(), cwd=ROOT, log=log)
+    assert drawing.wait(600) == 0, log.read_text()
     return {file.stem: np.load(file) for file in sorted(Path(folder).glob("*.npy"))}
 
 

@@ -24,7 +24,7 @@ def states(told: list[Told]) -> list[str]:
 
 def test_a_job_is_followed_from_its_queue_to_its_result(server: Server) -> None:
     before = submitted(server, **LONG)
-    job = submitted(server, num_inference_steps=100, speed="fast", seed=5)
+    job = submitted(server, num_inference_steps=60, speed="fast", seed=5)
     events = follow(server, job)
     told = [next(events), next(events)]
     assert [event.kind for event in told] == ["state", "position"]
@@ -37,8 +37,8 @@ def test_a_job_is_followed_from_its_queue_to_its_result(server: Server) -> None:
     assert len(progress) > 20  # each step, but for those that the loop was late for
     assert [each["step"] for each in progress] == sorted({each["step"] for each in progress})
     assert progress[-1] | {"seconds_left": 0} == {
-        "step": 100,
-        "steps": 100,
+        "step": 60,
+        "steps": 60,
         "cached_steps": progress[-1]["cached_steps"],
         "seconds_left": 0,
     }
@@ -79,7 +79,7 @@ def test_a_failure_is_told_with_its_reason(server: Server) -> None:
 
 def test_what_is_no_job_or_no_number_is_refused(server: Server) -> None:
     assert server.get("/jobs/none/events").status_code == 404
-    job = submitted(server)
+    job = submitted(server, num_inference_steps=2)
     answer = requests.get(f"{server.url}{job}/events", headers={"Last-Event-ID": "x"}, timeout=60)
     assert answer.status_code == 400
     assert "Last-Event-ID" in answer.json()["error"]["message"]
@@ -87,7 +87,7 @@ def test_what_is_no_job_or_no_number_is_refused(server: Server) -> None:
 
 
 def test_followers_that_go_leave_the_job_and_others_alone(server: Server) -> None:
-    job = submitted(server, **LONG | {"num_images": 1})
+    job = submitted(server, **LONG | {"num_images": 1, "num_inference_steps": 60})
     for _ in range(20):
         events = follow(server, job)
         next(events)
@@ -96,7 +96,7 @@ def test_followers_that_go_leave_the_job_and_others_alone(server: Server) -> Non
 
 
 def test_curl_reads_them(server: Server, tmp_path: Path) -> None:
-    job = submitted(server)
+    job = submitted(server, num_inference_steps=4)
     run = subprocess.run(
         ["curl", "-sN", f"{server.url}{job}/events"], capture_output=True, text=True, timeout=60, check=True
     )
@@ -124,7 +124,7 @@ def test_a_browser_reads_them_and_stays_away_after_the_last(server: Server, driv
 def test_a_drain_is_told_and_what_runs_ends(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         server.wait_for(ready)
-        jobs = [submitted(server, **LONG | {"num_images": 2}) for _ in range(2)]
+        jobs = [submitted(server, **LONG | {"num_images": 1}) for _ in range(2)]
         running, waiting = (follow(server, job) for job in jobs)
         last = [next(waiting)]
         told = [next(running) for _ in range(5)], last

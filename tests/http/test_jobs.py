@@ -15,10 +15,13 @@ from tests.support.server import Server
 
 pytestmark = pytest.mark.slow
 
+QUICK: dict[str, Any] = {"prompt": PROMPT, "num_inference_steps": 2}
+
 
 def test_a_job_draws_what_generate_draws(server: Server) -> None:
-    expected = server.generate(seed=5, num_images=2).json()
-    answer = ended(server, job := submitted(server, seed=5, num_images=2))
+    fields = {"seed": 5, "num_images": 2, "num_inference_steps": 8}
+    expected = server.generate(**fields).json()
+    answer = ended(server, job := submitted(server, **fields))
     assert answer["state"] == "succeeded"
     assert states(answer) == ["queued", "running", "succeeded"]
     assert [moment["at"] for moment in answer["history"]] == sorted(moment["at"] for moment in answer["history"])
@@ -45,7 +48,7 @@ def test_an_empty_body_is_answered_as_generate_answers_it(server: Server) -> Non
 
 
 def test_a_form_makes_a_job_too(server: Server) -> None:
-    fields = {"prompt": PROMPT, "seed": "1", "strength": "0.5"}
+    fields = {"prompt": PROMPT, "seed": "1", "strength": "0.5", "num_inference_steps": "4"}
     answer = server.post("/jobs", data=fields, files={"image": file_of(apple())})
     assert answer.status_code == 202, answer.text
     assert ended(server, answer.headers["Location"])["state"] == "succeeded"
@@ -72,12 +75,12 @@ def test_where_a_job_stands_while_it_waits_and_runs(server: Server) -> None:
     assert states(ended(server, second)) == ["queued", "cancelled"]
     assert states(ended(server, first)) == ["queued", "running", "cancelled"]
     assert "error" not in server.get(first).json()
-    clean = server.generate(seed=5).json()["images"]
-    assert clean == server.generate(seed=5).json()["images"]
+    clean = server.generate(seed=5, num_inference_steps=8).json()["images"]
+    assert clean == server.generate(seed=5, num_inference_steps=8).json()["images"]
 
 
 def test_a_job_that_has_ended_is_forgotten_with_its_files(server: Server) -> None:
-    answer = ended(server, job := submitted(server, seed=5))
+    answer = ended(server, job := submitted(server, seed=5, num_inference_steps=2))
     folder = server.outputs / "jobs" / answer["id"]
     assert len(list(folder.iterdir())) == 1
     assert server.session.delete(server.url + job).json()["state"] == "succeeded"
@@ -156,7 +159,7 @@ def forgets_all(server: Server) -> bool:
 def test_a_greater_priority_goes_first(rich: Server, server: Server) -> None:
     running = submitted(rich, **LONG)
     rich.wait_for(lambda server: server.get(running).json()["step"] > 0)
-    later, sooner = submitted(rich, seed=1), submitted(rich, seed=2, priority=3)
+    later, sooner = (submitted(rich, num_inference_steps=2, priority=each) for each in (0, 3))
     assert [rich.get(sooner).json()[name] for name in ("position", "priority")] == [1, 3]
     assert [rich.get(later).json()[name] for name in ("position", "priority")] == [2, 0]
     for priority, places in ((0, [2, 1]), (3, [1, 2])):
@@ -181,16 +184,14 @@ def test_a_greater_priority_goes_first(rich: Server, server: Server) -> None:
         assert refused.status_code == 400
         assert refused.json()["error"]["param"] == "priority"
         assert sentence in refused.json()["error"]["message"]
-    assert server.generate(priority=0).status_code == 200
+    assert server.generate(priority=0, num_inference_steps=2).status_code == 200
     assert rich.get("/capabilities").json()["fields"]["priority"]["maximum"] == 3
     assert "priority" not in server.get("/capabilities").json()["fields"]
 
 
 def test_the_same_request_with_the_same_key_is_the_same_job(server: Server) -> None:
     def post(key: str, **fields: Any) -> requests.Response:
-        return requests.post(
-            f"{server.url}/jobs", json={"prompt": PROMPT} | fields, headers={"Idempotency-Key": key}, timeout=60
-        )
+        return requests.post(f"{server.url}/jobs", json=QUICK | fields, headers={"Idempotency-Key": key}, timeout=60)
 
     first = post("a-1", seed=5)
     assert "Idempotency-Replayed" not in first.headers
@@ -225,13 +226,13 @@ def test_the_same_request_with_the_same_key_is_the_same_job(server: Server) -> N
 def test_generate_is_a_job_where_the_client_prefers_that(server: Server, prefer: str) -> None:
     headers = {"Prefer": prefer, "Idempotency-Key": prefer.replace(" ", "")}
     for _ in range(2):
-        answer = requests.post(f"{server.url}/generate", json={"prompt": PROMPT}, headers=headers, timeout=60)
+        answer = requests.post(f"{server.url}/generate", json=QUICK, headers=headers, timeout=60)
         assert answer.status_code == 202, answer.text
         assert answer.headers["Preference-Applied"] == "respond-async"
         assert answer.headers["content-type"] == "application/json"
-    same = requests.post(f"{server.url}/jobs", json={"prompt": PROMPT}, headers=headers, timeout=60)
+    same = requests.post(f"{server.url}/jobs", json=QUICK, headers=headers, timeout=60)
     assert same.headers["Location"] == answer.headers["Location"]  # whichever route it comes by
     assert ended(server, answer.headers["Location"])["state"] == "succeeded"
-    assert "Preference-Applied" not in server.generate().headers
-    refused = requests.post(f"{server.url}/generate", json={"prompt": PROMPT, "width": 97}, headers=headers, timeout=60)
+    assert "Preference-Applied" not in server.generate(num_inference_steps=2).headers
+    refused = requests.post(f"{server.url}/generate", json=QUICK | {"width": 97}, headers=headers, timeout=60)
     assert refused.status_code == 409  # another request under the key

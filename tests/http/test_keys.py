@@ -220,7 +220,7 @@ def test_addresses_of_outputs_are_signed(guarded: Guarded) -> None:
 
 
 def test_one_caller_does_not_starve_another(guarded: Guarded) -> None:
-    many = [guarded.job(ALICE, num_inference_steps=30, speed="lossless") for _ in range(2)]
+    many = [guarded.job(ALICE, num_inference_steps=12, speed="lossless") for _ in range(2)]
     many += [guarded.job(ALICE, **LONG) for _ in range(2)]
     few = guarded.job(BOB, num_inference_steps=4)
     assert guarded.ask("GET", few, BOB).json()["position"] <= 2

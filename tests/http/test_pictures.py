@@ -118,8 +118,8 @@ def test_a_mask_with_a_clear_canvas_keeps_what_is_clear(server: Server) -> None:
 
 
 def test_a_picture_with_the_seed_and_size_that_drew_it_is_told_of(server: Server) -> None:
-    drawn = server.generate(seed=5, num_images=2, num_inference_steps=4, width=112, height=80).json()["images"]
-    asked = {"image_urls": [drawn[1]], "num_inference_steps": 4}
+    drawn = server.generate(seed=5, num_images=2, num_inference_steps=2, width=112, height=80).json()["images"]
+    asked = {"image_urls": [drawn[1]], "num_inference_steps": 2}
     (warning,) = server.generate(**asked, seed=6).json()["warnings"]
     assert (warning["param"], warning["code"]) == ("seed", "repeated_seed")
     assert "image_urls.0 was drawn with seed 6 at this size" in warning["message"]
@@ -154,15 +154,15 @@ def test_the_cache_holds_on_each_task_and_none_leaves_a_trace_on_another(server:
 
 def test_the_size_is_the_pictures_within_what_the_model_draws(server: Server) -> None:
     for given, drawn in (((96, 80), (96, 80)), ((50, 60), (80, 80)), ((2000, 1000), (112, 80)), ((64, 512), (80, 112))):
-        answer = server.generate(num_inference_steps=4, image_urls=[data_uri(file_of(apple(*given)))]).json()
+        answer = server.generate(num_inference_steps=2, image_urls=[data_uri(file_of(apple(*given)))]).json()
         height, width, _ = pixels(answer["images"][0]).shape
         assert (width, height) == drawn
-    answer = server.generate(num_inference_steps=4, image_urls=[IMAGE], width=112, height=80).json()
+    answer = server.generate(num_inference_steps=2, image_urls=[IMAGE], width=112, height=80).json()
     assert pixels(answer["images"][0]).shape == (80, 112, 3)
 
 
 def test_the_file_names_its_pictures_by_their_digest(server: Server) -> None:
-    answer = server.generate(num_inference_steps=4, image_urls=[IMAGE], mask_url=MASK, seed=1).json()
+    answer = server.generate(num_inference_steps=2, image_urls=[IMAGE], mask_url=MASK, seed=1).json()
     with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as image:
         record = json.loads(str(image.info["parameters"]))
     assert [text[:7] for text in (*record["image_urls"], record["mask_url"])] == ["sha256:"] * 2
@@ -192,10 +192,11 @@ def test_a_file_states_whether_a_model_made_or_changed_it_unless_the_operator_ha
 
 
 def test_compare_and_deadline_take_pictures(server: Server) -> None:
-    answer = server.post("/compare", json={"prompt": PROMPT, "seed": 3, "image_urls": [IMAGE], "strength": 0.9}).json()
+    asked = {"prompt": PROMPT, "seed": 3, "image_urls": [IMAGE], "strength": 0.9, "num_inference_steps": STEPS}
+    answer = server.post("/compare", json=asked).json()
     assert answer["cached"]["cache"]["engaged"]
     assert answer["psnr_db"] > 20
-    assert server.generate(image_urls=[IMAGE], deadline_s=60, num_inference_steps=8).json()["deadline"]
+    assert server.generate(image_urls=[IMAGE], deadline_s=60, num_inference_steps=4).json()["deadline"]
 
 
 def test_the_server_says_which_tasks_it_has_and_what_they_take(server: Server) -> None:
@@ -236,16 +237,16 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_pictures_are_refused_by_name_and_nothing_is_disturbed(server: Server, case: str) -> None:
     fields, param, words = BAD[case]
-    refused = error(server.generate(num_inference_steps=4, **fields), 400)
+    refused = error(server.generate(num_inference_steps=2, **fields), 400)
     assert refused["param"] == param
     assert words in refused["message"]
-    assert server.generate(num_inference_steps=4, image_urls=[IMAGE], seed=1).status_code == 200
+    assert server.generate(num_inference_steps=2, image_urls=[IMAGE], seed=1).status_code == 200
 
 
 def test_a_body_of_pictures_may_be_larger_than_others_and_no_larger_than_its_limit(server: Server) -> None:
     large = data_uri(file_of(noise(1600, 1000), compress_level=0))
     assert len(large) > 6_000_000
-    assert server.generate(num_inference_steps=4, image_urls=[large]).status_code == 200
+    assert server.generate(num_inference_steps=2, image_urls=[large]).status_code == 200
     assert (
         server.post("/flush_cache", data=b" " * 1_100_000, headers={"Content-Type": "application/json"}).status_code
         == 413
@@ -253,14 +254,14 @@ def test_a_body_of_pictures_may_be_larger_than_others_and_no_larger_than_its_lim
     assert error(server.generate(image_urls=["A" * 34_000_000]), 413)["code"] == "body_too_large"
 
 
-FORM: dict[str, Any] = {"prompt": PROMPT, "seed": "5", "num_inference_steps": str(STEPS), "strength": "0.7"}
+FORM: dict[str, Any] = {"prompt": PROMPT, "seed": "5", "num_inference_steps": "6", "strength": "0.7"}
 APPLE = ("apple.png", file_of(apple()), "image/png")
 
 
 def test_a_form_is_the_request_that_says_the_same(server: Server) -> None:
     cache = {"residual_diff_threshold": 0.2, "max_warmup_steps": 2}
-    asked = {**ASKED, "speed": None, "strength": 0.7, "image_urls": [IMAGE], "cache": cache, "negative_prompt": ""}
-    sent = server.generate(**asked).json()["images"]
+    asked = {"seed": 5, "num_inference_steps": 6, "strength": 0.7, "image_urls": [IMAGE]}
+    sent = server.generate(**asked, cache=cache, negative_prompt="").json()["images"]
     fields = FORM | {"cache": json.dumps(cache), "negative_prompt": "", "width": ""}
     for name in ("image", "image[]", "image_urls"):
         response = server.post("/generate", data=fields, files=[(name, APPLE)])
@@ -271,7 +272,7 @@ def test_a_form_is_the_request_that_says_the_same(server: Server) -> None:
     )
     assert text.json()["images"] == sent
     masked = server.post("/generate", data=FORM, files=[("image", APPLE), ("mask", ("m.png", file_of(mask())))])
-    expected = server.generate(**ASKED | {"speed": None}, strength=0.7, image_urls=[IMAGE], mask_url=MASK)
+    expected = server.generate(**asked, mask_url=MASK)
     assert masked.json()["images"] == expected.json()["images"]
 
 

@@ -49,9 +49,15 @@ def followed(server: Server, *wanted: int | None, **fields: Any) -> tuple[str, l
     return job, [[*first, *each] for first, each in zip(told, followers, strict=True)]
 
 
+@pytest.fixture(scope="module")
+def plain(server: Server) -> str:
+    """The picture of ASKED, by /generate."""
+    return str(server.generate(**ASKED).json()["images"][0])
+
+
 def test_previews_show_what_is_drawn_and_change_nothing_of_it(rich: Server) -> None:
     """By the autoencoder, every other step and small, as the operator has it."""
-    asked = ASKED | {"num_inference_steps": 40}  # a preview is left out while the one before is made
+    asked = ASKED | {"num_inference_steps": 30}  # a preview is left out while the one before is made
     plain = rich.generate(**asked).json()["images"][0]
     job = submitted(rich, **asked)
     told = list(follow(rich, job))
@@ -62,10 +68,10 @@ def test_previews_show_what_is_drawn_and_change_nothing_of_it(rich: Server) -> N
     assert len(shown) > 2  # one is made only when the one before is done
     steps = [event.data["step"] for event in shown]
     assert steps == sorted(set(steps))
-    assert all(step % 2 == 0 and step < 40 for step in steps)
+    assert all(step % 2 == 0 and step < 30 for step in steps)
     for event in shown:
         assert event.number is None
-        assert (event.data["steps"], event.data["format"]) == (40, "webp")
+        assert (event.data["steps"], event.data["format"]) == (30, "webp")
         image = image_of(event.data["image"])
         assert (image.format, image.size) == ("WEBP", (64, 64))
         assert b"trainedAlgorithmicMedia" in image.info["xmp"]
@@ -75,10 +81,9 @@ def test_previews_show_what_is_drawn_and_change_nothing_of_it(rich: Server) -> N
 
 @pytest.mark.parametrize(("wanted", "steps", "like"), [(4, [4, 8, 12, 16], 0.8), (9, [*range(2, STEPS, 2)], 0.9)])
 def test_a_follower_gets_as_many_as_it_asks_for_and_the_picture_is_the_same(
-    server: Server, wanted: int, steps: list[int], like: float
+    server: Server, plain: str, wanted: int, steps: list[int], like: float
 ) -> None:
     """By the projection, as is usual."""
-    plain = server.generate(**ASKED).json()["images"][0]
     job, (told,) = followed(server, wanted, **ASKED)
     assert [event.data["step"] for event in previews_of(told)] == steps
     assert likeness(image_of(previews_of(told)[-1].data["image"]), image_of(plain)) > like
@@ -103,15 +108,19 @@ def test_a_job_of_fewer_steps_than_previews_says_so(server: Server) -> None:
     assert "2 of 20" in warning["message"]
 
 
+@pytest.fixture(scope="module")
+def short(server: Server) -> str:
+    return submitted(server, num_inference_steps=3)
+
+
 @pytest.mark.parametrize("count", ["true", "-1", "21", "1.5", "", "9" * 5000, "\u0663"])
-def test_what_is_no_number_of_previews_is_refused_by_name(server: Server, count: str) -> None:
-    job = submitted(server, num_inference_steps=3)
-    answer = server.get(f"{job}/events?previews={quote(count)}")
+def test_what_is_no_number_of_previews_is_refused_by_name(server: Server, short: str, count: str) -> None:
+    answer = server.get(f"{short}/events?previews={quote(count)}")
     assert error(answer, 400)["param"] == "previews"
 
 
 def test_a_follower_that_joins_later_is_shown_what_the_first_is(rich: Server) -> None:
-    job = submitted(rich, prompt=PROMPT, num_inference_steps=60, speed="lossless")
+    job = submitted(rich, prompt=PROMPT, num_inference_steps=48, speed="lossless")
     first = follow(rich, job)
     seen = [next(event for event in first if event.kind == "preview")]
     later = previews_of(list(follow(rich, job)))

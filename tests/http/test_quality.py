@@ -16,7 +16,7 @@ from tests.support.answers import metric, pixels
 from tests.support.images import apple, data_uri, file_of
 from tests.support.jobs import ended, submitted
 from tests.support.server import Server, free_port, options, ready, serving
-from tests.support.waiting import wait_until
+from tests.support.waiting import ASK_S, wait_until
 from tests.support.webhook_receiver import Receiver
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def lowered_and_offered_again(judged: Server) -> None:
         answer = draw(judged, seed=len(pictures), speed="fast")
         assert answer["cache"]["speed"] == "fast"
         pictures.append(answer["images"][0])
-        wait_until(lambda: compared(judged, "fast") == len(pictures), 180)
+        wait_until(lambda: compared(judged, "fast") == len(pictures), 180, look_s=ASK_S)
         assert len(pictures) < 12, quality(judged)
     answer = quality(judged)
     assert answer["speeds"]["fast"]["status"] == "missed"
@@ -126,7 +126,7 @@ def lowered_and_offered_again(judged: Server) -> None:
 
 def test_what_is_kept_is_shown_and_repeats_the_pair(judged: Server) -> None:
     draw(judged, seed=77, speed="high")
-    wait_until(lambda: compared(judged, "high") > 0, 180)
+    wait_until(lambda: compared(judged, "high") > 0, 180, look_s=ASK_S)
     (evidence,) = [each for each in quality(judged)["evidence"] if each["speed"] == "high"]
     (newest, *_) = evidence["newest"]
     contents = [judged.session.get(url) for url in newest["files"]]
@@ -151,8 +151,7 @@ def test_inputs_and_loras_are_drawn_again_and_measured_as_a_comparison_does(
         shown = [each for evidence in quality(judged)["evidence"] for each in evidence["newest"]]
         return [each for each in shown if each["request_id"] == drawn["request_id"]]
 
-    wait_until(newest, 60)
-    (found,) = newest()
+    (found,) = wait_until(newest, look_s=ASK_S)
     answer = judged.post("/compare", json={"prompt": PROMPT, **FIELDS, **fields}).json()
     cached, uncached = (pixels(answer[side]["image"]) for side in ("cached", "uncached"))
     assert np.array_equal(pixels(drawn["images"][0]), cached)

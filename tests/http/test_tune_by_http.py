@@ -34,7 +34,7 @@ def test_a_search_of_a_server_leaves_it_as_it_is(server: Server, tmp_path: Path)
     before = speeds()
     floors = ("high:ssim=.3", "balanced:ssim=.2", "fast:ssim=.1")
     drawer = ByHttp(server.url, FIELDS)
-    options = Options(tmp_path, own_prompts()[:12], outputs=2, unseen=8, trials=2, floors=floors)
+    options = Options(tmp_path, own_prompts()[:6], outputs=2, unseen=4, trials=2, floors=floors)
     outcome = Session(drawer, options, None).run()
     drawer.close()
     assert speeds() == before

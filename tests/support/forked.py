@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.warm_process import MESSAGE_BYTES
+from tests.support.warm_process import COMMAND, MESSAGE_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS_S = 240
@@ -122,6 +122,7 @@ class WarmProcess:
         metrics: Path | None = None,
         workers: int = 1,
         command: list[str] | None = None,
+        module: str = COMMAND,
         program: list[str] | None = None,
         errors: Path | None = None,
         ranks: bool = False,
@@ -130,14 +131,14 @@ class WarmProcess:
 
         Args:
             workers: more than one of a server have a supervisor, which is the process that this returns.
-            command: the words after `cache-dit-serving`; left out: a server.
+            command: the words after `cache-dit-serving`, or after `python -m MODULE`; left out: a server.
+            module: whose `main()` takes these words.
             program: those after `python -m` of `bentoml serve` or of the launcher, whose workers are forked, too.
             errors: file of its standard error; left out: the log, as of its standard output.
             ranks: it starts ranks, whose forking process is forked too.
         """
         asked = {"environ": environ, "cwd": str(cwd), "log": str(log), "command": command, "ranks": ranks}
-        asked["program"] = program
-        asked["errors"] = str(errors or log)
+        asked |= {"errors": str(errors or log), "module": module, "program": program}
         return self._servers[self._ask(asked | {"port": port, "metrics": str(metrics), "workers": workers})]
 
     def fork_ranks(self, listener: int, ends: int) -> int:

@@ -10,13 +10,21 @@ T = TypeVar("T")
 
 LOOK_S = 0.01
 """Between two looks."""
+ASK_S = 0.2
+"""Between two questions to a server whose answer takes it milliseconds."""
 
 
-def wait_until(condition: Callable[[], T], within_s: float = 60, state: Callable[[], object] = lambda: "not met") -> T:
+def wait_until(
+    condition: Callable[[], T],
+    within_s: float = 60,
+    state: Callable[[], object] = lambda: "not met",
+    look_s: float = LOOK_S,
+) -> T:
     """Return the first true value that a condition gives.
 
     Args:
         state: what the failure says, asked for when the time is over.
+        look_s: seconds between two looks.
 
     Raises:
         AssertionError: there was none within so many seconds.
@@ -24,5 +32,5 @@ def wait_until(condition: Callable[[], T], within_s: float = 60, state: Callable
     end = time.monotonic() + within_s
     while not (found := condition()):
         assert time.monotonic() < end, f"waited for {within_s:g} s: {state()}"
-        time.sleep(LOOK_S)
+        time.sleep(look_s)
     return found

@@ -71,6 +71,8 @@ MODULES = (
     "torch.distributed.launcher.api",
 )
 """Imported by a server of the embedded model; service.py is not among them, since it reads the environment."""
+COMMAND = "cache_dit_serving.cli.main"
+"""Module of the project's command."""
 MESSAGE_BYTES = 1 << 20
 """Greatest size of a message; each is one packet."""
 
@@ -199,9 +201,9 @@ def become(asked: dict[str, Any]) -> None:
         sys.exit(0)
     if words := asked["command"]:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job and its children ignore it
-        sys.argv = ["cache-dit-serving", *words]
-        command: Any = importlib.import_module("cache_dit_serving.cli.main")
-        sys.exit(command.main())
+        sys.argv = [asked["module"] if asked["module"] != COMMAND else "cache-dit-serving", *words]
+        program: Any = importlib.import_module(asked["module"])
+        sys.exit(program.main())
     serve(asked["port"], asked["metrics"], asked["workers"])
 
 
