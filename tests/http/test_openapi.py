@@ -39,10 +39,11 @@ def api() -> Any:
 
 
 class Edges:
-    """Wrong values of an operation's fields, of which those that a route before it gets too are sent once of each kind.
+    """Wrong values of an operation's fields.
 
-    `cache` alone, with its twenty fields, is part of six bodies, each as JSON and as a form, and one check refuses its
-    wrong values at all of them. The first route in the document gets each; another one each kind at each field.
+    A field with the same schema at several routes has all of its wrong values sent to the first one in the document.
+    The others get one value of each kind, such as a wrong type, at each place in the field. `cache`, with its twenty
+    fields, is part of six bodies, each as JSON and as a form.
     """
 
     def __init__(self, method: str, path: str) -> None:
@@ -58,14 +59,17 @@ class Edges:
 
     def is_due(self, case: Case[Any]) -> bool:
         """Return False for a wrong value of a shared field when one of its kind has been sent."""
-        edge = getattr(case.meta.phase.data, "scenario", None) if case.meta else None
-        place = getattr(case.meta.phase.data, "location", None) if case.meta else None
-        if EVERY_EDGE or case.meta is None or not edge or not place or not case.meta.generation.mode.is_negative:
+        from schemathesis.generation.meta import CoveragePhaseData
+
+        if EVERY_EDGE or case.meta is None or not case.meta.generation.mode.is_negative:
             return True
-        found = re.match("/properties/([^/]+)", place)
-        if not found or (case.media_type, found.group(1)) not in self._shared:
+        data = case.meta.phase.data
+        if not isinstance(data, CoveragePhaseData):
             return True
-        kind = (case.media_type, edge, place, case.meta.phase.data.description)
+        field = re.match("/properties/([^/]+)", data.location or "")
+        if not field or (case.media_type, field.group(1)) not in self._shared:
+            return True
+        kind = (case.media_type, data.scenario, data.location, data.description)
         due = kind not in self._sent
         self._sent.add(kind)
         return due
