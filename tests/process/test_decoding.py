@@ -19,6 +19,7 @@ from tests.support.clients import leave, start
 from tests.support.images import apple, data_uri, file_of
 from tests.support.processes import has_ended
 from tests.support.server import Server, options, ready, serving
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 FIELDS: dict[str, Any] = {"image_urls": [data_uri(file_of(apple()))], "num_inference_steps": 8, "seed": 1}
@@ -55,6 +56,8 @@ def stop_decoder(server: Server) -> psutil.Process:
     assert server.generate(**FIELDS).status_code == 200
     (decoder,) = decoders(server)
     os.kill(decoder.pid, signal.SIGSTOP)
+    # Until then it may still take the next picture out of its pipe.
+    wait_until(lambda: decoder.status() == psutil.STATUS_STOPPED)
     return decoder
 
 

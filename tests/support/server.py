@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
 
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.variables import CONFIG_VARIABLE, MODELS_VARIABLE, OVERRIDE_PREFIX
@@ -26,6 +27,8 @@ from tests.support.forked import ForkedProcess, environment, warm_process
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 180
 """Patience with a start, seconds: one takes 15 where nothing else runs, and minutes beside much else."""
+ANSWER_S = 300
+"""Patience with an answer, seconds."""
 PORTS = range(12_000, 32_000)
 """Below those that the system gives to connections: one of them could hold a port before its server does."""
 COMMAND = str(Path(sys.executable).with_name("cache-dit-serving"))
@@ -61,10 +64,20 @@ class Started:
 STARTED = Started()
 
 
+class _Patient(HTTPAdapter):
+    """Gives an answer ANSWER_S seconds, unless a test says otherwise: one that never comes would end no run."""
+
+    def send(self, *args: Any, **options: Any) -> requests.Response:
+        if options.get("timeout") is None:
+            options["timeout"] = ANSWER_S
+        return super().send(*args, **options)
+
+
 def session() -> requests.Session:
     """One that looks for no proxies in the environment, which takes a tenth of a request."""
     direct = requests.Session()
     direct.trust_env = False
+    direct.mount("http://", _Patient())
     return direct
 
 

@@ -24,7 +24,7 @@ import pytest
 from tests.support import server
 from tests.support.forked import warm_process
 
-LOOK_S = 0.5
+LOOK_S = 1.0
 """Between two looks at the descendants of the test process."""
 TORCH = "libtorch_cpu"
 
@@ -131,7 +131,7 @@ class Table:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._began = time.monotonic()
-        self._idle_before, self._all_before = cores()
+        self._before = cores()
         self._results: list[dict[str, Any]] = []
 
     def take(self, result: dict[str, Any]) -> None:
@@ -144,20 +144,26 @@ class Table:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         passed = len(terminalreporter.getreports("passed"))
-        idle, taken = cores()
-        busy = 1 - (idle - self._idle_before) / max(taken - self._all_before, 1e-6)
-        self._file.write_text(page(self._results, self._began, passed, busy), encoding="utf-8")
+        idle, stolen, taken = (after - before for after, before in zip(cores(), self._before, strict=True))
+        shares = f"The cores were idle for {100 * idle / taken:.0f} % of the run, and others had them for "
+        shares += f"{100 * stolen / taken:.0f} %: what else the machine's host runs."
+        self._file.write_text(page(self._results, self._began, passed, shares), encoding="utf-8")
         terminalreporter.write_line(f"wrote {self._file}")
 
 
-def cores() -> tuple[float, float]:
-    """Seconds that the machine's cores have idled since it started, and seconds in all."""
+def cores() -> tuple[float, float, float]:
+    """Seconds since the machine started that its cores have idled, that its host gave to others, and in all."""
     times = psutil.cpu_times()
-    return times.idle + getattr(times, "iowait", 0.0), sum(times[:8])  # those after it are parts of the first ones
+    # Those after the eighth are parts of the first ones.
+    return times.idle + times.iowait, times.steal, sum(times[:8])
 
 
-def page(results: list[dict[str, Any]], began: float, passed: int, busy: float) -> str:
-    """The table in Markdown, by room and by module, the longest first; `busy` is the cores' share of the time."""
+def page(results: list[dict[str, Any]], began: float, passed: int, shares: str) -> str:
+    """The table in Markdown, by room and by module, the longest first.
+
+    Args:
+        shares: a sentence on how busy the cores were.
+    """
     rooms: defaultdict[str, Times] = defaultdict(Times)
     modules: defaultdict[str, Times] = defaultdict(Times)
     for result in results:
@@ -174,7 +180,7 @@ def page(results: list[dict[str, Any]], began: float, passed: int, busy: float) 
     head = (
         f"{passed:,} passed in {whole:.0f} s ({datetime.now(UTC).date().isoformat()}, {len(results)} processes, "
         f"{os.cpu_count()} cores). The process that was done first idled for {idle:.0f} s, {100 * idle / whole:.0f} %. "
-        f"The cores were busy for {100 * busy:.0f} % of the run."
+        f"{shares}"
     )
     return "\n\n".join([head, _table("room", {**rooms, "all": total}), _table("module", modules)]) + "\n"
 
