@@ -78,6 +78,7 @@ def test_it_serves_from_the_store_in_an_environment_of_its_own_requirements(bent
         cwd=tmp_path,
         BENTOML_HOME=str(store),
         PYTHONPATH="",
+        PYTHONDONTWRITEBYTECODE="1",  # nothing is added to what another test looks at
     ) as server:
         server.wait_for(ready)
         answer = server.generate(seed=7).json()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import cycle
@@ -30,9 +31,21 @@ KEYS = [
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], list[Server]]]:
+    """The two servers; another one in the place of one that a test has killed."""
     folder: Path = tmp_path_factory.mktemp("limits")
+    started: list[Server] = []
     with ExitStack() as stack:
+
+        def started_again() -> list[Server]:
+            for at, name in enumerate("ab"):
+                if at == len(started) or started[at].process.poll() is not None:
+                    place = folder / f"{name}-{uuid.uuid4().hex[:4]}"
+                    started[at : at + 1] = [stack.enter_context(serving(place, environ=environ))]
+            for each in started:
+                each.wait_for(ready, WITHIN_S)
+            return started
+
         database = stack.enter_context(postgres()).new_database() if INSTALLED else f"sqlite:///{folder}/jobs.sqlite3"
         environ = options(
             JOBS__DATABASE=database,
@@ -41,10 +54,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
             SERVER__API_KEYS=KEYS,
             SERVER__WARM_UP=False,
         )
-        started = [stack.enter_context(serving(folder / name, environ=environ)) for name in "ab"]
-        for each in started:
-            each.wait_for(ready, WITHIN_S)
-        yield started
+        yield started_again
+
+
+@pytest.fixture
+def servers(alive: Callable[[], list[Server]]) -> list[Server]:
+    return alive()
 
 
 def sent(server: Server, key: str, path: str = "/generate", **fields: Any) -> requests.Response:
