@@ -52,21 +52,8 @@ def test_pictures_in_several_out_and_their_answer(
     server: Server, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (96, 96), "green").save(here / "green.png")
-    words = [
-        "--image",
-        "green.png",
-        "--strength",
-        "0.5",
-        "--seed",
-        "3",
-        "--num-images",
-        "2",
-        "--steps",
-        "8",
-        "-o",
-        "made/x.webp",
-    ]
-    assert generate.main([PROMPT, *words, "--json"]) == 0
+    flags = "--image green.png --strength 0.5 --seed 3 --num-images 2 --steps 8 -o made/x.webp"
+    assert generate.main([PROMPT, *flags.split(), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["files"] == ["made/x-3.webp", "made/x-4.webp"]
     assert answer["seeds"] == [3, 4]

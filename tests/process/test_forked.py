@@ -127,9 +127,6 @@ def test_sigterm_finishes_what_runs_and_answers_the_rest_with_503(both: tuple[Se
 def test_a_forked_supervisor_of_bentomls_drains_its_workers_as_the_started_one(tmp_path: Path) -> None:
     with supervised(tmp_path, environ=TWO) as server:
         server.wait_for(lambda server: ready_workers(server) == WORKERS)
-        assert {name for name in ("supervisor", "worker-1", "worker-2") if f"INFO {name} " in server.log()} == {
-            "supervisor",
-            "worker-1",
-            "worker-2",
-        }
+        named = {"supervisor", "worker-1", "worker-2"}
+        assert {name for name in named if f"INFO {name} " in server.log()} == named
         assert drains(server, WORKERS) == 0
