@@ -23,6 +23,7 @@ def test_every_listener_hears_of_the_start_of_each_step_and_of_each_preview() ->
     for name in ("follower", "stream"):
         listened.listen(lambda name=name: heard.append((name, listened.step)))  # type: ignore[misc]
     listened.begin()
+    assert listened.ran
     listened.progress(1, 0)
     listened.show(JobPreview(step=1, steps=8, image=""), ())
     listened.progress(2, 1)
@@ -40,6 +41,7 @@ def test_one_that_may_not_start_tells_nobody() -> None:
 
     elsewhere.admit(cast(Any, None), may_start)
     assert not elsewhere.begin()
+    assert not elsewhere.ran
     assert seen == [elsewhere.started], "the time of its start is known when it is to start"
 
 

@@ -63,13 +63,13 @@ def test_nothing_is_lost_as_a_newer_version_takes_over(
         one, two = older("one"), older("two")
         for server in (one, two):
             server.wait_for(ready, WITHIN_S)
-        unwanted = submitted(one, **LONG)
         jobs = {
             submitted(server, seed=seed, num_inference_steps=STEPS): seed for seed in range(4) for server in (one, two)
         }
 
         newer = stack.enter_context(serving(tmp_path / "newer", environ=environ))
         newer.wait_for(ready, WITHIN_S)
+        unwanted = submitted(one, **LONG)
         assert newer.session.delete(newer.url + unwanted).json()["state"] == "cancelled"
         # The older ones go on: with new jobs, with those that the newer one took, and with what it has drawn.
         jobs |= {submitted(server, seed=5, num_inference_steps=STEPS): 5 for server in (one, two, newer)}

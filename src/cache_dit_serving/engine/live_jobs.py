@@ -195,7 +195,7 @@ class LiveJobs:
                     break
                 await asyncio.sleep(AGAIN_S)
         if taken:
-            if record is job.admitted or job.generation.started is None:
+            if record is job.admitted or not job.generation.ran:
                 logger.info("job %s was taken over by another server", record.id)
             else:
                 logger.warning("job %s ran here although another server had it by then", record.id)

@@ -69,6 +69,7 @@ class Generation:
         """Future outputs, for those who wait; resolved by :meth:`resolve` and :meth:`fail`."""
         self.previews: Final = PreviewDemand()
         self._started: float | None = None
+        self._ran = False
         self._finished: float | None = None
         self._wake_s = 0.0
         self._step = 0
@@ -92,6 +93,11 @@ class Generation:
     def started(self) -> float | None:
         """Time at which the pipeline began it, seconds since the epoch."""
         return self._started
+
+    @property
+    def ran(self) -> bool:
+        """True once it runs here: it was not another server's as it started."""
+        return self._ran
 
     @property
     def waited_s(self) -> float:
@@ -192,6 +198,7 @@ class Generation:
         self._started = time.time()
         if not self._may_start():
             return False
+        self._ran = True
         self._tell()
         return True
 
