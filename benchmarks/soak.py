@@ -16,6 +16,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from benchmarks.soak_doors import DOORS, KINDS, SEEDS, request_of
 from benchmarks.soak_lines import Line, Sample, drawn, flat_lines, percentile_99, table
 from benchmarks.soak_traffic import Traffic, Twin, pixels_of
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
+from cache_dit_serving.pipeline.environment import quiet_libraries
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.loras import save_lora
 
@@ -41,6 +43,8 @@ LIVES = 3
 """Starts of the server: the first life is ended by SIGKILL, the others by SIGTERM."""
 LIGHT_MS = 250.0
 """Bound of the 99th percentile of a light route."""
+SAMPLES_A_LINE = 12
+"""Samples, one in five seconds, for each line of progress."""
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 TEXT = """\
 # Soak
@@ -98,8 +102,14 @@ def sample(running: RunningServer, folder: Path, at_s: float) -> Sample:
     return Sample(at_s, memory / 2**20, threads, descriptors, files, rows, outputs)
 
 
-def soaked(seconds: float, folder: Path) -> tuple[Traffic, list[list[Sample]]]:
-    """Run the traffic over all lives of the server, and return it with the samples of each life."""
+def soaked(
+    seconds: float, folder: Path, progress: Callable[[str], None] = lambda line: None
+) -> tuple[Traffic, list[list[Sample]]]:
+    """Run the traffic over all lives of the server, and return it with the samples of each life.
+
+    Args:
+        progress: takes a line each minute.
+    """
     environ = environment(folder)
     lives: list[list[Sample]] = []
     traffic: Traffic | None = None
@@ -116,6 +126,9 @@ def soaked(seconds: float, folder: Path) -> tuple[Traffic, list[list[Sample]]]:
             began = time.monotonic()
             while (at := time.monotonic() - began) < seconds / LIVES:
                 samples.append(sample(running, folder, elapsed + at))
+                if len(samples) % SAMPLES_A_LINE == 1:
+                    start = f"start {life + 1} of {LIVES}"
+                    progress(f"{elapsed + at:.0f} of {seconds:.0f} s, {start}: {so_far(traffic, samples)}")
                 time.sleep(min(5.0, seconds / 40))
             elapsed += at
             lives.append(samples)
@@ -127,6 +140,15 @@ def soaked(seconds: float, folder: Path) -> tuple[Traffic, list[list[Sample]]]:
                 kill(running)
     assert traffic
     return traffic, lives
+
+
+def so_far(traffic: Traffic, samples: list[Sample]) -> str:
+    """Return the memory now, and what has been sent, compared and found wrong."""
+    found = len(traffic.wrong) + len(traffic.lost)
+    sent = sum(times for name, times in traffic.counts.items() if name.startswith("status "))
+    return (
+        f"{samples[-1].memory_mb:.0f} MB, {sent} answers, {traffic.compared} pictures compared, {found} wrong or lost"
+    )
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -185,8 +207,9 @@ def main() -> None:
     """Soak, print, write the page, and end with 1 where a line fails."""
     seconds = seconds_of(os.environ.get("SOAK") or "10m")
     busy = psutil.cpu_percent(1)
+    quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        traffic, lives = soaked(seconds, Path(folder))
+        traffic, lives = soaked(seconds, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
     lines = lines_of(traffic, lives)
     counts = "\n".join(f"| {name.replace('_', ' ')} | {times} |" for name, times in sorted(traffic.counts.items()))
     text = TEXT.format(
