@@ -141,8 +141,10 @@ def _installed(settings: Settings, progress: Callable[[str], None], shared: Weig
     from cache_dit_serving.pipeline.profiling import Profiler
     from cache_dit_serving.pipeline.prompt_cache import PromptCache
     from cache_dit_serving.pipeline.samplers import Samplers
+    from cache_dit_serving.pipeline.signatures import keep_signatures
 
     pipe, traits, loras, guidance, facts = _accelerated(settings, progress, shared)
+    keep_signatures(pipe)
     progress("installing the cache")
     pipes = [pipe, *load.siblings_of(pipe, traits.tasks)]
     caches = [cache.PipelineCache(each) for each in pipes]
