@@ -34,7 +34,8 @@ Written by `make bench` ({date}). Every ratio is of measurements taken side by s
 ## What serving adds
 
 The embedded model with `configs/embedded.yaml`; one client; a direct call of the same pipeline, the same under
-`torch.inference_mode` as the server makes it, and `POST /generate` in turn, {overhead.requests} of each.
+`torch.inference_mode` as the server makes it, and `POST /generate` in turn, {overhead.requests} of each. Each of them
+encodes the prompt (`limits.prompt_cache_bytes: 0`).
 
 | | measured | goal |
 |---|---|---|
@@ -172,7 +173,7 @@ def main() -> None:
     for _ in range(2):
         with serving.server() as running:
             starts.append(running.ready_s)
-    with serving.server() as running:
+    with serving.server(serving.EACH_ENCODED) as running:
         starts.append(running.ready_s)
         overhead = serving.overhead(bare, running)
         saturation = serving.saturation(bare, running)

@@ -47,6 +47,8 @@ PROMPT = "a red apple on a blue background"
 RATIO_GOAL = 1.04
 """Most that a request may take, as a multiple of the direct call under inference mode."""
 LEAST_PAIRS = 10
+EACH_ENCODED = MappingProxyType({"CACHE_DIT_SERVING__LIMITS__PROMPT_CACHE_BYTES": "0"})
+"""Variables of a server that encodes the prompt of each request, as the direct call does."""
 POLL_S = 0.1
 """Seconds between two looks for a server's readiness. At 0.02 they take a worker 0.7 s of CPU while it starts."""
 
@@ -365,7 +367,7 @@ def main() -> None:
     logging.getLogger("cache_dit_serving").setLevel(logging.WARNING)
     bare = BarePipeline(load_settings({}))
     progress("the direct call's pipeline is loaded; the server starts")
-    with server() as running:
+    with server(EACH_ENCODED) as running:
         progress(f"the server is ready after {running.ready_s:.1f} s")
         if chosen.only != "saturation":
             for line in overhead_lines(overhead(bare, running, seconds=chosen.seconds, progress=progress)):
