@@ -41,6 +41,8 @@ def test_a_text_is_a_key_and_several_have_commas() -> None:
         (f"[{{name: bob, key: {KEY}", "line 1, column"),
         (f"[{KEY}, [{KEY}]]", "api_keys.1"),
         ("[2024-13-45]", "no valid value"),
+        ("[!!bool x]", "no valid value"),
+        ("[!!timestamp x]", "no valid value"),
         ("[" * 3000, "nested too deeply"),
     ],
 )
@@ -67,6 +69,8 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
         f"- [{KEY}]",
         f"- *{KEY}",
         "- 2024-13-45",
+        "- !!int ''",
+        "- !!timestamp x",
         "[" * 3000,
     ):
         file.write_text(content)

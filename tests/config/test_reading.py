@@ -94,6 +94,7 @@ def test_a_cache_dit_file_pastes_in(tmp_path: Path) -> None:
         ("speeds: {floors: {ssim: 95}}", "'speeds.floors.ssim'"),
         ("speeds: {lossless: {floors: {ssim: 1}}}", "unknown key 'speeds.lossless'"),
         ("model: {path: ", "cannot be read as YAML"),
+        ("model: {path: !!timestamp x}", "cannot be read as YAML"),
         (
             "defaults: {pipeline_arguments: {max_sequence_length: 64}}",
             "max_sequence_length is a setting of its own; write defaults.max_sequence_length instead",

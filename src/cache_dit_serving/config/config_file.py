@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from cache_dit_serving.config.catalog import CONFIGS, config_names
-from cache_dit_serving.config.variables import NOT_YAML, place_of
+from cache_dit_serving.config.yaml_errors import NOT_YAML, place_of
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import model_of_field, nearest_key
 

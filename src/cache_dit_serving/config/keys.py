@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from cache_dit_serving.config.yaml_errors import NOT_YAML
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import Finding, findings_of
 from cache_dit_serving.section import Section
@@ -107,7 +108,6 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
         said = "; ".join(map(explain_key, findings_of(error)))
     except OSError as error:
         said = type(error).__name__
-    except (yaml.YAMLError, ValueError, RecursionError):
-        # PyYAML 6 raises ValueError for a date that does not exist, RecursionError for deep nesting.
+    except NOT_YAML:
         said = "it is not YAML"
     raise ConfigError(f"server.api_keys_file cannot be read: {said}")

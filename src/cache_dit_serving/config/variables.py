@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.config.values import items_of, unquoted
+from cache_dit_serving.config.yaml_errors import NOT_YAML, place_of
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import model_of_field
 
@@ -25,9 +26,6 @@ REVISION_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__REVISION"
 SUBFOLDER_VARIABLE = f"{OVERRIDE_PREFIX}MODEL__SUBFOLDER"
 ORIGINS_VARIABLE = "CACHE_DIT_LAUNCHER_ORIGINS"
 """JSON object written by the launcher: variable that it set -> origin of the value, such as `--model-path`."""
-NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""Exceptions of PyYAML for invalid text. PyYAML 6 raises ValueError for a date that does not exist, and RecursionError
-for deep nesting."""
 
 
 def unquoted_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -87,16 +85,6 @@ def apply_overrides(tree: dict[str, Any], variables: Mapping[str, str]) -> dict[
             raise ConfigError(f"{name} is not valid YAML: {place_of(error)}") from None
         applied[".".join((*path, key))] = name
     return applied
-
-
-def place_of(error: Exception) -> str:
-    """Return the place and kind of an error in YAML, without the text there: it may be a secret."""
-    if isinstance(error, yaml.reader.ReaderError):
-        return f"byte {error.position} is no text in UTF-8; save the file as UTF-8"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else "it holds no valid value"
 
 
 def _spelling(name: str, model: type[BaseModel] | None) -> str:

@@ -71,6 +71,7 @@ def test_a_mix_is_read_from_yaml(tmp_path: Path) -> None:
         ("- {wait: 1}", "0.wait: is no field"),
         ("- {body: [1]}", "0.body"),
         ("a: [", "not valid YAML"),
+        ("- {body: {seed: 2024-13-45}}", "not valid YAML"),
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
         ("3", "holds no list"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from cache_dit_serving.config.yaml_errors import NOT_YAML
 from cache_dit_serving.errors import ConfigError
 from cache_dit_serving.findings import findings_of
 from cache_dit_serving.measure import prompts
@@ -78,7 +79,7 @@ def read_mix(path: Path) -> list[Entry]:
     """
     try:
         value = yaml.safe_load(_read(path, "--mix"))
-    except (yaml.YAMLError, RecursionError) as error:
+    except NOT_YAML as error:
         raise ConfigError("--mix: the file is not valid YAML") from error
     listed = value.get("mix") if isinstance(value, dict) and set(value) == {"mix"} else value
     if not isinstance(listed, list) or not listed:
