@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -213,6 +214,62 @@ def test_a_body_that_does_not_come_is_given_up(limited: Server) -> None:
     assert response.status == 408
     assert json.loads(response.read())["error"]["code"] == "body_too_slow"
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("POST /health HTTP/1.1\r\nContent-Length: 6\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
+        ("POST /flush_cache HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2", "2\r\n{}\r\n0\r\n\r\n"),
+        ("GET /livez HTTP/1.1\r\nContent-Length: 0\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
+        ("GET /livez HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked", ""),
+        ("POST /nowhere HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
+        ("POST /flush_cache HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 0", "{}"),
+        ("POST /flush_cache HTTP/1.1\r\nContent-Length: 2, 0", "{}"),
+        ("POST /flush_cache HTTP/1.1\r\nContent-Length: +2", "{}"),
+        ("POST /flush_cache HTTP/1.1\r\nContent-Length: -1", "{}"),
+        ("POST /flush_cache HTTP/1.1\r\nTransfer-Encoding: gzip, chunked", "0\r\n\r\n"),
+        ("POST /flush_cache HTTP/1.1\r\nTransfer-Encoding: identity", "{}"),
+        ("POST /flush_cache HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
+        ("POST /flush_cache HTTP/1.1\r\nTransfer-Encoding : chunked", "0\r\n\r\n"),
+        ("POST /flush_cache HTTP/1.1\r\nTransfer-Encoding: chunked", "+2\r\n{}\r\n0\r\n\r\n"),
+        ("POST /nowhere HTTP/1.1\r\nTransfer-Encoding: chunked", "no size\r\n"),
+        ("POST /flush_cache HTTP/1.1\r\nHost: a\r\nContent-Length: 2", "{}"),
+    ],
+    ids=str.split(
+        "length-and-chunks chunks-and-length none-and-chunks with-GET without-row two-lengths two-in-one plus "
+        "minus gzip identity chunks-twice blank plus-in-chunk no-chunk two-hosts"
+    ),
+)
+def test_a_request_whose_end_is_doubtful_is_refused_and_ends_its_connection(
+    server: Server, head: str, body: str
+) -> None:
+    """RFC 9112, 6.1 and 6.3: what follows may be the rest of a body that another server has read as a request."""
+    logged = len(server.log())
+    host, port = server.url.removeprefix("http://").split(":")
+    follows = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(f"{head}\r\nHost: localhost\r\n\r\n{body}{follows}".encode())
+        answered = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(65_536):
+                answered += part
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answered) == [b"400"]
+    assert "Traceback" not in server.log()[logged:]
+
+
+def test_a_body_that_breaks_off_in_its_framing_after_the_answer_ends_its_connection(server: Server) -> None:
+    logged = len(server.log())
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 404")
+        connection.sendall(b"no size\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65_536):
+                pass
+    server.wait_for(lambda server: "POST unknown answered 404" in server.log()[logged:])
+    assert "Traceback" not in server.log()[logged:]
 
 
 def test_a_failure_of_the_servers_is_in_its_log_under_the_request_id(server: Server) -> None:

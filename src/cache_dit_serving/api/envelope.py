@@ -22,6 +22,7 @@ from cache_dit_serving.api.operation import UNSUPPORTED_FIELDS_HEADER, JsonBody,
 from cache_dit_serving.api.origin import check_framing, check_host, check_site
 from cache_dit_serving.api.outgoing import Outgoing
 from cache_dit_serving.api.request_state import RequestState, state_of
+from cache_dit_serving.api.uvicorn_protocol import refuse_broken_framing_once
 from cache_dit_serving.config.settings import Limits, ServerSettings
 from cache_dit_serving.engine.caller import Caller
 from cache_dit_serving.engine.sent_as import SentAs
@@ -48,6 +49,7 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             adjust_bentoml_stack(scope["app"])
+            refuse_broken_framing_once()
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
