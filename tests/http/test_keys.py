@@ -24,6 +24,10 @@ from tests.support.server import Server, ready, serving
 
 ALICE, BOB, ROOT_KEY, SLOW, LATER = (f"sk-{name}-{'x' * 16}" for name in ("alice", "bob", "root", "slow", "later"))
 STUDIO = "https://studio.example"
+PLACES = 8
+"""Generations that may wait."""
+FOLLOWERS = 2
+"""Event streams that a caller may have."""
 
 
 @dataclass
@@ -67,6 +71,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "CACHE_DIT_SERVING__PROFILING__REQUESTS": "asked",
         "CACHE_DIT_SERVING__PROFILING__FOLDER": str(folder / "profiles"),
         "CACHE_DIT_SERVING__DEFAULTS__NUM_INFERENCE_STEPS": "4",  # nothing here is about pictures
+        "CACHE_DIT_SERVING__LIMITS__MAX_QUEUE": str(PLACES),
+        "CACHE_DIT_SERVING__LIMITS__MAX_FOLLOWERS": str(FOLLOWERS),
     }
     with serving(folder, environ=environ) as running:
         running.wait_for(ready)
@@ -231,6 +237,56 @@ def test_one_caller_does_not_starve_another(guarded: Guarded) -> None:
         guarded.ask("DELETE", job, ALICE)
 
 
+def test_a_caller_that_keeps_submitting_is_refused_and_another_finds_a_place(guarded: Guarded) -> None:
+    def submit(key: str) -> requests.Response:
+        return guarded.ask("POST", "/jobs", key, json={"prompt": PROMPT} | LONG)
+
+    with contextlib.ExitStack() as stack:
+        answers = [submit(ALICE) for _ in range(2 * PLACES)]
+        for answer in answers:
+            if answer.status_code == 202:
+                stack.callback(guarded.ask, "DELETE", answer.headers["Location"], ALICE)
+        refused = [answer for answer in answers if answer.status_code != 202]
+        assert answers[-1] in refused
+        assert {(answer.status_code, answer.json()["error"]["code"]) for answer in refused} == {(429, "queue_full")}
+        assert f"this key's share of the queue of {PLACES} is taken" in answers[-1].json()["error"]["message"]
+        assert int(answers[-1].headers["Retry-After"]) > 0
+        stack.callback(guarded.ask, "DELETE", guarded.job(BOB, **LONG), BOB)
+        assert submit(ALICE).status_code == 429
+
+
+def test_a_caller_does_not_learn_that_another_sent_its_prompt(guarded: Guarded) -> None:
+    def hits(key: str) -> int:
+        fields = {"prompt": "a harbour that alice alone draws", "seed": 1, "num_inference_steps": 2}
+        answer = guarded.ask("POST", "/generate", key, json=fields)
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["timings"]["prompt_hits"])
+
+    assert [hits(key) for key in (ALICE, BOB, ROOT_KEY, ALICE, BOB)] == [0, 0, 0, 1, 1]
+
+
+def test_a_caller_follows_so_many_jobs_at_a_time_and_another_as_many(guarded: Guarded) -> None:
+    jobs = {key: guarded.job(key, **LONG) for key in (ALICE, BOB)}
+    signed = guarded.ask("GET", jobs[ALICE], ALICE).json()["events"]
+    with contextlib.ExitStack() as stack:
+        for key, job in jobs.items():
+            stack.callback(guarded.ask, "DELETE", job, key)
+
+        def follow(key: str | None, route: str) -> requests.Response:
+            return stack.enter_context(guarded.ask("GET", route, key, stream=True))
+
+        streams = [follow(ALICE, f"{jobs[ALICE]}/events") for _ in range(FOLLOWERS)]
+        assert [stream.status_code for stream in streams] == [200] * FOLLOWERS
+        for sender, route in ((ALICE, f"{jobs[ALICE]}/events"), (None, signed)):
+            refused = follow(sender, route)
+            assert refused.status_code == 429
+            assert "limits.max_followers" in refused.json()["error"]["message"]
+            assert int(refused.headers["Retry-After"]) > 0
+        assert follow(BOB, f"{jobs[BOB]}/events").status_code == 200
+        streams[0].close()
+        guarded.server.wait_for(lambda _: follow(ALICE, f"{jobs[ALICE]}/events").status_code == 200)
+
+
 def test_limits_of_a_key(guarded: Guarded) -> None:
     job = guarded.job(SLOW, **LONG)
     refused = guarded.ask("POST", "/generate", SLOW, json={"prompt": PROMPT})
@@ -252,13 +308,39 @@ def test_the_file_is_read_again(guarded: Guarded) -> None:
     def answered(key: str) -> int:
         return guarded.ask("GET", "/jobs", key).status_code
 
-    guarded.file.write_text("{no keys")
-    guarded.server.wait_for(lambda server: answered(SLOW) == 200 and "the API keys of before hold" in server.log())
-    assert answered(SLOW) == 200
     guarded.file.write_text(json.dumps([*json.loads(before), LATER]))
     guarded.server.wait_for(lambda _: answered(LATER) == 200)
     guarded.file.write_text(before)
     guarded.server.wait_for(lambda _: answered(LATER) == 401)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{no keys", "- 2024-13-45", "[" * 3000, f"- {{{LATER}: bob}}", f"{{{LATER}: bob}}", "- !!timestamp x"],
+    ids=["no YAML", "no date", "nested", "a key as a name", "a key as the list's name", "no value of its tag"],
+)
+def test_a_file_that_cannot_be_read_again_is_one_line_of_log_and_the_keys_of_before_hold(
+    guarded: Guarded, content: str
+) -> None:
+    before, logged = guarded.file.read_text(), len(guarded.server.log())
+
+    def said() -> str:
+        return guarded.server.log()[logged:]
+
+    def read_again(answered: str) -> bool:
+        assert guarded.ask("GET", "/jobs", SLOW).status_code == 200
+        return answered in said()
+
+    try:
+        guarded.file.write_text(content)
+        guarded.server.wait_for(lambda _: read_again("the API keys of before hold"))
+        assert guarded.ask("GET", "/jobs", LATER).status_code == 401
+    finally:
+        guarded.file.write_text(before)
+    guarded.server.wait_for(lambda _: read_again("the file of API keys was read again: 1 keys"))
+    assert said().count("the API keys of before hold") == 1
+    assert "Traceback" not in said()
+    assert LATER not in said()
 
 
 def test_keys_stay_out_of_sight(guarded: Guarded) -> None:
