@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import requests
 
+from cache_dit_serving.jobs.store.heart import BEAT_S
 from tests.support.images import apple, data_uri, file_of
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
 from tests.support.server import Server
@@ -45,6 +48,28 @@ def test_an_empty_body_is_answered_as_generate_answers_it(server: Server) -> Non
     job, generate = (server.post(route) for route in ("/jobs", "/generate"))
     assert job.status_code == generate.status_code == 400
     assert job.json()["error"] == generate.json()["error"]
+
+
+def test_a_database_that_is_deleted_refuses_jobs_and_is_said_once(server: Server) -> None:
+    file, kept = server.outputs / "jobs.sqlite3", server.outputs.parent / "kept.sqlite3"
+    logged = len(server.log())
+    kept.hardlink_to(file)
+    file.unlink()
+    try:
+        for _ in range(3):
+            refused = server.post("/jobs", json=QUICK)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+            assert int(refused.headers["Retry-After"]) > 0
+            time.sleep(BEAT_S)
+    finally:
+        kept.rename(file)  # the file that the server opened
+    server.wait_for(lambda server: server.post("/jobs", json=QUICK).status_code == 202)
+    said = server.log()[logged:]
+    assert "Traceback" not in said
+    reasons = re.findall("(.*): its file was deleted or exchanged", said)
+    parts = [reason.rpartition("]: ")[2] for reason in reasons]
+    assert sorted(parts) == sorted(set(parts)), said
+    assert 1 <= len(parts) <= 3, said
 
 
 def test_a_form_makes_a_job_too(server: Server) -> None:

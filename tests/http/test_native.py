@@ -18,6 +18,7 @@ import pytest
 import requests
 from PIL import Image
 
+from cache_dit_serving import __version__
 from cache_dit_serving.api.operation import JsonBody
 from cache_dit_serving.api.routes import OPERATIONS
 from tests.support.answers import error
@@ -228,6 +229,7 @@ def test_every_method_answers_as_published_and_by_bentomls_clients(
 def test_health_and_model_info_answer_both_methods_alike(server: Server) -> None:
     assert server.get("/health").json() == server.post("/health").json()
     assert server.get("/health").json()["status"] == "ready"
+    assert server.get("/health").json()["version"] == __version__
     info, posted = server.get("/get_model_info").json(), server.post("/model_info", json={}).json()
     assert info["configuration"] == "embedded"
     assert info["inherited_cache"]["residual_diff_threshold"] == 0.16

@@ -14,6 +14,7 @@ import pytest
 from cache_dit_serving.media.values import VideoOutput
 from cache_dit_serving.media.video import encode_video
 from cache_dit_serving.planning.input_warnings import DONE
+from tests.support import hostile_files
 from tests.support.images import apple, base64_of, data_uri, file_of
 from tests.support.server import Server
 
@@ -69,6 +70,13 @@ def test_a_comparison_of_videos_made_of_videos(wan: Server) -> None:
     answer = wan.post("/compare", json=body).json()
     assert answer["cached"]["cache"]["engaged"]
     assert answer["psnr_db"] > 0
+
+
+def test_a_video_that_claims_too_much_is_refused_by_field_and_the_next_one_is_read(wan: Server) -> None:
+    for name, case in hostile_files.VIDEOS.items():
+        answer = wan.generate(video_url=data_uri(case(), "video/mp4"))
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "video_url"), f"{name}: {answer.text}"
+    assert wan.generate(seed=3, video_url=base64_of(MP4), num_frames=5).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,25 @@ def test_what_is_not_open_yet_is_loading_and_what_cannot_be_opened_is_said_once(
     assert opened == ("INFO", "the database of jobs is open")
 
 
+def test_tables_of_another_version_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "jobs.sqlite3"
+    JobStore(f"sqlite:///{file}").close()
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("UPDATE alembic_version SET version_num = '9999'")
+
+    async def test(access: StoreAccess) -> None:
+        for _ in range(3):
+            assert not await access.open()
+        with pytest.raises(StoreUnavailable, match="log says why"):
+            await access.write(lambda store: store.add(record(), [], "me", LATER))
+
+    with caplog.at_level(logging.INFO):
+        run(file, test)
+    [line] = [each for each in caplog.records if each.name.startswith("cache_dit_serving")]
+    assert "9999" in line.getMessage()
+    assert line.exc_info is None
+
+
 def test_a_fault_that_nobody_expected_is_no_endless_loading(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

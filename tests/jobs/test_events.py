@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
 
 from cache_dit_serving.jobs.events import STRIDE, Event, events_of
-from cache_dit_serving.schemas.jobs import JobState
+from cache_dit_serving.schemas.jobs import JobMoment, JobProgress, JobState
 from tests.support.jobs import QUEUED, RUNNING, record
 
 
@@ -23,6 +27,24 @@ def test_of_progress_the_latest_is_told_and_of_the_states_all() -> None:
     assert seen is not None
     assert events_of(running, seen) == []
     assert kinds(events_of(record("one", QUEUED, RUNNING, step=4), seen)) == ["progress"]
+
+
+def test_an_event_is_written_as_json_once_for_all_its_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    for model in (JobMoment, JobProgress):
+
+        def dump(self: BaseModel, dump: Any = model.model_dump_json) -> str:
+            written.append(dump(self))
+            return written[-1]
+
+        monkeypatch.setattr(model, "model_dump_json", dump)
+    at = 2000.25  # of no other test
+    history = ((QUEUED, at), (RUNNING, at + 1))
+    for step in (3, 4):
+        running = record("one", history=history, step=step, seconds_left=at)
+        heard = {tuple(event.data for event in events_of(running, 0)) for _ in range(64)}
+        assert len(heard) == 1
+    assert len(written) == len(set(written)) == 4
 
 
 def test_the_end_comes_after_all_and_whoever_comes_again_hears_what_it_missed() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cache_dit_serving.config.acceleration import ProfilingSettings
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.errors import InvalidRequest, LoadError
+from cache_dit_serving.pipeline.profiling import Profiler
 from cache_dit_serving.pipeline.protocol import Loaded
+from cache_dit_serving.planning.model import AskedToProfile
 from tests.support.in_process import EMBEDDED, STEPS, draw, load
 
 
@@ -80,6 +84,23 @@ def test_traces_are_bounded_in_bytes(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "the 1,000 bytes of traces of profiling are written" in caplog.text
     with pytest.raises(InvalidRequest, match="1,000 bytes of traces"):
         draw(loaded, profile=True)
+
+
+def test_nobody_else_reads_traces_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        profiler = Profiler(ProfilingSettings(folder=tmp_path / "a" / "b", requests="all"), torch.device("cpu"))
+        with profiler.trace(AskedToProfile.BY_OPERATOR) as trace:
+            trace.stage("step 0")
+        name = trace.save(1, ())
+    finally:
+        os.umask(before)
+    assert name is not None
+    assert {each.name: oct(each.stat().st_mode & 0o777) for each in tmp_path.rglob("*")} == {
+        "a": "0o700",
+        "b": "0o700",
+        name: "0o600",
+    }
 
 
 @pytest.mark.verified

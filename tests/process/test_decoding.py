@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
 from tests.support import hostile_files
 from tests.support.clients import leave, start
@@ -22,6 +23,10 @@ from tests.support.server import Server, options, ready, serving
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+KEY = f"sk-decoding-{'x' * 16}"
+"""With a key, addresses of outputs are signed."""
+WAITING = 33
+"""Requests with a picture that a server of one decoder takes: more than the 32 threads that all routes share."""
 FIELDS: dict[str, Any] = {"image_urls": [data_uri(file_of(apple()))], "num_inference_steps": 8, "seed": 1}
 
 
@@ -29,12 +34,13 @@ FIELDS: dict[str, Any] = {"image_urls": [data_uri(file_of(apple()))], "num_infer
 def of_one_decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
     """A server with one decoder, which is waited for without end; another one after a test that has ended it."""
     at_hand: list[Server] = []
-    environ = options(INPUTS__DECODERS=1, INPUTS__MAX_DECODE_S=3600)
+    environ = options(INPUTS__DECODERS=1, INPUTS__MAX_DECODE_S=3600, SERVER__API_KEYS=KEY)
     with ExitStack() as stack:
 
         def of() -> Server:
             if not at_hand or at_hand[-1].process.poll() is not None:
                 at_hand.append(stack.enter_context(serving(tmp_path_factory.mktemp("decoding"), environ=environ)))
+                at_hand[-1].session.headers["Authorization"] = f"Bearer {KEY}"
                 at_hand[-1].wait_for(ready)
             return at_hand[-1]
 
@@ -75,6 +81,23 @@ def test_decoding_ends_when_its_client_has_gone(decoding: Server, path: str) -> 
     client = leave(decoding, path, **FIELDS)
     decoding.wait_for(lambda server: has_work(decoder))
     client.close()
+    decoding.wait_for(lambda server: has_ended(decoder))
+    assert decoding.generate(**FIELDS).status_code == 200
+
+
+def test_while_every_decoder_stands_still_requests_without_pictures_and_signed_outputs_are_answered(
+    decoding: Server,
+) -> None:
+    [address] = decoding.generate(num_inference_steps=2, output_format="url").json()["images"]
+    assert "signature=" in address
+    decoder = stop_decoder(decoding)
+    with ExitStack() as stack:
+        for _ in range(WAITING):
+            stack.enter_context(leave(decoding, **FIELDS))
+        decoding.wait_for(lambda server: has_work(decoder))
+        assert decoding.generate(num_inference_steps=2).status_code == 200
+        assert requests.get(address, timeout=60).content[:4] == b"\x89PNG"
+        assert decoder.status() == psutil.STATUS_STOPPED
     decoding.wait_for(lambda server: has_ended(decoder))
     assert decoding.generate(**FIELDS).status_code == 200
 

@@ -19,7 +19,8 @@ def start(server: Server, **fields: object) -> Future[requests.Response]:
     def run() -> None:
         try:
             body = {"prompt": "a cat", **fields}
-            future.set_result(requests.post(f"{server.url}/generate", json=body, timeout=240))
+            headers = dict(server.session.headers)
+            future.set_result(requests.post(f"{server.url}/generate", json=body, headers=headers, timeout=240))
         except requests.RequestException as error:
             future.set_exception(error)
 
@@ -33,5 +34,7 @@ def leave(server: Server, path: str = "/generate", **fields: object) -> socket.s
     connection = socket.create_connection((host, int(port)))
     body = json.dumps({"prompt": "a cat", **fields}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    if (key := server.session.headers.get("Authorization")) is not None:
+        head += f"Authorization: {key!s}\r\n"
     connection.sendall(head.encode() + b"\r\n" + body)
     return connection
