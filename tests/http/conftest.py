@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from selenium.webdriver import Chrome
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
 from cache_dit_serving.pipeline.load import EMBEDDED_FOLDER
 from tests.support.browser import browser
+from tests.support.conformance_keys import KEYS
 from tests.support.families import save_family
 from tests.support.images import apple, file_of
 from tests.support.loras import save_lora
@@ -33,7 +33,6 @@ models:
 - {name: torn, settings: {model: {path: PLACE/torn, dtype: float32, cpu_threads: 1}}}
 server: {warm_up: false}
 """
-CONFORMANCE_KEY = "key-of-conformance-0123"
 
 
 @pytest.fixture(scope="session")
@@ -125,8 +124,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     little time; no previews; three seconds for a body; files that do not state their origin. With CONFORMANCE_KEYS, the
     server wants a key, and the session brings an administrator's.
     """
-    keyed = "CONFORMANCE_KEYS" in os.environ
-    keys = [{"name": "root", "key": CONFORMANCE_KEY, "scopes": ["admin"]}] if keyed else []
+    keys = [{"name": scope, "key": key, "scopes": [scope]} for scope, key in KEYS.items()]
     environ = options(
         SPEEDS__CEILING="high",
         SPEEDS__DEFAULT="high",
@@ -138,8 +136,8 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         **({"SERVER__API_KEYS": keys} if keys else {}),
     )
     with serving(tmp_path_factory.mktemp("limited"), environ=environ) as running:
-        if keyed:
-            running.session.headers["Authorization"] = f"Bearer {CONFORMANCE_KEY}"
+        if KEYS:
+            running.session.headers["Authorization"] = f"Bearer {KEYS['admin']}"
         running.wait_for(ready)
         yield running
 

@@ -8,14 +8,18 @@ import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
+import requests
 
 from cache_dit_serving.api.docs import openapi_document
-from cache_dit_serving.api.matching import row_of
+from cache_dit_serving.api.matching import Match, match, row_of
 from cache_dit_serving.api.operation import BELOW
 from cache_dit_serving.api.routes import OPERATIONS
-from tests.support.server import ROOT, Server
+from cache_dit_serving.errors import Forbidden, InvalidRequest, Unauthorized
+from tests.support.conformance_keys import KEYS
+from tests.support.server import ROOT, Server, session
 from tools.snapshot import OPENAPI, rendered
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "10"))
 """Made-up requests of each kind for an operation; schemathesis adds some hundred at the edges of each field."""
 EVERY_EDGE = "CONFORMANCE_EXAMPLES" in os.environ
 """Whether each route gets all wrong values of a field that has the same schema at a route before it."""
+SENDERS = {"admin": "", **({"generate": " by a key of scope generate", "": " without a key"} if KEYS else {})}
+"""Scope of a sender's key, empty for one without -> end of its tests' names. Without keys, all may do everything."""
 REQUEST_S = 180
 """Patience with an answer, seconds: schemathesis has ten, in which a busy machine loads no model."""
 DOCUMENT = openapi_document(OPERATIONS)
@@ -46,7 +52,12 @@ class Edges:
     fields, is part of six bodies, each as JSON and as a form.
     """
 
-    def __init__(self, method: str, path: str) -> None:
+    def __init__(self, method: str, path: str, *, every: bool) -> None:
+        """
+        Args:
+            every: whether all wrong values are due at each route.
+        """
+        self._every = every
         self._sent: set[tuple[object, ...]] = set()
         before: set[tuple[str, str, str]] = set()
         for each_path, methods in DOCUMENT["paths"].items():
@@ -61,7 +72,7 @@ class Edges:
         """Return False for a wrong value of a shared field when one of its kind has been sent."""
         from schemathesis.generation.meta import CoveragePhaseData
 
-        if EVERY_EDGE or case.meta is None or not case.meta.generation.mode.is_negative:
+        if self._every or case.meta is None or not case.meta.generation.mode.is_negative:
             return True
         data = case.meta.phase.data
         if not isinstance(data, CoveragePhaseData):
@@ -106,22 +117,55 @@ def test_the_table_of_routes_is_the_one_in_the_documents() -> None:
     assert described == served - {"/"}
 
 
+def sender_of(server: Server, scope: str) -> requests.Session:
+    """The session of a sender whose key has a scope; that of the server for an administrator."""
+    if scope == "admin":
+        return server.session
+    opened = session()
+    if scope:
+        opened.headers["Authorization"] = f"Bearer {KEYS[scope]}"
+    return opened
+
+
+def refusals(request: requests.PreparedRequest) -> set[int]:
+    """Return the statuses by which the table of routes refuses a request for its key alone; none if it does not."""
+    if not KEYS:
+        return set()
+    scopes = {f"Bearer {key}": scope for scope, key in KEYS.items()}
+    scope = scopes.get(str(request.headers.get("Authorization")))
+    try:
+        found = match(str(request.method), unquote(urlsplit(str(request.url)).path))
+    except InvalidRequest:
+        return {InvalidRequest.status}
+    row = found.operation if isinstance(found, Match) else None
+    if row is not None and row.open_as is not None:
+        return set()
+    if scope is None:
+        # An address that may be signed is looked at, and no made-up one is.
+        return {Unauthorized.status, InvalidRequest.status} if row and row.signed else {Unauthorized.status}
+    return {Forbidden.status} if row is not None and row.scope == "admin" != scope else set()
+
+
 @pytest.mark.parametrize(
-    ("method", "path"),
+    ("method", "path", "scope"),
     [
         pytest.param(
             method,
             path,
-            id=f"{method.upper()} {path}",
+            scope,
+            id=f"{method.upper()} {path}{by}",
             # Hundreds of requests that are drawn
             marks=[pytest.mark.slow] if row_of(method.upper(), path).generates else [],
         )
         for path, methods in DOCUMENT["paths"].items()
         for method in methods
+        for scope, by in SENDERS.items()
     ],
 )
-def test_every_route_keeps_to_the_document(method: str, path: str, limited: Server) -> None:
+def test_every_route_keeps_to_the_document(method: str, path: str, scope: str, limited: Server) -> None:
     """Requests of each kind for one operation.
+
+    Where there are keys, those of a lesser sender are a tenth: what it may not do is refused before it is read.
 
     `API.parametrize()` of schemathesis 4.32.5 with pytest 9.2 gives the tests of all operations one id, of which xdist
     runs one. It also makes up all requests as tests are collected, in each test process.
@@ -135,18 +179,21 @@ def test_every_route_keeps_to_the_document(method: str, path: str, limited: Serv
         checks.status_code_conformance,
         checks.content_type_conformance,
         checks.response_schema_conformance,
-        checks.negative_data_rejection,
-        checks.unsupported_method,
     ]
-
-    edges = Edges(method, path)
+    # One that is refused for its key alone is not read further.
+    held_to_if_read = [*held_to, checks.negative_data_rejection, checks.unsupported_method]
+    every = scope == "admin"
+    edges = Edges(method, path, every=EVERY_EDGE and every)
+    sender = sender_of(limited, scope)
 
     def answered(case: Case[Any]) -> None:
         if not edges.is_due(case):
             return
-        response = case.call(base_url=limited.url, session=limited.session, timeout=REQUEST_S)
+        response = case.call(base_url=limited.url, session=sender, timeout=REQUEST_S)
         assert response.status_code != 500, response.text  # 503 and 504 are answers of the document
-        case.validate_response(response, checks=held_to)
+        if refused := refusals(response.request):
+            assert response.status_code in refused, f"{scope}: {response.text}"
+        case.validate_response(response, checks=held_to if refused else held_to_if_read)
 
     build_operation_test(
         config=api().config,
@@ -155,6 +202,9 @@ def test_every_route_keeps_to_the_document(method: str, path: str, limited: Serv
         given_kwargs={},
         feedback=NO_FEEDBACK,
         explicit_settings=settings(
-            max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+            max_examples=EXAMPLES if every else max(1, EXAMPLES // 10),
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
         ),
     )()
