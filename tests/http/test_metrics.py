@@ -7,8 +7,10 @@ import json
 import platform
 import re
 from importlib.metadata import version
+from typing import Any
 
 import pytest
+import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
@@ -24,6 +26,13 @@ LABEL = re.compile(r'(\w+)(?:=~|!~|!=|=)"')
 BY = re.compile(r"\bby \(([^)]*)\)")
 LEGEND = re.compile(r"\{\{(\w+)\}\}")
 ENDPOINT = re.compile(r'endpoint="([^"]*)"')
+SERIES = re.compile(r"^([a-z_]+)(?:\{(.*)\})? ", re.MULTILINE)
+SELECTOR = re.compile(r"(cache_dit_serving_[a-z_]+)(?:\{([^}]*)\})?")
+MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
+OF_KUBERNETES = "namespace"
+"""Label that the Prometheus operator adds to what it scrapes."""
+OF_FLOORS = "cache_dit_serving_speed_lowered"
+"""Servers that have floors alone have it; tests/http/test_quality.py meets it on one."""
 
 
 def ask(server: Server, target: str, method: str = "GET") -> int:
@@ -150,6 +159,71 @@ def test_the_dashboard_asks_for_metrics_that_there_are(server: Server) -> None:
             assert set(LEGEND.findall(target["legendFormat"])) <= grouped, panel["title"]
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert all(panel["title"] in page for panel in dashboard["panels"])
+
+
+def manifests() -> list[Any]:
+    """Return the objects and patches of Kubernetes as their files have them, overlays too."""
+    files = sorted((ROOT / "deploy" / "kubernetes").rglob("*.yaml"))
+    return [each for file in files for each in yaml.safe_load_all(file.read_text())]
+
+
+def values_of(key: str, within: Any) -> list[Any]:
+    """Return the values of a key at any depth."""
+    if isinstance(within, list):
+        return [value for each in within for value in values_of(key, each)]
+    if not isinstance(within, dict):
+        return []
+    return [value for name, value in within.items() if name == key] + values_of(key, [*within.values()])
+
+
+def of_kind(kind: str) -> list[Any]:
+    return [each for each in manifests() if each["kind"] == kind]
+
+
+def test_kubernetes_asks_for_routes_that_a_ready_server_answers(server: Server) -> None:
+    [port] = {port["name"] for each in of_kind("Deployment") for ports in values_of("ports", each) for port in ports}
+    probes = values_of("httpGet", manifests())
+    assert len(probes) >= 3
+    assert {probe["port"] for probe in probes} == {port}
+    assert {probe["path"]: server.get(probe["path"]).status_code for probe in probes} == {"/readyz": 200, "/livez": 200}
+
+
+def test_prometheus_operator_scrapes_the_port_and_the_path_of_metrics(server: Server) -> None:
+    [service] = of_kind("Service")
+    ports = {port["name"]: port["targetPort"] for port in service["spec"]["ports"]}
+    [container_port] = [port for each in of_kind("Deployment") for ports in values_of("ports", each) for port in ports]
+    [monitor] = of_kind("ServiceMonitor")
+    [endpoint] = monitor["spec"]["endpoints"]
+    assert ports[endpoint["port"]] == container_port["name"]
+    answer = server.get(endpoint["path"])
+    assert "cache_dit_serving_build_info" in {family.name for family in plain(answer.text)}
+
+
+def test_scaling_and_alerts_ask_for_series_that_a_server_has(server: Server) -> None:
+    queries = values_of("query", of_kind("ScaledObject"))
+    rules = yaml.safe_load((ROOT / "docs" / "alerts.yaml").read_text())
+    alerts = values_of("expr", rules)
+    assert len(queries) == 2
+    assert len(alerts) == 9
+    series: dict[str, list[dict[str, str]]] = {}
+    for name, labels in SERIES.findall(server.get("/metrics").text):
+        series.setdefault(name, []).append({label: value for label, _, value in MATCHER.findall(labels)})
+    for expression in queries + alerts:
+        selectors = SELECTOR.findall(expression)
+        assert selectors, expression
+        grouped = {label for group in BY.findall(expression) for label in group.split(", ")}
+        for name, written in selectors:
+            if name == OF_FLOORS:
+                continue
+            matchers = [each for each in MATCHER.findall(written) if each[0] != OF_KUBERNETES]
+            found = [
+                labels
+                for labels in series.get(name, [])
+                if all(label in labels for label, *_ in matchers)
+                and all(labels[label] == value for label, sign, value in matchers if sign == "=")
+            ]
+            assert found, f"no series of {name} {written} for {expression}"
+            assert grouped <= {"instance", *found[0]}, f"no labels {grouped} of {name} for {expression}"
 
 
 @pytest.mark.parametrize(
