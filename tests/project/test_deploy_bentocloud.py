@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import click
+import pytest
 import yaml
 
 from cache_dit_serving import __version__
 from cache_dit_serving.config.footprints import WAYS, footprints
 from cache_dit_serving.config.reading import Resolved, resolve
+from tests.support.commands import commands_of
 from tests.support.server import ROOT
 
 FILE = ROOT / "deploy" / "bentocloud.yaml"
@@ -17,6 +20,27 @@ PREFIX = "CACHE_DIT_SERVING__"
 [NAME] = re.findall(r'@bentoml\.service\(\n    name="(\w+)"', (ROOT / "service.py").read_text())
 A100 = 40 * 10**9
 """Bytes of the smaller of the two GPUs of that name."""
+
+
+FRAGMENT = ["bentoml", "build", "--version"]
+"""Of a command that the page's text names and does not spell out."""
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """Return the parameters that a command of BentoML's reads from its words. The command is not run.
+
+    Raises:
+        UsageError: A word that it does not know.
+    """
+    from bentoml_cli.cli import cli
+
+    command, [name, *rest] = cli, words
+    while isinstance(command, click.Group):
+        [name, *rest] = rest
+        assert name in command.commands, words
+        command = command.commands[name]
+    with command.make_context(name, rest) as context:
+        return context.params
 
 
 def given() -> Any:
@@ -92,3 +116,28 @@ def test_requests_wait_in_the_servers_own_queue() -> None:
 def test_the_model_fits_the_instance() -> None:
     assert given()["services"][NAME]["instance_type"] == "gpu.a100.1"
     assert footprints()[resolved().name].fitting(A100) == WAYS[0]
+
+
+# bentoml 1.4.39 with click 8.2 and later
+@pytest.mark.filterwarnings("ignore:The parameter --quiet is used more than once:UserWarning")
+def test_bentoml_reads_the_commands_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    commands = [words for words in commands_of(ROOT / "docs" / "deploy.md", "bentoml") if words != FRAGMENT]
+    assert {words[1] for words in commands} == {
+        "build", "cloud", "containerize", "deploy", "deployment", "secret", "serve",
+    }  # fmt: skip
+    for words in commands:
+        parsed(words)
+    with pytest.raises(click.UsageError, match="--typ"):
+        parsed(["bentoml", "secret", "create", "storage", "--typo", "env", "A=b"])
+
+
+def test_the_secret_that_the_page_makes_is_the_one_of_the_file() -> None:
+    [words] = [words for words in commands_of(ROOT / "docs" / "deploy.md", "bentoml") if words[1] == "secret"]
+    secret = parsed(words)
+    assert [secret["name"]] == given()["secrets"]
+    assert secret["type"] == "env"
+    variables = dict(secret["key_vals"])
+    read = resolve({each["name"]: each["value"] for each in given()["envs"]} | variables)
+    assert read.settings.jobs.database == variables[f"{PREFIX}JOBS__DATABASE"]
+    assert read.settings.outputs.store == variables[f"{PREFIX}OUTPUTS__STORE"]

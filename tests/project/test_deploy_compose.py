@@ -17,6 +17,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from cache_dit_serving import __version__
 from cache_dit_serving.config.reading import Resolved, resolve
+from tests.support.commands import commands_of, lines_of
 from tests.support.promtool import needs_promtool
 from tests.support.server import ROOT
 
@@ -66,8 +67,22 @@ def mounts(service: dict[str, Any]) -> dict[str, str]:
     return {target: source for source, target in pairs}
 
 
-def test_the_files_are_of_the_compose_specification() -> None:
+def merged(*files: str) -> dict[str, Any]:
+    """Several files as one."""
+    whole: dict[str, Any] = {}
+    for file in files:
+        for section, value in yaml.safe_load((FOLDER / file).read_text()).items():
+            whole[section] = whole.get(section, {}) | value if isinstance(value, dict) else value
+    return whole | {"services": services(*files)}
+
+
+def test_the_files_and_what_they_make_together_are_of_the_compose_specification(tmp_path: Path) -> None:
     files = [FOLDER / file for file in FILES]
+    for number, each in enumerate((FILES[:2], FILES[::2], FILES)):
+        files.append(tmp_path / f"{number}.yaml")
+        files[-1].write_text(yaml.safe_dump(merged(*each)))
+        named = {volume for service in services(*each).values() for volume in mounts(service).values()}
+        assert {volume for volume in named if "/" not in volume} == {*merged(*each)["volumes"]}
     checked = subprocess.run(
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *files],
         capture_output=True,
@@ -76,6 +91,18 @@ def test_the_files_are_of_the_compose_specification() -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_page_starts_the_files_that_are_there_with_the_passwords_that_they_want(tmp_path: Path) -> None:
+    commands = commands_of(ROOT / "docs" / "deploy.md", "docker")
+    named = {word for words in commands if words[1] == "compose" for word in words if word.endswith(".yaml")}
+    assert named == {f"deploy/{file}" for file in FILES[:2]}
+    [line] = [line for line in lines_of(ROOT / "docs" / "deploy.md") if line.endswith("> deploy/.env")]
+    (tmp_path / "deploy").mkdir()
+    subprocess.run(["sh", "-ec", line], cwd=tmp_path, timeout=60, check=True)
+    written = dict(each.split("=", 1) for each in (tmp_path / "deploy" / ".env").read_text().splitlines())
+    assert written.keys() == SECRETS.keys()
+    assert min(map(len, written.values())) >= 32
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 from cache_dit_serving.api.routes import METRICS, OPERATIONS
 from cache_dit_serving.config.settings import Limits
-from tests.support.balancer import CONFIGURATION, balancing, needs_haproxy
+from tests.support.balancer import CONFIGURATION, Balancer, balancing, needs_haproxy
+from tests.support.commands import lines_of
+from tests.support.server import ROOT
 
 TEXT = CONFIGURATION.read_text()
 
@@ -86,3 +90,14 @@ def test_what_is_sent_twice_begins_one_generation() -> None:
     jobs = {operation.route for operation in OPERATIONS if operation.method == "POST" and operation.status == 202}
     with_key = {operation.route for operation in OPERATIONS if "Idempotency-Key" in operation.headers}
     assert jobs <= set(paths) <= with_key
+
+
+def test_the_page_sends_the_words_with_which_servers_are_exchanged_under_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(Balancer, "command", lambda _, words: sent.append(words))
+    balancer = Balancer("", Path())
+    balancer.drain(1)
+    balancer.take_back(1)
+    shown = [re.match(r'echo "(.+)" \| socat stdio (\S+)', line) for line in lines_of(ROOT / "docs" / "deploy.md")]
+    assert [line[1] for line in shown if line] == sent
+    assert {line[2] for line in shown if line} == {*re.findall(r"presetenv ADMIN_SOCKET (\S+)", TEXT)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +20,7 @@ from cache_dit_serving import __version__
 from cache_dit_serving.config.footprints import WAYS, footprints
 from cache_dit_serving.config.keys import read_keys
 from cache_dit_serving.config.reading import Resolved, resolve
+from tests.support.commands import commands_of, lines_of
 from tests.support.custom_resources import SCHEMAS
 from tests.support.manifests import (
     FOLDER,
@@ -32,10 +36,11 @@ from tests.support.manifests import (
     selects,
 )
 from tests.support.promtool import needs_promtool
-from tests.support.server import ROOT
+from tests.support.server import ROOT, free_port
 
 pytestmark = needs_kubectl
 EVERY = (*OVERLAYS, WEIGHTS)
+PAGE = ROOT / "docs" / "deploy.md"
 OLDEST, NEWEST = "1.30", "1.37"
 """Versions of Kubernetes that the manifests are for: `preStop.sleep` is on by default since 1.30."""
 SECRETS = {
@@ -65,7 +70,7 @@ def triggers() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-@pytest.mark.parametrize("name", ["one-gpu", "replicas", WEIGHTS])
+@pytest.mark.parametrize("name", EVERY)
 def test_kubernetes_takes_each_object(name: str, version: str) -> None:
     from kubernetes_validate.utils import validate
 
@@ -114,7 +119,7 @@ def test_an_overlay_has_its_model_and_the_gpus_that_it_takes(name: str, config: 
 
 
 def test_the_model_fits_the_gpu_that_the_page_names() -> None:
-    [gigabytes] = re.findall(r"Qwen-Image on one GPU of (\d+) GB", (ROOT / "docs" / "deploy.md").read_text())
+    [gigabytes] = re.findall(r"Qwen-Image on one GPU of (\d+) GB", PAGE.read_text())
     assert footprints()[resolved("one-gpu").name].fitting(int(gigabytes) * 10**9) == WAYS[0]
 
 
@@ -310,28 +315,51 @@ def test_the_image_is_of_this_version(name: str) -> None:
     assert container(name)["image"] == f"cache_dit_serving:{__version__}"
 
 
-def test_the_page_makes_the_secrets_that_pods_name() -> None:
-    page = (ROOT / "docs" / "deploy.md").read_text().replace("\\\n", "")
-    named = {(secret, key) for secret, _, key in (each.partition("/") for each in SECRETS)}
-    made = {
-        (secret, key)
-        for secret, rest in re.findall(r"create secret generic (\S+) (.*)", page)
-        for key in re.findall(r"--from-(?:literal|file)=([\w.-]+?)(?:=|\s|$)", rest)
+def test_the_page_makes_the_secrets_that_pods_name(tmp_path: Path) -> None:
+    """Its lines as they stand: only `kubectl create` prints what it would send."""
+    [key, *lines] = [line for line in lines_of(PAGE) if re.match(r"key=|printf -- |kubectl .* create secret ", line)]
+    assert len(lines) == 4
+    only_printing = 'kubectl() { command kubectl "$@" --dry-run=client --output yaml; echo ---; }'
+    script = "\n".join([only_printing, key, *lines, 'printf %s "$key" > key'])
+    environ = os.environ | {"HF_TOKEN": "hf_secret", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=True
+    )
+    made = [each for each in yaml.safe_load_all(done.stdout) if each]
+    [namespace] = of_kind("replicas", "Namespace")
+    assert {each["metadata"]["namespace"] for each in made} == {namespace["metadata"]["name"]}
+    values = {
+        f"{each['metadata']['name']}/{name}": base64.b64decode(value).decode()
+        for each in made
+        for name, value in each["data"].items()
     }
-    assert made == {*named, ("api-keys", "keys.yaml")}
+    [keys] = [volume["secret"] for volume in pod("replicas")["spec"]["volumes"] if volume["name"] == "keys"]
+    named = f"{keys['secretName']}/{PurePosixPath(str(resolved('replicas').settings.server.api_keys_file)).name}"
+    assert values.keys() == {*SECRETS, named}
+    assert values["hub/token"] == "hf_secret"
+    assert resolve(environment("replicas", values)).settings.jobs.database is not None
+    (tmp_path / "mounted.yaml").write_text(values[named])
+    [read] = read_keys(tmp_path / "mounted.yaml")
+    assert (read.name, read.sha256) == ("studio", hashlib.sha256((tmp_path / "key").read_bytes()).hexdigest())
 
 
-def test_the_keys_that_the_page_makes_are_read(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "deploy.md").read_text()
-    lines = re.findall(r"^(?:key=\$\(openssl|printf -- ).*$", page, re.MULTILINE)
-    assert len(lines) == 2
-    subprocess.run(["sh", "-ec", "\n".join(lines)], cwd=tmp_path, timeout=120, check=True)
-    [key] = read_keys(tmp_path / "keys.yaml")
-    assert key.name == "studio"
+def test_kubectl_takes_the_words_of_each_command_of_the_page() -> None:
+    """Run each without a cluster: it gets as far as the connection."""
+    port, made_by_the_reader = free_port(), "deploy/kubernetes/overlays/mine"
+    commands = [
+        words
+        for words in commands_of(PAGE, "kubectl")
+        if words[1] != "kustomize" and "create" not in words and made_by_the_reader not in words
+    ]
+    assert len(commands) >= 7
+    for words in commands:
+        asked = [words[0], f"--server=http://127.0.0.1:{port}", *words[1:]]
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert "refused" in done.stderr, f"{words}: {done.stderr}"
 
 
 def test_an_overlay_as_on_the_page_has_its_own_image_and_bucket(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "deploy.md").read_text()
+    page = PAGE.read_text()
     [example] = re.findall(r"```yaml\n# kustomization\.yaml\n(.*?)```", page, re.DOTALL)
     copied = shutil.copytree(FOLDER, tmp_path / "kubernetes") / "overlays" / "mine"
     copied.mkdir()
