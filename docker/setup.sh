@@ -33,4 +33,30 @@ mkdir -p "$VIRTUAL_ENV/share"
 uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --no-validate --gather-license-texts \
     --output-file "$VIRTUAL_ENV/share/sbom.cdx.json" "$VIRTUAL_ENV/bin/python"
 
+# The same as a list: package, version and licence, a line each.
+"$VIRTUAL_ENV/bin/python" - "$VIRTUAL_ENV/share" << 'END'
+import json
+import sys
+from pathlib import Path
+
+
+def name_of(entry):
+    """Return a licence's name; nothing of a licence that only its text tells."""
+    if "text" not in entry.get("license", {}):
+        name = entry.get("expression") or entry["license"].get("id") or entry["license"]["name"]
+        return name.rpartition(" :: ")[2]  # of a classifier
+    # The tool keeps a name that SPDX does not know, such as "Apache 2.0", as a text.
+    text = entry["license"]["text"]
+    return "" if "encoding" in text or "\n" in text["content"] else text["content"]
+
+
+lines = []
+for package in json.loads(Path(sys.argv[1], "sbom.cdx.json").read_text(encoding="utf-8"))["components"]:
+    entries = package.get("licenses", [])
+    names = sorted({name_of(entry) for entry in entries} - {""})
+    licence = ", ".join(names) or ("its text is in the bill of materials" if entries else "undeclared")
+    lines.append(f"{package['name']}\t{package['version']}\t{licence}\n")
+Path(sys.argv[1], "licences.tsv").write_text("".join(sorted(lines, key=str.lower)), encoding="utf-8")
+END
+
 rm -rf ~/.cache ~/.local # of pip and uv

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tools.licences.bundled import LICENCES, bundled_libraries
 from tools.licences.declared import UNDECLARED, declared_licence, is_copyleft
 
 SETUP = ROOT / "docker" / "setup.sh"
-SMALL = ("av", "cache_dit", "numpy", "psycopg", "torch")
+SMALL = ("av", "cache_dit", "numpy", "protobuf", "psycopg", "safetensors", "torch")
 """Packages of each way to declare a licence. A whole environment takes CycloneDX's validator 13 s."""
 UV = """\
 #!/bin/sh
@@ -29,8 +30,8 @@ exec {python} -m cyclonedx_py "$@"
 
 
 @pytest.fixture(scope="module")
-def bill(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The bill of materials that docker/setup.sh writes of an environment with few packages."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the bill of materials and the list that docker/setup.sh writes, of few packages."""
     folder = tmp_path_factory.mktemp("image")
     environment = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=180)
@@ -44,7 +45,12 @@ def bill(tmp_path_factory: pytest.TempPathFactory) -> str:
     variables = {"VIRTUAL_ENV": str(environment), "BENTO_PATH": str(folder), "HOME": str(folder)}
     variables["PATH"] = f"{uv.parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run([SETUP], env=variables, cwd=folder, check=True, timeout=180)
-    return (environment / "share" / "sbom.cdx.json").read_text(encoding="utf-8")
+    return environment / "share"
+
+
+@pytest.fixture
+def bill(written: Path) -> str:
+    return (written / "sbom.cdx.json").read_text(encoding="utf-8")
 
 
 def test_the_bill_of_materials_is_of_cyclonedx(bill: str) -> None:
@@ -60,6 +66,19 @@ def test_the_bill_of_materials_names_each_package_with_its_licence(bill: str) ->
     assert {*components} == {*SMALL}
     assert components["psycopg"]["licenses"][0]["license"]["id"] == "LGPL-3.0-only"
     assert components["numpy"]["purl"] == f"pkg:pypi/numpy@{components['numpy']['version']}"
+
+
+def test_the_list_of_licences_has_a_line_for_each_package_of_the_bill(written: Path, bill: str) -> None:
+    lines = [line.split("\t") for line in (written / "licences.tsv").read_text(encoding="utf-8").splitlines()]
+    components = {each["name"]: each["version"] for each in json.loads(bill)["components"]}
+    assert {name: version for name, version, _ in lines} == components
+    assert [name for name, *_ in lines] == sorted(components, key=str.lower)
+    licences = {name: licence for name, _, licence in lines}
+    assert licences["av"] == "BSD-3-Clause"  # by its expression
+    assert licences["protobuf"] == "3-Clause BSD License"  # a name that SPDX does not know
+    assert licences["safetensors"] == "Apache Software License"  # by its classifier
+    assert licences["torch"].startswith("Apache-2.0 AND ")
+    assert licences["cache_dit"] == "undeclared"
 
 
 def test_the_image_takes_the_tool_of_the_tests() -> None:

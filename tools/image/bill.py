@@ -1,4 +1,4 @@
-"""The image's bill of materials, which docker/setup.sh wrote while the image was built."""
+"""The image's bill of materials and its list of licences, which docker/setup.sh wrote while the image was built."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from tools.licences.__main__ import PAGE, normalized
 
 INSIDE = "app/.venv/share/sbom.cdx.json"
+LIST = "app/.venv/share/licences.tsv"
 ELSEWHERE = {"torchvision", "pip", "setuptools"}
 """Packages that docs/licences.md names beside its table, or that stand in some images alone."""
 OF_CUDA = ("nvidia-", "cuda-", "triton")
 
 
 def bill_problems(root: Path) -> list[str]:
-    """Return what is wrong with the bill of an image, as lines.
+    """Return what is wrong with the bill and the list of an image, as lines.
 
     Args:
         root: The image's file system.
@@ -28,7 +29,12 @@ def bill_problems(root: Path) -> list[str]:
     if invalid is not None:
         return [f"{INSIDE} is not CycloneDX: {invalid}"]
     page = PAGE.read_text(encoding="utf-8")
-    names = {normalized(component["name"]) for component in json.loads(text)["components"]}
+    components = json.loads(text)["components"]
+    names = {normalized(component["name"]) for component in components}
     print(f"{len(names)} packages in {INSIDE}, which is valid CycloneDX")
     unknown = sorted(name for name in names - ELSEWHERE if f"| `{name}` |" not in page)
-    return [f"{name} is not in {PAGE.name}" for name in unknown if not name.startswith(OF_CUDA)]
+    problems = [f"{name} is not in {PAGE.name}" for name in unknown if not name.startswith(OF_CUDA)]
+    listed = [line.split("\t")[:2] for line in (root / LIST).read_text(encoding="utf-8").splitlines()]
+    if sorted(listed) != sorted([component["name"], component["version"]] for component in components):
+        problems.append(f"{LIST} and {INSIDE} name other packages")
+    return problems

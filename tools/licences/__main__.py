@@ -21,8 +21,9 @@ HEAD = """\
 This project is under Apache-2.0. The image also holds the packages below, Debian's, and Python. This page says what is
 there; it is no legal advice.
 
-- Each image has its bill of materials inside, made while it was built: [how to read it](image.md#bill-of-materials). It
-  alone knows what an image with CUDA holds: NVIDIA's libraries, which are proprietary, and torchvision, which is BSD.
+- Each image has its bill of materials and a list of licences inside, made while it was built:
+  [how to read them](image.md#bill-of-materials). They alone know what an image with CUDA holds: NVIDIA's libraries,
+  which are proprietary, and torchvision, which is BSD.
 - Debian's licences are in the image, in `/usr/share/doc/*/copyright`.
 - Wheels of Rust and of Pillow name their parts, with licences, in `*.dist-info/sboms/` of the image.
 - Weights have licences of their own: `about.licence` of the files in `configs/`, and the card of the model.
