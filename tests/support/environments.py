@@ -41,7 +41,7 @@ def install_requirements(python: Path, requirements: Path) -> None:
         CalledProcessError: uv finds no packages that meet them.
     """
     words = [str(UV), "pip", "install", "--python", str(python)]
-    environ = os.environ | _places_of_pip()
+    environ = os.environ | places_of_pip()
     asked = [*words, "--dry-run", "-r", str(requirements.absolute())]
     resolved = subprocess.run(asked, env=environ, cwd=python.parent, stderr=subprocess.PIPE, text=True, check=True)
     here = {(canonicalize_name(each.name), each.version): each for each in distributions()}
@@ -63,7 +63,7 @@ def _link(packages: list[Distribution], python: Path) -> None:
             (site_packages / part).symlink_to(str(package.locate_file(part)))
 
 
-def _places_of_pip() -> dict[str, str]:
+def places_of_pip() -> dict[str, str]:
     """uv's variables for the places where this process's pip finds packages: uv reads none of pip's settings."""
     words = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
