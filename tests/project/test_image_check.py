@@ -14,6 +14,7 @@ from tests.support.server import ROOT
 from tools.image.__main__ import conclude, lint
 from tools.image.bill import INSIDE, LIST, bill_problems
 from tools.image.contents import unwanted
+from tools.image.page import page_problems
 from tools.image.storage import Storage
 
 SOURCES = "home/bentoml/bento/src"
@@ -91,6 +92,21 @@ def test_a_bill_that_is_not_cyclonedx_is_a_problem(tmp_path: Path) -> None:
 def test_the_page_reads_the_files_that_the_check_reads() -> None:
     page = (ROOT / "docs" / "image.md").read_text()
     assert re.findall(r"--entrypoint cat IMAGE (\S+)", page) == [f"/{INSIDE}", f"/{LIST}"]
+
+
+@pytest.mark.parametrize(("line", "problems"), [("echo offline-model CycloneDX torch", 2), ("exit 125", 3)])
+def test_a_command_of_the_page_that_fails_or_prints_something_else_is_a_problem(
+    tmp_path: Path, line: str, problems: int
+) -> None:
+    podman = tmp_path / "programs" / "podman"
+    podman.parent.mkdir()
+    podman.write_text(f"#!/bin/sh\n{line}\n")
+    podman.chmod(0o755)
+    storage = Storage(tmp_path / "storage")
+    storage.environ["PATH"] = str(podman.parent)
+    found = page_problems(storage)
+    assert len(found) == problems
+    assert all(each.startswith("docker run --rm ") for each in found)
 
 
 def test_where_hadolint_cannot_be_had_the_result_says_that_nothing_was_linted(

@@ -21,6 +21,7 @@ from tools.image.container import run_once
 from tools.image.contents import biggest_packages, names_below, unwanted
 from tools.image.labels import SOURCE, image_labels, missing_labels
 from tools.image.packed import packed_sizes
+from tools.image.page import page_problems
 from tools.image.stand_in import ensure_base
 from tools.image.steps import Step, table, timed_run
 from tools.image.storage import Storage
@@ -148,6 +149,7 @@ def main() -> None:
     print(offline)
     if (offline.configuration, offline.model, offline.images, offline.interfaces) != ("embedded", NAME, 1, "lo"):
         problems.append(f"with weights inside: {offline}")
+    problems += page_problems(storage)
     conclude(problems, linted)
 
 
