@@ -8,7 +8,7 @@ import signal
 import sys
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psutil
@@ -19,7 +19,8 @@ from tests.support import hostile_files
 from tests.support.clients import leave, start
 from tests.support.images import apple, data_uri, file_of
 from tests.support.processes import has_ended
-from tests.support.server import Server, options, ready, serving
+from tests.support.renewed import renewed
+from tests.support.server import Server, options, serving
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -32,18 +33,16 @@ FIELDS: dict[str, Any] = {"image_urls": [data_uri(file_of(apple()))], "num_infer
 
 @pytest.fixture(scope="module")
 def of_one_decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
-    """A server with one decoder, which is waited for without end; another one after a test that has ended it."""
-    at_hand: list[Server] = []
+    """A server with one decoder, which is waited for without end."""
     environ = options(INPUTS__DECODERS=1, INPUTS__MAX_DECODE_S=3600, SERVER__API_KEYS=KEY)
-    with ExitStack() as stack:
 
-        def of() -> Server:
-            if not at_hand or at_hand[-1].process.poll() is not None:
-                at_hand.append(stack.enter_context(serving(tmp_path_factory.mktemp("decoding"), environ=environ)))
-                at_hand[-1].session.headers["Authorization"] = f"Bearer {KEY}"
-                at_hand[-1].wait_for(ready)
-            return at_hand[-1]
+    @contextmanager
+    def begin() -> Iterator[Server]:
+        with serving(tmp_path_factory.mktemp("decoding"), environ=environ) as running:
+            running.session.headers["Authorization"] = f"Bearer {KEY}"
+            yield running
 
+    with renewed(begin) as of:
         yield of
 
 

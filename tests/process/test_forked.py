@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -17,6 +16,7 @@ from tests.support.draining import drains
 from tests.support.forked import RUN, RUN_VARIABLE
 from tests.support.jobs import ended, submitted
 from tests.support.processes import gone
+from tests.support.renewed import renewed
 from tests.support.server import ROOT, Server, bentoml_serving, options, ready_workers, serving, supervised
 
 PATHS = ("/openapi.json", "/capabilities", "/get_model_info", "/v1/models", "/loras", "/docs", "/favicon.ico")
@@ -29,20 +29,16 @@ TWO = options(SERVER__WORKERS=WORKERS, SERVER__WARM_UP=False)
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], tuple[Server, Server]]]:
-    """The two servers, all of their workers ready; others after a test that has ended them."""
-    at_hand: list[tuple[Server, Server]] = []
-    with ExitStack() as stack:
+    """The two servers, all of their workers ready."""
 
-        def pair() -> tuple[Server, Server]:
-            if not at_hand or at_hand[-1][0].process.poll() is not None:
-                one = stack.enter_context(serving(tmp_path_factory.mktemp("forked"), environ=TWO))
-                other = stack.enter_context(bentoml_serving(tmp_path_factory.mktemp("started"), environ=TWO))
-                at_hand.append((one, other))
-            for server in at_hand[-1]:
-                server.wait_for(lambda server: ready_workers(server) == WORKERS)
-            return at_hand[-1]
+    def all_ready(server: Server) -> bool:
+        return ready_workers(server) == WORKERS
 
-        yield pair
+    with (
+        renewed(lambda: serving(tmp_path_factory.mktemp("forked"), environ=TWO), all_ready) as one,
+        renewed(lambda: bentoml_serving(tmp_path_factory.mktemp("started"), environ=TWO), all_ready) as other,
+    ):
+        yield lambda: (one(), other())
 
 
 @pytest.fixture

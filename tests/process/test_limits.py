@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import requests
 from tests.support.answers import metric
 from tests.support.jobs import LONG, PROMPT
 from tests.support.postgres import INSTALLED, postgres
-from tests.support.server import Server, options, ready, serving
+from tests.support.renewed import renewed
+from tests.support.server import Server, options, serving
 
 WITHIN_S = 180
 LEASE_S = 5
@@ -32,20 +33,9 @@ KEYS = [
 
 @pytest.fixture(scope="module")
 def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], list[Server]]]:
-    """The two servers; another one in the place of one that a test has killed."""
+    """The two servers, although a test has killed one."""
     folder: Path = tmp_path_factory.mktemp("limits")
-    started: list[Server] = []
     with ExitStack() as stack:
-
-        def started_again() -> list[Server]:
-            for at, name in enumerate("ab"):
-                if at == len(started) or started[at].process.poll() is not None:
-                    place = folder / f"{name}-{uuid.uuid4().hex[:4]}"
-                    started[at : at + 1] = [stack.enter_context(serving(place, environ=environ))]
-            for each in started:
-                each.wait_for(ready, WITHIN_S)
-            return started
-
         database = stack.enter_context(postgres()).new_database() if INSTALLED else f"sqlite:///{folder}/jobs.sqlite3"
         environ = options(
             JOBS__DATABASE=database,
@@ -54,7 +44,12 @@ def alive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], lis
             SERVER__API_KEYS=KEYS,
             SERVER__WARM_UP=False,
         )
-        yield started_again
+
+        def begin() -> AbstractContextManager[Server]:
+            return serving(folder / uuid.uuid4().hex[:4], environ=environ)
+
+        both = [stack.enter_context(renewed(begin, within_s=WITHIN_S)) for _ in range(2)]
+        yield lambda: [server() for server in both]
 
 
 @pytest.fixture

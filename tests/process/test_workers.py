@@ -7,6 +7,7 @@ Servers are forked; `tests/process/test_forked.py` drains two workers, of such a
 from __future__ import annotations
 
 import base64
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import requests
 
 from tests.support.draining import drains
 from tests.support.jobs import LONG, PROMPT, ended, states, submitted
+from tests.support.renewed import renewed
 from tests.support.server import Server, options, ready_workers, serving
 from tests.support.waiting import wait_until
 
@@ -28,19 +30,20 @@ SECOND = LONG | {"num_images": 1}
 
 @pytest.fixture(scope="module")
 def of_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Server]]:
-    """The server with so many workers, all of them ready; another one after a test that has ended it."""
-    at_hand: dict[int, Server] = {}
+    """The server with so many workers, all of them ready."""
     with ExitStack() as stack:
 
-        def of(workers: int) -> Server:
-            server = at_hand.get(workers)
-            if server is None or server.process.poll() is not None:
-                environ = options(SERVER__WORKERS=workers, SERVER__WARM_UP=False, JOBS__LEASE_S=10)
-                server = at_hand[workers] = stack.enter_context(serving(tmp_path_factory.mktemp("of"), environ=environ))
-            server.wait_for(lambda server: ready_workers(server) == workers, WITHIN_S)
-            return server
+        @functools.cache
+        def server_of(workers: int) -> Callable[[], Server]:
+            environ = options(SERVER__WORKERS=workers, SERVER__WARM_UP=False, JOBS__LEASE_S=10)
+            begin = renewed(
+                lambda: serving(tmp_path_factory.mktemp("of"), environ=environ),
+                lambda server: ready_workers(server) == workers,
+                WITHIN_S,
+            )
+            return stack.enter_context(begin)
 
-        yield of
+        yield lambda workers: server_of(workers)()
 
 
 def test_jobs_are_shared(of_workers: Callable[[int], Server]) -> None:
