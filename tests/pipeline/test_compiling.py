@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,12 +180,16 @@ def test_what_is_compiled_is_kept_in_the_folder(compiled: Loaded, monkeypatch: p
     assert any(folder.glob("fxgraph/*/*")), "no graphs"
 
 
-def test_without_a_compiler_a_writable_folder_or_blocks_the_start_fails(
+def test_without_a_compiler_pythons_headers_or_a_writable_folder_the_start_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LoadError, match=r"compile\.folder cannot be written"):
         compiling.prepare(CompileSettings(folder=tmp_path / "file" / "below"))
+    with monkeypatch.context() as patch:
+        patch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+        with pytest.raises(LoadError, match=r"there is no Python\.h \(in Debian's python3-dev\); install it"):
+            compiling.prepare(CompileSettings())
     monkeypatch.setenv("PATH", "")
     with pytest.raises(LoadError, match=r"there is no C\+\+ compiler \(g\+\+\)"):
         compiling.prepare(CompileSettings())

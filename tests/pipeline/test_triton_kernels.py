@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,17 +23,19 @@ WANTING: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def compilers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Programs that this machine has, none at first."""
+def compilers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
+    """Programs that this machine has, none at first; Python's headers are there."""
     there: set[str] = set()
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: name if name in there else None)
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     return there
 
 
 @pytest.mark.parametrize("key", WANTING)
 def test_what_triton_builds_is_refused_without_a_compiler(
-    key: str, compilers: set[str], monkeypatch: pytest.MonkeyPatch
+    key: str, compilers: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = Settings.model_validate(WANTING[key])
     with pytest.raises(LoadError) as refused:
@@ -46,6 +50,9 @@ def test_what_triton_builds_is_refused_without_a_compiler(
     compilers.add("icx")
     monkeypatch.setenv("CC", "icx")
     triton_kernels.check(settings, CUDA)
+    (tmp_path / "Python.h").unlink()
+    with pytest.raises(LoadError, match=r"there is no Python\.h .*; install it"):
+        triton_kernels.check(settings, CUDA)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,16 +32,25 @@ class Run:
     version: str
 
 
-def run_once(storage: Storage, image: str, port: int, user: str | None, ready_within_s: float = 180) -> Run:
+def run_once(
+    storage: Storage,
+    image: str,
+    port: int,
+    user: str | None,
+    *,
+    ready_within_s: float = 180,
+    further: Sequence[str] = (),
+) -> Run:
     """Start a container, draw a picture, and end it by SIGTERM.
 
     Args:
         user: `uid:gid`, or none for the image's own.
+        further: variables beside those of each run, `NAME=VALUE`.
 
     Raises:
         RuntimeError: It is not ready in time.
     """
-    variables = [word for value in (*VARIABLES, f"PORT={port}") for word in ("-e", value)]
+    variables = [word for value in (*VARIABLES, f"PORT={port}", *further) for word in ("-e", value)]
     as_user = [] if user is None else ["--user", user]
     began = time.monotonic()
     name = storage.run("podman", "run", "-d", *HARDENED, *as_user, *variables, image)

@@ -36,13 +36,14 @@ def ensure_base(storage: Storage) -> None:
 
 
 def _copy_python(to: Path) -> None:
-    """Copy the running CPython without packages, tests and static libraries."""
+    """Copy the running CPython with its headers, without packages, tests and static libraries."""
     source = Path(sys.base_prefix)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     skipped = shutil.ignore_patterns(
         "__pycache__", "test", "tests", "idlelib", "tkinter", "*.a", "site-packages", "config-*"
     )
     shutil.copytree(source / "lib" / version, to / "lib" / version, ignore=skipped, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(source / "include" / version, to / "include" / version, dirs_exist_ok=True)
     for library in (source / "lib").glob("libpython*.so*"):
         shutil.copy2(library, to / "lib" / library.name, follow_symlinks=False)
     site = to / "lib" / version / "site-packages"

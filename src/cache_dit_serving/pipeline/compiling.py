@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.compiler import missing_for
 from cache_dit_serving.pipeline.quantize import DENOISERS
 from cache_dit_serving.private import make_folder
 
@@ -38,12 +38,12 @@ def prepare(settings: CompileSettings | None) -> None:
     """Set the folder of compiled code. To be called before anything imports the compiler.
 
     Raises:
-        LoadError: there is no C++ compiler, which torch.compile calls, or the folder cannot be written.
+        LoadError: there is no C++ compiler, or no header of Python, or the folder cannot be written.
     """
     if settings is None:
         return
-    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
-        raise LoadError("compile: there is no C++ compiler (g++); install one, or leave compile out")
+    if (missing := missing_for("C++")) is not None:
+        raise LoadError(f"compile: there is no {missing}; install it, or leave compile out")
     if settings.folder is not None:
         folder = _writable(settings.folder.expanduser().absolute())
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

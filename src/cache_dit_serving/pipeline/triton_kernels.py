@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cache_dit_serving.errors import LoadError
+from cache_dit_serving.pipeline.compiler import missing_for
 
 if TYPE_CHECKING:
     import torch
@@ -20,17 +19,17 @@ PER_BLOCK = "float8_per_block"
 
 
 def check(settings: Settings, device: torch.device) -> None:
-    """Refuse settings that would fail in the first request, for lack of a C compiler.
+    """Refuse settings that would fail in the first request, for lack of a C compiler or Python's headers.
 
     Raises:
         LoadError: names the setting and the remedy.
     """
-    if device.type != "cuda" or any(map(shutil.which, (os.environ.get("CC", "gcc"), "clang"))):
+    if device.type != "cuda" or (missing := missing_for("C")) is None:
         return
     if (key := next(_wanting(settings), None)) is not None:
         raise LoadError(
-            f"{key}: Triton builds its kernels as they first run, and there is no C compiler (gcc); install one (in an "
-            "image by IMAGE_COMPILER=c++), or leave it out"
+            f"{key}: Triton builds its kernels as they first run, and there is no {missing}; install it (in an image "
+            "by IMAGE_COMPILER=c++), or leave the setting out"
         )
 
 
