@@ -106,6 +106,7 @@ def test_tables_of_another_version_are_said_once(tmp_path: Path, caplog: pytest.
     JobStore(f"sqlite:///{file}").close()
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("UPDATE alembic_version SET version_num = '9999'")
+        other.execute("ALTER TABLE jobs DROP COLUMN priority")
 
     async def test(access: StoreAccess) -> None:
         for _ in range(3):

@@ -118,11 +118,48 @@ def test_nobody_else_reads_the_files_whatever_the_umask(tmp_path: Path) -> None:
     store.close()
 
 
-def test_tables_of_another_version_are_named(store: JobStore, url: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("DROP TABLE live_places", "no table live_places"),
+        ("ALTER TABLE jobs DROP COLUMN priority", r"no column jobs\.priority"),
+        (
+            "ALTER TABLE servers RENAME COLUMN beats TO hearts",
+            r"no column servers\.beats.*servers\.hearts needs a value",
+        ),
+    ],
+)
+def test_tables_of_another_version_that_it_cannot_use_are_named(
+    store: JobStore, url: str, change: str, reason: str
+) -> None:
     with store._engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(LoadError, match=r"of another version of this server.*9999"):
+        connection.execute(text(change))
+    with pytest.raises(LoadError, match=f"of another version of this server.*9999.*{reason}"):
         JobStore(url)
+
+
+def test_an_older_server_starts_on_tables_to_which_a_newer_one_has_added(
+    store: JobStore, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.add(record(), [], "newer", LATER)
+    with store._engine.begin() as connection:
+        for change in (
+            "CREATE TABLE added_later (id TEXT NOT NULL)",
+            "ALTER TABLE jobs ADD COLUMN nullable_later TEXT",
+            "ALTER TABLE jobs ADD COLUMN default_later INTEGER NOT NULL DEFAULT 7",
+            "UPDATE alembic_version SET version_num = '9999'",
+        ):
+            connection.execute(text(change))
+    older = JobStore(url)
+    assert "of a newer version" in caplog.text
+    older.add(record("two"), [], "older", LATER)
+    assert [older.get(name) for name in ("one", "two")] == [record("one"), record("two")]
+    with older._engine.connect() as connection:
+        rows = connection.execute(text("SELECT default_later FROM jobs")).scalars().all()
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+    assert rows == [7, 7]
+    older.close()
 
 
 def test_a_running_server_goes_on_beside_a_newer_one_that_added_a_column(store: JobStore) -> None:

@@ -95,11 +95,12 @@ def test_a_file_that_is_no_database_ends_the_start(tmp_path: Path) -> None:
 
 
 @needs_postgres
-def test_tables_of_a_newer_version_end_the_start(cluster: Postgres) -> None:
+def test_tables_of_a_newer_version_that_lack_a_column_end_the_start(cluster: Postgres) -> None:
     url = cluster.new_database()
     store = JobStore(url)
     with store._engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN priority")
     store.close()
     assert_refused(url, "start that one, or name another database")
 
