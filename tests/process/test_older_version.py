@@ -90,7 +90,7 @@ def test_nothing_is_lost_as_a_newer_version_takes_over(
         assert "Traceback" not in newer.log()
         assert "Traceback" not in one.log()
 
-        # No way back: the older version says so, and touches no job.
+        # That version does not start on newer tables yet: it says so, and touches no job.
         back = older("back")
         back.wait_for(lambda server: "its tables are of another version of this server" in server.log(), WITHIN_S)
         back.wait_for(lambda server: server.post("/jobs", json={"prompt": PROMPT}).status_code == 503, WITHIN_S)
