@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import re
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from cache_dit_serving.api.bentoml_stack import adjust_bentoml_stack
 from tests.support.answers import check, metric
+from tests.support.clients import bare_connection
 from tests.support.server import Server
 
 JSON = {"Content-Type": "application/json"}
@@ -246,9 +246,8 @@ def test_a_request_whose_end_is_doubtful_is_refused_and_ends_its_connection(
 ) -> None:
     """RFC 9112, 6.1 and 6.3: what follows may be the rest of a body that another server has read as a request."""
     logged = len(server.log())
-    host, port = server.url.removeprefix("http://").split(":")
     follows = "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
+    with bare_connection(server, 60) as connection:
         connection.sendall(f"{head}\r\nHost: localhost\r\n\r\n{body}{follows}".encode())
         answered = b""
         with contextlib.suppress(ConnectionResetError):
@@ -260,8 +259,7 @@ def test_a_request_whose_end_is_doubtful_is_refused_and_ends_its_connection(
 
 def test_a_body_that_breaks_off_in_its_framing_after_the_answer_ends_its_connection(server: Server) -> None:
     logged = len(server.log())
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
+    with bare_connection(server, 60) as connection:
         connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 404")
         connection.sendall(b"no size\r\n")

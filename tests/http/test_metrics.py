@@ -26,7 +26,6 @@ LABEL = re.compile(r'(\w+)(?:=~|!~|!=|=)"')
 BY = re.compile(r"\bby \(([^)]*)\)")
 LEGEND = re.compile(r"\{\{(\w+)\}\}")
 ENDPOINT = re.compile(r'endpoint="([^"]*)"')
-SERIES = re.compile(r"^([a-z_]+)(?:\{(.*)\})? ", re.MULTILINE)
 SELECTOR = re.compile(r"(cache_dit_serving_[a-z_]+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 OF_KUBERNETES = "namespace"
@@ -206,8 +205,9 @@ def test_scaling_and_alerts_ask_for_series_that_a_server_has(server: Server) -> 
     assert len(queries) == 2
     assert len(alerts) == 9
     series: dict[str, list[dict[str, str]]] = {}
-    for name, labels in SERIES.findall(server.get("/metrics").text):
-        series.setdefault(name, []).append({label: value for label, _, value in MATCHER.findall(labels)})
+    for family in plain(server.get("/metrics").text):
+        for sample in family.samples:
+            series.setdefault(sample.name, []).append(sample.labels)
     for expression in queries + alerts:
         selectors = SELECTOR.findall(expression)
         assert selectors, expression

@@ -63,30 +63,26 @@ def test_nothing_is_lost_as_a_newer_version_takes_over(
         one, two = older("one"), older("two")
         for server in (one, two):
             server.wait_for(ready, WITHIN_S)
-        jobs = {
-            submitted(server, seed=seed, num_inference_steps=STEPS): seed for seed in range(4) for server in (one, two)
-        }
+        jobs = [submitted(server, seed=seed, num_inference_steps=STEPS) for seed in range(4) for server in (one, two)]
 
         newer = stack.enter_context(serving(tmp_path / "newer", environ=environ))
         newer.wait_for(ready, WITHIN_S)
         unwanted = submitted(one, **LONG)
         assert newer.session.delete(newer.url + unwanted).json()["state"] == "cancelled"
         # The older ones go on: with new jobs, with those that the newer one took, and with what it has drawn.
-        jobs |= {submitted(server, seed=5, num_inference_steps=STEPS): 5 for server in (one, two, newer)}
+        jobs += [submitted(server, seed=5, num_inference_steps=STEPS) for server in (one, two, newer)]
         for server in (one, newer):
-            for job in list(jobs)[:2]:
+            for job in jobs[:2]:
                 assert ended(server, job, WITHIN_S)["state"] == "succeeded"
-        jobs |= {submitted(server, seed=6, num_inference_steps=STEPS): 6 for server in (one, two)}
+        jobs += [submitted(server, seed=6, num_inference_steps=STEPS) for server in (one, two)]
         one.process.send_signal(signal.SIGTERM)
         os.killpg(two.process.pid, signal.SIGKILL)
         assert one.process.wait(WITHIN_S) == 0
 
-        pictures: dict[int, set[bytes]] = {}
-        for job, seed in jobs.items():
+        for job in jobs:
             answer = ended(newer, job, WITHIN_S)
             assert answer["state"] == "succeeded", answer
-            pictures.setdefault(seed, set()).add(newer.get(f"{job}/outputs/0").content)
-        assert all(pictures.values())
+            assert newer.get(f"{job}/outputs/0").content.startswith(b"\x89PNG")
         assert "Traceback" not in newer.log()
         assert "Traceback" not in one.log()
 

@@ -28,10 +28,16 @@ def start(server: Server, **fields: object) -> Future[requests.Response]:
     return future
 
 
+def bare_connection(server: Server, timeout_s: float | None = None) -> socket.socket:
+    """A connection for bytes as they stand."""
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout_s)
+
+
 def leave(server: Server, path: str = "/generate", **fields: object) -> socket.socket:
     """A generation on a bare connection, to be closed in the middle."""
-    host, port = server.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)))
+    connection = bare_connection(server)
+    host, _ = connection.getpeername()
     body = json.dumps({"prompt": "a cat", **fields}).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     if (key := server.session.headers.get("Authorization")) is not None:
