@@ -23,6 +23,7 @@ import pytest
 
 from tests.support import server
 from tests.support.forked import warm_process
+from tests.support.yardstick import Yardstick
 
 LOOK_S = 1.0
 """Between two looks at the descendants of the test process."""
@@ -132,6 +133,7 @@ class Table:
         self._file = file
         self._began = time.monotonic()
         self._before = cores()
+        self._yardstick = Yardstick()
         self._results: list[dict[str, Any]] = []
 
     def take(self, result: dict[str, Any]) -> None:
@@ -146,7 +148,7 @@ class Table:
         passed = len(terminalreporter.getreports("passed"))
         idle, stolen, taken = (after - before for after, before in zip(cores(), self._before, strict=True))
         shares = f"The cores were idle for {100 * idle / taken:.0f} % of the run, and others had them for "
-        shares += f"{100 * stolen / taken:.0f} %: what else the machine's host runs."
+        shares += f"{100 * stolen / taken:.0f} %: what else the machine's host runs. {self._yardstick.sentence()}"
         self._file.write_text(page(self._results, self._began, passed, shares), encoding="utf-8")
         terminalreporter.write_line(f"wrote {self._file}")
 
@@ -162,7 +164,7 @@ def page(results: list[dict[str, Any]], began: float, passed: int, shares: str) 
     """The table in Markdown, by room and by module, the longest first.
 
     Args:
-        shares: a sentence on how busy the cores were.
+        shares: sentences on how busy and how fast the cores were.
     """
     rooms: defaultdict[str, Times] = defaultdict(Times)
     modules: defaultdict[str, Times] = defaultdict(Times)
