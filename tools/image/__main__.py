@@ -134,7 +134,14 @@ def main() -> None:
     if args.packed:
         print(f"{sum(packed_sizes(storage, IMAGE)) / 1e9:.2f} GB packed")
     problems = missing_labels(labels, inspected)
-    problems += report_contents(storage, args.compiler)
+    problems += report_contents(storage, args.compiler) + run_problems(storage, args.compiler)
+    problems += page_problems(storage)
+    conclude(problems, linted)
+
+
+def run_problems(storage: Storage, compiler: bool) -> list[str]:
+    """Run the image as its user, as another one, with a compiled model, and offline; return what is wrong."""
+    problems = []
     version = re.search(r'image\.version: "(.+)"', (ROOT / "bentofile.yaml").read_text())
     assert version is not None
     for user, expected in ((None, 1034), (OPENSHIFT, int(OPENSHIFT.split(":", maxsplit=1)[0]))):
@@ -146,7 +153,7 @@ def main() -> None:
             problems.append(f"SIGTERM took {run.stop_s:.1f} s")
         if run.version != version[1]:
             problems.append(f"version {run.version} where {version[1]} is expected")
-    if args.compiler:
+    if compiler:
         compiling = ["CACHE_DIT_SERVING__COMPILE={}"]
         print(run_once(storage, IMAGE, free_port(), None, ready_within_s=COMPILED_WITHIN_S, further=compiling))
     build_with_weights(storage, IMAGE, ROOT / MODEL)
@@ -154,8 +161,7 @@ def main() -> None:
     print(offline)
     if (offline.configuration, offline.model, offline.images, offline.interfaces) != ("embedded", NAME, 1, "lo"):
         problems.append(f"with weights inside: {offline}")
-    problems += page_problems(storage)
-    conclude(problems, linted)
+    return problems
 
 
 if __name__ == "__main__":

@@ -103,11 +103,16 @@ def read_keys(file: Path) -> tuple[ApiKey, ...]:
         ConfigError: the file cannot be read or is no such list. The message holds nothing of its content.
     """
     try:
-        return _READ.validate_python(yaml.safe_load(file.read_bytes()) or ())
-    except ValidationError as error:
-        said = "; ".join(map(explain_key, findings_of(error)))
+        given = yaml.safe_load(file.read_bytes())
     except OSError as error:
-        said = type(error).__name__
+        raise _unreadable(type(error).__name__) from None
     except NOT_YAML:
-        said = "it is not YAML"
-    raise ConfigError(f"server.api_keys_file cannot be read: {said}")
+        raise _unreadable("it is not YAML") from None
+    try:
+        return _READ.validate_python(given or ())
+    except ValidationError as error:
+        raise _unreadable("; ".join(map(explain_key, findings_of(error)))) from None
+
+
+def _unreadable(why: str) -> ConfigError:
+    return ConfigError(f"server.api_keys_file cannot be read: {why}")

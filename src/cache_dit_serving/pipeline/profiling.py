@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -132,17 +133,18 @@ class _Recorded(Trace):
 
     def save(self, seed: int, cached_steps: Collection[int]) -> str | None:
         name = f"{self._settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns()}-{seed}.json"
-        file = self._settings.folder.expanduser() / name
-        unfinished = file.with_suffix(".part")
+        folder = self._settings.folder.expanduser()
         try:
-            self._profile.export_chrome_trace(str(unfinished))
-            unfinished.chmod(FILE_MODE)
-            _name_steps(unfinished, cached_steps)
-            self._count(unfinished.stat().st_size)
-            unfinished.rename(file)
+            # torch makes the file with the mode of the umask, hence a folder that is the server's alone.
+            with TemporaryDirectory(prefix=".trace-", dir=folder) as private:
+                unfinished = Path(private) / name
+                self._profile.export_chrome_trace(str(unfinished))
+                unfinished.chmod(FILE_MODE)
+                _name_steps(unfinished, cached_steps)
+                self._count(unfinished.stat().st_size)
+                unfinished.rename(folder / name)
         except OSError:
             logger.exception("the trace could not be written")
-            unfinished.unlink(missing_ok=True)
             return None
         return name
 
