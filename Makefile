@@ -138,8 +138,11 @@ types: $(VENV)/.installed-test ## mypy, strict
 
 check: lint types test-fast ## Lint, types and the fast tests: before every commit
 
-bench: $(VENV)/.installed-test ## Measure the server's overhead, saturation and the cache (about eight minutes)
+bench: $(VENV)/.installed-test ## What serving adds, saturation, the cache, answers, files, a start (20 minutes or more)
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.answers
+	$(BIN)/python -m benchmarks.files
+	$(BIN)/python -m benchmarks.start
 
 SOAK ?= 10m
 

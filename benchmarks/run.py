@@ -1,5 +1,6 @@
-"""Run every benchmark: `make bench`, about eight minutes on two quiet cores.
+"""What serving adds, and what the cache brings: `python -m benchmarks.run`, about ten minutes on two quiet cores.
 
+`make bench` runs it, and the benchmarks of answers, of files and of a start.
 Writes docs/benchmarks/README.md, and the speeds' figures in configs/embedded.yaml.
 """
 
@@ -9,6 +10,8 @@ import argparse
 import logging
 import os
 import platform
+import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +30,8 @@ CONFIG = BUNDLE_ROOT / "configs" / "embedded.yaml"
 TEXT = """\
 # Benchmarks
 
-Written by `make bench` ({date}). Every ratio is of measurements taken side by side in one run.
+Written by `python -m benchmarks.run` ({date}), a part of `make bench`. Every ratio is of
+measurements taken side by side in one run.
 
 {machine}
 
@@ -167,24 +171,34 @@ def main() -> None:
     page: Path = arguments.parse_args().page
     logging.getLogger("cache_dit_serving").setLevel(logging.WARNING)
     quiet_libraries()
+    say = Progress().say
     settings = load_settings({})  # the embedded model's, whatever the environment says
     bare = serving.BarePipeline(settings)
     starts = []
+    say("starts")
     for _ in range(2):
         with serving.server() as running:
             starts.append(running.ready_s)
     with serving.server(serving.EACH_ENCODED) as running:
         starts.append(running.ready_s)
+        say("what serving adds")
         overhead = serving.overhead(bare, running)
+        say("saturation")
         saturation = serving.saturation(bare, running)
     with serving.server() as running:
+        say("memory")
         memory = serving.memory(running)
+        say("bodies and pictures made to be slow")
         refused = hostile.measure(running)
         refused_files = hostile.measure_files(running)
+    say("encoding a video")
     clips, loop_ms = video.measure(), video.loop_p99_ms()
+    say("the cache, by settings and by fewer steps")
     loaded = assemble(settings, lambda what: None)
     switches = cache.switching(loaded)
     quality = cache.measure(loaded)
+    say("reading a picture")
+    read = pictures.measure()
     date = datetime.now(UTC).date().isoformat()
     if page == PAGE:
         conditions = f"{machine()} {len(cache.PROMPTS)} prompts x {len(cache.SEEDS)} seeds. {date}"
@@ -205,7 +219,7 @@ def main() -> None:
         video_runs=video.RUNS,
         video_rows=video.rows(clips),
         pictures=pictures,
-        picture_rows=pictures.rows(pictures.measure()),
+        picture_rows=pictures.rows(read),
         loop_ms=loop_ms,
         hostile_rows=hostile.rows(refused),
         hostile_file_rows=hostile.file_rows(refused_files),
@@ -225,6 +239,16 @@ def main() -> None:
     )
     page.write_text(text, encoding="utf-8")
     print(text)
+
+
+class Progress:
+    """Lines on standard error: each part as it begins, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def say(self, part: str) -> None:
+        print(f"{time.monotonic() - self._began:5.0f} s  {part}", file=sys.stderr, flush=True)
 
 
 def verdict(quality: cache.Quality) -> str:

@@ -163,8 +163,8 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", MEASURED, ids=lambda page: page.name)
 def test_a_page_of_measurements_is_written_by_the_script_that_it_names(page: Path) -> None:
-    script = re.search(r"^Written by `(?:python -m benchmarks\.(\w+)|make bench)` \(", page.read_text(), re.MULTILINE)
+    script = re.search(r"^Written by `python -m benchmarks\.(\w+)` \(", page.read_text(), re.MULTILINE)
     assert script, page.name
-    source = (ROOT / "benchmarks" / f"{script[1] or 'run'}.py").read_text(encoding="utf-8")
+    source = (ROOT / "benchmarks" / f"{script[1]}.py").read_text(encoding="utf-8")
     assert f'"docs" / "benchmarks" / "{page.name}"' in source
     assert f"Writes docs/benchmarks/{page.name}" in source
