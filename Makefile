@@ -138,7 +138,7 @@ types: $(VENV)/.installed-test ## mypy, strict
 
 check: lint types test-fast ## Lint, types and the fast tests: before every commit
 
-bench: $(VENV)/.installed-test ## What serving adds, saturation, the cache, answers, files, a start (20 minutes or more)
+bench: $(VENV)/.installed-test ## What serving adds, saturation, the cache, answers, files, a start (20 to 45 minutes)
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.answers
 	$(BIN)/python -m benchmarks.files

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,12 +78,17 @@ def contenders(loaded: Loaded) -> list[Contender]:
     return speeds + [Contender(f"no cache, {steps} steps", WITHOUT_CACHE, steps) for steps in FEWER_STEPS]
 
 
-def measure(loaded: Loaded) -> Quality:
-    """A row for each contender, against the uncached picture of the same prompt and seed."""
+def measure(loaded: Loaded, say: Callable[[str], None]) -> Quality:
+    """A row for each contender, against the uncached picture of the same prompt and seed.
+
+    Args:
+        say: told as each prompt begins.
+    """
     all_contenders = contenders(loaded)
     lossless_s: list[float] = []
     drawn: list[list[tuple[float, float, float, float, int]]] = [[] for _ in all_contenders]
-    for prompt in PROMPTS:
+    for number, prompt in enumerate(PROMPTS, 1):
+        say(f"prompt {number} of {len(PROMPTS)}")
         for seed in SEEDS:
             reference = draw(loaded, prompt, seed, WITHOUT_CACHE, STEPS)
             lossless_s.append(reference.record.seconds)

@@ -1,4 +1,4 @@
-"""What serving adds, and what the cache brings: `python -m benchmarks.run`, about ten minutes on two quiet cores.
+"""What serving adds, and what the cache brings: `python -m benchmarks.run`, ten minutes to half an hour.
 
 `make bench` runs it, and the benchmarks of answers, of files and of a start.
 Writes docs/benchmarks/README.md, and the speeds' figures in configs/embedded.yaml.
@@ -196,7 +196,7 @@ def main() -> None:
     say("the cache, by settings and by fewer steps")
     loaded = assemble(settings, lambda what: None)
     switches = cache.switching(loaded)
-    quality = cache.measure(loaded)
+    quality = cache.measure(loaded, say)
     say("reading a picture")
     read = pictures.measure()
     date = datetime.now(UTC).date().isoformat()
