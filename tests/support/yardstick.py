@@ -34,7 +34,7 @@ class Yardstick:
 
 
 def computation_s() -> float:
-    """CPU seconds of Python's own work and of multiplications that fit the caches, half each as a drawing has them."""
+    """CPU seconds of Python's own work and of multiplications that fit the caches, about half each."""
     matrix = np.full((128, 128), 1 / 128, np.float32)
     began = time.thread_time()
     named = {}
