@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import requests
 import torch
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
+from benchmarks.progress import say
 from benchmarks.serving import RunningServer, server
 from benchmarks.stub_service import DECODED, SIDE
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
@@ -145,6 +146,7 @@ def bytes_ms() -> float:
 
 def main() -> None:
     """Measure, and write the page."""
+    say(f"a server whose pipeline is a stub; {WARM_UP + ROUNDS} rounds")
     with server(SETTINGS, service="benchmarks.stub_service:CacheDiTServing") as running:
         client, spent = measured(running)
     rows = []

@@ -178,6 +178,41 @@ def _timed_draw(loaded: Loaded, settings: CacheSettings | None) -> float:
     return time.perf_counter() - began
 
 
+def rows(quality: Quality) -> str:
+    """Return the table's lines, a contender each."""
+    return "\n".join(
+        f"| {row.name} | {row.seconds:.3f} | {row.speedup:.2f} | {row.cached_steps:.1f} | {row.psnr:.1f} "
+        f"| {row.psnr_worst_decile:.1f} | {row.ssim:.4f} | {row.ssim_worst_decile:.4f} |"
+        for row in quality.rows
+    )
+
+
+def verdict(quality: Quality) -> str:
+    """In words, where fewer steps win: for each speed, the fewer-steps run that is at least as fast."""
+    fewer = [row for row in quality.rows if row.settings is None]
+    sentences = []
+    for row in quality.rows:
+        if not row.name.startswith("`") or " " in row.name:
+            continue
+        as_fast = [other for other in fewer if other.speedup >= row.speedup]
+        rival = min(as_fast, key=lambda other: other.speedup, default=None)
+        if rival is None:
+            sentences.append(f"{row.name} is faster than any of the fewer-steps runs.")
+            continue
+        better = "**fewer steps win**" if rival.psnr >= row.psnr else "the cache wins"
+        sentences.append(
+            f"Against {row.name} ({row.speedup:.2f}x, {row.psnr:.1f} dB) stands {rival.name} "
+            f"({rival.speedup:.2f}x, {rival.psnr:.1f} dB): {better}."
+        )
+    return "\n".join(
+        [
+            *sentences,
+            "This model's trajectories are nearly straight, which is kind to both. Other models differ: measure yours,",
+            "with the fewer-steps baseline beside the cache (`POST /compare` does so for one picture).",
+        ]
+    )
+
+
 def write_figures(config: Path, quality: Quality, measured_on: str) -> None:
     """Put the speeds' figures into a configuration: its lines `measured:` and `measured_on:`, nothing else."""
     text = config.read_text(encoding="utf-8")

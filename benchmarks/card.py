@@ -13,7 +13,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.full_size import say
+from benchmarks.progress import say
 
 
 def flop_of_step(pipe: Any, fields: dict[str, Any]) -> tuple[float, torch.Tensor]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
 from cache_dit_serving.config.acceleration import CompileSettings
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings

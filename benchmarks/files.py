@@ -17,7 +17,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
+from benchmarks.progress import say
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.measure.distances.pictures import psnr, ssim
 from cache_dit_serving.media import images, png, video, video_encoders
@@ -99,6 +100,7 @@ def pictures_table() -> str:
     pixels = picture(1024, 1024)
     seconds: dict[str, list[float]] = {}
     files: dict[str, bytes] = {}
+    say(f"{ROUNDS} rounds of each image format")
     for _ in range(ROUNDS):
         for row in rows(pixels):
             begun = time.thread_time()
@@ -116,6 +118,7 @@ def pictures_table() -> str:
 def clips_table() -> str:
     lines = []
     for name, (width, height) in CLIPS.items():
+        say(f"a clip of {name}")
         still = picture(width + FRAMES, height)
         frames = np.stack([still[:, index : index + width] for index in range(FRAMES)])
         ways = [(preset, video_encoders.THREADS) for preset in PRESETS] + [

@@ -51,11 +51,6 @@ def write(model: str, folder: Path, *, tiny: bool) -> None:
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def say(what: str) -> None:
-    """Tell how far it is, apart from the page."""
-    print(what, file=sys.stderr, flush=True)
-
-
 def _read(model: str) -> dict[str, Any]:
     read: dict[str, Any] = json.loads(MODELS[model].read_text(encoding="utf-8"))
     return read

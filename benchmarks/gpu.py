@@ -28,7 +28,8 @@ import torch
 
 from benchmarks import full_size
 from benchmarks.card import attention_ms, flop_of_step, matrix_rate, synchronize
-from benchmarks.run import machine
+from benchmarks.machine import machine
+from benchmarks.progress import say
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
@@ -120,7 +121,7 @@ def main() -> None:
                 results[name] = run_row(name, trees[name], arguments, Path(folder), deadline - time.monotonic())
             else:
                 results[name] = {"not_run": "nothing of the kind can be had here"}
-            print(f"{name}: {results[name]}", file=sys.stderr, flush=True)
+            say(f"{name}: {results[name]}")
             if name == PLAIN:
                 if "not_run" in results[PLAIN]:
                     sys.exit(results[PLAIN]["not_run"])
@@ -200,7 +201,7 @@ def plain(arguments: argparse.Namespace) -> dict[str, Any]:
     """diffusers alone, as a script calls it; and what is to be known of the GPU."""
     quiet_libraries()
     device = load.choose_device(None)
-    pipe: Any = load.load_pipeline(load_settings(os.environ), full_size.say).to(device)
+    pipe: Any = load.load_pipeline(load_settings(os.environ), say).to(device)
     fields = _request(arguments) | {"prompt": PROMPT, "output_type": "np"}
     ends: list[float] = []
 
@@ -247,7 +248,7 @@ def plain(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def accelerated(arguments: argparse.Namespace) -> dict[str, Any]:
     """The server's pipeline with the settings of the environment, called in this process."""
-    loaded = assemble(load_settings(os.environ), full_size.say)
+    loaded = assemble(load_settings(os.environ), say)
     request = GenerateRequest.model_validate({"prompt": PROMPT, "seed": 1, **_request(arguments)})
     call = plan(resolve(request, loaded.model)).call
     records, seconds = [], []

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import full_size
-from benchmarks.run import machine
+from benchmarks.machine import machine
+from benchmarks.progress import say
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.variables import CONFIG_VARIABLE
@@ -62,7 +63,7 @@ def measure(arguments: argparse.Namespace, folder: str, ranks: int) -> dict[str,
         tree[f"PARALLELISM__{arguments.parallel.upper()}_SIZE"] = str(ranks)
     environ = {f"CACHE_DIT_SERVING__{key}": value for key, value in tree.items()}
     settings = load_settings({CONFIG_VARIABLE: "generic"} | environ)
-    loaded = RankedRunner.start(settings, full_size.say) if ranks > 1 else assemble(settings, full_size.say)
+    loaded = RankedRunner.start(settings, say) if ranks > 1 else assemble(settings, say)
     uncached = [picture(loaded, arguments, {"speed": "lossless"}) for _ in range(arguments.rounds + 1)][1:]
     cached = [picture(loaded, arguments, {}) for _ in range(arguments.rounds + 1)][1:]
     loaded.runner.close()

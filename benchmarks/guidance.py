@@ -13,8 +13,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.ranks import started
-from benchmarks.run import machine
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.pipeline.environment import quiet_libraries

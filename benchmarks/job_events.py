@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import requests
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 

@@ -41,7 +41,7 @@ from benchmarks.live_quality_traffic import (
     Traffic,
     answered,
 )
-from benchmarks.run import machine
+from benchmarks.machine import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.engine.quality import SAMPLE

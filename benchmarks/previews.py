@@ -15,7 +15,7 @@ from unittest.mock import patch
 import requests
 
 from benchmarks.job_events import ASKED, denoise_s
-from benchmarks.run import machine
+from benchmarks.machine import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.pipeline.assemble import assemble

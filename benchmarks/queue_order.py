@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 import requests
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.jobs.generation import Generation

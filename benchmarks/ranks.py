@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
 from cache_dit_serving.config.acceleration import ParallelismSettings
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings

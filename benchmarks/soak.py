@@ -26,7 +26,8 @@ import psutil
 import requests
 import torch
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
+from benchmarks.progress import say
 from benchmarks.serving import RunningServer, server
 from benchmarks.soak_doors import DOORS, KINDS, SEEDS, request_of
 from benchmarks.soak_lines import Line, Sample, drawn, flat_lines, percentile_99, table
@@ -209,7 +210,7 @@ def main() -> None:
     busy = psutil.cpu_percent(1)
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        traffic, lives = soaked(seconds, Path(folder), lambda line: print(line, file=sys.stderr, flush=True))
+        traffic, lives = soaked(seconds, Path(folder), say)
     lines = lines_of(traffic, lives)
     counts = "\n".join(f"| {name.replace('_', ' ')} | {times} |" for name, times in sorted(traffic.counts.items()))
     text = TEXT.format(

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
+from benchmarks.progress import say
 from benchmarks.serving import server
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 
@@ -130,9 +131,11 @@ def import_cpu_s(modules: str) -> float:
 
 def main() -> None:
     """Measure, and write the page."""
+    say(f"{STARTS} starts")
     starts = [measured_start() for _ in range(STARTS)]
     stage_s = {row: statistics.median(start.stage_s[row] for start in starts) for row in starts[0].stage_s}
     ready_s = statistics.median(start.ready_s for start in starts)
+    say(f"imports, {IMPORTS} of each")
     cpu_s = {modules: statistics.median(import_cpu_s(modules) for _ in range(IMPORTS)) for modules in LIBRARIES}
     text = TEXT.format(
         date=datetime.now(UTC).date(),

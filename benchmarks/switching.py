@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
-from benchmarks.run import machine
+from benchmarks.machine import machine
 from cache_dit_serving.config.catalog import BUNDLE_ROOT
 from cache_dit_serving.config.reading import load_settings
 from cache_dit_serving.config.residency import SleepLevel

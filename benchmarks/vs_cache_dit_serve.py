@@ -25,7 +25,8 @@ import psutil
 import requests
 
 from benchmarks import old_server
-from benchmarks.run import machine
+from benchmarks.machine import machine
+from benchmarks.progress import say
 from benchmarks.side_by_side import NEW, OLD, SIDES, Pair, Round
 from benchmarks.vs_page import LEFT_STEPS, SHORT_PROMPT, Measured, Memory, page_of
 from benchmarks.vs_servers import BODY, PROMPT, Running, same_work, started
@@ -145,7 +146,7 @@ def _measure(measured: Measured, threads: int, servers: Sequence[Running], round
                 pair.rounds[running.name].append(made)
         shorter.append(drawn(servers[1], 1, LOADS[1], 90 + 100 * turn, max_sequence_length=SHORT_PROMPT))
         turn, longest_s = turn + 1, max(longest_s, time.monotonic() - began)
-        print(f"torch threads {threads}, round {turn} of {rounds}, {longest_s:.0f} s at most", file=sys.stderr)
+        say(f"torch threads {threads}, round {turn} of {rounds}, {longest_s:.0f} s at most")
     measured.others.add(clock, others_clock(servers))
     measured.pairs += pairs
     for running, ready in zip(servers, ready_mb, strict=True):

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks import full_size, gpu, gpu_ranks
 from benchmarks.card import flop_of_step
+from benchmarks.progress import say
 from cache_dit_serving.config.settings import Settings
 from cache_dit_serving.pipeline.load import load_pipeline
 
@@ -99,7 +100,7 @@ def test_the_table_of_accelerations_from_end_to_end(run: Callable[..., str], mon
 def test_attention_is_measured_on_the_transformers_query(model: str, tmp_path: Path) -> None:
     full_size.write(model, tmp_path / model, tiny=True)
     tree = {"model": {"path": str(tmp_path / model), "weights": "random", "dtype": "float32"}}
-    pipe: Any = load_pipeline(Settings.model_validate(tree), full_size.say)
+    pipe: Any = load_pipeline(Settings.model_validate(tree), say)
     fields = full_size.request_of(model) | {"prompt": "a cat", "width": 64, "height": 64, "output_type": "latent"}
     flop, query = flop_of_step(pipe, fields)
     config = pipe.transformer.config
