@@ -41,7 +41,7 @@ def test_any_replica_answers_for_any_job(replicas: list[Server]) -> None:
     one, other = replicas
     runs = submitted(one, **LONG)
     jobs = [submitted(one, seed=seed, num_inference_steps=6) for seed in range(4)]
-    other.wait_for(lambda server: "is taken over" in server.log())
+    other.wait_for(lambda server: any(f"job {job.rpartition('/')[2]} is taken over" in server.log() for job in jobs))
     for cancelled in (submitted(one, **LONG), runs):
         assert other.session.delete(other.url + cancelled).json()["state"] == "cancelled"
         assert states(ended(one, cancelled))[-1] == "cancelled"
@@ -50,8 +50,6 @@ def test_any_replica_answers_for_any_job(replicas: list[Server]) -> None:
         picture = one.get(f"{job}/outputs/0").content
         assert other.get(f"{job}/outputs/0").content == picture
         assert one.get(job).json()["result"]["seeds"] == [seed]
-    drawn = [server.log().count("POST /jobs") for server in replicas]
-    assert drawn[1] == 0
 
 
 def test_nothing_is_lost_while_the_database_is_away(replicas: list[Server], cluster: Postgres) -> None:

@@ -35,6 +35,10 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("CACHE_DIT_SERVING")}
 
 
+AT_FIRST = environment()
+"""The environment before any test, that of the warm process: a test's folder for temporary files goes with the test."""
+
+
 class ForkedProcess:
     """A forked server, with what tests use of `subprocess.Popen`."""
 
@@ -87,11 +91,11 @@ def connected() -> socket.socket:
 
 def start(listener: socket.socket) -> None:
     """Start the warm process at a socket, as nobody's child. It ends once no test process is connected."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src"), AT_FIRST.get("PYTHONPATH", "")])
     subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.support.warm_process", str(listener.fileno())],
         # torch is asked for GPUs as libraries are imported, and cannot use one in a fork after that.
-        env={"OMP_NUM_THREADS": "1", **environment(), "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+        env={"OMP_NUM_THREADS": "1", **AT_FIRST, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
         pass_fds=[listener.fileno()],
         check=True,
     )
