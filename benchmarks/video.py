@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import multiprocessing.connection
-import resource
 import statistics
 import tempfile
 import time
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from cache_dit_serving.media.values import VideoOutput
 from cache_dit_serving.media.video import encode_video
 from cache_dit_serving.media.video_encoders import X264
+from cache_dit_serving.pipeline.memory import peak_resident_bytes
 
 FRAMES, HEIGHT, WIDTH, FPS = 49, 480, 832, 16.0
 OPTIONS = dict(X264.options)
@@ -111,12 +111,11 @@ def _in_process(encode: Callable[[NDArray[np.float32]], bytes]) -> tuple[float, 
 def _encode(encode: Callable[[NDArray[np.float32]], bytes], pipe: multiprocessing.connection.Connection) -> None:
     pixels = frames()
     encode(pixels[:2])  # libraries are loaded
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_bytes() or 0
     began = time.perf_counter()
     content = encode(pixels)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pipe.send((seconds, (peak - before) / 1024, len(content) / 1e6))
+    pipe.send((seconds, ((peak_resident_bytes() or 0) - before) / 2**20, len(content) / 1e6))
 
 
 def rows(measured: dict[str, OutputFile]) -> str:

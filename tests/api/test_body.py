@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cache_dit_serving.api.body import DRAIN_LIMITS, drop_rest, read_body
-from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone
+from cache_dit_serving.api.body import DRAIN_LIMITS, _read, drop_rest, read_body
+from cache_dit_serving.errors import BodyTooLarge, BodyTooSlow, ClientGone, InvalidRequest
 from cache_dit_serving.schemas.request import JobRequest
 from tests.support.answers import check
 from tests.support.envelope import Behind, ask
+from tests.support.properties import UNTIMED
 
 JSON = {"Content-Type": "application/json"}
 
@@ -65,6 +69,9 @@ HUGE = 300_000
         (f'{{"prompt": "a", "{"k" * 100_000}": 1}}', "k" * 60 + "...", "not a field"),
         ('{"prompt": "a", "seed": 1, "seed": 2}', "seed", "twice"),
         ('{"prompt": "a", "cache": {"strict": true, "strict": false}}', "strict", "twice"),
+        ('{"prompt": "a:b", "prompt": "a"}', "prompt", "twice"),
+        (r'{"seed": 1, "prompt": "a\u003a", "seed": 2}', "seed", "twice"),  # an escape for the colon that is dropped
+        (f'{{"prompt": "a", "image_urls": ["data:,{"A" * 100_000}"], "seed": 1, "seed": 2}}', "seed", "twice"),
     ],
 )
 def test_a_body_with_far_too_much_gets_a_short_answer(
@@ -77,6 +84,45 @@ def test_a_body_with_far_too_much_gets_a_short_answer(
     [line] = caplog.records
     assert (line.levelname, line.exc_info) == ("INFO", None)
     assert len(line.getMessage()) < 200
+
+
+def objects(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Objects as text, some with one key twice."""
+    keys = st.sampled_from(['"a"', '"b:"', '"b"', r'"b\u003a"', r'"\u0061"'])
+    pairs = st.tuples(keys, parts).map(": ".join)
+    return st.lists(pairs, max_size=4).map(lambda each: f"{{{', '.join(each)}}}")
+
+
+VALUES = ("1", "null", '""', '":"', '"a:b"', r'"\u003a"', r'"\u003A\n"', '"data:image/png;base64,AA=="', '"é:"')
+PARTS = st.recursive(
+    st.sampled_from(VALUES),
+    lambda parts: st.lists(parts, max_size=3).map(lambda each: f"[{', '.join(each)}]") | objects(parts),
+    max_leaves=8,
+)
+
+
+@UNTIMED
+@given(objects(PARTS))
+def test_a_key_twice_is_found_wherever_it_is(body: str) -> None:
+    twice = False
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal twice
+        twice |= len(dict(pairs)) < len(pairs)
+
+    json.loads(body, object_pairs_hook=look)
+    if twice:
+        with pytest.raises(InvalidRequest, match="stands twice"):
+            _read(body.encode())
+    else:
+        assert _read(body.encode()) == json.loads(body)
+
+
+def test_a_large_picture_is_not_read_once_more_for_keys_that_stand_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = "data:image/png;base64," + "A" * 1_000_000
+    body = json.dumps({"prompt": 'a "red" apple:\n', "image_urls": [picture]}).encode()
+    monkeypatch.setattr(json, "loads", lambda *given, **options: pytest.fail("it is read once more"))
+    assert _read(body)["image_urls"] == [picture]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

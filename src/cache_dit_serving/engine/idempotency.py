@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
 from cache_dit_serving.engine.caller import Caller
@@ -22,7 +23,9 @@ async def admit_once(desk: JobDesk, intake: Intake, key: str | None, prefix: str
     Raises:
         ServingError: KeyReused, or as :meth:`JobDesk.admit`.
     """
-    own, digest = None if key is None else key_of(key, intake.caller), digest_of(intake)
+    own = None if key is None else key_of(key, intake.caller)
+    # Uploads are hashed at some 400 MB a second on a slow machine; the event loop has others to answer meanwhile.
+    digest = await asyncio.to_thread(digest_of, intake) if intake.uploads else digest_of(intake)
     if own is not None and (record := await desk.of_key(own, digest)) is not None:
         return record, True
     try:
@@ -44,5 +47,6 @@ def digest_of(intake: Intake) -> str:
     digest = hashlib.sha256(intake.request.model_dump_json(exclude_unset=True).encode())
     for upload in intake.uploads:
         content = upload.encode() if isinstance(upload, str) else upload
-        digest.update(len(content).to_bytes(8) + content)
+        digest.update(len(content).to_bytes(8))
+        digest.update(content)
     return digest.hexdigest()

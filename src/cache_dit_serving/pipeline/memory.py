@@ -109,7 +109,7 @@ class MemoryUse:
         Args:
             pixels: pixels of the output, over all its frames.
         """
-        peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else _peak_resident_bytes()
+        peak = torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else peak_resident_bytes()
         if peak is None or not self._tells:
             return None
         if pixels >= (self._largest or (0,))[0]:
@@ -145,7 +145,11 @@ def _resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
-def _peak_resident_bytes() -> int | None:
+def peak_resident_bytes() -> int | None:
+    """Return the most resident memory that this process has had in bytes; None if the system does not report it.
+
+    `ru_maxrss` begins with that of the process that started this one.
+    """
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
     except OSError:
