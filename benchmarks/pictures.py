@@ -58,7 +58,7 @@ def measure() -> dict[str, Read]:
 
         def served(uri: str = uri) -> None:
             reader = ImageReader(InputSettings())
-            reader.image(reader.from_text(uri, "image_urls.0"), "image_urls.0")
+            reader.image(reader.from_text(uri.encode(), "image_urls.0"), "image_urls.0")
 
         pairs = [(_ms(alone), _ms(served)) for _ in range(RUNS)]
         alone_ms, served_ms = (statistics.median(column) for column in zip(*pairs, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ ODD = st.text("ABab019+/-_= \t\r\n\0!~é", max_size=14)
 def decoded(text: str) -> bytes | None:
     """Return the bytes of a text; None if it is refused."""
     try:
-        return bytes_of(text, "image", kind="picture", formats="PNG", media_type="image/png")
+        return bytes_of(text.encode(), "image", kind="picture", formats="PNG", media_type="image/png")
     except InvalidRequest:
         return None
 
@@ -46,6 +47,19 @@ def test_bytes_come_back(content: bytes, line_break: str, urlsafe: bool, padded:
     lines = [digits[place : place + 76] for place in range(0, len(digits), 76)]
     text = line_break.join([*lines, ""])
     assert decoded(text if padded else text.replace("=", "")) == content
+
+
+@pytest.mark.parametrize("file_bytes", [3 * 2**20, 3 * 2**20 + 1])
+def test_a_large_file_is_decoded_without_copies_of_its_text(file_bytes: int) -> None:
+    text = b"data:image/png;base64," + base64.b64encode(bytes(file_bytes))
+    tracemalloc.start()
+    try:
+        content = bytes_of(text, "image", kind="picture", formats="PNG", media_type="image/png")
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert content == bytes(file_bytes)
+    assert peak_bytes < 1.1 * file_bytes
 
 
 @pytest.mark.parametrize(

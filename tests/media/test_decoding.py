@@ -79,7 +79,7 @@ def alive(pid: int) -> bool:
 def test_pictures_are_those_of_the_reader_to_the_bit(shared: DecodingPool, kind: Any, sent: str | bytes) -> None:
     ours = run(shared, lambda decoder: decoder.image(kind, sent, "image_urls.0"))
     reader = ImageReader(InputSettings())
-    content = reader.from_text(sent, "a") if isinstance(sent, str) else sent
+    content = reader.from_text(sent.encode(), "a") if isinstance(sent, str) else sent
     expected = reader.mask(content, "a") if kind == "mask" else reader.image(content, "a")
     assert (ours.image.mode, ours.digest) == (expected.image.mode, expected.digest)
     assert np.array_equal(np.asarray(ours.image), np.asarray(expected.image))

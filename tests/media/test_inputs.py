@@ -32,7 +32,7 @@ HEADS = (
 
 def read(text: str) -> Image.Image:
     reader = ImageReader(SETTINGS)
-    return reader.image(reader.from_text(text, "image_urls.0"), "image_urls.0").image
+    return reader.image(reader.from_text(text.encode(), "image_urls.0"), "image_urls.0").image
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:

@@ -135,7 +135,7 @@ class ImageReader:
     def __post_init__(self) -> None:
         self.pixels_left = self.settings.max_pixels
 
-    def from_text(self, text: str, param: str, *, video: bool = False) -> bytes:
+    def from_text(self, text: bytes, param: str, *, video: bool = False) -> bytes:
         """Decode a data URI or plain base64 to the bytes of a file.
 
         Args:

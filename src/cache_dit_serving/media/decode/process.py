@@ -68,7 +68,7 @@ def _read(asked: dict[str, Any], content: bytes, outgoing: IO[bytes]) -> None:
     reader = ImageReader(FixedBounds(**asked["bounds"]))
     reader.pixels_left = asked["pixels_left"]
     if asked["text"]:
-        content = reader.from_text(content.decode(), param, video=kind == "video")
+        content = reader.from_text(content, param, video=kind == "video")
     if kind == "video":
         video = reader.video(content, param, asked["most_frames"])
         for frame in video.frames:
