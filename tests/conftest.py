@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import random
 from collections import Counter
@@ -21,6 +22,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("server"), environ=AS_SERVED) as running:
         running.wait_for(ready)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _loggers_stay_enabled() -> Iterator[None]:
+    """Fail a test that disables the project's loggers, as BentoML does at its start: those after it would see no line."""
+    yield
+    assert not logging.getLogger("cache_dit_serving").disabled, "this test disables the loggers of all that follow"
 
 
 SHUFFLED = os.environ.get("SHUFFLED", "")

@@ -223,6 +223,8 @@ def keyed(tmp_path_factory: pytest.TempPathFactory, elsewhere: tuple[str, Path])
 
 def test_a_key_is_asked_for_until_it_is_taken_and_is_told_what_it_may_not_do(driver: Chrome, keyed: Keyed) -> None:
     page = Playground(driver, keyed.url)
+    driver.get(f"{keyed.url}/livez")
+    driver.execute_script("sessionStorage.clear()")
     driver.get(f"{keyed.url}/ui")
     for key, words in (("sk-wrong", "key"), (KEY, "")):
         page.seen("#key[open]")

@@ -9,7 +9,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ class Behind:
 
     server: Server
     alone: dict[str, dict[str, Any]]
+    at_first: dict[str, str] = field(init=False)
+    """States once it was ready."""
+
+    def __post_init__(self) -> None:
+        self.at_first = self.states()
 
     def states(self) -> dict[str, str]:
         told = self.server.get("/health").json()["models"]
@@ -123,7 +128,7 @@ def drawn(server: Server, fields: dict[str, Any]) -> dict[str, Any]:
 def test_a_shuffled_table_of_requests_is_drawn_as_by_a_server_of_each_model_alone(
     behind: Behind, tmp_path: Path
 ) -> None:
-    assert behind.states() == {"flux": "ready", "style": "unloaded", "wan": "unloaded"}
+    assert behind.at_first == {"flux": "ready", "style": "unloaded", "wan": "unloaded"}
     shuffled = SHUFFLE.sample(REQUESTS, len(REQUESTS))
     with ThreadPoolExecutor(CLIENTS) as clients:
         together = list(clients.map(lambda fields: drawn(behind.server, fields), shuffled))

@@ -276,12 +276,18 @@ def test_broken_values_and_wrong_pairings_are_counted_and_logged(
     assert wrong.result.result(60)[0].record.cache.redrawn == 1
     assert counts() == (before[0], before[1] + 1)
     runner: Any = worker.loaded().runner
+    weight = runner._part.pipe.transformer.transformer_blocks[0].ff.net[2].weight
+    whole = weight[0, 0].item()
     with torch.no_grad():
-        runner._part.pipe.transformer.transformer_blocks[0].ff.net[2].weight[0, 0] = float("nan")
+        weight[0, 0] = float("nan")
     broken = generation(worker, "broken")
     worker.submit(broken)
-    with pytest.raises(InternalError, match="not numbers"):
-        broken.result.result(60)
+    try:
+        with pytest.raises(InternalError, match="not numbers"):
+            broken.result.result(60)
+    finally:
+        with torch.no_grad():
+            weight[0, 0] = whole  # of the model of all tests here
     assert counts()[0] > before[0]
     assert "residual differences that are not numbers" in caplog.text
 

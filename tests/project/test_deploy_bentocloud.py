@@ -29,6 +29,8 @@ FRAGMENT = ["bentoml", "build", "--version"]
 def parsed(words: list[str]) -> dict[str, Any]:
     """Return the parameters that a command of BentoML's reads from its words. The command is not run.
 
+    Nor are BentoML's logs configured, which would disable all loggers of this process.
+
     Raises:
         UsageError: A word that it does not know.
     """
@@ -39,8 +41,10 @@ def parsed(words: list[str]) -> dict[str, Any]:
         [name, *rest] = rest
         assert name in command.commands, words
         command = command.commands[name]
-    with command.make_context(name, rest) as context:
-        return context.params
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bentoml._internal.log.configure_logging", lambda: None)
+        with command.make_context(name, rest) as context:
+            return context.params
 
 
 def given() -> Any:
