@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _loggers_stay_enabled() -> Iterator[None]:
-    """Fail a test that disables the project's loggers, as BentoML does at its start: those after it would see no line."""
+    """Fail a test that disables the project's loggers, as BentoML does when it starts: no line would reach others."""
     yield
     assert not logging.getLogger("cache_dit_serving").disabled, "this test disables the loggers of all that follow"
 
