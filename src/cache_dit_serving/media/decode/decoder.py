@@ -147,8 +147,9 @@ class Decoder:
         self.param = param
         settings = self._settings
         names = ("max_bytes", "max_side", "max_pixels", "max_video_pixels")
-        # Text that cannot be encoded is not base64 either; the child refuses the replacement characters.
-        data = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
+        # Text that cannot be encoded is not base64 either; the child refuses the replacement characters. Spaces beyond
+        # ASCII before it, which a paste may bring, are none to the child.
+        data = content if isinstance(content, bytes) else content.lstrip().encode("utf-8", "replace")
         header = {
             "do": do,
             "param": param,
