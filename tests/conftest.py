@@ -25,10 +25,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def _loggers_stay_enabled() -> Iterator[None]:
-    """Fail a test that disables the project's loggers, as BentoML does when it starts: no line would reach others."""
+def _lines_reach_the_next_test() -> Iterator[None]:
+    """Set back the level of the project's loggers; fail a test that disables them, as BentoML does when it starts."""
+    logger = logging.getLogger("cache_dit_serving")
+    level = logger.level
     yield
-    assert not logging.getLogger("cache_dit_serving").disabled, "this test disables the loggers of all that follow"
+    logger.setLevel(level)
+    assert not logger.disabled, "this test disables the loggers of all that follow"
 
 
 SHUFFLED = os.environ.get("SHUFFLED", "")
