@@ -27,7 +27,7 @@ FILE = Path("tests/verified.json")
 PARTS: dict[str, tuple[str, ...]] = {
     "families": ("configs/*.yaml",),
     "pipeline": ("configs/*.yaml",),
-    "measure": (),
+    "measure": ("configs/*.yaml",),
     "benchmarks": ("benchmarks/models/*.json", "configs/*.yaml", "service.py", "src/cache_dit_serving/**/*.py"),
 }
 """Parts by their folder of `tests/`, and the files of each that no import shows. `benchmarks` starts a server."""
