@@ -39,6 +39,7 @@ def replicas(cluster: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def test_any_replica_answers_for_any_job(replicas: list[Server]) -> None:
     one, other = replicas
+    asked_before = other.log().count("POST /jobs")
     runs = submitted(one, **LONG)
     jobs = [submitted(one, seed=seed, num_inference_steps=6) for seed in range(4)]
     other.wait_for(lambda server: any(f"job {job.rpartition('/')[2]} is taken over" in server.log() for job in jobs))
@@ -50,6 +51,7 @@ def test_any_replica_answers_for_any_job(replicas: list[Server]) -> None:
         picture = one.get(f"{job}/outputs/0").content
         assert other.get(f"{job}/outputs/0").content == picture
         assert one.get(job).json()["result"]["seeds"] == [seed]
+    assert other.log().count("POST /jobs") == asked_before
 
 
 def test_nothing_is_lost_while_the_database_is_away(replicas: list[Server], cluster: Postgres) -> None:
